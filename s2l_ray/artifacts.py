@@ -1,0 +1,93 @@
+"""A run as an object: its configuration, its stages' manifests, and the way to their files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from s2l_ray.config.load import load_config
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.run_folder import StageManifest, Storage, read_manifest
+
+INDEX = "run.json"
+STAGES = ("corpus", "tokens", "proxy", "trajectories", "clusters")
+
+
+class RunError(ValueError):
+    """The folder holds no run, or not the stage that is needed."""
+
+
+@dataclass
+class Stage:
+    """One complete stage."""
+
+    name: str
+    folder: str
+    """Relative to the run's folder."""
+    storage: Storage
+    manifest: StageManifest
+    reused: bool = False
+    """True if it was complete before this command."""
+
+
+@dataclass
+class Run:
+    """A run folder. `stages` holds those that belong to its present configuration."""
+
+    config: S2LConfig
+    storage: Storage
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        return self.storage.uri
+
+    @property
+    def subsets(self) -> dict[str, Stage]:
+        """Subset stages by name (`s2l-0.11`)."""
+        return {name.removeprefix("subset/"): s for name, s in self.stages.items() if name.startswith("subset/")}
+
+    def stage(self, name: str) -> Stage:
+        """Raises RunError if the stage is not complete."""
+        if name not in self.stages:
+            raise RunError(
+                f"{self.uri} has no complete {name} stage, which is needed here; run `s2l run` on its configuration"
+            )
+        return self.stages[name]
+
+    def trajectories(self) -> Any:
+        """ids (N, 2), losses (N, T), sources; see trajectories.matrix.Trajectories."""
+        from s2l_ray.trajectories.matrix import load_trajectories
+
+        stage = self.stage("trajectories")
+        return load_trajectories(stage.storage, part_rows(stage), stage.manifest.extra["num_snapshots"])
+
+    def save_index(self) -> None:
+        """Which folders belong to the present configuration. Written after every stage."""
+        self.storage.write_json(INDEX, {"stages": {n: s.folder for n, s in self.stages.items()}})
+
+
+def part_rows(stage: Stage) -> list[tuple[int, int]]:
+    """(part, rows) of a stage that is stored in parts."""
+    return [(int(p), int(n)) for p, n in stage.manifest.extra["parts"]]
+
+
+def load_run(where: str | Storage) -> Run:
+    """Open a run folder, local or s3://, gs://.
+
+    Raises:
+        RunError: there is no run in it.
+    """
+    storage = where if isinstance(where, Storage) else Storage.open(where)
+    if not storage.exists("config.yaml"):
+        raise RunError(f"{storage.uri} holds no run (no config.yaml in it); check the path, or start with `s2l run`")
+    config = load_config(yaml.safe_load(storage.read_bytes("config.yaml")))
+    run = Run(config, storage)
+    index = storage.read_json(INDEX)["stages"] if storage.exists(INDEX) else {}
+    for name, folder in index.items():
+        manifest = read_manifest(storage.sub(folder))
+        if manifest is not None:
+            run.stages[name] = Stage(name, folder, storage.sub(folder), manifest, reused=True)
+    return run

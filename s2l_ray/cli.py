@@ -1,0 +1,137 @@
+"""The `s2l` command: parse, call the library, say errors in one piece."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 failed while running, 2 refused before anything started, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.call(arguments) or 0)
+    except KeyboardInterrupt:
+        print("\ninterrupted; complete stages stay, the same command goes on from there", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("S2L_TRACEBACK"):
+            raise
+        print(f"s2l: {error or type(error).__name__}", file=sys.stderr)
+        known = type(error).__module__.startswith("s2l_ray")
+        if not known:
+            print(f"s2l: ({type(error).__name__}; S2L_TRACEBACK=1 shows where)", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) and known else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="s2l", description="Which part of your fine-tuning data is worth training on: S2L data selection on Ray."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="from a raw corpus to chosen subsets; goes on where it stopped")
+    run.add_argument("config", help="a recipe (see `s2l recipes`) or a YAML file")
+    run.add_argument("overrides", nargs="*", metavar="section.field=value", help="e.g. selection.budgets=[0.05,0.11]")
+    run.add_argument(
+        "--dry-run", action="store_true", help="say what would be done and what it would cost; start nothing"
+    )
+    run.set_defaults(call=_run)
+
+    select = commands.add_parser("select", help="one more subset from a finished run; seconds, nothing retrained")
+    select.add_argument("run", help="the run's folder")
+    select.add_argument("--budget", required=True, type=_budget, help="count (20000) or share (0.2)")
+    select.add_argument("--selector", default="s2l", help="s2l (default), random, random_per_source")
+    select.add_argument("--seed", type=int, help="default: the run's")
+    select.add_argument("--stratify", action="store_true", default=None, help="balance sources first, then clusters")
+    select.set_defaults(call=_select)
+
+    inspect = commands.add_parser("inspect", help="clusters, losses, sample examples, quarantine")
+    inspect.add_argument("run", help="the run's folder")
+    inspect.add_argument("--clusters", type=int, default=20, help="how many to show (20); 0: all")
+    inspect.add_argument("--examples", type=int, default=1, help="sample examples per cluster (1)")
+    inspect.add_argument("--source", default="", help="only examples of this source")
+    inspect.set_defaults(call=_inspect)
+
+    recipes = commands.add_parser("recipes", help="the configurations that ship with s2l_ray; with a name, its YAML")
+    recipes.add_argument("name", nargs="?")
+    recipes.set_defaults(call=_recipes)
+    return parser
+
+
+def _budget(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a count nor a share") from None
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from s2l_ray.config import load_config
+
+    config = load_config(arguments.config, arguments.overrides)
+    if arguments.dry_run:
+        return _dry_run(config)
+    from s2l_ray import pipeline
+    from s2l_ray.summary import summary_lines
+
+    run = pipeline.run(config)
+    print("\n".join(summary_lines(run)))
+    return 0
+
+
+def _dry_run(config: Any) -> int:
+    from s2l_ray.config import to_yaml
+    from s2l_ray.estimate import complete_stages, estimate
+
+    print("# resolved configuration\n" + to_yaml(config))
+    print("# what it would take")
+    print("\n".join(estimate(config).lines(config)))
+    subsets = [f"subset/{s}-{b:g}" for s in config.selection.selectors for b in config.selection.budgets]
+    print("stages        corpus → tokens → proxy → trajectories → clusters → " + ", ".join(subsets))
+    there = complete_stages(config)
+    if there is not None and there.stages:
+        print(f"already there {', '.join(there.stages)} (skipped if their settings and inputs have not changed)")
+    print("Dry run: nothing was started.")
+    return 0
+
+
+def _select(arguments: argparse.Namespace) -> int:
+    from s2l_ray import pipeline
+
+    stage = pipeline.select(arguments.run, arguments.budget, arguments.selector, arguments.seed, arguments.stratify)
+    for name in stage.manifest.extra["files"]:
+        print(f"{stage.storage.uri}/{name}")
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from s2l_ray.artifacts import load_run
+    from s2l_ray.inspect import inspect_run
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    inspect_run(load_run(arguments.run), console, arguments.clusters or None, arguments.examples, arguments.source)
+    return 0
+
+
+def _recipes(arguments: argparse.Namespace) -> int:
+    from s2l_ray.config import list_recipes, load_config, to_yaml
+
+    if arguments.name:
+        print(to_yaml(load_config(arguments.name)), end="")
+    else:
+        print("\n".join(list_recipes()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Join a Ray cluster, or embed a local one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+from s2l_ray.cluster.placement import local_cores
+from s2l_ray.config.schema import ResourcesConfig
+
+
+@contextlib.contextmanager
+def ray_session(resources: ResourcesConfig) -> Iterator[None]:
+    """Inside the block Ray is connected; what was started here is shut down at its end, what was there stays.
+
+    An embedded Ray counts two logical CPUs more than there are cores: Ray Data's short tasks must find a place while
+    the workers hold the cores, or the pipeline would wait for itself for ever.
+    """
+    import ray
+
+    _quiet_environment()
+    if ray.is_initialized():
+        quiet_ray_data()
+        yield
+        return
+    address = resources.ray_address or os.environ.get("RAY_ADDRESS")
+    options = {"logging_level": "ERROR", "log_to_driver": False}
+    if address and address != "local":
+        ray.init(address=address, **options)
+    else:
+        # "local": a bare ray.init() would join whatever cluster runs on this machine.
+        ray.init(address="local", num_cpus=local_cores() + 2, include_dashboard=False, **options)
+    quiet_ray_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def quiet_ray_data() -> None:
+    """Settings of Ray Data that this project relies on; for the driver and for every worker that iterates."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    # A block is what a task yields: one window, one group of parts. Split blocks would have to be joined again.
+    context.target_max_block_size = None
+    # Silent for half an hour is a hang, not patience; autoscalers need minutes.
+    context.execution_no_progress_timeout_s = 900
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _quiet_environment() -> None:
+    defaults = {
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # workers' prints would come twice
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        "TOKENIZERS_PARALLELISM": "false",  # tokenizers fork-warns otherwise; tasks are the parallelism
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,106 @@
+"""Ray glue of the clusters stage: one actor, on a GPU if the cluster has or can add one, else on a CPU.
+
+Memory: the trajectory matrix (trajectories.matrix), in the actor alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from s2l_ray.clusters.kmeans import KMeansResult, fit_kmeans
+
+from s2l_ray.cluster.placement import Placement
+from s2l_ray.config.schema import ClustersConfig
+from s2l_ray.corpus.example_id import array_to_ids
+from s2l_ray.run_folder.storage import Storage
+from s2l_ray.trajectories.matrix import Trajectories, load_trajectories
+
+_ROWS_PER_GROUP = 1_000_000
+
+
+@dataclass(frozen=True)
+class ClusterStats:
+    num_clusters: int
+    num_examples: int
+    inertia: float
+    sizes: list[int]
+    warnings: list[str]
+
+
+class ClusterActor:
+    """Loads the matrix, clusters it, writes the artifact."""
+
+    def run(
+        self,
+        trajectories: Storage,
+        part_rows: list[tuple[int, int]],
+        num_snapshots: int,
+        config: ClustersConfig,
+        seed: int,
+        use_gpu: bool,
+        out: Storage,
+    ) -> ClusterStats:
+        matrix = load_trajectories(trajectories, part_rows, num_snapshots)
+        result = fit_kmeans(
+            matrix.losses,
+            num_clusters=config.num_clusters,
+            seed=seed,
+            init=config.init,
+            num_iterations=config.num_iterations,
+            max_train_points=config.max_train_points,
+            use_gpu=use_gpu,
+        )
+        write_clusters(matrix, result, out)
+        return ClusterStats(
+            len(result.sizes),
+            len(result.assignment),
+            float(result.inertia),
+            [int(s) for s in result.sizes],
+            list(result.warnings),
+        )
+
+
+def write_clusters(matrix: Trajectories, result: KMeansResult, out: Storage) -> None:
+    """`centroids.parquet` (a row per cluster) and `assignment.parquet` (a row per example, in the matrix's order)."""
+    num_snapshots = matrix.losses.shape[1]
+    centroids = pa.FixedSizeListArray.from_arrays(pa.array(result.centroids.reshape(-1)), num_snapshots)
+    out.write_table(
+        "centroids.parquet",
+        pa.table(
+            {
+                "cluster": pa.array(np.arange(len(result.sizes), dtype=np.int32)),
+                "size": pa.array(result.sizes),
+                "centroid_loss_nats": centroids,
+            }
+        ),
+    )
+    assignment = pa.table(
+        {"example_id": array_to_ids(matrix.ids), "cluster": pa.array(result.assignment.astype(np.int32))}
+    )
+    out.write_table("assignment.parquet", assignment, row_group_size=_ROWS_PER_GROUP, compression="zstd")
+
+
+def cluster_trajectories(
+    trajectories: Storage,
+    part_rows: list[tuple[int, int]],
+    num_snapshots: int,
+    config: ClustersConfig,
+    seed: int,
+    placement: Placement,
+    out: Storage,
+) -> ClusterStats:
+    """Run the actor; its resources are given back when it is done."""
+    import ray
+
+    use_gpu = placement.device == "gpu"
+    options: dict[str, Any] = {"num_cpus": 1, "num_gpus": 1 if use_gpu else 0, "max_restarts": 3, "max_task_retries": 3}
+    actor = ray.remote(ClusterActor).options(**options).remote()
+    try:
+        return ray.get(actor.run.remote(trajectories, part_rows, num_snapshots, config, seed, use_gpu, out))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    finally:
+        ray.kill(actor)

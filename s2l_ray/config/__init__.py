@@ -1,0 +1,36 @@
+"""Configuration: reads a recipe or a YAML file and dotted overrides → gives one typed, validated, immutable tree."""
+
+from s2l_ray.config.load import ConfigError, list_recipes, load_config, to_yaml
+from s2l_ray.config.schema import (
+    ClustersConfig,
+    CorpusConfig,
+    EstimatesConfig,
+    HuggingFaceSource,
+    ProxyConfig,
+    QuickstartSource,
+    ResourcesConfig,
+    S2LConfig,
+    SelectionConfig,
+    TemplateConfig,
+    TrainTokenizerConfig,
+    TrajectoriesConfig,
+)
+
+__all__ = [
+    "ClustersConfig",
+    "ConfigError",
+    "CorpusConfig",
+    "EstimatesConfig",
+    "HuggingFaceSource",
+    "ProxyConfig",
+    "QuickstartSource",
+    "ResourcesConfig",
+    "S2LConfig",
+    "SelectionConfig",
+    "TemplateConfig",
+    "TrainTokenizerConfig",
+    "TrajectoriesConfig",
+    "list_recipes",
+    "load_config",
+    "to_yaml",
+]

@@ -1,0 +1,248 @@
+"""Ray glue of the corpus stage: read tasks → shuffle by content hash → one Parquet file per part.
+
+Memory: a read task holds one batch of rows and its unit's unusable rows; a shuffle task one partition. The driver
+holds the list of read units and one row of statistics per part, nothing that grows with the examples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from s2l_ray.config.schema import CorpusConfig
+from s2l_ray.corpus.example_id import ID_TYPE, content_id, ids_to_array, occurrence_id
+from s2l_ray.corpus.formats import UnusableRow, resolve_format, to_messages
+from s2l_ray.corpus.sources import RawRow, ReadUnit, SourceError, read_unit, row_to_json
+from s2l_ray.run_folder.storage import Storage
+
+_ROWS_PER_BLOCK = 2048
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_READ_SCHEMA = pa.schema(
+    [
+        ("id", ID_TYPE),
+        ("origin", pa.string()),
+        ("index", pa.int64()),
+        ("source", pa.string()),
+        ("messages", _MESSAGES),
+        ("row", pa.string()),
+    ]
+)
+EXAMPLE_SCHEMA = pa.schema([pa.field("example_id", ID_TYPE), *list(_READ_SCHEMA)[1:]])
+QUARANTINE_SCHEMA = pa.schema(
+    [("origin", pa.string()), ("index", pa.int64()), ("reason", pa.string()), ("text", pa.string())]
+)
+
+
+class TooManyUnusable(ValueError):
+    """More rows are unusable than `corpus.max_quarantined_share` allows."""
+
+
+@dataclass(frozen=True)
+class CorpusParts:
+    """What the stage wrote."""
+
+    num_examples: int
+    num_duplicates: int
+    num_quarantined: int
+    format: str
+    fingerprint: str
+    parts: list[dict[str, Any]]
+    """[{part, rows, fingerprint}], in order; part p is `examples/part-<p>.parquet`."""
+
+
+def part_name(part: int) -> str:
+    return f"part-{part:06d}.parquet"
+
+
+def choose_rows_per_part(num_examples: int, wanted: int | None = None) -> int:
+    """A power of two, about 64 parts for a small corpus, 4,096 examples a part for a large one."""
+    if wanted is not None:
+        return wanted
+    return int(min(4096, max(64, 2 ** int(np.log2(max(1, num_examples / 64))))))
+
+
+def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
+    """Look at the first rows on the driver, so that a wrong format is said before any task starts.
+
+    Raises:
+        UnknownFormat, SourceError: no format fits, or no row can be read.
+        TooManyUnusable: not one of the first rows can be used.
+    """
+    rows = [raw.row for raw in islice(read_unit(units[0]), 100) if raw.row is not None]
+    if not rows:
+        raise SourceError(f"{units[0].origin}: none of its first 100 rows can be read; is it really {units[0].kind}?")
+    format = resolve_format(config, dict.fromkeys(name for row in rows for name in row))
+    reasons: Counter[str] = Counter()
+    for row in rows:
+        try:
+            to_messages(row, format, config)
+        except UnusableRow as reason:
+            reasons[str(reason)] += 1
+    if sum(reasons.values()) == len(rows):
+        raise TooManyUnusable(
+            f"none of the first {len(rows)} rows of {units[0].origin} can be used as corpus.format={format}: "
+            f"{reasons.most_common(1)[0][0]}. Their columns: {sorted(rows[0])}"
+        )
+    return format
+
+
+def read_rows(unit: ReadUnit, config: CorpusConfig, format: str) -> Iterator[tuple[dict[str, Any] | None, RawRow, str]]:
+    """(usable row as a record, raw row, reason why not)."""
+    for raw in read_unit(unit):
+        if raw.row is None:
+            yield None, raw, raw.reason or "unreadable"
+            continue
+        try:
+            messages = to_messages(raw.row, format, config)
+            kept = {k: v for k, v in raw.row.items() if k not in config.drop_columns}
+            source = "" if config.source_column is None else raw.row.get(config.source_column)
+            record = {
+                "id": content_id(messages),
+                "origin": raw.origin,
+                "index": raw.index,
+                "source": "" if source is None else str(source),
+                "messages": messages,
+                "row": row_to_json(kept),
+            }
+        except UnusableRow as reason:
+            yield None, raw, str(reason)
+            continue
+        yield record, raw, ""
+
+
+class ReadTask:
+    """One read unit → blocks of usable rows; the unusable ones go to the quarantine folder."""
+
+    def __init__(self, config: CorpusConfig, format: str, quarantine: Storage) -> None:
+        self.config, self.format, self.quarantine = config, format, quarantine
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
+        number, unit = int(batch["number"][0]), ReadUnit(**batch["unit"][0])
+        good: list[dict[str, Any]] = []
+        bad: list[dict[str, Any]] = []
+        for record, raw, reason in read_rows(unit, self.config, self.format):
+            if record is None:
+                text = raw.text or str(raw.row)[:500]
+                bad.append({"origin": raw.origin, "index": raw.index, "reason": reason, "text": text})
+                continue
+            good.append(record)
+            if len(good) == _ROWS_PER_BLOCK:
+                yield pa.Table.from_pylist(good, schema=_READ_SCHEMA)
+                good = []
+        if bad:
+            self.quarantine.write_table(part_name(number), pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA))
+        yield pa.Table.from_pylist(good, schema=_READ_SCHEMA)
+
+
+def write_part(table: pa.Table, duplicates: str, examples: Storage) -> pa.Table:
+    """One bucket of the shuffle → one part, sorted by (content, origin, index), so that it depends on content alone.
+
+    Returns one row of statistics: part, rows, duplicates, fingerprint.
+    """
+    part = table["part"][0].as_py()
+    table = table.sort_by([("id", "ascending"), ("origin", "ascending"), ("index", "ascending")]).combine_chunks()
+    ids = ids_to_array(table["id"])
+    is_repeat = np.zeros(len(ids), dtype=bool)
+    is_repeat[1:] = (ids[1:] == ids[:-1]).all(axis=1)
+    if duplicates == "drop":
+        table = table.filter(pa.array(~is_repeat))
+    else:
+        first = np.flatnonzero(~is_repeat)
+        occurrence = np.arange(len(ids)) - np.repeat(first, np.diff(np.append(first, len(ids))))
+        content = table["id"].to_pylist()
+        new = [occurrence_id(c, int(n)) for c, n in zip(content, occurrence, strict=True)]
+        table = table.set_column(table.schema.get_field_index("id"), "id", pa.array(new, ID_TYPE))
+    out = table.rename_columns({"id": "example_id"}).select(EXAMPLE_SCHEMA.names).cast(EXAMPLE_SCHEMA)
+    examples.write_table(part_name(part), out, compression="zstd")
+    digest = hashlib.blake2b(digest_size=16)
+    for example_id, row in zip(out["example_id"].to_pylist(), out["row"].to_pylist(), strict=True):
+        digest.update(example_id + row.encode("utf-8", "surrogatepass"))
+    stats = {"part": part, "rows": out.num_rows, "duplicates": int(is_repeat.sum()), "fingerprint": digest.hexdigest()}
+    return pa.Table.from_pylist([stats])
+
+
+def add_part_column(table: pa.Table, num_parts: int) -> pa.Table:
+    """Parts are equal ranges of the content hash."""
+    high = ids_to_array(table["id"])[:, 0]
+    part = ((high >> np.uint64(32)) * np.uint64(num_parts)) >> np.uint64(32)
+    return table.append_column("part", pa.array(part.astype(np.int64)))
+
+
+def build_corpus(
+    units: list[ReadUnit], config: CorpusConfig, out: Storage, rows_per_part: int | None, parallelism: int
+) -> CorpusParts:
+    """Read, normalise, hash, shuffle, write. Overwrites what an interrupted attempt left in `out`.
+
+    Args:
+        parallelism: about how many tasks the cluster runs at once; bounds the shuffle's partitions.
+
+    Raises:
+        TooManyUnusable, UnknownFormat, SourceError: the corpus cannot be used as it is.
+    """
+    import ray.data
+
+    for folder in ("examples", "quarantine"):
+        out.delete_dir(folder)
+    format = sample_format(units, config)
+    items = [{"number": i, "unit": vars(u)} for i, u in enumerate(units)]
+    read = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        ReadTask(config, format, out.sub("quarantine")), batch_size=1, batch_format="numpy"
+    )
+    rows = read.materialize()
+    num_read = rows.count()
+    num_quarantined = check_quarantine(out.sub("quarantine"), num_read, config.max_quarantined_share)
+    if num_read == 0:
+        raise SourceError("the corpus has no usable row; nothing can be selected from")
+    num_parts = max(1, -(-num_read // choose_rows_per_part(num_read, rows_per_part)))
+    bucketed = rows.map_batches(
+        add_part_column, fn_kwargs={"num_parts": num_parts}, batch_format="pyarrow", batch_size=None
+    )
+    stats = (
+        bucketed.groupby("part", num_partitions=min(num_parts, max(2, 2 * parallelism)))
+        .map_groups(
+            write_part,
+            fn_kwargs={"duplicates": config.duplicates, "examples": out.sub("examples")},
+            batch_format="pyarrow",
+        )
+        .take_all()
+    )
+    parts = sorted(stats, key=lambda s: s["part"])
+    num_examples, num_repeats = sum(s["rows"] for s in parts), sum(s["duplicates"] for s in parts)
+    expected = num_read - num_repeats if config.duplicates == "drop" else num_read
+    if num_examples != expected:
+        raise RuntimeError(f"{expected} examples went into the shuffle, {num_examples} came out; run again")
+    digest = hashlib.blake2b("".join(s["fingerprint"] for s in parts).encode(), digest_size=16)
+    return CorpusParts(num_examples, num_repeats, num_quarantined, format, digest.hexdigest(), parts)
+
+
+def check_quarantine(quarantine: Storage, num_usable: int, max_share: float) -> int:
+    """Count the quarantined rows.
+
+    Raises:
+        TooManyUnusable: their share is past `max_share`; says the commonest reasons and where.
+    """
+    reasons: Counter[str] = Counter()
+    shown: list[str] = []
+    for entry in quarantine.list():
+        table = quarantine.read_table(entry.name)
+        reasons.update(table["reason"].to_pylist())
+        if len(shown) < 3:
+            first = table.slice(0, 3 - len(shown)).to_pylist()
+            shown += [f"{r['origin']} at {r['index']}: {r['reason']}" for r in first]
+    num_bad = sum(reasons.values())
+    share = num_bad / max(1, num_bad + num_usable)
+    if share > max_share:
+        top = "; ".join(f"{n:,} × {reason}" for reason, n in reasons.most_common(5))
+        raise TooManyUnusable(
+            f"{num_bad:,} of {num_bad + num_usable:,} rows ({share:.1%}) cannot be used, more than "
+            f"corpus.max_quarantined_share={max_share:.1%}. {top}. For example: {' | '.join(shown)}. "
+            f"All are listed in {quarantine.uri}. Mend them, or raise the share"
+        )
+    return num_bad

@@ -1,0 +1,51 @@
+"""Example ids: 16 bytes, a hash of the content and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+ID_BYTES = 16
+ID_TYPE = pa.binary(ID_BYTES)
+
+Messages = list[dict[str, str]]
+
+
+def content_id(messages: Messages) -> bytes:
+    """BLAKE2b-128 over the roles and texts. Columns beside them (source, ids of the user's) do not count."""
+    canonical = json.dumps([[m["role"], m["content"]] for m in messages], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=ID_BYTES).digest()
+
+
+def occurrence_id(content: bytes, occurrence: int) -> bytes:
+    """Id of the n-th exact duplicate; the first one keeps the content's own id."""
+    if occurrence == 0:
+        return content
+    return hashlib.blake2b(content + occurrence.to_bytes(8, "big"), digest_size=ID_BYTES).digest()
+
+
+def ids_to_array(ids: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """(N,) fixed-size binary → (N, 2) uint64, high and low half; rows compare as the ids do."""
+    if isinstance(ids, pa.ChunkedArray):
+        ids = ids.combine_chunks()
+    if ids.null_count:
+        raise ValueError(f"{ids.null_count} example ids are missing; the file is damaged, delete it and run again")
+    _, data = ids.buffers()
+    raw = np.frombuffer(data, dtype=">u8", count=2 * len(ids), offset=ids.offset * ID_BYTES)
+    return raw.reshape(-1, 2).astype(np.uint64)
+
+
+def array_to_ids(array: np.ndarray) -> pa.Array:
+    """(N, 2) uint64 → (N,) fixed-size binary."""
+    data = np.ascontiguousarray(array, dtype=np.uint64).astype(">u8").tobytes()
+    return pa.Array.from_buffers(ID_TYPE, len(array), [None, pa.py_buffer(data)])
+
+
+def array_to_hex(array: np.ndarray) -> list[str]:
+    """(N, 2) uint64 → the 32 hex digits that users see."""
+    data = np.ascontiguousarray(array, dtype=np.uint64).astype(">u8").tobytes().hex()
+    return [data[i : i + 2 * ID_BYTES] for i in range(0, len(data), 2 * ID_BYTES)]

@@ -1,0 +1,152 @@
+"""A row of the user's → a conversation. What cannot be used raises UnusableRow with the reason; nothing is repaired."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from s2l_ray.config.schema import CorpusConfig
+from s2l_ray.corpus.example_id import Messages
+
+
+class UnusableRow(ValueError):
+    """The row goes to the quarantine table with this reason."""
+
+
+class UnknownFormat(ValueError):
+    """No format fits the columns; the run cannot start."""
+
+
+_SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+}
+_CHAT_ROLES = {"system", "developer", "user", "assistant", "tool"}
+
+
+def detect_format(columns: Iterable[str]) -> str:
+    """The first format whose columns are all there.
+
+    Raises:
+        UnknownFormat: none fits.
+    """
+    names = set(columns)
+    if "messages" in names:
+        return "messages"
+    if "conversations" in names:
+        return "sharegpt"
+    if {"instruction", "output"} <= names:
+        return "instruction"
+    if {"prompt", "completion"} <= names:
+        return "prompt_completion"
+    raise UnknownFormat(
+        f"the columns {sorted(names)} fit no known format (messages; conversations; instruction, output; prompt, "
+        "completion), so prompt and response are unknown. Say which columns they are, for example "
+        "corpus.template.prompt='{question}' corpus.template.response='{answer}'"
+    )
+
+
+def resolve_format(config: CorpusConfig, columns: Iterable[str]) -> str:
+    """The configured format, or the one that the columns tell."""
+    if config.template is not None:
+        return "template"
+    return detect_format(columns) if config.format == "auto" else config.format
+
+
+def to_messages(row: Mapping[str, Any], format: str, config: CorpusConfig) -> Messages:
+    """One conversation with at least one non-empty assistant turn.
+
+    Raises:
+        UnusableRow: a column is missing, a text is not text, a role is unknown, or there is no response.
+    """
+    if format == "messages":
+        messages = _chat(row, "messages", "role", "content", {r: r for r in _CHAT_ROLES})
+    elif format == "sharegpt":
+        messages = _chat(row, "conversations", "from", "value", _SHAREGPT_ROLES)
+    else:
+        prompt, response = _prompt_and_response(row, format, config)
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    if not any(m["role"] == "assistant" and m["content"].strip() for m in messages):
+        raise UnusableRow("empty response")
+    return messages
+
+
+def _prompt_and_response(row: Mapping[str, Any], format: str, config: CorpusConfig) -> tuple[str, str]:
+    if format == "instruction":
+        prompt = _text(row, "instruction")
+        if row.get("input"):
+            prompt = f"{prompt}\n\n{_text(row, 'input')}"
+        return prompt, _text(row, "output")
+    if format == "prompt_completion":
+        return _text(row, "prompt"), _text(row, "completion")
+    assert config.template is not None
+    return _fill(config.template.prompt, row), _fill(config.template.response, row)
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    if column not in row:
+        raise UnusableRow(f"missing column {column!r}")
+    value = row[column]
+    if value is None:
+        raise UnusableRow(f"column {column!r} is null")
+    if not isinstance(value, str):
+        raise UnusableRow(f"column {column!r} holds {type(value).__name__}, not text")
+    return value
+
+
+def template_columns(template: str) -> list[str]:
+    """Columns that a template names."""
+    return [name for _, name, _, _ in string.Formatter().parse(template) if name]
+
+
+def _fill(template: str, row: Mapping[str, Any]) -> str:
+    values: dict[str, Any] = {}
+    for name in template_columns(template):
+        if name not in row:
+            raise UnusableRow(f"missing column {name!r}")
+        if row[name] is None:
+            raise UnusableRow(f"column {name!r} is null")
+        values[name] = row[name]
+    # Not str.format_map on the row itself: `{a.b}` or `{a[0]}` must not reach into objects.
+    return "".join(
+        literal + ("" if name is None else str(values[name]))
+        for literal, name, _, _ in string.Formatter().parse(template)
+    )
+
+
+def _chat(row: Mapping[str, Any], column: str, role_key: str, text_key: str, roles: Mapping[str, str]) -> Messages:
+    if column not in row:
+        raise UnusableRow(f"missing column {column!r}")
+    turns = row[column]
+    if not isinstance(turns, list) or not turns:
+        raise UnusableRow(f"column {column!r} is not a non-empty list of turns")
+    messages = []
+    for i, turn in enumerate(turns):
+        if not isinstance(turn, Mapping) or role_key not in turn or text_key not in turn:
+            raise UnusableRow(f"{column}[{i}] lacks {role_key!r} or {text_key!r}")
+        role = roles.get(turn[role_key])
+        if role is None:
+            raise UnusableRow(f"{column}[{i}] has the unknown role {turn[role_key]!r}")
+        messages.append({"role": role, "content": _turn_text(turn[text_key], f"{column}[{i}]")})
+    return messages
+
+
+def _turn_text(content: Any, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):  # OpenAI's list of parts; only text can be trained on here
+        if all(isinstance(p, Mapping) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in content):
+            return "".join(p["text"] for p in content)
+        raise UnusableRow(f"{where} holds parts that are not text")
+    raise UnusableRow(
+        f"{where} has no text (tool calls cannot be trained on)" if content is None else f"{where} is not text"
+    )

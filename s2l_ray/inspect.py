@@ -1,0 +1,113 @@
+"""`s2l inspect RUN`: clusters, sizes, losses, sample examples, what was quarantined and why. Reads, changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from s2l_ray.artifacts import Run, Stage
+from s2l_ray.corpus.build import part_name
+from s2l_ray.corpus.example_id import ids_to_array
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def inspect_run(run: Run, console: Console, clusters: int | None = None, examples: int = 1, source: str = "") -> None:
+    """Print what the run holds, as far as it has come.
+
+    Args:
+        clusters: show only so many, half of them the smallest and half the largest; None: all.
+        examples: sample examples per cluster, those nearest to the centroid.
+        source: show only examples of this source.
+    """
+    console.print(f"[bold]{run.uri}[/bold]  seed {run.config.seed}", highlight=False)
+    for name, stage in run.stages.items():
+        manifest = stage.manifest
+        console.print(
+            f"  {name:<22} {manifest.extra.get('said', '')}  ({manifest.wall_seconds:.1f} s)", highlight=False
+        )
+    if "clusters" in run.stages:
+        _clusters(run, console, clusters, examples, source)
+    _quarantine(run, console)
+
+
+def sparkline(values: np.ndarray, top: float) -> str:
+    """A trajectory as a row of bars; `top` is the loss at full height."""
+    levels = np.clip(np.floor(values / max(top, 1e-9) * len(_BARS)), 0, len(_BARS) - 1).astype(int)
+    return "".join(_BARS[i] for i in levels)
+
+
+def _clusters(run: Run, console: Console, limit: int | None, examples: int, source: str) -> None:
+    matrix = run.trajectories()
+    stage = run.stage("clusters")
+    table = stage.storage.read_table("centroids.parquet")
+    num_snapshots = matrix.losses.shape[1]
+    centroids = table["centroid_loss_nats"].combine_chunks().flatten().to_numpy().reshape(-1, num_snapshots)  # (K, T)
+    assignment = stage.storage.read_table("assignment.parquet")["cluster"].to_numpy()
+    sizes = np.bincount(assignment, minlength=len(centroids))
+    allowed = np.ones(len(assignment), bool)
+    if source:
+        if source not in matrix.source_names:
+            raise ValueError(f"no source {source!r} in this corpus; its sources: {', '.join(matrix.source_names)}")
+        allowed = matrix.sources == matrix.source_names.index(source)
+    order = np.argsort(sizes, kind="stable")
+    if limit is not None and limit < len(order):
+        order = np.concatenate([order[: (limit + 1) // 2], order[len(order) - limit // 2 :]])
+    out = Table(title=f"{len(sizes)} clusters, smallest first; mean losses in nats per token", show_lines=examples > 0)
+    for heading in ("cluster", "size", "share"):
+        out.add_column(heading, justify="right")
+    for heading in (f"loss over {num_snapshots} snapshots", "first → last", "commonest sources"):
+        out.add_column(heading, no_wrap=heading != "commonest sources")
+    if examples:
+        out.add_column("nearest to the centre", overflow="fold", ratio=1)
+    for k in order:
+        members = np.flatnonzero((assignment == k) & allowed)
+        names = Counter(matrix.source_names[s] for s in matrix.sources[members])
+        common = ", ".join(f"{n or '(none)'} {c / max(1, len(members)):.0%}" for n, c in names.most_common(2))
+        row = [
+            str(k), f"{sizes[k]:,}", f"{sizes[k] / sizes.sum():.1%}", sparkline(centroids[k], float(centroids.max())),
+            f"{centroids[k][0]:.2f} → {centroids[k][-1]:.2f}", common,
+        ]  # fmt: skip
+        if examples:
+            near = members[np.argsort(((matrix.losses[members] - centroids[k]) ** 2).sum(axis=1))[:examples]]
+            row.append("\n".join(_text(run, matrix, int(i)) for i in near))
+        out.add_row(*row)
+    console.print(out)
+
+
+def _text(run: Run, matrix: Any, row: int) -> str:
+    """An example in one line."""
+    starts = np.cumsum([0] + [n for _, n in matrix.part_rows])
+    part, _ = matrix.part_rows[int(np.searchsorted(starts, row, side="right")) - 1]
+    table = run.stage("corpus").storage.sub("examples").read_table(part_name(part), columns=["example_id", "messages"])
+    at = np.flatnonzero((ids_to_array(table["example_id"]) == matrix.ids[row]).all(axis=1))[0]
+    messages = table["messages"][int(at)].as_py()
+    shown = [f"{m['role'][0].upper()}: {' '.join(m['content'].split())[:90]}" for m in messages[:4]]
+    return " ".join(shown)
+
+
+def quarantine_rows(stage: Stage) -> list[dict[str, Any]]:
+    """All quarantined rows of a stage: origin, index, reason, text."""
+    folder = stage.storage.sub("quarantine")
+    return [row for entry in folder.list() for row in folder.read_table(entry.name).to_pylist()]
+
+
+def _quarantine(run: Run, console: Console) -> None:
+    rows = [r for name in ("corpus", "tokens") if name in run.stages for r in quarantine_rows(run.stages[name])]
+    if not rows:
+        console.print("Nothing was quarantined.")
+        return
+    reasons = Counter(r["reason"] for r in rows)
+    out = Table(title=f"{len(rows):,} rows quarantined", show_lines=True)
+    out.add_column("rows", justify="right")
+    for heading in ("reason", "for example", "what stood there"):
+        out.add_column(heading, overflow="fold")
+    for reason, count in reasons.most_common(20):
+        first = next(r for r in rows if r["reason"] == reason)
+        out.add_row(f"{count:,}", reason, f"{first['origin']} at {first['index']}", json.dumps(first["text"])[:160])
+    console.print(out)

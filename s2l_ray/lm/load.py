@@ -1,0 +1,137 @@
+"""Models and tokenizers: from the hub, a folder, a GGUF file, or from scratch. No pickled weights, no foreign code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s2l_ray.config.schema import ProxyConfig
+
+
+class ModelError(ValueError):
+    """The model or tokenizer cannot be loaded; says what was asked for and what would do."""
+
+
+def load_tokenizer(config: ProxyConfig, trained: str | Path | None = None) -> Any:
+    """The proxy's tokenizer: the one trained on the corpus (`trained`: its folder), a named one, or the model's own."""
+    from transformers import AutoTokenizer
+
+    if config.train_tokenizer is not None:
+        if trained is None:
+            raise ModelError("proxy.train_tokenizer: the tokenizer is trained in the tokens stage, which has not run")
+        return AutoTokenizer.from_pretrained(str(trained))
+    name = config.tokenizer or config.model
+    own = config.tokenizer is None
+    options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if own and config.revision:
+        options["revision"] = config.revision
+    if own and config.gguf_file:
+        options["gguf_file"] = config.gguf_file
+    try:
+        return AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        raise ModelError(_not_loaded("tokenizer", name, error)) from error
+
+
+def load_model_config(config: ProxyConfig, vocab_size: int | None = None, tokenizer: Any = None) -> Any:
+    """The `transformers` config; from scratch, vocabulary and special tokens come from the tokenizer."""
+    from transformers import AutoConfig
+
+    if config.from_config is not None:
+        fields = dict(config.from_config)
+        if tokenizer is not None:
+            special = ("bos_token_id", "eos_token_id", "pad_token_id")
+            fields |= {name: getattr(tokenizer, name) for name in special if name not in fields}
+            vocab_size = len(tokenizer)
+        if vocab_size is not None:
+            fields.setdefault("vocab_size", vocab_size)
+        try:
+            return AutoConfig.for_model(fields.pop("model_type"), **fields)
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"proxy.from_config is not a usable model config: {error}") from error
+    options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if config.revision:
+        options["revision"] = config.revision
+    if config.gguf_file:
+        options["gguf_file"] = config.gguf_file
+    try:
+        return AutoConfig.from_pretrained(config.model, **options)
+    except (OSError, ValueError) as error:
+        raise ModelError(_not_loaded("model", config.model, error)) from error
+
+
+def load_model(config: ProxyConfig, tokenizer: Any, seed: int) -> Any:
+    """Build the proxy in fp32 on the CPU; random weights are a function of the seed alone.
+
+    Mixed precision keeps fp32 master weights: the small updates of lr 2e-5 would vanish in bf16 weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if config.from_config is not None or config.random_weights:
+        model_config = load_model_config(config, tokenizer=tokenizer)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = AutoModelForCausalLM.from_config(
+                model_config, dtype=torch.float32, trust_remote_code=config.trust_remote_code
+            )
+    else:
+        options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+        # Never unpickle weights: a repository that ships only .bin files is refused.
+        options |= {"gguf_file": config.gguf_file} if config.gguf_file else {"use_safetensors": True}
+        if config.revision:
+            options["revision"] = config.revision
+        try:
+            model = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32, **options)
+        except (OSError, ValueError) as error:
+            raise ModelError(_not_loaded("model", config.model, error)) from error
+    check_vocabulary(model, tokenizer)
+    check_length(model, config.max_length)
+    return model
+
+
+def check_vocabulary(model: Any, tokenizer: Any) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model {rows} embeddings: some tokens would have none. "
+            "Take the model's own tokenizer, or proxy.random_weights with a config of that vocabulary"
+        )
+
+
+def check_length(model: Any, max_length: int) -> None:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit and max_length > limit:
+        raise ModelError(
+            f"proxy.max_length={max_length} is beyond the model's {limit} positions, longer examples would fail; "
+            f"set proxy.max_length={limit} or less"
+        )
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Any:
+    """A byte-level BPE tokenizer: covers every text, needs no download. A function of the texts and their order."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    eos, pad = "<|endoftext|>", "<|pad|>"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[eos, pad],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos, pad_token=pad)
+
+
+def _not_loaded(what: str, name: str | None, error: Exception) -> str:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"the {what} {name!r} cannot be loaded, so the proxy cannot be trained: {first_line} "
+        "Check the spelling, or the folder; a private model needs HF_TOKEN, a machine without internet a local folder"
+    )

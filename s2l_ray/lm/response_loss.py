@@ -1,0 +1,95 @@
+"""Negative log-likelihood of response tokens, the language-model head applied to them alone and in chunks.
+
+Of (B, L) positions only those before a response token reach the head, so no (B, L, V) logits exist. In chunks, so
+that a large vocabulary does not make the remaining (R, V) the largest tensor either.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from s2l_ray.lm.batches import Batch
+
+CHUNK_ELEMENTS = 2**25
+"""Logits alive at once (elements): 128 MB in fp32."""
+
+
+class UnsupportedModel(ValueError):
+    """The architecture's logits are not its head applied to its last hidden states."""
+
+
+class ResponseLoss(nn.Module):
+    """(batch) → one loss per response token. Wraps a causal LM of `transformers`; DDP wraps this.
+
+    Works for architectures whose logits are `get_output_embeddings()` of the base model's last hidden state;
+    `verify` proves it for the model at hand before anything is trained.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+        """input_ids (B, L), positions (R,), targets (R,) → nll_nats (R,) float32."""
+        hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, L, H)
+        picked = hidden.reshape(-1, hidden.shape[-1])[positions]  # (R, H)
+        return chunked_nll(picked, self.model.get_output_embeddings(), targets)
+
+
+def chunked_nll(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
+    """hidden (R, H), head H → V, targets (R,) → nll_nats (R,) float32; at most CHUNK_ELEMENTS logits at once."""
+    vocab_size = head.weight.shape[0]  # type: ignore[union-attr]
+    rows = max(1, CHUNK_ELEMENTS // int(vocab_size))  # type: ignore[arg-type]
+    chunks = []
+    for start in range(0, len(targets), rows):
+        h, t = hidden[start : start + rows], targets[start : start + rows]
+        if torch.is_grad_enabled() and len(targets) > rows:
+            # Recomputed in the backward pass: otherwise every chunk's logits would wait there, all (R, V) of them.
+            chunks.append(checkpoint(_nll, h, head, t, use_reentrant=False))
+        else:
+            chunks.append(_nll(h, head, t))
+    return torch.cat(chunks) if chunks else hidden.new_zeros(0, dtype=torch.float32)
+
+
+def _nll(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
+    logits = head(hidden).float()  # (chunk, V)
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+def mean_per_example(nll: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """nll (R,) → (mean nll per line (B,) float64, response tokens per line (B,) int64).
+
+    Summed in float64: a mean over thousands of tokens keeps the digits that clustering looks at.
+    """
+    num_lines = len(batch.rows)
+    sums = torch.zeros(num_lines, dtype=torch.float64, device=nll.device).index_add_(0, batch.line_of, nll.double())
+    counts = torch.bincount(batch.line_of, minlength=num_lines)
+    return sums / counts, counts
+
+
+@torch.no_grad()
+def verify(model: Any, tolerance: float = 1e-3) -> None:
+    """Compare with the model's own logits on a few tokens.
+
+    Raises:
+        UnsupportedModel: they differ (an architecture that scales or caps its logits outside its head).
+    """
+    device = next(model.parameters()).device
+    tokens = torch.arange(2, 18, device=device).remainder(model.get_output_embeddings().weight.shape[0]).view(2, 8)
+    logits = model(input_ids=tokens, use_cache=False).logits.float()  # (2, 8, V)
+    own = F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), tokens[:, 1:].reshape(-1), reduction="none")
+    positions = torch.arange(16, device=device).view(2, 8)[:, :-1].reshape(-1)
+    ours = ResponseLoss(model)(tokens, positions, tokens[:, 1:].reshape(-1))
+    gap = (own - ours).abs().max().item()
+    # bf16 weights leave rounding of their own in both.
+    if not gap <= max(tolerance, 2e-2 * own.abs().max().item() if model.dtype == torch.bfloat16 else 0.0):
+        raise UnsupportedModel(
+            f"{type(model).__name__}: the loss from the response-only head differs from the model's own by {gap:.2g} "
+            "nats, so its trajectories would be wrong; this architecture changes its logits after the head. "
+            "Choose another proxy (GPT-NeoX, GPT-2, Llama, Qwen, OLMo and many more work)"
+        )

@@ -1,0 +1,201 @@
+"""The whole way: corpus → tokens → proxy → trajectories → clusters → subsets, each stage only if it is not there yet.
+
+A stage's folder is named for the fingerprint of its settings and inputs: a changed setting makes another folder and
+leaves the old one alone (changing back finds it again), and everything downstream follows by content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.artifacts import Run, Stage, load_run
+from s2l_ray.cluster.placement import Placement
+from s2l_ray.config.load import load_config, to_yaml
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.run_folder import (
+    MetricsLog,
+    Progress,
+    RunLock,
+    StageManifest,
+    Storage,
+    fingerprint,
+    list_outputs,
+    read_manifest,
+    verify_outputs,
+    write_manifest,
+)
+
+_NOT_OUTPUTS = ("ray_train/",)
+"""Working state inside a stage's folder, deleted once the stage is complete."""
+
+
+@dataclass
+class Built:
+    """What a stage's builder tells about its artifact."""
+
+    content: str
+    """Fingerprint of what was made."""
+    row_counts: dict[str, int]
+    extra: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+    seeds: dict[str, int] = field(default_factory=dict)
+    device: str = "cpu"
+    num_devices: float = 1
+    peak_memory_bytes: int | None = None
+    said: str = ""
+    """One line for people."""
+
+
+class Pipeline:
+    """Runs stages in one run folder, under its lock."""
+
+    def __init__(self, run: Run, progress: Progress, metrics: MetricsLog, lock: RunLock | None = None) -> None:
+        self.run, self.progress, self.metrics, self.lock = run, progress, metrics, lock
+        self.placement: Placement | None = None
+
+    def stage(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        build: Callable[[Storage], Built],
+        folder: str | None = None,
+    ) -> Stage:
+        """Build the stage, or skip it because its manifest stands and its files are there; says which."""
+        key = fingerprint({"stage": name, "settings": dict(settings), "inputs": dict(inputs)})
+        place = f"{folder or name}-{key[:8]}" if folder else f"{name}/{key[:12]}"
+        storage = self.run.storage.sub(place)
+        manifest = read_manifest(storage)
+        if manifest is not None and manifest.key == key:
+            problems = verify_outputs(storage, manifest)
+            if not problems:
+                return self._done(Stage(name, place, storage, manifest, reused=True))
+            self.progress.say(f"[{name}] {problems[0]} Made again.")
+            storage.delete("manifest.json")
+        started, clock = _now(), time.monotonic()
+        self.metrics.log(name, "stage_started", folder=place)
+        built = build(storage)
+        seconds = time.monotonic() - clock
+        manifest = StageManifest(
+            stage=name,
+            key=key,
+            settings=dict(settings),
+            inputs=dict(inputs),
+            content_fingerprint=built.content,
+            row_counts=built.row_counts,
+            outputs=[o for o in list_outputs(storage) if not o.name.startswith(_NOT_OUTPUTS)],
+            seeds=built.seeds,
+            started_at=started,
+            finished_at=_now(),
+            wall_seconds=seconds,
+            device_seconds=seconds * built.num_devices,
+            device=built.device,
+            peak_memory_bytes=built.peak_memory_bytes,
+            warnings=built.warnings,
+            extra={**built.extra, "said": built.said},
+        )
+        if self.lock:
+            self.lock.check()
+        write_manifest(storage, manifest)
+        for working in _NOT_OUTPUTS:
+            storage.delete_dir(working.rstrip("/"))
+        return self._done(Stage(name, place, storage, manifest))
+
+    def _done(self, stage: Stage) -> Stage:
+        manifest = stage.manifest
+        self.run.stages[stage.name] = stage
+        self.run.save_index()
+        said = manifest.extra.get("said", "")
+        how = "unchanged, skipped" if stage.reused else f"done in {manifest.wall_seconds:.1f} s"
+        self.progress.say(f"[{stage.name}] {how}: {said}")
+        for warning in manifest.warnings:
+            self.progress.say(f"[{stage.name}] warning: {warning}")
+        self.metrics.log(
+            stage.name, "stage_skipped" if stage.reused else "stage_done", folder=stage.folder,
+            wall_seconds=manifest.wall_seconds, rows=manifest.row_counts,
+        )  # fmt: skip
+        return stage
+
+
+def run(
+    config: S2LConfig | str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    progress: Progress | None = None,
+) -> Run:
+    """Run everything that the configuration asks for and that is not there yet.
+
+    Args:
+        config: a recipe's name, a YAML file, a mapping, or the typed tree.
+        overrides: `section.field=value`, as on the command line; not with a typed tree.
+
+    Raises:
+        ConfigError, SourceError, PlacementError, RunLockedError, …: with what is wrong and what would do.
+    """
+    from s2l_ray.cluster.session import ray_session
+    from s2l_ray.stages import run_stages
+
+    resolved = config if isinstance(config, S2LConfig) else load_config(config, overrides)
+    progress = progress or Progress()
+    with _open(Run(resolved, Storage.open(resolved.run_uri)), progress, write_config=True) as pipeline:
+        with ray_session(resolved.resources):
+            run_stages(pipeline)
+        return pipeline.run
+
+
+def select(
+    run: Run | str,
+    budget: int | float,
+    selector: str = "s2l",
+    seed: int | None = None,
+    stratify: bool | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Stage:
+    """One more subset from the trajectories and clusters of a run; nothing is trained, no Ray is started.
+
+    Args:
+        budget: number of examples (int) or share (float in (0, 1]).
+        seed, stratify: None takes the run's own.
+
+    Returns:
+        The subset's stage; `.storage` holds subset.jsonl, subset.parquet and ids.parquet.
+    """
+    from s2l_ray.stages import subset_stage
+
+    opened = load_run(run) if isinstance(run, str) else run
+    for needed in ("corpus", "tokens", "trajectories", "clusters"):
+        opened.stage(needed)
+    section = opened.config.selection
+    changes: dict[str, Any] = {"budgets": [budget], "selectors": [selector]}
+    if seed is not None:
+        changes["seed"] = seed
+    if stratify is not None:
+        changes["stratify"] = stratify
+    # Through validation again, so that a wrong budget or selector is refused as in a configuration.
+    tree = opened.config.model_dump(mode="json")
+    tree["selection"] = {**section.model_dump(mode="json"), **changes}
+    checked = load_config(tree)
+    with _open(opened, progress or Progress(), write_config=False) as pipeline:
+        return subset_stage(pipeline, checked, selector, checked.selection.budgets[0], inputs=None)
+
+
+@contextlib.contextmanager
+def _open(run: Run, progress: Progress, write_config: bool) -> Iterator[Pipeline]:
+    storage = run.storage
+    # On shared storage a lock may be left by a node that is gone: wait until it is stale. Here a dead owner is known.
+    wait_s = 0 if storage.is_local else 75
+    with RunLock(storage, wait_s=wait_s, on_wait=progress.say) as lock, MetricsLog(storage) as metrics:
+        if write_config:
+            storage.write_bytes("config.yaml", to_yaml(run.config).encode())
+        yield Pipeline(run, progress, metrics, lock)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,275 @@
+"""What one worker does: restore, then train and score in turn until the last snapshot. Knows torch, not Ray.
+
+The host (`workers.RayHost`, or a test's) provides checkpoints, barriers and messages.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from s2l_ray.config.schema import ProxyConfig, TrajectoriesConfig
+from s2l_ray.corpus.build import part_name
+from s2l_ray.lm.batches import Examples
+from s2l_ray.lm.flops import ModelShape
+from s2l_ray.lm.load import load_model
+from s2l_ray.lm.response_loss import verify
+from s2l_ray.proxy.plan import TrainPlan
+from s2l_ray.proxy.score import NonFiniteScore, Scorer, score_table, weights_fingerprint
+from s2l_ray.proxy.snapshots import Snapshot, missing_parts, read_snapshot, snapshot_folder, write_snapshot
+from s2l_ray.proxy.train import Stepper, StepResult, autocast_for, make_optimizer, wrap
+from s2l_ray.run_folder.storage import Storage
+
+_SCORE_UNIT_ROWS = 8192
+"""Examples that are loaded at once for scoring: few enough tasks for a small machine, little memory on a large one."""
+
+
+@dataclass(frozen=True)
+class ProxyJob:
+    """Everything that a worker needs; the same for all."""
+
+    proxy: ProxyConfig
+    trajectories: TrajectoriesConfig
+    plan: TrainPlan
+    snapshots: tuple[int, ...]
+    """Optimiser steps after which the examples are scored."""
+    seed: int
+    tokenizer: Any
+    tokens: Storage
+    """Folder of the token parts."""
+    out: Storage
+    """Folder of the stage."""
+    threads: int | None = None
+    """CPU threads of a worker; None: torch's own choice."""
+
+
+class Host(Protocol):
+    """What the loop needs from where it runs."""
+
+    rank: int
+    num_workers: int
+    device: torch.device
+
+    def emit(self, **event: Any) -> None: ...
+    def same(self, value: Any) -> Any:
+        """Rank 0's value, on every rank; a barrier."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank; a barrier."""
+
+    def save(self, step: int, state: Callable[[], dict[str, Any]]) -> None:
+        """Make a checkpoint of rank 0's state; a barrier."""
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest checkpoint's state."""
+
+    def stream(self, tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Examples]: ...
+
+
+@dataclass
+class Tally:
+    """What this start of the workers did; restarts begin at 0."""
+
+    steps: int = 0
+    train_tokens: int = 0
+    train_seconds: float = 0.0
+    scored_examples: int = 0
+    score_seconds: float = 0.0
+    snapshots: list[Snapshot] = field(default_factory=list)
+
+
+def run_worker(job: ProxyJob, host: Host) -> dict[str, Any]:
+    """Returns the summary that ends up in the manifest. Raises NonFiniteLoss and NonFiniteScore on all ranks alike."""
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    model = load_model(job.proxy, job.tokenizer, job.seed)
+    loss, trained = wrap(model, host.device, host.num_workers, job.proxy.compile)
+    verify(model)
+    optimizer = make_optimizer(model, job.proxy)
+    step = _restore(host.load(), model, optimizer)
+    restored_at = step if step else None
+    pad_id = job.tokenizer.pad_token_id
+    pad_id = job.tokenizer.eos_token_id if pad_id is None else pad_id
+    autocast = autocast_for(host.device, job.proxy.precision)
+    stepper = Stepper(
+        trained, optimizer, job.proxy, total_steps=job.plan.total_steps, seed=job.seed, pad_id=pad_id,
+        device=host.device, autocast=autocast, rank=host.rank, num_workers=host.num_workers,
+    )  # fmt: skip
+    scorer = Scorer(
+        loss, pad_id=pad_id, tokens_per_batch=job.trajectories.tokens_per_batch, device=host.device, autocast=autocast
+    )
+    units = [w.parts for w in job.plan.windows_from(step)]
+    batches = job.plan.batches(step, host.stream(job.tokens, units))
+    tally = Tally()
+
+    def state() -> dict[str, Any]:
+        return {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+
+    while True:
+        is_snapshot = step in job.snapshots
+        every = job.proxy.checkpoint_every_steps
+        if step != restored_at and step and (is_snapshot or (every and step % every == 0)):
+            host.save(step, state)
+        if is_snapshot:
+            _snapshot(job, host, scorer, model, step, tally)
+        if step == job.plan.total_steps:
+            break
+        at, batch = next(batches)
+        assert at == step, (at, step)
+        started = time.perf_counter()
+        result = stepper.step(step, batch)
+        step += 1
+        _count_step(job, host, tally, step, result, time.perf_counter() - started)
+    if host.rank == 0:
+        _save_model(model, job)
+    host.gather(None)
+    return _summary(job, host, model, tally)
+
+
+def _restore(state: dict[str, Any] | None, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    if state is None:
+        return 0
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def _count_step(job: ProxyJob, host: Host, tally: Tally, step: int, result: StepResult, seconds: float) -> None:
+    tally.steps += 1
+    tally.train_tokens += result.num_tokens
+    tally.train_seconds += seconds
+    if host.rank == 0 and (step % job.proxy.log_every_steps == 0 or step == job.plan.total_steps):
+        host.emit(
+            event="train",
+            step=step,
+            loss_nats=result.loss_nats,
+            grad_norm=result.grad_norm,
+            tokens_per_s=tally.train_tokens / tally.train_seconds,
+        )
+
+
+def _snapshot(job: ProxyJob, host: Host, scorer: Scorer, model: torch.nn.Module, step: int, tally: Tally) -> None:
+    """Score what is missing of this snapshot; every rank its share of the parts."""
+    index = job.snapshots.index(step)
+    complete = host.same(read_snapshot(job.out, index) if host.rank == 0 else None)
+    if complete is not None:
+        tally.snapshots.append(complete)
+        host.emit(event="snapshot", snapshot=index, step=step, mean_loss_nats=complete.mean_loss_nats, reused=True)
+        return
+    all_parts = [part for part, _ in job.plan.parts]
+    found = None
+    if host.rank == 0:
+        weights = weights_fingerprint(model)
+        found = (weights, missing_parts(job.out, index, weights, all_parts))
+    weights, missing = host.same(found)
+    started = time.perf_counter()
+    try:
+        loss_sum, count = _score_share(job, host, scorer, index, weights, missing[host.rank :: host.num_workers])
+        fault = None
+    except NonFiniteScore as error:
+        loss_sum, count, fault = 0.0, 0, str(error)
+    faults = [f for _, _, f in host.gather((loss_sum, count, fault)) if f]
+    if faults:
+        raise NonFiniteScore(faults[0])
+    tally.scored_examples += count
+    tally.score_seconds += time.perf_counter() - started
+    if host.rank == 0:
+        tally.snapshots.append(_complete(job, index, step, weights))
+        done = tally.snapshots[-1]
+        host.emit(event="snapshot", snapshot=index, step=step, mean_loss_nats=done.mean_loss_nats, reused=False)
+    host.gather(None)
+
+
+def _score_share(
+    job: ProxyJob, host: Host, scorer: Scorer, index: int, weights: str, parts: list[int]
+) -> tuple[float, int]:
+    rows_of = dict(job.plan.parts)
+    folder = snapshot_folder(job.out, index).sub(weights)
+    loss_sum, count = 0.0, 0
+    units = group_parts(parts, rows_of, _SCORE_UNIT_ROWS)
+    for unit, examples in zip(units, host.stream(job.tokens, units), strict=True):
+        start = 0
+        for part in unit:
+            rows = rows_of[part]
+            mine = examples.take(np.arange(start, start + rows))
+            start += rows
+            losses, counts = scorer(mine)
+            folder.write_table(part_name(part), score_table(mine, index, losses, counts))
+            loss_sum += float(losses.sum(dtype=np.float64))
+            count += rows
+            host.emit(event="scored", snapshot=index, examples=rows)
+    return loss_sum, count
+
+
+def group_parts(parts: list[int], rows_of: dict[int, int], max_rows: int) -> list[tuple[int, ...]]:
+    """Consecutive parts, at most `max_rows` examples together (or one part)."""
+    groups: list[tuple[int, ...]] = []
+    current: list[int] = []
+    rows = 0
+    for part in parts:
+        if current and rows + rows_of[part] > max_rows:
+            groups.append(tuple(current))
+            current, rows = [], 0
+        current.append(part)
+        rows += rows_of[part]
+    return [*groups, tuple(current)] if current else groups
+
+
+def _complete(job: ProxyJob, index: int, step: int, weights: str) -> Snapshot:
+    """All parts are there with all their rows? Then the manifest says so."""
+    folder = snapshot_folder(job.out, index).sub(weights)
+    loss_sum, rows = 0.0, 0
+    for part, expected in job.plan.parts:
+        losses = folder.read_table(part_name(part), columns=["loss_nats"])["loss_nats"].to_numpy()
+        if len(losses) != expected:
+            raise RuntimeError(f"{folder.uri}/{part_name(part)} has {len(losses)} rows, {expected} were to be scored")
+        loss_sum += float(losses.sum(dtype=np.float64))
+        rows += len(losses)
+    snapshot = Snapshot(index, step, weights, rows, loss_sum / rows)
+    write_snapshot(job.out, snapshot)
+    return snapshot
+
+
+def _save_model(model: Any, job: ProxyJob) -> None:
+    """The trained proxy as a Hugging Face folder (safetensors), with its tokenizer."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        job.tokenizer.save_pretrained(folder)
+        for name in sorted(os.listdir(folder)):
+            with open(os.path.join(folder, name), "rb") as file:
+                job.out.sub("model").write_bytes(name, file.read())
+
+
+def _summary(job: ProxyJob, host: Host, model: Any, tally: Tally) -> dict[str, Any]:
+    shape = ModelShape.of(model)
+    return {
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "body_parameters": shape.body_parameters,
+        "head_parameters": shape.head_parameters,
+        "num_layers": shape.num_layers,
+        "attention_width": shape.attention_width,
+        "steps": tally.steps,
+        "train_tokens": tally.train_tokens,
+        "train_seconds": tally.train_seconds,
+        "score_seconds": tally.score_seconds,
+        "device": torch.cuda.get_device_name(host.device) if host.device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "peak_memory_bytes": _peak_memory(host.device),
+    }
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Of this process: GPU memory on GPUs, resident memory on CPUs (bytes)."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,50 @@
+"""The run folder: reads and writes every stage's artifact, on local disks and object stores.
+
+Manifests written last and atomically, one writer at a time, a record of what happened. Imports no Ray.
+"""
+
+from s2l_ray.run_folder.filesystems import is_uri
+from s2l_ray.run_folder.lock import RunLock, RunLockedError, RunLockLostError
+from s2l_ray.run_folder.manifest import (
+    ManifestError,
+    OutputFile,
+    StageManifest,
+    fingerprint,
+    installed_versions,
+    list_outputs,
+    read_manifest,
+    verify_outputs,
+    write_manifest,
+)
+from s2l_ray.run_folder.metrics_log import MetricsLog, read_metrics
+from s2l_ray.run_folder.progress import Progress, StageProgress
+from s2l_ray.run_folder.redact import redact, redact_text, strip_credentials
+from s2l_ray.run_folder.retry import RetryPolicy, StorageError
+from s2l_ray.run_folder.storage import FileEntry, Storage
+
+__all__ = [
+    "FileEntry",
+    "ManifestError",
+    "MetricsLog",
+    "OutputFile",
+    "Progress",
+    "RetryPolicy",
+    "RunLock",
+    "RunLockLostError",
+    "RunLockedError",
+    "StageManifest",
+    "StageProgress",
+    "Storage",
+    "StorageError",
+    "fingerprint",
+    "installed_versions",
+    "is_uri",
+    "list_outputs",
+    "read_manifest",
+    "read_metrics",
+    "redact",
+    "redact_text",
+    "strip_credentials",
+    "verify_outputs",
+    "write_manifest",
+]

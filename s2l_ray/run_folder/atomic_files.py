@@ -1,0 +1,82 @@
+"""Files that appear under their name whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import secrets
+from collections.abc import Iterator
+from typing import IO
+
+import pyarrow as pa
+from pyarrow import fs
+
+# A leading dot keeps a killed writer's leftovers away from Parquet readers too (pyarrow and Ray Data skip such names).
+TEMP_PREFIX = ".tmp-"
+_COPY_CHUNK_BYTES = 8 << 20
+
+
+@contextlib.contextmanager
+def local_atomic(path: str) -> Iterator[IO[bytes]]:
+    """A stream to `path`, put there when the block ends without an exception; a killed process leaves a temp file."""
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temp = os.path.join(folder, temp_name(name))
+    try:
+        with open(temp, "xb") as stream:
+            yield stream
+        _fsync(temp)  # by name: the block may have closed the stream itself (a TextIOWrapper does)
+        os.replace(temp, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temp)
+        raise
+    with contextlib.suppress(OSError):  # not every file system syncs folders
+        _fsync(folder)
+
+
+def put_object(filesystem: fs.FileSystem, path: str, content: bytes | mmap.mmap) -> None:
+    """Upload to an object store, where a file exists from the closing of its stream on."""
+    with filesystem.open_output_stream(path, compression=None) as out:
+        # One call: an interrupt (Ctrl-C) cannot come between two parts and have a torn object completed.
+        out.write(pa.py_buffer(content))
+
+
+def put_by_move(filesystem: fs.FileSystem, path: str, content: bytes | mmap.mmap) -> None:
+    """Write a temp file beside `path` and move it there."""
+    folder, _, name = path.rpartition("/")
+    temp = f"{folder}/{temp_name(name)}"
+    try:
+        filesystem.create_dir(folder, recursive=True)
+        with filesystem.open_output_stream(temp, compression=None) as out:
+            for start in range(0, len(content), _COPY_CHUNK_BYTES):
+                out.write(content[start : start + _COPY_CHUNK_BYTES])
+        try:
+            filesystem.move(temp, path)
+        except OSError:
+            # Some (HDFS) refuse to move onto a file. Between these two lines neither version is there.
+            filesystem.delete_file(path)
+            filesystem.move(temp, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            filesystem.delete_file(temp)
+        raise
+
+
+def _fsync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def temp_name(name: str) -> str:
+    """A fresh name beside `name` that listings leave out."""
+    return f"{TEMP_PREFIX}{secrets.token_hex(6)}-{name[:50]}"
+
+
+def is_temp(rel: str) -> bool:
+    """Whether the path is, or lies in, what an unfinished write made."""
+    return any(part.startswith(TEMP_PREFIX) for part in rel.split("/"))

@@ -1,0 +1,63 @@
+"""Which process on which machine this is, and whether another one still runs."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+
+def machine_id() -> str:
+    """What must be equal for two processes to see each other's pids.
+
+    The host's name alone would not do: machines of one image share it, and containers on one machine share the boot
+    but not the pids. A wrong "that pid is not here" would steal a live lock.
+    """
+    boot = _read_text("/proc/sys/kernel/random/boot_id")
+    try:
+        pid_namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        pid_namespace = ""
+    return f"{socket.gethostname()}|{boot}|{pid_namespace}"
+
+
+def host_name() -> str:
+    return socket.gethostname()
+
+
+def user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user id without a name
+        return f"uid {os.getuid()}"
+
+
+def start_time(pid: int) -> str | None:
+    """When a process of this machine started, in the system's own notation; None if no such process runs.
+
+    With the pid it names a process for good: pids are used again. A zombie no longer runs.
+    """
+    if platform.system() == "Linux":
+        # Fields after the name in parentheses, which may hold spaces: state is the 3rd of proc(5), starttime the 22nd.
+        fields = _read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+        return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else None
+    shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return shown.stdout.strip() or None
+
+
+def steady_clock_s() -> float:
+    """Seconds that never jump back and, on Linux, go on while the machine sleeps."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""

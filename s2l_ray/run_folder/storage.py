@@ -1,0 +1,283 @@
+"""One folder on any file system that pyarrow opens; files appear there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from s2l_ray.run_folder.atomic_files import is_temp, local_atomic, put_by_move, put_object
+from s2l_ray.run_folder.filesystems import absolute, open_filesystem
+from s2l_ray.run_folder.redact import strip_credentials
+from s2l_ray.run_folder.retry import RetryPolicy
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, order=True)
+class FileEntry:
+    """One file of a listing."""
+
+    name: str
+    """Path relative to the Storage that listed it: pass it straight back to `read_bytes`, `read_table`, …"""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """Last change by the storage's clock (nanoseconds since 1970; whole seconds on S3; 0 where unknown)."""
+
+
+# Inside the class, `list` is its method.
+Entries = list[FileEntry]
+Names = list[str]
+Infos = list[fs.FileInfo]
+
+
+class Storage:
+    """One folder. Paths (`rel`) are relative, with `/`; parents are made as needed.
+
+    Transient errors of remote file systems are retried (`RetryPolicy`) and then raised as StorageError; a missing file
+    is FileNotFoundError everywhere. Pickles as its URI (credentials in the URI included) and opens anew on arrival.
+    """
+
+    def __init__(self, base: str, subfolder: str = "", retry: RetryPolicy | None = None):
+        self._base, self._subfolder = absolute(base), subfolder
+        self.retry = retry or RetryPolicy()
+        self.filesystem, root, self._kind = open_filesystem(self._base)
+        self._root = root.rstrip("/") or "/"
+        self.path = _join(self._root, subfolder)
+        self.uri = self._display(subfolder)
+
+    @classmethod
+    def open(cls, uri: str | os.PathLike[str], retry: RetryPolicy | None = None) -> Storage:
+        """Open a folder; it need not exist yet.
+
+        Args:
+            uri: a path (`~` and relative paths allowed) or a URI
+                (`s3://bucket/folder?endpoint_override=127.0.0.1:9000&scheme=http&region=us-east-1`, `gs://…`,
+                `file://…`, or a scheme that an installed fsspec package knows).
+            retry: how transient errors of remote file systems are retried.
+
+        Raises:
+            ValueError: the URI cannot be parsed or nobody knows its scheme.
+            StorageError: the file system cannot be reached.
+        """
+        return cls(os.fspath(uri), "", retry)
+
+    def sub(self, *parts: str) -> Storage:
+        """A folder below this one, on the same connection."""
+        child = object.__new__(Storage)
+        child.__dict__.update(self.__dict__)
+        child._subfolder = "/".join(filter(None, (self._subfolder, *map(_clean, parts))))
+        child.path = _join(self._root, child._subfolder)
+        child.uri = child._display(child._subfolder)
+        return child
+
+    def locator(self, rel: str = "") -> str:
+        """Path or URI under which others open the file, credentials in the URI included: never show or store it."""
+        if self.is_local:
+            return self._path(rel)
+        parts = urlsplit(self._base)
+        path = "/".join(p for p in (parts.path.rstrip("/"), self._subfolder, rel) if p)
+        return urlunsplit((parts.scheme, parts.netloc, path, parts.query, parts.fragment))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on this machine's file system (network mounts included)."""
+        return self._kind == "local"
+
+    def local_path(self, rel: str = "") -> Path:
+        """The path for code that needs a real file. Raises ValueError on remote storage."""
+        if not self.is_local:
+            raise ValueError(f"{self.uri} is not on a local disk; read or copy the file through Storage instead.")
+        return Path(self._path(rel))
+
+    def exists(self, rel: str = "") -> bool:
+        """Whether a file or folder of this name is there."""
+        info = self._try("looking for", rel, lambda: self.filesystem.get_file_info(self._path(rel)))
+        return info.type != fs.FileType.NotFound
+
+    # Reading.
+
+    def open_input(self, rel: str) -> pa.NativeFile:
+        """The file for reading at any offset; the caller closes it. Raises FileNotFoundError."""
+        return self._try("opening", rel, lambda: self.filesystem.open_input_file(self._path(rel)))
+
+    def read_bytes(self, rel: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+
+        def read() -> bytes:
+            with self.filesystem.open_input_stream(self._path(rel), compression=None) as stream:
+                return stream.read()
+
+        return self._try("reading", rel, read)
+
+    def read_json(self, rel: str) -> Any:
+        """The file's JSON. Raises FileNotFoundError; ValueError, naming the file, if it is not JSON."""
+        try:
+            return json.loads(self.read_bytes(rel))
+        except ValueError as error:
+            raise ValueError(f"{self._display_of(rel)} is not valid JSON: {error}") from error
+
+    def read_table(self, rel: str, columns: Names | None = None) -> pa.Table:
+        """The Parquet file, whole, in memory. Raises FileNotFoundError; pa.ArrowInvalid on an unknown column."""
+
+        def read() -> pa.Table:
+            with self.filesystem.open_input_file(self._path(rel)) as file:
+                return pq.read_table(file, columns=columns, partitioning=None)
+
+        return self._try("reading", rel, read)
+
+    # Writing.
+
+    @contextlib.contextmanager
+    def atomic_output(self, rel: str) -> Iterator[IO[bytes]]:
+        """A binary stream whose file appears under its name, whole, when the block ends without an exception.
+
+        Remote files are first written below `TMPDIR`: as much local disk as the file has bytes. (pyarrow completes an
+        upload whenever its stream is closed, after an exception too; and a local copy can be uploaded again.)
+        """
+        if self.is_local:
+            with local_atomic(self._path(rel)) as stream:
+                yield stream
+            return
+        with tempfile.TemporaryDirectory(prefix="s2l-upload-") as folder:
+            spool = os.path.join(folder, "file")
+            with open(spool, "wb") as stream:
+                yield stream
+            with open(spool, "rb") as stream:
+                if os.path.getsize(spool) == 0:
+                    self._upload(rel, b"")
+                    return
+                with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    self._upload(rel, content)
+
+    def write_bytes(self, rel: str, data: bytes) -> None:
+        """Write or replace the file, atomically."""
+        if not self.is_local:
+            self._upload(rel, data)
+            return
+        with local_atomic(self._path(rel)) as stream:
+            stream.write(data)
+
+    def write_json(self, rel: str, obj: Any) -> None:
+        """Write plain data as readable JSON, atomically. Raises ValueError on NaN, TypeError on what JSON lacks."""
+        text = json.dumps(obj, indent=2, allow_nan=False, ensure_ascii=False)
+        self.write_bytes(rel, (text + "\n").encode("utf-8", "surrogatepass"))
+
+    def write_table(self, rel: str, table: pa.Table, **parquet_options: Any) -> None:
+        """Write a Parquet file, atomically; options as for `pyarrow.parquet.write_table`."""
+        with self.atomic_output(rel) as stream:
+            pq.write_table(table, stream, **parquet_options)
+
+    # Folders.
+
+    def list(self, rel: str = "", recursive: bool = False) -> Entries:
+        """The files in a folder, by name, without the temp files of writers; [] if the folder is missing."""
+        infos = self._infos(rel, recursive)
+        entries = [
+            FileEntry(self._relative(info.path), info.size or 0, info.mtime_ns or 0)
+            for info in infos
+            if info.type == fs.FileType.File
+        ]
+        return sorted(entry for entry in entries if not is_temp(entry.name))
+
+    def list_dirs(self, rel: str = "") -> Names:
+        """The folders directly in a folder, by name, relative to this Storage; [] if the folder is missing."""
+        infos = self._infos(rel, recursive=False)
+        names = [self._relative(info.path) for info in infos if info.type == fs.FileType.Directory]
+        return sorted(name for name in names if name and not is_temp(name))
+
+    def delete(self, rel: str) -> None:
+        """Delete a file; nothing happens if it is missing."""
+        with contextlib.suppress(FileNotFoundError):
+            self._try("deleting", rel, lambda: self.filesystem.delete_file(self._path(rel)))
+
+    def delete_dir(self, rel: str = "") -> None:
+        """Delete a folder with all that is in it; nothing happens if it is missing. Raises ValueError for a root."""
+        path = self._path(rel)
+        if "/" not in path.strip("/") and not (self.is_local and path != "/"):
+            raise ValueError(f"Refusing to delete {self._display_of(rel)}: it is a whole file system or bucket.")
+        if not self.exists(rel):
+            return
+        with contextlib.suppress(FileNotFoundError):
+            self._try("deleting", rel, lambda: self.filesystem.delete_dir(path))
+
+    def delete_leftovers(self, rel: str = "") -> int:
+        """Delete the temp files of killed writers below a folder; how many. Only while nobody else writes there."""
+        names = [self._relative(info.path) for info in self._infos(rel, True) if info.type == fs.FileType.File]
+        leftovers = [name for name in names if is_temp(name)]
+        for name in leftovers:
+            self.delete(name)
+        return len(leftovers)
+
+    # Inside.
+
+    def _try(self, doing: str, rel: str, operation: Callable[[], T]) -> T:
+        return operation() if self.is_local else self.retry.run(operation, doing, self._display_of(rel))
+
+    def _upload(self, rel: str, content: bytes | mmap.mmap) -> None:
+        put = put_object if self._kind == "object" else put_by_move
+        self._try("writing", rel, lambda: put(self.filesystem, self._path(rel), content))
+
+    def _infos(self, rel: str, recursive: bool) -> Infos:
+        def read() -> Any:
+            if isinstance(self.filesystem, fs.PyFileSystem):
+                self.filesystem.handler.fs.invalidate_cache()  # fsspec remembers listings; other processes write here
+            return self.filesystem.get_file_info(
+                fs.FileSelector(self._path(rel), allow_not_found=True, recursive=recursive)
+            )
+
+        return self._try("listing", rel, read)
+
+    def _path(self, rel: str) -> str:
+        return _join(self.path, _clean(rel))
+
+    def _relative(self, path: str) -> str:
+        return path.strip("/")[len(self.path.strip("/")) :].lstrip("/")
+
+    def _display_of(self, rel: str) -> str:
+        return self._display("/".join(part for part in (self._subfolder, _clean(rel)) if part))
+
+    def _display(self, rel: str) -> str:
+        if self.is_local:
+            return _join(self._base, rel)
+        parts = urlsplit(strip_credentials(self._base))
+        # fsspec takes paths as they are; pyarrow parses them as URIs.
+        quoted = rel if isinstance(self.filesystem, fs.PyFileSystem) else quote(rel, safe="/=+,@~")
+        path = f"{parts.path.rstrip('/')}/{quoted}" if rel else parts.path
+        return urlunsplit((parts.scheme, parts.netloc, path, parts.query, parts.fragment))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Storage, (self._base, self._subfolder, self.retry)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Storage) and (self._base, self.path) == (other._base, other.path)
+
+    def __hash__(self) -> int:
+        return hash((self._base, self.path))
+
+    def __repr__(self) -> str:
+        return f"Storage({self.uri!r})"
+
+
+def _clean(rel: str) -> str:
+    """`a//b/` → `a/b`. Raises ValueError on absolute paths and `..`: nothing outside the folder is meant."""
+    parts = [part for part in rel.split("/") if part not in ("", ".")]
+    if rel.startswith("/") or ".." in parts:
+        raise ValueError(f"{rel!r} leads outside the folder; paths within a Storage are relative and have no `..`.")
+    return "/".join(parts)
+
+
+def _join(folder: str, rel: str) -> str:
+    return f"{folder.rstrip('/')}/{rel}" if rel else folder

@@ -1,0 +1,116 @@
+"""The subset stage: choose, then write ids and rows. Plain functions; writing spreads over Ray tasks when it is large.
+
+Memory: ids, cluster and source numbers of the whole corpus (28 bytes an example) where the choice is made; a task that
+writes rows holds one corpus part and one output file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from s2l_ray.subset.selectors import Selection, SelectionInputs, select
+
+from s2l_ray.corpus.build import part_name
+from s2l_ray.corpus.example_id import array_to_hex, array_to_ids, ids_to_array
+from s2l_ray.run_folder.storage import Storage
+from s2l_ray.subset.rows import plan_files, write_dataset_info, write_rows
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class SubsetSources:
+    """Where the stage reads."""
+
+    trajectories: Storage
+    part_rows: list[tuple[int, int]]
+    examples: Storage
+    clusters: Storage
+    format: str
+    """Of the corpus, for dataset_info.json."""
+
+
+@dataclass(frozen=True)
+class SubsetStats:
+    num_chosen: int
+    num_examples: int
+    files: list[str]
+    per_source: dict[str, int]
+
+
+def read_inputs(sources: SubsetSources) -> SelectionInputs:
+    """ids, sources and clusters of all examples; the losses stay on storage."""
+    tables = [
+        sources.trajectories.read_table(part_name(part), columns=["example_id", "source"])
+        for part, _ in sources.part_rows
+    ]
+    joined = pa.concat_tables(tables).combine_chunks()
+    ids = ids_to_array(joined["example_id"])
+    encoded = joined["source"].combine_chunks().dictionary_encode()
+    assignment = sources.clusters.read_table("assignment.parquet")
+    if not np.array_equal(ids_to_array(assignment["example_id"]), ids):
+        raise RuntimeError(f"{sources.clusters.uri} was made from other trajectories; delete that folder and run again")
+    return SelectionInputs(
+        example_ids=ids,
+        clusters=assignment["cluster"].to_numpy(),
+        sources=encoded.indices.to_numpy().astype(np.int32),
+        source_names=encoded.dictionary.to_pylist(),
+    )
+
+
+def build_subset(
+    sources: SubsetSources, inputs: SelectionInputs, selector: str, budget: int, seed: int, stratify: bool, out: Storage
+) -> SubsetStats:
+    """Choose `budget` examples and write them; see subset.rows for the files."""
+    out.delete_dir()
+    selection = select(selector, inputs, budget, seed, stratify=stratify)
+    chosen = _chosen_table(sources, inputs, selection)
+    out.write_table("ids.parquet", chosen.drop_columns(["part"]), compression="zstd", row_group_size=1_000_000)
+    out.write_json("groups.json", selection.groups)
+    jobs = plan_files(chosen)
+    files = _write_all(jobs, sources, out)
+    write_dataset_info(out, files, sources.format)
+    assert inputs.sources is not None
+    counts = np.bincount(inputs.sources[selection.rows], minlength=len(inputs.source_names))
+    per_source = {name: int(n) for name, n in zip(inputs.source_names, counts, strict=True)}
+    return SubsetStats(len(selection.rows), inputs.num_examples, files, per_source)
+
+
+def _chosen_table(sources: SubsetSources, inputs: SelectionInputs, selection: Selection) -> pa.Table:
+    """One row per chosen example: id, part, cluster, rank in its group, first and last loss."""
+    rows = selection.rows  # (n,) sorted
+    starts = np.cumsum([0] + [n for _, n in sources.part_rows])
+    which = np.searchsorted(starts, rows, side="right") - 1  # (n,)
+    first, last = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
+    for i in np.unique(which):
+        part, _ = sources.part_rows[i]
+        losses = sources.trajectories.read_table(part_name(part), columns=["loss_nats"])["loss_nats"].combine_chunks()
+        matrix = losses.flatten().to_numpy().reshape(len(losses), -1)[rows[which == i] - starts[i]]
+        first[which == i], last[which == i] = matrix[:, 0], matrix[:, -1]
+    parts = np.array([p for p, _ in sources.part_rows], dtype=np.int64)
+    assert inputs.clusters is not None
+    ids = inputs.example_ids[rows]
+    return pa.table(
+        {
+            "example_id": array_to_ids(ids),
+            "s2l_id": pa.array(array_to_hex(ids)),
+            "part": pa.array(parts[which]),
+            "s2l_cluster": pa.array(inputs.clusters[rows].astype(np.int32)),
+            "s2l_rank": pa.array(selection.rank.astype(np.int64)),
+            "s2l_loss_first": pa.array(first),
+            "s2l_loss_last": pa.array(last),
+        }
+    )
+
+
+def _write_all(jobs: list[tuple[str, pa.Table]], sources: SubsetSources, out: Storage) -> list[str]:
+    if len(jobs) == 1:
+        return write_rows(jobs[0][0], jobs[0][1], sources.examples, out)
+    import ray
+
+    write = ray.remote(num_cpus=1, max_retries=3)(write_rows)
+    done = ray.get([write.remote(stem, table, sources.examples, out) for stem, table in jobs])
+    return [name for names in done for name in names]

@@ -1,0 +1,70 @@
+"""How many examples each group gives: Algorithm 1 of S2L (https://arxiv.org/abs/2403.07384), and budgets as given."""
+
+from __future__ import annotations
+
+from decimal import ROUND_HALF_UP, Decimal
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def cluster_quotas(sizes: Array, budget: int, tie_keys: Array) -> Array:
+    """(K,) group sizes → (K,) int64 quotas that sum to exactly min(budget, sum of the sizes).
+
+    Algorithm 1: from the smallest group to the largest (ties by index), with b left for k groups the quota is ⌊b/k⌋,
+    and a group no larger is taken whole. That is water-filling: everyone gets the same unless exhausted, so the same
+    rule serves clusters, strata and sources. The last groups absorb the remainder; a group after one that was cut is
+    at least as large and its quota at most one more, so they always can, and the total is exact.
+
+    With fewer examples than non-empty groups ⌊b/k⌋ would be 0 until only the largest groups are left. Then `budget`
+    groups give one each, those of the lowest `tie_keys` (K,) (ties by index), whatever their sizes.
+
+    Quotas never fall when the budget grows, so subsets by rank are nested.
+    """
+    if budget < 0:
+        raise ValueError(f"budget {budget} is negative; give 0 or more")
+    if len(sizes) != len(tie_keys):
+        raise ValueError(f"{len(sizes)} groups but {len(tie_keys)} tie keys")
+    if len(sizes) and np.min(sizes) < 0:
+        raise ValueError(f"group {int(np.argmin(sizes))} has the size {int(np.min(sizes))}; sizes count examples")
+    quotas = np.zeros(len(sizes), dtype=np.int64)
+    filled = np.flatnonzero(sizes)  # empty groups neither give nor count
+    if budget < len(filled):
+        quotas[filled[np.argsort(tie_keys[filled], kind="stable")[:budget]]] = 1
+        return quotas
+    smallest_first = filled[np.argsort(sizes[filled], kind="stable")]
+    left = budget
+    for visited, group in enumerate(smallest_first):
+        quota = left // (len(smallest_first) - visited)
+        quotas[group] = min(int(sizes[group]), quota)
+        left -= int(quotas[group])
+    return quotas
+
+
+def resolve_budget(budget: int | float, num_examples: int) -> int:
+    """A budget as the user wrote it → how many of `num_examples`.
+
+    An int is a count (1 is one example), a float in (0, 1] a share (1.0 is everything), rounded half up, at least 1.
+    """
+    if num_examples < 1:
+        raise ValueError(f"a budget of {budget!r} cannot be taken from {num_examples} examples; the corpus is empty")
+    is_count = isinstance(budget, Integral) and not isinstance(budget, bool)
+    is_share = isinstance(budget, Real) and not isinstance(budget, Integral)
+    if is_count and budget > num_examples:
+        raise ValueError(
+            f"budget {budget} asks for more than the {num_examples} examples there are; no subset can hold it. "
+            f"Give at most {num_examples}, or a share such as 0.1"
+        )
+    if is_count and budget >= 1:
+        return int(budget)
+    if is_share and 0 < budget <= 1:
+        # In decimals as written: 0.29 of 50 is 14.5 → 15, while the binary product is 14.499….
+        exact = Decimal(repr(float(budget))) * num_examples
+        return max(1, int(exact.to_integral_value(ROUND_HALF_UP)))
+    raise ValueError(
+        f"budget {budget!r} is neither a count (whole number, at least 1) nor a share (fraction in (0, 1]), so its size "
+        "is unknown; write for example 500, or 0.1 for a tenth"
+    )

@@ -1,0 +1,36 @@
+"""The lines at the end of a run: what was done and where the result is, for a stranger."""
+
+from __future__ import annotations
+
+from s2l_ray.artifacts import Run
+from s2l_ray.run_folder.progress import format_count, format_duration
+
+
+def summary_lines(run: Run) -> list[str]:
+    """About ten lines."""
+    corpus, tokens, proxy = run.stage("corpus"), run.stage("tokens"), run.stage("proxy")
+    counts, summary = corpus.manifest.row_counts, proxy.manifest.extra["summary"]
+    snapshots = proxy.manifest.extra["snapshots"]
+    seconds = sum(s.manifest.wall_seconds for s in run.stages.values() if not s.reused)
+    clusters = run.stage("clusters").manifest.row_counts["clusters"]
+    bad = counts["quarantined"] + tokens.manifest.row_counts["quarantined"]
+    lines = [
+        "",
+        f"Done in {format_duration(seconds)}: {run.config.name}",
+        f"  Read      {counts['examples']:,} examples ({counts['duplicates']:,} exact duplicates found, "
+        f"{bad:,} unusable rows set aside).",
+        f"  Trained   a small proxy model ({format_count(summary['num_parameters'])} parameters) on all of them "
+        f"and noted every example's loss {len(snapshots)} times.",
+        f"  Grouped   examples whose loss falls alike into {clusters} clusters, and drew evenly from the clusters:",
+    ]
+    for name, stage in run.subsets.items():
+        lines.append(
+            f"    {name:<24} {stage.manifest.row_counts['examples']:>9,} examples  "
+            f"{stage.storage.uri}/{stage.manifest.extra['files'][0]}"
+        )
+    lines += [
+        "  Train on one of these files instead of the whole corpus: JSONL, with a Parquet copy beside it.",
+        f"  Look at it:    s2l inspect {run.uri}",
+        f"  Another size:  s2l select {run.uri} --budget 0.3",
+    ]
+    return lines

@@ -1,0 +1,152 @@
+"""Ray glue of the tokens stage: examples parts → token parts of the same numbers.
+
+Memory: a task holds one part. The driver holds one row of statistics per part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from s2l_ray.corpus.build import QUARANTINE_SCHEMA, check_quarantine, part_name
+from s2l_ray.corpus.formats import UnusableRow
+from s2l_ray.lm.load import train_tokenizer
+from s2l_ray.run_folder.storage import Storage
+from s2l_ray.tokens.parts import TOKEN_SCHEMA, to_examples
+from s2l_ray.tokens.render import Renderer, Style, segments
+
+
+@dataclass(frozen=True)
+class TokenParts:
+    """What the stage wrote."""
+
+    num_examples: int
+    num_quarantined: int
+    num_tokens: int
+    num_response_tokens: int
+    sum_squared_lengths: int
+    """For attention's FLOPs."""
+    max_length: int
+    fingerprint: str
+    parts: list[dict[str, Any]]
+    """[{part, rows, tokens, response_tokens, …}] in order; parts without rows are left out."""
+
+
+class TokeniseTask:
+    """Tokenises some parts and writes them; gives one row of statistics per part."""
+
+    def __init__(self, examples: Storage, out: Storage, tokenizer: Any, style: Style, max_length: int) -> None:
+        self.examples, self.out, self.max_length = examples, out, max_length
+        self.tokenizer, self.style = tokenizer, style
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
+        render = Renderer(self.tokenizer, self.style, self.max_length)
+        for part in batch["item"]:
+            yield pa.Table.from_pylist([self._one(int(part), render)])
+
+    def _one(self, part: int, render: Renderer) -> dict[str, Any]:
+        table = self.examples.read_table(
+            part_name(part), columns=["example_id", "origin", "index", "source", "messages"]
+        )
+        rendered = render(table["messages"].to_pylist())
+        good, bad = [], []
+        for i, tokens in enumerate(rendered):
+            (bad if isinstance(tokens, UnusableRow) else good).append(i)
+        out = pa.table(
+            {
+                "example_id": table["example_id"].take(pa.array(good, pa.int64())),
+                "source": table["source"].take(pa.array(good, pa.int64())),
+                "input_ids": pa.array([rendered[i].input_ids for i in good], pa.list_(pa.int32())),  # type: ignore[union-attr]
+                "response_mask": pa.array([rendered[i].response_mask for i in good], pa.list_(pa.bool_())),  # type: ignore[union-attr]
+            }
+        ).cast(TOKEN_SCHEMA)
+        self.out.sub("parts").write_table(part_name(part), out, compression="zstd")
+        if bad:
+            rows = table.take(pa.array(bad, pa.int64())).select(["origin", "index"])
+            reasons = pa.array([str(rendered[i]) for i in bad])
+            texts = pa.array([str(m)[:500] for m in table["messages"].take(pa.array(bad, pa.int64())).to_pylist()])
+            quarantined = rows.append_column("reason", reasons).append_column("text", texts).cast(QUARANTINE_SCHEMA)
+            self.out.sub("quarantine").write_table(part_name(part), quarantined)
+        return _statistics(part, out)
+
+
+def _statistics(part: int, table: pa.Table) -> dict[str, Any]:
+    examples = to_examples(table)
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (examples.ids, examples.offsets, examples.tokens, examples.mask):
+        digest.update(array.tobytes())
+    lengths = examples.lengths
+    return {
+        "part": part,
+        "rows": len(examples),
+        "tokens": int(lengths.sum()),
+        "response_tokens": int(examples.mask.sum()),
+        "sum_squared_lengths": int((lengths**2).sum()),
+        "max_length": int(lengths.max(initial=0)),
+        "fingerprint": digest.hexdigest(),
+    }
+
+
+def train_corpus_tokenizer(
+    examples: Storage, parts: list[int], style: Style, vocab_size: int, max_examples: int, folder: str
+) -> Any:
+    """Train on the first examples by id, a random sample since ids are hashes; save to `folder` (local)."""
+
+    def texts() -> Iterator[str]:
+        left = max_examples
+        for part in parts:
+            rows = examples.read_table(part_name(part), columns=["messages"])["messages"].to_pylist()[:left]
+            for messages in rows:
+                yield from (piece.text for piece in segments(messages, style))
+            left -= len(rows)
+            if left <= 0:
+                return
+
+    tokenizer = train_tokenizer(texts(), vocab_size)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def build_tokens(
+    examples: Storage,
+    corpus_parts: list[int],
+    out: Storage,
+    tokenizer: Any,
+    style: Style,
+    max_length: int,
+    max_quarantined_share: float,
+    parallelism: int,
+) -> TokenParts:
+    """Tokenise every part once.
+
+    Raises:
+        TooManyUnusable: too many examples have no response token left within `max_length`.
+    """
+    import ray.data
+
+    for folder in ("parts", "quarantine"):
+        out.delete_dir(folder)
+    Renderer(tokenizer, style, max_length)  # what is wrong with the tokenizer is said here, not in a task
+    stats = (
+        ray.data.from_items(corpus_parts, override_num_blocks=min(len(corpus_parts), 4 * parallelism))
+        .map_batches(TokeniseTask(examples, out, tokenizer, style, max_length), batch_size=None, batch_format="numpy")
+        .take_all()
+    )
+    parts = sorted((s for s in stats if s["rows"]), key=lambda s: s["part"])
+    num_examples = sum(s["rows"] for s in parts)
+    num_quarantined = check_quarantine(out.sub("quarantine"), num_examples, max_quarantined_share)
+    digest = hashlib.blake2b("".join(s["fingerprint"] for s in parts).encode(), digest_size=16)
+    return TokenParts(
+        num_examples=num_examples,
+        num_quarantined=num_quarantined,
+        num_tokens=sum(s["tokens"] for s in parts),
+        num_response_tokens=sum(s["response_tokens"] for s in parts),
+        sum_squared_lengths=sum(s["sum_squared_lengths"] for s in parts),
+        max_length=max((s["max_length"] for s in parts), default=0),
+        fingerprint=digest.hexdigest(),
+        parts=parts,
+    )

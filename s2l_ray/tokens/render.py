@@ -1,0 +1,155 @@
+"""A conversation → token ids and the response mask.
+
+Prompt and response segments are tokenised apart and joined. The mask is exact then (no token straddles the border),
+and the prompt's tokens are those that the model sees at inference, where the response is not there yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from s2l_ray.corpus.example_id import Messages
+from s2l_ray.corpus.formats import UnusableRow
+
+Style = Literal["verbatim", "plain", "turns", "alpaca", "chat_template"]
+
+# https://github.com/tatsu-lab/stanford_alpaca#data-release, the prompt that S2L's authors train with
+_ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:"
+)
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    input_ids: list[int]
+    """(L,) with L <= max_length."""
+    response_mask: list[bool]
+    """(L,) True where the token is the response's, EOS included."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    text: str
+    is_response: bool
+    ends_turn: bool = False
+    """An EOS token follows, as part of the response."""
+
+
+def resolve_style(render: str, format: str, tokenizer: Any) -> Style:
+    """What `proxy.render` means for a corpus of this format.
+
+    Raises:
+        ValueError: chat_template asked for, and the tokenizer has none.
+    """
+    if render == "chat_template":
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError(
+                "render=chat_template, but the tokenizer has no chat template, so chats would have no form; "
+                "choose render=plain or alpaca, or a tokenizer with a template"
+            )
+        return "chat_template"
+    if format in ("messages", "sharegpt"):
+        return "turns"
+    if format in ("prompt_completion", "template"):
+        return "verbatim"  # the user wrote every character on purpose
+    return "plain" if render == "plain" else "alpaca"
+
+
+def segments(messages: Messages, style: Style, tokenizer: Any = None) -> list[Segment]:
+    """Text pieces in order; see Segment."""
+    if style == "chat_template":
+        return _chat_template_segments(messages, tokenizer)
+    if style == "turns":
+        out = []
+        for m in messages:
+            is_response = m["role"] == "assistant"
+            out.append(Segment(f"### {m['role'].capitalize()}:\n", False))
+            out.append(Segment(m["content"] if is_response else m["content"] + "\n\n", is_response, is_response))
+        return out
+    prompt, response = messages[0]["content"], messages[1]["content"]
+    if style == "alpaca":
+        prompt = _ALPACA.replace("{instruction}", prompt)
+    elif style == "plain":
+        prompt += "\n"
+    return [Segment(prompt, False), Segment(response, True, ends_turn=True)]
+
+
+def _chat_template_segments(messages: Messages, tokenizer: Any) -> list[Segment]:
+    """Every assistant turn is what the template appends to the text up to its generation prompt."""
+    out: list[Segment] = []
+    done = ""
+    for i, m in enumerate(messages):
+        if m["role"] != "assistant":
+            continue
+        before = tokenizer.apply_chat_template(messages[:i], tokenize=False, add_generation_prompt=True)
+        after = tokenizer.apply_chat_template(messages[: i + 1], tokenize=False)
+        if not before.startswith(done) or not after.startswith(before):
+            raise UnusableRow(
+                "the chat template rewrites earlier turns, so the response cannot be told from the prompt"
+            )
+        out += [Segment(before[len(done) :], False), Segment(after[len(before) :], True)]
+        done = after
+    return out
+
+
+class Renderer:
+    """Tokenises conversations; build one per process.
+
+    Args:
+        tokenizer: a `transformers` tokenizer with an EOS token.
+        max_length: longer examples are cut on the right (tokens).
+    """
+
+    def __init__(self, tokenizer: Any, style: Style, max_length: int) -> None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError(
+                "the tokenizer has no EOS token, so the model could not learn where a response ends; "
+                "set one in the tokenizer's folder (eos_token in tokenizer_config.json)"
+            )
+        self.tokenizer, self.style, self.max_length = tokenizer, style, max_length
+        plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+        with_special = tokenizer("a")["input_ids"]
+        at = next((i for i in range(len(with_special)) if with_special[i : i + len(plain)] == plain), 0)
+        # A chat template writes its own beginning.
+        self.prefix: list[int] = [] if style == "chat_template" else with_special[:at]
+        self._special = set(tokenizer.all_special_ids)
+
+    def __call__(self, batch: list[Messages]) -> list[Tokenised | UnusableRow]:
+        """Tokenise many at once. A row that cannot be used comes back as its UnusableRow, in its place."""
+        pieces: list[list[Segment] | UnusableRow] = []
+        for messages in batch:
+            try:
+                pieces.append(segments(messages, self.style, self.tokenizer))
+            except UnusableRow as reason:
+                pieces.append(reason)
+        texts = [p.text for row in pieces if isinstance(row, list) for p in row]
+        encoded = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+        return [row if isinstance(row, UnusableRow) else self._join(row, encoded) for row in pieces]
+
+    def _join(self, pieces: list[Segment], encoded: Iterator[list[int]]) -> Tokenised | UnusableRow:
+        ids = list(self.prefix)
+        mask = [False] * len(ids)
+        for piece in pieces:
+            piece_ids = next(encoded)
+            ids += piece_ids
+            mask += self._response_tokens(piece, piece_ids)
+            if piece.ends_turn:
+                ids.append(self.tokenizer.eos_token_id)
+                mask.append(True)
+        ids, mask = ids[: self.max_length], mask[: self.max_length]
+        # The first token has nothing before it that could predict it: it has no loss.
+        if not any(mask[1:]):
+            return UnusableRow(f"no response token left within proxy.max_length={self.max_length} tokens")
+        return Tokenised(ids, mask)
+
+    def _response_tokens(self, piece: Segment, piece_ids: list[int]) -> list[bool]:
+        if not piece.is_response:
+            return [False] * len(piece_ids)
+        last = len(piece_ids)
+        if self.style == "chat_template":
+            # Templates end a turn with a special token and often a line break; the model stops at the special token.
+            last = next((i + 1 for i in reversed(range(last)) if piece_ids[i] in self._special), last)
+        return [i < last for i in range(len(piece_ids))]

@@ -1,0 +1,44 @@
+"""One real Ray cluster for the whole session; small corpora; no network."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+pytest_plugins = ("fixtures_s3",)
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """The session's cluster: 4 logical CPUs, dashboard on (Train's clean-up asks it)."""
+    import ray
+
+    from s2l_ray.cluster.session import quiet_ray_data
+
+    ray.init(address="local", num_cpus=4, include_dashboard=True, logging_level="ERROR", log_to_driver=False)
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    quiet_ray_data()
+    yield
+    os.environ.pop("RAY_ADDRESS", None)
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def math_corpus() -> Path:
+    """The real maths corpus that lies beside a checkout in the workshop."""
+    path = SHARED / "data/math/train.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path} is not here (it is no part of the project)")
+    return path
