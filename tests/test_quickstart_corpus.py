@@ -27,8 +27,8 @@ def checksum(rows: list[Row]) -> str:
 
 def test_rows_are_pinned(corpus):
     """A change of the corpus changes every number that was ever reported on it: change these on purpose only."""
-    assert [checksum(rows) for rows in corpus] == ["PIN_TRAIN", "PIN_TEST"]
-    assert checksum(generate_corpus(500, 5, seed=1, wrong_answer_share=0.2)[0]) == "PIN_WRONG"
+    assert [checksum(rows) for rows in corpus] == ["b13644f970ab5e0d", "95ac81c6cf40f010"]
+    assert checksum(generate_corpus(500, 5, seed=1, wrong_answer_share=0.2)[0]) == "105f9d07c3027111"
 
 
 def test_seed_decides_all(corpus):

@@ -1,18 +1,14 @@
 """Configuration: reads a recipe or a YAML file and dotted overrides → gives one typed, validated, immutable tree."""
 
+from s2l_ray.config.corpus import CorpusConfig, HuggingFaceSource, QuickstartSource, TemplateConfig
 from s2l_ray.config.load import ConfigError, list_recipes, load_config, to_yaml
+from s2l_ray.config.proxy import ProxyConfig, TrainTokenizerConfig
 from s2l_ray.config.schema import (
     ClustersConfig,
-    CorpusConfig,
     EstimatesConfig,
-    HuggingFaceSource,
-    ProxyConfig,
-    QuickstartSource,
     ResourcesConfig,
     S2LConfig,
     SelectionConfig,
-    TemplateConfig,
-    TrainTokenizerConfig,
     TrajectoriesConfig,
 )
 

@@ -10,16 +10,17 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.config.schema import CorpusConfig
+from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.corpus.example_id import ID_TYPE, content_id, ids_to_array, occurrence_id
-from s2l_ray.corpus.formats import UnusableRow, resolve_format, to_messages
-from s2l_ray.corpus.sources import RawRow, ReadUnit, SourceError, read_unit, row_to_json
+from s2l_ray.corpus.formats import UnusableRow, resolve_format, row_to_json, to_messages
+from s2l_ray.corpus.sources import read_unit
+from s2l_ray.corpus.units import RawRow, ReadUnit, SourceError
 from s2l_ray.run_folder.storage import Storage
 
 _ROWS_PER_BLOCK = 2048
@@ -75,9 +76,15 @@ def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
         UnknownFormat, SourceError: no format fits, or no row can be read.
         TooManyUnusable: not one of the first rows can be used.
     """
-    rows = [raw.row for raw in islice(read_unit(units[0]), 100) if raw.row is not None]
+    first = list(islice(chain.from_iterable(map(read_unit, units)), 100))
+    rows = [raw.row for raw in first if raw.row is not None]
+    if not first:
+        raise SourceError(f"{units[0].origin} and all other files have no row; nothing can be selected from")
     if not rows:
-        raise SourceError(f"{units[0].origin}: none of its first 100 rows can be read; is it really {units[0].kind}?")
+        raise SourceError(
+            f"{units[0].origin}: none of its first {len(first)} rows can be read ({first[0].reason}); "
+            f"is it really {units[0].kind}?"
+        )
     format = resolve_format(config, dict.fromkeys(name for row in rows for name in row))
     reasons: Counter[str] = Counter()
     for row in rows:
@@ -142,12 +149,14 @@ class ReadTask:
 
 
 def write_part(table: pa.Table, duplicates: str, examples: Storage) -> pa.Table:
-    """One bucket of the shuffle → one part, sorted by (content, origin, index), so that it depends on content alone.
+    """One bucket of the shuffle → one part, sorted by (content, the row), so that it depends on content alone.
 
     Returns one row of statistics: part, rows, duplicates, fingerprint.
     """
     part = table["part"][0].as_py()
-    table = table.sort_by([("id", "ascending"), ("origin", "ascending"), ("index", "ascending")]).combine_chunks()
+    # Where duplicates differ in other columns, their content decides which comes first; file names only among equals.
+    order = ("id", "row", "source", "origin", "index")
+    table = table.sort_by([(name, "ascending") for name in order]).combine_chunks()
     ids = ids_to_array(table["id"])
     is_repeat = np.zeros(len(ids), dtype=bool)
     is_repeat[1:] = (ids[1:] == ids[:-1]).all(axis=1)
@@ -162,8 +171,8 @@ def write_part(table: pa.Table, duplicates: str, examples: Storage) -> pa.Table:
     out = table.rename_columns({"id": "example_id"}).select(EXAMPLE_SCHEMA.names).cast(EXAMPLE_SCHEMA)
     examples.write_table(part_name(part), out, compression="zstd")
     digest = hashlib.blake2b(digest_size=16)
-    for example_id, row in zip(out["example_id"].to_pylist(), out["row"].to_pylist(), strict=True):
-        digest.update(example_id + row.encode("utf-8", "surrogatepass"))
+    for example_id, source, row in zip(*(out[c].to_pylist() for c in ("example_id", "source", "row")), strict=True):
+        digest.update(b"\0".join((example_id, source.encode(), row.encode())))
     stats = {"part": part, "rows": out.num_rows, "duplicates": int(is_repeat.sum()), "fingerprint": digest.hexdigest()}
     return pa.Table.from_pylist([stats])
 

@@ -1,7 +1,10 @@
-"""A row of the user's → a conversation. What cannot be used raises UnusableRow with the reason; nothing is repaired."""
+"""A row of the user's → a conversation, and the JSON that travels. What cannot be used raises UnusableRow with the reason; nothing is repaired."""
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import json
 import string
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -83,7 +86,7 @@ def to_messages(row: Mapping[str, Any], format: str, config: CorpusConfig) -> Me
 def _prompt_and_response(row: Mapping[str, Any], format: str, config: CorpusConfig) -> tuple[str, str]:
     if format == "instruction":
         prompt = _text(row, "instruction")
-        if row.get("input"):
+        if row.get("input") not in (None, ""):
             prompt = f"{prompt}\n\n{_text(row, 'input')}"
         return prompt, _text(row, "output")
     if format == "prompt_completion":
@@ -115,6 +118,8 @@ def _fill(template: str, row: Mapping[str, Any]) -> str:
             raise UnusableRow(f"missing column {name!r}")
         if row[name] is None:
             raise UnusableRow(f"column {name!r} is null")
+        if not isinstance(row[name], str | int | float | decimal.Decimal | datetime.date | datetime.time):
+            raise UnusableRow(f"column {name!r} holds {type(row[name]).__name__}, not text or a number")
         values[name] = row[name]
     # Not str.format_map on the row itself: `{a.b}` or `{a[0]}` must not reach into objects.
     return "".join(
@@ -133,9 +138,10 @@ def _chat(row: Mapping[str, Any], column: str, role_key: str, text_key: str, rol
     for i, turn in enumerate(turns):
         if not isinstance(turn, Mapping) or role_key not in turn or text_key not in turn:
             raise UnusableRow(f"{column}[{i}] lacks {role_key!r} or {text_key!r}")
-        role = roles.get(turn[role_key])
+        said = turn[role_key]
+        role = roles.get(said) if isinstance(said, str) else None
         if role is None:
-            raise UnusableRow(f"{column}[{i}] has the unknown role {turn[role_key]!r}")
+            raise UnusableRow(f"{column}[{i}] has the unknown role {said!r}")
         messages.append({"role": role, "content": _turn_text(turn[text_key], f"{column}[{i}]")})
     return messages
 
@@ -150,3 +156,25 @@ def _turn_text(content: Any, where: str) -> str:
     raise UnusableRow(
         f"{where} has no text (tool calls cannot be trained on)" if content is None else f"{where} is not text"
     )
+
+
+def row_to_json(row: dict[str, Any]) -> str:
+    """The row as it travels. Dates and decimals travel as ISO text.
+
+    Raises:
+        UnusableRow: a value that JSON cannot hold (bytes, NaN), or text that is no text.
+    """
+    try:
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_as_text)
+        text.encode()  # JSON's \\ud800 alone stands for half a character
+        return text
+    except (TypeError, ValueError) as error:
+        raise UnusableRow(f"cannot travel: {error}; name the column in corpus.drop_columns") from None
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    raise TypeError(f"a value of type {type(value).__name__}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.config.schema import HuggingFaceSource
+from s2l_ray.config.corpus import HuggingFaceSource
 from s2l_ray.corpus.sources import SourceError
 from s2l_ray.run_folder.storage import Storage
 

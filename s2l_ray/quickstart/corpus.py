@@ -10,6 +10,7 @@ bytes everywhere.
 
 import json
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -77,7 +78,9 @@ def write_corpus(
 
 def apportion(total: int, weights: Sequence[float]) -> list[int]:
     """`total` split in proportion to `weights`, exactly, by largest remainder; ties go to the earlier."""
-    exact = [total * weight / sum(weights) for weight in weights]
+    fractions = [Fraction(weight) for weight in weights]  # sum() of floats gives other last bits from Python 3.12 on
+    whole = sum(fractions)
+    exact = [total * fraction / whole for fraction in fractions]
     counts = [int(value) for value in exact]
     by_remainder = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
     for i in by_remainder[: total - sum(counts)]:

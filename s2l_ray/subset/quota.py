@@ -65,6 +65,6 @@ def resolve_budget(budget: int | float, num_examples: int) -> int:
         exact = Decimal(repr(float(budget))) * num_examples
         return max(1, int(exact.to_integral_value(ROUND_HALF_UP)))
     raise ValueError(
-        f"budget {budget!r} is neither a count (whole number, at least 1) nor a share (fraction in (0, 1]), so its size "
-        "is unknown; write for example 500, or 0.1 for a tenth"
+        f"budget {budget!r} is neither a count (whole number, at least 1) nor a share (fraction in (0, 1]), so the "
+        "subset's size is unknown; write for example 500, or 0.1 for a tenth"
     )

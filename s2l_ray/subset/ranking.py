@@ -73,9 +73,10 @@ def _order_by_key(keys: Array, example_ids: Array) -> Array:
     twice = (high[1:] == high[:-1]) & (low[1:] == low[:-1])
     if twice.any():
         at = int(np.flatnonzero(twice)[0])
+        example = f"{int(high[at]):016x}{int(low[at]):016x}"
         raise ValueError(
-            f"{int(twice.sum()):,} example ids occur more than once, for example {int(high[at]):016x}{int(low[at]):016x}; "
-            "a subset of ids would be ambiguous. Ids must be unique: build the corpus again"
+            f"{int(twice.sum()):,} example ids occur more than once, for example {example}; a subset of ids "
+            "would be ambiguous. Ids must be unique: build the corpus again"
         )
     return order
 

@@ -10,8 +10,8 @@ Memory for N examples: 12 N bytes in an `Ordering`, about 60 N while it is made,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -31,15 +31,15 @@ class SelectionInputs:
     """(N,) int32 cluster numbers from 0."""
     sources: Array | None = None
     """(N,) int32 codes into `source_names`."""
-    source_names: list[str] | None = None
+    source_names: list[str] = field(default_factory=list)
 
     @property
     def num_examples(self) -> int:
         return len(self.example_ids)
 
     def __post_init__(self) -> None:
-        if (self.sources is None) != (self.source_names is None):
-            raise ValueError("sources and source_names belong together; give both or neither")
+        if self.sources is None and self.source_names:
+            raise ValueError("source_names are given but no sources; give both or neither")
         for name, codes in (("clusters", self.clusters), ("sources", self.sources)):
             if codes is None:
                 continue
@@ -47,12 +47,14 @@ class SelectionInputs:
                 raise ValueError(f"{name} must be ({self.num_examples},) integers, not {codes.shape} {codes.dtype}")
             if len(codes) and codes.min() < 0:
                 raise ValueError(f"{name} holds {codes.min()} in row {int(codes.argmin())}; codes count from 0")
-        if self.sources is not None and len(self.sources) and self.sources.max() >= len(self.source_names or []):
-            raise ValueError(f"sources holds the code {self.sources.max()}, but there are {self.source_names}")
+        if self.sources is not None and len(self.sources) and self.sources.max() >= len(self.source_names):
+            raise ValueError(
+                f"sources holds the code {self.sources.max()}, but there are {len(self.source_names)} source_names"
+            )
 
 
-class GroupQuota(NamedTuple):
-    """One line of the table beside a subset."""
+class GroupQuota(TypedDict):
+    """One line of the table beside a subset; a plain dict, ready for JSON."""
 
     stratum: str | None
     """Source, where the selector balances sources."""
@@ -70,7 +72,7 @@ class Selection:
     """(n,) int64, chosen rows, ascending."""
     rank: Array
     """(n,) int64, each chosen row's 0-based rank within its group."""
-    quotas: list[GroupQuota]
+    groups: list[GroupQuota]
     """One line for each non-empty group, by stratum, then cluster."""
 
 
@@ -100,7 +102,7 @@ class Ordering:
         taken = self._quotas(sizes, budget)  # (G,)
         rows = np.flatnonzero(self.rank < taken[self.groups])  # (n,)
         table = [
-            GroupQuota(stratum, cluster, int(size), int(quota))
+            GroupQuota(stratum=stratum, cluster=cluster, size=int(size), taken=int(quota))
             for (stratum, cluster), size, quota in zip(self.group_labels, sizes, taken, strict=True)
         ]
         return Selection(rows, self.rank[rows], table)
@@ -192,7 +194,7 @@ def _ordered(
 
 def _sorted_sources(inputs: SelectionInputs, who: str) -> tuple[Array, list[str]]:
     """(N,) int64 codes into the sorted names: codes in order of appearance would depend on the order of the rows."""
-    if inputs.sources is None or inputs.source_names is None:
+    if inputs.sources is None:
         raise ValueError(
             f"{who} balances sources and there is no source column; "
             "set corpus.source_column to the column that names each example's source"

@@ -1,0 +1,101 @@
+"""The section `corpus`: where the examples come from and how a row becomes prompt and response."""
+
+from __future__ import annotations
+
+import string
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from s2l_ray.config.section import Section
+
+
+class HuggingFaceSource(Section):
+    name: str
+    """Name on the Hugging Face hub (`TIGER-Lab/MathInstruct`), or a folder written by `Dataset.save_to_disk`."""
+    subset: str | None = None
+    """Name of the data set's configuration, where it has several."""
+    split: str = "train"
+    """Which split is the corpus."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub; pin it for a selection that others can reproduce."""
+
+
+class QuickstartSource(Section):
+    num_examples: int = Field(default=20_000, ge=100)
+    """How many training examples are generated (examples)."""
+    wrong_answer_share: float = Field(default=0.0, ge=0, lt=1)
+    """Seeded share of wrong answers, to study robustness to noise."""
+
+
+class TemplateConfig(Section):
+    prompt: str
+    """Prompt as a Python format string over the columns: `"Findings: {findings}\\nImpression:"`."""
+    response: str
+    """Response as a format string over the columns: `"{impression}"`."""
+
+    @field_validator("prompt", "response")
+    @classmethod
+    def _readable(cls, template: str) -> str:
+        try:
+            pieces = list(string.Formatter().parse(template))
+        except ValueError as error:
+            raise ValueError(
+                f"{template!r} cannot be filled in ({error}); write {{{{ and }}}} for literal braces"
+            ) from None
+        for _, name, spec, conversion in pieces:
+            if name == "" or spec or conversion:
+                raise ValueError(
+                    f"{template!r} holds a field that is not just a column's name; write {{column}}, and {{{{ and }}}} "
+                    "for literal braces"
+                )
+        return template
+
+    @field_validator("response")
+    @classmethod
+    def _has_column(cls, template: str) -> str:
+        if not any(name for _, name, _, _ in string.Formatter().parse(template)):
+            raise ValueError(f"{template!r} names no column, so all responses would be the same; write {{column}}")
+        return template
+
+
+class CorpusConfig(Section):
+    paths: list[str] = Field(default=[])
+    """Files, folders or globs; local or `s3://`, `gs://`. JSON, JSONL (also .gz, .zst), Parquet, CSV."""
+    huggingface: HuggingFaceSource | None = None
+    """A Hugging Face data set, instead of `paths`."""
+    quickstart: QuickstartSource | None = None
+    """The embedded corpus, instead of `paths`."""
+    format: Literal["auto", "instruction", "prompt_completion", "messages", "sharegpt", "template"] = "auto"
+    """How a row becomes prompt and response: `instruction` (instruction, input?, output), `prompt_completion`,
+    `messages` (chat: role, content), `sharegpt` (conversations: from, value), or your own `template`.
+    `auto` decides from the first rows' columns."""
+    template: TemplateConfig | None = None
+    """Prompt and response over your own columns; sets `format: template`."""
+    source_column: str | None = "source"
+    """Column that says where an example comes from, for balancing and for tables per source; rows without it count
+    as source `""`. None: no sources."""
+    duplicates: Literal["drop", "keep"] = "drop"
+    """Exact duplicates (same prompt and response): `drop` keeps one (where other columns differ, the first in the
+    order of their values, not of the files), `keep` keeps all; counted either way."""
+    max_quarantined_share: float = Field(default=0.01, ge=0, le=1)
+    """Share of rows that may be unusable before the run stops; every unusable row is listed with its reason."""
+    drop_columns: list[str] = Field(default=[])
+    """Columns that need not travel with the rows (binary columns cannot)."""
+    read_bytes_per_task: int = Field(default=64 * 2**20, ge=1024)
+    """Uncompressed JSONL files are read in slices of this size (bytes)."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CorpusConfig:
+        given = [n for n in ("paths", "huggingface", "quickstart") if getattr(self, n)]
+        if len(given) != 1:
+            said = " and ".join(given) if given else "none of them"
+            raise ValueError(
+                f"the corpus needs exactly one of paths, huggingface, quickstart; given: {said}. "
+                "Set one (for example corpus.paths=[data/train.jsonl]) and leave the others out"
+            )
+        if self.template and self.format not in ("auto", "template"):
+            raise ValueError(f"corpus.template is given but corpus.format={self.format!r}; remove one of the two")
+        if self.format == "template" and not self.template:
+            raise ValueError("corpus.format=template needs corpus.template.prompt and corpus.template.response")
+        return self
