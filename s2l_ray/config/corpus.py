@@ -61,7 +61,8 @@ class TemplateConfig(Section):
 
 class CorpusConfig(Section):
     paths: list[str] = Field(default=[])
-    """Files, folders or globs; local or `s3://`, `gs://`. JSON, JSONL (also .gz, .zst), Parquet, CSV."""
+    """Files, folders or globs; local or `s3://`, `gs://`. JSON, JSONL (also .gz, .zst, .bz2), Parquet, CSV. In URIs,
+    `?` begins the options (`?region=…`); as a wildcard it is written %3F, brackets %5B and %5D, a space %20."""
     huggingface: HuggingFaceSource | None = None
     """A Hugging Face data set, instead of `paths`."""
     quickstart: QuickstartSource | None = None

@@ -1,4 +1,7 @@
-"""A row of the user's → a conversation, and the JSON that travels. What cannot be used raises UnusableRow with the reason; nothing is repaired."""
+"""A row of the user's → a conversation, and the JSON that travels.
+
+What cannot be used raises UnusableRow with the reason; nothing is repaired.
+"""
 
 from __future__ import annotations
 
@@ -80,6 +83,11 @@ def to_messages(row: Mapping[str, Any], format: str, config: CorpusConfig) -> Me
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
     if not any(m["role"] == "assistant" and m["content"].strip() for m in messages):
         raise UnusableRow("empty response")
+    for m in messages:
+        try:
+            m["content"].encode()
+        except UnicodeEncodeError as error:
+            raise UnusableRow(f"the text is not valid Unicode: {error}") from None
     return messages
 
 

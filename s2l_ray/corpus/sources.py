@@ -45,18 +45,22 @@ def plan_files(paths: list[str], bytes_per_task: int) -> list[ReadUnit]:
         found = _expand(pattern)
         if not found:
             raise SourceError(
-                f"corpus.paths: nothing matches {strip_credentials(pattern)!r}, so there is no corpus; check path and pattern"
+                f"corpus.paths: nothing matches {strip_credentials(pattern)!r}, so there is no corpus; "
+                "check path and pattern"
             )
         for uri, info in found:
             units.extend(_slices(uri, info, bytes_per_task))
     if not units:
         raise SourceError(
-            f"corpus.paths: only empty files under {[strip_credentials(p) for p in paths]}; nothing can be selected from"
+            f"corpus.paths: only empty files under {[strip_credentials(p) for p in paths]}; "
+            "nothing can be selected from"
         )
     return units
 
 
 def _expand(pattern: str) -> list[tuple[str, pafs.FileInfo]]:
+    if pattern.startswith("file://") and "?" in pattern:
+        raise SourceError(f"corpus.paths: in the URI {pattern!r} the path ends at the ?; write %3F, or a plain path")
     filesystem, path = resolve_filesystem(pattern)
     info = filesystem.get_file_info(path)
     if info.type == pafs.FileType.Directory:
@@ -90,7 +94,8 @@ def _matches(parts: list[str], pattern: list[str]) -> bool:
     if not pattern:
         return not parts
     if pattern[0] == "**":
-        return any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+        num_folders = next((i for i, part in enumerate(parts) if part.startswith(".")), len(parts))
+        return any(_matches(parts[i:], pattern[1:]) for i in range(num_folders + 1))
     if not parts or (parts[0].startswith(".") and not pattern[0].startswith(".")):
         return False
     return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
@@ -119,8 +124,8 @@ def _slices(uri: str, info: pafs.FileInfo, bytes_per_task: int) -> Iterator[Read
     kind, compression = _kind_of(info.path)
     if kind is None:
         raise SourceError(
-            f"corpus.paths: {strip_credentials(uri)!r} is of no known kind ({', '.join(sorted(_EXTENSIONS))}; also .gz, .zst, .bz2). "
-            "Rename or convert it, or narrow the pattern"
+            f"corpus.paths: {strip_credentials(uri)!r} is of no known kind ({', '.join(sorted(_EXTENSIONS))}; "
+            "also .gz, .zst, .bz2). Rename or convert it, or narrow the pattern"
         )
     if info.size == 0:
         return
@@ -152,5 +157,6 @@ def read_unit(unit: ReadUnit) -> Iterator[RawRow]:
             raise ValueError(unit.kind)
     except (OSError, pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(
-            f"{unit.origin} cannot be read ({error}); its rows would be missing. Repair it, or take it out of the corpus"
+            f"{unit.origin} cannot be read ({error}); its rows would be missing. "
+            "Repair it, or take it out of the corpus"
         ) from error

@@ -12,12 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from s2l_ray.corpus.build import QUARANTINE_SCHEMA, check_quarantine, part_name
+from s2l_ray.corpus.build import QUARANTINE_SCHEMA, TooManyUnusable, check_quarantine, part_name
 from s2l_ray.corpus.formats import UnusableRow
 from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.parts import TOKEN_SCHEMA, to_examples
-from s2l_ray.tokens.render import Renderer, Style, segments
+from s2l_ray.tokens.render import Renderer, Style, Tokenised, segments
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,20 @@ class TokeniseTask:
             part_name(part), columns=["example_id", "origin", "index", "source", "messages"]
         )
         rendered = render(table["messages"].to_pylist())
-        good, bad = [], []
+        good: list[tuple[int, Tokenised]] = []
+        bad: list[int] = []
         for i, tokens in enumerate(rendered):
-            (bad if isinstance(tokens, UnusableRow) else good).append(i)
+            if isinstance(tokens, UnusableRow):
+                bad.append(i)
+            else:
+                good.append((i, tokens))
+        kept = pa.array([i for i, _ in good], pa.int64())
         out = pa.table(
             {
-                "example_id": table["example_id"].take(pa.array(good, pa.int64())),
-                "source": table["source"].take(pa.array(good, pa.int64())),
-                "input_ids": pa.array([rendered[i].input_ids for i in good], pa.list_(pa.int32())),  # type: ignore[union-attr]
-                "response_mask": pa.array([rendered[i].response_mask for i in good], pa.list_(pa.bool_())),  # type: ignore[union-attr]
+                "example_id": table["example_id"].take(kept),
+                "source": table["source"].take(kept),
+                "input_ids": pa.array([t.input_ids for _, t in good], pa.list_(pa.int32())),
+                "response_mask": pa.array([t.response_mask for _, t in good], pa.list_(pa.bool_())),
             }
         ).cast(TOKEN_SCHEMA)
         self.out.sub("parts").write_table(part_name(part), out, compression="zstd")
@@ -139,6 +144,10 @@ def build_tokens(
     parts = sorted((s for s in stats if s["rows"]), key=lambda s: s["part"])
     num_examples = sum(s["rows"] for s in parts)
     num_quarantined = check_quarantine(out.sub("quarantine"), num_examples, max_quarantined_share)
+    if num_examples == 0:
+        raise TooManyUnusable(
+            "no example has a response token left, so there is nothing to train on; see the quarantine"
+        )
     digest = hashlib.blake2b("".join(s["fingerprint"] for s in parts).encode(), digest_size=16)
     return TokenParts(
         num_examples=num_examples,

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from jinja2 import TemplateError
+
 from s2l_ray.corpus.example_id import Messages
 from s2l_ray.corpus.formats import UnusableRow
 
@@ -42,7 +44,7 @@ def resolve_style(render: str, format: str, tokenizer: Any) -> Style:
     """What `proxy.render` means for a corpus of this format.
 
     Raises:
-        ValueError: chat_template asked for, and the tokenizer has none.
+        ValueError: chat_template asked for, and the tokenizer has none; or alpaca, and the corpus has turns.
     """
     if render == "chat_template":
         if not getattr(tokenizer, "chat_template", None):
@@ -52,7 +54,14 @@ def resolve_style(render: str, format: str, tokenizer: Any) -> Style:
             )
         return "chat_template"
     if format in ("messages", "sharegpt"):
+        if render == "alpaca":
+            raise ValueError(
+                f"render=alpaca has one instruction and one response, format={format} has turns; "
+                "choose render=plain, chat_template or auto"
+            )
         return "turns"
+    if render == "alpaca":
+        return "alpaca"
     if format in ("prompt_completion", "template"):
         return "verbatim"  # the user wrote every character on purpose
     return "plain" if render == "plain" else "alpaca"
@@ -84,8 +93,13 @@ def _chat_template_segments(messages: Messages, tokenizer: Any) -> list[Segment]
     for i, m in enumerate(messages):
         if m["role"] != "assistant":
             continue
-        before = tokenizer.apply_chat_template(messages[:i], tokenize=False, add_generation_prompt=True)
-        after = tokenizer.apply_chat_template(messages[: i + 1], tokenize=False)
+        if i == 0:
+            raise UnusableRow("the chat begins with the assistant's turn, for which chat templates have no prompt")
+        try:
+            before = tokenizer.apply_chat_template(messages[:i], tokenize=False, add_generation_prompt=True)
+            after = tokenizer.apply_chat_template(messages[: i + 1], tokenize=False)
+        except TemplateError as error:  # templates refuse roles and orders that they do not know
+            raise UnusableRow(f"the chat template refuses it: {error}") from None
         if not before.startswith(done) or not after.startswith(before):
             raise UnusableRow(
                 "the chat template rewrites earlier turns, so the response cannot be told from the prompt"
@@ -115,7 +129,9 @@ class Renderer:
         at = next((i for i in range(len(with_special)) if with_special[i : i + len(plain)] == plain), 0)
         # A chat template writes its own beginning.
         self.prefix: list[int] = [] if style == "chat_template" else with_special[:at]
-        self._special = set(tokenizer.all_special_ids)
+        # Some models' end of turn (Gemma's <end_of_turn>) is a special token without being one of the named ones.
+        added = tokenizer.added_tokens_decoder.items()
+        self._special = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
 
     def __call__(self, batch: list[Messages]) -> list[Tokenised | UnusableRow]:
         """Tokenise many at once. A row that cannot be used comes back as its UnusableRow, in its place."""

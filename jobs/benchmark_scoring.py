@@ -1,0 +1,247 @@
+"""Scoring, side by side in one run: this library, the published one-example loop, the machine's matrix-product peak.
+
+    python jobs/benchmark_scoring.py ../shared/data/math/train.jsonl
+
+The proxy has Pythia-70M's shape (6 layers, 512 wide, vocabulary 50,304) and random weights: speed does not depend on
+them. Both ways score the same examples with the same tokens, in turn, round by round; medians of the rounds count.
+
+What is compared:
+  scoring      examples/s of our scorer and of the loop that S2L's authors published: one example a forward pass, the
+               model's own full-vocabulary loss.
+  peak         useful FLOPs (no padding, head on response tokens only) over the best large matrix product measured here.
+  stage        T snapshots of the whole corpus: ours tokenises once, reads tokens, scores; theirs loads the model,
+               tokenises and scores for every snapshot. Times of the parts are measured, the sum is arithmetic.
+  pipeline     our scorer inside the Ray Train worker, with Ray Data, Parquet parts and manifests, against the same
+               scorer in a plain loop on the same parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from s2l_ray.cluster.placement import local_cores, place
+from s2l_ray.cluster.session import ray_session
+from s2l_ray.config import CorpusConfig, ProxyConfig, ResourcesConfig, TrajectoriesConfig
+from s2l_ray.corpus.build import build_corpus
+from s2l_ray.corpus.sources import plan_files
+from s2l_ray.lm.batches import Examples
+from s2l_ray.lm.flops import ModelShape
+from s2l_ray.lm.load import load_model
+from s2l_ray.lm.response_loss import ResponseLoss
+from s2l_ray.proxy.loop import ProxyJob
+from s2l_ray.proxy.plan import make_plan
+from s2l_ray.proxy.score import Scorer
+from s2l_ray.proxy.workers import train_and_score
+from s2l_ray.run_folder import Storage
+from s2l_ray.tokens.build import build_tokens, train_corpus_tokenizer
+from s2l_ray.tokens.parts import read_parts
+from s2l_ray.tokens.render import segments
+
+VOCAB = 50_304
+PYTHIA_70M = {
+    "model_type": "gpt_neox", "hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8,
+    "intermediate_size": 2048, "max_position_embeddings": 2048, "vocab_size": VOCAB, "rotary_pct": 0.25,
+}  # fmt: skip
+
+
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of the best of a few large products; median of five each."""
+    best = 0.0
+    for m, k, n in ((4096, 512, 2048), (2048, 2048, 2048), (4096, 4096, 4096)):
+        a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, n, device=device, dtype=dtype)
+        a @ b
+        times = [seconds(lambda a=a, b=b: a @ b, device) for _ in range(5)]
+        best = max(best, 2 * m * k * n / statistics.median(times))
+    return best
+
+
+def published_loop(model: Any, examples: Examples, device: torch.device) -> list[float]:
+    """One example at a time through the model's own forward, loss over the tokens that are not prompt."""
+    losses = []
+    with torch.no_grad():
+        for start, end in zip(examples.offsets[:-1], examples.offsets[1:], strict=True):
+            ids = torch.from_numpy(examples.tokens[start:end].astype(np.int64))[None].to(device)
+            labels = torch.where(torch.from_numpy(examples.mask[start:end])[None].to(device), ids, -100)
+            logits = model(input_ids=ids).logits
+            loss = F.cross_entropy(logits[0, :-1].float(), labels[0, 1:], ignore_index=-100)
+            losses.append(loss.item())
+    return losses
+
+
+def scoring_rounds(args: argparse.Namespace, model: Any, examples: Examples, device: torch.device) -> dict[str, float]:
+    """Both ways in turn on fresh examples each round."""
+    rng = np.random.default_rng(0)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    autocast = (lambda: torch.autocast("cuda", dtype=dtype)) if device.type == "cuda" else torch.no_grad
+    ours = Scorer(
+        ResponseLoss(model), pad_id=0, tokens_per_batch=args.tokens_per_batch, device=device, autocast=autocast
+    )
+    shape = ModelShape.of(model)
+    rows: list[dict[str, float]] = []
+    for i in range(args.rounds + 1):
+        mine = examples.take(np.sort(rng.choice(len(examples), args.examples, replace=False)))
+        few = mine.take(np.arange(0, len(mine), args.loop_every))
+        peak = matrix_peak(device, dtype)
+        got: dict[str, Any] = {}
+        t_ours = seconds(lambda mine=mine, got=got: got.update(losses=ours(mine)[0]), device)
+        with autocast():
+            t_loop = seconds(lambda few=few, got=got: got.update(loop=published_loop(model, few, device)), device)
+        gap = float(np.abs(got["losses"][:: args.loop_every] - np.array(got["loop"])).max())
+        lengths = mine.lengths
+        flops = shape.forward_flops(int(lengths.sum()), int(mine.mask.sum()), int((lengths**2).sum()))
+        ours_rate, loop_rate = len(mine) / t_ours, len(few) / t_loop
+        # Tokens, not examples, where the loop saw fewer of them.
+        per_token = (int(lengths.sum()) / t_ours) / (int(few.lengths.sum()) / t_loop)
+        if i:  # the first round warms up
+            rows.append({"ours": ours_rate, "loop": loop_rate, "ratio": per_token, "peak": flops / t_ours / peak,
+                         "peak_gflops": peak / 1e9, "tokens_per_s": int(lengths.sum()) / t_ours, "gap": gap})  # fmt: skip
+    return {k: (max if k == "gap" else statistics.median)(r[k] for r in rows) for k in rows[0]}
+
+
+def per_snapshot_costs(
+    tokenizer: Any, tokens: Storage, parts: list[int], examples: Storage, model: Any
+) -> dict[str, float]:
+    """What each way does beside scoring: their load and tokenisation, our reading."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        from transformers import AutoModelForCausalLM
+
+        load = statistics.median(
+            [seconds(lambda: AutoModelForCausalLM.from_pretrained(folder), torch.device("cpu")) for _ in range(3)]
+        )
+    from s2l_ray.corpus.build import part_name
+
+    messages = [
+        m for p in parts[:8] for m in examples.read_table(part_name(p), columns=["messages"])["messages"].to_pylist()
+    ]
+
+    def tokenise() -> None:  # as published: each text alone, prompt and whole
+        for m in messages:
+            prompt, response = (s.text for s in segments(m, "alpaca"))
+            tokenizer(prompt + response)
+            tokenizer(prompt)
+
+    cpu = torch.device("cpu")
+    return {
+        "load": load,
+        "tokenise_per_example": seconds(tokenise, cpu) / len(messages),
+        "read_per_example": seconds(lambda: read_parts(tokens, parts[:8]), cpu) / len(messages),
+    }
+
+
+def through_ray(
+    args: argparse.Namespace, job: ProxyJob, plain: Examples, placement: Any, work: Storage
+) -> dict[str, float]:
+    """Two snapshots (before and after one step) in the Ray worker; the same parts by the scorer alone, here."""
+    model = load_model(job.proxy, job.tokenizer, 0)
+    device = torch.device("cuda" if placement.device == "gpu" else "cpu")
+    autocast = (lambda: torch.autocast("cuda", dtype=torch.bfloat16)) if device.type == "cuda" else torch.no_grad
+    scorer = Scorer(
+        ResponseLoss(model.to(device)),
+        pad_id=0,
+        tokens_per_batch=args.tokens_per_batch,
+        device=device,
+        autocast=autocast,
+    )
+    starts = np.cumsum([0] + [n for _, n in job.plan.parts])
+    parts = [plain.take(np.arange(a, b)) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    times, ratios = [], []
+    for i in range(args.rounds):
+        before = seconds(lambda: [scorer(p) for p in parts], device)
+        out = work.sub(f"pipeline-{i}")
+        summary = train_and_score(ProxyJob(**{**vars(job), "out": out}), placement, 0, lambda event: None)
+        after = seconds(lambda: [scorer(p) for p in parts], device)
+        ray_seconds = summary["score_seconds"] / len(job.snapshots)
+        times.append(ray_seconds)
+        ratios.append((before + after) / 2 / ray_seconds)
+    return {"pipeline": statistics.median(ratios), "pipeline_seconds": statistics.median(times)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", help="JSONL with instruction and output")
+    parser.add_argument("--examples", type=int, default=192, help="examples scored per round")
+    parser.add_argument("--loop-every", type=int, default=2, help="the loop scores every n-th of them, to save time")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens-per-batch", type=int, default=4096)
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--pipeline-examples", type=int, default=512, help="examples through Ray; 0: skip")
+    parser.add_argument("--snapshots", type=int, default=12)
+    parser.add_argument("--json", help="write the figures here")
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(local_cores())
+    proxy = ProxyConfig(from_config=PYTHIA_70M, train_tokenizer={"vocab_size": VOCAB}, max_length=args.max_length,  # type: ignore[arg-type]
+                        max_steps=1, global_batch_size=8)  # fmt: skip
+    corpus = CorpusConfig(paths=[args.corpus], max_quarantined_share=0.2)
+    resources = ResourcesConfig()
+    with tempfile.TemporaryDirectory() as folder, ray_session(resources):
+        import ray
+
+        placement = place(resources, ray.cluster_resources(), local_cores())
+        work = Storage.open(folder)
+        units = plan_files(corpus.paths, corpus.read_bytes_per_task)
+        built = build_corpus(units, corpus, work.sub("corpus"), 64, placement.parallelism)
+        examples, numbers = work.sub("corpus", "examples"), [p["part"] for p in built.parts]
+        tokenizer = train_corpus_tokenizer(examples, numbers, "alpaca", VOCAB, 5000, str(Path(folder, "tokenizer")))
+        one_pass = seconds_of_tokens = time.perf_counter()
+        parts = build_tokens(examples, numbers, work.sub("tokens"), tokenizer, "alpaca", args.max_length, 0.2,
+                             placement.parallelism)  # fmt: skip
+        seconds_of_tokens = time.perf_counter() - one_pass
+        tokens = work.sub("tokens", "parts")
+        rows = [(p["part"], p["rows"]) for p in parts.parts]
+        model = load_model(proxy, tokenizer, 0).to(device).eval()
+        everything = read_parts(tokens, [p for p, _ in rows])
+        figures = scoring_rounds(args, model, everything, device)
+        figures |= per_snapshot_costs(tokenizer, tokens, [p for p, _ in rows], examples, model)
+        n, t = parts.num_examples, args.snapshots
+        theirs = t * (figures["load"] + n * (figures["tokenise_per_example"] + 1 / figures["loop"]))
+        score_once = n / (figures["loop"] * figures["ratio"])
+        ours = seconds_of_tokens + t * (n * figures["read_per_example"] + score_once)
+        figures |= {"stage_ratio": theirs / ours, "stage_theirs_s": theirs, "stage_ours_s": ours}
+        if args.pipeline_examples:
+            some = rows[: max(1, args.pipeline_examples // 64)]
+            plan = make_plan(some, 8, 1, 1, 0)
+            job = ProxyJob(proxy, TrajectoriesConfig(num_snapshots=2, tokens_per_batch=args.tokens_per_batch), plan, (0, 1),
+                           0, tokenizer, tokens, work, max(1, int(placement.cpus_per_worker)))  # fmt: skip
+            figures |= through_ray(args, job, read_parts(tokens, [p for p, _ in some]), placement, work)
+    report(figures, parts, device, args)
+
+
+def report(figures: dict[str, float], parts: Any, device: torch.device, args: argparse.Namespace) -> None:
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    share = parts.num_response_tokens / parts.num_tokens
+    print(f"{parts.num_examples:,} examples, {parts.num_tokens / parts.num_examples:.0f} tokens each, "
+          f"{share:.0%} of them response; {name}; medians of {args.rounds} rounds")  # fmt: skip
+    print(f"scoring   ours {figures['ours']:.1f} examples/s ({figures['tokens_per_s']:,.0f} tokens/s), published loop "
+          f"{figures['loop']:.1f}: {figures['ratio']:.2f} x per token; largest difference {figures['gap']:.1e} nats")  # fmt: skip
+    print(f"peak      {figures['peak']:.0%} of {figures['peak_gflops']:,.0f} GFLOP/s in useful FLOPs")
+    print(f"stage     T = {args.snapshots}: {figures['stage_ratio']:.2f} x "
+          f"({figures['stage_theirs_s'] / 60:.0f} min → {figures['stage_ours_s'] / 60:.0f} min)")  # fmt: skip
+    if "pipeline" in figures:
+        print(f"pipeline  {figures['pipeline']:.0%} of the scorer in a plain loop")
+    if args.json:
+        Path(args.json).write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,374 @@
+"""The configuration: what is accepted, what is refused and with which words; recipes and their dry runs."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+import ray
+import yaml
+
+from s2l_ray.cli import main
+from s2l_ray.config import ConfigError, S2LConfig, list_recipes, load_config, to_yaml
+
+RECIPES = ["clinical_summaries", "mathinstruct_pythia70m", "quickstart"]
+MINIMAL: dict[str, Any] = {"corpus": {"paths": ["a.jsonl"]}, "proxy": {"model": "some/model"}}
+SCRATCH: dict[str, Any] = {
+    "corpus": {"paths": ["a.jsonl"]},
+    "proxy": {"from_config": {"model_type": "llama"}, "train_tokenizer": {}},
+}
+
+
+def refused(source: Any, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(source, overrides)
+    return str(caught.value)
+
+
+# --- recipes --------------------------------------------------------------------------------------------------------
+
+
+def test_the_recipes_are_these_and_load():
+    assert list_recipes() == RECIPES
+    for name in RECIPES:
+        assert load_config(name).name == name
+
+
+def test_mathinstruct_recipe_is_the_papers_setting():
+    config = load_config("mathinstruct_pythia70m")
+    assert config.corpus.huggingface is not None
+    assert config.corpus.huggingface.name == "TIGER-Lab/MathInstruct"
+    proxy = config.proxy
+    assert (proxy.model, proxy.epochs, proxy.global_batch_size) == ("EleutherAI/pythia-70m-deduped", 3, 128)
+    assert (proxy.learning_rate, proxy.warmup_share, proxy.max_length) == (2e-5, 0.03, 512)
+    assert (config.trajectories.num_snapshots, config.clusters.num_clusters) == (12, 100)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_dry_runs_and_starts_nothing(recipe, tmp_path, monkeypatch, capsys):
+    def forbidden(*_args: Any, **_options: Any) -> None:
+        pytest.fail("a dry run started Ray")
+
+    monkeypatch.chdir(tmp_path)  # no data, no runs: a checkout anywhere
+    monkeypatch.setattr(ray, "init", forbidden)
+    before = ray.is_initialized()
+    assert main(["run", recipe, "--dry-run"]) == 0
+    assert ray.is_initialized() == before
+    assert list(tmp_path.iterdir()) == []
+    out = capsys.readouterr().out
+    assert "Dry run: nothing was started." in out
+    assert "unknown" not in out.split("# what it would take")[1]
+    resolved = yaml.safe_load(out.split("# what it would take")[0])
+    assert load_config(resolved) == load_config(recipe)
+    if recipe == "clinical_summaries":
+        assert "nothing matches 'clinical/train.jsonl'" in out
+        assert "examples      1.7k" in out
+
+
+def test_dry_run_refuses_a_missing_file_when_nothing_estimates_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "quickstart", "corpus.paths=[none.jsonl]", "--dry-run"]) == 2
+    assert "nothing matches 'none.jsonl'" in capsys.readouterr().err
+
+
+def test_a_refused_configuration_ends_with_2_and_starts_nothing(capsys):
+    assert main(["run", "quickstart", "proxy.epochs=0"]) == 2
+    assert "proxy.epochs" in capsys.readouterr().err
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_recipe_names_the_nearest():
+    assert "Did you mean 'quickstart'?" in refused("quickstrat")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"corpus: [", "not valid YAML"),
+        (b"- a\n- b\n", "holds list, not a mapping"),
+        (b"", "holds NoneType, not a mapping"),
+        (b"name: \xff\xfe\xfa", "not valid YAML"),
+        (b"name: a\nseed: 1\nname: b\n", "the key 'name' is given twice"),
+        (b"proxy:\n  model: a\n  model: b\n", "the key 'model' is given twice"),
+    ],
+)
+def test_unreadable_files_say_why(tmp_path: Path, content: bytes, message: str):
+    (tmp_path / "my.yaml").write_bytes(content)
+    assert message in refused(str(tmp_path / "my.yaml"))
+
+
+def test_a_file_with_bom_and_yaml_anchors_loads(tmp_path: Path):
+    text = "base: &b {model: m, epochs: 2}\n"
+    (tmp_path / "my.yaml").write_bytes(b"\xef\xbb\xbfcorpus: {paths: [a.jsonl]}\nproxy: {model: m, epochs: 2}\n")
+    assert load_config(tmp_path / "my.yaml").proxy.epochs == 2
+    (tmp_path / "merge.yaml").write_text(f"corpus: {{paths: [a]}}\nproxy:\n  <<: {{model: m}}\n  epochs: 1\n# {text}")
+    assert load_config(str(tmp_path / "merge.yaml")).proxy.model == "m"
+
+
+# --- keys -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("porxy.model=a", "porxy: unknown key; did you mean 'proxy'?"),
+        ("proxy.learning_rat=1", "proxy.learning_rat: unknown key; did you mean 'learning_rate'?"),
+        ("clusters.num_cluster=9", "clusters.num_cluster: unknown key; did you mean 'num_clusters'?"),
+        ("corpus.quickstart.num_example=9", "corpus.quickstart.num_example: unknown key; did you mean 'num_examples'?"),
+        ("proxy.train_tokenizer.vocab=9", "proxy.train_tokenizer.vocab: unknown key; did you mean 'vocab_size'?"),
+        ("selection.zzz=9", "selection.zzz: unknown key; valid here: budgets, selectors, stratify, seed"),
+    ],
+)
+def test_unknown_keys_name_the_nearest_valid_one(override, message):
+    assert message in refused("quickstart", override)
+
+
+def test_all_faults_come_in_one_message():
+    said = refused("quickstart", "proxy.epochs=0", "clusters.k=3", "seed=-1", "proxy.precision=fp8")
+    for where in ("proxy.epochs", "clusters.k", "seed", "proxy.precision"):
+        assert f"  - {where}: " in said
+
+
+def test_missing_sections_are_named_without_the_whole_tree():
+    assert "corpus: is required and not given" in refused({"proxy": {"model": "m"}})
+    assert "some/model" not in refused({"proxy": MINIMAL["proxy"]})
+
+
+@pytest.mark.parametrize("override", ["proxy.model", "=3", ".=3", "corpus..paths=[a]", "proxy.=3"])
+def test_malformed_overrides_are_refused(override):
+    assert "not of the form section.field=value" in refused("quickstart", override)
+
+
+# --- values ---------------------------------------------------------------------------------------------------------
+
+
+def test_overrides_carry_yaml_values():
+    config = load_config(
+        "quickstart",
+        [
+            "selection.budgets=[0.05, 300, 1.0]",
+            "proxy.learning_rate=2e-5",
+            "proxy.from_config.rms_norm_eps=1e-6",
+            "proxy.from_config.rope_scaling={factor: 2E+0}",
+            "proxy.from_config.num_hidden_layers=3",
+            "corpus.source_column=null",
+            "selection.selectors=[s2l,random]",
+            "trajectories.include_step_zero=true",
+            "corpus.quickstart.num_examples=500",
+        ],
+    )
+    assert config.selection.budgets == [0.05, 300, 1.0]
+    assert [type(b) for b in config.selection.budgets] == [float, int, float]
+    assert config.proxy.learning_rate == 2e-5
+    assert config.corpus.source_column is None
+    assert config.trajectories.include_step_zero is True
+    assert config.corpus.quickstart is not None
+    assert config.corpus.quickstart.num_examples == 500
+    inner = config.proxy.from_config
+    assert inner is not None
+    assert inner["rms_norm_eps"] == 1e-6  # YAML 1.1 would read a text here, and nobody would check it
+    assert inner["rope_scaling"] == {"factor": 2.0}
+    assert inner["num_hidden_layers"] == 3
+    assert inner["model_type"] == "llama"  # the rest of the recipe's mapping stays
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Findings: {findings} Impression:", "Findings: {findings} Impression:"),
+        ("{question}", "{question}"),
+        ("'{question}'", "{question}"),
+        ('"{question}\\n"', "{question}\n"),
+        (" {question}", " {question}"),
+        ("{a} # not a comment", "{a} # not a comment"),
+    ],
+)
+def test_text_fields_take_the_text_as_it_stands(text, value):
+    config = load_config(MINIMAL, [f"corpus.template.prompt={text}", "corpus.template.response={answer}"])
+    assert config.corpus.template is not None
+    assert config.corpus.template.prompt == value
+
+
+def test_names_that_look_like_numbers_stay_text():
+    config = load_config(MINIMAL, ["name=2024", "proxy.revision=1e10", "proxy.tokenizer=~"])
+    assert (config.name, config.proxy.revision, config.proxy.tokenizer) == ("2024", "1e10", None)
+
+
+def test_the_callers_mapping_is_left_alone():
+    tree = copy.deepcopy(SCRATCH)
+    load_config(tree, ["proxy.model=x", "corpus.quickstart.num_examples=200"])
+    assert tree == SCRATCH
+
+
+@pytest.mark.parametrize(
+    ("override", "where"),
+    [
+        ("selection.budgets=[true]", "boolean"),
+        ("selection.budgets=[]", "selection.budgets is empty"),
+        ("selection.budgets=[0]", "budget 0 "),
+        ("selection.budgets=[-5]", "budget -5 "),
+        ("selection.budgets=[1.5]", "budget 1.5 "),
+        ("selection.budgets=[.nan]", "selection.budgets.0"),
+        ("selection.budgets=[.inf]", "selection.budgets.0"),
+        ("selection.selectors=[]", "selection.selectors is empty"),
+        ("selection.selectors=[s3l]", "unknown selector 's3l'; known:"),
+        ("selection.budgets=0.1", "must be a list, got 0.1; write [0.1]"),
+        ("corpus.paths=a.jsonl", "must be a list, got 'a.jsonl'; write [a.jsonl]"),
+        ("proxy.learning_rate=.inf", "proxy.learning_rate"),
+        ("proxy.epochs=.nan", "proxy.epochs"),
+        ("name=..", "name"),
+        ("name=a/b", "name"),
+        ("corpus.max_quarantined_share=1.1", "corpus.max_quarantined_share"),
+    ],
+)
+def test_wrong_values_are_refused(override, where):
+    assert where in refused("quickstart", override)
+
+
+def test_a_budget_of_1_is_one_example_and_1_0_is_all():
+    from s2l_ray.subset.quota import resolve_budget
+
+    budgets = load_config(MINIMAL, ["selection.budgets=[1, 1.0]"]).selection.budgets
+    assert [resolve_budget(b, 1000) for b in budgets] == [1, 1000]
+
+
+# --- either-or ------------------------------------------------------------------------------------------------------
+
+
+def test_one_side_of_an_either_or_replaces_the_files_other_side():
+    config = load_config("quickstart", ["proxy.model=some/model"])
+    assert (config.proxy.from_config, config.proxy.train_tokenizer) == (None, None)
+    config = load_config("quickstart", ["proxy.tokenizer=some/tokenizer"])
+    assert config.proxy.train_tokenizer is None
+    config = load_config("quickstart", ["corpus.huggingface.name=a/b"])
+    assert config.corpus.quickstart is None
+    config = load_config("mathinstruct_pythia70m", ["corpus.paths=[my.jsonl]"])
+    assert (config.corpus.huggingface, config.corpus.paths) == (None, ["my.jsonl"])
+    pinned = {**MINIMAL, "proxy": {"model": "m", "revision": "abc"}}
+    config = load_config(pinned, ["proxy.from_config.model_type=gpt2", "proxy.train_tokenizer.vocab_size=300"])
+    assert (config.proxy.model, config.proxy.revision) == (None, None)
+
+
+def test_null_replaces_nothing():
+    assert load_config("quickstart", ["proxy.model=null"]) == load_config("quickstart")
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["corpus.paths=[a]", "corpus.huggingface.name=b"], "given: paths and huggingface"),
+        (["proxy.model=m", "proxy.from_config.model_type=gpt2"], "exactly one of proxy.model"),
+        (["proxy.tokenizer=t", "proxy.train_tokenizer.vocab_size=300"], "exclude each other"),
+        (["proxy.model=m", "proxy.train_tokenizer.vocab_size=300"], "random_weights"),
+    ],
+)
+def test_two_sides_on_the_command_line_are_a_contradiction(overrides, message, flip):
+    assert message in refused("quickstart", *(reversed(overrides) if flip else overrides))
+
+
+def test_own_tokenizer_for_random_weights_may_come_in_any_order():
+    overrides = ["proxy.train_tokenizer.vocab_size=300", "proxy.model=m", "proxy.random_weights=true"]
+    assert load_config("quickstart", overrides) == load_config("quickstart", overrides[::-1])
+
+
+# --- contradictions -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base", "overrides", "words"),
+    [
+        (MINIMAL, ["corpus.paths=[]"], ["given: none of them", "corpus.paths=["]),
+        (MINIMAL, ["corpus.format=template"], ["corpus.template.prompt"]),
+        (MINIMAL, ["corpus.format=messages", "corpus.template={prompt: '{a}', response: '{b}'}"], ["'messages'"]),
+        (MINIMAL, ["corpus.template={prompt: '{}', response: '{b}'}"], ["'{}'", "{column}"]),
+        (MINIMAL, ["corpus.template={prompt: '{a', response: '{b}'}"], ["'{a'", "{{ and }}"]),
+        (MINIMAL, ["corpus.template={prompt: '{a!r}', response: '{b}'}"], ["'{a!r}'"]),
+        (MINIMAL, ["corpus.template={prompt: '{a:>9}', response: '{b}'}"], ["'{a:>9}'"]),
+        (MINIMAL, ["corpus.template={prompt: '{a}', response: 'yes'}"], ["'yes'", "no column"]),
+        (MINIMAL, ["proxy.model=null"], ["model=None", "from_config=None"]),
+        (SCRATCH, ["proxy.from_config={hidden_size: 8}"], ["model_type"]),
+        (SCRATCH, ["proxy.train_tokenizer=null"], ["no tokenizer", "proxy.train_tokenizer"]),
+        (SCRATCH, ["proxy.revision=abc"], ["'abc'", "remove"]),
+        (SCRATCH, ["proxy.render=chat_template"], ["no chat template", "render=plain"]),
+        (SCRATCH, ["proxy.from_config.max_position_embeddings=64"], ["512", "64", "lower the one"]),
+        (MINIMAL, ["proxy.train_tokenizer.vocab_size=300"], ["foreign token", "random_weights"]),
+        (MINIMAL, ["proxy.tokens_per_microbatch=100"], ["=100", "=512", "raise the one"]),
+        (MINIMAL, ["trajectories.tokens_per_batch=100"], ["=100", "=512", "raise the one"]),
+        (MINIMAL, ["proxy.max_steps=11"], ["num_snapshots=12", "max_steps=11", "lower the one"]),
+        (MINIMAL, ["proxy.max_steps=10", "trajectories.include_step_zero=true"], ["num_snapshots=12", "max_steps=10"]),
+        (
+            MINIMAL,
+            ["selection.stratify=true", "corpus.source_column=null"],
+            ["corpus.source_column", "name the column"],
+        ),
+        (MINIMAL, ["selection.selectors=[random_per_source]", "corpus.source_column=null"], ["corpus.source_column"]),
+        (MINIMAL, ["resources.device=cpu", "proxy.precision=bf16"], ["bf16", "unusably slow", "use fp32"]),
+        (MINIMAL, ["proxy.render=alpaca", "corpus.format=sharegpt"], ["alpaca", "sharegpt", "use render=plain"]),
+    ],
+)
+def test_contradictions_say_value_and_cure(base, overrides, words):
+    said = refused(base, *overrides)
+    assert [w for w in words if w not in said] == [], said
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["proxy.max_steps=12"],
+        ["proxy.max_steps=11", "trajectories.include_step_zero=true"],
+        ["proxy.tokens_per_microbatch=512", "trajectories.tokens_per_batch=512"],
+        ["corpus.template={prompt: '{{a}} {b}', response: '{c}'}", "corpus.format=template"],
+        ["resources.device=gpu", "proxy.precision=bf16"],
+    ],
+)
+def test_what_just_fits_is_accepted(overrides):
+    load_config(MINIMAL, overrides)
+
+
+# --- the resolved tree ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_resolved_yaml_reads_back_the_same(recipe, tmp_path):
+    config = load_config(recipe, ["selection.budgets=[1, 1.0, 0.5]", "proxy.learning_rate=1e-7", "name=on"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    again = load_config(tmp_path / "config.yaml")
+    assert again == config
+    assert to_yaml(again) == to_yaml(config)
+    assert [type(b) for b in again.selection.budgets] == [int, float, float]
+
+
+def test_nothing_changes_a_configuration_later():
+    config = load_config("quickstart")
+    with pytest.raises(pydantic.ValidationError):
+        config.seed = 3
+    with pytest.raises(pydantic.ValidationError):
+        config.proxy.epochs = 9  # type: ignore[misc]
+    first = S2LConfig.model_validate(MINIMAL)
+    first.selection.budgets.append(7)  # lists are lists; but no other tree shares them
+    assert S2LConfig.model_validate(MINIMAL).selection.budgets == [0.11]
+
+
+def test_every_field_is_documented():
+    def undocumented(model: type[pydantic.BaseModel], where: str) -> list[str]:
+        found = []
+        for name, field in model.model_fields.items():
+            options = [o for o in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(o, type)]
+            inner = [o for o in options if issubclass(o, pydantic.BaseModel)]
+            found += [f for o in inner for f in undocumented(o, f"{where}{name}.")]
+            if not inner and not field.description:
+                found.append(where + name)
+        return found
+
+    assert undocumented(S2LConfig, "") == []
+
+
+def test_seeds_fall_back_to_the_runs():
+    config = load_config(MINIMAL, ["seed=5", "clusters.seed=0"])
+    assert [config.seed_of(s) for s in ("proxy", "clusters", "selection")] == [5, 0, 5]  # type: ignore[arg-type]
