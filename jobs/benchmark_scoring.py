@@ -18,6 +18,8 @@ What is compared:
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
 import statistics
 import tempfile
@@ -55,12 +57,17 @@ PYTHIA_70M = {
 }  # fmt: skip
 
 
-def seconds(work: Callable[[], Any], device: torch.device) -> float:
+def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    """(seconds, what it gave)."""
     start = time.perf_counter()
-    work()
+    result = work()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, result
+
+
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    return timed(work, device)[0]
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
@@ -69,7 +76,7 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     for m, k, n in ((4096, 512, 2048), (2048, 2048, 2048), (4096, 4096, 4096)):
         a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, n, device=device, dtype=dtype)
         a @ b
-        times = [seconds(lambda a=a, b=b: a @ b, device) for _ in range(5)]
+        times = [seconds(functools.partial(torch.mm, a, b), device) for _ in range(5)]
         best = max(best, 2 * m * k * n / statistics.median(times))
     return best
 
@@ -101,19 +108,20 @@ def scoring_rounds(args: argparse.Namespace, model: Any, examples: Examples, dev
         mine = examples.take(np.sort(rng.choice(len(examples), args.examples, replace=False)))
         few = mine.take(np.arange(0, len(mine), args.loop_every))
         peak = matrix_peak(device, dtype)
-        got: dict[str, Any] = {}
-        t_ours = seconds(lambda mine=mine, got=got: got.update(losses=ours(mine)[0]), device)
+        t_ours, (losses, _) = timed(functools.partial(ours, mine), device)
         with autocast():
-            t_loop = seconds(lambda few=few, got=got: got.update(loop=published_loop(model, few, device)), device)
-        gap = float(np.abs(got["losses"][:: args.loop_every] - np.array(got["loop"])).max())
+            t_loop, loop_losses = timed(functools.partial(published_loop, model, few, device), device)
+        gap = float(np.abs(losses[:: args.loop_every] - np.array(loop_losses)).max())
         lengths = mine.lengths
         flops = shape.forward_flops(int(lengths.sum()), int(mine.mask.sum()), int((lengths**2).sum()))
         ours_rate, loop_rate = len(mine) / t_ours, len(few) / t_loop
         # Tokens, not examples, where the loop saw fewer of them.
         per_token = (int(lengths.sum()) / t_ours) / (int(few.lengths.sum()) / t_loop)
         if i:  # the first round warms up
-            rows.append({"ours": ours_rate, "loop": loop_rate, "ratio": per_token, "peak": flops / t_ours / peak,
-                         "peak_gflops": peak / 1e9, "tokens_per_s": int(lengths.sum()) / t_ours, "gap": gap})  # fmt: skip
+            row = {"ours": ours_rate, "loop": loop_rate, "ratio": per_token, "peak": flops / t_ours / peak}
+            row |= {"peak_gflops": peak / 1e9, "tokens_per_s": int(lengths.sum()) / t_ours, "gap": gap}
+            print(f"round {i}: {row['ratio']:.2f} x, {row['peak']:.0%} of peak", flush=True)
+            rows.append(row)
     return {k: (max if k == "gap" else statistics.median)(r[k] for r in rows) for k in rows[0]}
 
 
@@ -163,9 +171,9 @@ def through_ray(
         autocast=autocast,
     )
     starts = np.cumsum([0] + [n for _, n in job.plan.parts])
-    parts = [plain.take(np.arange(a, b)) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    parts = [plain.take(np.arange(a, b)) for a, b in itertools.pairwise(starts)]
     times, ratios = [], []
-    for i in range(args.rounds):
+    for i in range(args.pipeline_rounds):
         before = seconds(lambda: [scorer(p) for p in parts], device)
         out = work.sub(f"pipeline-{i}")
         summary = train_and_score(ProxyJob(**{**vars(job), "out": out}), placement, 0, lambda event: None)
@@ -185,6 +193,7 @@ def main() -> None:
     parser.add_argument("--tokens-per-batch", type=int, default=4096)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--pipeline-examples", type=int, default=512, help="examples through Ray; 0: skip")
+    parser.add_argument("--pipeline-rounds", type=int, default=1, help="each starts Ray Train anew")
     parser.add_argument("--snapshots", type=int, default=12)
     parser.add_argument("--json", help="write the figures here")
     args = parser.parse_args()
@@ -203,10 +212,10 @@ def main() -> None:
         built = build_corpus(units, corpus, work.sub("corpus"), 64, placement.parallelism)
         examples, numbers = work.sub("corpus", "examples"), [p["part"] for p in built.parts]
         tokenizer = train_corpus_tokenizer(examples, numbers, "alpaca", VOCAB, 5000, str(Path(folder, "tokenizer")))
-        one_pass = seconds_of_tokens = time.perf_counter()
+        started = time.perf_counter()
         parts = build_tokens(examples, numbers, work.sub("tokens"), tokenizer, "alpaca", args.max_length, 0.2,
                              placement.parallelism)  # fmt: skip
-        seconds_of_tokens = time.perf_counter() - one_pass
+        seconds_of_tokens = time.perf_counter() - started
         tokens = work.sub("tokens", "parts")
         rows = [(p["part"], p["rows"]) for p in parts.parts]
         model = load_model(proxy, tokenizer, 0).to(device).eval()
@@ -221,8 +230,9 @@ def main() -> None:
         if args.pipeline_examples:
             some = rows[: max(1, args.pipeline_examples // 64)]
             plan = make_plan(some, 8, 1, 1, 0)
-            job = ProxyJob(proxy, TrajectoriesConfig(num_snapshots=2, tokens_per_batch=args.tokens_per_batch), plan, (0, 1),
-                           0, tokenizer, tokens, work, max(1, int(placement.cpus_per_worker)))  # fmt: skip
+            settings = TrajectoriesConfig(num_snapshots=2, tokens_per_batch=args.tokens_per_batch)
+            threads = max(1, int(placement.cpus_per_worker))
+            job = ProxyJob(proxy, settings, plan, (0, 1), 0, tokenizer, tokens, work, threads)
             figures |= through_ray(args, job, read_parts(tokens, [p for p, _ in some]), placement, work)
     report(figures, parts, device, args)
 
@@ -230,15 +240,18 @@ def main() -> None:
 def report(figures: dict[str, float], parts: Any, device: torch.device, args: argparse.Namespace) -> None:
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     share = parts.num_response_tokens / parts.num_tokens
-    print(f"{parts.num_examples:,} examples, {parts.num_tokens / parts.num_examples:.0f} tokens each, "
-          f"{share:.0%} of them response; {name}; medians of {args.rounds} rounds")  # fmt: skip
-    print(f"scoring   ours {figures['ours']:.1f} examples/s ({figures['tokens_per_s']:,.0f} tokens/s), published loop "
-          f"{figures['loop']:.1f}: {figures['ratio']:.2f} x per token; largest difference {figures['gap']:.1e} nats")  # fmt: skip
-    print(f"peak      {figures['peak']:.0%} of {figures['peak_gflops']:,.0f} GFLOP/s in useful FLOPs")
-    print(f"stage     T = {args.snapshots}: {figures['stage_ratio']:.2f} x "
-          f"({figures['stage_theirs_s'] / 60:.0f} min → {figures['stage_ours_s'] / 60:.0f} min)")  # fmt: skip
-    if "pipeline" in figures:
-        print(f"pipeline  {figures['pipeline']:.0%} of the scorer in a plain loop")
+    f = figures
+    print(
+        f"{parts.num_examples:,} examples, {parts.num_tokens / parts.num_examples:.0f} tokens each, {share:.0%} of "
+        f"them response; {name}; medians of {args.rounds} rounds\n"
+        f"scoring   ours {f['ours']:.1f} examples/s ({f['tokens_per_s']:,.0f} tokens/s), published loop "
+        f"{f['loop']:.1f}: {f['ratio']:.2f} x per token; largest difference {f['gap']:.1e} nats\n"
+        f"peak      {f['peak']:.0%} of {f['peak_gflops']:,.0f} GFLOP/s in useful FLOPs\n"
+        f"stage     T = {args.snapshots}: {f['stage_ratio']:.2f} x "
+        f"({f['stage_theirs_s'] / 60:.0f} min → {f['stage_ours_s'] / 60:.0f} min)"
+    )
+    if "pipeline" in f:
+        print(f"pipeline  {f['pipeline']:.0%} of the scorer in a plain loop")
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1))
 

@@ -94,7 +94,7 @@ def _dry_run(config: Any) -> int:
     print("# resolved configuration\n" + to_yaml(config))
     print("# what it would take")
     print("\n".join(estimate(config).lines(config)))
-    subsets = [f"subset/{s}-{b:g}" for s in config.selection.selectors for b in config.selection.budgets]
+    subsets = [f"subset/{s}-{b!r}" for s in config.selection.selectors for b in config.selection.budgets]
     print("stages        corpus → tokens → proxy → trajectories → clusters → " + ", ".join(subsets))
     there = complete_stages(config)
     if there is not None and there.stages:

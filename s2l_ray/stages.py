@@ -362,13 +362,14 @@ def subset_stage(
     """Clusters and a budget → one subset. `inputs`: read once for many budgets; None reads them when needed."""
     from s2l_ray.subset.build import build_subset
     from s2l_ray.subset.quota import resolve_budget
+    from s2l_ray.subset.selectors import SELECTORS
 
     run = pipeline.run
     corpus, trajectories, clusters = run.stage("corpus"), run.stage("trajectories"), run.stage("clusters")
     num_examples = trajectories.manifest.row_counts["trajectories"]
     count = resolve_budget(budget, num_examples)
     seed = config.seed_of("selection")
-    stratify = config.selection.stratify and selector == "s2l"
+    stratify = config.selection.stratify and SELECTORS[selector].takes_stratify
 
     def build(out: Storage) -> Built:
         stats = build_subset(
@@ -382,5 +383,5 @@ def subset_stage(
     settings = {"selector": selector, "budget": count, "seed": seed, "stratify": stratify}
     reads: Sequence[Stage] = (corpus, trajectories, clusters)
     read = {s.name: s.manifest.content_fingerprint for s in reads}
-    label = f"{selector}{'-stratified' if stratify else ''}-{budget:g}"
+    label = f"{selector}{'-stratified' if stratify else ''}-{budget!r}"  # 1 example and 1.0 of them all differ
     return pipeline.stage(f"subset/{label}", settings, read, build, folder=f"subset/{label}")

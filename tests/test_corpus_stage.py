@@ -29,7 +29,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 def make_rows(num: int) -> list[dict[str, Any]]:
     return [
-        {"prompt": f"{i} + {i} =", "completion": f" {2 * i}", "source": f"s{i % 3}", "level": i % 5, "tags": ["é", str(i)]}
+        {"prompt": f"{i} + {i} =", "completion": f" {2 * i}", "source": f"s{i % 3}", "level": i % 5,
+         "tags": [str(i), "é"]}
         for i in range(num)
     ]  # fmt: skip
 
@@ -72,7 +73,7 @@ def test_one_file(plain):
     assert (parts.num_examples, parts.num_duplicates, parts.num_quarantined) == (200, 0, 0)
     assert parts.format == "prompt_completion"
     found = examples(storage, parts)
-    assert sorted((json.loads(e["row"]) for e in found), key=lambda r: int(r["tags"][1])) == ROWS
+    assert sorted((json.loads(e["row"]) for e in found), key=lambda r: int(r["tags"][0])) == ROWS
     for e in found:
         row = json.loads(e["row"])
         assert e["messages"] == [
@@ -211,10 +212,10 @@ def test_an_earlier_attempts_leftovers_are_gone(tmp_path):
 def test_a_corpus_of_another_format_stops_before_any_task(tmp_path):
     with pytest.raises(UnknownFormat, match="question"):
         corpus(tmp_path / "run", write_jsonl(tmp_path / "a.jsonl", [{"question": "q", "answer": "a"}]))
-    with pytest.raises(TooManyUnusable, match="none of the first 9 rows .* missing column 'messages'"):
+    with pytest.raises(TooManyUnusable, match=r"none of the first 9 rows .* missing column 'messages'"):
         corpus(tmp_path / "run", write_jsonl(tmp_path / "b.jsonl", ROWS[:9]), format="messages")
     (tmp_path / "c.jsonl").write_text("no json\n" * 9)
-    with pytest.raises(SourceError, match="none of its first 9 rows can be read .*bad JSON"):
+    with pytest.raises(SourceError, match=r"none of its first 9 rows can be read .*bad JSON"):
         corpus(tmp_path / "run", tmp_path / "c.jsonl")
 
 
@@ -244,7 +245,7 @@ def test_columns_dropped_and_sources_missing(plain, tmp_path):
 
     rows = [{**r, "raw": b"\x00", "day": datetime.date(2024, 1, i % 28 + 1)} for i, r in enumerate(ROWS[:30])]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    with pytest.raises(TooManyUnusable, match="type bytes; name the column in corpus.drop_columns"):
+    with pytest.raises(TooManyUnusable, match=r"type bytes; name the column in corpus\.drop_columns"):
         corpus(tmp_path / "run", tmp_path / "a.parquet")
     options: dict[str, Any] = {"drop_columns": ["raw", "source"]}
     parts, storage = corpus(tmp_path / "run", tmp_path / "a.parquet", **options)

@@ -204,7 +204,12 @@ def build_corpus(
     read = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         ReadTask(config, format, out.sub("quarantine")), batch_size=1, batch_format="numpy"
     )
-    rows = read.materialize()
+    try:
+        rows = read.materialize()
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SourceError):  # a broken file is the user's to mend, not a fault of a task's
+            raise error.cause from None
+        raise
     num_read = rows.count()
     num_quarantined = check_quarantine(out.sub("quarantine"), num_read, config.max_quarantined_share)
     if num_read == 0:

@@ -43,8 +43,9 @@ class ResponseLoss(nn.Module):
 
 def chunked_nll(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
     """hidden (R, H), head H → V, targets (R,) → nll_nats (R,) float32; at most CHUNK_ELEMENTS logits at once."""
-    vocab_size = head.weight.shape[0]  # type: ignore[union-attr]
-    rows = max(1, CHUNK_ELEMENTS // int(vocab_size))  # type: ignore[arg-type]
+    weight = head.weight
+    assert isinstance(weight, Tensor)
+    rows = max(1, CHUNK_ELEMENTS // weight.shape[0])  # (V, H)
     chunks = []
     for start in range(0, len(targets), rows):
         h, t = hidden[start : start + rows], targets[start : start + rows]
