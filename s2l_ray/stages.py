@@ -84,7 +84,7 @@ def corpus_units(corpus: CorpusConfig, seed: int, run_storage: Storage) -> tuple
     if corpus.huggingface is not None:
         return _huggingface_units(corpus, run_storage)
     units = plan_files(corpus.paths, corpus.read_bytes_per_task)
-    files = sorted({(u.uri, u.size, u.mtime_ns) for u in units})
+    files = sorted({(u.origin, u.size, u.mtime_ns) for u in units})
     return units, {"files": fingerprint([list(f) for f in files])}
 
 
@@ -299,7 +299,8 @@ def trajectories_stage(pipeline: Pipeline, config: S2LConfig, tokens: Stage, pro
         said = f"{parts.num_examples:,} trajectories of {parts.num_snapshots} losses, none missing, none doubled"
         return Built(parts.fingerprint, {"trajectories": parts.num_examples}, extra, said=said)
 
-    inputs = {"proxy": proxy.manifest.content_fingerprint, "tokens": tokens.manifest.content_fingerprint}
+    # The corpus too: the matrix carries the sources, which the tokens' fingerprint does not see.
+    inputs = {s.name: s.manifest.content_fingerprint for s in (pipeline.run.stage("corpus"), tokens, proxy)}
     return pipeline.stage("trajectories", {}, inputs, build)
 
 

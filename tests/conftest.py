@@ -11,6 +11,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 pytest_plugins = ("fixtures_s3",)
 
+# Before Ray starts: its workers speak with the test's S3 server too (fixtures_s3.S3_TEST_ENV).
+for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+    os.environ[name] = "testing"
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")

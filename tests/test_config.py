@@ -349,7 +349,7 @@ def test_nothing_changes_a_configuration_later():
     with pytest.raises(pydantic.ValidationError):
         config.seed = 3
     with pytest.raises(pydantic.ValidationError):
-        config.proxy.epochs = 9  # type: ignore[misc]
+        config.proxy.epochs = 9
     first = S2LConfig.model_validate(MINIMAL)
     first.selection.budgets.append(7)  # lists are lists; but no other tree shares them
     assert S2LConfig.model_validate(MINIMAL).selection.budgets == [0.11]
@@ -371,4 +371,4 @@ def test_every_field_is_documented():
 
 def test_seeds_fall_back_to_the_runs():
     config = load_config(MINIMAL, ["seed=5", "clusters.seed=0"])
-    assert [config.seed_of(s) for s in ("proxy", "clusters", "selection")] == [5, 0, 5]  # type: ignore[arg-type]
+    assert [config.seed_of(s) for s in ("proxy", "clusters", "selection")] == [5, 0, 5]

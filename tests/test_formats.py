@@ -64,8 +64,9 @@ def test_a_given_format_or_template_wins_over_the_columns():
 def test_single_turn_formats():
     assert to_messages({"instruction": "i", "output": "o"}, "instruction", PLAIN) == pair("i", "o")
     for nothing in ("", None):
-        row = {"instruction": "i", "input": nothing, "output": "o"}
-        assert to_messages(row, "instruction", PLAIN) == pair("i", "o")
+        assert to_messages({"instruction": "i", "input": nothing, "output": "o"}, "instruction", PLAIN) == pair(
+            "i", "o"
+        )
     assert to_messages({"instruction": "i", "input": "x", "output": "o"}, "instruction", PLAIN) == pair("i\n\nx", "o")
     assert to_messages({"prompt": "", "completion": " c "}, "prompt_completion", PLAIN) == pair("", " c ")
     row = {"findings": "clear {n}", "n": 3, "a.b": decimal.Decimal("1.50"), "impression": "ok"}

@@ -50,7 +50,9 @@ def quiet_ray_data() -> None:
     context.target_max_block_size = None
     # Silent for half an hour is a hang, not patience; autoscalers need minutes.
     context.execution_no_progress_timeout_s = 900
-    for name in ("ray.data", "ray.train", "ray.tune"):
+    # Errors of ours come as exceptions with a message; Ray Data would print its own traceback before them.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    for name in ("ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

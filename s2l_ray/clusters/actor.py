@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from s2l_ray.clusters.kmeans import KMeansResult, fit_kmeans
 
 from s2l_ray.cluster.placement import Placement
+from s2l_ray.clusters.kmeans import KMeansResult, fit_kmeans
 from s2l_ray.config.schema import ClustersConfig
 from s2l_ray.corpus.example_id import array_to_ids
 from s2l_ray.run_folder.storage import Storage

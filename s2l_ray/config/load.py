@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.run_folder.redact import redact
 
 
 class ConfigError(ValueError):
@@ -50,8 +51,11 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
 
 def to_yaml(config: S2LConfig) -> str:
-    """The resolved configuration as YAML that `load_config` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The resolved configuration as YAML that `load_config` reads back; credentials in URIs are left out.
+
+    Whoever reads a run must not get them; whoever repeats it has them in the environment.
+    """
+    return yaml.safe_dump(redact(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from s2l_ray.subset.selectors import Selection, SelectionInputs, select
 
 from s2l_ray.corpus.build import part_name
 from s2l_ray.corpus.example_id import array_to_hex, array_to_ids, ids_to_array
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.subset.rows import plan_files, write_dataset_info, write_rows
+from s2l_ray.subset.selectors import Selection, SelectionInputs, select
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
