@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from torch.nn import functional as F
 
@@ -37,7 +38,6 @@ from s2l_ray.cluster.session import ray_session
 from s2l_ray.config import CorpusConfig, ProxyConfig, ResourcesConfig, TrajectoriesConfig
 from s2l_ray.corpus.build import build_corpus
 from s2l_ray.corpus.sources import plan_files
-from s2l_ray.lm.batches import Examples
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.lm.load import load_model
 from s2l_ray.lm.response_loss import ResponseLoss
@@ -47,6 +47,7 @@ from s2l_ray.proxy.score import Scorer
 from s2l_ray.proxy.workers import train_and_score
 from s2l_ray.run_folder import Storage
 from s2l_ray.tokens.build import build_tokens, train_corpus_tokenizer
+from s2l_ray.tokens.examples import Examples
 from s2l_ray.tokens.parts import read_parts
 from s2l_ray.tokens.render import segments
 
@@ -187,10 +188,10 @@ def through_ray(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", help="JSONL with instruction and output")
-    parser.add_argument("--examples", type=int, default=192, help="examples scored per round")
-    parser.add_argument("--loop-every", type=int, default=2, help="the loop scores every n-th of them, to save time")
+    parser.add_argument("--examples", type=int, default=256, help="examples scored per round")
+    parser.add_argument("--loop-every", type=int, default=4, help="the loop scores every n-th of them, to save time")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens-per-batch", type=int, default=4096)
+    parser.add_argument("--tokens-per-batch", type=int, default=8192)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--pipeline-examples", type=int, default=512, help="examples through Ray; 0: skip")
     parser.add_argument("--pipeline-rounds", type=int, default=1, help="each starts Ray Train anew")
@@ -203,20 +204,21 @@ def main() -> None:
                         max_steps=1, global_batch_size=8)  # fmt: skip
     corpus = CorpusConfig(paths=[args.corpus], max_quarantined_share=0.2)
     resources = ResourcesConfig()
-    with tempfile.TemporaryDirectory() as folder, ray_session(resources):
-        import ray
-
-        placement = place(resources, ray.cluster_resources(), local_cores())
+    with tempfile.TemporaryDirectory() as folder:
         work = Storage.open(folder)
-        units = plan_files(corpus.paths, corpus.read_bytes_per_task)
-        built = build_corpus(units, corpus, work.sub("corpus"), 64, placement.parallelism)
-        examples, numbers = work.sub("corpus", "examples"), [p["part"] for p in built.parts]
-        tokenizer = train_corpus_tokenizer(examples, numbers, "alpaca", VOCAB, 5000, str(Path(folder, "tokenizer")))
-        started = time.perf_counter()
-        parts = build_tokens(examples, numbers, work.sub("tokens"), tokenizer, "alpaca", args.max_length, 0.2,
-                             placement.parallelism)  # fmt: skip
-        seconds_of_tokens = time.perf_counter() - started
-        tokens = work.sub("tokens", "parts")
+        examples, tokens = work.sub("corpus", "examples"), work.sub("tokens", "parts")
+        with ray_session(resources):
+            placement = place(resources, ray.cluster_resources(), local_cores())
+            units = plan_files(corpus.paths, corpus.read_bytes_per_task)
+            built = build_corpus(units, corpus, work.sub("corpus"), 64, placement.parallelism)
+            numbers = [p["part"] for p in built.parts]
+            tokenizer = train_corpus_tokenizer(examples, numbers, "alpaca", VOCAB, 5000, str(Path(folder, "tokenizer")))
+            started = time.perf_counter()
+            parts = build_tokens(
+                examples, numbers, work.sub("tokens"), tokenizer, "alpaca", args.max_length, 0.2, placement.parallelism
+            )
+            seconds_of_tokens = time.perf_counter() - started
+        # Without Ray's processes beside: scoring alone, and the loop has the machine to itself as well.
         rows = [(p["part"], p["rows"]) for p in parts.parts]
         model = load_model(proxy, tokenizer, 0).to(device).eval()
         everything = read_parts(tokens, [p for p, _ in rows])
@@ -229,11 +231,11 @@ def main() -> None:
         figures |= {"stage_ratio": theirs / ours, "stage_theirs_s": theirs, "stage_ours_s": ours}
         if args.pipeline_examples:
             some = rows[: max(1, args.pipeline_examples // 64)]
-            plan = make_plan(some, 8, 1, 1, 0)
             settings = TrajectoriesConfig(num_snapshots=2, tokens_per_batch=args.tokens_per_batch)
             threads = max(1, int(placement.cpus_per_worker))
-            job = ProxyJob(proxy, settings, plan, (0, 1), 0, tokenizer, tokens, work, threads)
-            figures |= through_ray(args, job, read_parts(tokens, [p for p, _ in some]), placement, work)
+            job = ProxyJob(proxy, settings, make_plan(some, 8, 1, 1, 0), (0, 1), 0, tokenizer, tokens, work, threads)
+            with ray_session(resources):
+                figures |= through_ray(args, job, read_parts(tokens, [p for p, _ in some]), placement, work)
     report(figures, parts, device, args)
 
 

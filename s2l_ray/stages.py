@@ -54,8 +54,11 @@ def corpus_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
     rows_per_part = config.trajectories.examples_per_part
 
     def build(out: Storage) -> Built:
-        with pipeline.progress.stage("corpus", None, "read tasks"):
-            parts = build_corpus(units, corpus, out, rows_per_part, _placement(pipeline).parallelism)
+        with pipeline.progress.stage("corpus", None, "rows") as bar:
+            parts = build_corpus(
+                units, corpus, out, rows_per_part, _placement(pipeline).parallelism,
+                on_rows=lambda rows: bar.update(advance=rows),
+            )  # fmt: skip
         counts = {
             "examples": parts.num_examples,
             "duplicates": parts.num_duplicates,
@@ -136,7 +139,8 @@ def tokens_stage(pipeline: Pipeline, config: S2LConfig, corpus: Stage) -> Stage:
     format = corpus.manifest.extra["format"]
 
     def build(out: Storage) -> Built:
-        with tempfile.TemporaryDirectory() as folder, pipeline.progress.stage("tokens", None, "parts"):
+        total = corpus.manifest.row_counts["examples"]
+        with tempfile.TemporaryDirectory() as folder, pipeline.progress.stage("tokens", total, "examples") as bar:
             if proxy.train_tokenizer is not None:
                 style = resolve_style(proxy.render, format, None)
                 settings = proxy.train_tokenizer
@@ -151,6 +155,7 @@ def tokens_stage(pipeline: Pipeline, config: S2LConfig, corpus: Stage) -> Stage:
             parts = build_tokens(
                 examples, corpus_parts, out, tokenizer, style, proxy.max_length,
                 config.corpus.max_quarantined_share, _placement(pipeline).parallelism,
+                on_rows=lambda rows: bar.update(advance=rows),
             )  # fmt: skip
         said = (
             f"{format_count(parts.num_tokens)} tokens, {format_count(parts.num_response_tokens)} of them response, "
@@ -291,10 +296,12 @@ def trajectories_stage(pipeline: Pipeline, config: S2LConfig, tokens: Stage, pro
     snapshots = [Snapshot(**s) for s in proxy.manifest.extra["snapshots"]]
 
     def build(out: Storage) -> Built:
-        parts = build_trajectories(
-            tokens.storage.sub("parts"), part_rows(tokens), proxy.storage, snapshots, out,
-            _placement(pipeline).parallelism,
-        )  # fmt: skip
+        rows = part_rows(tokens)
+        with pipeline.progress.stage("trajectories", sum(n for _, n in rows), "examples") as bar:
+            parts = build_trajectories(
+                tokens.storage.sub("parts"), rows, proxy.storage, snapshots, out, _placement(pipeline).parallelism,
+                on_rows=lambda rows: bar.update(advance=rows),
+            )  # fmt: skip
         extra = {"parts": [[p["part"], p["rows"]] for p in parts.parts], "num_snapshots": parts.num_snapshots}
         said = f"{parts.num_examples:,} trajectories of {parts.num_snapshots} losses, none missing, none doubled"
         return Built(parts.fingerprint, {"trajectories": parts.num_examples}, extra, said=said)

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from tiny import SHAPES, random_examples, random_model
 
 from s2l_ray.lm import response_loss
-from s2l_ray.lm.batches import Examples, collate, token_budget_batches
+from s2l_ray.lm.batches import collate, token_budget_batches
 from s2l_ray.lm.response_loss import ResponseLoss, UnsupportedModel, verify
 from s2l_ray.proxy.score import NonFiniteScore, Scorer, weights_fingerprint
+from s2l_ray.tokens.examples import Examples
 
 
 def reference_losses(model, examples: Examples) -> np.ndarray:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.corpus.formats import UnusableRow
-from s2l_ray.lm.batches import Examples, collate
+from s2l_ray.lm.batches import collate
 from s2l_ray.lm.load import train_tokenizer
+from s2l_ray.tokens.examples import Examples
 from s2l_ray.tokens.render import Renderer, Tokenised, resolve_style, segments
 
 EOS = "<|endoftext|>"

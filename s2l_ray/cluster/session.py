@@ -30,6 +30,7 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
     if address and address != "local":
         ray.init(address=address, **options)
     else:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing to watch on one machine
         # "local": a bare ray.init() would join whatever cluster runs on this machine.
         ray.init(address="local", num_cpus=local_cores() + 2, include_dashboard=False, **options)
     quiet_ray_data()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from s2l_ray.cluster.mailbox import mailbox
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.corpus.example_id import ID_TYPE, content_id, ids_to_array, occurrence_id
 from s2l_ray.corpus.formats import UnusableRow, resolve_format, row_to_json, to_messages
@@ -63,10 +64,10 @@ def part_name(part: int) -> str:
 
 
 def choose_rows_per_part(num_examples: int, wanted: int | None = None) -> int:
-    """A power of two, about 64 parts for a small corpus, 4,096 examples a part for a large one."""
+    """A power of two, about 32 parts for a small corpus, 4,096 examples a part for a large one."""
     if wanted is not None:
         return wanted
-    return int(min(4096, max(64, 2 ** int(np.log2(max(1, num_examples / 64))))))
+    return int(min(4096, max(64, 2 ** int(np.log2(max(1, num_examples / 32))))))
 
 
 def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
@@ -127,8 +128,8 @@ def read_rows(unit: ReadUnit, config: CorpusConfig, format: str) -> Iterator[tup
 class ReadTask:
     """One read unit → blocks of usable rows; the unusable ones go to the quarantine folder."""
 
-    def __init__(self, config: CorpusConfig, format: str, quarantine: Storage) -> None:
-        self.config, self.format, self.quarantine = config, format, quarantine
+    def __init__(self, config: CorpusConfig, format: str, quarantine: Storage, box: Any = None) -> None:
+        self.config, self.format, self.quarantine, self.box = config, format, quarantine, box
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
         number, unit = int(batch["number"][0]), ReadUnit(**batch["unit"][0])
@@ -141,11 +142,16 @@ class ReadTask:
                 continue
             good.append(record)
             if len(good) == _ROWS_PER_BLOCK:
-                yield pa.Table.from_pylist(good, schema=_READ_SCHEMA)
+                yield self._block(good)
                 good = []
         if bad:
             self.quarantine.write_table(part_name(number), pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA))
-        yield pa.Table.from_pylist(good, schema=_READ_SCHEMA)
+        yield self._block(good)
+
+    def _block(self, rows: list[dict[str, Any]]) -> pa.Table:
+        if self.box is not None:
+            self.box.put.remote({"rows": len(rows)})
+        return pa.Table.from_pylist(rows, schema=_READ_SCHEMA)
 
 
 def write_part(table: pa.Table, duplicates: str, examples: Storage) -> pa.Table:
@@ -185,12 +191,18 @@ def add_part_column(table: pa.Table, num_parts: int) -> pa.Table:
 
 
 def build_corpus(
-    units: list[ReadUnit], config: CorpusConfig, out: Storage, rows_per_part: int | None, parallelism: int
+    units: list[ReadUnit],
+    config: CorpusConfig,
+    out: Storage,
+    rows_per_part: int | None,
+    parallelism: int,
+    on_rows: Callable[[int], None] = lambda rows: None,
 ) -> CorpusParts:
     """Read, normalise, hash, shuffle, write. Overwrites what an interrupted attempt left in `out`.
 
     Args:
         parallelism: about how many tasks the cluster runs at once; bounds the shuffle's partitions.
+        on_rows: told how many rows more were read, from a thread.
 
     Raises:
         TooManyUnusable, UnknownFormat, SourceError: the corpus cannot be used as it is.
@@ -201,11 +213,11 @@ def build_corpus(
         out.delete_dir(folder)
     format = sample_format(units, config)
     items = [{"number": i, "unit": vars(u)} for i, u in enumerate(units)]
-    read = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        ReadTask(config, format, out.sub("quarantine")), batch_size=1, batch_format="numpy"
-    )
     try:
-        rows = read.materialize()
+        with mailbox(lambda event: on_rows(event["rows"])) as box:
+            task = ReadTask(config, format, out.sub("quarantine"), box)
+            read = ray.data.from_items(items, override_num_blocks=len(items))
+            rows = read.map_batches(task, batch_size=1, batch_format="numpy").materialize()
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, SourceError):  # a broken file is the user's to mend, not a fault of a task's
             raise error.cause from None

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from s2l_ray.config.schema import ProxyConfig
 
 
@@ -68,6 +66,7 @@ def load_model(config: ProxyConfig, tokenizer: Any, seed: int) -> Any:
 
     Mixed precision keeps fp32 master weights: the small updates of lr 2e-5 would vanish in bf16 weights.
     """
+    import torch
     from transformers import AutoModelForCausalLM
 
     if config.from_config is not None or config.random_weights:

@@ -16,7 +16,6 @@ import torch
 
 from s2l_ray.config.schema import ProxyConfig, TrajectoriesConfig
 from s2l_ray.corpus.build import part_name
-from s2l_ray.lm.batches import Examples
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.lm.load import load_model
 from s2l_ray.lm.response_loss import verify
@@ -25,9 +24,10 @@ from s2l_ray.proxy.score import NonFiniteScore, Scorer, score_table, weights_fin
 from s2l_ray.proxy.snapshots import Snapshot, missing_parts, read_snapshot, snapshot_folder, write_snapshot
 from s2l_ray.proxy.train import Stepper, StepResult, autocast_for, make_optimizer, wrap
 from s2l_ray.run_folder.storage import Storage
+from s2l_ray.tokens.examples import Examples
 
-_SCORE_UNIT_ROWS = 8192
-"""Examples that are loaded at once for scoring: few enough tasks for a small machine, little memory on a large one."""
+_SCORE_UNIT_ROWS = 32_768
+"""Examples loaded at once for scoring: a small corpus is read directly, a large one streams through Ray Data."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,8 @@ def run_worker(job: ProxyJob, host: Host) -> dict[str, Any]:
     units = [w.parts for w in job.plan.windows_from(step)]
     batches = job.plan.batches(step, host.stream(job.tokens, units))
     tally = Tally()
+    if host.rank == 0:
+        host.emit(event="ready", step=step)
 
     def state() -> dict[str, Any]:
         return {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s2l_ray.lm.batches import Examples
+from s2l_ray.tokens.examples import Examples
 
 WINDOW_ROWS = 65_536
 """Examples that are shuffled together. Parts are random samples of the corpus by construction (ranges of a hash) and

@@ -18,32 +18,39 @@ class ProxyReport:
         self.progress, self.metrics = progress, metrics
         self.total_steps, self.num_examples, self.num_snapshots = total_steps, num_examples, num_snapshots
         self._stack = contextlib.ExitStack()
-        self._steps: StageProgress | None = None
-        self._scoring: StageProgress | None = None
+        self._bars: tuple[StageProgress, StageProgress] | None = None
 
     def __enter__(self) -> ProxyReport:
-        self._steps = self._stack.enter_context(self.progress.stage("proxy: training", self.total_steps, "steps"))
-        total = self.num_examples * self.num_snapshots
-        self._scoring = self._stack.enter_context(self.progress.stage("proxy: scoring", total, "examples"))
         return self
+
+    def _begin(self) -> tuple[StageProgress, StageProgress]:
+        """With the first event, not before: rates must not count the time in which workers start."""
+        if self._bars is None:
+            steps = self._stack.enter_context(self.progress.stage("proxy: training", self.total_steps, "steps"))
+            total = self.num_examples * self.num_snapshots
+            scoring = self._stack.enter_context(self.progress.stage("proxy: scoring", total, "examples"))
+            self._bars = (steps, scoring)
+        return self._bars
 
     def __exit__(self, *exc: Any) -> bool | None:
         return self._stack.__exit__(*exc)
 
     def on_event(self, event: Event) -> None:
-        assert self._steps is not None
-        assert self._scoring is not None
+        steps, scoring = self._begin()
         kind = event["event"]
-        if kind == "train":
-            self._steps.update(event["step"], loss=event["loss_nats"])
+        if kind == "ready":
+            again = f", from step {event['step']:,} on" if event["step"] else ""
+            self.progress.say(f"[proxy] the workers are up{again}")
+        elif kind == "train":
+            steps.update(event["step"], loss=event["loss_nats"])
             self.metrics.log("proxy", **{k: v for k, v in event.items() if k != "rank"})
         elif kind == "scored":
-            self._scoring.update(advance=event["examples"])
+            scoring.update(advance=event["examples"])
         elif kind == "snapshot":
             shown = f"{event['snapshot'] + 1}/{self.num_snapshots}"
             # A resumed snapshot was partly scored before: the manifest knows, the events do not.
             done = (event["snapshot"] + 1) * self.num_examples
-            self._scoring.update(done, snapshot=shown, mean_loss=event["mean_loss_nats"])
-            self._steps.update(event["step"])
+            scoring.update(done, snapshot=shown, mean_loss=event["mean_loss_nats"])
+            steps.update(event["step"])
             if event["rank"] == 0:
                 self.metrics.log("proxy", **{k: v for k, v in event.items() if k != "rank"})

@@ -12,8 +12,9 @@ import pyarrow as pa
 import torch
 
 from s2l_ray.corpus.example_id import ID_TYPE, array_to_hex, array_to_ids
-from s2l_ray.lm.batches import Examples, collate, token_budget_batches
+from s2l_ray.lm.batches import collate, token_budget_batches
 from s2l_ray.lm.response_loss import ResponseLoss, mean_per_example
+from s2l_ray.tokens.examples import Examples
 
 SCORE_SCHEMA = pa.schema(
     [

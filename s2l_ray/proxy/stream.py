@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from s2l_ray.corpus.build import part_name
-from s2l_ray.lm.batches import Examples
 from s2l_ray.run_folder.storage import Storage
+from s2l_ray.tokens.examples import Examples
 from s2l_ray.tokens.parts import to_examples
 
 _COLUMNS = ["example_id", "input_ids", "response_mask"]

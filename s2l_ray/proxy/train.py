@@ -15,9 +15,10 @@ from torch import nn
 
 from s2l_ray.config.schema import ProxyConfig
 from s2l_ray.corpus.example_id import array_to_hex
-from s2l_ray.lm.batches import Examples, collate, token_budget_batches
+from s2l_ray.lm.batches import collate, token_budget_batches
 from s2l_ray.lm.response_loss import ResponseLoss, mean_per_example
 from s2l_ray.proxy.plan import deal
+from s2l_ray.tokens.examples import Examples
 
 
 class NonFiniteLoss(RuntimeError):

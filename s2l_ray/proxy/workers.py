@@ -14,12 +14,12 @@ import torch.distributed as dist
 from s2l_ray.cluster.mailbox import Event, mailbox
 from s2l_ray.cluster.placement import Placement
 from s2l_ray.cluster.session import quiet_ray_data
-from s2l_ray.lm.batches import Examples
 from s2l_ray.proxy.loop import ProxyJob, run_worker
 from s2l_ray.proxy.score import NonFiniteScore
 from s2l_ray.proxy.stream import stream_units
 from s2l_ray.proxy.train import NonFiniteLoss
 from s2l_ray.run_folder.storage import Storage
+from s2l_ray.tokens.examples import Examples
 
 
 class ProxyFailed(RuntimeError):

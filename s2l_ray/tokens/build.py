@@ -6,12 +6,13 @@ Memory: a task holds one part. The driver holds one row of statistics per part.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from s2l_ray.cluster.parts import map_parts
 from s2l_ray.corpus.build import QUARANTINE_SCHEMA, TooManyUnusable, check_quarantine, part_name
 from s2l_ray.corpus.formats import UnusableRow
 from s2l_ray.lm.load import train_tokenizer
@@ -40,19 +41,14 @@ class TokeniseTask:
     """Tokenises some parts and writes them; gives one row of statistics per part."""
 
     def __init__(self, examples: Storage, out: Storage, tokenizer: Any, style: Style, max_length: int) -> None:
-        self.examples, self.out, self.max_length = examples, out, max_length
-        self.tokenizer, self.style = tokenizer, style
+        self.examples, self.out = examples, out
+        self._render = Renderer(tokenizer, style, max_length)
 
-    def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
-        render = Renderer(self.tokenizer, self.style, self.max_length)
-        for part in batch["item"]:
-            yield pa.Table.from_pylist([self._one(int(part), render)])
-
-    def _one(self, part: int, render: Renderer) -> dict[str, Any]:
+    def __call__(self, part: int) -> dict[str, Any]:
         table = self.examples.read_table(
             part_name(part), columns=["example_id", "origin", "index", "source", "messages"]
         )
-        rendered = render(table["messages"].to_pylist())
+        rendered = self._render(table["messages"].to_pylist())
         good: list[tuple[int, Tokenised]] = []
         bad: list[int] = []
         for i, tokens in enumerate(rendered):
@@ -125,23 +121,18 @@ def build_tokens(
     max_length: int,
     max_quarantined_share: float,
     parallelism: int,
+    on_rows: Callable[[int], None] = lambda rows: None,
 ) -> TokenParts:
     """Tokenise every part once.
 
     Raises:
         TooManyUnusable: too many examples have no response token left within `max_length`.
     """
-    import ray.data
-
     for folder in ("parts", "quarantine"):
         out.delete_dir(folder)
-    Renderer(tokenizer, style, max_length)  # what is wrong with the tokenizer is said here, not in a task
-    stats = (
-        ray.data.from_items(corpus_parts, override_num_blocks=min(len(corpus_parts), 4 * parallelism))
-        .map_batches(TokeniseTask(examples, out, tokenizer, style, max_length), batch_size=None, batch_format="numpy")
-        .take_all()
-    )
-    parts = sorted((s for s in stats if s["rows"]), key=lambda s: s["part"])
+    task = TokeniseTask(examples, out, tokenizer, style, max_length)
+    stats = map_parts(corpus_parts, task, parallelism, on_rows)
+    parts = [s for s in stats if s["rows"]]
     num_examples = sum(s["rows"] for s in parts)
     num_quarantined = check_quarantine(out.sub("quarantine"), num_examples, max_quarantined_share)
     if num_examples == 0:

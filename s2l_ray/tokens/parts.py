@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from s2l_ray.corpus.build import part_name
 from s2l_ray.corpus.example_id import ID_TYPE, ids_to_array
-from s2l_ray.lm.batches import Examples
 from s2l_ray.run_folder.storage import Storage
+from s2l_ray.tokens.examples import Examples
 
 TOKEN_SCHEMA = pa.schema(
     [

@@ -6,12 +6,11 @@ Memory: a task holds one part of all snapshots; the driver one row of statistics
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
+from s2l_ray.cluster.parts import map_parts
 from s2l_ray.corpus.build import part_name
 from s2l_ray.corpus.example_id import ids_to_array
 from s2l_ray.proxy.snapshots import Snapshot, snapshot_folder
@@ -32,11 +31,7 @@ class JoinTask:
     def __init__(self, tokens: Storage, proxy: Storage, snapshots: list[Snapshot], out: Storage) -> None:
         self.tokens, self.proxy, self.snapshots, self.out = tokens, proxy, snapshots, out
 
-    def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
-        for part in batch["item"]:
-            yield pa.Table.from_pylist([self.one(int(part))])
-
-    def one(self, part: int) -> dict[str, Any]:
+    def __call__(self, part: int) -> dict[str, Any]:
         name = part_name(part)
         expected = self.tokens.read_table(name, columns=["example_id", "source"])
         tables = [snapshot_folder(self.proxy, s.snapshot).sub(s.weights).read_table(name) for s in self.snapshots]
@@ -55,6 +50,7 @@ def build_trajectories(
     snapshots: list[Snapshot],
     out: Storage,
     parallelism: int,
+    on_rows: Callable[[int], None] = lambda rows: None,
 ) -> TrajectoryParts:
     """Join all parts.
 
@@ -65,23 +61,11 @@ def build_trajectories(
     Raises:
         JoinError: ids missing, doubled, foreign, or losses not finite.
     """
-    import ray.data
-
     out.delete_dir()
     parts = [p for p, _ in token_parts]
-    try:
-        stats = (
-            ray.data.from_items(parts, override_num_blocks=min(len(parts), 4 * parallelism))
-            .map_batches(JoinTask(tokens, proxy, snapshots, out), batch_size=None, batch_format="numpy")
-            .take_all()
-        )
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, JoinError):
-            raise error.cause from None
-        raise
+    stats = map_parts(parts, JoinTask(tokens, proxy, snapshots, out), parallelism, on_rows)
     rows = {s["part"]: s["rows"] for s in stats}
     if rows != dict(token_parts):
         raise JoinError(f"{sum(rows.values())} trajectories were joined, {sum(r for _, r in token_parts)} expected")
-    ordered = sorted(stats, key=lambda s: s["part"])
-    digest = hashlib.blake2b("".join(s["fingerprint"] for s in ordered).encode(), digest_size=16)
-    return TrajectoryParts(sum(rows.values()), len(snapshots), digest.hexdigest(), ordered)
+    digest = hashlib.blake2b("".join(s["fingerprint"] for s in stats).encode(), digest_size=16)
+    return TrajectoryParts(sum(rows.values()), len(snapshots), digest.hexdigest(), stats)

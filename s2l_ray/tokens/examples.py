@@ -1,0 +1,49 @@
+"""Tokenised examples in memory. numpy only: tasks that read and write tokens need not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tokenised examples, ragged, as flat arrays: cheap to slice, nothing is a Python object per example."""
+
+    ids: np.ndarray
+    """(N, 2) uint64, see corpus.example_id."""
+    tokens: np.ndarray
+    """(sum of lengths,) int32."""
+    mask: np.ndarray
+    """(sum of lengths,) bool, True on response tokens."""
+    offsets: np.ndarray
+    """(N + 1,) int64."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) tokens."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> Examples:
+        """The rows in the order given."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        # Flat positions of all tokens of all rows, without a loop over rows.
+        flat = np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Examples(self.ids[rows], self.tokens[flat], self.mask[flat], offsets)
+
+    @staticmethod
+    def concatenate(parts: list[Examples]) -> Examples:
+        starts = np.cumsum([0] + [len(p.tokens) for p in parts])
+        return Examples(
+            np.concatenate([p.ids for p in parts]),
+            np.concatenate([p.tokens for p in parts]),
+            np.concatenate([p.mask for p in parts]),
+            np.concatenate([[0]] + [p.offsets[1:] + s for p, s in zip(parts, starts[:-1], strict=True)]).astype(
+                np.int64
+            ),
+        )
