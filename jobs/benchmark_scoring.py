@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from torch.nn import functional as F
 
 from s2l_ray.cluster.placement import local_cores, place
 from s2l_ray.cluster.session import ray_session
@@ -89,9 +88,7 @@ def published_loop(model: Any, examples: Examples, device: torch.device) -> list
         for start, end in zip(examples.offsets[:-1], examples.offsets[1:], strict=True):
             ids = torch.from_numpy(examples.tokens[start:end].astype(np.int64))[None].to(device)
             labels = torch.where(torch.from_numpy(examples.mask[start:end])[None].to(device), ids, -100)
-            logits = model(input_ids=ids).logits
-            loss = F.cross_entropy(logits[0, :-1].float(), labels[0, 1:], ignore_index=-100)
-            losses.append(loss.item())
+            losses.append(model(input_ids=ids, labels=labels).loss.item())
     return losses
 
 
