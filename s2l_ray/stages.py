@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.artifacts import Stage, part_rows
-from s2l_ray.cluster.placement import Placement, local_cores, place
+from s2l_ray.cluster.placement import Placement, local_cores, place, wait_for_gpu
 from s2l_ray.config.schema import CorpusConfig, ProxyConfig, S2LConfig
 from s2l_ray.corpus.sources import ReadUnit, plan_files
 from s2l_ray.pipeline import Built, Pipeline
@@ -24,6 +24,7 @@ def run_stages(pipeline: Pipeline) -> None:
 
     config = pipeline.run.config
     cores = None if os.environ.get("RAY_ADDRESS") or config.resources.ray_address else local_cores()
+    wait_for_gpu(config.resources)
     pipeline.placement = place(config.resources, ray.cluster_resources(), cores)
     corpus = corpus_stage(pipeline, config)
     tokens = tokens_stage(pipeline, config, corpus)
@@ -247,9 +248,7 @@ def _build_proxy(
         f"[proxy] {plan.total_steps:,} steps of {config.proxy.global_batch_size} examples, "
         f"{len(snapshots)} snapshots, on {placement.describe()}"
     )
-    with ProxyReport(
-        pipeline.progress, pipeline.metrics, plan.total_steps, plan.num_examples, len(snapshots)
-    ) as report:
+    with ProxyReport(pipeline.progress, pipeline.metrics, plan, len(snapshots)) as report:
         summary = train_and_score(job, placement, config.resources.max_failures, report.on_event)
     taken = [read_snapshot(out, i) for i in range(len(snapshots))]
     complete = [s for s in taken if s is not None]

@@ -272,9 +272,9 @@ def test_five_thousand_rows(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", make_rows(5000))
     parts, storage = corpus(tmp_path / "run", path, bytes_per_task=100_000)
     assert parts.num_examples == 5000
-    assert len(parts.parts) == 79  # ceil(5,000 / 64)
+    assert len(parts.parts) == 40  # ceil(5,000 / 128)
     assert sum(p["rows"] for p in parts.parts) == 5000
-    assert max(p["rows"] for p in parts.parts) < 2 * 64  # hash ranges are even
+    assert max(p["rows"] for p in parts.parts) < 2 * 128  # hash ranges are even
     assert [e.name for e in storage.sub("examples").list()] == [part_name(p["part"]) for p in parts.parts]
 
 

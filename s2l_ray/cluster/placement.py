@@ -47,13 +47,31 @@ def place(resources: ResourcesConfig, cluster: dict[str, float], cores: int | No
         usable = cores if cores is not None else max(1.0, total_cpus - 1)
         cpus = resources.cpus_per_worker or max(1.0, usable // workers)
     # One CPU stays free for Ray Data: without it, workers would wait for data and data for a CPU.
-    if workers * cpus + 1 > total_cpus or workers * gpus > total_gpus:
+    if not resources.may_grow and (workers * cpus + 1 > total_cpus or workers * gpus > total_gpus):
         raise PlacementError(
             f"{workers} workers with {cpus:g} CPU and {gpus:g} GPU each, and 1 CPU for reading, were asked for; the "
             f"cluster has {total_cpus:g} CPU and {total_gpus:g} GPU, so the run would wait for ever. Lower "
-            "resources.proxy_workers or resources.cpus_per_worker, or start more nodes"
+            "resources.proxy_workers or resources.cpus_per_worker, start more nodes, or set resources.may_grow=true if "
+            "the cluster has an autoscaler that adds them"
         )
     return Placement(device, workers, cpus, gpus, resources.accelerator_type, max(1, int(total_cpus)))
+
+
+def wait_for_gpu(resources: ResourcesConfig) -> bool:
+    """Ask the autoscaler for one GPU, where `device: auto` may have one; True once it is there.
+
+    A placement group is the one request that every autoscaler sees and that is taken back without a trace.
+    """
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    if resources.device != "auto" or not resources.may_grow or ray.cluster_resources().get("GPU", 0) >= 1:
+        return False
+    group = placement_group([{"GPU": 1}])
+    try:
+        return bool(group.wait(timeout_seconds=resources.gpu_wait_s))
+    finally:
+        remove_placement_group(group)
 
 
 def local_cores() -> int:

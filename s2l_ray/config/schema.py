@@ -96,8 +96,11 @@ class ResourcesConfig(Section):
     """Ray accelerator type that workers need (`A100`, `H100`, …)."""
     max_failures: int = Field(default=3, ge=-1)
     """How often lost workers are replaced before the run stops (it can be resumed then); -1: always."""
-    gpu_wait_s: float = Field(default=120, ge=0)
-    """With device auto on a cluster that may scale: how long to wait for a GPU before taking CPUs (seconds)."""
+    may_grow: bool = False
+    """The cluster's autoscaler can add nodes: wait for what is missing instead of refusing it."""
+    gpu_wait_s: float = Field(default=300, ge=0)
+    """With `device: auto` and `may_grow`, when there is no GPU yet: how long to wait for one before taking CPUs
+    (seconds)."""
 
 
 class EstimatesConfig(Section):

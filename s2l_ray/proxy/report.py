@@ -6,51 +6,54 @@ import contextlib
 from typing import Any
 
 from s2l_ray.cluster.mailbox import Event
+from s2l_ray.proxy.plan import TrainPlan
 from s2l_ray.run_folder import MetricsLog, Progress, StageProgress
+
+_TRAINING_PASS = 3
+"""A training pass over an example costs about three forward passes; so one bar with one remaining time fits both."""
 
 
 class ProxyReport:
-    """One bar for the steps, and one for the snapshot that is being scored."""
+    """One bar over training and scoring together, in forward passes of an example."""
 
-    def __init__(
-        self, progress: Progress, metrics: MetricsLog, total_steps: int, num_examples: int, num_snapshots: int
-    ) -> None:
-        self.progress, self.metrics = progress, metrics
-        self.total_steps, self.num_examples, self.num_snapshots = total_steps, num_examples, num_snapshots
+    def __init__(self, progress: Progress, metrics: MetricsLog, plan: TrainPlan, num_snapshots: int) -> None:
+        self.progress, self.metrics, self.plan, self.num_snapshots = progress, metrics, plan, num_snapshots
         self._stack = contextlib.ExitStack()
-        self._bars: tuple[StageProgress, StageProgress] | None = None
+        self._bar: StageProgress | None = None
+        self._step = self._scored = 0
 
     def __enter__(self) -> ProxyReport:
         return self
-
-    def _begin(self) -> tuple[StageProgress, StageProgress]:
-        """With the first event, not before: rates must not count the time in which workers start."""
-        if self._bars is None:
-            steps = self._stack.enter_context(self.progress.stage("proxy: training", self.total_steps, "steps"))
-            total = self.num_examples * self.num_snapshots
-            scoring = self._stack.enter_context(self.progress.stage("proxy: scoring", total, "examples"))
-            self._bars = (steps, scoring)
-        return self._bars
 
     def __exit__(self, *exc: Any) -> bool | None:
         return self._stack.__exit__(*exc)
 
     def on_event(self, event: Event) -> None:
-        steps, scoring = self._begin()
-        kind = event["event"]
-        if kind == "ready":
+        """Of any worker, in the order of arrival."""
+        shown: dict[str, Any] = {}
+        if event["event"] == "scored":
+            self._scored += event["examples"]
+        elif event["event"] == "ready":
+            # Only now: the rate must not count the time in which workers start.
             again = f", from step {event['step']:,} on" if event["step"] else ""
             self.progress.say(f"[proxy] the workers are up{again}")
-        elif kind == "train":
-            steps.update(event["step"], loss=event["loss_nats"])
-            self.metrics.log("proxy", **{k: v for k, v in event.items() if k != "rank"})
-        elif kind == "scored":
-            scoring.update(advance=event["examples"])
-        elif kind == "snapshot":
-            shown = f"{event['snapshot'] + 1}/{self.num_snapshots}"
-            # A resumed snapshot was partly scored before: the manifest knows, the events do not.
-            done = (event["snapshot"] + 1) * self.num_examples
-            scoring.update(done, snapshot=shown, mean_loss=event["mean_loss_nats"])
-            steps.update(event["step"])
+        else:
+            self._step = max(self._step, event["step"])
+            shown["step"] = f"{self._step:,}/{self.plan.total_steps:,}"
+            if event["event"] == "snapshot":
+                # A resumed snapshot was partly scored before: its end says how many there are, the events do not.
+                self._scored = (event["snapshot"] + 1) * self.plan.num_examples
+                shown["snapshot"] = f"{event['snapshot'] + 1}/{self.num_snapshots}"
+            else:
+                shown["loss"] = event["loss_nats"]
             if event["rank"] == 0:
                 self.metrics.log("proxy", **{k: v for k, v in event.items() if k != "rank"})
+        self._show(**shown)
+
+    def _show(self, **shown: Any) -> None:
+        trained = _TRAINING_PASS * self.plan.global_batch_size
+        done = self._scored + trained * self._step
+        if self._bar is None:
+            total = self.num_snapshots * self.plan.num_examples + trained * self.plan.total_steps
+            self._bar = self._stack.enter_context(self.progress.stage("proxy", total, "passes", done))
+        self._bar.update(done, **shown)

@@ -107,10 +107,11 @@ def _chosen_table(sources: SubsetSources, inputs: SelectionInputs, selection: Se
 
 
 def _write_all(jobs: list[tuple[str, pa.Table]], sources: SubsetSources, out: Storage) -> list[str]:
-    if len(jobs) == 1:
-        return write_rows(jobs[0][0], jobs[0][1], sources.examples, out)
     import ray
 
-    write = ray.remote(num_cpus=1, max_retries=3)(write_rows)
-    done = ray.get([write.remote(stem, table, sources.examples, out) for stem, table in jobs])
+    if len(jobs) == 1 or not ray.is_initialized():  # `s2l select` starts no Ray
+        done = [write_rows(stem, table, sources.examples, out) for stem, table in jobs]
+    else:
+        write = ray.remote(num_cpus=1, max_retries=3)(write_rows)
+        done = ray.get([write.remote(stem, table, sources.examples, out) for stem, table in jobs])
     return [name for names in done for name in names]
