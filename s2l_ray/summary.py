@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s2l_ray.artifacts import Run
+from s2l_ray.artifacts import Run, Stage
 from s2l_ray.run_folder.progress import format_count, format_duration
 
 
@@ -21,15 +21,17 @@ def summary_lines(run: Run) -> list[str]:
         f"{bad:,} unusable rows set aside).",
         f"  Trained   a small proxy model ({format_count(summary['num_parameters'])} parameters) on all of them "
         f"and noted every example's loss {len(snapshots)} times.",
-        f"  Grouped   examples whose loss falls alike into {clusters} clusters, and drew evenly from the clusters:",
+        f"  Grouped   examples whose loss falls alike into {clusters} clusters, and drew evenly from them (s2l):",
     ]
-    for name, stage in run.subsets.items():
-        lines.append(
-            f"    {name:<24} {stage.manifest.row_counts['examples']:>9,} examples  "
-            f"{stage.storage.uri}/{stage.manifest.extra['files'][0]}"
-        )
+    by_selector: dict[str, list[Stage]] = {}
+    for stage in run.subsets.values():
+        by_selector.setdefault(stage.manifest.extra["selector"], []).append(stage)
+    for selector, stages in by_selector.items():
+        sizes = ", ".join(f"{s.manifest.row_counts['examples']:,}" for s in stages)
+        where = f"{run.uri}/subset/{selector}-*/" if len(stages) > 1 else f"{stages[0].storage.uri}/"
+        lines.append(f"    {selector:<18} {sizes} examples: {where}{stages[0].manifest.extra['files'][0]}")
     lines += [
-        "  Train on one of these files instead of the whole corpus: JSONL, with a Parquet copy beside it.",
+        "  Train on an s2l file instead of the whole corpus (a Parquet copy is beside it); random* are yardsticks.",
         f"  Look at it:    s2l inspect {run.uri}",
         f"  Another size:  s2l select {run.uri} --budget 0.3",
     ]
