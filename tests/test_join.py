@@ -1,0 +1,73 @@
+"""The N × T matrix: whatever is missing, doubled, foreign or not finite is an error, in any order of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s2l_ray.corpus.example_id import array_to_hex, array_to_ids
+from s2l_ray.proxy.score import SCORE_SCHEMA
+from s2l_ray.trajectories.join import JoinError, join_part
+
+
+def ids_of(num: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 2**63, (num, 2)).astype(np.uint64)
+
+
+def snapshot(ids: np.ndarray, losses: np.ndarray, counts: np.ndarray | None = None) -> pa.Table:
+    num = np.full(len(ids), 7, np.int32) if counts is None else counts
+    columns = [
+        array_to_ids(ids),
+        pa.array(np.zeros(len(ids), np.int32)),
+        pa.array(losses.astype(np.float32)),
+        pa.array(num),
+    ]
+    return pa.table(columns, schema=SCORE_SCHEMA)
+
+
+def sources(num: int) -> pa.ChunkedArray:
+    return pa.chunked_array([["a"] * num])
+
+
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 1000))
+@settings(max_examples=80, deadline=None)
+def test_losses_find_their_rows_whatever_the_order(num, num_snapshots, seed):
+    rng = np.random.default_rng(seed)
+    ids, losses = ids_of(num, seed), rng.random((num, num_snapshots)).astype(np.float32)
+    tables = []
+    for t in range(num_snapshots):
+        order = rng.permutation(num)
+        tables.append(snapshot(ids[order], losses[order, t]))
+    joined = join_part("part-0", ids, sources(num), tables)
+    assert joined["example_id"].to_pylist() == array_to_ids(ids).to_pylist()
+    np.testing.assert_array_equal(np.array(joined["loss_nats"].to_pylist(), np.float32), losses)
+
+
+def broken(kind: str, ids: np.ndarray) -> tuple[pa.Table, str]:
+    losses = np.ones(len(ids))
+    if kind == "missing":
+        return snapshot(ids[1:], losses[1:]), f"1 ids are missing \\({array_to_hex(ids[:1])[0]}"
+    if kind == "doubled":
+        return snapshot(np.concatenate([ids[:1], ids]), np.ones(len(ids) + 1)), "1 ids are doubled"
+    if kind == "doubled for a missing one":
+        return snapshot(np.concatenate([ids[1:2], ids[1:]]), losses), "1 ids are doubled"
+    if kind == "foreign":
+        return snapshot(np.concatenate([ids, ids_of(1, 99)]), np.ones(len(ids) + 1)), "1 are not of this part"
+    if kind == "other counts":
+        return snapshot(ids, losses, np.full(len(ids), 8, np.int32)), "other numbers of response tokens"
+    value = {"nan": np.nan, "inf": np.inf}[kind]
+    losses[3] = value
+    return snapshot(ids, losses), f"1 trajectories are not finite, of {array_to_hex(ids[3:4])[0]}"
+
+
+@pytest.mark.parametrize(
+    "kind", ["missing", "doubled", "doubled for a missing one", "foreign", "other counts", "nan", "inf"]
+)
+def test_every_fault_is_loud(kind):
+    ids = ids_of(10)
+    table, message = broken(kind, ids)
+    with pytest.raises(JoinError, match=message):
+        join_part("part-0", ids, sources(10), [snapshot(ids, np.ones(10)), table])
