@@ -61,8 +61,6 @@ def _quiet_environment() -> None:
     defaults = {
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # workers' prints would come twice
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-        # A local Ray would stop idle workers after a second, and every next step would pay for new processes.
-        "RAY_idle_worker_killing_time_threshold_ms": "120000",
         "TOKENIZERS_PARALLELISM": "false",  # tokenizers fork-warns otherwise; tasks are the parallelism
     }
     for name, value in defaults.items():
