@@ -86,7 +86,7 @@ def test_a_head_that_is_not_the_last_word_is_refused():
         model.get_output_embeddings().weight.normal_(0, 1)
     with pytest.raises(UnsupportedModel, match="response-only head"):
         verify(model.eval())
-    verify(random_model("gpt2"))
+    verify(random_model("gpt2").train())  # dropout must not look like a difference
 
 
 def test_non_finite_losses_are_refused_with_their_ids():

@@ -75,11 +75,12 @@ def mean_per_example(nll: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def verify(model: Any, tolerance: float = 1e-3) -> None:
-    """Compare with the model's own logits on a few tokens.
+    """Compare with the model's own logits on a few tokens. Leaves the model in evaluation mode.
 
     Raises:
         UnsupportedModel: they differ (an architecture that scales or caps its logits outside its head).
     """
+    model.eval()  # a model from scratch comes in training mode: two passes would differ by their dropout
     device = next(model.parameters()).device
     tokens = torch.arange(2, 18, device=device).remainder(model.get_output_embeddings().weight.shape[0]).view(2, 8)
     logits = model(input_ids=tokens, use_cache=False).logits.float()  # (2, 8, V)

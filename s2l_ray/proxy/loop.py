@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -79,9 +79,7 @@ class Tally:
     steps: int = 0
     train_tokens: int = 0
     train_seconds: float = 0.0
-    scored_examples: int = 0
     score_seconds: float = 0.0
-    snapshots: list[Snapshot] = field(default_factory=list)
 
 
 def run_worker(job: ProxyJob, host: Host) -> dict[str, Any]:
@@ -161,7 +159,6 @@ def _snapshot(job: ProxyJob, host: Host, scorer: Scorer, model: torch.nn.Module,
     index = job.snapshots.index(step)
     complete = host.same(read_snapshot(job.out, index) if host.rank == 0 else None)
     if complete is not None:
-        tally.snapshots.append(complete)
         host.emit(event="snapshot", snapshot=index, step=step, mean_loss_nats=complete.mean_loss_nats, reused=True)
         return
     all_parts = [part for part, _ in job.plan.parts]
@@ -172,28 +169,23 @@ def _snapshot(job: ProxyJob, host: Host, scorer: Scorer, model: torch.nn.Module,
     weights, missing = host.same(found)
     started = time.perf_counter()
     try:
-        loss_sum, count = _score_share(job, host, scorer, index, weights, missing[host.rank :: host.num_workers])
-        fault = None
+        _score_share(job, host, scorer, index, weights, missing[host.rank :: host.num_workers])
+        fault = ""
     except NonFiniteScore as error:
-        loss_sum, count, fault = 0.0, 0, str(error)
-    faults = [f for _, _, f in host.gather((loss_sum, count, fault)) if f]
+        fault = str(error)  # raised on every rank below: one that stopped alone would leave the others waiting
+    faults = [f for f in host.gather(fault) if f]
     if faults:
         raise NonFiniteScore(faults[0])
-    tally.scored_examples += count
     tally.score_seconds += time.perf_counter() - started
     if host.rank == 0:
-        tally.snapshots.append(_complete(job, index, step, weights))
-        done = tally.snapshots[-1]
+        done = _complete(job, index, step, weights)
         host.emit(event="snapshot", snapshot=index, step=step, mean_loss_nats=done.mean_loss_nats, reused=False)
     host.gather(None)
 
 
-def _score_share(
-    job: ProxyJob, host: Host, scorer: Scorer, index: int, weights: str, parts: list[int]
-) -> tuple[float, int]:
+def _score_share(job: ProxyJob, host: Host, scorer: Scorer, index: int, weights: str, parts: list[int]) -> None:
     rows_of = dict(job.plan.parts)
     folder = snapshot_folder(job.out, index).sub(weights)
-    loss_sum, count = 0.0, 0
     units = group_parts(parts, rows_of, _SCORE_UNIT_ROWS)
     for unit, examples in zip(units, host.stream(job.tokens, units), strict=True):
         start = 0
@@ -203,10 +195,7 @@ def _score_share(
             start += rows
             losses, counts = scorer(mine)
             folder.write_table(part_name(part), score_table(mine, index, losses, counts))
-            loss_sum += float(losses.sum(dtype=np.float64))
-            count += rows
             host.emit(event="scored", snapshot=index, examples=rows)
-    return loss_sum, count
 
 
 def group_parts(parts: list[int], rows_of: dict[int, int], max_rows: int) -> list[tuple[int, ...]]:
