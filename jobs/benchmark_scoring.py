@@ -34,20 +34,20 @@ import torch
 
 from s2l_ray.cluster.placement import local_cores, place
 from s2l_ray.cluster.session import ray_session
+from s2l_ray.cluster.training import run_on_workers
 from s2l_ray.config import CorpusConfig, ProxyConfig, ResourcesConfig, TrajectoriesConfig
 from s2l_ray.corpus.build import build_corpus
 from s2l_ray.corpus.sources import plan_files
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.lm.load import load_model
 from s2l_ray.lm.response_loss import ResponseLoss
-from s2l_ray.proxy.loop import ProxyJob
-from s2l_ray.proxy.plan import make_plan
-from s2l_ray.proxy.score import Scorer
-from s2l_ray.proxy.workers import train_and_score
+from s2l_ray.lm.score import Scorer
+from s2l_ray.proxy.loop import ProxyJob, run_worker
 from s2l_ray.run_folder import Storage
 from s2l_ray.tokens.build import build_tokens, train_corpus_tokenizer
 from s2l_ray.tokens.examples import Examples
 from s2l_ray.tokens.parts import read_parts
+from s2l_ray.tokens.plan import make_plan
 from s2l_ray.tokens.render import segments
 
 VOCAB = 50_304
@@ -134,7 +134,7 @@ def per_snapshot_costs(
         load = statistics.median(
             [seconds(lambda: AutoModelForCausalLM.from_pretrained(folder), torch.device("cpu")) for _ in range(3)]
         )
-    from s2l_ray.corpus.build import part_name
+    from s2l_ray.corpus.parts import part_name
 
     messages = [
         m for p in parts[:8] for m in examples.read_table(part_name(p), columns=["messages"])["messages"].to_pylist()
@@ -174,7 +174,10 @@ def through_ray(
     for i in range(args.pipeline_rounds):
         before = seconds(lambda: [scorer(p) for p in parts], device)
         out = work.sub(f"pipeline-{i}")
-        summary = train_and_score(ProxyJob(**{**vars(job), "out": out}), placement, 0, lambda event: None)
+        summary = run_on_workers(
+            run_worker, ProxyJob(**{**vars(job), "out": out}), out, placement, what="proxy", max_failures=0,
+            on_event=lambda event: None,
+        )  # fmt: skip
         after = seconds(lambda: [scorer(p) for p in parts], device)
         ray_seconds = summary["score_seconds"] / len(job.snapshots)
         times.append(ray_seconds)
@@ -229,8 +232,8 @@ def main() -> None:
         if args.pipeline_examples:
             some = rows[: max(1, args.pipeline_examples // 64)]
             settings = TrajectoriesConfig(num_snapshots=2, tokens_per_batch=args.tokens_per_batch)
-            threads = max(1, int(placement.cpus_per_worker))
-            job = ProxyJob(proxy, settings, make_plan(some, 8, 1, 1, 0), (0, 1), 0, tokenizer, tokens, work, threads)
+            plan = make_plan(some, 8, 1, 1, 0)
+            job = ProxyJob(proxy, settings, plan, (0, 1), 0, tokenizer, tokens, work, placement.threads)
             with ray_session(resources):
                 figures |= through_ray(args, job, read_parts(tokens, [p for p, _ in some]), placement, work)
     report(figures, parts, device, args)

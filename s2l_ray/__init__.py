@@ -4,6 +4,7 @@
     run = s2l_ray.run("quickstart")                      # a recipe, a YAML file, a mapping or an S2LConfig
     run = s2l_ray.load_run("runs/quickstart")
     subset = s2l_ray.select(run, budget=0.2)             # one more budget from the same trajectories
+    target = s2l_ray.finetune(run, "s2l-0.2", ["target.model=…"])
 
 The heavy imports (torch, Ray) wait until they are needed.
 """
@@ -18,7 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from s2l_ray.artifacts import Run, load_run
     from s2l_ray.config import S2LConfig, list_recipes, load_config
-    from s2l_ray.pipeline import run, select
+    from s2l_ray.pipeline import finetune, run, select
 
 _WHERE = {
     "S2LConfig": "config",
@@ -26,11 +27,12 @@ _WHERE = {
     "list_recipes": "config",
     "run": "pipeline",
     "select": "pipeline",
+    "finetune": "pipeline",
     "Run": "artifacts",
     "load_run": "artifacts",
 }
 
-__all__ = ["Run", "S2LConfig", "__version__", "list_recipes", "load_config", "load_run", "run", "select"]
+__all__ = ["Run", "S2LConfig", "__version__", "finetune", "list_recipes", "load_config", "load_run", "run", "select"]
 
 
 def __getattr__(name: str) -> Any:

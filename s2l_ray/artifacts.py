@@ -49,6 +49,18 @@ class Run:
         """Subset stages by name (`s2l-0.11`)."""
         return {name.removeprefix("subset/"): s for name, s in self.stages.items() if name.startswith("subset/")}
 
+    @property
+    def targets(self) -> dict[str, Stage]:
+        """Target stages by what they were trained on (`s2l-0.11`, `full`)."""
+        return {name.removeprefix("target/"): s for name, s in self.stages.items() if name.startswith("target/")}
+
+    def subset(self, name: str) -> Stage:
+        """A subset by name. Raises RunError if it was not chosen yet; says which were."""
+        if name not in self.subsets:
+            there = ", ".join(self.subsets) or "none"
+            raise RunError(f"{self.uri} has no subset {name!r} (there: {there}); make it with `s2l select`")
+        return self.subsets[name]
+
     def stage(self, name: str) -> Stage:
         """Raises RunError if the stage is not complete."""
         if name not in self.stages:

@@ -49,6 +49,19 @@ def _parser() -> argparse.ArgumentParser:
     select.add_argument("--stratify", action="store_true", default=None, help="balance sources first, then clusters")
     select.set_defaults(call=_select)
 
+    finetune = commands.add_parser(
+        "finetune", help="fine-tune the target on a subset (or everything) of a finished run"
+    )
+    finetune.add_argument("run", help="the run's folder")
+    finetune.add_argument(
+        "overrides", nargs="*", metavar="target.field=value", help="e.g. target.model=microsoft/phi-2"
+    )
+    what = finetune.add_mutually_exclusive_group()
+    what.add_argument("--budget", type=_budget, help="count (20000) or share (0.11); default: the run's first")
+    what.add_argument("--full", action="store_true", help="the full data, the yardstick")
+    finetune.add_argument("--subset", default=None, help="the selector: s2l (default), random, random_per_source")
+    finetune.set_defaults(call=_finetune)
+
     inspect = commands.add_parser("inspect", help="clusters, losses, sample examples, quarantine")
     inspect.add_argument("run", help="the run's folder")
     inspect.add_argument("--clusters", type=int, default=20, help="how many to show (20); 0: all")
@@ -109,6 +122,22 @@ def _select(arguments: argparse.Namespace) -> int:
     stage = pipeline.select(arguments.run, arguments.budget, arguments.selector, arguments.seed, arguments.stratify)
     for name in stage.manifest.extra["files"]:
         print(f"{stage.storage.uri}/{name}")
+    return 0
+
+
+def _finetune(arguments: argparse.Namespace) -> int:
+    from s2l_ray import pipeline
+    from s2l_ray.artifacts import load_run
+    from s2l_ray.summary import target_lines
+
+    run = load_run(arguments.run)
+    budget = arguments.budget
+    if budget is None and not arguments.full:
+        budget = run.config.selection.budgets[0]
+    pipeline.finetune(
+        run, "full" if arguments.full else None, arguments.overrides, budget=budget, selector=arguments.subset or "s2l"
+    )
+    print("\n".join(target_lines(run)))
     return 0
 
 

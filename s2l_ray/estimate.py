@@ -42,7 +42,7 @@ class Estimate:
         tokens = None if self.num_examples is None or self.tokens_per_example is None else (
             self.num_examples * self.tokens_per_example
         )  # fmt: skip
-        workers = config.resources.proxy_workers
+        workers = config.resources.proxy.workers
         out = [
             f"examples      {_count(self.num_examples)}",
             f"tokens        {_count(tokens)} a pass ({_count(self.tokens_per_example)} an example, "
@@ -78,7 +78,7 @@ def estimate(config: S2LConfig) -> Estimate:
     one_pass = shape.forward_flops(int(n * length), int(n * length * result.response_share), int(n * length**2))
     result.training_flops = 3.0 * one_pass * result.steps / per_epoch
     result.scoring_flops = float(one_pass) * config.trajectories.num_snapshots
-    speed = config.estimates.device_tflops * 1e12 * (config.resources.proxy_workers or 1)
+    speed = config.estimates.device_tflops * 1e12 * (config.resources.proxy.workers or 1)
     result.seconds = (result.training_flops + result.scoring_flops) / speed
     # Rows and tokens compressed, 28 bytes a score, two checkpoints of weights and both moments, the model.
     scores = 28.0 * n * config.trajectories.num_snapshots + (4.0 * config.trajectories.num_snapshots + 30) * n

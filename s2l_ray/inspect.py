@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from s2l_ray.artifacts import Run, Stage
-from s2l_ray.corpus.build import part_name
 from s2l_ray.corpus.example_id import ids_to_array
+from s2l_ray.corpus.parts import part_name
 
 _BARS = "▁▂▃▄▅▆▇█"
 

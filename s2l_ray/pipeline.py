@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s2l_ray.artifacts import Run, Stage, load_run
 from s2l_ray.cluster.placement import Placement
-from s2l_ray.config.load import load_config, to_yaml
+from s2l_ray.config.load import ConfigError, load_config, to_yaml
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.run_folder import (
     MetricsLog,
@@ -30,6 +30,11 @@ from s2l_ray.run_folder import (
     verify_outputs,
     write_manifest,
 )
+
+if TYPE_CHECKING:
+    from s2l_ray.target.sharding import Sharding  # imports torch
+
+_FINETUNE_SECTIONS = ("target", "loggers", "resources", "estimates")
 
 _NOT_OUTPUTS = ("ray_train/",)
 """Working state inside a stage's folder, deleted once the stage is complete."""
@@ -57,7 +62,15 @@ class Pipeline:
 
     def __init__(self, run: Run, progress: Progress, metrics: MetricsLog, lock: RunLock | None = None) -> None:
         self.run, self.progress, self.metrics, self.lock = run, progress, metrics, lock
-        self.placement: Placement | None = None
+        self.placements: dict[str, Placement] = {}
+        """Of the proxy's and the target's workers; empty where no Ray is needed."""
+        self.sharding: Sharding | None = None
+        """The target's."""
+
+    @property
+    def parallelism(self) -> int:
+        """About how many one-CPU tasks run at once."""
+        return self.placements["proxy"].parallelism
 
     def stage(
         self,
@@ -66,10 +79,16 @@ class Pipeline:
         inputs: Mapping[str, str],
         build: Callable[[Storage], Built],
         folder: str | None = None,
+        kind: str | None = None,
     ) -> Stage:
-        """Build the stage, or skip it because its manifest stands and its files are there; says which."""
-        key = fingerprint({"stage": name, "settings": dict(settings), "inputs": dict(inputs)})
-        place = f"{folder or name}-{key[:8]}" if folder else f"{name}/{key[:12]}"
+        """Build the stage, or skip it because its manifest stands and its files are there; says which.
+
+        Args:
+            kind: what is made, where stages of several names make the same.
+        """
+        kind = kind or name
+        key = fingerprint({"stage": kind, "settings": dict(settings), "inputs": dict(inputs)})
+        place = f"{folder}-{key[:8]}" if folder else f"{kind}/{key[:12]}"
         storage = self.run.storage.sub(place)
         manifest = read_manifest(storage)
         if manifest is not None and manifest.key == key:
@@ -184,6 +203,61 @@ def select(
     checked = load_config(tree)
     with _open(opened, progress or Progress(), write_config=False) as pipeline:
         return subset_stage(pipeline, checked, selector, checked.selection.budgets[0], inputs=None)
+
+
+def finetune(
+    run: Run | str,
+    subset: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    budget: int | float | None = None,
+    selector: str = "s2l",
+    progress: Progress | None = None,
+) -> Stage:
+    """Fine-tune the target on one subset of a finished selection, or on the full data, and evaluate it.
+
+    Args:
+        subset: `full`, or a subset's name (`s2l-0.11`); None: that of `selector` and `budget`, chosen now if need be.
+        overrides: `target.model=…`, and whatever else of `target`, `heldout.files`, `loggers`, `resources`,
+            `estimates`. What the selection was made from stays as it is.
+
+    Returns:
+        The target's stage; `.storage` holds `model/` and `evaluations/`, `.manifest.extra["evaluation"]` the losses.
+    """
+    from s2l_ray.cluster.session import ray_session
+    from s2l_ray.stages import place_stages
+    from s2l_ray.stages.selection import subset_stage
+    from s2l_ray.stages.target import target_stage
+
+    opened = load_run(run) if isinstance(run, str) else run
+    for needed in ("corpus", "trajectories", "clusters"):
+        opened.stage(needed)
+    for override in overrides:
+        section = override.partition("=")[0].split(".")[0].strip()
+        if section not in _FINETUNE_SECTIONS and not override.startswith("heldout.files"):
+            raise ConfigError(
+                f"{override!r}: the selection is finished, so `s2l finetune` changes only "
+                f"{', '.join(_FINETUNE_SECTIONS)} and heldout.files; for the rest use `s2l run`"
+            )
+    tree = opened.config.model_dump(mode="json")
+    if tree["target"] is None:
+        del tree["target"]
+    if budget is not None:
+        tree["selection"] |= {"budgets": [budget], "selectors": [selector]}
+        tree.get("target", {}).pop("subsets", None)
+    config = load_config(tree, overrides)
+    if config.target is None:
+        raise ConfigError("there is no target: add target.model=… (a hub id or folder), or a section `target`")
+    with _open(opened, progress or Progress(), write_config=False) as pipeline:
+        # The target's sections are this command's; the rest of the run stays.
+        pipeline.run.config = config
+        with ray_session(config.resources):
+            place_stages(pipeline, config)
+            if subset is None:
+                size = config.selection.budgets[0]
+                subset_stage(pipeline, config, config.selection.selectors[0], size, inputs=None)
+                subset = config.subset_names()[0]
+            return target_stage(pipeline, config, subset)
 
 
 @contextlib.contextmanager

@@ -30,9 +30,36 @@ def summary_lines(run: Run) -> list[str]:
         sizes = ", ".join(f"{s.manifest.row_counts['examples']:,}" for s in stages)
         where = f"{run.uri}/subset/{selector}-*/" if len(stages) > 1 else f"{stages[0].storage.uri}/"
         lines.append(f"    {selector:<18} {sizes} examples: {where}{stages[0].manifest.extra['files'][0]}")
+    if run.targets:
+        return lines + target_lines(run) + [f"  Look at it:    s2l inspect {run.uri}"]
     lines += [
         "  Train on an s2l file instead of the whole corpus (a Parquet copy is beside it); random* are yardsticks.",
         f"  Look at it:    s2l inspect {run.uri}",
         f"  Another size:  s2l select {run.uri} --budget 0.3",
     ]
     return lines
+
+
+def target_lines(run: Run) -> list[str]:
+    """The fine-tuned targets side by side: what each was trained on, for how long, and how good it is."""
+    sets = list(dict.fromkeys(n for t in run.targets.values() for n in t.manifest.extra["evaluation"]))
+    rows = [["trained on", "examples", "steps", "tokens", "time", *(f"{n}: loss, exact match" for n in sets)]]
+    for name, stage in run.targets.items():
+        manifest = stage.manifest
+        summary, results = manifest.extra["summary"], manifest.extra["evaluation"]
+        figures = [results[n]["after"] if n in results else None for n in sets]
+        rows.append(
+            [
+                name,
+                f"{manifest.row_counts['examples']:,}",
+                f"{summary['steps']:,}",
+                format_count(summary["tally"]["tokens"]),
+                format_duration(manifest.wall_seconds),
+                *("" if f is None else f"{f['micro']:.3f}  {f['exact_match']:6.1%}" for f in figures),
+            ]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  Fine-tuned the target; loss in nats per response token on examples that no model was trained on:"]
+    lines += ["    " + "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in
+                                enumerate(zip(row, widths, strict=True))) for row in rows]  # fmt: skip
+    return [*lines, f"  The models:    {run.uri}/target/*/model (from_pretrained loads them)"]

@@ -13,10 +13,11 @@ import pytest
 from tiny import write_jsonl
 
 from s2l_ray.config import CorpusConfig, HuggingFaceSource
-from s2l_ray.corpus.build import CorpusParts, TooManyUnusable, build_corpus, part_name
+from s2l_ray.corpus.build import CorpusParts, TooManyUnusable, build_corpus
 from s2l_ray.corpus.example_id import content_id, occurrence_id
 from s2l_ray.corpus.formats import UnknownFormat
 from s2l_ray.corpus.huggingface import export_parquet
+from s2l_ray.corpus.parts import part_name
 from s2l_ray.corpus.sources import plan_files
 from s2l_ray.corpus.units import ReadUnit, SourceError
 from s2l_ray.lm.load import train_tokenizer

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.corpus.example_id import array_to_hex, array_to_ids
-from s2l_ray.proxy.score import SCORE_SCHEMA
+from s2l_ray.proxy.snapshots import SCORE_SCHEMA
 from s2l_ray.trajectories.join import JoinError, join_part
 
 

@@ -12,7 +12,8 @@ from tiny import SHAPES, random_examples, random_model
 from s2l_ray.lm import response_loss
 from s2l_ray.lm.batches import collate, token_budget_batches
 from s2l_ray.lm.response_loss import ResponseLoss, UnsupportedModel, verify
-from s2l_ray.proxy.score import NonFiniteScore, Scorer, weights_fingerprint
+from s2l_ray.lm.score import NonFiniteScore, Scorer
+from s2l_ray.proxy.snapshots import weights_fingerprint
 from s2l_ray.tokens.examples import Examples
 
 

@@ -167,7 +167,7 @@ def test_two_workers_score_as_one(tmp_path):
     runs = {}
     for workers in (1, 2):
         tree = tiny_run_config(
-            tmp_path / str(workers), trajectories__include_step_zero=True, resources__proxy_workers=workers,
+            tmp_path / str(workers), trajectories__include_step_zero=True, resources__proxy__workers=workers,
             proxy__epochs=1, trajectories__num_snapshots=3,
         )  # fmt: skip
         runs[workers] = s2l_ray.run(tree, progress=Quiet()).trajectories()

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from s2l_ray.corpus.build import part_name
 from s2l_ray.corpus.example_id import array_to_hex, array_to_ids
+from s2l_ray.corpus.parts import part_name
 from s2l_ray.run_folder import Storage
 from s2l_ray.subset import rows as subset_rows
 from s2l_ray.subset.rows import plan_files, to_table, write_dataset_info, write_rows

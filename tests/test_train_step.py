@@ -13,8 +13,8 @@ from tiny import random_examples, random_model
 
 from s2l_ray.config import ProxyConfig
 from s2l_ray.corpus.example_id import array_to_hex
-from s2l_ray.lm.response_loss import ResponseLoss
-from s2l_ray.proxy.train import NonFiniteLoss, Stepper, learning_rate, make_optimizer
+from s2l_ray.lm.engine import TorchEngine
+from s2l_ray.lm.step import NonFiniteLoss, Stepper, learning_rate
 
 
 def stepper(model, **changes) -> Stepper:
@@ -27,7 +27,7 @@ def stepper(model, **changes) -> Stepper:
     settings |= changes
     config = ProxyConfig(**settings)
     return Stepper(
-        ResponseLoss(model), make_optimizer(model, config), config, total_steps=10, seed=0, pad_id=0,
+        TorchEngine(model, config, torch.device("cpu"), 1), config, total_steps=10, seed=0, pad_id=0,
         device=torch.device("cpu"), autocast=contextlib.nullcontext,
     )  # fmt: skip
 

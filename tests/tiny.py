@@ -77,7 +77,7 @@ def tiny_run_config(run_dir: Path, num_examples: int = 600, **changes: Any) -> d
         "trajectories": {"num_snapshots": 4, "tokens_per_batch": 1024},
         "clusters": {"num_clusters": 8},
         "selection": {"budgets": [0.1, 0.3]},
-        "resources": {"cpus_per_worker": 1},
+        "resources": {"proxy": {"cpus_per_worker": 1}, "target": {"cpus_per_worker": 1}},
     }  # fmt: skip
     for dotted, value in changes.items():
         node = tree

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
-from s2l_ray.config.schema import ResourcesConfig
+from s2l_ray.config.schema import ResourcesConfig, WorkersConfig
 
 
 class PlacementError(ValueError):
@@ -22,39 +25,72 @@ class Placement:
     accelerator_type: str | None
     parallelism: int
     """How many one-CPU tasks run at once."""
+    custom_resources: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def threads(self) -> int | None:
+        """Of a worker's computations on CPUs; None: PyTorch's own choice."""
+        return max(1, int(self.cpus_per_worker)) if self.device == "cpu" else None
 
     def describe(self) -> str:
         each = f"{self.cpus_per_worker:g} CPU" + (f" + {self.gpus_per_worker:g} GPU" if self.gpus_per_worker else "")
         return f"{self.num_workers} worker{'s' if self.num_workers > 1 else ''} with {each}"
 
 
-def place(resources: ResourcesConfig, cluster: dict[str, float], cores: int | None = None) -> Placement:
+def place(
+    resources: ResourcesConfig,
+    cluster: dict[str, float],
+    cores: int | None = None,
+    who: Literal["proxy", "target"] = "proxy",
+) -> Placement:
     """Resolve the automatic settings against `cluster` (as `ray.cluster_resources()` gives it).
 
     Args:
         cores: physical cores of this machine, when the cluster is an embedded one.
+        who: whose workers.
 
     Raises:
         PlacementError: more workers than the cluster can hold, with what is asked for and what there is.
     """
+    asked: WorkersConfig = getattr(resources, who)
     total_cpus, total_gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
     device = resources.device if resources.device != "auto" else ("gpu" if total_gpus >= 1 else "cpu")
     if device == "gpu":
-        workers = resources.proxy_workers or max(1, int(total_gpus // resources.gpus_per_worker))
-        cpus, gpus = resources.cpus_per_worker or 1.0, resources.gpus_per_worker
+        workers = asked.workers or max(1, int(total_gpus // asked.gpus_per_worker))
+        cpus, gpus = asked.cpus_per_worker or 1.0, asked.gpus_per_worker
     else:
-        workers, gpus = resources.proxy_workers or 1, 0.0
+        workers, gpus = asked.workers or 1, 0.0
         usable = cores if cores is not None else max(1.0, total_cpus - 1)
-        cpus = resources.cpus_per_worker or max(1.0, usable // workers)
+        cpus = asked.cpus_per_worker or max(1.0, usable // workers)
+    if not resources.may_grow:
+        _refuse_the_impossible(who, asked, workers, cpus, gpus, cluster)
+    return Placement(
+        device, workers, cpus, gpus, asked.accelerator_type, max(1, int(total_cpus)), dict(asked.custom_resources)
+    )
+
+
+def _refuse_the_impossible(
+    who: str, asked: WorkersConfig, workers: int, cpus: float, gpus: float, cluster: dict[str, float]
+) -> None:
+    total_cpus, total_gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
+    grow = "start more nodes, or set resources.may_grow=true if the cluster has an autoscaler that adds them"
     # One CPU stays free for Ray Data: without it, workers would wait for data and data for a CPU.
-    if not resources.may_grow and (workers * cpus + 1 > total_cpus or workers * gpus > total_gpus):
+    if workers * cpus + 1 > total_cpus or workers * gpus > total_gpus:
         raise PlacementError(
             f"{workers} workers with {cpus:g} CPU and {gpus:g} GPU each, and 1 CPU for reading, were asked for; the "
             f"cluster has {total_cpus:g} CPU and {total_gpus:g} GPU, so the run would wait for ever. Lower "
-            "resources.proxy_workers or resources.cpus_per_worker, start more nodes, or set resources.may_grow=true if "
-            "the cluster has an autoscaler that adds them"
+            f"resources.{who}.workers or resources.{who}.cpus_per_worker, {grow}"
         )
-    return Placement(device, workers, cpus, gpus, resources.accelerator_type, max(1, int(total_cpus)))
+    wanted = {name: workers * each for name, each in asked.custom_resources.items()}
+    if asked.accelerator_type is not None:
+        wanted[f"accelerator_type:{asked.accelerator_type}"] = 0.001 * workers
+    for name, amount in wanted.items():
+        if cluster.get(name, 0) < amount:
+            there = ", ".join(sorted(cluster)) or "nothing"
+            raise PlacementError(
+                f"resources.{who} asks for {amount:g} of {name!r}, the cluster has {cluster.get(name, 0):g} (it offers "
+                f"{there}), so the run would wait for ever. Correct the name, {grow}"
+            )
 
 
 def wait_for_gpu(resources: ResourcesConfig) -> bool:
@@ -77,3 +113,40 @@ def wait_for_gpu(resources: ResourcesConfig) -> bool:
 def local_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def host_memory_bytes() -> int:
+    """Of this machine, or of the container if that has less."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            memory = min(memory, int(Path(limit).read_text()))
+    return memory
+
+
+def _look() -> tuple[int, int | None, int]:
+    """On a worker's node: (its memory, its GPU's memory, its CPUs), bytes."""
+    import torch
+
+    gpu = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    return host_memory_bytes(), gpu, local_cores()
+
+
+def worker_memory(placement: Placement, embedded: bool) -> tuple[float, float]:
+    """(device, host) memory that one of these workers can have (bytes); on CPUs both are the same.
+
+    On a cluster a short task with a worker's demands asks the node that it lands on.
+    """
+    if embedded:
+        host, gpu, cores = _look()
+    else:
+        import ray
+
+        task = ray.remote(max_retries=3)(_look).options(
+            num_cpus=placement.cpus_per_worker, num_gpus=placement.gpus_per_worker,
+            accelerator_type=placement.accelerator_type, resources=placement.custom_resources or None,
+        )  # fmt: skip
+        host, gpu, cores = ray.get(task.remote())
+    on_a_node = max(1, min(placement.num_workers, int(cores / placement.cpus_per_worker)))
+    share = host / on_a_node
+    return (gpu * min(1.0, placement.gpus_per_worker) if gpu and placement.gpus_per_worker else share), share

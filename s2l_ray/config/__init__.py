@@ -2,7 +2,8 @@
 
 from s2l_ray.config.corpus import CorpusConfig, HuggingFaceSource, QuickstartSource, TemplateConfig
 from s2l_ray.config.load import ConfigError, list_recipes, load_config, to_yaml
-from s2l_ray.config.proxy import ProxyConfig, TrainTokenizerConfig
+from s2l_ray.config.model import TrainedModelConfig, TrainTokenizerConfig
+from s2l_ray.config.proxy import ProxyConfig
 from s2l_ray.config.schema import (
     ClustersConfig,
     EstimatesConfig,
@@ -10,7 +11,9 @@ from s2l_ray.config.schema import (
     S2LConfig,
     SelectionConfig,
     TrajectoriesConfig,
+    WorkersConfig,
 )
+from s2l_ray.config.target import TargetConfig
 
 __all__ = [
     "ClustersConfig",
@@ -23,9 +26,12 @@ __all__ = [
     "ResourcesConfig",
     "S2LConfig",
     "SelectionConfig",
+    "TargetConfig",
     "TemplateConfig",
     "TrainTokenizerConfig",
+    "TrainedModelConfig",
     "TrajectoriesConfig",
+    "WorkersConfig",
     "list_recipes",
     "load_config",
     "to_yaml",

@@ -127,16 +127,21 @@ def _apply(tree: dict[str, Any], path: list[str], value: Any) -> None:
 
 # Setting one side of an either-or on the command line replaces the file's other side: `s2l run quickstart
 # proxy.model=…` should not have to un-set proxy.from_config as well. Two sides on the command line are a contradiction.
-_REPLACES = {
+_REPLACES: dict[str, tuple[str, ...]] = {
     "corpus.paths": ("corpus.huggingface", "corpus.quickstart"),
     "corpus.huggingface": ("corpus.paths", "corpus.quickstart"),
     "corpus.quickstart": ("corpus.paths", "corpus.huggingface"),
-    # The tokenizer of a proxy from scratch would be foreign to other weights.
-    "proxy.model": ("proxy.from_config", "proxy.train_tokenizer"),
-    "proxy.from_config": ("proxy.model", "proxy.revision", "proxy.gguf_file", "proxy.random_weights"),
-    "proxy.tokenizer": ("proxy.train_tokenizer",),
-    "proxy.train_tokenizer": ("proxy.tokenizer",),
 }
+for _section in ("proxy", "target"):
+    _REPLACES |= {
+        # The tokenizer of a model from scratch would be foreign to other weights.
+        f"{_section}.model": (f"{_section}.from_config", f"{_section}.train_tokenizer"),
+        f"{_section}.from_config": tuple(
+            f"{_section}.{name}" for name in ("model", "revision", "gguf_file", "random_weights")
+        ),
+        f"{_section}.tokenizer": (f"{_section}.train_tokenizer",),
+        f"{_section}.train_tokenizer": (f"{_section}.tokenizer",),
+    }
 
 
 def _remove_replaced(tree: dict[str, Any], path: list[str], value: Any) -> None:

@@ -8,8 +8,12 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from s2l_ray.config.corpus import CorpusConfig
+from s2l_ray.config.heldout import HeldOutConfig
+from s2l_ray.config.loggers import LoggersConfig
+from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.proxy import ProxyConfig
 from s2l_ray.config.section import Section
+from s2l_ray.config.target import TargetConfig
 
 
 class TrajectoriesConfig(Section):
@@ -81,19 +85,28 @@ class SelectionConfig(Section):
         return names
 
 
-class ResourcesConfig(Section):
-    ray_address: str | None = None
-    """Ray cluster to join; None: $RAY_ADDRESS, or the job's own cluster, or an embedded local Ray."""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    """`auto`: GPUs if the cluster has or can add one, else CPUs."""
-    proxy_workers: int | None = Field(default=None, ge=1)
-    """Ray Train workers that train and score the proxy; None: one per GPU of the cluster, one on CPUs."""
+class WorkersConfig(Section):
+    workers: int | None = Field(default=None, ge=1)
+    """Ray Train workers; None: one per GPU of the cluster, one on CPUs."""
     cpus_per_worker: float | None = Field(default=None, gt=0)
     """Logical CPUs that each worker reserves; None: 1 beside a GPU, the node's share on CPUs."""
     gpus_per_worker: float = Field(default=1, gt=0)
     """GPUs that each worker reserves, when device is gpu."""
     accelerator_type: str | None = None
     """Ray accelerator type that workers need (`A100`, `H100`, …)."""
+    custom_resources: dict[str, float] = Field(default={})
+    """Further Ray resources that each worker reserves, to pin it to nodes that offer them."""
+
+
+class ResourcesConfig(Section):
+    ray_address: str | None = None
+    """Ray cluster to join; None: $RAY_ADDRESS, or the job's own cluster, or an embedded local Ray."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """`auto`: GPUs if the cluster has or can add one, else CPUs."""
+    proxy: WorkersConfig = WorkersConfig()
+    """Who trains and scores the proxy."""
+    target: WorkersConfig = WorkersConfig()
+    """Who fine-tunes the target."""
     max_failures: int = Field(default=3, ge=-1)
     """How often lost workers are replaced before the run stops (it can be resumed then); -1: always."""
     may_grow: bool = False
@@ -112,6 +125,10 @@ class EstimatesConfig(Section):
     """Parameters of the proxy, for `--dry-run` where its config cannot be loaded."""
     device_tflops: float = Field(default=0.1, gt=0)
     """Sustained speed assumed for the time estimate (TFLOP/s per worker): 0.1 is two CPU cores, 150 an A100."""
+    price_per_worker_hour: float | None = Field(default=None, gt=0)
+    """What one worker's device costs in an hour, in your currency; None: no money is reckoned."""
+    worker_memory_gb: float | None = Field(default=None, gt=0)
+    """Device memory of a target worker (GB), for the memory estimate where the nodes are not up yet."""
 
 
 class S2LConfig(Section):
@@ -128,6 +145,10 @@ class S2LConfig(Section):
     trajectories: TrajectoriesConfig = TrajectoriesConfig()
     clusters: ClustersConfig = ClustersConfig()
     selection: SelectionConfig = SelectionConfig()
+    heldout: HeldOutConfig = HeldOutConfig()
+    target: TargetConfig | None = None
+    """None: the run ends with the subsets."""
+    loggers: LoggersConfig = LoggersConfig()
     resources: ResourcesConfig = ResourcesConfig()
     estimates: EstimatesConfig = EstimatesConfig()
 
@@ -135,7 +156,7 @@ class S2LConfig(Section):
     def run_uri(self) -> str:
         return self.run_dir or f"runs/{self.name}"
 
-    def seed_of(self, section: Literal["proxy", "clusters", "selection"]) -> int:
+    def seed_of(self, section: Literal["proxy", "clusters", "selection", "target"]) -> int:
         own: int | None = getattr(self, section).seed
         return self.seed if own is None else own
 
@@ -158,13 +179,47 @@ class S2LConfig(Section):
                 f"trajectories.num_snapshots={self.trajectories.num_snapshots} cannot be spread over "
                 f"proxy.max_steps={steps}; lower the one or raise the other"
             )
-        if self.proxy.render == "alpaca" and self.corpus.format in ("messages", "sharegpt"):
+        for model in (self.proxy, self.target):
+            if model is not None:
+                self._check_model(model)
+        if self.target is not None:
+            self._check_subsets(self.target.subsets)
+        return self
+
+    def _check_model(self, model: TrainedModelConfig) -> None:
+        here = model.section
+        if model.render == "alpaca" and self.corpus.format in ("messages", "sharegpt"):
             raise ValueError(
-                f"proxy.render=alpaca has one instruction and one response, corpus.format={self.corpus.format} has "
+                f"{here}.render=alpaca has one instruction and one response, corpus.format={self.corpus.format} has "
                 "turns; use render=plain, chat_template or auto"
             )
-        if self.resources.device == "cpu" and self.proxy.precision == "bf16":
+        if self.resources.device == "cpu" and model.precision == "bf16":
             raise ValueError(
-                "proxy.precision=bf16 on resources.device=cpu would be unusably slow; use fp32 (auto chooses it)"
+                f"{here}.precision=bf16 on resources.device=cpu would be unusably slow; use fp32 (auto chooses it)"
             )
-        return self
+
+    def _check_subsets(self, names: list[str]) -> None:
+        known = [*self.subset_names(), "full"]
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"target.subsets: {name!r} is no subset of this selection, so nothing could be fine-tuned on it; "
+                    f"known: {', '.join(known)}"
+                )
+
+    def subset_names(self) -> list[str]:
+        """`<selector>-<budget>` of everything that the section `selection` asks for, in its order."""
+        return [subset_name(s, b, self.selection.stratify) for s in self.selection.selectors for b in
+                self.selection.budgets]  # fmt: skip
+
+    def target_subsets(self) -> list[str]:
+        """What targets are fine-tuned on."""
+        return [] if self.target is None else self.target.subsets or self.subset_names()[:1]
+
+
+def subset_name(selector: str, budget: int | float, stratify: bool) -> str:
+    """`s2l-0.11`; 1 example and 1.0 of them all differ."""
+    from s2l_ray.subset.selectors import SELECTORS
+
+    mark = "-stratified" if stratify and SELECTORS[selector].takes_stratify else ""
+    return f"{selector}{mark}-{budget!r}"

@@ -8,35 +8,24 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from s2l_ray.cluster.mailbox import mailbox
 from s2l_ray.config.corpus import CorpusConfig
-from s2l_ray.corpus.example_id import ID_TYPE, content_id, ids_to_array, occurrence_id
+from s2l_ray.corpus.example_id import content_id
 from s2l_ray.corpus.formats import UnusableRow, resolve_format, row_to_json, to_messages
+from s2l_ray.corpus.parts import READ_SCHEMA, HoldOut, add_part_column, choose_rows_per_part, part_name, write_part
 from s2l_ray.corpus.sources import read_unit
 from s2l_ray.corpus.units import RawRow, ReadUnit, SourceError
 from s2l_ray.run_folder.storage import Storage
 
 _ROWS_PER_BLOCK = 2048
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-_READ_SCHEMA = pa.schema(
-    [
-        ("id", ID_TYPE),
-        ("origin", pa.string()),
-        ("index", pa.int64()),
-        ("source", pa.string()),
-        ("messages", _MESSAGES),
-        ("row", pa.string()),
-    ]
-)
-EXAMPLE_SCHEMA = pa.schema([pa.field("example_id", ID_TYPE), *list(_READ_SCHEMA)[1:]])
+_NOTHING = HoldOut()
 QUARANTINE_SCHEMA = pa.schema(
     [("origin", pa.string()), ("index", pa.int64()), ("reason", pa.string()), ("text", pa.string())]
 )
@@ -57,17 +46,8 @@ class CorpusParts:
     fingerprint: str
     parts: list[dict[str, Any]]
     """[{part, rows, fingerprint}], in order; part p is `examples/part-<p>.parquet`."""
-
-
-def part_name(part: int) -> str:
-    return f"part-{part:06d}.parquet"
-
-
-def choose_rows_per_part(num_examples: int, wanted: int | None = None) -> int:
-    """A power of two, about 32 parts for a small corpus, 4,096 examples a part for a large one."""
-    if wanted is not None:
-        return wanted
-    return int(min(4096, max(64, 2 ** int(np.log2(max(1, num_examples / 32))))))
+    heldout: dict[str, Any]
+    """{rows, fingerprint, parts} of what was held out, in `heldout/` likewise."""
 
 
 def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
@@ -151,43 +131,7 @@ class ReadTask:
     def _block(self, rows: list[dict[str, Any]]) -> pa.Table:
         if self.box is not None:
             self.box.put.remote({"rows": len(rows)})
-        return pa.Table.from_pylist(rows, schema=_READ_SCHEMA)
-
-
-def write_part(table: pa.Table, duplicates: str, examples: Storage) -> pa.Table:
-    """One bucket of the shuffle → one part, sorted by (content, the row), so that it depends on content alone.
-
-    Returns one row of statistics: part, rows, duplicates, fingerprint.
-    """
-    part = table["part"][0].as_py()
-    # Where duplicates differ in other columns, their content decides which comes first; file names only among equals.
-    order = ("id", "row", "source", "origin", "index")
-    table = table.sort_by([(name, "ascending") for name in order]).combine_chunks()
-    ids = ids_to_array(table["id"])
-    is_repeat = np.zeros(len(ids), dtype=bool)
-    is_repeat[1:] = (ids[1:] == ids[:-1]).all(axis=1)
-    if duplicates == "drop":
-        table = table.filter(pa.array(~is_repeat))
-    else:
-        first = np.flatnonzero(~is_repeat)
-        occurrence = np.arange(len(ids)) - np.repeat(first, np.diff(np.append(first, len(ids))))
-        content = table["id"].to_pylist()
-        new = [occurrence_id(c, int(n)) for c, n in zip(content, occurrence, strict=True)]
-        table = table.set_column(table.schema.get_field_index("id"), "id", pa.array(new, ID_TYPE))
-    out = table.rename_columns({"id": "example_id"}).select(EXAMPLE_SCHEMA.names).cast(EXAMPLE_SCHEMA)
-    examples.write_table(part_name(part), out, compression="zstd")
-    digest = hashlib.blake2b(digest_size=16)
-    for example_id, source, row in zip(*(out[c].to_pylist() for c in ("example_id", "source", "row")), strict=True):
-        digest.update(b"\0".join((example_id, source.encode(), row.encode())))
-    stats = {"part": part, "rows": out.num_rows, "duplicates": int(is_repeat.sum()), "fingerprint": digest.hexdigest()}
-    return pa.Table.from_pylist([stats])
-
-
-def add_part_column(table: pa.Table, num_parts: int) -> pa.Table:
-    """Parts are equal ranges of the content hash."""
-    high = ids_to_array(table["id"])[:, 0]
-    part = ((high >> np.uint64(32)) * np.uint64(num_parts)) >> np.uint64(32)
-    return table.append_column("part", pa.array(part.astype(np.int64)))
+        return pa.Table.from_pylist(rows, schema=READ_SCHEMA)
 
 
 def build_corpus(
@@ -196,11 +140,13 @@ def build_corpus(
     out: Storage,
     rows_per_part: int | None,
     parallelism: int,
+    hold_out: HoldOut = _NOTHING,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> CorpusParts:
     """Read, normalise, hash, shuffle, write. Overwrites what an interrupted attempt left in `out`.
 
     Args:
+        hold_out: which examples go to `heldout/` instead of `examples/`.
         parallelism: about how many tasks the cluster runs at once; bounds the shuffle's partitions.
         on_rows: told how many rows more were read, from a thread.
 
@@ -209,7 +155,7 @@ def build_corpus(
     """
     import ray.data
 
-    for folder in ("examples", "quarantine"):
+    for folder in ("examples", "heldout", "quarantine"):
         out.delete_dir(folder)
     format = sample_format(units, config)
     items = [{"number": i, "unit": vars(u)} for i, u in enumerate(units)]
@@ -234,18 +180,33 @@ def build_corpus(
         bucketed.groupby("part", num_partitions=min(num_parts, max(2, 2 * parallelism)))
         .map_groups(
             write_part,
-            fn_kwargs={"duplicates": config.duplicates, "examples": out.sub("examples")},
+            fn_kwargs={"duplicates": config.duplicates, "out": out, "hold_out": hold_out},
             batch_format="pyarrow",
         )
         .take_all()
     )
     parts = sorted(stats, key=lambda s: s["part"])
-    num_examples, num_repeats = sum(s["rows"] for s in parts), sum(s["duplicates"] for s in parts)
+    num_examples, num_held_out, num_repeats = (
+        sum(s[name] for s in parts) for name in ("rows", "heldout_rows", "duplicates")
+    )
     expected = num_read - num_repeats if config.duplicates == "drop" else num_read
-    if num_examples != expected:
-        raise RuntimeError(f"{expected} examples went into the shuffle, {num_examples} came out; run again")
-    digest = hashlib.blake2b("".join(s["fingerprint"] for s in parts).encode(), digest_size=16)
-    return CorpusParts(num_examples, num_repeats, num_quarantined, format, digest.hexdigest(), parts)
+    if num_examples + num_held_out != expected:
+        raise RuntimeError(
+            f"{expected} examples went into the shuffle, {num_examples + num_held_out} came out; run again"
+        )
+    if num_examples == 0:
+        raise SourceError(f"heldout.share={hold_out.share} leaves none of {num_held_out} examples; lower it")
+    heldout = {
+        "rows": num_held_out,
+        "fingerprint": _digest_all(s["heldout_fingerprint"] for s in parts),
+        "parts": [s["part"] for s in parts if s["heldout_rows"]],
+    }
+    content = _digest_all(s["fingerprint"] for s in parts)
+    return CorpusParts(num_examples, num_repeats, num_quarantined, format, content, parts, heldout)
+
+
+def _digest_all(digests: Iterable[str]) -> str:
+    return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
 
 
 def check_quarantine(quarantine: Storage, num_usable: int, max_share: float) -> int:

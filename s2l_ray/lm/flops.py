@@ -5,6 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+_PEAK_BF16_TFLOPS = {
+    # Dense bf16 with fp32 accumulation, from the vendors' data sheets; the first name that fits counts.
+    "B200": 2250, "H200": 989, "GH200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312, "A10G": 70,
+    "A10": 125, "L40S": 362, "L4": 121, "RTX 4090": 165, "MI300X": 1307, "MI250": 362,
+}  # fmt: skip
+
+
+def peak_flops(device: str) -> float | None:
+    """FLOP/s that the device's data sheet promises in bf16; None if it is not known (CPUs)."""
+    return next((t * 1e12 for name, t in _PEAK_BF16_TFLOPS.items() if name in device), None)
+
+
+def num_elements(parameter: Any) -> int:
+    """Also where ZeRO-3 holds a parameter's shards elsewhere and leaves it empty here."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -23,10 +39,14 @@ class ModelShape:
         embeddings = {
             id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()
         }
-        body = sum(p.numel() for p in model.parameters() if id(p) not in embeddings and p.dim() >= 2)
+        body = sum(
+            num_elements(p)
+            for p in model.parameters()
+            if id(p) not in embeddings and len(getattr(p, "ds_shape", p.shape)) >= 2
+        )
         heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return ModelShape(body, head.numel(), config.num_hidden_layers, heads * head_dim)
+        return ModelShape(body, num_elements(head), config.num_hidden_layers, heads * head_dim)
 
     def forward_flops(self, num_tokens: int, num_response_tokens: int, sum_squared_lengths: int) -> int:
         """2 per parameter and token, the head on response tokens only, causal attention 2 L² per layer and width."""

@@ -6,20 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.config.schema import ProxyConfig
+from s2l_ray.config.model import TrainedModelConfig
 
 
 class ModelError(ValueError):
     """The model or tokenizer cannot be loaded; says what was asked for and what would do."""
 
 
-def load_tokenizer(config: ProxyConfig, trained: str | Path | None = None) -> Any:
-    """The proxy's tokenizer: the one trained on the corpus (`trained`: its folder), a named one, or the model's own."""
+def load_tokenizer(config: TrainedModelConfig, trained: str | Path | None = None) -> Any:
+    """The model's tokenizer: the one trained on the corpus (`trained`: its folder), a named one, or the model's own."""
     from transformers import AutoTokenizer
 
     if config.train_tokenizer is not None:
         if trained is None:
-            raise ModelError("proxy.train_tokenizer: the tokenizer is trained in the tokens stage, which has not run")
+            raise ModelError(
+                f"{config.section}.train_tokenizer: the tokenizer is trained in the tokens stage, which has not run"
+            )
         return AutoTokenizer.from_pretrained(str(trained))
     name = config.tokenizer or config.model
     own = config.tokenizer is None
@@ -31,10 +33,10 @@ def load_tokenizer(config: ProxyConfig, trained: str | Path | None = None) -> An
     try:
         return AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
-        raise ModelError(_not_loaded("tokenizer", name, error)) from error
+        raise ModelError(_not_loaded(config, "tokenizer", name, error)) from error
 
 
-def load_model_config(config: ProxyConfig, vocab_size: int | None = None, tokenizer: Any = None) -> Any:
+def load_model_config(config: TrainedModelConfig, vocab_size: int | None = None, tokenizer: Any = None) -> Any:
     """The `transformers` config; from scratch, vocabulary and special tokens come from the tokenizer."""
     from transformers import AutoConfig
 
@@ -49,7 +51,7 @@ def load_model_config(config: ProxyConfig, vocab_size: int | None = None, tokeni
         try:
             return AutoConfig.for_model(fields.pop("model_type"), **fields)
         except (ValueError, TypeError) as error:
-            raise ModelError(f"proxy.from_config is not a usable model config: {error}") from error
+            raise ModelError(f"{config.section}.from_config is not a usable model config: {error}") from error
     options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if config.revision:
         options["revision"] = config.revision
@@ -58,54 +60,68 @@ def load_model_config(config: ProxyConfig, vocab_size: int | None = None, tokeni
     try:
         return AutoConfig.from_pretrained(config.model, **options)
     except (OSError, ValueError) as error:
-        raise ModelError(_not_loaded("model", config.model, error)) from error
+        raise ModelError(_not_loaded(config, "model", config.model, error)) from error
 
 
-def load_model(config: ProxyConfig, tokenizer: Any, seed: int) -> Any:
-    """Build the proxy in fp32 on the CPU; random weights are a function of the seed alone.
+def load_model(
+    config: TrainedModelConfig, tokenizer: Any, seed: int, dtype: Any = None, attention: str | None = None
+) -> Any:
+    """Build the model on the CPU; random weights are a function of the seed alone.
 
-    Mixed precision keeps fp32 master weights: the small updates of lr 2e-5 would vanish in bf16 weights.
+    Args:
+        dtype: of the weights; None: fp32. Mixed precision keeps fp32 master weights: the small updates of lr 2e-5 would
+            vanish in bf16 weights.
+        attention: implementation, as `transformers` names it; None: its choice.
+
+    Raises:
+        ModelError: it cannot be loaded, or does not fit the tokenizer or `max_length`.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    kind: dict[str, Any] = {"dtype": dtype or torch.float32, "trust_remote_code": config.trust_remote_code}
+    if attention is not None:
+        kind["attn_implementation"] = attention
     if config.from_config is not None or config.random_weights:
         model_config = load_model_config(config, tokenizer=tokenizer)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(
-                model_config, dtype=torch.float32, trust_remote_code=config.trust_remote_code
-            )
+            model = AutoModelForCausalLM.from_config(model_config, **kind)
     else:
-        options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
         # Never unpickle weights: a repository that ships only .bin files is refused.
-        options |= {"gguf_file": config.gguf_file} if config.gguf_file else {"use_safetensors": True}
+        kind |= {"gguf_file": config.gguf_file} if config.gguf_file else {"use_safetensors": True}
         if config.revision:
-            options["revision"] = config.revision
+            kind["revision"] = config.revision
         try:
-            model = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32, **options)
-        except (OSError, ValueError) as error:
-            raise ModelError(_not_loaded("model", config.model, error)) from error
+            model = AutoModelForCausalLM.from_pretrained(config.model, **kind)
+        except (OSError, ValueError, ImportError) as error:
+            raise ModelError(_not_loaded(config, "model", config.model, error)) from error
     check_vocabulary(model, tokenizer)
-    check_length(model, config.max_length)
+    check_length(model, config)
     return model
 
 
+def pad_id_of(tokenizer: Any) -> int:
+    """What fills batches up. Nothing ever looks at it."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
 def check_vocabulary(model: Any, tokenizer: Any) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = model.get_input_embeddings().num_embeddings  # the weight's own shape is empty where ZeRO-3 shards it
     if len(tokenizer) > rows:
         raise ModelError(
             f"the tokenizer has {len(tokenizer)} tokens, the model {rows} embeddings: some tokens would have none. "
-            "Take the model's own tokenizer, or proxy.random_weights with a config of that vocabulary"
+            "Take the model's own tokenizer, or random_weights with a config of that vocabulary"
         )
 
 
-def check_length(model: Any, max_length: int) -> None:
+def check_length(model: Any, config: TrainedModelConfig) -> None:
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if limit and max_length > limit:
+    if limit and config.max_length > limit:
+        here = f"{config.section}.max_length"
         raise ModelError(
-            f"proxy.max_length={max_length} is beyond the model's {limit} positions, longer examples would fail; "
-            f"set proxy.max_length={limit} or less"
+            f"{here}={config.max_length} is beyond the model's {limit} positions, longer examples would fail; "
+            f"set {here}={limit} or less"
         )
 
 
@@ -128,9 +144,9 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos, pad_token=pad)
 
 
-def _not_loaded(what: str, name: str | None, error: Exception) -> str:
+def _not_loaded(config: TrainedModelConfig, what: str, name: str | None, error: Exception) -> str:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"the {what} {name!r} cannot be loaded, so the proxy cannot be trained: {first_line} "
+        f"the {what} {name!r} cannot be loaded, so the {config.section} cannot be trained: {first_line} "
         "Check the spelling, or the folder; a private model needs HF_TOKEN, a machine without internet a local folder"
     )

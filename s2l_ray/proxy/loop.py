@@ -1,30 +1,39 @@
 """What one worker does: restore, then train and score in turn until the last snapshot. Knows torch, not Ray.
 
-The host (`workers.RayHost`, or a test's) provides checkpoints, barriers and messages.
+The host (`cluster.training.RayHost`, or a test's) provides checkpoints, barriers and messages.
 """
 
 from __future__ import annotations
 
-import os
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from s2l_ray.cluster.training import Host
 from s2l_ray.config.schema import ProxyConfig, TrajectoriesConfig
-from s2l_ray.corpus.build import part_name
+from s2l_ray.corpus.parts import part_name
+from s2l_ray.lm.engine import TorchEngine, device_name, peak_memory_bytes
 from s2l_ray.lm.flops import ModelShape
-from s2l_ray.lm.load import load_model
+from s2l_ray.lm.load import load_model, pad_id_of
 from s2l_ray.lm.response_loss import verify
-from s2l_ray.proxy.plan import TrainPlan
-from s2l_ray.proxy.score import NonFiniteScore, Scorer, score_table, weights_fingerprint
-from s2l_ray.proxy.snapshots import Snapshot, missing_parts, read_snapshot, snapshot_folder, write_snapshot
-from s2l_ray.proxy.train import Stepper, StepResult, autocast_for, make_optimizer, wrap
+from s2l_ray.lm.score import NonFiniteScore, Scorer
+from s2l_ray.lm.step import Stepper, StepResult, autocast_for
+from s2l_ray.proxy.snapshots import (
+    Snapshot,
+    missing_parts,
+    read_snapshot,
+    score_table,
+    snapshot_folder,
+    weights_fingerprint,
+    write_snapshot,
+)
 from s2l_ray.run_folder.storage import Storage
-from s2l_ray.tokens.examples import Examples
+from s2l_ray.tokens.plan import TrainPlan
 
 _SCORE_UNIT_ROWS = 32_768
 """Examples loaded at once for scoring: a small corpus is read directly, a large one streams through Ray Data."""
@@ -49,32 +58,9 @@ class ProxyJob:
     """CPU threads of a worker; None: torch's own choice."""
 
 
-class Host(Protocol):
-    """What the loop needs from where it runs."""
-
-    rank: int
-    num_workers: int
-    device: torch.device
-
-    def emit(self, **event: Any) -> None: ...
-    def same(self, value: Any) -> Any:
-        """Rank 0's value, on every rank; a barrier."""
-
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, on every rank; a barrier."""
-
-    def save(self, step: int, state: Callable[[], dict[str, Any]]) -> None:
-        """Make a checkpoint of rank 0's state; a barrier."""
-
-    def load(self) -> dict[str, Any] | None:
-        """The newest checkpoint's state."""
-
-    def stream(self, tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Examples]: ...
-
-
 @dataclass
 class Tally:
-    """What this start of the workers did; restarts begin at 0."""
+    """What was done, restarts up to their last checkpoint included."""
 
     steps: int = 0
     train_tokens: int = 0
@@ -87,35 +73,34 @@ def run_worker(job: ProxyJob, host: Host) -> dict[str, Any]:
     if job.threads:
         torch.set_num_threads(job.threads)
     model = load_model(job.proxy, job.tokenizer, job.seed)
-    loss, trained = wrap(model, host.device, host.num_workers, job.proxy.compile)
+    engine = TorchEngine(model, job.proxy, host.device, host.num_workers)
     verify(model)
-    optimizer = make_optimizer(model, job.proxy)
-    step = _restore(host.load(), model, optimizer)
-    restored_at = step if step else None
-    pad_id = job.tokenizer.pad_token_id
-    pad_id = job.tokenizer.eos_token_id if pad_id is None else pad_id
+    step, tally = 0, Tally()
+    with host.restore() as found:
+        if found is not None:
+            folder, progress = found
+            engine.load(folder)
+            step, tally = progress["step"], Tally(**progress["tally"])
+    restored_at = step
+    pad_id = pad_id_of(job.tokenizer)
     autocast = autocast_for(host.device, job.proxy.precision)
     stepper = Stepper(
-        trained, optimizer, job.proxy, total_steps=job.plan.total_steps, seed=job.seed, pad_id=pad_id,
-        device=host.device, autocast=autocast, rank=host.rank, num_workers=host.num_workers,
+        engine, job.proxy, total_steps=job.plan.total_steps, seed=job.seed, pad_id=pad_id, device=host.device,
+        autocast=autocast, rank=host.rank, num_workers=host.num_workers,
     )  # fmt: skip
     scorer = Scorer(
-        loss, pad_id=pad_id, tokens_per_batch=job.trajectories.tokens_per_batch, device=host.device, autocast=autocast
-    )
+        engine.loss, pad_id=pad_id, tokens_per_batch=job.trajectories.tokens_per_batch, device=host.device,
+        autocast=autocast,
+    )  # fmt: skip
     units = [w.parts for w in job.plan.windows_from(step)]
     batches = job.plan.batches(step, host.stream(job.tokens, units))
-    tally = Tally()
     if host.rank == 0:
         host.emit(event="ready", step=step)
-
-    def state() -> dict[str, Any]:
-        return {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-
     while True:
         is_snapshot = step in job.snapshots
         every = job.proxy.checkpoint_every_steps
-        if step != restored_at and step and (is_snapshot or (every and step % every == 0)):
-            host.save(step, state)
+        if step != restored_at and (is_snapshot or (every and step % every == 0)):
+            host.save(f"step-{step:08d}", {"step": step, "tally": asdict(tally)}, engine.save)
         if is_snapshot:
             _snapshot(job, host, scorer, model, step, tally)
         if step == job.plan.total_steps:
@@ -130,14 +115,6 @@ def run_worker(job: ProxyJob, host: Host) -> dict[str, Any]:
         _save_model(model, job)
     host.gather(None)
     return _summary(job, host, model, tally)
-
-
-def _restore(state: dict[str, Any] | None, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    if state is None:
-        return 0
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
 
 
 def _count_step(job: ProxyJob, host: Host, tally: Tally, step: int, result: StepResult, seconds: float) -> None:
@@ -229,38 +206,21 @@ def _complete(job: ProxyJob, index: int, step: int, weights: str) -> Snapshot:
 
 def _save_model(model: Any, job: ProxyJob) -> None:
     """The trained proxy as a Hugging Face folder (safetensors), with its tokenizer."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         job.tokenizer.save_pretrained(folder)
-        for name in sorted(os.listdir(folder)):
-            with open(os.path.join(folder, name), "rb") as file:
-                job.out.sub("model").write_bytes(name, file.read())
+        job.out.sub("model").upload_folder(Path(folder))
 
 
 def _summary(job: ProxyJob, host: Host, model: Any, tally: Tally) -> dict[str, Any]:
-    shape = ModelShape.of(model)
     return {
         "num_parameters": sum(p.numel() for p in model.parameters()),
-        "body_parameters": shape.body_parameters,
-        "head_parameters": shape.head_parameters,
-        "num_layers": shape.num_layers,
-        "attention_width": shape.attention_width,
+        "shape": asdict(ModelShape.of(model)),
         "steps": tally.steps,
         "train_tokens": tally.train_tokens,
         "train_seconds": tally.train_seconds,
         "score_seconds": tally.score_seconds,
-        "device": torch.cuda.get_device_name(host.device) if host.device.type == "cuda" else "cpu",
+        "device": device_name(host.device),
         "threads": torch.get_num_threads(),
-        "peak_memory_bytes": _peak_memory(host.device),
+        "peak_memory_bytes": peak_memory_bytes(host.device),
     }
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Of this process: GPU memory on GPUs, resident memory on CPUs (bytes)."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

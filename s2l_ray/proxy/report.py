@@ -6,8 +6,8 @@ import contextlib
 from typing import Any
 
 from s2l_ray.cluster.mailbox import Event
-from s2l_ray.proxy.plan import TrainPlan
 from s2l_ray.run_folder import MetricsLog, Progress, StageProgress
+from s2l_ray.tokens.plan import TrainPlan
 
 _TRAINING_PASS = 3
 """A training pass over an example costs about three forward passes; so one bar with one remaining time fits both."""

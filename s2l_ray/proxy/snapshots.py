@@ -6,10 +6,30 @@ need not repeat bit for bit) starts that snapshot anew instead of mixing.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 
-from s2l_ray.corpus.build import part_name
+import numpy as np
+import pyarrow as pa
+import torch
+
+from s2l_ray.corpus.example_id import ID_TYPE, array_to_ids
+from s2l_ray.corpus.parts import part_name
 from s2l_ray.run_folder.storage import Storage
+from s2l_ray.tokens.examples import Examples
+
+SCORE_SCHEMA = pa.schema(
+    [
+        ("example_id", ID_TYPE),
+        ("snapshot", pa.int32()),
+        ("loss_nats", pa.float32()),
+        ("num_response_tokens", pa.int32()),
+    ]
+)
+
+
+class PlanError(ValueError):
+    """The schedule asked for does not exist; says the numbers."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +64,38 @@ def missing_parts(out: Storage, snapshot: int, weights: str, parts: list[int]) -
     """Parts that these weights have not scored yet."""
     done = {entry.name for entry in snapshot_folder(out, snapshot).list(weights)}
     return [p for p in parts if f"{weights}/{part_name(p)}" not in done]
+
+
+def score_table(examples: Examples, snapshot: int, losses: np.ndarray, counts: np.ndarray) -> pa.Table:
+    """The rows that a worker writes, SCORE_SCHEMA."""
+    columns = [
+        array_to_ids(examples.ids),
+        pa.array(np.full(len(losses), snapshot, dtype=np.int32)),
+        pa.array(losses),
+        pa.array(counts),
+    ]
+    return pa.table(columns, schema=SCORE_SCHEMA)
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """Hash of all parameters and buffers. Losses of one snapshot must all come from the same weights."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().reshape(-1).cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def snapshot_steps(total_steps: int, num_snapshots: int, include_step_zero: bool) -> list[int]:
+    """After how many optimiser steps the examples are scored: evenly spaced, first and last included.
+
+    Raises:
+        PlanError: fewer steps than snapshots.
+    """
+    first = 0 if include_step_zero else 1
+    if total_steps - first + 1 < num_snapshots:
+        raise PlanError(
+            f"trajectories.num_snapshots={num_snapshots} cannot be spread over {total_steps} optimiser steps; "
+            "take fewer snapshots, more epochs (proxy.epochs) or a smaller proxy.global_batch_size"
+        )
+    return [int(s) for s in np.linspace(first, total_steps, num_snapshots).round()]

@@ -6,6 +6,7 @@ import contextlib
 import json
 import mmap
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -129,12 +130,15 @@ class Storage:
         except ValueError as error:
             raise ValueError(f"{self._display_of(rel)} is not valid JSON: {error}") from error
 
-    def read_table(self, rel: str, columns: Names | None = None) -> pa.Table:
-        """The Parquet file, whole, in memory. Raises FileNotFoundError; pa.ArrowInvalid on an unknown column."""
+    def read_table(self, rel: str, columns: Names | None = None, filters: Any = None) -> pa.Table:
+        """The Parquet file in memory, whole or the rows that pass `filters` (as in pyarrow).
+
+        Raises FileNotFoundError; pa.ArrowInvalid on an unknown column.
+        """
 
         def read() -> pa.Table:
             with self.filesystem.open_input_file(self._path(rel)) as file:
-                return pq.read_table(file, columns=columns, partitioning=None)
+                return pq.read_table(file, columns=columns, partitioning=None, filters=filters)
 
         return self._try("reading", rel, read)
 
@@ -180,6 +184,12 @@ class Storage:
         with self.atomic_output(rel) as stream:
             pq.write_table(table, stream, **parquet_options)
 
+    def upload_folder(self, folder: Path) -> None:
+        """Copy all files of a local folder into this one, each atomically."""
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            with self.atomic_output(path.relative_to(folder).as_posix()) as stream, open(path, "rb") as source:
+                shutil.copyfileobj(source, stream, 1 << 22)
+
     # Folders.
 
     def list(self, rel: str = "", recursive: bool = False) -> Entries:
@@ -191,12 +201,6 @@ class Storage:
             if info.type == fs.FileType.File
         ]
         return sorted(entry for entry in entries if not is_temp(entry.name))
-
-    def list_dirs(self, rel: str = "") -> Names:
-        """The folders directly in a folder, by name, relative to this Storage; [] if the folder is missing."""
-        infos = self._infos(rel, recursive=False)
-        names = [self._relative(info.path) for info in infos if info.type == fs.FileType.Directory]
-        return sorted(name for name in names if name and not is_temp(name))
 
     def delete(self, rel: str) -> None:
         """Delete a file; nothing happens if it is missing."""
@@ -212,16 +216,6 @@ class Storage:
             return
         with contextlib.suppress(FileNotFoundError):
             self._try("deleting", rel, lambda: self.filesystem.delete_dir(path))
-
-    def delete_leftovers(self, rel: str = "") -> int:
-        """Delete the temp files of killed writers below a folder; how many. Only while nobody else writes there."""
-        names = [self._relative(info.path) for info in self._infos(rel, True) if info.type == fs.FileType.File]
-        leftovers = [name for name in names if is_temp(name)]
-        for name in leftovers:
-            self.delete(name)
-        return len(leftovers)
-
-    # Inside.
 
     def _try(self, doing: str, rel: str, operation: Callable[[], T]) -> T:
         return operation() if self.is_local else self.retry.run(operation, doing, self._display_of(rel))

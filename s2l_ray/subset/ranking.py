@@ -15,13 +15,13 @@ CHUNK_ROWS = 1 << 18
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def sampling_keys(example_ids: Array, seed: int) -> Array:
-    """(N, 2) uint64, high and low halves of the ids → (N,) uint64 keys, uniform and independent between seeds.
+def sampling_keys(example_ids: Array, seed: int, purpose: str = "sampling") -> Array:
+    """(N, 2) uint64, high and low halves of the ids → (N,) uint64 keys, uniform; independent between seeds, purposes.
 
     Both halves pass through the finaliser, so ids that are no hashes (or share a prefix) are shuffled as well.
     """
     _check_ids(example_ids)
-    digest = hashlib.blake2b(f"s2l_ray/sampling-keys/{seed}".encode(), digest_size=16).digest()
+    digest = hashlib.blake2b(f"s2l_ray/{purpose}-keys/{seed}".encode(), digest_size=16).digest()
     key_high, key_low = np.frombuffer(digest, dtype=">u8").astype(np.uint64)
     keys = np.empty(len(example_ids), dtype=np.uint64)
     for start in range(0, len(keys), CHUNK_ROWS):  # chunks stay in the cache, and so do the temporaries

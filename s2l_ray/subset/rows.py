@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from s2l_ray.corpus.build import part_name
 from s2l_ray.corpus.example_id import ids_to_array
+from s2l_ray.corpus.parts import part_name
 from s2l_ray.run_folder.storage import Storage
 
 ROWS_PER_FILE = 250_000

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from s2l_ray.cluster.parts import map_parts
-from s2l_ray.corpus.build import QUARANTINE_SCHEMA, TooManyUnusable, check_quarantine, part_name
+from s2l_ray.corpus.build import QUARANTINE_SCHEMA, TooManyUnusable, check_quarantine
 from s2l_ray.corpus.formats import UnusableRow
+from s2l_ray.corpus.parts import part_name
 from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.parts import TOKEN_SCHEMA, to_examples
@@ -32,22 +35,43 @@ class TokenParts:
     sum_squared_lengths: int
     """For attention's FLOPs."""
     max_length: int
+    style: Style
     fingerprint: str
     parts: list[dict[str, Any]]
     """[{part, rows, tokens, response_tokens, …}] in order; parts without rows are left out."""
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A table of chosen examples: `example_id` and `part`."""
+
+    storage: Storage
+    name: str
+
+    def parts(self) -> list[int]:
+        """Parts that hold any."""
+        return [int(p) for p in np.unique(self.storage.read_table(self.name, columns=["part"])["part"].to_numpy())]
+
+    def of_part(self, part: int) -> pa.Array:
+        table = self.storage.read_table(self.name, columns=["example_id"], filters=[("part", "==", part)])
+        return table["example_id"].combine_chunks()
+
+
 class TokeniseTask:
     """Tokenises some parts and writes them; gives one row of statistics per part."""
 
-    def __init__(self, examples: Storage, out: Storage, tokenizer: Any, style: Style, max_length: int) -> None:
-        self.examples, self.out = examples, out
+    def __init__(
+        self, examples: Storage, out: Storage, tokenizer: Any, style: Style, max_length: int, chosen: Chosen | None
+    ) -> None:
+        self.examples, self.out, self.chosen = examples, out, chosen
         self._render = Renderer(tokenizer, style, max_length)
 
     def __call__(self, part: int) -> dict[str, Any]:
         table = self.examples.read_table(
             part_name(part), columns=["example_id", "origin", "index", "source", "messages"]
         )
+        if self.chosen is not None:
+            table = table.filter(pc.is_in(table["example_id"], self.chosen.of_part(part)))
         rendered = self._render(table["messages"].to_pylist())
         good: list[tuple[int, Tokenised]] = []
         bad: list[int] = []
@@ -121,16 +145,17 @@ def build_tokens(
     max_length: int,
     max_quarantined_share: float,
     parallelism: int,
+    chosen: Chosen | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> TokenParts:
-    """Tokenise every part once.
+    """Tokenise every part once; of `chosen`, only those examples.
 
     Raises:
         TooManyUnusable: too many examples have no response token left within `max_length`.
     """
     for folder in ("parts", "quarantine"):
         out.delete_dir(folder)
-    task = TokeniseTask(examples, out, tokenizer, style, max_length)
+    task = TokeniseTask(examples, out, tokenizer, style, max_length, chosen)
     stats = map_parts(corpus_parts, task, parallelism, on_rows)
     parts = [s for s in stats if s["rows"]]
     num_examples = sum(s["rows"] for s in parts)
@@ -147,6 +172,7 @@ def build_tokens(
         num_response_tokens=sum(s["response_tokens"] for s in parts),
         sum_squared_lengths=sum(s["sum_squared_lengths"] for s in parts),
         max_length=max((s["max_length"] for s in parts), default=0),
+        style=style,
         fingerprint=digest.hexdigest(),
         parts=parts,
     )

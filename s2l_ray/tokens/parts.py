@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.corpus.build import part_name
 from s2l_ray.corpus.example_id import ID_TYPE, ids_to_array
+from s2l_ray.corpus.parts import part_name
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.examples import Examples
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from s2l_ray.cluster.parts import map_parts
-from s2l_ray.corpus.build import part_name
 from s2l_ray.corpus.example_id import ids_to_array
+from s2l_ray.corpus.parts import part_name
 from s2l_ray.proxy.snapshots import Snapshot, snapshot_folder
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.trajectories.join import JoinError, join_part

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.corpus.build import part_name
 from s2l_ray.corpus.example_id import ids_to_array
+from s2l_ray.corpus.parts import part_name
 from s2l_ray.run_folder.storage import Storage
 
 MEMMAP_BYTES = 4 * 2**30

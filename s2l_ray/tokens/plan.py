@@ -20,10 +20,6 @@ WINDOW_ROWS = 65_536
 their order is shuffled too, so a window need not be the whole corpus."""
 
 
-class PlanError(ValueError):
-    """The schedule asked for does not exist; says the numbers."""
-
-
 @dataclass(frozen=True)
 class Window:
     epoch: int
@@ -112,21 +108,6 @@ def make_plan(
     plan = TrainPlan(tuple(part_rows), global_batch_size, 1, seed)
     steps = max_steps if max_steps is not None else max(1, round(epochs * plan.steps_per_epoch))
     return TrainPlan(plan.parts, global_batch_size, steps, seed)
-
-
-def snapshot_steps(total_steps: int, num_snapshots: int, include_step_zero: bool) -> list[int]:
-    """After how many optimiser steps the examples are scored: evenly spaced, first and last included.
-
-    Raises:
-        PlanError: fewer steps than snapshots.
-    """
-    first = 0 if include_step_zero else 1
-    if total_steps - first + 1 < num_snapshots:
-        raise PlanError(
-            f"trajectories.num_snapshots={num_snapshots} cannot be spread over {total_steps} optimiser steps; "
-            "take fewer snapshots, more epochs (proxy.epochs) or a smaller proxy.global_batch_size"
-        )
-    return [int(s) for s in np.linspace(first, total_steps, num_snapshots).round()]
 
 
 def deal(lengths: np.ndarray, num_workers: int) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""One optimiser step of the proxy, and the learning-rate schedule. Plain torch."""
+"""One optimiser step, of the proxy or of a target, and the learning-rate schedule. Plain torch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
 
-from s2l_ray.config.schema import ProxyConfig
+from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.corpus.example_id import array_to_hex
 from s2l_ray.lm.batches import collate, token_budget_batches
-from s2l_ray.lm.response_loss import ResponseLoss, mean_per_example
-from s2l_ray.proxy.plan import deal
+from s2l_ray.lm.engine import Engine
+from s2l_ray.lm.response_loss import mean_per_example
 from s2l_ray.tokens.examples import Examples
+from s2l_ray.tokens.plan import deal
 
 
-class NonFiniteLoss(RuntimeError):
+class Diverged(RuntimeError):
+    """A loss or a gradient is not a number, on every worker alike. Starting the workers again would not help."""
+
+
+class NonFiniteLoss(Diverged):
     """Training stopped before an update that would have ruined the weights."""
 
 
@@ -42,15 +46,6 @@ def learning_rate(step: int, total_steps: int, peak: float, warmup_share: float)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
 
 
-def make_optimizer(model: nn.Module, config: ProxyConfig) -> torch.optim.AdamW:
-    """Weight decay on matrices only, as usual."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
-    others = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    on_gpu = next(model.parameters()).is_cuda
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=on_gpu)
-
-
 class Stepper:
     """Runs optimiser steps on this worker's share of the global batches.
 
@@ -60,9 +55,8 @@ class Stepper:
 
     def __init__(
         self,
-        loss_module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        config: ProxyConfig,
+        engine: Engine,
+        config: TrainedModelConfig,
         *,
         total_steps: int,
         seed: int,
@@ -72,73 +66,81 @@ class Stepper:
         rank: int = 0,
         num_workers: int = 1,
     ) -> None:
-        self.module, self.optimizer, self.config = loss_module, optimizer, config
+        self.engine, self.config = engine, config
         self.total_steps, self.seed, self.pad_id = total_steps, seed, pad_id
         self.device, self.autocast, self.rank, self.num_workers = device, autocast, rank, num_workers
 
     def step(self, step: int, global_batch: Examples) -> StepResult:
         """Raises NonFiniteLoss on every worker alike, before the update."""
-        self.module.train()
+        self.engine.loss.train()
         # Dropout's randomness is a function of (seed, step, worker): no RNG state need be restored.
         torch.manual_seed(hash((self.seed, step, self.rank)) % 2**63)
         lr = learning_rate(step, self.total_steps, self.config.learning_rate, self.config.warmup_share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        mine = global_batch.take(deal(global_batch.lengths, self.num_workers)[self.rank])
         total = _count_loss_tokens(global_batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss_sum, suspects = self._backward(mine, total)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
-        both = torch.stack([loss_sum.to(torch.float64), grad_norm.to(torch.float64)])
+        loss_sum, suspects = self._passes(global_batch, total)
+        grad_norm = self.engine.clip(self.config.max_grad_norm)
+        both = torch.stack([loss_sum, loss_sum.new_zeros(()) if grad_norm is None else grad_norm.double()])
         if self.num_workers > 1:
             dist.all_reduce(both[:1])
         if not torch.isfinite(both).all():
-            self._stop(step, suspects, both)
-        self.optimizer.step()
-        return StepResult(float(both[0]) / total, float(grad_norm), int(global_batch.offsets[-1]), total)
+            self._stop(step, suspects, float(both[0]), float(both[1]))
+        norm = self.engine.update(lr)
+        if norm is None:
+            norm = float(both[1])
+        elif not math.isfinite(norm):
+            self._stop(step, suspects, float(both[0]), norm, updated=True)
+        return StepResult(float(both[0]) / total, norm, int(global_batch.offsets[-1]), total)
 
-    def _backward(self, mine: Examples, total: int) -> tuple[torch.Tensor, list[str]]:
+    def _passes(self, global_batch: Examples, total: int) -> tuple[torch.Tensor, list[str]]:
+        """Forward and backward over this worker's share → (sum of its losses, examples that are not finite)."""
+        shares = deal(global_batch.lengths, self.num_workers)
+        budget = self.config.tokens_per_microbatch
+        mine = global_batch.take(shares[self.rank])
+        micro = list(token_budget_batches(mine.lengths, budget))
+        passes = max(1, len(micro))
+        if self.engine.lockstep:
+            # Every worker sees the whole global batch, so each can count the others' passes without asking them.
+            passes = max(passes, *(len(list(token_budget_batches(global_batch.lengths[s], budget))) for s in shares))
+        # A worker with less to do takes part with a gradient of 0.
+        micro += [np.zeros(0, dtype=np.int64)] * (passes - len(micro))
         loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
         suspects: list[str] = []
-        micro = list(token_budget_batches(mine.lengths, self.config.tokens_per_microbatch))
-        if not micro:  # fewer examples than workers: take part in the all-reduce with a gradient of 0
-            micro = [np.zeros(0, dtype=np.int64)]
         for i, rows in enumerate(micro):
-            last = i == len(micro) - 1
-            sync = contextlib.nullcontext() if last or self.num_workers == 1 else self.module.no_sync()  # type: ignore[operator]
-            with sync:
+            with self.engine.micro_batch(last=i == passes - 1):
                 nll = self._nll(mine, rows, suspects)
-                # DDP averages over workers; the mean is over the tokens of all of them.
-                (nll.sum() * (self.num_workers / total)).backward()
-                loss_sum += nll.detach().sum().double()
+                # Engines average over workers; the mean is over the tokens of all of them.
+                self.engine.backward(nll.sum() * (self.num_workers / total))
+            loss_sum += nll.detach().sum().double()
         return loss_sum, suspects
 
     def _nll(self, mine: Examples, rows: np.ndarray, suspects: list[str]) -> torch.Tensor:
         if len(rows) == 0:
             empty = torch.zeros((1, 1), dtype=torch.int64, device=self.device)
             one = torch.zeros(1, dtype=torch.int64, device=self.device)
-            return self.module(empty, one, one) * 0.0
+            return self.engine.forward(empty, one, one) * 0.0
         batch = collate(mine, rows, self.pad_id).to(self.device)
         with self.autocast():
-            nll = self.module(batch.input_ids, batch.positions, batch.targets)
+            nll = self.engine.forward(batch.input_ids, batch.positions, batch.targets)
         if not torch.isfinite(nll.detach().sum()):
             mean, _ = mean_per_example(nll.detach(), batch)
             wrong = np.flatnonzero(~np.isfinite(mean.cpu().numpy()))
             suspects += array_to_hex(mine.ids[rows[wrong]])
         return nll
 
-    def _stop(self, step: int, suspects: list[str], both: torch.Tensor) -> None:
-        gathered: list[list[str]] = [[] for _ in range(self.num_workers)]
+    def _stop(self, step: int, suspects: list[str], loss: float, norm: float, updated: bool = False) -> None:
+        gathered: list[list[str]] = [suspects]
         if self.num_workers > 1:
+            gathered = [[] for _ in range(self.num_workers)]
             dist.all_gather_object(gathered, suspects)
-        else:
-            gathered = [suspects]
         ids = [i for worker in gathered for i in worker]
         where = f"examples {', '.join(ids[:20])}" if ids else "no single example: the gradients overflowed"
+        state = "the weights of the last checkpoint are good" if updated else (
+            "the update was not made, the weights are those of the step before"
+        )  # fmt: skip
+        here = self.config.section
         raise NonFiniteLoss(
-            f"loss {float(both[0])}, gradient norm {float(both[1])} at optimiser step {step} ({where}); the update was "
-            "not made, the weights are those of the step before. Lower proxy.learning_rate, raise proxy.warmup_share, "
-            "or take those examples out"
+            f"loss {loss}, gradient norm {norm} at optimiser step {step} ({where}); {state}. "
+            f"Lower {here}.learning_rate, raise {here}.warmup_share, or take those examples out"
         )
 
 
@@ -152,16 +154,3 @@ def autocast_for(device: torch.device, precision: str) -> Callable[[], contextli
     if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
         return contextlib.nullcontext
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-def wrap(model: Any, device: torch.device, num_workers: int, compile: bool) -> tuple[ResponseLoss, nn.Module]:
-    """(loss module for scoring, the same under DDP for training)."""
-    loss = ResponseLoss(model.to(device))
-    if compile:
-        model.base_model.compile(dynamic=True)
-    if num_workers == 1:
-        return loss, loss
-    from torch.nn.parallel import DistributedDataParallel
-
-    ids = [device.index] if device.type == "cuda" else None
-    return loss, DistributedDataParallel(loss, device_ids=ids, gradient_as_bucket_view=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from s2l_ray.corpus.build import part_name
+from s2l_ray.corpus.parts import part_name
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.examples import Examples
 from s2l_ray.tokens.parts import to_examples

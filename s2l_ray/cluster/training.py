@@ -1,0 +1,182 @@
+"""Training loops on Ray Train workers: what a loop sees of its worker (`RayHost`), and the call that runs them all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from s2l_ray.cluster.mailbox import Event, mailbox
+from s2l_ray.cluster.placement import Placement
+from s2l_ray.cluster.session import quiet_ray_data
+from s2l_ray.lm.step import Diverged
+from s2l_ray.run_folder.storage import Storage
+from s2l_ray.tokens.examples import Examples
+from s2l_ray.tokens.stream import stream_units
+
+_PROGRESS = "progress.json"
+
+
+class WorkersFailed(RuntimeError):
+    """The workers could not finish; what is complete stays, the same command resumes."""
+
+
+class Host(Protocol):
+    """What a loop needs from where it runs."""
+
+    rank: int
+    num_workers: int
+    device: torch.device
+
+    def emit(self, **event: Any) -> None: ...
+
+    def same(self, value: Any) -> Any:
+        """Rank 0's value, on every rank; a barrier."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank; a barrier."""
+
+    def save(self, name: str, progress: dict[str, Any], write: Callable[[Path], None]) -> None:
+        """Make a checkpoint of what every rank's `write(folder)` leaves there; a barrier."""
+
+    def restore(self) -> contextlib.AbstractContextManager[tuple[Path, dict[str, Any]] | None]:
+        """The newest checkpoint's files of all ranks and its progress."""
+
+    def stream(self, tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Examples]: ...
+
+
+class RayHost:
+    """`Host` inside a Ray Train worker."""
+
+    def __init__(self, box: Any) -> None:
+        import ray.train
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self._box = box
+
+    def emit(self, **event: Any) -> None:
+        self._box.put.remote({"rank": self.rank, **event})
+
+    def same(self, value: Any) -> Any:
+        if self.num_workers == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, src=0)
+        return held[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        if self.num_workers == 1:
+            return [value]
+        held: list[Any] = [None] * self.num_workers
+        dist.all_gather_object(held, value)
+        return held
+
+    def save(self, name: str, progress: dict[str, Any], write: Callable[[Path], None]) -> None:
+        import ray.train
+
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder))
+            if self.rank == 0:
+                Path(folder, _PROGRESS).write_text(json.dumps(progress))
+            checkpoint = ray.train.Checkpoint.from_directory(folder) if os.listdir(folder) else None
+            ray.train.report({"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+    @contextlib.contextmanager
+    def restore(self) -> Iterator[tuple[Path, dict[str, Any]] | None]:
+        import ray.train
+
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as folder:
+            yield Path(folder), json.loads(Path(folder, _PROGRESS).read_text())
+
+    def stream(self, tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Examples]:
+        return stream_units(tokens, units)
+
+
+def run_on_workers(
+    loop: Callable[[Any, Host], dict[str, Any]],
+    job: Any,
+    out: Storage,
+    placement: Placement,
+    *,
+    what: str,
+    max_failures: int,
+    checkpoints_to_keep: int = 2,
+    environment: dict[str, str] | None = None,
+    on_event: Callable[[Event], None],
+) -> dict[str, Any]:
+    """loop(job, host) on every worker; lost workers are replaced and resume at the newest checkpoint.
+
+    Args:
+        out: the stage's folder. It is named for the stage's settings, so that a checkpoint found in it is this job's.
+        what: who failed, for messages.
+        environment: of the worker processes.
+
+    Returns:
+        What rank 0's loop returned.
+
+    Raises:
+        Diverged: raised by the loop, on every rank alike.
+        WorkersFailed: workers were lost more often than `max_failures`.
+    """
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    resources = {"CPU": placement.cpus_per_worker, **placement.custom_resources}
+    if placement.gpus_per_worker:
+        resources["GPU"] = placement.gpus_per_worker
+    with mailbox(on_event) as box:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"loop": loop, "job": job, "box": box},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=placement.num_workers,
+                use_gpu=placement.device == "gpu",
+                resources_per_worker=resources,
+                accelerator_type=placement.accelerator_type,
+            ),
+            run_config=ray.train.RunConfig(
+                name="ray_train",
+                storage_path=out.path,
+                storage_filesystem=out.filesystem,
+                failure_config=ray.train.FailureConfig(max_failures=max_failures),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=checkpoints_to_keep),
+                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+                worker_runtime_env={"env_vars": environment} if environment else None,
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            cause = str(error).strip().splitlines()
+            raise WorkersFailed(
+                f"the workers of the {what} were lost or failed more than resources.max_failures={max_failures} times. "
+                f"The last checkpoint stays in {out.uri}; the same command resumes there. "
+                f"The last cause: {cause[-1] if cause else error!r}"
+            ) from error
+    summary: dict[str, Any] = result.return_value
+    if "diverged" in summary:
+        raise Diverged(summary["diverged"])
+    return summary
+
+
+def _worker(config: dict[str, Any]) -> dict[str, Any]:
+    quiet_ray_data()
+    try:
+        return config["loop"](config["job"], RayHost(config["box"]))
+    except Diverged as error:
+        # Every rank stops here alike. Returned, not raised: a retry would only diverge again.
+        return {"diverged": str(error)}

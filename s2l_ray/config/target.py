@@ -1,0 +1,109 @@
+"""The section `target`: the model that is fine-tuned on the subset, and how DeepSpeed shards it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from s2l_ray.config.model import TrainedModelConfig
+from s2l_ray.config.section import Section
+
+Offload = Literal["none", "cpu", "nvme"]
+
+
+class LoraConfig(Section):
+    rank: int = Field(default=16, ge=1)
+    """Rank of the adapters."""
+    alpha: int = Field(default=32, ge=1)
+    """Scale: adapters count alpha / rank times."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the adapters."""
+    target_modules: str | list[str] = Field(default="all-linear")
+    """Which layers get adapters: `all-linear` (all but the head), or names."""
+    export: Literal["merged", "adapter"] = "merged"
+    """`merged`: a whole model that loads without peft; `adapter`: the adapters alone."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _not_the_head(cls, names: str | list[str]) -> str | list[str]:
+        heads = {"lm_head", "embed_out", "output"} & set([names] if isinstance(names, str) else names)
+        if heads:
+            raise ValueError(
+                f"target_modules names the language-model head ({', '.join(heads)}), whose adapter the chunked loss "
+                "would pass over; leave it out"
+            )
+        return names
+
+
+class TargetConfig(TrainedModelConfig):
+    section: ClassVar[str] = "target"
+
+    subsets: list[str] = Field(default=[])
+    """What to fine-tune on, one target each: `<selector>-<budget>` of the selection (`s2l-0.11`), or `full`.
+    Empty: the first selector at the first budget."""
+    length: Literal["epochs", "same_steps"] = "epochs"
+    """What `epochs` counts: passes over the subset, or (`same_steps`) as many optimiser steps as that many passes over
+    the full data take. The paper uses both; compare rivals at the same steps."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Train on about so many tokens, instead of `epochs` (rounded to whole steps)."""
+
+    zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
+    """DeepSpeed ZeRO: 1 shards the optimiser, 2 the gradients too, 3 the parameters too; 0 is PyTorch alone (DDP), for
+    which DeepSpeed need not be installed. `auto`: the lowest that fits into the workers' memory."""
+    offload_optimizer: Offload = "none"
+    """Where ZeRO keeps optimiser states and fp32 weights: on the device, in the node's memory, or on its NVMe."""
+    offload_parameters: Offload = "none"
+    """Where ZeRO-3 keeps its share of the parameters."""
+    nvme_path: str | None = None
+    """Folder on each node's NVMe, for offload to it."""
+    deepspeed_config: str | None = None
+    """A DeepSpeed JSON file of your own. Its keys are added to what this section makes; where both speak of the same
+    thing (batch sizes, optimiser, schedule, clipping, precision, ZeRO stage, offload) they must agree."""
+    gradient_checkpointing: bool = False
+    """Compute activations anew in the backward pass: a third more compute, a fraction of the memory."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Attention kernel; `auto`: PyTorch's fused one (sdpa) where the model has it."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters (peft) instead of all weights."""
+
+    checkpoints_to_keep: int = Field(default=2, ge=1)
+    """Newest checkpoints that stay while training; `checkpoint_every_steps: None` makes about five in all."""
+    evaluate_every_steps: int | None = Field(default=None, ge=1)
+    """Steps between evaluations on the held-out sets; None: before and after training only."""
+    keep_best: bool = False
+    """Export the weights with the lowest held-out loss (mean over sources) instead of the last ones."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many evaluations in a row without a lower held-out loss."""
+    max_shard_size: str = "5GB"
+    """Size of the safetensors files of the exported model."""
+
+    @model_validator(mode="after")
+    def _target_consistent(self) -> Any:
+        if self.max_steps is not None and self.max_tokens is not None:
+            raise ValueError(
+                f"target.max_steps={self.max_steps} and target.max_tokens={self.max_tokens} both say how long to "
+                "train; remove one"
+            )
+        offloads = {self.offload_optimizer, self.offload_parameters} - {"none"}
+        if offloads and self.zero_stage == 0:
+            raise ValueError(
+                f"target offload to {', '.join(sorted(offloads))} is DeepSpeed's and zero_stage=0 is without it; "
+                "set target.zero_stage to 1, 2 or 3, or leave offload out"
+            )
+        if self.offload_parameters != "none" and self.zero_stage in (1, 2):
+            raise ValueError(
+                f"target.offload_parameters={self.offload_parameters} needs sharded parameters, which "
+                f"target.zero_stage={self.zero_stage} has not; set target.zero_stage=3"
+            )
+        if "nvme" in offloads and self.nvme_path is None:
+            raise ValueError("offload to nvme needs target.nvme_path, a folder on each node's NVMe")
+        needs_evaluations = [n for n in ("keep_best", "patience") if getattr(self, n)]
+        if needs_evaluations and self.evaluate_every_steps is None:
+            raise ValueError(
+                f"target.{needs_evaluations[0]} would never act: the held-out loss is measured at the end only; "
+                "set target.evaluate_every_steps"
+            )
+        if self.deepspeed_config is not None and self.zero_stage == 0:
+            raise ValueError("target.deepspeed_config would do nothing with target.zero_stage=0; remove one")
+        return self

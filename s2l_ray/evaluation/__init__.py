@@ -1,0 +1,1 @@
+"""Evaluation: reads held-out examples → tokens of the held-out sets; losses and exact matches per source and in all."""

@@ -1,0 +1,133 @@
+"""Held-out sets: the corpus's own split and the user's files, tokenised for the target.
+
+Memory: a held-out set is held whole, by the driver while it is made and by every target worker (10 bytes a token).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from s2l_ray.cluster.parts import map_parts
+from s2l_ray.config.corpus import CorpusConfig
+from s2l_ray.corpus.build import read_rows, sample_format
+from s2l_ray.corpus.example_id import ID_TYPE, Messages, array_to_ids, ids_to_array
+from s2l_ray.corpus.formats import UnusableRow
+from s2l_ray.corpus.parts import part_name
+from s2l_ray.corpus.sources import ReadUnit
+from s2l_ray.run_folder.storage import Storage
+from s2l_ray.tokens.parts import TOKEN_SCHEMA
+from s2l_ray.tokens.render import Renderer
+
+SPLIT = "split"
+"""Name of the set that is the corpus's own share."""
+
+
+class HeldOutError(ValueError):
+    """A held-out set cannot be used; says which and why."""
+
+
+@dataclass(frozen=True)
+class HeldOutRows:
+    """Examples of one set, sorted by id, each content once."""
+
+    ids: np.ndarray
+    """(N, 2) uint64."""
+    sources: list[str]
+    messages: list[Messages]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def without(self, dropped: np.ndarray) -> HeldOutRows:
+        """dropped (N,) bool."""
+        kept = np.flatnonzero(~dropped)
+        return HeldOutRows(self.ids[kept], [self.sources[i] for i in kept], [self.messages[i] for i in kept])
+
+
+def read_split(corpus: Storage, parts: list[int]) -> HeldOutRows:
+    """What the corpus stage held out."""
+    tables = [corpus.read_table(f"heldout/{part_name(p)}", columns=["example_id", "source", "messages"]) for p in parts]
+    table = pa.concat_tables(tables)
+    return _unique(ids_to_array(table["example_id"]), table["source"].to_pylist(), table["messages"].to_pylist())
+
+
+def read_files(name: str, units: list[ReadUnit], config: CorpusConfig) -> tuple[HeldOutRows, int]:
+    """A set of the user's files → its examples, and how many rows could not be used.
+
+    Raises:
+        HeldOutError: none can be used.
+    """
+    format = sample_format(units, config)
+    good: list[dict[str, Any]] = []
+    reasons: list[str] = []
+    for record, _, reason in chain.from_iterable(read_rows(unit, config, format) for unit in units):
+        if record is None:
+            reasons.append(reason)
+        else:
+            good.append(record)
+    if not good:
+        raise HeldOutError(f"heldout.files.{name}: none of {len(reasons)} rows can be used ({reasons[0]}); mend them")
+    ids = ids_to_array(pa.array([r["id"] for r in good], ID_TYPE))
+    return _unique(ids, [r["source"] for r in good], [r["messages"] for r in good]), len(reasons)
+
+
+def _unique(ids: np.ndarray, sources: list[str], messages: list[Messages]) -> HeldOutRows:
+    _, first = np.unique(ids, axis=0, return_index=True)  # sorted by id
+    return HeldOutRows(ids[first], [sources[i] for i in first], [messages[i] for i in first])
+
+
+class FindInCorpus:
+    """Which held-out ids are in a part of the corpus: an example that was trained on says nothing when evaluated."""
+
+    def __init__(self, examples: Storage, ids: np.ndarray) -> None:
+        self.examples, self.ids = examples, ids
+
+    def __call__(self, part: int) -> dict[str, Any]:
+        mine = ids_to_array(self.examples.read_table(part_name(part), columns=["example_id"])["example_id"])
+        found = np.flatnonzero(_is_in(self.ids, mine))
+        return {"part": part, "rows": len(mine), "found": found.tolist()}
+
+
+def _is_in(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N, 2), (M, 2) → (N,) bool."""
+    as_rows = [np.ascontiguousarray(a).view([("high", "u8"), ("low", "u8")]).ravel() for a in (ids, others)]
+    return np.isin(as_rows[0], as_rows[1])
+
+
+def drop_trained_on(
+    rows: HeldOutRows, examples: Storage, parts: list[int], parallelism: int, on_rows: Callable[[int], None]
+) -> tuple[HeldOutRows, int]:
+    """Leave out what is in the corpus; → (the rest, how many were left out)."""
+    dropped = np.zeros(len(rows), dtype=bool)
+    for found in map_parts(parts, FindInCorpus(examples, rows.ids), parallelism, on_rows):
+        dropped[np.asarray(found["found"], dtype=np.int64)] = True
+    return rows.without(dropped), int(dropped.sum())
+
+
+def tokenise(name: str, rows: HeldOutRows, render: Renderer) -> tuple[pa.Table, int]:
+    """→ (TOKEN_SCHEMA rows, how many had no response token within the target's length).
+
+    Raises:
+        HeldOutError: none had one.
+    """
+    done = render(rows.messages)
+    kept = [i for i, tokens in enumerate(done) if not isinstance(tokens, UnusableRow)]
+    if not kept:
+        raise HeldOutError(
+            f"held-out set {name!r}: of {len(rows)} examples none has a response token left ({done[:1]})"
+        )
+    table = pa.table(
+        {
+            "example_id": array_to_ids(rows.ids[kept]),
+            "source": pa.array([rows.sources[i] for i in kept]),
+            "input_ids": pa.array([done[i].input_ids for i in kept], pa.list_(pa.int32())),  # type: ignore[union-attr]
+            "response_mask": pa.array([done[i].response_mask for i in kept], pa.list_(pa.bool_())),  # type: ignore[union-attr]
+        }
+    )
+    return table.cast(TOKEN_SCHEMA), len(rows) - len(kept)

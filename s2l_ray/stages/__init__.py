@@ -1,0 +1,45 @@
+"""What each stage reads, which settings it depends on, and how its builder is called. The order is the story."""
+
+from __future__ import annotations
+
+import os
+
+from s2l_ray.cluster.placement import local_cores, place, wait_for_gpu
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.pipeline import Pipeline
+from s2l_ray.stages.corpus import corpus_stage
+from s2l_ray.stages.proxy import proxy_stage, trajectories_stage
+from s2l_ray.stages.selection import clusters_stage, selection_inputs, subset_stage
+from s2l_ray.stages.target import shard_target, target_stages
+from s2l_ray.stages.tokens import tokens_stage
+
+
+def run_stages(pipeline: Pipeline) -> None:
+    """All stages; Ray is connected."""
+    config = pipeline.run.config
+    place_stages(pipeline, config)
+    corpus = corpus_stage(pipeline, config)
+    tokens = tokens_stage(pipeline, config, corpus, config.proxy)
+    proxy = proxy_stage(pipeline, config, tokens)
+    trajectories_stage(pipeline, config, tokens, proxy)
+    clusters_stage(pipeline, config)
+    inputs = None
+    for selector in config.selection.selectors:
+        for budget in config.selection.budgets:
+            inputs = inputs or selection_inputs(pipeline)
+            subset_stage(pipeline, config, selector, budget, inputs)
+    target_stages(pipeline, config)
+
+
+def place_stages(pipeline: Pipeline, config: S2LConfig) -> None:
+    """Who gets what, before anything starts; refused if it can never be had."""
+    import ray
+
+    embedded = not (os.environ.get("RAY_ADDRESS") or config.resources.ray_address)
+    cores = local_cores() if embedded else None
+    wait_for_gpu(config.resources)
+    cluster = ray.cluster_resources()
+    pipeline.placements["proxy"] = place(config.resources, cluster, cores)
+    if config.target is not None:
+        pipeline.placements["target"] = place(config.resources, cluster, cores, "target")
+        pipeline.sharding = shard_target(config, pipeline.placements["target"], embedded)

@@ -1,0 +1,99 @@
+"""Held-out sets: the corpus's own split and the user's files → tokens for the target's evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from s2l_ray.artifacts import Stage, part_rows
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.corpus.sources import ReadUnit, plan_files
+from s2l_ray.pipeline import Built, Pipeline
+from s2l_ray.run_folder import Storage, fingerprint
+from s2l_ray.stages.corpus import unit_in
+from s2l_ray.stages.tokens import open_tokenizer
+
+_QUICKSTART_SET = "balanced"
+"""The quickstart's test: every skill as often as any other."""
+
+
+def heldout_stage(pipeline: Pipeline, config: S2LConfig, corpus: Stage, tokens: Stage) -> Stage | None:
+    """None if nothing is held out. `tokens`: the target's, for its tokenizer and style."""
+    from s2l_ray.evaluation.heldout import SPLIT
+
+    assert config.target is not None
+    files = heldout_files(pipeline, config)
+    split = corpus.manifest.extra["heldout"]
+    names = [*files, *([SPLIT] if split["rows"] else [])]
+    if not names:
+        return None
+    target = config.target
+
+    def build(out: Storage) -> Built:
+        return _build(pipeline, config, corpus, tokens, files, names, out)
+
+    settings = {"names": names, "max_length": target.max_length, "style": tokens.manifest.extra["style"]}
+    settings["corpus"] = config.corpus.model_dump(mode="json", include={"format", "template", "source_column"})
+    inputs = {
+        "corpus": corpus.manifest.content_fingerprint,
+        "split": split["fingerprint"],
+        "tokenizer": tokenizer_fingerprint(tokens),
+        **{name: fingerprint(sorted([u.origin, u.size, u.mtime_ns] for u in units)) for name, units in files.items()},
+    }
+    return pipeline.stage("heldout", settings, inputs, build)
+
+
+def heldout_files(pipeline: Pipeline, config: S2LConfig) -> dict[str, list[ReadUnit]]:
+    """The sets that are files."""
+    files = {name: plan_files(paths, 2**40) for name, paths in config.heldout.files.items()}
+    if config.corpus.quickstart is not None:
+        files.setdefault(_QUICKSTART_SET, [unit_in(pipeline.run.storage.sub("quickstart"), "test.jsonl", "jsonl")])
+    return files
+
+
+def tokenizer_fingerprint(tokens: Stage) -> str:
+    """Of the tokenizer's files, as stored with the tokens."""
+    files = [o for o in tokens.manifest.outputs if o.name.startswith("tokenizer/")]
+    return fingerprint([[o.name, tokens.storage.read_bytes(o.name).hex()] for o in files])
+
+
+def _build(
+    pipeline: Pipeline,
+    config: S2LConfig,
+    corpus: Stage,
+    tokens: Stage,
+    files: dict[str, list[ReadUnit]],
+    names: list[str],
+    out: Storage,
+) -> Built:
+    from s2l_ray.evaluation.heldout import drop_trained_on, read_files, read_split, tokenise
+    from s2l_ray.tokens.render import Renderer
+
+    assert config.target is not None
+    render = Renderer(open_tokenizer(tokens), tokens.manifest.extra["style"], config.target.max_length)
+    parts = part_rows(corpus)
+    counts: dict[str, int] = {}
+    warnings: list[str] = []
+    contents: list[Any] = []
+    with pipeline.progress.stage("heldout", len(files) * sum(n for _, n in parts), "rows") as bar:
+        for name in names:
+            if name in files:
+                rows, unusable = read_files(name, files[name], config.corpus)
+                rows, trained_on = drop_trained_on(
+                    rows, corpus.storage.sub("examples"), [p for p, _ in parts], pipeline.parallelism,
+                    on_rows=lambda rows: bar.update(advance=rows),
+                )  # fmt: skip
+                if unusable:
+                    warnings.append(f"{name}: {unusable:,} rows cannot be used and were left out")
+                if trained_on:
+                    warnings.append(f"{name}: {trained_on:,} examples are in the corpus too and were left out")
+            else:
+                rows = read_split(corpus.storage, corpus.manifest.extra["heldout"]["parts"])
+            table, too_long = tokenise(name, rows, render)
+            if too_long:
+                warnings.append(f"{name}: {too_long:,} examples have no response token within the length, left out")
+            out.write_table(f"{name}.parquet", table, compression="zstd")
+            counts[name] = table.num_rows
+            contents.append([name, fingerprint([[i.hex() for i in table["example_id"].to_pylist()],
+                                                table["input_ids"].to_pylist()])])  # fmt: skip
+    said = ", ".join(f"{name}: {n:,} examples" for name, n in counts.items())
+    return Built(fingerprint(contents), counts, {"names": names}, warnings, said=said)

@@ -1,0 +1,155 @@
+"""Targets: tokens of a subset → fine-tuned model and its evaluations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from s2l_ray.artifacts import Run, Stage, part_rows
+from s2l_ray.cluster.placement import Placement, worker_memory
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.target import TargetConfig
+from s2l_ray.pipeline import Built, Pipeline
+from s2l_ray.run_folder import Storage, fingerprint
+from s2l_ray.run_folder.progress import format_count
+from s2l_ray.stages.heldout import heldout_stage
+from s2l_ray.stages.proxy import precision_of, training_settings
+from s2l_ray.stages.tokens import local_folder, open_tokenizer, tokens_stage
+
+if TYPE_CHECKING:
+    from s2l_ray.target.sharding import Sharding
+
+FULL = "full"
+
+_NOT_NUMBERS = (
+    "subsets", "length", "epochs", "max_steps", "max_tokens",  # the steps that they come to count
+    "zero_stage", "offload_optimizer", "offload_parameters", "nvme_path", "deepspeed_config",
+    "gradient_checkpointing", "attention", "checkpoints_to_keep", "max_shard_size",
+)  # fmt: skip
+"""How the same numbers are computed."""
+
+
+def target_stages(pipeline: Pipeline, config: S2LConfig) -> list[Stage]:
+    """One target for each of `target.subsets`."""
+    return [target_stage(pipeline, config, name) for name in config.target_subsets()]
+
+
+def target_stage(pipeline: Pipeline, config: S2LConfig, name: str) -> Stage:
+    """Fine-tune the target on the subset called `name`, or on everything (`full`)."""
+    from s2l_ray.tokens.plan import make_plan
+
+    assert config.target is not None
+    target, run = config.target, pipeline.run
+    corpus = run.stage("corpus")
+    subset = None if name == FULL else run.subset(name)
+    tokens = tokens_stage(pipeline, config, corpus, target, f"target-tokens/{name}", subset)
+    heldout = heldout_stage(pipeline, config, corpus, tokens)
+    seed = config.seed_of("target")
+    steps = total_steps(target, run, tokens)
+    plan = make_plan(part_rows(tokens), target.global_batch_size, target.epochs, steps, seed)
+
+    def build(out: Storage) -> Built:
+        return _build(pipeline, config, name, subset, tokens, heldout, plan, seed, out)
+
+    settings = training_settings(target, pipeline.placements["target"].device, seed)
+    settings = {k: v for k, v in settings.items() if k not in _NOT_NUMBERS} | {"total_steps": plan.total_steps}
+    inputs = {"tokens": tokens.manifest.content_fingerprint, **local_folder("model", target.model)}
+    if heldout is not None:
+        inputs["heldout"] = heldout.manifest.content_fingerprint
+    return pipeline.stage(f"target/{name}", settings, inputs, build, folder=f"target/{name}", kind="target")
+
+
+def shard_target(config: S2LConfig, placement: Placement, embedded: bool) -> Sharding:
+    """The ZeRO stage, by what the workers' memory can hold; refused before anything starts when none fits."""
+    from s2l_ray.target.memory import sizes_of
+    from s2l_ray.target.sharding import WorkerMemory, choose_sharding
+
+    target, given = config.target, config.estimates.worker_memory_gb
+    assert target is not None
+    device, host = worker_memory(placement, embedded) if given is None else (given * 1e9, None)
+    on_gpu = placement.device == "gpu"
+    return choose_sharding(
+        sizes_of(target), target, placement.num_workers, precision_of(target, placement.device), on_gpu,
+        WorkerMemory(device, host if on_gpu else None),
+    )  # fmt: skip
+
+
+def total_steps(target: TargetConfig, run: Run, tokens: Stage) -> int:
+    """How long: so many steps, tokens, passes over the subset, or passes over the full data."""
+    counts = tokens.manifest
+    batch, examples = target.global_batch_size, counts.row_counts["examples"]
+    if target.max_steps is not None:
+        return target.max_steps
+    if target.max_tokens is not None:
+        return max(1, round(target.max_tokens / (counts.extra["num_tokens"] / examples * batch)))
+    over = run.stage("trajectories").manifest.row_counts["trajectories"] if target.length == "same_steps" else examples
+    return max(1, round(target.epochs * -(-over // batch)))
+
+
+def _build(
+    pipeline: Pipeline,
+    config: S2LConfig,
+    name: str,
+    subset: Stage | None,
+    tokens: Stage,
+    heldout: Stage | None,
+    plan: Any,
+    seed: int,
+    out: Storage,
+) -> Built:
+    from s2l_ray.cluster.training import run_on_workers
+    from s2l_ray.run_folder.loggers import Loggers
+    from s2l_ray.target.card import model_card
+    from s2l_ray.target.evaluate import read_evaluation
+    from s2l_ray.target.job import TargetJob
+    from s2l_ray.target.loop import fine_tune
+    from s2l_ray.target.report import TargetReport
+
+    target, placement = config.target, pipeline.placements["target"]
+    assert target is not None
+    label = f"target/{name}"
+    precision = precision_of(target, placement.device)
+    sharding = pipeline.sharding
+    assert sharding is not None
+    facts = {"optimiser steps": f"{plan.total_steps:,} of {target.global_batch_size} examples", "seed": seed,
+             "peak learning rate": target.learning_rate, "precision": precision}  # fmt: skip
+    job = TargetJob(
+        name=name, target=target, plan=plan, seed=seed, tokenizer=open_tokenizer(tokens),
+        tokens=tokens.storage.sub("parts"), heldout=None if heldout is None else heldout.storage,
+        heldout_names=() if heldout is None else tuple(heldout.manifest.extra["names"]),
+        heldout_tokens_per_batch=config.heldout.tokens_per_batch, out=out,
+        num_parameters=sharding.num_parameters, zero_stage=sharding.stage, zero_config=sharding.config,
+        precision=precision,
+        card=model_card(pipeline.run, name, target, subset, facts), threads=placement.threads,
+    )  # fmt: skip
+    pipeline.progress.say(
+        f"[{label}] {plan.total_steps:,} steps of {target.global_batch_size} examples "
+        f"({plan.total_steps / plan.steps_per_epoch:.3g} passes), {sharding.describe()}, on {placement.describe()}"
+    )
+    run = pipeline.run
+    with Loggers(config.loggers, run.storage, config.name, label, target.model_dump(mode="json")) as loggers:
+        with TargetReport(label, pipeline.progress, pipeline.metrics, loggers, plan.total_steps) as report:
+            summary = run_on_workers(
+                fine_tune, job, out, placement, what=f"target ({name})", max_failures=config.resources.max_failures,
+                checkpoints_to_keep=target.checkpoints_to_keep, environment=sharding.environment(placement.device),
+                on_event=report.on_event,
+            )  # fmt: skip
+        before = read_evaluation(out, 0) or {}
+        after = read_evaluation(out, summary["exported_step"]) or {}
+        loggers.summary(**{f"final/{n}/{k}": r.plain()[k] for n, r in after.items() for k in ("micro", "macro")})
+    evaluation = {
+        n: {"before": before[n].plain() if n in before else None, "after": r.plain()} for n, r in after.items()
+    }
+    extra = {"subset": name, "summary": summary, "evaluation": evaluation, "memory": sharding.estimate.plain()}
+    said = f"{format_count(summary['num_parameters'])} parameters, {summary['steps']:,} steps"
+    for n, r in after.items():
+        was = f"{before[n].micro:.3f} → " if n in before else ""
+        said += f"; {n}: loss {was}{r.micro:.3f}, exact {r.exact_match:.1%}"
+    said += f" → {out.uri}/model"
+    warnings = list(sharding.warnings)
+    if not after:
+        warnings.append("nothing is held out, so this target was not evaluated; set heldout.share or .files")
+    content = fingerprint([*([o.name, o.size] for o in out.list("model")), evaluation])
+    return Built(
+        content, {"examples": plan.num_examples}, extra, warnings, {"target": seed}, summary["device"],
+        placement.num_workers, max(summary["peak_memory_bytes"]), said,
+    )  # fmt: skip

@@ -1,0 +1,102 @@
+"""Tokens: examples → token ids, for the proxy, for targets and for the held-out sets."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.artifacts import Stage, part_rows
+from s2l_ray.config.model import TrainedModelConfig
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.pipeline import Built, Pipeline
+from s2l_ray.run_folder import Storage, fingerprint
+from s2l_ray.run_folder.progress import format_count
+
+
+def tokens_stage(
+    pipeline: Pipeline,
+    config: S2LConfig,
+    corpus: Stage,
+    model: TrainedModelConfig,
+    name: str = "tokens",
+    subset: Stage | None = None,
+) -> Stage:
+    """Examples → tokens, with a tokenizer loaded or trained; the tokenizer is stored with them.
+
+    Args:
+        model: whose tokenizer, style and length.
+        name: of the stage; the same settings and inputs are the same artifact, under whatever name.
+        subset: only the examples of this subset; None: all.
+    """
+    from s2l_ray.tokens.build import Chosen, build_tokens
+    from s2l_ray.tokens.render import resolve_style
+
+    examples = corpus.storage.sub("examples")
+    format = corpus.manifest.extra["format"]
+    chosen = None if subset is None else Chosen(subset.storage, "ids.parquet")
+    parts_to_do = [p for p, _ in part_rows(corpus)] if chosen is None else chosen.parts()
+    total = (subset or corpus).manifest.row_counts["examples"]
+
+    def build(out: Storage) -> Built:
+        with tempfile.TemporaryDirectory() as folder, pipeline.progress.stage(name, total, "examples") as bar:
+            tokenizer = _tokenizer(model, examples, corpus, Path(folder))
+            out.sub("tokenizer").upload_folder(Path(folder))
+            parts = build_tokens(
+                examples, parts_to_do, out, tokenizer, resolve_style(model.render, format, tokenizer),
+                model.max_length, config.corpus.max_quarantined_share, pipeline.parallelism, chosen,
+                on_rows=lambda rows: bar.update(advance=rows),
+            )  # fmt: skip
+        said = (
+            f"{format_count(parts.num_tokens)} tokens, {format_count(parts.num_response_tokens)} of them response, "
+            f"longest {parts.max_length}; {parts.num_quarantined:,} examples quarantined"
+        )
+        extra = {k: v for k, v in dataclasses.asdict(parts).items() if k not in ("parts", "fingerprint")}
+        extra |= {"parts": [[p["part"], p["rows"]] for p in parts.parts], "style": parts.style}
+        counts = {"examples": parts.num_examples, "quarantined": parts.num_quarantined}
+        return Built(parts.fingerprint, counts, extra, said=said)
+
+    names = ("model", "revision", "gguf_file", "tokenizer", "train_tokenizer", "render", "max_length")
+    settings = model.model_dump(mode="json", include=set(names))
+    if model.tokenizer or model.train_tokenizer:
+        settings |= {"model": None, "revision": None, "gguf_file": None}  # the model's own tokenizer is not used
+    source = model.tokenizer or (model.model if not model.train_tokenizer else None)
+    inputs = {"corpus": corpus.manifest.content_fingerprint, **local_folder("tokenizer", source)}
+    if subset is not None:
+        inputs["subset"] = subset.manifest.content_fingerprint
+    return pipeline.stage(name, settings, inputs, build, kind="tokens")
+
+
+def _tokenizer(model: TrainedModelConfig, examples: Storage, corpus: Stage, folder: Path) -> Any:
+    """Load or train it, and save it to `folder`. Trained on the whole corpus, so that all subsets have the same one."""
+    from s2l_ray.lm.load import load_tokenizer
+    from s2l_ray.tokens.build import train_corpus_tokenizer
+    from s2l_ray.tokens.render import resolve_style
+
+    if model.train_tokenizer is None:
+        tokenizer = load_tokenizer(model)
+        tokenizer.save_pretrained(folder)
+        return tokenizer
+    style = resolve_style(model.render, corpus.manifest.extra["format"], None)
+    wanted, parts = model.train_tokenizer, [p for p, _ in part_rows(corpus)]
+    return train_corpus_tokenizer(examples, parts, style, wanted.vocab_size, wanted.max_examples, str(folder))
+
+
+def local_folder(name: str, where: str | None) -> dict[str, str]:
+    """A model in a local folder may change under its name: its files' sizes and times count as input."""
+    if not where or not Path(where).is_dir():
+        return {}
+    files = sorted(p for p in Path(where).iterdir() if p.is_file())
+    return {name: fingerprint([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files])}
+
+
+def open_tokenizer(tokens: Stage) -> Any:
+    """The tokenizer stored with the tokens."""
+    from transformers import AutoTokenizer
+
+    folder = tokens.storage.sub("tokenizer")
+    with tempfile.TemporaryDirectory() as local:
+        for entry in folder.list():
+            Path(local, entry.name).write_bytes(folder.read_bytes(entry.name))
+        return AutoTokenizer.from_pretrained(local)

@@ -1,0 +1,4 @@
+"""Target: reads tokens of a subset and the held-out sets → the fine-tuned model as a Hugging Face folder, evaluations.
+
+`model` builds it, `zero` is DeepSpeed, `loop` what a worker does, `memory` what it needs, `export` what is left.
+"""

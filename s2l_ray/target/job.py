@@ -1,0 +1,42 @@
+"""What a target worker is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from s2l_ray.config.target import TargetConfig
+from s2l_ray.run_folder.storage import Storage
+from s2l_ray.tokens.plan import TrainPlan
+
+
+@dataclass(frozen=True)
+class TargetJob:
+    """Everything that a worker needs; the same for all."""
+
+    name: str
+    """What it is trained on: `s2l-0.11`, `full`."""
+    target: TargetConfig
+    plan: TrainPlan
+    seed: int
+    tokenizer: Any
+    tokens: Storage
+    """Folder of the token parts."""
+    heldout: Storage | None
+    heldout_names: tuple[str, ...]
+    heldout_tokens_per_batch: int
+    out: Storage
+    """Folder of the stage."""
+    num_parameters: int
+    zero_stage: int
+    zero_config: dict[str, Any] | None
+    """DeepSpeed's configuration; None without it."""
+    precision: str
+    """fp32 or bf16."""
+    card: str
+    """The model card, without what training will find out."""
+    threads: int | None = None
+
+    @property
+    def checkpoint_steps(self) -> int:
+        return self.target.checkpoint_every_steps or max(1, -(-self.plan.total_steps // 5))

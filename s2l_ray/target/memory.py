@@ -1,0 +1,150 @@
+"""What a target worker needs in memory, by arithmetic, before anything is started.
+
+Model states after Rajbhandari et al., ZeRO (https://arxiv.org/abs/1910.02054), section 3; activations after Korthikanti
+et al. (https://arxiv.org/abs/2205.05198), section 4.1, without the attention matrix that fused kernels never store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from s2l_ray.config.target import TargetConfig
+from s2l_ray.lm.response_loss import CHUNK_ELEMENTS
+
+_GB = 1e9
+_PROCESS_BYTES = 0.9e9
+"""Python, PyTorch and Ray in one worker; on GPUs about as much for the CUDA context."""
+_BUCKET_ELEMENTS = 5e7
+"""DeepSpeed's reduce and prefetch buckets, as target/zero_config.py sets them."""
+_MAX_LIVE_PARAMETERS = 1e8
+"""Gathered parameters that ZeRO-3 holds at once, likewise."""
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    num_parameters: int
+    num_trained: int
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+    largest_layer: int
+    """Parameters of the largest single module that is fetched at once (the embedding, usually)."""
+
+    @staticmethod
+    def of(model: Any) -> ModelSizes:
+        """Of a model, on whatever device (`meta` needs no memory)."""
+        config = model.config.get_text_config()
+        hidden = config.hidden_size
+        return ModelSizes(
+            num_parameters=sum(p.numel() for p in model.parameters()),
+            num_trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            num_layers=config.num_hidden_layers,
+            hidden_size=hidden,
+            intermediate_size=getattr(config, "intermediate_size", None) or 4 * hidden,
+            vocab_size=config.vocab_size,
+            largest_layer=max(p.numel() for p in model.parameters()),
+        )
+
+
+def sizes_of(target: TargetConfig) -> ModelSizes:
+    """From its config alone, on the meta device: nothing but small JSON files is downloaded.
+
+    Raises:
+        ModelError: the config or the tokenizer cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from s2l_ray.lm.load import load_model_config, load_tokenizer
+    from s2l_ray.target.model import add_adapters
+
+    vocab = target.train_tokenizer.vocab_size if target.train_tokenizer else None
+    if target.from_config is not None and vocab is None:
+        vocab = len(load_tokenizer(target))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(load_model_config(target, vocab_size=vocab))
+        if target.lora is not None:
+            add_adapters(model, target.lora, 0)
+    return ModelSizes.of(model)
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of one worker."""
+
+    device: dict[str, float]
+    """On its GPU; on CPUs, in its process."""
+    host: dict[str, float]
+    """In its node's memory, through offload; on CPUs all counts as `device`."""
+
+    @property
+    def device_bytes(self) -> float:
+        return sum(self.device.values())
+
+    @property
+    def host_bytes(self) -> float:
+        return sum(self.host.values())
+
+    def describe(self) -> str:
+        """Largest first: `13.2 GB (optimiser 8.1, weights 4.0, …)`."""
+        parts = sorted(self.device.items(), key=lambda i: -i[1])
+        listed = ", ".join(f"{name} {size / _GB:.1f}" for name, size in parts if size >= 0.05 * _GB)
+        host = f" + {self.host_bytes / _GB:.1f} GB of its node's memory" if self.host else ""
+        return f"{self.device_bytes / _GB:.1f} GB a worker ({listed}){host}"
+
+    def plain(self) -> dict[str, Any]:
+        return {"device_bytes": self.device_bytes, "host_bytes": self.host_bytes, "device": self.device,
+                "host": self.host}  # fmt: skip
+
+
+def estimate_memory(
+    sizes: ModelSizes, target: TargetConfig, stage: int, num_workers: int, precision: str, on_gpu: bool
+) -> MemoryEstimate:
+    """Of one of `num_workers` workers under ZeRO `stage` (0: PyTorch alone)."""
+    all_parameters, trained = sizes.num_parameters, sizes.num_trained
+    shard = 1 / num_workers
+    device: dict[str, float] = {"process": _PROCESS_BYTES}
+    host: dict[str, float] = {}
+    if stage == 0:
+        # fp32 weights whatever the precision: autocast rounds copies of them.
+        device |= {"weights": 4 * all_parameters, "gradients": 4 * trained, "optimiser": 8 * trained}
+        if precision == "bf16":
+            device["bf16 copies"] = 2 * all_parameters
+    else:
+        width = 2 if precision == "bf16" else 4
+        # fp32 weights, both moments, and gradients in fp32 while a step is taken.
+        optimiser = {"optimiser": 12 * trained * shard, "fp32 gradients": 4 * trained * shard}
+        weights = {"weights": width * all_parameters * (shard if stage == 3 else 1)}
+        device["gradients"] = width * trained * (1 if stage == 1 else shard)
+        device["buckets"] = 2 * width * min(_BUCKET_ELEMENTS, trained)
+        if stage == 3:
+            device["gathered weights"] = width * min(max(_MAX_LIVE_PARAMETERS, 2 * sizes.largest_layer), all_parameters)
+        (device if target.offload_optimizer == "none" else host).update(optimiser)
+        (device if target.offload_parameters == "none" else host).update(weights)
+        for place, names in ((target.offload_optimizer, optimiser), (target.offload_parameters, weights)):
+            if place == "nvme":
+                for name in names:
+                    host[name] *= 0.1  # what passes through memory on its way from and to the disk
+    device["activations"] = _activation_bytes(sizes, target, precision)
+    return MemoryEstimate(device, host) if on_gpu else MemoryEstimate({**device, **host}, {})
+
+
+def _activation_bytes(sizes: ModelSizes, target: TargetConfig, precision: str) -> float:
+    width = 2 if precision == "bf16" else 4
+    tokens, hidden = target.tokens_per_microbatch, sizes.hidden_size
+    # 34 bytes a hidden unit in 16 bits, 19 of them the MLP's at four times the width.
+    layer = width / 2 * tokens * (15 * hidden + 19 / 4 * sizes.intermediate_size)
+    layers = sizes.num_layers * (width * tokens * hidden) + layer if target.gradient_checkpointing else (
+        sizes.num_layers * layer
+    )  # fmt: skip
+    # A chunk's logits, rounded up to fp32, and their gradient.
+    logits = 3 * 4 * min(CHUNK_ELEMENTS, tokens * sizes.vocab_size)
+    return layers + logits
+
+
+def money_of(flops: float, tflops: float, num_workers: int, price_per_hour: float | None) -> tuple[float, float | None]:
+    """FLOPs at a sustained speed (TFLOP/s a worker) → (seconds, price)."""
+    seconds = flops / (tflops * 1e12 * num_workers)
+    return seconds, None if price_per_hour is None else seconds / 3600 * num_workers * price_per_hour

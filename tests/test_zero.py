@@ -1,0 +1,228 @@
+"""DeepSpeed ZeRO in real processes: the same training as plain PyTorch, whatever is sharded and where it was resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import random_model
+from zero_worker import TOTAL_STEPS, Case, batch_of, config_of, evaluate, run_case
+
+from s2l_ray.lm.response_loss import ResponseLoss
+from s2l_ray.lm.step import learning_rate
+from s2l_ray.target.zero_checkpoint import Checkpoint, CheckpointMismatch
+
+HERE = Path(__file__).parent
+HALF = TOTAL_STEPS // 2
+CLOSE = 1e-3
+"""Nats. Sharded sums round differently, and Adam makes the most of it."""
+
+pytest.importorskip("deepspeed")
+
+# Small chunks: the workers have different numbers of them, so a fetch of weights within the loop would hang.
+UNBROKEN = [
+    Case("stage 1", stage=1, save_at=HALF, overflow_at=2),
+    Case("stage 2", stage=2, save_at=HALF, overflow_at=2, chunk_elements=3000, recompute=True),
+    Case("stage 3", stage=3, save_at=HALF, overflow_at=2, chunk_elements=3000, recompute=True, evaluate_at=[0, 3]),
+    Case("small parameters whole", stage=3, shard_all=False, evaluate_at=[0, 3]),
+    Case("neox stage 1", stage=1, shape="gpt_neox"),
+    Case("neox stage 2", stage=2, shape="gpt_neox"),
+    Case("neox stage 3", stage=3, shape="gpt_neox", recompute=True),
+    Case("lora stage 2", stage=2, lora=True),
+    Case("lora stage 3", stage=3, lora=True, save_at=HALF, recompute=True),
+    Case("offload stage 2", stage=2, offload="cpu"),
+    Case("offload stage 3", stage=3, offload="cpu", save_at=HALF),
+    Case("bf16 stage 1", stage=1, precision="bf16", save_at=HALF),
+    Case("bf16 stage 3", stage=3, precision="bf16", save_at=HALF, overflow_at=2),
+    Case("built in shards", stage=3, shape="gpt_neox"),
+]
+RESUMED = {  # by number of workers: (case, stage, case that wrote, workers that wrote)
+    1: [("1 of stage 1", 1, "stage 1"), ("1 of stage 2", 2, "stage 2"), ("1 of stage 3", 3, "stage 3"),
+        ("1 of lora", 3, "lora stage 3"), ("1 of offload", 3, "offload stage 3")],
+    2: [("2 of stage 1", 1, "stage 1"), ("2 of stage 3", 3, "stage 3"), ("2 of lora", 3, "lora stage 3"),
+        ("other stage", 3, "stage 2"), ("2 of 1", 2, "alone"), ("2 of 1 sharded", 3, "alone"),
+        ("2 of bf16", 1, "bf16 stage 1"), ("2 of bf16 sharded", 3, "bf16 stage 3")],
+}  # fmt: skip
+
+
+def reference_of(name: str) -> str:
+    return next(
+        (kind for kind in ("neox", "lora") if kind in name or (kind, name) == ("neox", "built in shards")), "llama"
+    )
+
+
+class Launches:
+    """Results of all cases: name → what worker 0 saw. Few processes, since each takes seconds to import DeepSpeed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seen: dict[str, dict[str, Any]] = {}
+        self.cases: dict[str, Case] = {}
+
+    def run(self, cases: list[Case], num_workers: int) -> None:
+        out = self.folder / f"launch{len(self.seen)}"
+        out.mkdir()
+        (out / "cases.json").write_text(json.dumps([asdict(c) for c in cases]))
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+        ranks = []
+        for rank in range(num_workers):
+            command = [sys.executable, HERE / "zero_worker.py", out / "cases.json", rank, num_workers, port, out]
+            with open(out / f"log{rank}", "w") as log:
+                ranks.append(subprocess.Popen([str(c) for c in command], stdout=log, stderr=log, env=env))
+        try:
+            failed = [r for r, p in enumerate(ranks) if p.wait(timeout=500) != 0]
+        finally:
+            for process in ranks:
+                process.kill()
+        assert not failed, "\n".join((out / f"log{r}").read_text()[-3000:] for r in failed)
+        self.seen |= torch.load(out / "rank0.pt", weights_only=True)
+        self.cases |= {c.name: c for c in cases}
+
+    def merged(self, name: str) -> str:
+        """The files of all workers in one folder, as Ray Train leaves them; read-only."""
+        target = self.folder / f"merged {name}"
+        if not target.exists():
+            for folder in (self.folder / name).iterdir():
+                shutil.copytree(folder, target, dirs_exist_ok=True)
+        return str(target)
+
+
+@pytest.fixture(scope="module")
+def launches(tmp_path_factory: pytest.TempPathFactory) -> Launches:
+    runs = Launches(tmp_path_factory.mktemp("zero"))
+    pretrained = runs.folder / "pretrained"
+    random_model("gpt_neox").save_pretrained(pretrained)
+    for case in UNBROKEN:
+        case.save_to = str(runs.folder / case.name)
+        if case.name == "built in shards":
+            case.pretrained = str(pretrained)
+    runs.run(UNBROKEN, 2)
+    for name, fields in (("llama", {}), ("neox", {"shape": "gpt_neox"}), ("lora", {"lora": True})):
+        runs.seen[name] = run_case(Case(name, evaluate_at=[0, 3], **fields))
+    for num_workers, resumed in RESUMED.items():
+        cases = []
+        if num_workers == 1:
+            cases = [Case("alone", stage=2, save_at=HALF, save_to=str(runs.folder / "alone"))]
+        for name, stage, source in resumed:
+            settings = asdict(runs.cases[source]) | {
+                "name": name, "stage": stage, "start": HALF, "load_from": runs.merged(source),
+                "save_at": None, "overflow_at": None, "evaluate_at": [],
+            }  # fmt: skip
+            cases.append(Case(**settings))
+        runs.run(cases, num_workers)
+    return runs
+
+
+@pytest.mark.parametrize("name", [c.name for c in UNBROKEN if c.precision == "fp32"])
+def test_training_is_that_of_one_process_without_deepspeed(launches: Launches, name: str):
+    """Losses, gradient norms and held-out losses, with clipping, several micro-batches and workers without work."""
+    ours, plain = launches.seen[name], launches.seen[reference_of(name)]
+    np.testing.assert_allclose(ours["losses"], plain["losses"], atol=CLOSE)
+    np.testing.assert_allclose(ours["norms"], plain["norms"], rtol=1e-3)
+    for step, evaluation in ours["evaluations"].items():
+        np.testing.assert_allclose(evaluation, plain["evaluations"][step], atol=CLOSE)
+    assert max(plain["losses"][:3]) - min(plain["losses"][-3:]) > 0.5, "the loss must move for this to say anything"
+    assert sum(n > 1.0 for n in plain["norms"]) >= 6, "gradients must be clipped for this to say anything"
+
+
+def test_one_process_without_deepspeed_is_a_plain_loop(launches: Launches):
+    case = Case("plain")
+    model, config = random_model("llama"), config_of(case)
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1.0)
+    losses = []
+    for step in range(TOTAL_STEPS):
+        examples = batch_of(step)
+        total, count = torch.zeros(()), 0
+        for start, end in zip(examples.offsets[:-1], examples.offsets[1:], strict=True):
+            tokens = torch.from_numpy(examples.tokens[start:end].astype(np.int64))[None]
+            labels = torch.where(torch.from_numpy(examples.mask[start:end])[None], tokens, -100)
+            n = int((labels[:, 1:] != -100).sum())
+            total, count = total + model(input_ids=tokens, labels=labels).loss * n, count + n
+        (total / count).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, TOTAL_STEPS, case.learning_rate, config.warmup_share)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(total.detach()) / count)
+    np.testing.assert_allclose(launches.seen["llama"]["losses"], losses, atol=CLOSE)
+
+
+@pytest.mark.parametrize("name", ["bf16 stage 1", "bf16 stage 3"])
+def test_bf16_training_is_near_that_of_fp32(launches: Launches, name: str):
+    ours, plain = launches.seen[name], launches.seen["llama"]
+    np.testing.assert_allclose(ours["losses"], plain["losses"], atol=0.1)
+    assert {t.dtype for t in ours["whole"].values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", [name for resumed in RESUMED.values() for name, *_ in resumed])
+def test_resumed_training_is_the_unbroken_one(launches: Launches, name: str):
+    """On as many workers, on fewer, on more, and at another stage."""
+    source = next(source for resumed in RESUMED.values() for n, _, source in resumed if n == name)
+    resumed, unbroken = launches.seen[name], launches.seen[source]
+    np.testing.assert_allclose(resumed["losses"], unbroken["losses"][HALF:], atol=0.02 if "bf16" in name else CLOSE)
+    np.testing.assert_allclose(resumed["evaluations"]["end"], unbroken["evaluations"]["end"], atol=0.02)
+    if "bf16" not in name:
+        for key, value in unbroken["whole"].items():
+            torch.testing.assert_close(resumed["whole"][key], value, atol=CLOSE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["stage 1", "stage 2", "stage 3", "neox stage 3", "built in shards"])
+def test_the_gathered_weights_load_into_a_plain_model(launches: Launches, name: str):
+    shape = "gpt_neox" if reference_of(name) == "neox" else "llama"
+    model = random_model(shape, seed=7)
+    whole = launches.seen[name]["whole"]
+    assert set(whole) == set(model.state_dict())
+    model.load_state_dict(whole)
+    wrapped = type("Wrapped", (), {"loss": ResponseLoss(model)})
+    np.testing.assert_allclose(evaluate(wrapped), launches.seen[name]["evaluations"]["end"], atol=1e-5)
+    if shape == "llama":  # tied
+        assert torch.equal(whole["lm_head.weight"], whole["model.embed_tokens.weight"])
+
+
+def test_an_update_with_an_infinite_gradient_is_not_made(launches: Launches):
+    refused = {n: launches.seen[n]["overflow_refused"] for n, c in launches.cases.items() if c.overflow_at is not None}
+    assert len(refused) == 4
+    assert all(refused.values()), refused
+
+
+def test_checkpoints_hold_what_is_trained_and_refuse_another_model(launches: Launches):
+    """The frozen weights under adapters are loaded anew."""
+    folder = Path(launches.merged("lora stage 3"))
+    names = json.loads((folder / "zero.json").read_text())["parameters"]
+    assert names
+    assert all("lora_" in n for n in names)
+    sizes = {n: launches.seen["lora stage 3"]["whole"][n].numel() for n in names}
+    assert Checkpoint(folder, sizes).step == HALF
+    with pytest.raises(CheckpointMismatch, match="train different parameters"):
+        Checkpoint(folder, dict(list(sizes.items())[1:]))
+    with pytest.raises(CheckpointMismatch, match="it is of another model"):
+        Checkpoint(folder, sizes | {names[0]: sizes[names[0]] + 1})
+    with pytest.raises(CheckpointMismatch, match="files of a worker are missing"):
+        Checkpoint(Path(str(launches.cases["lora stage 3"].save_to)) / "rank0", sizes)
+    with pytest.raises(CheckpointMismatch, match="no ZeRO checkpoint"):
+        Checkpoint(launches.folder, sizes)
+
+
+def test_without_deepspeed_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    from s2l_ray.target.zero import DeepSpeedMissing, import_deepspeed
+
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(DeepSpeedMissing, match=r'pip install "s2l_ray\[target\]"'):
+        import_deepspeed()
