@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO in real processes: the same training as plain PyTorch, whatever is sharded and where it was resumed."""
+"""DeepSpeed ZeRO in real processes: the same training as plain PyTorch, sharded or resumed in whatever way."""
 
 from __future__ import annotations
 

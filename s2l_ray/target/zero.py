@@ -1,0 +1,262 @@
+"""DeepSpeed ZeRO behind the `Engine` protocol. The only module that imports DeepSpeed. No Ray.
+
+ZeRO stage 1 shards the optimiser's state over the workers, 2 the gradients too, 3 the parameters too
+(https://www.deepspeed.ai/tutorials/zero/). On a machine without a GPU, DeepSpeed compiles small C++ extensions at first
+use (g++ and ninja), and on any machine for offload.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from s2l_ray.config.target import TargetConfig
+from s2l_ray.lm.engine import parameter_groups
+from s2l_ray.lm.response_loss import ResponseLoss
+from s2l_ray.target.zero_checkpoint import MOMENTS, WEIGHT, Checkpoint, write_checkpoint
+from s2l_ray.target.zero_config import BETAS, EPS
+
+WHOLE_BUILD_LIMIT = 500_000_000
+"""Random models of at most so many parameters are built whole on every worker (2 GB each) and sharded afterwards."""
+
+
+class DeepSpeedMissing(ValueError):
+    """ZeRO was asked for and DeepSpeed is not installed."""
+
+
+def import_deepspeed() -> Any:
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise DeepSpeedMissing(
+            f"target.zero_stage above 0 and offload are DeepSpeed's, which cannot be imported ({error}); "
+            'run pip install "s2l_ray[target]" on every node, or set target.zero_stage=0'
+        ) from error
+    return deepspeed
+
+
+@contextlib.contextmanager
+def sharded_build(ds_config: dict[str, Any], random_parameters: int | None = None) -> Iterator[None]:
+    """Within, `transformers` builds causal LMs in shards (ZeRO-3): no worker ever holds a whole model.
+
+    torch.distributed is initialised by then. Pretrained weights are read by worker 0 and scattered.
+
+    Args:
+        ds_config: of stage 3; with other stages nothing happens.
+        random_parameters: number of parameters, if they are random. `transformers` draws them in another order when it
+            builds in shards: the same seed gives other weights than without ZeRO-3. So up to WHOLE_BUILD_LIMIT the
+            model is built whole on every worker, and the weights are those of the seed; `ZeroEngine` shards it.
+    """
+    small = random_parameters is not None and random_parameters <= WHOLE_BUILD_LIMIT
+    if ds_config["zero_optimization"]["stage"] != 3 or small:
+        yield
+        return
+    deepspeed = import_deepspeed()
+    from transformers.integrations import HfDeepSpeedConfig
+
+    _start_deepspeed(deepspeed)
+    alive = HfDeepSpeedConfig(ds_config)  # `transformers` holds a weak reference: sharding ends with this object
+    try:
+        yield
+    finally:
+        del alive
+        gc.collect()
+
+
+class ZeroEngine:
+    """The weights, gradients and optimiser's state of `ResponseLoss(model)`, sharded over the workers.
+
+    An update with a gradient that is not finite is not made, at any stage and precision: DeepSpeed looks at the global
+    norm first. `update` then gives infinity, the same on every worker.
+
+    bf16: the model's weights are bf16, the optimiser's fp32 copies start from them (not from an fp32 file); micro-batch
+    gradients add up in fp32. Do not autocast around it.
+    """
+
+    lockstep = True
+
+    def __init__(
+        self, model: Any, config: TargetConfig, device: torch.device, num_workers: int, ds_config: dict[str, Any]
+    ) -> None:
+        """`model`: whole, or from `sharded_build`; frozen parameters stay so. `ds_config`: from `make_zero_config`."""
+        deepspeed = import_deepspeed()
+        _start_deepspeed(deepspeed, device)
+        self._deepspeed, self.model, self.num_workers = deepspeed, model, num_workers
+        self.stage: int = ds_config["zero_optimization"]["stage"]
+        self._has_stepped = False
+        self.loss = ResponseLoss(model)
+        if config.compile:
+            model.base_model.compile(dynamic=True)
+        self.optimizer = _make_optimizer(model, config, device, ds_config)
+        self._engine = deepspeed.initialize(model=self.loss, optimizer=self.optimizer, config=ds_config)[0]
+        if self._engine.device.type != device.type or (device.index or 0) != (self._engine.device.index or 0):
+            raise ValueError(
+                f"DeepSpeed chose {self._engine.device}, this worker was given {device}: set LOCAL_RANK={device.index}"
+            )
+        if self.stage < 3:
+            self._make_adam_states()
+        else:
+            # Used by HeadLoss, owned by another module: fetched once around its forward and backward pass.
+            for parameter in self.loss.head_loss.head.parameters(recurse=False):
+                deepspeed.zero.register_external_parameter(self.loss.head_loss, parameter)
+
+    def forward(self, input_ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+        return self._engine(input_ids, positions, targets)
+
+    @contextlib.contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        self._engine.set_gradient_accumulation_boundary(last)
+        yield
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss)
+
+    def clip(self, max_norm: float) -> None:
+        """DeepSpeed does it within `update`, to the `gradient_clipping` of its configuration."""
+
+    def update(self, learning_rate: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+        self._has_stepped = True
+        return float(self._engine.get_global_grad_norm())
+
+    def save(self, folder: Path) -> None:
+        """Trained parameters only, no pickles, for any stage and number of workers: see zero_checkpoint."""
+        self._release()
+        if not self._has_stepped:
+            self._empty_step()
+        step = max(int(state["step"]) for state in self._adam_states())
+        trained = self._trained()
+        write_checkpoint(folder, trained, lambda name, kind: self._whole(trained[name], kind), step, self.stage)
+
+    def load(self, folder: Path) -> None:
+        """Under stages 1 and 2 every worker reads all of it, under 3 worker 0 does and the others read their shards.
+
+        Raises:
+            CheckpointMismatch: nothing was changed yet.
+        """
+        trained = self._trained()
+        checkpoint = Checkpoint(folder, {n: _num_elements(p) for n, p in trained.items()})
+        self._empty_step()
+        self._release()
+        for name, parameter in trained.items():
+            self._set_weight(parameter, checkpoint, name)
+            for kind in (WEIGHT, *MOMENTS):
+                self._set_master(parameter, checkpoint, name, kind)
+        self._set_adam_step(checkpoint.step)
+
+    def whole_weights(self) -> dict[str, Tensor] | None:
+        self._release()
+        whole: dict[str, Tensor] = {}
+        seen: dict[int, Tensor] = {}  # tied weights stay one tensor
+        for name, tensor in self.model.state_dict(keep_vars=True).items():
+            with self._gathered(tensor):
+                if dist.get_rank() == 0:
+                    if id(tensor) not in seen:
+                        seen[id(tensor)] = tensor.detach().to("cpu", copy=True)
+                    whole[name] = seen[id(tensor)]
+        return whole if dist.get_rank() == 0 else None
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def _adam_states(self) -> list[dict[str, Any]]:
+        return [state for state in self.optimizer.state.values() if "exp_avg" in state]
+
+    def _gathered(self, parameter: Tensor, modifier_rank: int | None = None) -> contextlib.AbstractContextManager[Any]:
+        """The whole parameter within, in ZeRO-3; changes by `modifier_rank` are kept."""
+        return self._deepspeed.zero.GatheredParameters([parameter], modifier_rank=modifier_rank)
+
+    def _whole(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        """The fp32 weight or a moment, whole, on every worker."""
+        utils = self._deepspeed.utils
+        if kind == WEIGHT:
+            return utils.safe_get_full_fp32_param(parameter)
+        return utils.safe_get_full_optimizer_state(parameter, kind)
+
+    def _set_weight(self, parameter: nn.Parameter, checkpoint: Checkpoint, name: str) -> None:
+        """The weight that the model computes with."""
+        with torch.no_grad(), self._gathered(parameter, modifier_rank=0):
+            if self.stage < 3 or dist.get_rank() == 0:
+                parameter.data.copy_(checkpoint.part(name, WEIGHT).view_as(parameter))
+
+    def _set_master(self, parameter: nn.Parameter, checkpoint: Checkpoint, name: str, kind: str) -> None:
+        """The optimiser's own fp32 weight or a moment, as far as this worker holds it."""
+        utils = self._deepspeed.utils
+        if self.stage == 3:
+            # Not safe_set_full_…: of a parameter whose size the number of workers does not divide, it takes the last
+            # worker's part from beyond the end (DeepSpeed 0.19).
+            size, total = utils.safe_get_local_fp32_param(parameter).numel(), _num_elements(parameter)
+            start, end = (min(total, (dist.get_rank() + i) * size) for i in (0, 1))
+            value = torch.zeros(size)
+            value[: end - start] = checkpoint.part(name, kind, start, end)
+            to_weight, to_state = utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
+        else:
+            value = checkpoint.part(name, kind).view_as(parameter)
+            to_weight, to_state = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
+        to_weight(parameter, value) if kind == WEIGHT else to_state(parameter, value, kind)
+
+    def _release(self) -> None:
+        """Weights that ZeRO-3 still holds whole, or fetches ahead, after a pass."""
+        self._engine.empty_partition_cache()
+
+    def _make_adam_states(self) -> None:
+        """By an update of nothing. DeepSpeed lets parameters know of them after its first group's first update, when
+        those of the second group would not exist yet (stages 1 and 2, DeepSpeed 0.19)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+            for flat in group["params"]:
+                before = flat.grad
+                flat.grad = torch.zeros_like(flat) if before is None else before.zero_()
+                self.optimizer.step()
+                flat.grad = before
+        self._set_adam_step(0)
+
+    def _empty_step(self) -> None:
+        """Of gradient and learning rate 0: changes nothing, but DeepSpeed completes its books in the first step."""
+        device = self._engine.device
+        empty = torch.zeros((1, 1), dtype=torch.int64, device=device)
+        one = torch.zeros(1, dtype=torch.int64, device=device)
+        with self.micro_batch(last=True):
+            self.backward(self.forward(empty, one, one).sum() * 0.0)
+        self.update(0.0)
+        self._set_adam_step(0)
+
+    def _set_adam_step(self, step: int) -> None:
+        for state in self._adam_states():
+            if isinstance(state["step"], Tensor):
+                state["step"].fill_(step)
+            else:
+                state["step"] = step
+
+
+def _num_elements(parameter: nn.Parameter) -> int:
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def _make_optimizer(model: Any, config: TargetConfig, device: torch.device, ds_config: dict[str, Any]) -> Any:
+    groups = parameter_groups(model, config.weight_decay)
+    where = ds_config["zero_optimization"].get("offload_optimizer", {}).get("device", "none")
+    if where != "none":
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(groups, lr=config.learning_rate, betas=BETAS, eps=EPS, adamw_mode=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, eps=EPS, fused=device.type == "cuda")
+
+
+def _start_deepspeed(deepspeed: Any, device: torch.device | None = None) -> None:
+    """Takes over the process group that exists. DeepSpeed reads this worker's device from LOCAL_RANK."""
+    index = device.index if device is not None else torch.cuda.current_device() if torch.cuda.is_available() else 0
+    os.environ.setdefault("LOCAL_RANK", str(index or 0))
+    deepspeed.init_distributed(verbose=False)

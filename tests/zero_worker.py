@@ -1,0 +1,173 @@
+"""One rank of the ZeRO tests: runs the cases of a JSON file, writes what it saw. Started by test_zero.py, without Ray.
+
+Usage: zero_worker.py CASES.json RANK NUM_WORKERS PORT OUT
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from tiny import random_examples, random_model
+from transformers import AutoModelForCausalLM
+
+from s2l_ray.config.target import TargetConfig
+from s2l_ray.lm import response_loss
+from s2l_ray.lm.batches import collate
+from s2l_ray.lm.step import Stepper
+from s2l_ray.tokens.examples import Examples
+
+CPU = torch.device("cpu")
+TOTAL_STEPS = 8
+SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+"""DeepSpeed leaves parameters below 1e5 elements whole: all of a tiny model's."""
+
+
+@dataclass
+class Case:
+    """One training run, or a part of one."""
+
+    name: str
+    shape: str = "llama"
+    stage: int = 0
+    """0: TorchEngine."""
+    start: int = 0
+    stop: int = TOTAL_STEPS
+    lora: bool = False
+    offload: str = "none"
+    precision: str = "fp32"
+    recompute: bool = False
+    shard_all: bool = True
+    chunk_elements: int = 2**25
+    learning_rate: float = 3e-3
+    pretrained: str | None = None
+    """Folder of the model, which is built in shards."""
+    load_from: str | None = None
+    """Folder with the files of all workers."""
+    save_at: int | None = None
+    save_to: str | None = None
+    """Each worker writes into a folder of its own below it, as on machines of their own."""
+    evaluate_at: list[int] = field(default_factory=list)
+    overflow_at: int | None = None
+    """Before this step comes an update whose gradient is infinite on one worker."""
+
+
+def batch_of(step: int) -> Examples:
+    """Three batches in turn, of different sizes and so of different numbers of micro-batches."""
+    return random_examples([7, 12, 9][step % 3], seed=step % 3)
+
+
+def config_of(case: Case) -> TargetConfig:
+    return TargetConfig(
+        model="unused", learning_rate=case.learning_rate, max_length=100, tokens_per_microbatch=300, max_grad_norm=1.0,
+        weight_decay=0.1, warmup_share=0.2, offload_optimizer=case.offload,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def model_of(case: Case) -> Any:
+    model = random_model(case.shape)
+    if case.lora:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        torch.manual_seed(0)
+        model = inject_adapter_in_model(LoraConfig(r=4, lora_alpha=32, target_modules="all-linear"), model)
+    if case.recompute:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def engine_of(case: Case, num_workers: int) -> Any:
+    config = config_of(case)
+    if case.stage == 0:
+        from s2l_ray.lm.engine import TorchEngine
+
+        return TorchEngine(model_of(case), config, CPU, num_workers)
+    from s2l_ray.target.zero import ZeroEngine, sharded_build
+    from s2l_ray.target.zero_config import make_zero_config
+
+    precision: Any = case.precision
+    user = SHARD_ALL if case.shard_all else {}
+    ds_config = make_zero_config(config, case.stage, precision, num_workers, config.max_grad_norm, user=user)
+    if case.pretrained is None:
+        return ZeroEngine(model_of(case), config, CPU, num_workers, ds_config)
+    with sharded_build(ds_config):
+        model = AutoModelForCausalLM.from_pretrained(case.pretrained, dtype=torch.float32)
+    assert all(p.numel() == 0 for p in model.parameters())
+    return ZeroEngine(model, config, CPU, num_workers, ds_config)
+
+
+def evaluate(engine: Any) -> list[float]:
+    """The mean loss of a fixed batch, and the share of hits: outside of training, every worker the same."""
+    engine.loss.eval()
+    batch = collate(random_examples(3, seed=99), np.arange(3), pad_id=0)
+    with torch.no_grad():  # in inference mode, weights that ZeRO-3 keeps whole would be inference tensors ever after
+        nll, hits = engine.loss.with_hits(batch.input_ids, batch.positions, batch.targets)
+        again = engine.loss(batch.input_ids, batch.positions, batch.targets)
+    torch.testing.assert_close(nll, again)
+    return [nll.mean().item(), hits.float().mean().item()]
+
+
+def overflow(engine: Any, rank: int) -> bool:
+    """→ an update with an infinite gradient on worker 0 gives infinity and changes nothing."""
+    before = engine.whole_weights()
+    batch = collate(batch_of(0), np.arange(3), pad_id=0)
+    with engine.micro_batch(last=True):
+        nll = engine.forward(batch.input_ids, batch.positions, batch.targets)
+        engine.backward(nll.sum() * (float("inf") if rank == 0 else 1.0))
+    norm, after = engine.update(1e-2), engine.whole_weights()
+    return norm == float("inf") and (rank > 0 or all(torch.equal(before[n], after[n]) for n in before))
+
+
+def run_case(case: Case, rank: int = 0, num_workers: int = 1) -> dict[str, Any]:
+    response_loss.CHUNK_ELEMENTS = case.chunk_elements
+    engine = engine_of(case, num_workers)
+    if case.load_from:
+        engine.load(Path(case.load_from))
+    if case.precision == "fp32":
+        response_loss.verify(engine.loss.model, loss=engine.loss)
+    stepper = Stepper(
+        engine, config_of(case), total_steps=TOTAL_STEPS, seed=0, pad_id=0, device=CPU,
+        autocast=contextlib.nullcontext, rank=rank, num_workers=num_workers,
+    )  # fmt: skip
+    seen: dict[str, Any] = {"losses": [], "norms": [], "evaluations": {}, "overflow_refused": None}
+    for step in range(case.start, case.stop):
+        if step in case.evaluate_at:
+            seen["evaluations"][step] = evaluate(engine)
+        if step == case.overflow_at:
+            seen["overflow_refused"] = overflow(engine, rank)
+        if step == case.save_at:
+            folder = Path(str(case.save_to)) / f"rank{rank}"
+            folder.mkdir(parents=True)
+            engine.save(folder)
+        result = stepper.step(step, batch_of(step))
+        seen["losses"].append(result.loss_nats)
+        seen["norms"].append(result.grad_norm)
+    seen["evaluations"]["end"] = evaluate(engine)
+    seen["whole"] = engine.whole_weights()
+    return seen
+
+
+def main() -> None:
+    cases, rank, num_workers, port, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+    os.environ.update(DS_ACCELERATOR="cpu", LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=num_workers)
+    results = {}
+    for fields in json.loads(Path(cases).read_text()):
+        case = Case(**fields)
+        print("case", case.name, flush=True)
+        results[case.name] = run_case(case, rank, num_workers)
+    torch.save(results, Path(out) / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
