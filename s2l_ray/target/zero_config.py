@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from s2l_ray.config.target import TargetConfig
 
+Precision = Literal["fp32", "bf16"]
+
 BETAS, EPS = (0.9, 0.999), 1e-8
 _AUTO = "auto"
 _CURE = '; remove the key from the DeepSpeed file (or write "auto"), or change '
@@ -40,6 +42,8 @@ _REFUSED: dict[str, str] = {
     "checkpoint": "checkpoints are written by this program",
 }
 """Sections that cannot be had, unless they are switched off."""
+_NEED_NO_SWITCH = ("tensor_parallel", "pipeline", "checkpoint")
+"""Sections without `enabled`."""
 _HARMLESS: dict[str, Any] = {"managed_gradient_accumulation": True, "sequence_parallel_size": 1}
 
 
@@ -50,7 +54,7 @@ class ZeroConfigError(ValueError):
 def make_zero_config(
     config: TargetConfig,
     stage: int,
-    precision: Literal["fp32", "bf16"],
+    precision: Precision,
     num_workers: int,
     gradient_clipping: float,
     user: dict[str, Any] | None = None,
@@ -205,7 +209,7 @@ def _check_refused(user: dict[str, Any]) -> None:
         value = user.pop(key, None)
         on = value not in (None, _HARMLESS.get(key, False))
         if isinstance(value, dict):
-            on = value.get("enabled", value != {})
+            on = value.get("enabled", key in _NEED_NO_SWITCH and value != {})
         if on:
             raise ZeroConfigError(f"{key}={value!r} in the DeepSpeed file cannot be had: {why}; remove the section")
     zero = user.get("zero_optimization", {})
