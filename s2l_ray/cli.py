@@ -107,8 +107,10 @@ def _dry_run(config: Any) -> int:
     print("# resolved configuration\n" + to_yaml(config))
     print("# what it would take")
     print("\n".join(estimate(config).lines(config)))
-    subsets = [f"subset/{s}-{b!r}" for s in config.selection.selectors for b in config.selection.budgets]
-    print("stages        corpus → tokens → proxy → trajectories → clusters → " + ", ".join(subsets))
+    last = [f"subset/{name}" for name in config.subset_budgets()]
+    print("stages        corpus → tokens → proxy → trajectories → clusters → " + ", ".join(last))
+    if config.target_subsets():
+        print("              → " + ", ".join(f"target/{name}" for name in config.target_subsets()))
     there = complete_stages(config)
     if there is not None and there.stages:
         print(f"already there {', '.join(there.stages)} (skipped if their settings and inputs have not changed)")

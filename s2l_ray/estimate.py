@@ -17,6 +17,7 @@ from s2l_ray.corpus.formats import UnusableRow, to_messages
 from s2l_ray.corpus.sources import ReadUnit, plan_files, read_unit, resolve_filesystem
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.run_folder.progress import format_count, format_duration
+from s2l_ray.target.estimate import CorpusSize, target_lines
 
 _SAMPLE_ROWS = 400
 _COUNTED_BYTES = 2 * 2**30
@@ -57,6 +58,11 @@ class Estimate:
             f"nodes         {workers or 'one worker per GPU, or 1 on CPUs:'}{' workers' if workers else ''} "
             f"({config.resources.device}) for the proxy, one actor for k-means, CPU tasks for the rest",
         ]
+        known = self.num_examples is not None and self.tokens_per_example is not None
+        corpus = (
+            CorpusSize(self.num_examples or 0, self.tokens_per_example or 0.0, self.response_share) if known else None
+        )
+        out += target_lines(config, corpus)
         return out + [f"note          {n}" for n in self.notes]
 
 

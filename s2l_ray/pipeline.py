@@ -256,7 +256,7 @@ def finetune(
             if subset is None:
                 size = config.selection.budgets[0]
                 subset_stage(pipeline, config, config.selection.selectors[0], size, inputs=None)
-                subset = config.subset_names()[0]
+                subset = next(iter(config.subset_budgets()))
             return target_stage(pipeline, config, subset)
 
 

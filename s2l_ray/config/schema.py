@@ -199,7 +199,7 @@ class S2LConfig(Section):
             )
 
     def _check_subsets(self, names: list[str]) -> None:
-        known = [*self.subset_names(), "full"]
+        known = [*self.subset_budgets(), "full"]
         for name in names:
             if name not in known:
                 raise ValueError(
@@ -207,14 +207,14 @@ class S2LConfig(Section):
                     f"known: {', '.join(known)}"
                 )
 
-    def subset_names(self) -> list[str]:
-        """`<selector>-<budget>` of everything that the section `selection` asks for, in its order."""
-        return [subset_name(s, b, self.selection.stratify) for s in self.selection.selectors for b in
-                self.selection.budgets]  # fmt: skip
+    def subset_budgets(self) -> dict[str, int | float]:
+        """`<selector>-<budget>` → its budget, for everything that the section `selection` asks for, in its order."""
+        asked = self.selection
+        return {subset_name(s, b, asked.stratify): b for s in asked.selectors for b in asked.budgets}
 
     def target_subsets(self) -> list[str]:
         """What targets are fine-tuned on."""
-        return [] if self.target is None else self.target.subsets or self.subset_names()[:1]
+        return [] if self.target is None else self.target.subsets or list(self.subset_budgets())[:1]
 
 
 def subset_name(selector: str, budget: int | float, stratify: bool) -> str:

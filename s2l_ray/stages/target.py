@@ -60,17 +60,17 @@ def target_stage(pipeline: Pipeline, config: S2LConfig, name: str) -> Stage:
 
 def shard_target(config: S2LConfig, placement: Placement, embedded: bool) -> Sharding:
     """The ZeRO stage, by what the workers' memory can hold; refused before anything starts when none fits."""
-    from s2l_ray.target.memory import sizes_of
+    from s2l_ray.target.memory import ModelSizes, meta_model
     from s2l_ray.target.sharding import WorkerMemory, choose_sharding
 
     target, given = config.target, config.estimates.worker_memory_gb
     assert target is not None
     device, host = worker_memory(placement, embedded) if given is None else (given * 1e9, None)
-    on_gpu = placement.device == "gpu"
+    on_gpu, precision = placement.device == "gpu", precision_of(target, placement.device)
+    memory = WorkerMemory(device, host if on_gpu else None)
     return choose_sharding(
-        sizes_of(target), target, placement.num_workers, precision_of(target, placement.device), on_gpu,
-        WorkerMemory(device, host if on_gpu else None),
-    )  # fmt: skip
+        ModelSizes.of(meta_model(target)), target, placement.num_workers, precision, on_gpu, memory
+    )
 
 
 def total_steps(target: TargetConfig, run: Run, tokens: Stage) -> int:

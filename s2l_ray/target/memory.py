@@ -48,8 +48,8 @@ class ModelSizes:
         )
 
 
-def sizes_of(target: TargetConfig) -> ModelSizes:
-    """From its config alone, on the meta device: nothing but small JSON files is downloaded.
+def meta_model(target: TargetConfig) -> Any:
+    """The target, adapters included, from its config alone: no weights, nothing but small JSON files is downloaded.
 
     Raises:
         ModelError: the config or the tokenizer cannot be loaded.
@@ -67,7 +67,7 @@ def sizes_of(target: TargetConfig) -> ModelSizes:
         model = AutoModelForCausalLM.from_config(load_model_config(target, vocab_size=vocab))
         if target.lora is not None:
             add_adapters(model, target.lora, 0)
-    return ModelSizes.of(model)
+    return model
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,3 @@ def _activation_bytes(sizes: ModelSizes, target: TargetConfig, precision: str) -
     # A chunk's logits, rounded up to fp32, and their gradient.
     logits = 3 * 4 * min(CHUNK_ELEMENTS, tokens * sizes.vocab_size)
     return layers + logits
-
-
-def money_of(flops: float, tflops: float, num_workers: int, price_per_hour: float | None) -> tuple[float, float | None]:
-    """FLOPs at a sustained speed (TFLOP/s a worker) → (seconds, price)."""
-    seconds = flops / (tflops * 1e12 * num_workers)
-    return seconds, None if price_per_hour is None else seconds / 3600 * num_workers * price_per_hour
