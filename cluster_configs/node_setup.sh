@@ -4,8 +4,9 @@
 #
 #   node_setup.sh EXTRAS [PIP_PACKAGE...]
 #
-# EXTRAS: `cpu`, `gpu`, `gpu,target`, or `auto` (`gpu,target` where nvidia-smi works, else `cpu`). faiss-cpu and
-# faiss-gpu provide one module, so a node has one of the two. More packages are for the head: its cloud's SDK.
+# EXTRAS: `cpu`; `cpu,sweep` for the head, where sweeps are steered; `gpu,target`; or `auto`: `gpu,target` where
+# nvidia-smi works, else `cpu`. Loggers, say `wandb`, are extras, too. faiss-cpu and faiss-gpu provide one module, so a
+# node has one of the two. More packages are for the head: its cloud's SDK.
 #
 # A wheel, not a git URL: it is exactly the tree that you have, needs no release, no access to a repository from the
 # nodes, and no compiler. A virtual environment, not the system's Python, which Ubuntu keeps for itself.

@@ -31,7 +31,7 @@ LAUNCHERS = sorted(FOLDER.glob("*.yaml"))
 CLOUDS = [p for p in LAUNCHERS if not p.name.startswith("onprem")]
 AWS, AZURE = (next(p for p in CLOUDS if p.name.startswith(c)) for c in ("aws", "azure"))
 MY_YAML = {"my.yaml", "/etc/s2l/my.yaml"}  # the reader's own file
-COMING = {"submit", "target"}  # the command and the extra are being written; empty this once they are there
+COMING = {"submit"}  # `s2l submit` is being written; empty this once it is there
 
 
 def name(path: Path) -> str:
@@ -107,7 +107,9 @@ def installs_what_is_here(config: Doc) -> None:
     assert config["setup_commands"] == [], "Ray would run it besides"
     nodes = [config, *config.get("available_node_types", {}).values()]
     asked = [c.split()[2].split(",") for n in nodes for c in n.get("worker_setup_commands", [])]
-    have = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)) | COMING | {"auto"}
+    asked.append(config["head_setup_commands"][0].split()[2].split(","))
+    asked += [e.split(",") for e in re.findall(r"EXTRAS=([\w,]+)", (FOLDER / "kuberay" / "Dockerfile").read_text())]
+    have = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)) | {"auto"}
     # pip only warns of an extra that it does not know, and installs without it.
     assert {extra for extras in asked for extra in extras} <= have, f"pyproject.toml lacks one of {asked}"
 
@@ -155,6 +157,7 @@ BROKEN: list[tuple[Callable[[Doc], Any], Callable[[Doc], Any], type[Exception]]]
     (closed, lambda c: c.update(worker_start_ray_commands=["ray start --address=$RAY_HEAD_IP:6379"]), AssertionError),
     (installs_what_is_here, lambda c: c["file_mounts"].update({"~/x": "cluster_configs/no.sh"}), AssertionError),
     (installs_what_is_here, lambda c: c.update(setup_commands=["pip install s2l_ray"]), AssertionError),
+    (installs_what_is_here, lambda c: c.update(head_setup_commands=["bash ~/s2l/node_setup.sh sweap"]), AssertionError),
     (installs_what_is_here, lambda c: c.update(worker_setup_commands=["bash ~/s2l/node_setup.sh cup"]), AssertionError),
 ]
 
