@@ -10,13 +10,22 @@ from typing import Any
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 failed while running, 2 refused before anything started, 130 interrupted."""
+    """Exit codes: 0 done, 1 failed while running, 2 refused before anything started, 130 Ctrl-C, 143 SIGTERM."""
+    from s2l_ray.cluster.signals import INTERRUPTED, STOPPED, sigterm_interrupts
+
     arguments = _parser().parse_args(argv)
+    with sigterm_interrupts() as sigterm:
+        try:
+            return _call(arguments)
+        except KeyboardInterrupt:
+            how = "stopped" if sigterm.received else "interrupted"
+            print(f"\n{how}; complete stages stay, the same command goes on from there", file=sys.stderr)
+            return STOPPED if sigterm.received else INTERRUPTED
+
+
+def _call(arguments: argparse.Namespace) -> int:
     try:
         return int(arguments.call(arguments) or 0)
-    except KeyboardInterrupt:
-        print("\ninterrupted; complete stages stay, the same command goes on from there", file=sys.stderr)
-        return 130
     except Exception as error:
         if os.environ.get("S2L_TRACEBACK"):
             raise

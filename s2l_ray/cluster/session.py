@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 
 from s2l_ray.cluster.placement import local_cores
+from s2l_ray.cluster.signals import own_handlers_kept
 from s2l_ray.config.schema import ResourcesConfig
 
 
@@ -27,12 +28,13 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
         return
     address = resources.ray_address or os.environ.get("RAY_ADDRESS")
     options = {"logging_level": "ERROR", "log_to_driver": False}
-    if address and address != "local":
-        ray.init(address=address, **options)
-    else:
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing to watch on one machine
-        # "local": a bare ray.init() would join whatever cluster runs on this machine.
-        ray.init(address="local", num_cpus=local_cores() + 2, include_dashboard=False, **options)
+    with own_handlers_kept():
+        if address and address != "local":
+            ray.init(address=address, **options)
+        else:
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing to watch on one machine
+            # "local": a bare ray.init() would join whatever cluster runs on this machine.
+            ray.init(address="local", num_cpus=local_cores() + 2, include_dashboard=False, **options)
     quiet_ray_data()
     try:
         yield

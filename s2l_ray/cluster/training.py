@@ -16,6 +16,7 @@ import torch.distributed as dist
 from s2l_ray.cluster.mailbox import Event, mailbox
 from s2l_ray.cluster.placement import Placement
 from s2l_ray.cluster.session import quiet_ray_data
+from s2l_ray.cluster.signals import own_handlers_kept
 from s2l_ray.lm.step import Diverged
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.examples import Examples
@@ -159,7 +160,8 @@ def run_on_workers(
             ),
         )
         try:
-            result = trainer.fit()
+            with own_handlers_kept():
+                result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             cause = str(error).strip().splitlines()
             raise WorkersFailed(
