@@ -71,6 +71,17 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--subset", default=None, help="the selector: s2l (default), random, random_per_source")
     finetune.set_defaults(call=_finetune)
 
+    sweep = commands.add_parser("sweep", help="how much data is enough? one table, one curve")
+    sweep.add_argument("config", help="a recipe, a YAML file, or a run's folder")
+    sweep.add_argument("overrides", nargs="*", metavar="section.field=value", help="e.g. sweep.budgets=[0.05,0.1,0.2]")
+    sweep.add_argument(
+        "--find-smallest", action="store_true",
+        help="the smallest budget that is good enough: predicted with the proxy's model, confirmed with the target",
+    )  # fmt: skip
+    sweep.add_argument("--within", type=float, help="good enough: so much worse than the full data at most (0.01)")
+    sweep.add_argument("--resume", action="store_true", help="go on with a run's sweep (any sweep goes on by itself)")
+    sweep.set_defaults(call=_sweep)
+
     inspect = commands.add_parser("inspect", help="clusters, losses, sample examples, quarantine")
     inspect.add_argument("run", help="the run's folder")
     inspect.add_argument("--clusters", type=int, default=20, help="how many to show (20); 0: all")
@@ -150,6 +161,19 @@ def _finetune(arguments: argparse.Namespace) -> int:
     )
     print("\n".join(target_lines(run)))
     return 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from s2l_ray.artifacts import load_run
+    from s2l_ray.sweep.run import sweep
+
+    if arguments.resume:
+        load_run(arguments.config)  # says it if there is no run to go on with
+    result = sweep(
+        arguments.config, arguments.overrides, find_smallest=arguments.find_smallest, within=arguments.within
+    )
+    print("\n".join(result.lines))
+    return 1 if result.failed else 0
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ def _clusters(run: Run, console: Console, limit: int | None, examples: int, sour
     stage = run.stage("clusters")
     table = stage.storage.read_table("centroids.parquet")
     num_snapshots = matrix.losses.shape[1]
-    centroids = table["centroid_loss_nats"].combine_chunks().flatten().to_numpy().reshape(-1, num_snapshots)  # (K, T)
+    centroids = table["centroid_loss_nats"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)  # (K, T)
     assignment = stage.storage.read_table("assignment.parquet")["cluster"].to_numpy()
     sizes = np.bincount(assignment, minlength=len(centroids))
     allowed = np.ones(len(assignment), bool)

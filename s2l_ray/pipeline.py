@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _FINETUNE_SECTIONS = ("target", "loggers", "resources", "estimates")
 
+_FOR_EVER_S = 30 * 24 * 3600.0
+
 _NOT_OUTPUTS = ("ray_train/",)
 """Working state inside a stage's folder, deleted once the stage is complete."""
 
@@ -60,12 +62,18 @@ class Built:
 class Pipeline:
     """Runs stages in one run folder, under its lock."""
 
-    def __init__(self, run: Run, progress: Progress, metrics: MetricsLog, lock: RunLock | None = None) -> None:
-        self.run, self.progress, self.metrics, self.lock = run, progress, metrics, lock
+    def __init__(
+        self, run: Run, progress: Progress, metrics: MetricsLog, lock: RunLock | None = None, shared: bool = False
+    ) -> None:
+        """`shared`: others build stages of this run beside it (trials of a sweep): each stage is locked by itself,
+        and which stages belong to the run is for the run's owner to write."""
+        self.run, self.progress, self.metrics, self.lock, self.shared = run, progress, metrics, lock, shared
         self.placements: dict[str, Placement] = {}
         """Of the proxy's and the target's workers; empty where no Ray is needed."""
         self.sharding: Sharding | None = None
         """The target's."""
+        self.train_callbacks: list[Any] = []
+        """Ray Train's, for the target's training."""
 
     @property
     def parallelism(self) -> int:
@@ -86,17 +94,51 @@ class Pipeline:
         Args:
             kind: what is made, where stages of several names make the same.
         """
-        kind = kind or name
-        key = fingerprint({"stage": kind, "settings": dict(settings), "inputs": dict(inputs)})
-        place = f"{folder}-{key[:8]}" if folder else f"{kind}/{key[:12]}"
+        key, place = _place(name, settings, inputs, folder, kind)
+        found = self._complete(name, key, place, mend=True)
+        if found is not None:
+            return self._done(found)
+        if not self.shared:
+            return self._build(name, key, place, settings, inputs, build)
+        with RunLock(self.run.storage.sub("stage_locks", key), wait_s=_FOR_EVER_S, on_wait=self.progress.say):
+            found = self._complete(name, key, place, mend=True)  # another trial may have built it meanwhile
+            return self._done(found) if found else self._build(name, key, place, settings, inputs, build)
+
+    def find(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        folder: str | None = None,
+        kind: str | None = None,
+    ) -> Stage | None:
+        """The stage if it is complete; builds nothing."""
+        key, place = _place(name, settings, inputs, folder, kind)
+        return self._complete(name, key, place, mend=False)
+
+    def _complete(self, name: str, key: str, place: str, mend: bool) -> Stage | None:
         storage = self.run.storage.sub(place)
         manifest = read_manifest(storage)
-        if manifest is not None and manifest.key == key:
-            problems = verify_outputs(storage, manifest)
-            if not problems:
-                return self._done(Stage(name, place, storage, manifest, reused=True))
+        if manifest is None or manifest.key != key:
+            return None
+        problems = verify_outputs(storage, manifest)
+        if not problems:
+            return Stage(name, place, storage, manifest, reused=True)
+        if mend:
             self.progress.say(f"[{name}] {problems[0]} Made again.")
             storage.delete("manifest.json")
+        return None
+
+    def _build(
+        self,
+        name: str,
+        key: str,
+        place: str,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        build: Callable[[Storage], Built],
+    ) -> Stage:
+        storage = self.run.storage.sub(place)
         started, clock = _now(), time.monotonic()
         self.metrics.log(name, "stage_started", folder=place)
         built = build(storage)
@@ -129,7 +171,8 @@ class Pipeline:
     def _done(self, stage: Stage) -> Stage:
         manifest = stage.manifest
         self.run.stages[stage.name] = stage
-        self.run.save_index()
+        if not self.shared:
+            self.run.save_index()
         said = manifest.extra.get("said", "")
         how = "unchanged, skipped" if stage.reused else f"done in {manifest.wall_seconds:.1f} s"
         self.progress.say(f"[{stage.name}] {how}: {said}")
@@ -140,6 +183,15 @@ class Pipeline:
             wall_seconds=manifest.wall_seconds, rows=manifest.row_counts,
         )  # fmt: skip
         return stage
+
+
+def _place(
+    name: str, settings: Mapping[str, Any], inputs: Mapping[str, str], folder: str | None, kind: str | None
+) -> tuple[str, str]:
+    """(key, folder in the run) of a stage."""
+    kind = kind or name
+    key = fingerprint({"stage": kind, "settings": dict(settings), "inputs": dict(inputs)})
+    return key, f"{folder}-{key[:8]}" if folder else f"{kind}/{key[:12]}"
 
 
 def run(
@@ -162,7 +214,7 @@ def run(
 
     resolved = config if isinstance(config, S2LConfig) else load_config(config, overrides)
     progress = progress or Progress()
-    with _open(Run(resolved, Storage.open(resolved.run_uri)), progress, write_config=True) as pipeline:
+    with open_pipeline(Run(resolved, Storage.open(resolved.run_uri)), progress, write_config=True) as pipeline:
         with ray_session(resolved.resources):
             run_stages(pipeline)
         return pipeline.run
@@ -201,7 +253,7 @@ def select(
     tree = opened.config.model_dump(mode="json")
     tree["selection"] = {**section.model_dump(mode="json"), **changes}
     checked = load_config(tree)
-    with _open(opened, progress or Progress(), write_config=False) as pipeline:
+    with open_pipeline(opened, progress or Progress(), write_config=False) as pipeline:
         return subset_stage(pipeline, checked, selector, checked.selection.budgets[0], inputs=None)
 
 
@@ -248,7 +300,7 @@ def finetune(
     config = load_config(tree, overrides)
     if config.target is None:
         raise ConfigError("there is no target: add target.model=… (a hub id or folder), or a section `target`")
-    with _open(opened, progress or Progress(), write_config=False) as pipeline:
+    with open_pipeline(opened, progress or Progress(), write_config=False) as pipeline:
         # The target's sections are this command's; the rest of the run stays.
         pipeline.run.config = config
         with ray_session(config.resources):
@@ -261,7 +313,8 @@ def finetune(
 
 
 @contextlib.contextmanager
-def _open(run: Run, progress: Progress, write_config: bool) -> Iterator[Pipeline]:
+def open_pipeline(run: Run, progress: Progress, write_config: bool) -> Iterator[Pipeline]:
+    """The run's only writer, for the block."""
     storage = run.storage
     # On shared storage a lock may be left by a node that is gone: wait until it is stale. Here a dead owner is known.
     wait_s = 0 if storage.is_local else 75

@@ -32,7 +32,7 @@ def mailbox(on_event: Callable[[Event], None], every_s: float = 0.5) -> Iterator
     """An actor handle that workers call `put.remote(event)` on; `on_event` runs in a thread of the driver."""
     import ray
 
-    box = ray.remote(num_cpus=0)(_Box).remote()
+    box = ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(_Box).remote()
     stop = threading.Event()
 
     def deliver() -> None:

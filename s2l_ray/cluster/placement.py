@@ -142,7 +142,7 @@ def worker_memory(placement: Placement, embedded: bool) -> tuple[float, float]:
     else:
         import ray
 
-        task = ray.remote(max_retries=3)(_look).options(
+        task = ray.remote(max_retries=3, scheduling_strategy="DEFAULT")(_look).options(
             num_cpus=placement.cpus_per_worker, num_gpus=placement.gpus_per_worker,
             accelerator_type=placement.accelerator_type, resources=placement.custom_resources or None,
         )  # fmt: skip

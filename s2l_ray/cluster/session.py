@@ -13,11 +13,11 @@ from s2l_ray.config.schema import ResourcesConfig
 
 
 @contextlib.contextmanager
-def ray_session(resources: ResourcesConfig) -> Iterator[None]:
+def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator[None]:
     """Inside the block Ray is connected; what was started here is shut down at its end, what was there stays.
 
     An embedded Ray counts two logical CPUs more than there are cores: Ray Data's short tasks must find a place while
-    the workers hold the cores, or the pipeline would wait for itself for ever.
+    the workers hold the cores, or the pipeline would wait for itself for ever. `dashboard`: only of an embedded one.
     """
     import ray
 
@@ -34,7 +34,7 @@ def ray_session(resources: ResourcesConfig) -> Iterator[None]:
         else:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing to watch on one machine
             # "local": a bare ray.init() would join whatever cluster runs on this machine.
-            ray.init(address="local", num_cpus=local_cores() + 2, include_dashboard=False, **options)
+            ray.init(address="local", num_cpus=local_cores() + 2, include_dashboard=dashboard, **options)
     quiet_ray_data()
     try:
         yield

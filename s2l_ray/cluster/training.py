@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +46,9 @@ class Host(Protocol):
 
     def save(self, name: str, progress: dict[str, Any], write: Callable[[Path], None]) -> None:
         """Make a checkpoint of what every rank's `write(folder)` leaves there; a barrier."""
+
+    def report(self, metrics: dict[str, Any]) -> None:
+        """Tell whoever watches this training from outside (Ray Tune); a barrier."""
 
     def restore(self) -> contextlib.AbstractContextManager[tuple[Path, dict[str, Any]] | None]:
         """The newest checkpoint's files of all ranks and its progress."""
@@ -92,6 +95,11 @@ class RayHost:
             checkpoint = ray.train.Checkpoint.from_directory(folder) if os.listdir(folder) else None
             ray.train.report({"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name)
 
+    def report(self, metrics: dict[str, Any]) -> None:
+        import ray.train
+
+        ray.train.report(metrics)
+
     @contextlib.contextmanager
     def restore(self) -> Iterator[tuple[Path, dict[str, Any]] | None]:
         import ray.train
@@ -117,6 +125,7 @@ def run_on_workers(
     max_failures: int,
     checkpoints_to_keep: int = 2,
     environment: dict[str, str] | None = None,
+    callbacks: Sequence[Any] = (),
     on_event: Callable[[Event], None],
 ) -> dict[str, Any]:
     """loop(job, host) on every worker; lost workers are replaced and resume at the newest checkpoint.
@@ -125,6 +134,7 @@ def run_on_workers(
         out: the stage's folder. It is named for the stage's settings, so that a checkpoint found in it is this job's.
         what: who failed, for messages.
         environment: of the worker processes.
+        callbacks: Ray Train's.
 
     Returns:
         What rank 0's loop returned.
@@ -156,6 +166,7 @@ def run_on_workers(
                 failure_config=ray.train.FailureConfig(max_failures=max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=checkpoints_to_keep),
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+                callbacks=list(callbacks),
                 worker_runtime_env={"env_vars": environment} if environment else None,
             ),
         )

@@ -16,7 +16,7 @@ from s2l_ray.clusters.kmeans import KMeansResult, fit_kmeans
 from s2l_ray.config.schema import ClustersConfig
 from s2l_ray.corpus.example_id import array_to_ids
 from s2l_ray.run_folder.storage import Storage
-from s2l_ray.trajectories.matrix import Trajectories, load_trajectories
+from s2l_ray.trajectories.matrix import Trajectories, load_trajectories, snapshot_columns
 
 _ROWS_PER_GROUP = 1_000_000
 
@@ -44,8 +44,9 @@ class ClusterActor:
         out: Storage,
     ) -> ClusterStats:
         matrix = load_trajectories(trajectories, part_rows, num_snapshots)
+        columns = snapshot_columns(num_snapshots, config.num_snapshots, config.snapshots)
         result = fit_kmeans(
-            matrix.losses,
+            matrix.losses if len(columns) == num_snapshots else np.ascontiguousarray(matrix.losses[:, columns]),
             num_clusters=config.num_clusters,
             seed=seed,
             init=config.init,
@@ -65,7 +66,7 @@ class ClusterActor:
 
 def write_clusters(matrix: Trajectories, result: KMeansResult, out: Storage) -> None:
     """`centroids.parquet` (a row per cluster) and `assignment.parquet` (a row per example, in the matrix's order)."""
-    num_snapshots = matrix.losses.shape[1]
+    num_snapshots = result.centroids.shape[1]
     centroids = pa.FixedSizeListArray.from_arrays(pa.array(result.centroids.reshape(-1)), num_snapshots)
     out.write_table(
         "centroids.parquet",
@@ -97,6 +98,7 @@ def cluster_trajectories(
 
     use_gpu = placement.device == "gpu"
     options: dict[str, Any] = {"num_cpus": 1, "num_gpus": 1 if use_gpu else 0, "max_restarts": 3, "max_task_retries": 3}
+    options["scheduling_strategy"] = "DEFAULT"  # not within the placement group of a sweep's trial
     actor = ray.remote(ClusterActor).options(**options).remote()
     try:
         return ray.get(actor.run.remote(trajectories, part_rows, num_snapshots, config, seed, use_gpu, out))

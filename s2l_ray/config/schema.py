@@ -13,6 +13,7 @@ from s2l_ray.config.loggers import LoggersConfig
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.proxy import ProxyConfig
 from s2l_ray.config.section import Section
+from s2l_ray.config.sweep import SweepConfig
 from s2l_ray.config.target import TargetConfig
 
 
@@ -36,6 +37,10 @@ class ClustersConfig(Section):
     """Lloyd iterations."""
     max_train_points: int = Field(default=1_000_000, ge=1)
     """Centroids are trained on a seeded sample of at most this many trajectories; all are assigned, by streaming."""
+    num_snapshots: int | None = Field(default=None, ge=1)
+    """Cluster by so many of the recorded snapshots; None: by all."""
+    snapshots: Literal["even", "first"] = "even"
+    """Which: evenly spaced with first and last, or the first ones (as if training had stopped early)."""
     seed: int | None = Field(default=None, ge=0)
     """None: the run's seed."""
 
@@ -148,6 +153,7 @@ class S2LConfig(Section):
     heldout: HeldOutConfig = HeldOutConfig()
     target: TargetConfig | None = None
     """None: the run ends with the subsets."""
+    sweep: SweepConfig = SweepConfig()
     loggers: LoggersConfig = LoggersConfig()
     resources: ResourcesConfig = ResourcesConfig()
     estimates: EstimatesConfig = EstimatesConfig()
@@ -178,6 +184,12 @@ class S2LConfig(Section):
             raise ValueError(
                 f"trajectories.num_snapshots={self.trajectories.num_snapshots} cannot be spread over "
                 f"proxy.max_steps={steps}; lower the one or raise the other"
+            )
+        used, taken = self.clusters.num_snapshots, self.trajectories.num_snapshots
+        if used is not None and used > taken:
+            raise ValueError(
+                f"clusters.num_snapshots={used} asks for more than the trajectories.num_snapshots={taken} that are "
+                "recorded; lower the one or raise the other"
             )
         for model in (self.proxy, self.target):
             if model is not None:

@@ -14,14 +14,12 @@ from s2l_ray.stages.target import shard_target, target_stages
 from s2l_ray.stages.tokens import tokens_stage
 
 
-def run_stages(pipeline: Pipeline) -> None:
-    """All stages; Ray is connected."""
+def run_stages(pipeline: Pipeline, placed: bool = False) -> None:
+    """All stages; Ray is connected. `placed`: who gets what is settled already."""
     config = pipeline.run.config
-    place_stages(pipeline, config)
-    corpus = corpus_stage(pipeline, config)
-    tokens = tokens_stage(pipeline, config, corpus, config.proxy)
-    proxy = proxy_stage(pipeline, config, tokens)
-    trajectories_stage(pipeline, config, tokens, proxy)
+    if not placed:
+        place_stages(pipeline, config)
+    run_up_to_trajectories(pipeline, config)
     clusters_stage(pipeline, config)
     inputs = None
     for selector in config.selection.selectors:
@@ -31,11 +29,19 @@ def run_stages(pipeline: Pipeline) -> None:
     target_stages(pipeline, config)
 
 
+def run_up_to_trajectories(pipeline: Pipeline, config: S2LConfig) -> None:
+    """What all selections share."""
+    corpus = corpus_stage(pipeline, config)
+    tokens = tokens_stage(pipeline, config, corpus, config.proxy)
+    proxy = proxy_stage(pipeline, config, tokens)
+    trajectories_stage(pipeline, config, tokens, proxy)
+
+
 def place_stages(pipeline: Pipeline, config: S2LConfig) -> None:
     """Who gets what, before anything starts; refused if it can never be had."""
     import ray
 
-    embedded = not (os.environ.get("RAY_ADDRESS") or config.resources.ray_address)
+    embedded = is_embedded(config)
     cores = local_cores() if embedded else None
     wait_for_gpu(config.resources)
     cluster = ray.cluster_resources()
@@ -43,3 +49,9 @@ def place_stages(pipeline: Pipeline, config: S2LConfig) -> None:
     if config.target is not None:
         pipeline.placements["target"] = place(config.resources, cluster, cores, "target")
         pipeline.sharding = shard_target(config, pipeline.placements["target"], embedded)
+
+
+def is_embedded(config: S2LConfig) -> bool:
+    """Ray is (or will be) started here for this run alone."""
+    address = config.resources.ray_address or os.environ.get("RAY_ADDRESS")
+    return not address or address == "local"

@@ -68,9 +68,7 @@ def shard_target(config: S2LConfig, placement: Placement, embedded: bool) -> Sha
     device, host = worker_memory(placement, embedded) if given is None else (given * 1e9, None)
     on_gpu, precision = placement.device == "gpu", precision_of(target, placement.device)
     memory = WorkerMemory(device, host if on_gpu else None)
-    return choose_sharding(
-        ModelSizes.of(meta_model(target)), target, placement.num_workers, precision, on_gpu, memory
-    )
+    return choose_sharding(ModelSizes.of(meta_model(target)), target, placement.num_workers, precision, on_gpu, memory)
 
 
 def total_steps(target: TargetConfig, run: Run, tokens: Stage) -> int:
@@ -118,7 +116,7 @@ def _build(
         heldout_names=() if heldout is None else tuple(heldout.manifest.extra["names"]),
         heldout_tokens_per_batch=config.heldout.tokens_per_batch, out=out,
         num_parameters=sharding.num_parameters, zero_stage=sharding.stage, zero_config=sharding.config,
-        precision=precision,
+        precision=precision, deciding_set=config.sweep.heldout_set, deciding_metric=config.sweep.metric,
         card=model_card(pipeline.run, name, target, subset, facts), threads=placement.threads,
     )  # fmt: skip
     pipeline.progress.say(
@@ -131,7 +129,7 @@ def _build(
             summary = run_on_workers(
                 fine_tune, job, out, placement, what=f"target ({name})", max_failures=config.resources.max_failures,
                 checkpoints_to_keep=target.checkpoints_to_keep, environment=sharding.environment(placement.device),
-                on_event=report.on_event,
+                callbacks=pipeline.train_callbacks, on_event=report.on_event,
             )  # fmt: skip
         before = read_evaluation(out, 0) or {}
         after = read_evaluation(out, summary["exported_step"]) or {}

@@ -113,6 +113,6 @@ def _write_all(jobs: list[tuple[str, pa.Table]], sources: SubsetSources, out: St
     if len(jobs) == 1 or not ray.is_initialized():  # `s2l select` starts no Ray
         done = [write_rows(stem, table, sources.examples, out) for stem, table in jobs]
     else:
-        write = ray.remote(num_cpus=1, max_retries=3)(write_rows)
+        write = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="DEFAULT")(write_rows)
         done = ray.get([write.remote(stem, table, sources.examples, out) for stem, table in jobs])
     return [name for names in done for name in names]

@@ -56,3 +56,10 @@ def load_trajectories(storage: Storage, part_rows: list[tuple[int, int]], num_sn
         sources[start:end] = local[encoded.indices.to_numpy()]
         start = end
     return Trajectories(ids, losses, sources, list(codes), part_rows)
+
+
+def snapshot_columns(recorded: int, used: int | None, which: str) -> np.ndarray:
+    """Columns of the matrix to look at: all, the first `used`, or `used` evenly spaced with first and last."""
+    if used is None or used >= recorded:
+        return np.arange(recorded)
+    return np.arange(used) if which == "first" else np.linspace(0, recorded - 1, used).round().astype(int)

@@ -1,0 +1,94 @@
+"""The section `sweep`: which budgets, selectors, seeds and settings to try, how, and by which figure to judge."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from s2l_ray.config.section import Section
+
+Metric = Literal["macro", "micro", "per_token", "exact_match"]
+
+
+class RangeConfig(Section):
+    min: float
+    """Lowest value."""
+    max: float
+    """Highest value."""
+    log: bool = False
+    """Draw the logarithm evenly."""
+    integer: bool = False
+    """Whole numbers only."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RangeConfig:
+        if not self.min < self.max or (self.log and self.min <= 0):
+            raise ValueError(f"range {self.min} to {self.max} is empty (or not positive, with log); swap or correct it")
+        return self
+
+
+class AshaConfig(Section):
+    grace_steps: int = Field(default=50, ge=1)
+    """No trial is stopped before this optimiser step."""
+    reduction_factor: float = Field(default=3, gt=1)
+    """At each rung, one trial in so many goes on."""
+
+
+class SweepConfig(Section):
+    budgets: list[int | float] = Field(default=[0.05, 0.1, 0.2, 0.4])
+    """Sizes of the subsets to try, as in `selection.budgets`."""
+    selectors: list[str] = Field(default=["s2l", "random"])
+    """Selectors to compare."""
+    num_seeds: int = Field(default=3, ge=1)
+    """Repetitions with other seeds of selection and target (0, 1, …); the proxy stays the same."""
+    full: bool = True
+    """Full data too, once a seed: the yardstick."""
+    parameters: dict[str, list[Any] | RangeConfig] = Field(default={})
+    """Further settings to try: a dotted path and its values (`clusters.num_clusters: [50, 100]`,
+    `clusters.num_snapshots: [4, 8]`, `target.learning_rate: {min: 1e-5, max: 1e-3, log: true}`)."""
+    search: Literal["grid", "random", "optuna"] = "grid"
+    """All combinations; or `num_samples` drawn at random; or proposed by Optuna's TPE from the results so far."""
+    num_samples: int | None = Field(default=None, ge=1)
+    """Trials of a random or Optuna search, beside those of the full data."""
+    heldout_set: str | None = None
+    """Held-out set that decides; None: the first one."""
+    metric: Metric = "macro"
+    """Figure that decides: held-out loss (mean over sources, over examples, over tokens), or exact matches."""
+    max_concurrent: int | None = Field(default=None, ge=1)
+    """Trials at once; None, or more than fit: as many as fit."""
+    asha: AshaConfig | None = None
+    """Stop trials early that fall behind (needs target.evaluate_every_steps)."""
+    predict: bool = False
+    """Sweep with the proxy's model as the target first; its curve says which budgets the target need confirm."""
+    within: float = Field(default=0.01, gt=0, lt=1)
+    """What `--find-smallest` calls good enough: at most this much worse than the full data, relative to it."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _sweepable(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        for path, values in parameters.items():
+            section = path.split(".")[0]
+            if section in ("name", "run_dir", "resources", "sweep", "loggers") or "." not in path:
+                raise ValueError(f"sweep.parameters: {path!r} is no setting that results depend on; take section.field")
+            if path in ("selection.budgets", "selection.selectors", "target.subsets"):
+                raise ValueError(f"sweep.parameters: {path!r} is set by sweep.budgets and sweep.selectors; remove it")
+            if values == []:
+                raise ValueError(f"sweep.parameters.{path} has no value to try")
+        return parameters
+
+    @model_validator(mode="after")
+    def _search_fits(self) -> SweepConfig:
+        ranges = [p for p, v in self.parameters.items() if isinstance(v, RangeConfig)]
+        if self.search == "grid" and ranges:
+            raise ValueError(
+                f"sweep.search=grid cannot try every value of a range ({', '.join(ranges)}); list values, or set "
+                "sweep.search=random or optuna"
+            )
+        if self.search == "grid" and self.num_samples is not None:
+            raise ValueError(
+                f"sweep.num_samples={self.num_samples} would do nothing with sweep.search=grid; remove one"
+            )
+        if self.search != "grid" and self.num_samples is None:
+            raise ValueError(f"sweep.search={self.search} needs sweep.num_samples, the number of trials")
+        return self

@@ -1,0 +1,66 @@
+"""A sweep's answer in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from s2l_ray.run_folder.progress import format_duration
+
+
+def report_lines(report: dict[str, Any], where: str, files: list[str], failed: dict[str, str]) -> list[str]:
+    """For people: the curve, the answer, the costs, the files."""
+    lines = [""]
+    for phase, curve in report["curves"].items():
+        lines.append(f"{phase}: {report['metric']} on held-out examples, {report['seeds']} seeds")
+        lines += ["  " + line for line in _curve_table(curve)]
+    for selector, best in report["smallest"].items():
+        if best is None:
+            lines.append(f"{selector}: no budget tried is within {report['within']:.2%} of the full data")
+        else:
+            lines.append(
+                f"{selector}: {best['share']:.1%} of the data is the smallest budget tried within "
+                f"{report['within']:.2%} of the full data ({best['worse_than_full']:+.2%})"
+            )
+    prediction = report["prediction"]
+    if prediction:
+        rank = prediction["rank_correlation"]
+        gap = prediction["largest_gap_to_full"]
+        close = "" if gap is None else f", largest gap {gap:.2%} of the full data's"
+        lines.append(
+            f"prediction with the proxy's model, {prediction['points']} budgets: rank correlation "
+            f"{'not defined' if rank is None else f'{rank:.2f}'}" + close
+        )
+    lines += _cost_lines(report)
+    if report["stopped_early"]:
+        lines.append(f"{len(report['stopped_early'])} trials were stopped early (sweep.asha)")
+    for trial, why in failed.items():
+        lines.append(f"failed: {trial}: {why}")
+    lines.append(f"{where}/results.parquet, results.csv, report.json" + (f", {', '.join(files)}" if files else ""))
+    return lines
+
+
+def _curve_table(curve: list[dict[str, Any]]) -> list[str]:
+    rows = [["trained on", "share", "mean", "spread", "against full"]]
+    for p in curve:
+        worse = p["worse_than_full"]
+        rows.append([p["selector"], f"{p['share']:.1%}", f"{p['mean']:.4f}", f"± {p['spread']:.4f}",
+                     "" if worse is None or p["selector"] == "full" else f"{worse:+.2%}"])  # fmt: skip
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    return ["  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+            for r in rows]  # fmt: skip
+
+
+def _cost_lines(report: dict[str, Any]) -> list[str]:
+    def said(cost: dict[str, float]) -> str:
+        money = f", {cost['money']:,.2f}" if "money" in cost else ""
+        return f"{cost['flops']:.2e} FLOPs, {format_duration(cost['device_seconds'])} of a device{money}"
+
+    cost = report["cost"]
+    lines = [f"cost: selection {said(cost['selection'])}"]
+    lines += [f"      {part['num']} {phase} models {said(part)}" for phase, part in cost["targets"].items()]
+    shares = {n: s for n, s in report["break_even_share"].items()}
+    if shares:
+        told = ", ".join(f"{n} target{'s' if n != '1' else ''}: {'never' if s is None else f'below {s:.0%}'}"
+                         for n, s in shares.items())  # fmt: skip
+        lines.append(f"      selecting pays, at equal epochs, in FLOPs, for {told}")
+    return lines
