@@ -19,10 +19,12 @@ import torch.distributed as dist
 from tiny import random_examples, random_model
 from transformers import AutoModelForCausalLM
 
-from s2l_ray.config.target import TargetConfig
+from s2l_ray.config.target import LoraConfig, TargetConfig
 from s2l_ray.lm import response_loss
 from s2l_ray.lm.batches import collate
 from s2l_ray.lm.step import Stepper
+from s2l_ray.target import zero_checkpoint
+from s2l_ray.target.model import add_adapters
 from s2l_ray.tokens.examples import Examples
 
 CPU = torch.device("cpu")
@@ -72,13 +74,9 @@ def config_of(case: Case) -> TargetConfig:
     )  # fmt: skip
 
 
-def model_of(case: Case) -> Any:
-    model = random_model(case.shape)
+def prepared(model: Any, case: Case) -> Any:
     if case.lora:
-        from peft import LoraConfig, inject_adapter_in_model
-
-        torch.manual_seed(0)
-        model = inject_adapter_in_model(LoraConfig(r=4, lora_alpha=32, target_modules="all-linear"), model)
+        add_adapters(model, LoraConfig(rank=4, alpha=32), seed=0)
     if case.recompute:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
@@ -89,7 +87,7 @@ def engine_of(case: Case, num_workers: int) -> Any:
     if case.stage == 0:
         from s2l_ray.lm.engine import TorchEngine
 
-        return TorchEngine(model_of(case), config, CPU, num_workers)
+        return TorchEngine(prepared(random_model(case.shape), case), config, CPU, num_workers)
     from s2l_ray.target.zero import ZeroEngine, sharded_build
     from s2l_ray.target.zero_config import make_zero_config
 
@@ -97,10 +95,13 @@ def engine_of(case: Case, num_workers: int) -> Any:
     user = SHARD_ALL if case.shard_all else {}
     ds_config = make_zero_config(config, case.stage, precision, num_workers, config.max_grad_norm, user=user)
     if case.pretrained is None:
-        return ZeroEngine(model_of(case), config, CPU, num_workers, ds_config)
-    with sharded_build(ds_config):
-        model = AutoModelForCausalLM.from_pretrained(case.pretrained, dtype=torch.float32)
-    assert all(p.numel() == 0 for p in model.parameters())
+        model = prepared(random_model(case.shape), case)
+    else:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        with sharded_build(ds_config):
+            model = AutoModelForCausalLM.from_pretrained(case.pretrained, dtype=dtype)
+            assert all(p.numel() == 0 for p in model.parameters())
+            prepared(model, case)
     return ZeroEngine(model, config, CPU, num_workers, ds_config)
 
 
@@ -128,6 +129,7 @@ def overflow(engine: Any, rank: int) -> bool:
 
 def run_case(case: Case, rank: int = 0, num_workers: int = 1) -> dict[str, Any]:
     response_loss.CHUNK_ELEMENTS = case.chunk_elements
+    zero_checkpoint.FILE_BYTES = 20_000  # several files a worker
     engine = engine_of(case, num_workers)
     if case.load_from:
         engine.load(Path(case.load_from))
