@@ -18,6 +18,7 @@ from s2l_ray.artifacts import Run, Stage, load_run
 from s2l_ray.cluster.placement import Placement
 from s2l_ray.config.load import ConfigError, load_config, to_yaml
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.preflight import preflight
 from s2l_ray.run_folder import (
     MetricsLog,
     Progress,
@@ -213,6 +214,7 @@ def run(
     from s2l_ray.stages import run_stages
 
     resolved = config if isinstance(config, S2LConfig) else load_config(config, overrides)
+    preflight(resolved)
     progress = progress or Progress()
     with open_pipeline(Run(resolved, Storage.open(resolved.run_uri)), progress, write_config=True) as pipeline:
         with ray_session(resolved.resources):
@@ -300,6 +302,7 @@ def finetune(
     config = load_config(tree, overrides)
     if config.target is None:
         raise ConfigError("there is no target: add target.model=… (a hub id or folder), or a section `target`")
+    preflight(config)
     with open_pipeline(opened, progress or Progress(), write_config=False) as pipeline:
         # The target's sections are this command's; the rest of the run stays.
         pipeline.run.config = config

@@ -64,9 +64,8 @@ def place(
         cpus = asked.cpus_per_worker or max(1.0, usable // workers)
     if not resources.may_grow:
         _refuse_the_impossible(who, asked, workers, cpus, gpus, cluster)
-    return Placement(
-        device, workers, cpus, gpus, asked.accelerator_type, max(1, int(total_cpus)), dict(asked.custom_resources)
-    )
+    tasks = resources.parallel_tasks or max(64 if resources.may_grow else 1, int(total_cpus))
+    return Placement(device, workers, cpus, gpus, asked.accelerator_type, tasks, dict(asked.custom_resources))
 
 
 def _refuse_the_impossible(

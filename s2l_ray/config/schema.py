@@ -116,6 +116,9 @@ class ResourcesConfig(Section):
     """How often lost workers are replaced before the run stops (it can be resumed then); -1: always."""
     may_grow: bool = False
     """The cluster's autoscaler can add nodes: wait for what is missing instead of refusing it."""
+    parallel_tasks: int | None = Field(default=None, ge=1)
+    """One-CPU tasks (reading, tokenising) that there may be at once; None: the cluster's CPUs, and with `may_grow` at
+    least 64, so that its autoscaler sees what to grow for."""
     gpu_wait_s: float = Field(default=300, ge=0)
     """With `device: auto` and `may_grow`, when there is no GPU yet: how long to wait for one before taking CPUs
     (seconds)."""

@@ -97,7 +97,7 @@ def load_model(
         except (OSError, ValueError, ImportError) as error:
             raise ModelError(_not_loaded(config, "model", config.model, error)) from error
     check_vocabulary(model, tokenizer)
-    check_length(model, config)
+    check_length(model.config, config)
     return model
 
 
@@ -115,8 +115,8 @@ def check_vocabulary(model: Any, tokenizer: Any) -> None:
         )
 
 
-def check_length(model: Any, config: TrainedModelConfig) -> None:
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def check_length(model_config: Any, config: TrainedModelConfig) -> None:
+    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     if limit and config.max_length > limit:
         here = f"{config.section}.max_length"
         raise ModelError(

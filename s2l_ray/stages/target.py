@@ -124,7 +124,8 @@ def _build(
         f"({plan.total_steps / plan.steps_per_epoch:.3g} passes), {sharding.describe()}, on {placement.describe()}"
     )
     run = pipeline.run
-    with Loggers(config.loggers, run.storage, config.name, label, target.model_dump(mode="json")) as loggers:
+    logged = f"target/{out.path.rsplit('/', 1)[-1]}"  # with its key: other settings are another curve
+    with Loggers(config.loggers, run.storage, config.name, logged, target.model_dump(mode="json")) as loggers:
         with TargetReport(label, pipeline.progress, pipeline.metrics, loggers, plan.total_steps) as report:
             summary = run_on_workers(
                 fine_tune, job, out, placement, what=f"target ({name})", max_failures=config.resources.max_failures,

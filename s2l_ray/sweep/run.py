@@ -14,6 +14,7 @@ from s2l_ray.artifacts import Run, load_run
 from s2l_ray.config.load import ConfigError, load_config
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.pipeline import Pipeline, open_pipeline
+from s2l_ray.preflight import preflight
 from s2l_ray.run_folder import Progress, Storage
 from s2l_ray.sweep.records import Finished, all_finished, deciding_set, find_finished, objective_of
 from s2l_ray.sweep.report import PREDICTED, TARGET, curves_of, make_report
@@ -62,6 +63,7 @@ def sweep(
     from s2l_ray.stages import place_stages, run_up_to_trajectories
 
     resolved = _resolve(config, overrides, within)
+    preflight(resolved)
     progress = progress or Progress()
     run = Run(resolved, Storage.open(resolved.run_uri))
     # With its dashboard: Ray Train asks it which placement groups a stopped trial has left.

@@ -1,0 +1,53 @@
+"""What can be found out before a node is started: models, tokenizers, DeepSpeed's file, loggers. Loads no weights."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from s2l_ray.config.model import TrainedModelConfig
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.target import TargetConfig
+
+
+class PreflightError(ValueError):
+    """The run would fail later; says why and what would do."""
+
+
+def preflight(config: S2LConfig) -> None:
+    """Raises ModelError, ZeroConfigError, LoggerError or PreflightError for what would fail hours later."""
+    from s2l_ray.run_folder.loggers import check_loggers
+
+    check_loggers(config.loggers)
+    for model in (config.proxy, config.target):
+        if model is not None:
+            _check_model(model)
+    if config.target is not None:
+        _check_target(config.target, config.resources.target.workers)
+
+
+def _check_model(model: TrainedModelConfig) -> Any:
+    from s2l_ray.lm.load import check_length, load_model_config, load_tokenizer
+
+    vocab = model.train_tokenizer.vocab_size if model.train_tokenizer else len(load_tokenizer(model))
+    check_length(load_model_config(model, vocab_size=vocab), model)
+
+
+def _check_target(target: TargetConfig, workers: int | None) -> None:
+    if target.lora is not None and importlib.util.find_spec("peft") is None:
+        raise PreflightError(
+            'target.lora needs the package peft, which is not installed; pip install "s2l_ray[target]", here and on '
+            "every node, or leave target.lora out"
+        )
+    if target.zero_stage in (1, 2, 3) and importlib.util.find_spec("deepspeed") is None:
+        raise PreflightError(
+            f"target.zero_stage={target.zero_stage} is DeepSpeed's, which is not installed; pip install "
+            '"s2l_ray[target]", here and on every node, or set target.zero_stage=0'
+        )
+    if target.zero_stage in (1, 2, 3):
+        from s2l_ray.target.zero_config import Precision, make_zero_config
+
+        # Batch sizes of the user's file are checked again when the number of workers is known.
+        precision: Precision = "fp32" if target.precision == "fp32" else "bf16"
+        if workers is not None or target.deepspeed_config is None:
+            make_zero_config(target, target.zero_stage, precision, workers or 1, target.max_grad_norm)
