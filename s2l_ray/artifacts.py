@@ -76,9 +76,41 @@ class Run:
         stage = self.stage("trajectories")
         return load_trajectories(stage.storage, part_rows(stage), stage.manifest.extra["num_snapshots"])
 
+    def read_index(self) -> dict[str, str]:
+        """Stage → folder, of the last command."""
+        return self.storage.read_json(INDEX)["stages"] if self.storage.exists(INDEX) else {}
+
     def save_index(self) -> None:
         """Which folders belong to the present configuration. Written after every stage."""
         self.storage.write_json(INDEX, {"stages": {n: s.folder for n, s in self.stages.items()}})
+
+
+def adopt_earlier(run: Run, index: dict[str, str]) -> None:
+    """Take over subsets and targets of earlier commands that were made from the stages that the run has now.
+
+    Args:
+        index: stage → folder, as the run's index was before.
+    """
+    earlier: dict[str, Stage] = {}
+    for name, folder in index.items():
+        manifest = None if name in run.stages else read_manifest(run.storage.sub(folder))
+        if manifest is not None:
+            earlier[name] = Stage(name, folder, run.storage.sub(folder), manifest, reused=True)
+    now = {n: run.stages[n].manifest.content_fingerprint for n in STAGES if n in run.stages}
+    # Subsets first: a target belongs to the run if its tokens are those of a subset that does.
+    for prefix in ("subset/", "target-tokens/", "heldout", "target/"):
+        for name, stage in earlier.items():
+            read = stage.manifest.inputs
+            if not name.startswith(prefix) or any(read.get(n, now[n]) != now[n] for n in now if n != "tokens"):
+                continue
+            label = name.removeprefix(prefix)
+            subset, tokens = run.subsets.get(label), run.stages.get(f"target-tokens/{label}")
+            if prefix == "target-tokens/" and read.get("subset") != (subset and subset.manifest.content_fingerprint):
+                continue
+            if prefix == "target/" and read["tokens"] != (tokens and tokens.manifest.content_fingerprint):
+                continue
+            run.stages[name] = stage
+    run.save_index()
 
 
 def part_rows(stage: Stage) -> list[tuple[int, int]]:
@@ -97,8 +129,7 @@ def load_run(where: str | Storage) -> Run:
         raise RunError(f"{storage.uri} holds no run (no config.yaml in it); check the path, or start with `s2l run`")
     config = load_config(yaml.safe_load(storage.read_bytes("config.yaml")))
     run = Run(config, storage)
-    index = storage.read_json(INDEX)["stages"] if storage.exists(INDEX) else {}
-    for name, folder in index.items():
+    for name, folder in run.read_index().items():
         manifest = read_manifest(storage.sub(folder))
         if manifest is not None:
             run.stages[name] = Stage(name, folder, storage.sub(folder), manifest, reused=True)

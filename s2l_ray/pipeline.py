@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.artifacts import Run, Stage, load_run
+from s2l_ray.artifacts import Run, Stage, adopt_earlier, load_run
 from s2l_ray.cluster.placement import Placement
 from s2l_ray.config.load import ConfigError, load_config, to_yaml
 from s2l_ray.config.schema import S2LConfig
@@ -217,8 +217,10 @@ def run(
     preflight(resolved)
     progress = progress or Progress()
     with open_pipeline(Run(resolved, Storage.open(resolved.run_uri)), progress, write_config=True) as pipeline:
+        before = pipeline.run.read_index()
         with ray_session(resolved.resources):
             run_stages(pipeline)
+        adopt_earlier(pipeline.run, before)
         return pipeline.run
 
 

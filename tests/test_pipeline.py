@@ -149,6 +149,13 @@ def test_select_adds_a_budget_without_ray(finished):
     examples = finished.stage("corpus").manifest.row_counts["examples"]
     assert int(done.stdout.splitlines()[-1]) == int(examples * 0.2 + 0.5)
     assert "s2l-0.2" in load_run(str(finished.storage.local_path())).subsets
+    again = s2l_ray.run(finished.config, progress=Quiet())
+    assert "s2l-0.2" in again.subsets, "a run that goes on forgets no subset made from the same clusters"
+    tree = finished.config.model_dump(mode="json")
+    tree["clusters"]["num_clusters"] = 7
+    assert "s2l-0.2" not in s2l_ray.run(tree, progress=Quiet()).subsets
+    assert "s2l-0.2" not in load_run(str(finished.storage.local_path())).subsets
+    s2l_ray.run(finished.config, progress=Quiet())
 
 
 @pytest.mark.parametrize(("budget", "message"), [(10**9, "budget"), (1.5, "neither a count"), (0, "neither a count")])

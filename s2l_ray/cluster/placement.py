@@ -26,6 +26,8 @@ class Placement:
     parallelism: int
     """How many one-CPU tasks run at once."""
     custom_resources: dict[str, float] = field(default_factory=dict)
+    min_workers: int | None = None
+    """Elastic: as few as this will do while nodes are missing."""
 
     @property
     def threads(self) -> int | None:
@@ -63,9 +65,10 @@ def place(
         usable = cores if cores is not None else max(1.0, total_cpus - 1)
         cpus = asked.cpus_per_worker or max(1.0, usable // workers)
     if not resources.may_grow:
-        _refuse_the_impossible(who, asked, workers, cpus, gpus, cluster)
+        _refuse_the_impossible(who, asked, asked.min_workers or workers, cpus, gpus, cluster)
     tasks = resources.parallel_tasks or max(64 if resources.may_grow else 1, int(total_cpus))
-    return Placement(device, workers, cpus, gpus, asked.accelerator_type, tasks, dict(asked.custom_resources))
+    custom = dict(asked.custom_resources)
+    return Placement(device, workers, cpus, gpus, asked.accelerator_type, tasks, custom, asked.min_workers)
 
 
 def _refuse_the_impossible(

@@ -154,7 +154,11 @@ def run_on_workers(
             _worker,
             train_loop_config={"loop": loop, "job": job, "box": box},
             scaling_config=ray.train.ScalingConfig(
-                num_workers=placement.num_workers,
+                num_workers=(
+                    placement.num_workers
+                    if placement.min_workers is None
+                    else (placement.min_workers, placement.num_workers)
+                ),
                 use_gpu=placement.device == "gpu",
                 resources_per_worker=resources,
                 accelerator_type=placement.accelerator_type,

@@ -93,6 +93,9 @@ class SelectionConfig(Section):
 class WorkersConfig(Section):
     workers: int | None = Field(default=None, ge=1)
     """Ray Train workers; None: one per GPU of the cluster, one on CPUs."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """Elastic, for spot nodes: go on with as few as this and grow back to `workers` when nodes come; None: never fewer.
+    The result does not depend on it, up to rounding."""
     cpus_per_worker: float | None = Field(default=None, gt=0)
     """Logical CPUs that each worker reserves; None: 1 beside a GPU, the node's share on CPUs."""
     gpus_per_worker: float = Field(default=1, gt=0)
@@ -101,6 +104,14 @@ class WorkersConfig(Section):
     """Ray accelerator type that workers need (`A100`, `H100`, …)."""
     custom_resources: dict[str, float] = Field(default={})
     """Further Ray resources that each worker reserves, to pin it to nodes that offer them."""
+
+    @model_validator(mode="after")
+    def _elastic(self) -> WorkersConfig:
+        if self.min_workers is not None and (self.workers is None or self.min_workers > self.workers):
+            raise ValueError(
+                f"min_workers={self.min_workers} needs workers to be at least as many, got workers={self.workers}"
+            )
+        return self
 
 
 class ResourcesConfig(Section):

@@ -44,11 +44,13 @@ def build_target(job: TargetJob, host: Host) -> TargetModel:
         from s2l_ray.target.zero import ZeroEngine, sharded_build
 
         assert job.zero_config is not None
+        # Elastic training may have started with fewer workers than were asked for.
+        zero_config = job.zero_config | {"train_batch_size": host.num_workers}
         dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
         is_random = job.target.from_config is not None or job.target.random_weights
-        with sharded_build(job.zero_config, job.num_parameters if is_random else None):
+        with sharded_build(zero_config, job.num_parameters if is_random else None):
             model = _prepared(job, dtype)
-        engine = ZeroEngine(model, job.target, host.device, host.num_workers, job.zero_config)
+        engine = ZeroEngine(model, job.target, host.device, host.num_workers, zero_config)
         autocast = contextlib.nullcontext  # the weights themselves have the precision
     parameters = list(model.parameters())
     return TargetModel(
