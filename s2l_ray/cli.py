@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -13,14 +14,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 failed while running, 2 refused before anything started, 130 Ctrl-C, 143 SIGTERM."""
     from s2l_ray.cluster.signals import INTERRUPTED, STOPPED, sigterm_interrupts
 
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     with sigterm_interrupts() as sigterm:
         try:
             return _call(arguments)
         except KeyboardInterrupt:
             how = "stopped" if sigterm.received else "interrupted"
             print(f"\n{how}; complete stages stay, the same command goes on from there", file=sys.stderr)
-            return STOPPED if sigterm.received else INTERRUPTED
+            if not sigterm.received:
+                return INTERRUPTED
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(STOPPED)  # the interpreter's own clean-up takes seconds; `ray job stop` kills after three
 
 
 def _call(arguments: argparse.Namespace) -> int:
@@ -36,7 +42,24 @@ def _call(arguments: argparse.Namespace) -> int:
         return 2 if isinstance(error, ValueError) and known else 1
 
 
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if "rest" in arguments:  # for another command, which will parse it
+        arguments.rest = rest
+        return arguments
+    # argparse itself takes no override after an option: s2l run my.yaml --dry-run proxy.epochs=1
+    if "overrides" in arguments:
+        arguments.overrides += [r for r in rest if "=" in r and not r.startswith("-")]
+        rest = [r for r in rest if r not in arguments.overrides]
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
+
+
 def _parser() -> argparse.ArgumentParser:
+    from s2l_ray.cluster.submit import add_arguments
+
     parser = argparse.ArgumentParser(
         prog="s2l", description="Which part of your fine-tuning data is worth training on: S2L data selection on Ray."
     )
@@ -81,6 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--within", type=float, help="good enough: so much worse than the full data at most (0.01)")
     sweep.add_argument("--resume", action="store_true", help="go on with a run's sweep (any sweep goes on by itself)")
     sweep.set_defaults(call=_sweep)
+
+    submit = commands.add_parser("submit", help="the same on a Ray cluster, as a job", allow_abbrev=False)
+    add_arguments(submit)
+    submit.set_defaults(call=_submit, rest=[])
 
     inspect = commands.add_parser("inspect", help="clusters, losses, sample examples, quarantine")
     inspect.add_argument("run", help="the run's folder")
@@ -174,6 +201,13 @@ def _sweep(arguments: argparse.Namespace) -> int:
     )
     print("\n".join(result.lines))
     return 1 if result.failed else 0
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from s2l_ray.cluster.submit import submit
+
+    parsed = _parse([arguments.command, arguments.what, *arguments.overrides, *arguments.rest])
+    return submit(arguments, parsed)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
