@@ -12,6 +12,7 @@ from rich.table import Table
 
 from s2l_ray.artifacts import Run, Stage
 from s2l_ray.corpus.example_id import ids_to_array
+from s2l_ray.summary import target_lines
 from s2l_ray.corpus.parts import part_name
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -33,6 +34,8 @@ def inspect_run(run: Run, console: Console, clusters: int | None = None, example
         )
     if "clusters" in run.stages:
         _clusters(run, console, clusters, examples, source)
+    if run.targets:
+        console.print("\n".join(target_lines(run)), highlight=False)
     _quarantine(run, console)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s2l_ray.artifacts import Run, Stage
+from s2l_ray.artifacts import STAGES, Run, Stage
 from s2l_ray.run_folder.progress import format_count, format_duration
 
 
@@ -62,4 +62,9 @@ def target_lines(run: Run) -> list[str]:
     lines = ["  Fine-tuned the target; loss in nats per response token on examples that no model was trained on:"]
     lines += ["    " + "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in
                                 enumerate(zip(row, widths, strict=True))) for row in rows]  # fmt: skip
-    return [*lines, f"  The models:    {run.uri}/target/*/model (from_pretrained loads them)"]
+    selecting = sum(run.stages[n].manifest.wall_seconds for n in STAGES[1:] if n in run.stages)
+    return [
+        *lines,
+        f"  (time: a target with its evaluations; the selection before it took {format_duration(selecting)}, once)",
+        f"  The models:    {run.uri}/target/*/model (from_pretrained loads them)",
+    ]
