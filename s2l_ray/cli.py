@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--dry-run", action="store_true", help="say what would be done and what it would cost; start nothing"
     )
+    run.add_argument("--select-only", action="store_true", help="end with the subsets; leave a target to s2l finetune")
     run.set_defaults(call=_run)
 
     select = commands.add_parser("select", help="one more subset from a finished run; seconds, nothing retrained")
@@ -137,12 +138,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from s2l_ray.config import load_config
 
     config = load_config(arguments.config, arguments.overrides)
+    if arguments.dry_run and arguments.select_only:
+        config = config.model_copy(update={"target": None})
     if arguments.dry_run:
         return _dry_run(config)
     from s2l_ray import pipeline
     from s2l_ray.summary import summary_lines
 
-    run = pipeline.run(config)
+    run = pipeline.run(config, select_only=arguments.select_only)
     print("\n".join(summary_lines(run)))
     return 0
 

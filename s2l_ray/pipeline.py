@@ -199,6 +199,7 @@ def run(
     config: S2LConfig | str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
     *,
+    select_only: bool = False,
     progress: Progress | None = None,
 ) -> Run:
     """Run everything that the configuration asks for and that is not there yet.
@@ -206,6 +207,7 @@ def run(
     Args:
         config: a recipe's name, a YAML file, a mapping, or the typed tree.
         overrides: `section.field=value`, as on the command line; not with a typed tree.
+        select_only: end with the subsets; a target is left for `finetune`.
 
     Raises:
         ConfigError, SourceError, PlacementError, RunLockedError, …: with what is wrong and what would do.
@@ -214,9 +216,11 @@ def run(
     from s2l_ray.stages import run_stages
 
     resolved = config if isinstance(config, S2LConfig) else load_config(config, overrides)
-    preflight(resolved)
+    wanted = resolved.model_copy(update={"target": None}) if select_only else resolved
+    preflight(wanted)
     progress = progress or Progress()
     with open_pipeline(Run(resolved, Storage.open(resolved.run_uri)), progress, write_config=True) as pipeline:
+        pipeline.run.config = wanted  # what is stored has the target
         before = pipeline.run.read_index()
         with ray_session(resolved.resources):
             run_stages(pipeline)

@@ -8,6 +8,7 @@ from typing import Any
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.target import TargetConfig
+from s2l_ray.run_folder.filesystems import absolute
 
 
 class PreflightError(ValueError):
@@ -18,12 +19,22 @@ def preflight(config: S2LConfig) -> None:
     """Raises ModelError, ZeroConfigError, LoggerError or PreflightError for what would fail hours later."""
     from s2l_ray.run_folder.loggers import check_loggers
 
+    _refuse_lost_folder(config.run_uri)
     check_loggers(config.loggers)
     for model in (config.proxy, config.target):
         if model is not None:
             _check_model(model)
     if config.target is not None:
         _check_target(config.target, config.resources.target.workers)
+
+
+def _refuse_lost_folder(run_uri: str) -> None:
+    """A Ray job starts in a copy of its working directory that Ray deletes some time after it."""
+    if "/runtime_resources/working_dir_files/" in absolute(run_uri):
+        raise PreflightError(
+            f"run_dir={run_uri} would lie in this job's temporary working directory and be lost with it; set "
+            "run_dir=s3://bucket/… or a folder that all nodes mount"
+        )
 
 
 def _check_model(model: TrainedModelConfig) -> Any:
