@@ -64,15 +64,15 @@ class Evaluator:
     def _deciding(self, results: dict[str, SetResult]) -> float:
         return results[self.job.heldout_names[0]].macro
 
-    def best_step(self) -> int | None:
-        """Of the trained weights."""
-        trained = [(loss, step) for step, loss in self._history if step > 0]
+    def best_step(self, now: int) -> int | None:
+        """Of the trained weights, up to step `now`: after an interruption the history reaches beyond it."""
+        trained = [(loss, step) for step, loss in self._history if 0 < step <= now]
         return min(trained)[1] if trained else None
 
-    def without_gain(self) -> int:
-        """Evaluations since the best one."""
-        best = self.best_step()
-        return 0 if best is None else sum(step > best for step, _ in self._history)
+    def without_gain(self, now: int) -> int:
+        """Evaluations since the best one, up to step `now`."""
+        best = self.best_step(now)
+        return 0 if best is None else sum(best < step <= now for step, _ in self._history)
 
     def evaluate(self, step: int, if_best: Callable[[], None] | None) -> None:
         """Evaluate, unless that was done before an interruption; `if_best` runs before the result is written."""
@@ -84,7 +84,7 @@ class Evaluator:
             results[name], table = self._one(name, examples, sources)
             tables.append(table)
         self._history.append((step, self._deciding(results)))
-        if if_best is not None and self.best_step() == step:
+        if if_best is not None and self.best_step(step) == step:
             if_best()
         if self.host.rank == 0:
             self.job.out.write_table(evaluation_name(step, "parquet"), pa.concat_tables(tables), compression="zstd")

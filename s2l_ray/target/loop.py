@@ -72,8 +72,8 @@ def _train(
         if step in (0, total) or (every and step % every == 0):
             # The best so far is exported at once: no weights need be found again at the end.
             evaluator.evaluate(step, if_best=(lambda: export(job, host, built)) if target.keep_best and step else None)
-        if step == total or (target.patience and evaluator.without_gain() >= target.patience):
-            return step, evaluator.best_step() if target.keep_best else None
+        if step == total or (target.patience and evaluator.without_gain(step) >= target.patience):
+            return step, evaluator.best_step(step) if target.keep_best else None
         if step != restored_at and step % job.checkpoint_steps == 0:
             host.save(f"step-{step:08d}", {"step": step, "tally": asdict(tally)}, built.engine.save)
         at, batch = next(batches)
@@ -87,6 +87,7 @@ def _train(
 
 
 def _count(tally: Tally, batch: Examples, result: StepResult, seconds: float) -> None:
+    tally.steps += 1
     tally.examples += len(batch)
     tally.tokens += result.num_tokens
     tally.response_tokens += result.num_response_tokens

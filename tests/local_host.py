@@ -1,0 +1,61 @@
+"""Where one target worker runs without Ray: checkpoints in a folder, and a death at a chosen step."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s2l_ray.run_folder import Storage
+from s2l_ray.tokens.examples import Examples
+from s2l_ray.tokens.stream import stream_units
+
+
+class Died(Exception):
+    """As kill -9: nothing is tidied up."""
+
+
+class LocalHost:
+    """`cluster.training.Host` of a single worker."""
+
+    rank, num_workers, device = 0, 1, torch.device("cpu")
+
+    def __init__(self, checkpoints: Path, dies_after: tuple[str, int] | None = None) -> None:
+        """`dies_after`: `train` (with log_every_steps=1: before that step is evaluated or saved) or `evaluation`, and
+        the optimiser step."""
+        self.checkpoints, self.dies_after = checkpoints, dies_after
+        self.events: list[dict[str, Any]] = []
+        self.progress: list[dict[str, Any]] = []
+
+    def emit(self, **event: Any) -> None:
+        self.events.append(event)
+        if (event["event"], event["step"]) == self.dies_after:
+            raise Died
+
+    def same(self, value: Any) -> Any:
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def report(self, metrics: dict[str, Any]) -> None:
+        """Nobody watches."""
+
+    def save(self, name: str, progress: dict[str, Any], write: Callable[[Path], None]) -> None:
+        folder = self.checkpoints / name
+        folder.mkdir(parents=True)
+        write(folder)
+        (folder / "progress.json").write_text(json.dumps(progress))
+        self.progress.append(json.loads(json.dumps(progress)))
+
+    @contextlib.contextmanager
+    def restore(self) -> Iterator[tuple[Path, dict[str, Any]] | None]:
+        found = sorted(p.parent for p in self.checkpoints.glob("*/progress.json"))
+        yield (found[-1], json.loads((found[-1] / "progress.json").read_text())) if found else None
+
+    def stream(self, tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Examples]:
+        return stream_units(tokens, units)
