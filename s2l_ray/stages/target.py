@@ -78,7 +78,8 @@ def total_steps(target: TargetConfig, run: Run, tokens: Stage) -> int:
     if target.max_steps is not None:
         return target.max_steps
     if target.max_tokens is not None:
-        return max(1, round(target.max_tokens / (counts.extra["num_tokens"] / examples * batch)))
+        # By passes: an epoch's last batch is smaller, and a small subset's only one.
+        return max(1, round(target.max_tokens / counts.extra["num_tokens"] * -(-examples // batch)))
     over = run.stage("trajectories").manifest.row_counts["trajectories"] if target.length == "same_steps" else examples
     return max(1, round(target.epochs * -(-over // batch)))
 
@@ -101,6 +102,10 @@ def _build(
     from s2l_ray.target.job import TargetJob
     from s2l_ray.target.loop import fine_tune
     from s2l_ray.target.report import TargetReport
+
+    if not out.exists("ray_train"):  # from the start, and not from a checkpoint: nothing of an earlier one counts
+        for folder in ("evaluations", "model"):
+            out.delete_dir(folder)
 
     target, placement = config.target, pipeline.placements["target"]
     assert target is not None

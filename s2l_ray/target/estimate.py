@@ -61,7 +61,9 @@ def steps_of(config: S2LConfig, name: str, corpus: CorpusSize) -> int:
     if target.max_steps is not None:
         return target.max_steps
     if target.max_tokens is not None:
-        return max(1, round(target.max_tokens / (corpus.tokens_per_example * target.global_batch_size)))
+        examples = _examples_of(config, name, corpus.num_examples)
+        passes = target.max_tokens / (corpus.tokens_per_example * examples)
+        return max(1, round(passes * -(-examples // target.global_batch_size)))
     over = corpus.num_examples if target.length == "same_steps" else _examples_of(config, name, corpus.num_examples)
     return max(1, round(target.epochs * -(-over // target.global_batch_size)))
 

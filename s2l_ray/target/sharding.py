@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from s2l_ray.config.target import TargetConfig
@@ -63,7 +63,8 @@ def choose_sharding(
         stage = min(stages, key=lambda s: _share(found[s], memory))
     share = _share(found[stage], memory)
     if share > _ERROR:
-        raise DoesNotFit(_refusal(target, stage, num_workers, found[stage], memory))
+        cures = _cures(sizes, target, stage, num_workers, precision, on_gpu, memory)
+        raise DoesNotFit(_refusal(stage, num_workers, found[stage], memory, cures))
     warnings = []
     if share > _ROOM:
         warnings.append(f"memory will be tight: about {found[stage].describe()}, {share:.0%} of what a worker has")
@@ -86,21 +87,7 @@ def _share(estimate: MemoryEstimate, memory: WorkerMemory) -> float:
     return max(device, host)
 
 
-def _refusal(target: TargetConfig, stage: int, num_workers: int, estimate: MemoryEstimate, memory: WorkerMemory) -> str:
-    cures = []
-    if stage < 3:
-        without = "" if importlib.util.find_spec("deepspeed") else ' (pip install "s2l_ray[target]")'
-        cures.append(f"target.zero_stage={stage + 1} or more{without}")
-    elif target.offload_optimizer == "none":
-        cures.append("target.offload_optimizer=cpu")
-    elif target.offload_parameters == "none":
-        cures.append("target.offload_parameters=cpu (or nvme)")
-    if not target.gradient_checkpointing:
-        cures.append("target.gradient_checkpointing=true")
-    cures.append(f"target.tokens_per_microbatch below {target.tokens_per_microbatch}")
-    cures.append(f"resources.target.workers above {num_workers}" if stage else "more memory")
-    if target.lora is None:
-        cures.append("target.lora.rank=16")
+def _refusal(stage: int, num_workers: int, estimate: MemoryEstimate, memory: WorkerMemory, cures: list[str]) -> str:
     has = " and ".join(
         f"{size / 1e9:.1f} GB {where}"
         for size, where in ((memory.device_bytes, "for itself"), (memory.host_bytes, "of its node's"))
@@ -109,5 +96,31 @@ def _refusal(target: TargetConfig, stage: int, num_workers: int, estimate: Memor
     how = f"ZeRO-{stage}" if stage else "PyTorch alone"
     return (
         f"the target needs about {estimate.describe()} with {how} on {num_workers} workers; a worker has {has}, so "
-        f"training would end out of memory. What would help: {', or '.join(cures)}"
+        f"training would end out of memory. What would help: {', or '.join([*cures, 'workers with more memory'])}"
     )
+
+
+def _cures(
+    sizes: ModelSizes, target: TargetConfig, stage: int, num_workers: int, precision: Precision, on_gpu: bool,
+    memory: WorkerMemory,
+) -> list[str]:  # fmt: skip
+    """Single settings with which a worker would need clearly less, by the same arithmetic, and how full it would be."""
+
+    def share(stage: int = stage, workers: int = num_workers, sizes: ModelSizes = sizes, **changes: Any) -> float:
+        changed = target.model_copy(update=changes)
+        return _share(estimate_memory(sizes, changed, stage, workers, precision, on_gpu), memory)
+
+    now, offload = share(), "cpu" if on_gpu else "nvme"  # on CPUs a worker's memory is its node's
+    install = "" if importlib.util.find_spec("deepspeed") else ', with pip install "s2l_ray[target]"'
+    found = {f"target.zero_stage={s}{install}": share(stage=s) for s in range(stage + 1, 4)}
+    if stage:
+        found[f"resources.target.workers={2 * num_workers} on more devices"] = share(workers=2 * num_workers)
+        if target.offload_optimizer == "none":
+            found[f"target.offload_optimizer={offload}"] = share(offload_optimizer=offload)
+        if target.offload_parameters == "none" and stage == 3:
+            found[f"target.offload_parameters={offload}"] = share(offload_parameters=offload)
+    found["target.gradient_checkpointing=true"] = share(gradient_checkpointing=True)
+    found[f"target.tokens_per_microbatch={target.max_length}"] = share(tokens_per_microbatch=target.max_length)
+    if target.lora is None:
+        found["target.lora.rank=16"] = share(sizes=replace(sizes, num_trained=sizes.num_trained // 100))
+    return [f"{name} (then {s:.0%} full)" for name, s in found.items() if s < 0.95 * now]
