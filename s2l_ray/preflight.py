@@ -1,4 +1,7 @@
-"""What can be found out before a node is started: models, tokenizers, DeepSpeed's file, loggers. Loads no weights."""
+"""What can be found out before a node is started: models, tokenizers, held-out files, DeepSpeed's file, loggers.
+
+Loads no weights.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,9 @@ class PreflightError(ValueError):
 
 
 def preflight(config: S2LConfig) -> None:
-    """Raises ModelError, ZeroConfigError, LoggerError or PreflightError for what would fail hours later."""
+    """Raises ModelError, ZeroConfigError, HeldOutError, … or PreflightError for what would fail hours later."""
     from s2l_ray.run_folder.loggers import check_loggers
+    from s2l_ray.stages.heldout import check_heldout_files
 
     _refuse_lost_folder(config.run_uri)
     check_loggers(config.loggers)
@@ -26,6 +30,7 @@ def preflight(config: S2LConfig) -> None:
             _check_model(model)
     if config.target is not None:
         _check_target(config.target, config.resources.target.workers)
+        check_heldout_files(config)
 
 
 def _refuse_lost_folder(run_uri: str) -> None:
@@ -38,10 +43,12 @@ def _refuse_lost_folder(run_uri: str) -> None:
 
 
 def _check_model(model: TrainedModelConfig) -> Any:
-    from s2l_ray.lm.load import check_length, load_model_config, load_tokenizer
+    from s2l_ray.lm.load import check_length, check_vocabulary, load_model_config, load_tokenizer
 
     vocab = model.train_tokenizer.vocab_size if model.train_tokenizer else len(load_tokenizer(model))
-    check_length(load_model_config(model, vocab_size=vocab), model)
+    model_config = load_model_config(model, vocab_size=vocab)
+    check_length(model_config, model)
+    check_vocabulary(model_config.get_text_config().vocab_size, vocab)
 
 
 def _check_target(target: TargetConfig, workers: int | None) -> None:

@@ -129,7 +129,7 @@ def test_no_response_token_left(tokenizer):
     render = Renderer(tokenizer, "verbatim", num_prompt)
     good, bad = render([pair("2", "4"), pair("What is 2 + 2?", "4")])
     assert isinstance(good, Tokenised)
-    assert str(bad) == f"no response token left within proxy.max_length={num_prompt} tokens"
+    assert str(bad) == f"no response token left within max_length={num_prompt} tokens"
     assert one(tokenizer, "verbatim", pair("What is 2 + 2?", "4"), num_prompt + 1).response_mask.count(True) == 1
 
 

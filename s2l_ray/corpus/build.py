@@ -196,6 +196,8 @@ def build_corpus(
         )
     if num_examples == 0:
         raise SourceError(f"heldout.share={hold_out.share} leaves none of {num_held_out} examples; lower it")
+    if hold_out.share and num_held_out == 0:
+        raise SourceError(f"heldout.share={hold_out.share} holds out none of {num_examples} examples; raise it")
     heldout = {
         "rows": num_held_out,
         "fingerprint": _digest_all(s["heldout_fingerprint"] for s in parts),

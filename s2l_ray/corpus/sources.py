@@ -34,33 +34,35 @@ def resolve_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     return filesystem, path
 
 
-def plan_files(paths: list[str], bytes_per_task: int) -> list[ReadUnit]:
+def plan_files(paths: list[str], bytes_per_task: int, setting: str = "corpus.paths") -> list[ReadUnit]:
     """Expand files, folders and globs to read units, in a fixed order.
+
+    Args:
+        setting: which named the paths, for messages.
 
     Raises:
         SourceError: nothing found, or a file of unknown kind was named.
     """
     units: list[ReadUnit] = []
     for pattern in paths:
-        found = _expand(pattern)
+        found = _expand(pattern, setting)
         if not found:
             raise SourceError(
-                f"corpus.paths: nothing matches {strip_credentials(pattern)!r}, so there is no corpus; "
+                f"{setting}: nothing matches {strip_credentials(pattern)!r}, so there is nothing to read; "
                 "check path and pattern"
             )
         for uri, info in found:
-            units.extend(_slices(uri, info, bytes_per_task))
+            units.extend(_slices(uri, info, bytes_per_task, setting))
     if not units:
         raise SourceError(
-            f"corpus.paths: only empty files under {[strip_credentials(p) for p in paths]}; "
-            "nothing can be selected from"
+            f"{setting}: only empty files under {[strip_credentials(p) for p in paths]}; there is nothing to read"
         )
     return units
 
 
-def _expand(pattern: str) -> list[tuple[str, pafs.FileInfo]]:
+def _expand(pattern: str, setting: str) -> list[tuple[str, pafs.FileInfo]]:
     if pattern.startswith("file://") and "?" in pattern:
-        raise SourceError(f"corpus.paths: in the URI {pattern!r} the path ends at the ?; write %3F, or a plain path")
+        raise SourceError(f"{setting}: in the URI {pattern!r} the path ends at the ?; write %3F, or a plain path")
     filesystem, path = resolve_filesystem(pattern)
     info = filesystem.get_file_info(path)
     if info.type == pafs.FileType.Directory:
@@ -120,11 +122,11 @@ def _kind_of(path: str) -> tuple[str | None, str | None]:
     return _EXTENSIONS.get(ext), compression
 
 
-def _slices(uri: str, info: pafs.FileInfo, bytes_per_task: int) -> Iterator[ReadUnit]:
+def _slices(uri: str, info: pafs.FileInfo, bytes_per_task: int, setting: str) -> Iterator[ReadUnit]:
     kind, compression = _kind_of(info.path)
     if kind is None:
         raise SourceError(
-            f"corpus.paths: {strip_credentials(uri)!r} is of no known kind ({', '.join(sorted(_EXTENSIONS))}; "
+            f"{setting}: {strip_credentials(uri)!r} is of no known kind ({', '.join(sorted(_EXTENSIONS))}; "
             "also .gz, .zst, .bz2). Rename or convert it, or narrow the pattern"
         )
     if info.size == 0:

@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from s2l_ray.cluster.parts import map_parts
 from s2l_ray.config.corpus import CorpusConfig
-from s2l_ray.corpus.build import read_rows, sample_format
+from s2l_ray.corpus.build import TooManyUnusable, read_rows, sample_format
 from s2l_ray.corpus.example_id import ID_TYPE, Messages, array_to_ids, ids_to_array
-from s2l_ray.corpus.formats import UnusableRow
+from s2l_ray.corpus.formats import UnknownFormat, UnusableRow
 from s2l_ray.corpus.parts import part_name
 from s2l_ray.corpus.sources import ReadUnit
+from s2l_ray.corpus.units import SourceError
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.parts import TOKEN_SCHEMA
 from s2l_ray.tokens.render import Renderer
@@ -57,13 +58,25 @@ def read_split(corpus: Storage, parts: list[int]) -> HeldOutRows:
     return _unique(ids_to_array(table["example_id"]), table["source"].to_pylist(), table["messages"].to_pylist())
 
 
+def format_of(name: str, units: list[ReadUnit], config: CorpusConfig) -> str:
+    """By the first rows.
+
+    Raises:
+        HeldOutError: there are none, or none can be used.
+    """
+    try:
+        return sample_format(units, config)
+    except (SourceError, UnknownFormat, TooManyUnusable) as error:
+        raise HeldOutError(f"heldout.files.{name} cannot be used: {error}") from error
+
+
 def read_files(name: str, units: list[ReadUnit], config: CorpusConfig) -> tuple[HeldOutRows, int]:
     """A set of the user's files → its examples, and how many rows could not be used.
 
     Raises:
         HeldOutError: none can be used.
     """
-    format = sample_format(units, config)
+    format = format_of(name, units, config)
     good: list[dict[str, Any]] = []
     reasons: list[str] = []
     for record, _, reason in chain.from_iterable(read_rows(unit, config, format) for unit in units):
@@ -101,12 +114,21 @@ def _is_in(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def drop_trained_on(
-    rows: HeldOutRows, examples: Storage, parts: list[int], parallelism: int, on_rows: Callable[[int], None]
+    name: str, rows: HeldOutRows, examples: Storage, parts: list[int], parallelism: int, on_rows: Callable[[int], None]
 ) -> tuple[HeldOutRows, int]:
-    """Leave out what is in the corpus; → (the rest, how many were left out)."""
+    """Leave out what is in the corpus; → (the rest, how many were left out).
+
+    Raises:
+        HeldOutError: nothing is left.
+    """
     dropped = np.zeros(len(rows), dtype=bool)
     for found in map_parts(parts, FindInCorpus(examples, rows.ids), parallelism, on_rows):
         dropped[np.asarray(found["found"], dtype=np.int64)] = True
+    if dropped.all():
+        raise HeldOutError(
+            f"heldout.files.{name}: all {len(rows)} examples are in the corpus too, so their losses would say nothing "
+            "of others; give examples that are not in it, or set heldout.share instead"
+        )
     return rows.without(dropped), int(dropped.sum())
 
 
@@ -120,7 +142,8 @@ def tokenise(name: str, rows: HeldOutRows, render: Renderer) -> tuple[pa.Table, 
     kept = [i for i, tokens in enumerate(done) if not isinstance(tokens, UnusableRow)]
     if not kept:
         raise HeldOutError(
-            f"held-out set {name!r}: of {len(rows)} examples none has a response token left ({done[:1]})"
+            f"held-out set {name!r}: none of {len(rows)} examples can be used ({done[0]}); raise target.max_length, or "
+            "give shorter examples"
         )
     table = pa.table(
         {

@@ -96,7 +96,8 @@ def load_model(
             model = AutoModelForCausalLM.from_pretrained(config.model, **kind)
         except (OSError, ValueError, ImportError) as error:
             raise ModelError(_not_loaded(config, "model", config.model, error)) from error
-    check_vocabulary(model, tokenizer)
+    # Not the weight's own shape, which is empty where ZeRO-3 shards it.
+    check_vocabulary(model.get_input_embeddings().num_embeddings, len(tokenizer))
     check_length(model.config, config)
     return model
 
@@ -106,12 +107,11 @@ def pad_id_of(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
-def check_vocabulary(model: Any, tokenizer: Any) -> None:
-    rows = model.get_input_embeddings().num_embeddings  # the weight's own shape is empty where ZeRO-3 shards it
-    if len(tokenizer) > rows:
+def check_vocabulary(num_embeddings: int, num_tokens: int) -> None:
+    if num_tokens > num_embeddings:
         raise ModelError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model {rows} embeddings: some tokens would have none. "
-            "Take the model's own tokenizer, or random_weights with a config of that vocabulary"
+            f"the tokenizer has {num_tokens} tokens, the model {num_embeddings} embeddings: some tokens would have "
+            "none. Take the model's own tokenizer, or random_weights with a config of that vocabulary"
         )
 
 

@@ -44,10 +44,26 @@ def heldout_stage(pipeline: Pipeline, config: S2LConfig, corpus: Stage, tokens: 
 
 def heldout_files(pipeline: Pipeline, config: S2LConfig) -> dict[str, list[ReadUnit]]:
     """The sets that are files."""
-    files = {name: plan_files(paths, 2**40) for name, paths in config.heldout.files.items()}
+    files = _user_files(config)
     if config.corpus.quickstart is not None:
         files.setdefault(_QUICKSTART_SET, [unit_in(pipeline.run.storage.sub("quickstart"), "test.jsonl", "jsonl")])
     return files
+
+
+def _user_files(config: S2LConfig) -> dict[str, list[ReadUnit]]:
+    return {name: plan_files(paths, 2**40, f"heldout.files.{name}") for name, paths in config.heldout.files.items()}
+
+
+def check_heldout_files(config: S2LConfig) -> None:
+    """Look at the first rows of the user's files, before hours of training that they are to judge.
+
+    Raises:
+        SourceError, HeldOutError: a file is missing, or holds nothing that can be used.
+    """
+    from s2l_ray.evaluation.heldout import format_of
+
+    for name, units in _user_files(config).items():
+        format_of(name, units, config.corpus)
 
 
 def tokenizer_fingerprint(tokens: Stage) -> str:
@@ -79,7 +95,7 @@ def _build(
             if name in files:
                 rows, unusable = read_files(name, files[name], config.corpus)
                 rows, trained_on = drop_trained_on(
-                    rows, corpus.storage.sub("examples"), [p for p, _ in parts], pipeline.parallelism,
+                    name, rows, corpus.storage.sub("examples"), [p for p, _ in parts], pipeline.parallelism,
                     on_rows=lambda rows: bar.update(advance=rows),
                 )  # fmt: skip
                 if unusable:

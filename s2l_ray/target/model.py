@@ -13,7 +13,7 @@ from s2l_ray.cluster.training import Host
 from s2l_ray.config.target import LoraConfig
 from s2l_ray.lm.engine import Engine, TorchEngine
 from s2l_ray.lm.flops import ModelShape, num_elements
-from s2l_ray.lm.load import load_model
+from s2l_ray.lm.load import ModelError, load_model
 from s2l_ray.lm.step import autocast_for
 from s2l_ray.target.job import TargetJob
 
@@ -75,6 +75,9 @@ def add_adapters(model: Any, lora: LoraConfig, seed: int) -> Any:
     """Put adapters into the model, in place, and freeze the rest; gives peft's wrapper of it.
 
     Their random weights are a function of the seed alone.
+
+    Raises:
+        ModelError: the model has no such layers.
     """
     import peft
 
@@ -84,4 +87,7 @@ def add_adapters(model: Any, lora: LoraConfig, seed: int) -> Any:
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return peft.get_peft_model(model, settings)
+        try:
+            return peft.get_peft_model(model, settings)
+        except ValueError as error:
+            raise ModelError(f"target.lora.target_modules={lora.target_modules!r} cannot be had: {error}") from error

@@ -158,7 +158,7 @@ class Renderer:
         ids, mask = ids[: self.max_length], mask[: self.max_length]
         # The first token has nothing before it that could predict it: it has no loss.
         if not any(mask[1:]):
-            return UnusableRow(f"no response token left within proxy.max_length={self.max_length} tokens")
+            return UnusableRow(f"no response token left within max_length={self.max_length} tokens")
         return Tokenised(ids, mask)
 
     def _response_tokens(self, piece: Segment, piece_ids: list[int]) -> list[bool]:
