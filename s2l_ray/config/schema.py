@@ -210,6 +210,7 @@ class S2LConfig(Section):
                 self._check_model(model)
         if self.target is not None:
             self._check_subsets(self.target.subsets)
+            self._check_heldout(self.target)
         return self
 
     def _check_model(self, model: TrainedModelConfig) -> None:
@@ -232,6 +233,14 @@ class S2LConfig(Section):
                     f"target.subsets: {name!r} is no subset of this selection, so nothing could be fine-tuned on it; "
                     f"known: {', '.join(known)}"
                 )
+
+    def _check_heldout(self, target: TargetConfig) -> None:
+        needs = [name for name in ("keep_best", "patience") if getattr(target, name)]
+        if needs and not (self.heldout.share or self.heldout.files or self.corpus.quickstart):
+            raise ValueError(
+                f"target.{needs[0]} goes by the held-out loss and nothing is held out, so it would never act; set "
+                "heldout.share or heldout.files, or remove it"
+            )
 
     def subset_budgets(self) -> dict[str, int | float]:
         """`<selector>-<budget>` → its budget, for everything that the section `selection` asks for, in its order."""

@@ -85,6 +85,17 @@ class TargetConfig(TrainedModelConfig):
                 f"target.max_steps={self.max_steps} and target.max_tokens={self.max_tokens} both say how long to "
                 "train; remove one"
             )
+        if self.length == "same_steps" and (self.max_steps or self.max_tokens):
+            limit = "max_steps" if self.max_steps else "max_tokens"
+            raise ValueError(
+                f"target.length=same_steps takes the steps of the full data and target.{limit}={getattr(self, limit)} "
+                "says them outright; set target.length=epochs, or remove the other"
+            )
+        if self.lora is not None and self.lora.export == "adapter" and (self.from_config or self.random_weights):
+            raise ValueError(
+                "target.lora.export=adapter saves the adapters alone, and the random weights under them would be gone; "
+                "set target.lora.export=merged, or start from target.model's own weights"
+            )
         offloads = {self.offload_optimizer, self.offload_parameters} - {"none"}
         if offloads and self.zero_stage == 0:
             raise ValueError(
