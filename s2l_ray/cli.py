@@ -180,8 +180,11 @@ def _select(arguments: argparse.Namespace) -> int:
 def _finetune(arguments: argparse.Namespace) -> int:
     from s2l_ray import pipeline
     from s2l_ray.artifacts import load_run
+    from s2l_ray.config.load import ConfigError
     from s2l_ray.summary import target_lines
 
+    if arguments.full and arguments.subset:
+        raise ConfigError(f"--full is all of the data and --subset {arguments.subset} a part of it; give one of them")
     run = load_run(arguments.run)
     budget = arguments.budget
     if budget is None and not arguments.full:
