@@ -192,6 +192,17 @@ def test_waiting_ends_when_a_foreign_lock_lapses(uri: str):
     assert "pid 77 on elsewhere" in messages[0]
 
 
+def test_a_process_here_that_lives_is_not_waited_for_as_long(tmp_path: Path, contender):
+    """One on another machine may be dead; of one on this machine it is known."""
+    holder = contender(str(tmp_path), heartbeat_s=0.2, stale_after_s=1.5)
+    assert (holder.answer(), holder.ask("take")) == ("ready", "won")
+    started_s = time.monotonic()
+    with pytest.raises(RunLockedError), RunLock(Storage.open(tmp_path), wait_s=60, wait_for_living_s=0.5):
+        pass
+    assert 0.5 <= time.monotonic() - started_s < 10
+    assert holder.ask("release") == "done"
+
+
 def test_a_holder_lives_past_the_stale_time_by_its_heartbeat(tmp_path: Path):
     storage = Storage.open(tmp_path)
     with RunLock(storage, heartbeat_s=0.2, stale_after_s=1.5) as lock:

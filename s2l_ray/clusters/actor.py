@@ -5,6 +5,7 @@ Memory: the trajectory matrix (trajectories.matrix), in the actor alone.
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,8 @@ class ClusterStats:
     inertia: float
     sizes: list[int]
     warnings: list[str]
+    peak_memory_bytes: int
+    """Resident memory of the actor."""
 
 
 class ClusterActor:
@@ -61,6 +64,7 @@ class ClusterActor:
             float(result.inertia),
             [int(s) for s in result.sizes],
             list(result.warnings),
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )
 
 

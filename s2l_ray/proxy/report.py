@@ -33,6 +33,7 @@ class ProxyReport:
         shown: dict[str, Any] = {}
         if event["event"] == "scored":
             self._scored += event["examples"]
+            self.metrics.tell("proxy", "scored", examples=event["examples"])
         elif event["event"] == "ready":
             # Only now: the rate must not count the time in which workers start.
             again = f", from step {event['step']:,} on" if event["step"] else ""

@@ -61,6 +61,7 @@ class RunLock:
         stale_after_s: silence after which others may take over (seconds); at least three heartbeats. A process killed
             on this machine is noticed at once.
         wait_s: how long to wait for another's lock before giving up (seconds).
+        wait_for_living_s: the same where the other one is known to live, because it is on this machine; None: wait_s.
         on_wait: told in a sentence, about every 10 s, what is waited for.
 
     Raises (on entering):
@@ -75,6 +76,7 @@ class RunLock:
         stale_after_s: float = 60.0,
         wait_s: float = 0.0,
         on_wait: Callable[[str], None] | None = None,
+        wait_for_living_s: float | None = None,
     ):
         if stale_after_s < 3 * heartbeat_s:
             raise ValueError(
@@ -82,6 +84,7 @@ class RunLock:
             )
         self.storage = storage
         self.heartbeat_s, self.stale_after_s, self.wait_s, self.on_wait = heartbeat_s, stale_after_s, wait_s, on_wait
+        self.wait_for_living_s = wait_s if wait_for_living_s is None else wait_for_living_s
         self.lost = False
         # Others see time stamps in whole seconds and I see my own clock: leave a margin between giving up and taking.
         self._safe_gap_s = 0.75 * stale_after_s
@@ -102,12 +105,14 @@ class RunLock:
 
     def acquire(self) -> None:
         """Take the lock. Raises RunLockedError."""
-        deadline_s = steady_clock_s() + self.wait_s
+        started_s = steady_clock_s()
         next_message_s = 0.0
         withdrawals = 0
         while (blocker := self._contend("trying")) is not None:
             withdrawals += 1
             now_s = steady_clock_s()
+            lives = blocker.record is not None and blocker.record.machine == machine_id()
+            deadline_s = started_s + (self.wait_for_living_s if lives else self.wait_s)
             may_wait = now_s < deadline_s
             if not may_wait and (blocker.holds or withdrawals >= _MAX_WITHDRAWALS):
                 raise RunLockedError(self._describe(blocker))

@@ -8,6 +8,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -15,6 +16,8 @@ from s2l_ray.run_folder.redact import redact
 from s2l_ray.run_folder.storage import Storage
 
 logger = logging.getLogger(__name__)
+
+Listener = Callable[[str, str, dict[str, Any]], None]
 
 
 class MetricsLog:
@@ -25,10 +28,19 @@ class MetricsLog:
     a tenth of the time, and on `close`. One process writes it: hold the run's lock.
 
     The record is not worth a run: storage errors are logged, not raised, and the lines are written with the next flush.
+
+    Args:
+        listener: told (stage, event, fields) of every line, from whatever thread logs it.
     """
 
-    def __init__(self, storage: Storage, name: str = "metrics.jsonl", flush_every_s: float = 5.0):
-        self.storage, self.name, self.flush_every_s = storage, name, flush_every_s
+    def __init__(
+        self,
+        storage: Storage,
+        name: str = "metrics.jsonl",
+        flush_every_s: float = 5.0,
+        listener: Listener | None = None,
+    ):
+        self.storage, self.name, self.flush_every_s, self.listener = storage, name, flush_every_s, listener
         self._mutex = threading.RLock()
         self._pending: list[bytes] = []
         self._written: bytes | None = None  # what the object holds; None on local disks
@@ -42,6 +54,7 @@ class MetricsLog:
 
     def log(self, stage: str, event: str, **fields: Any) -> None:
         """Add one line; field values are plain data (numpy scalars too), secrets are masked, NaN becomes "NaN"."""
+        self.tell(stage, event, **fields)
         # The three fixed names win over fields of the same name.
         record = {**redact(fields), "time": _now(), "stage": stage, "event": event}
         ordered = {key: record.pop(key) for key in ("time", "stage", "event")} | record
@@ -55,6 +68,11 @@ class MetricsLog:
                 self._timer = threading.Timer(wait_s, self.flush)  # the last lines before a quiet hour must show too
                 self._timer.daemon = True
                 self._timer.start()
+
+    def tell(self, stage: str, event: str, **fields: Any) -> None:
+        """Only to the listener: for what comes too often to be written down."""
+        if self.listener is not None:
+            self.listener(stage, event, fields)
 
     def flush(self) -> None:
         """Write what is waiting."""

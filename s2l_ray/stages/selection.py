@@ -28,7 +28,8 @@ def clusters_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
         content = fingerprint([trajectories.manifest.content_fingerprint, stats.sizes, stats.inertia, _digest(table)])
         return Built(
             content, {"clusters": stats.num_clusters, "examples": stats.num_examples}, {"inertia": stats.inertia},
-            stats.warnings, {"clusters": seed}, pipeline.placements["proxy"].device, said=said,
+            stats.warnings, {"clusters": seed}, pipeline.placements["proxy"].device,
+            peak_memory_bytes=stats.peak_memory_bytes, said=said,
         )  # fmt: skip
 
     settings = config.clusters.model_dump(mode="json", exclude={"seed"}) | {"seed": seed}
