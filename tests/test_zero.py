@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,9 @@ class Launches:
             with open(out / f"log{rank}", "w") as log:
                 ranks.append(subprocess.Popen([str(c) for c in command], stdout=log, stderr=log, env=env))
         try:
-            failed = [r for r, p in enumerate(ranks) if p.wait(timeout=500) != 0]
+            while any(p.poll() is None for p in ranks) and not any(p.poll() for p in ranks):
+                time.sleep(0.2)  # until all are done or one has failed, for which the others would wait
+            failed = [r for r, p in enumerate(ranks) if p.poll() not in (0, None)]
         finally:
             for process in ranks:
                 process.kill()

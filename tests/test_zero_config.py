@@ -82,6 +82,7 @@ def test_contradictions_are_refused(user: dict[str, Any], message: str):
     [
         (4, {}, "stage 4 does not exist"),
         (1, {"offload_parameters": "cpu"}, "set target.zero_stage=3"),
+        (2, {"offload_optimizer": "nvme", "nvme_path": "/nvme"}, "in the node's memory"),
         (3, {"compile": True}, "target.compile=false"),
     ],
 )

@@ -81,6 +81,10 @@ class ZeroEngine:
 
     bf16: the model's weights are bf16, the optimiser's fp32 copies start from them (not from an fp32 file); micro-batch
     gradients add up in fp32. Do not autocast around it.
+
+    Evaluate under `torch.no_grad()`, not `inference_mode`: weights that ZeRO-3 keeps whole (below 1e5 elements) would
+    be inference tensors ever after. Offload to NVMe needs libaio and has not been tried; its checkpoints are slow,
+    since a whole sub-group is read from the disk for each parameter.
     """
 
     lockstep = True

@@ -74,6 +74,11 @@ def make_zero_config(
             f"target.offload_parameters={config.offload_parameters} needs sharded parameters, which ZeRO stage {stage} "
             "has not; set target.zero_stage=3"
         )
+    if config.offload_optimizer == "nvme" and stage != 3:
+        raise ZeroConfigError(
+            f"target.offload_optimizer=nvme with ZeRO stage {stage}: DeepSpeed would keep the states in the node's "
+            "memory; set target.zero_stage=3, or target.offload_optimizer=cpu"
+        )
     if config.compile and stage == 3:
         raise ZeroConfigError(
             "target.compile with ZeRO stage 3: weights are fetched in hooks that break the compiled graph into pieces; "
