@@ -40,7 +40,8 @@ class JobClient:
     def __init__(self, address: str | None) -> None:
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray").setLevel(logging.WARNING)  # each upload and each closed connection is a line otherwise
+        for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)  # a line for each upload
         self.address = _address(address)
         self.printed = 0
         """Characters of the job's log that were shown already."""

@@ -23,7 +23,6 @@ _GAUGES = {
     "mfu": ("s2l_model_flops_utilisation", "Useful FLOPs over the devices' peak"),
     "peak_memory_bytes": ("s2l_peak_memory_bytes", "Largest memory of a worker (its GPU's, if it has one)"),
     "wall_seconds": ("s2l_stage_seconds", "How long the stage took"),
-    "device_seconds": ("s2l_stage_device_seconds", "How long the stage took, times its workers"),
 }
 """Field of the record → gauge."""
 _SNAPSHOTS = ("s2l_snapshots", "Snapshots complete")
