@@ -13,7 +13,7 @@ from s2l_ray.config.target import TargetConfig
 from s2l_ray.lm.response_loss import CHUNK_ELEMENTS
 
 _GB = 1e9
-_PROCESS_BYTES = 0.9e9
+_PROCESS_BYTES = 0.7e9
 """Python, PyTorch and Ray in one worker; on GPUs about as much for the CUDA context."""
 _BUCKET_ELEMENTS = 5e7
 """DeepSpeed's reduce and prefetch buckets, as target/zero_config.py sets them."""
