@@ -36,7 +36,10 @@ class Engine(Protocol):
         """Clip the gradients to the global L2 norm; gives the norm before, or None if it is known after `update`."""
 
     def update(self, learning_rate: float) -> float | None:
-        """One optimiser step, gradients to nothing; the gradient norm where `clip` could not give it."""
+        """One optimiser step, gradients to nothing; the gradient norm where `clip` could not give it.
+
+        No update is made with a norm that is not finite.
+        """
 
     def save(self, folder: Path) -> None:
         """This worker's part of the weights and the optimiser's state, as files; every worker calls it."""

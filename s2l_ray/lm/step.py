@@ -84,11 +84,10 @@ class Stepper:
             dist.all_reduce(both[:1])
         if not torch.isfinite(both).all():
             self._stop(step, suspects, float(both[0]), float(both[1]))
-        norm = self.engine.update(lr)
-        if norm is None:
-            norm = float(both[1])
-        elif not math.isfinite(norm):
-            self._stop(step, suspects, float(both[0]), norm, updated=True)
+        late = self.engine.update(lr)  # engines that know the norm only now make no update with one that is not finite
+        norm = float(both[1]) if late is None else late
+        if not math.isfinite(norm):
+            self._stop(step, suspects, float(both[0]), norm)
         return StepResult(float(both[0]) / total, norm, int(global_batch.offsets[-1]), total)
 
     def _passes(self, global_batch: Examples, total: int) -> tuple[torch.Tensor, list[str]]:
@@ -127,20 +126,18 @@ class Stepper:
             suspects += array_to_hex(mine.ids[rows[wrong]])
         return nll
 
-    def _stop(self, step: int, suspects: list[str], loss: float, norm: float, updated: bool = False) -> None:
+    def _stop(self, step: int, suspects: list[str], loss: float, norm: float) -> None:
         gathered: list[list[str]] = [suspects]
         if self.num_workers > 1:
             gathered = [[] for _ in range(self.num_workers)]
             dist.all_gather_object(gathered, suspects)
         ids = [i for worker in gathered for i in worker]
         where = f"examples {', '.join(ids[:20])}" if ids else "no single example: the gradients overflowed"
-        state = "the weights of the last checkpoint are good" if updated else (
-            "the update was not made, the weights are those of the step before"
-        )  # fmt: skip
         here = self.config.section
         raise NonFiniteLoss(
-            f"loss {loss}, gradient norm {norm} at optimiser step {step} ({where}); {state}. "
-            f"Lower {here}.learning_rate, raise {here}.warmup_share, or take those examples out"
+            f"loss {loss}, gradient norm {norm} at optimiser step {step} ({where}); the update was "
+            f"not made, the weights are those of the step before. Lower {here}.learning_rate, raise "
+            f"{here}.warmup_share, or take those examples out"
         )
 
 

@@ -114,13 +114,15 @@ def estimate_memory(
             device["bf16 copies"] = 2 * all_parameters
     else:
         width = 2 if precision == "bf16" else 4
-        # fp32 weights, both moments, and gradients in fp32 while a step is taken.
-        optimiser = {"optimiser": 12 * trained * shard, "fp32 gradients": 4 * trained * shard}
+        # fp32 weights and both moments; gradients add up in fp32 whatever the weights' precision.
+        optimiser = {"optimiser": 12 * trained * shard}
         weights = {"weights": width * all_parameters * (shard if stage == 3 else 1)}
-        device["gradients"] = width * trained * (1 if stage == 1 else shard)
+        device["gradients"] = 4 * trained * (1 if stage == 1 else shard)
         device["buckets"] = 2 * width * min(_BUCKET_ELEMENTS, trained)
         if stage == 3:
             device["gathered weights"] = width * min(max(_MAX_LIVE_PARAMETERS, 2 * sizes.largest_layer), all_parameters)
+        if target.offload_optimizer != "none":
+            optimiser["gradients beside it"] = 4 * trained * shard  # DeepSpeed's second copy
         (device if target.offload_optimizer == "none" else host).update(optimiser)
         (device if target.offload_parameters == "none" else host).update(weights)
         for place, names in ((target.offload_optimizer, optimiser), (target.offload_parameters, weights)):
