@@ -109,18 +109,13 @@ class TorchEngine:
     def save(self, folder: Path) -> None:
         if dist.is_initialized() and dist.get_rank() > 0:
             return
-        torch.save({"model": self._trained_state(), "optimizer": self.optimizer.state_dict()}, folder / _STATE)
+        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, folder / _STATE)
 
     def load(self, folder: Path) -> None:
         # weights_only: a checkpoint must not be able to run code.
         state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(state["model"], strict=len(state["model"]) == len(self.model.state_dict()))
+        self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-
-    def _trained_state(self) -> dict[str, Tensor]:
-        """Without the frozen weights under adapters, which are loaded anew."""
-        frozen = {n for n, p in self.model.named_parameters() if not p.requires_grad}
-        return {n: t for n, t in self.model.state_dict().items() if n not in frozen}
 
     def whole_weights(self) -> dict[str, Tensor] | None:
         if dist.is_initialized() and dist.get_rank() > 0:

@@ -11,11 +11,12 @@ import torch
 
 from s2l_ray.cluster.training import Host
 from s2l_ray.config.target import LoraConfig
-from s2l_ray.lm.engine import Engine, TorchEngine
+from s2l_ray.lm.engine import Engine
 from s2l_ray.lm.flops import ModelShape, num_elements
 from s2l_ray.lm.load import ModelError, load_model
 from s2l_ray.lm.step import autocast_for
 from s2l_ray.target.job import TargetJob
+from s2l_ray.target.whole import WholeEngine
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def build_target(job: TargetJob, host: Host) -> TargetModel:
     """
     if job.zero_stage == 0:
         model = _prepared(job, torch.float32)
-        engine: Engine = TorchEngine(model, job.target, host.device, host.num_workers)
+        engine: Engine = WholeEngine(model, job.target, host.device, host.num_workers)
         autocast = autocast_for(host.device, job.precision)
     else:
         from s2l_ray.target.zero import ZeroEngine, sharded_build
