@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
+from processes import train_workers
 from tiny import tiny_run_config
 
 import s2l_ray
@@ -202,15 +202,6 @@ def test_a_run_lives_on_s3(finished, s3_uri):
     one_more = s2l_ray.select(tree["run_dir"], 50, progress=Quiet())
     assert len(one_more.storage.read_bytes("subset.jsonl").splitlines()) == 50
     assert not Storage.open(tree["run_dir"]).list("locks")
-
-
-def train_workers() -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if line.startswith("ray::") and "TrainWorker" in line:
-            found.append(process)
-    return found
 
 
 def wait_for_snapshot(folder: Path, number: int, seconds: float) -> bool:
