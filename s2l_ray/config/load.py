@@ -131,6 +131,9 @@ _REPLACES: dict[str, tuple[str, ...]] = {
     "corpus.paths": ("corpus.huggingface", "corpus.quickstart"),
     "corpus.huggingface": ("corpus.paths", "corpus.quickstart"),
     "corpus.quickstart": ("corpus.paths", "corpus.huggingface"),
+    # The file's targets are named after its own selection.
+    "selection.budgets": ("target.subsets",),
+    "selection.selectors": ("target.subsets",),
 }
 for _section in ("proxy", "target"):
     _REPLACES |= {
