@@ -37,6 +37,7 @@ class RayHead:
             # The job's `python` must be this one.
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RAY_AUTH_MODE": "disabled",
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
             **environment,
         }
         self.address = f"http://127.0.0.1:{dashboard}"

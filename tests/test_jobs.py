@@ -25,6 +25,7 @@ from s2l_ray.artifacts import load_run
 
 S2L = [sys.executable, "-m", "s2l_ray.cli"]
 JOBS = Path(__file__).parents[1] / "jobs"
+NUM_SNAPSHOTS = 10
 SECRETS = {
     "HF_TOKEN": f"hf_{secrets.token_hex(17)}",
     "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20),
@@ -49,10 +50,13 @@ class Done:
     """(metric, stage) → its values, as Prometheus would have seen them."""
 
 
-def write_config(folder: Path, **changes: Any) -> Path:
+def write_config(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "my.yaml"
-    path.write_text(yaml.safe_dump(tiny_run_config(folder / "run", num_examples=1000, **changes)))
+    # Many snapshots and small batches: something to stop in the middle of.
+    slow = {"trajectories__num_snapshots": NUM_SNAPSHOTS, "trajectories__tokens_per_batch": 256}
+    slow |= {"proxy__tokens_per_microbatch": 128}
+    path.write_text(yaml.safe_dump(tiny_run_config(folder / "run", num_examples=1000, **slow)))
     return path
 
 
@@ -77,14 +81,19 @@ def wait_until(true: Callable[[], Any], process: subprocess.Popen[str] | None = 
         time.sleep(0.02)
 
 
-def scoring(folder: Path, number: int) -> Callable[[], bool]:
-    """Some part of the snapshot is there."""
-    return lambda: any(folder.glob(f"run/proxy/*/snapshots/snapshot-{number:03d}/*/part-*.parquet"))
+def one_more_snapshot(folder: Path) -> Callable[[], bool]:
+    """Scoring of a snapshot has begun that was not there before."""
+    parts = "run/proxy/*/snapshots/snapshot-*/*/part-*.parquet"
+    before = {p.parent for p in folder.glob(parts)}
+    return lambda: any(p.parent not in before for p in folder.glob(parts))
 
 
 def scrape(url: str, series: dict[tuple[str, str], list[float]]) -> None:
-    with urllib.request.urlopen(url, timeout=10) as reply:
-        text = reply.read().decode()
+    try:
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            text = reply.read().decode()
+    except OSError:  # not up yet
+        return
     for name, labels, value in re.findall(r"^ray_(s2l_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
         tags = dict(re.findall(r'(\w+)="([^"]*)"', labels))
         assert tags["run"] == "tiny"
@@ -102,6 +111,7 @@ def undisturbed(head, tmp_path_factory) -> Done:
         time.sleep(1)
     code, output = finish(process)
     assert code == 0, output
+    scrape(head.metrics_url, series)  # what the driver sent when it ended
     return Done(load_run(str(folder / "run")), folder, output, series)
 
 
@@ -126,9 +136,9 @@ def test_figures_are_ray_metrics(undisturbed):
     examples = run.stage("corpus").manifest.row_counts["examples"]
     scored = series["s2l_examples_scored_total", "proxy"]
     assert scored == sorted(scored)
-    assert scored[-1] == 4 * examples
+    assert scored[-1] == NUM_SNAPSHOTS * examples
     assert series["s2l_step", "proxy"][-1] == run.stage("proxy").manifest.extra["summary"]["steps"]
-    assert series["s2l_snapshots", "proxy"][-1] == 4
+    assert series["s2l_snapshots", "proxy"][-1] == NUM_SNAPSHOTS
     assert 1 < series["s2l_loss_nats", "proxy"][-1] < 6
     assert series["s2l_tokens_per_second", "proxy"][-1] > 0
     assert series["s2l_peak_memory_bytes", "proxy"][-1] > 1e8
@@ -153,33 +163,36 @@ def test_a_stopped_job_goes_on_where_it_was(head, undisturbed, tmp_path):
     submit = [*S2L, "submit", "my.yaml", "--address", head.address]
     client = JobSubmissionClient(head.address)
 
-    process = start(head, [*submit, "--no-wait"], tmp_path)
-    code, output = finish(process)
+    begun = one_more_snapshot(tmp_path)
+    code, output = finish(start(head, [*submit, "--no-wait"], tmp_path))
     assert code == 0, output
     job = output.split()[-1]
-    wait_until(scoring(tmp_path, 0))
-    assert finish(start(head, [RAY, "job", "stop", job, "--address", head.address], tmp_path))[0] == 0
-    assert client.get_job_status(job) == "STOPPED"
+    wait_until(begun)
+    client.stop_job(job)
+    wait_until(lambda: client.get_job_status(job) == "STOPPED")
     assert "stopped; complete stages stay, the same command goes on from there" in client.get_job_logs(job)
     assert not list(tmp_path.glob("run/locks/*"))
 
+    begun = one_more_snapshot(tmp_path)
     process = start(head, submit, tmp_path)
-    wait_until(scoring(tmp_path, 1), process)
+    wait_until(begun, process)
     process.send_signal(signal.SIGINT)
     code, output = finish(process)
     assert code == 130, output
     assert "[corpus] unchanged, skipped" in output
+    assert "from step" in output
     assert "Waiting" not in output, "the stopped job's lock was in the way"
     assert "stopped; complete stages stay" in output, "the job's last line"
     assert not list(tmp_path.glob("run/locks/*"))
 
+    begun = one_more_snapshot(tmp_path)
     process = start(head, [*S2L, "run", "my.yaml"], tmp_path, RAY_ADDRESS=head.gcs_address)
-    wait_until(scoring(tmp_path, 2), process)
+    wait_until(begun, process)
     process.send_signal(signal.SIGINT)
     code, output = finish(process)
     assert code == 130, output
     assert "interrupted; complete stages stay" in output
-    assert not list(tmp_path.glob("run/clusters/*/manifest.json"))
+    assert not list(tmp_path.glob("run/trajectories/*/manifest.json"))
 
     shutil.copy(JOBS / "run_all.py", tmp_path)
     (tmp_path / ".rayignore").write_text("run/\n")

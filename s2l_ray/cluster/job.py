@@ -40,8 +40,8 @@ class JobClient:
     def __init__(self, address: str | None) -> None:
         from ray.job_submission import JobSubmissionClient
 
-        for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)  # a line for each upload
+        for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+            logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)  # lines for each upload
         self.address = _address(address)
         self.printed = 0
         """Characters of the job's log that were shown already."""
