@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -27,6 +28,14 @@ class RangeConfig(Section):
             raise ValueError(f"range {self.min} to {self.max} is empty (or not positive, with log); swap or correct it")
         return self
 
+    @property
+    def ends(self) -> list[int | float]:
+        return [int(self.min), int(self.max)] if self.integer else [self.min, self.max]
+
+    @property
+    def num_values(self) -> float:
+        return int(self.max) - int(self.min) + 1 if self.integer else math.inf
+
 
 class AshaConfig(Section):
     grace_steps: int = Field(default=50, ge=1)
@@ -36,9 +45,9 @@ class AshaConfig(Section):
 
 
 class SweepConfig(Section):
-    budgets: list[int | float] = Field(default=[0.05, 0.1, 0.2, 0.4])
+    budgets: list[int | float] = Field(default=[0.05, 0.1, 0.2, 0.4], min_length=1)
     """Sizes of the subsets to try, as in `selection.budgets`."""
-    selectors: list[str] = Field(default=["s2l", "random"])
+    selectors: list[str] = Field(default=["s2l", "random"], min_length=1)
     """Selectors to compare."""
     num_seeds: int = Field(default=3, ge=1)
     """Repetitions with other seeds of selection and target (0, 1, …); the proxy stays the same."""
@@ -69,10 +78,17 @@ class SweepConfig(Section):
     def _sweepable(cls, parameters: dict[str, Any]) -> dict[str, Any]:
         for path, values in parameters.items():
             section = path.split(".")[0]
-            if section in ("name", "run_dir", "resources", "sweep", "loggers") or "." not in path:
+            if section in ("name", "run_dir", "resources", "sweep", "loggers", "estimates") or "." not in path:
                 raise ValueError(f"sweep.parameters: {path!r} is no setting that results depend on; take section.field")
+            if section == "heldout":
+                raise ValueError(
+                    f"sweep.parameters: with {path!r} trials would be judged on different examples, and could not be "
+                    "compared; remove it, or make a run for each"
+                )
             if path in ("selection.budgets", "selection.selectors", "target.subsets"):
                 raise ValueError(f"sweep.parameters: {path!r} is set by sweep.budgets and sweep.selectors; remove it")
+            if path in ("selection.seed", "target.seed"):
+                raise ValueError(f"sweep.parameters: {path!r} is set by sweep.num_seeds; remove it")
             if values == []:
                 raise ValueError(f"sweep.parameters.{path} has no value to try")
         return parameters

@@ -103,7 +103,7 @@ def _budget_figure(title: str, metric: str, curves: dict[str, list[Point]]) -> A
             axis.axhspan(full.mean - full.spread, full.mean + full.spread, color=_COLOURS[FULL], alpha=0.1, linewidth=0)
         _percent_ticks(axis, [p.share for p in found if p.selector != FULL] + [1.0])
         axis.set_xlabel("subset (% of the examples, log scale)")
-        if full is not None:
+        if full is not None and full.mean:
             _relative_axis(axis, full.mean)
         axis.set_ylabel(_NAMES[metric] if len(curves) == 1 else f"{metric}")
         axis.set_title(title if len(curves) == 1 else f"{title}: {phase}", fontsize=12)

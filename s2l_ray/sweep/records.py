@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.artifacts import Run, Stage
+from s2l_ray.config.load import ConfigError
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.run_folder import Storage, fingerprint, read_manifest
 from s2l_ray.sweep.trials import FULL, Trial
@@ -13,6 +14,7 @@ from s2l_ray.sweep.trials import FULL, Trial
 if TYPE_CHECKING:
     from s2l_ray.sweep.tune import Shared
 
+_FINISHED, _STOPPED = "trials", "stopped"
 _NOT_RESULTS = {"name", "run_dir", "sweep", "resources", "loggers", "estimates"}
 
 
@@ -26,20 +28,18 @@ class Finished:
     """Of all examples."""
 
 
-def _name(base: S2LConfig, trial: Trial, trajectories: str, phase: str) -> str:
-    """Everything that the result depends on; `trajectories`: their content."""
+def _name(base: S2LConfig, trial: Trial, trajectories: str, phase: str, folder: str = _FINISHED) -> str:
+    """Everything that the result depends on; `trajectories`: the content of the base configuration's."""
     tree = trial.config(base).model_dump(mode="json", exclude=_NOT_RESULTS)
-    return f"sweep/trials/{phase}-{fingerprint([tree, trajectories])[:16]}.json"
+    return f"sweep/{folder}/{phase}-{fingerprint([tree, trajectories])[:16]}.json"
 
 
 def write_record(shared: Shared, trial: Trial, run: Run, stage: Stage) -> None:
     """Called when the trial's target is complete."""
-    trajectories = run.stage("trajectories").manifest
-    everything = trajectories.row_counts["trajectories"]
+    everything = run.stage("trajectories").manifest.row_counts["trajectories"]
     chosen = everything if trial.selector == FULL else next(iter(run.subsets.values())).manifest.row_counts["examples"]
     record = {"trial": trial.plain(), "folder": stage.folder, "num_examples": chosen, "share": chosen / everything}
-    name = _name(shared.base, trial, trajectories.content_fingerprint, shared.phase)
-    shared.storage.write_json(name, record)
+    shared.storage.write_json(_name(shared.base, trial, shared.trajectories, shared.phase), record)
 
 
 def find_finished(base: S2LConfig, storage: Storage, trial: Trial, trajectories: str, phase: str) -> Finished | None:
@@ -54,10 +54,38 @@ def all_finished(base: S2LConfig, storage: Storage, trajectories: str, phase: st
     for entry in storage.list("sweep/trials"):
         if entry.name.rsplit("/", 1)[-1].startswith(f"{phase}-"):
             trial = Trial.of(storage.read_json(entry.name)["trial"])
-            if entry.name == _name(base, trial, trajectories, phase):
+            if _is_of(entry.name, base, trial, trajectories, phase, _FINISHED):
                 one = _read(storage, entry.name, trial)
                 found += [one] if one else []
     return found
+
+
+def _is_of(name: str, base: S2LConfig, trial: Trial, trajectories: str, phase: str, folder: str) -> bool:
+    try:
+        return name == _name(base, trial, trajectories, phase, folder)
+    except ConfigError:  # of another configuration: with this one the trial contradicts itself
+        return False
+
+
+def write_stopped(shared: Shared, trial: Trial, last: dict[str, Any]) -> None:
+    """Called when the scheduler has ended the trial early, after the report `last`."""
+    name = _name(shared.base, trial, shared.trajectories, shared.phase, _STOPPED)
+    shared.storage.write_json(name, {"trial": trial.plain(), "by": _scheduler(shared.base), "last": last})
+
+
+def all_stopped(base: S2LConfig, storage: Storage, trajectories: str, phase: str) -> dict[Trial, dict[str, Any]]:
+    """Trials that this sweep's scheduler ended early, with their last reports; other rules would have to see anew."""
+    found = {}
+    for entry in storage.list(f"sweep/{_STOPPED}"):
+        record = storage.read_json(entry.name)
+        trial = Trial.of(record["trial"])
+        if record["by"] == _scheduler(base) and _is_of(entry.name, base, trial, trajectories, phase, _STOPPED):
+            found[trial] = record["last"]
+    return found
+
+
+def _scheduler(base: S2LConfig) -> dict[str, Any] | None:
+    return None if base.sweep.asha is None else base.sweep.asha.model_dump(mode="json")
 
 
 def _read(storage: Storage, name: str, trial: Trial) -> Finished | None:

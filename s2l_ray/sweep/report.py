@@ -17,6 +17,7 @@ from s2l_ray.sweep.results import (
     selection_cost,
     shortfall,
     smallest_good_enough,
+    tuned_points,
 )
 
 TARGET, PREDICTED = "target", "predicted"
@@ -39,11 +40,13 @@ def make_report(
     report: dict[str, Any] = {
         "metric": sweep.metric, "within": sweep.within, "seeds": sweep.num_seeds,
         "curves": {phase: _plain_curve(curve, sweep.metric) for phase, curve in curves.items()},
+        "parameters": [_plain(p, full, sweep.metric) for p in tuned_points(config, finished.get(TARGET, []))],
         "smallest": {}, "prediction": None, "failed": failed, "stopped_early": stopped,
         "cost": {"selection": selecting.plain(price), "targets": _targets_cost(finished, price)},
         "break_even_share": {},
     }  # fmt: skip
-    for selector in sweep.selectors:
+    tried = {point.selector for point in found}
+    for selector in (s for s in sweep.selectors if s in tried):
         best = smallest_good_enough(found, selector, sweep.metric, sweep.within)
         report["smallest"][selector] = None if best is None else _plain(best, full, sweep.metric)
     if full is not None:
@@ -67,7 +70,7 @@ def _plain(point: Point, full: Point | None, metric: str) -> dict[str, Any]:
     worse = None if full is None else shortfall(point, full, metric)
     return {"selector": point.selector, "budget": point.budget, "share": point.share, "mean": point.mean,
             "spread": point.spread, "values": list(point.values), "flops": point.flops,
-            "worse_than_full": worse}  # fmt: skip
+            "worse_than_full": worse, "parameters": dict(point.parameters)}  # fmt: skip
 
 
 def _targets_cost(finished: dict[str, list[Finished]], price: float | None) -> dict[str, Any]:

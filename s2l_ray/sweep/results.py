@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 from s2l_ray.artifacts import Run
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.sweep.records import Finished, objective_of
-from s2l_ray.sweep.trials import FULL
+from s2l_ray.sweep.trials import FULL, Trial
 
 _SELECTING = ("tokens", "proxy", "trajectories", "clusters")
 """Stages whose cost is the selection's."""
@@ -72,6 +73,7 @@ class Point:
     """The deciding figure, a value a seed."""
     flops: float
     """Of one target (mean)."""
+    parameters: tuple[tuple[str, Any], ...] = ()
 
     @property
     def mean(self) -> float:
@@ -85,18 +87,27 @@ class Point:
 
 def points(config: S2LConfig, finished: list[Finished]) -> list[Point]:
     """Trials without further parameters, by selector and budget; the full data is the selector `full` at 1.0."""
-    grouped: dict[tuple[str, float], list[Finished]] = {}
-    for one in finished:
-        if not one.trial.parameters:
-            grouped.setdefault((one.trial.selector, one.trial.budget), []).append(one)
-    found = [
-        Point(
-            selector, budget, members[0].share, tuple(objective_of(config, m.stage) for m in members),
-            statistics.fmean(m.stage.manifest.extra["summary"]["flops"] for m in members),
-        )
-        for (selector, budget), members in grouped.items()
-    ]  # fmt: skip
+    found = _points(config, [one for one in finished if not one.trial.parameters])
     return sorted(found, key=lambda p: (p.selector != FULL, p.selector, p.share))
+
+
+def tuned_points(config: S2LConfig, finished: list[Finished]) -> list[Point]:
+    """Trials with further parameters, the best first."""
+    found = _points(config, [one for one in finished if one.trial.parameters])
+    return sorted(found, key=lambda p: -p.mean if config.sweep.metric == "exact_match" else p.mean)
+
+
+def _points(config: S2LConfig, finished: list[Finished]) -> list[Point]:
+    grouped: dict[Trial, list[Finished]] = {}
+    for one in finished:
+        grouped.setdefault(replace(one.trial, seed=0), []).append(one)
+    return [
+        Point(
+            trial.selector, trial.budget, members[0].share, tuple(objective_of(config, m.stage) for m in members),
+            statistics.fmean(m.stage.manifest.extra["summary"]["flops"] for m in members), trial.parameters,
+        )
+        for trial, members in grouped.items()
+    ]  # fmt: skip
 
 
 def full_point(found: list[Point]) -> Point | None:
@@ -116,6 +127,22 @@ def smallest_good_enough(found: list[Point], selector: str, metric: str, within:
         return None
     good = [p for p in found if p.selector == selector and shortfall(p, full, metric) <= within]
     return min(good, key=lambda p: p.share) if good else None
+
+
+def bisect(num_budgets: int, guess: int, is_good: Callable[[int], bool | None]) -> int | None:
+    """Where the good budgets begin → number of the smallest good one; None: none is, or `is_good` could not tell.
+
+    A right guess is confirmed by two looks, at it and beside it; a wrong one costs what halving costs.
+    """
+    low, high, at, looks = -1, num_budgets, guess, 0  # too small up to low, good from high on
+    while high - low > 1:
+        good = is_good(at)
+        if good is None:
+            return None
+        low, high = (low, at) if good else (at, high)
+        beside, looks = at - 1 if good else at + 1, looks + 1
+        at = beside if looks == 1 and low < beside < high else (low + high) // 2
+    return high if high < num_budgets else None
 
 
 def rank_correlation(a: list[float], b: list[float]) -> float | None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 
-from s2l_ray.artifacts import Run, load_run
-from s2l_ray.config.load import ConfigError, load_config
+from s2l_ray.artifacts import Run, adopt_earlier, load_run
+from s2l_ray.config.load import ConfigError, list_recipes, load_config
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.pipeline import Pipeline, open_pipeline
 from s2l_ray.preflight import preflight
 from s2l_ray.run_folder import Progress, Storage
-from s2l_ray.sweep.records import Finished, all_finished, deciding_set, find_finished, objective_of
+from s2l_ray.sweep.records import Finished, all_finished, all_stopped, deciding_set, find_finished, objective_of
 from s2l_ray.sweep.report import PREDICTED, TARGET, curves_of, make_report
 from s2l_ray.sweep.results import (
+    bisect,
     full_point,
     points,
     result_table,
@@ -26,7 +29,8 @@ from s2l_ray.sweep.results import (
     shortfall,
     smallest_good_enough,
 )
-from s2l_ray.sweep.trials import FULL, Trial, check_trials, full_trials, grid
+from s2l_ray.sweep.trials import FULL, Trial, check_trials, could_propose, full_trials, grid, num_possible
+from s2l_ray.sweep.tune import ENDED, OnDone, Outcome, Shared, concurrency, draw, propose, run_side_by_side
 
 
 @dataclass
@@ -60,7 +64,7 @@ def sweep(
         ConfigError, PlacementError, …: before any trial starts.
     """
     from s2l_ray.cluster.session import ray_session
-    from s2l_ray.stages import place_stages, run_up_to_trajectories
+    from s2l_ray.stages import clusters_stage, place_stages, run_up_to_trajectories
 
     resolved = _resolve(config, overrides, within)
     preflight(resolved)
@@ -71,15 +75,20 @@ def sweep(
         open_pipeline(run, progress, write_config=True) as pipeline,
         ray_session(resolved.resources, dashboard=True),
     ):
+        before = run.read_index()
         place_stages(pipeline, resolved)
         run_up_to_trajectories(pipeline, resolved)
+        clusters_stage(pipeline, resolved)
+        adopt_earlier(run, before)
         runner = _Runner(pipeline, resolved)
         if resolved.sweep.predict or find_smallest:
             runner.run(PREDICTED, grid(predicting(resolved)))
         if find_smallest:
-            _bisect(runner, resolved)
+            _find_smallest(runner, resolved)
         elif resolved.sweep.search == "grid":
             runner.run(TARGET, grid(resolved))
+        elif resolved.sweep.search == "random":
+            runner.run(TARGET, [*full_trials(resolved), *draw(resolved)])
         else:
             runner.run(TARGET, full_trials(resolved))
             runner.search()
@@ -91,33 +100,49 @@ def _resolve(config: S2LConfig | str, overrides: Sequence[str], within: float | 
         overrides = [*overrides, f"sweep.within={within}"]
     if isinstance(config, S2LConfig):
         resolved = config
-    elif "/" in config and Storage.open(config).exists("config.yaml"):
-        resolved = load_config(load_run(config).config.model_dump(mode="json"), overrides)
+    elif _is_run(config):
+        tree = load_run(config).config.model_dump(mode="json")
+        resolved = load_config(tree | {"run_dir": config}, overrides)  # it may have been moved here
     else:
         resolved = load_config(config, overrides)
-    if resolved.target is None:
+    _check(resolved)
+    check_trials(resolved)
+    return resolved
+
+
+def _is_run(where: str) -> bool:
+    if where in list_recipes() or Path(where).is_file():
+        return False
+    return Storage.open(where).exists("config.yaml")
+
+
+def _check(config: S2LConfig) -> None:
+    """Raises ConfigError for what a sweep cannot do without."""
+    if config.target is None:
         raise ConfigError("a sweep fine-tunes targets and there is none: add target.model=…, or a section `target`")
-    nothing_held_out = not (resolved.heldout.share or resolved.heldout.files or resolved.corpus.quickstart)
+    nothing_held_out = not (config.heldout.share or config.heldout.files or config.corpus.quickstart)
     if nothing_held_out:
         raise ConfigError(
             "a sweep compares held-out losses and nothing is held out: set heldout.share=0.05, or heldout.files"
         )
-    if resolved.sweep.asha is not None and resolved.target.evaluate_every_steps is None:
+    if config.sweep.asha is not None and config.target.evaluate_every_steps is None:
         raise ConfigError(
             "sweep.asha stops trials by their held-out loss on the way, which is never measured: set "
             "target.evaluate_every_steps"
         )
-    if resolved.sweep.search == "grid":
-        check_trials(resolved, grid(resolved))
-    return resolved
+    for package in ["matplotlib", *(["optuna"] if config.sweep.search == "optuna" else [])]:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f'this sweep needs the package {package}, which is not installed; pip install "s2l_ray[sweep]"'
+            )
 
 
 def predicting(config: S2LConfig) -> S2LConfig:
     """The same sweep with the proxy's model as the target, trained as long as the section `target` says."""
     assert config.target is not None
     tree = config.model_dump(mode="json")
-    target = {**config.proxy.model_dump(mode="json"), "length": config.target.length}
-    tree["target"] = target
+    how_long = {name: tree["target"][name] for name in ("length", "epochs", "max_steps", "max_tokens")}
+    tree["target"] = tree["proxy"] | how_long
     tree["sweep"] |= {"parameters": {}, "search": "grid", "num_samples": None, "asha": None}
     return load_config(tree)
 
@@ -130,62 +155,77 @@ class _Runner:
         self.base = {TARGET: config, PREDICTED: predicting(config)}
         self.finished: dict[str, list[Finished]] = {}
         self.failed: dict[str, str] = {}
-        self.stopped: dict[str, dict[str, Any]] = {}
+        """By what the trial was."""
+        self.stopped: dict[Trial, dict[str, Any]] = {}
 
     @property
     def _trajectories(self) -> str:
         return self.pipeline.run.stage("trajectories").manifest.content_fingerprint
 
-    def run(self, phase: str, trials: list[Trial]) -> list[Finished]:
-        """Those that are not finished yet; → all of these that are finished then."""
-        from s2l_ray.sweep.tune import run_side_by_side
-
-        missing = [t for t in trials if self._find(phase, t) is None]
+    def run(self, phase: str, trials: list[Trial]) -> None:
+        """Those that have not ended yet."""
+        stopped = self._stopped(phase)
+        missing = [t for t in trials if self._find(phase, t) is None and t not in stopped]
         at_once, say = self._at_once(), self.pipeline.progress.say
-        told = f", {len(trials) - len(missing)} of them finished before" if len(missing) < len(trials) else ""
+        told = f", {len(trials) - len(missing)} of them done before" if len(missing) < len(trials) else ""
         say(f"[sweep] {phase}: {len(trials)} trials{told}; {at_once} at once")
         if missing:
-            outcome = run_side_by_side(self._shared(phase), missing, at_once, self._reporter(phase, missing))
-            self.failed |= {f"{phase}: {_said(missing, key)}": why for key, why in outcome.failed.items()}
-            self.stopped |= outcome.stopped
+            outcome = run_side_by_side(self._shared(phase), missing, at_once, self._reporter(phase, len(missing)))
+            self._note(phase, outcome)
+        self.stopped |= {t: last for t, last in self._stopped(phase).items() if t in trials}
         found = [one for t in trials if (one := self._find(phase, t)) is not None]
-        known = {one.trial.key for one in self.finished.setdefault(phase, [])}
-        self.finished[phase] += [one for one in found if one.trial.key not in known]
-        return found
+        known = {one.trial for one in self.finished.setdefault(phase, [])}
+        self.finished[phase] += [one for one in found if one.trial not in known]
 
     def search(self) -> None:
-        """`sweep.num_samples` trials drawn or proposed, those of before included."""
-        from s2l_ray.sweep.tune import search
+        """`sweep.num_samples` different trials that Optuna proposes, those of before included."""
+        wanted = min(self.config.sweep.num_samples or 0, num_possible(self.config))
+        ended, say = self._ended(), self.pipeline.progress.say
+        say(f"[sweep] optuna: {wanted} trials, {len(ended)} of them done before; {self._at_once()} at once")
+        while (left := int(wanted - len(ended))) > 0:
+            outcome = propose(self._shared(TARGET), ended, left, self._at_once(), self._reporter(TARGET, left))
+            self._note(TARGET, outcome)
+            before, ended = len(ended), self._ended()
+            if outcome.failed:
+                break
+            if len(ended) == before:  # proposals may repeat each other
+                say(f"[sweep] optuna proposes nothing new after {before} trials")
+                break
+        self.stopped |= self._stopped(TARGET)
+        self.finished[TARGET] = all_finished(self.config, self.pipeline.run.storage, self._trajectories, TARGET)
 
-        storage = self.pipeline.run.storage
-        before = [
-            one for one in all_finished(self.config, storage, self._trajectories, TARGET) if one.trial.selector != FULL
-        ]
-        left = (self.config.sweep.num_samples or 0) - len(before)
-        self.pipeline.progress.say(f"[sweep] {self.config.sweep.search}: {max(0, left)} trials, {len(before)} before")
-        if left > 0:
-            done = [(one.trial, objective_of(self.config, one.stage)) for one in before]
-            outcome = search(self._shared(TARGET), done, left, self._at_once(), self._reporter(TARGET, []))
-            self.failed |= {f"{TARGET}: {key}": why for key, why in outcome.failed.items()}
-            self.stopped |= outcome.stopped
-        self.finished[TARGET] = all_finished(self.config, storage, self._trajectories, TARGET)
+    def _ended(self) -> list[tuple[Trial, float]]:
+        """Those of this search that have ended, early ones included, and their figures."""
+        found = all_finished(self.config, self.pipeline.run.storage, self._trajectories, TARGET)
+        ended = {one.trial: objective_of(self.config, one.stage) for one in found}
+        ended |= {t: last["objective"] for t, last in self._stopped(TARGET).items() if t not in ended}
+        return [(trial, value) for trial, value in ended.items() if could_propose(self.config, trial)]
 
     def _find(self, phase: str, trial: Trial) -> Finished | None:
         return find_finished(self.base[phase], self.pipeline.run.storage, trial, self._trajectories, phase)
 
-    def _shared(self, phase: str) -> Any:
+    def _stopped(self, phase: str) -> dict[Trial, dict[str, Any]]:
+        """Of a sweep without a scheduler: none."""
+        if self.base[phase].sweep.asha is None:
+            return {}
+        return all_stopped(self.base[phase], self.pipeline.run.storage, self._trajectories, phase)
+
+    def _note(self, phase: str, outcome: Outcome) -> None:
+        self.failed |= {f"{phase}: {trial.describe()}": why for trial, why in outcome.failed.items()}
+
+    def _shared(self, phase: str) -> Shared:
         from s2l_ray.stages import is_embedded
-        from s2l_ray.sweep.tune import Shared
 
         run = self.pipeline.run
-        return Shared(self.base[phase], run.storage, self.pipeline.placements, is_embedded(run.config), phase)
+        return Shared(
+            self.base[phase], run.storage, self.pipeline.placements, is_embedded(run.config), phase, self._trajectories
+        )
 
     def _at_once(self) -> int:
         import ray
 
         from s2l_ray.cluster.placement import local_cores
         from s2l_ray.stages import is_embedded
-        from s2l_ray.sweep.tune import concurrency
 
         cores = local_cores() if is_embedded(self.config) else None
         placement, asked = self.pipeline.placements["target"], self.config.sweep.max_concurrent
@@ -198,30 +238,26 @@ class _Runner:
             )
         return at_once
 
-    def _reporter(self, phase: str, trials: list[Trial]) -> Callable[[str, dict[str, Any]], None]:
+    def _reporter(self, phase: str, num_trials: int) -> OnDone:
         count = 0
 
-        def on_done(key: str, last: dict[str, Any]) -> None:
+        def on_done(trial: Trial, last: dict[str, Any]) -> None:
             nonlocal count
             count += 1
             value, step = last.get("objective"), last.get("step")
-            how = "" if value is None else f": {self.config.sweep.metric} {value:.4f} after {step:,} steps"
-            early = "" if "trial_key" in last else " (stopped early)"
             if "error" in last:
-                early = f": failed, {last['error']}"
-            of = f"/{len(trials)}" if trials else ""
-            self.pipeline.progress.say(f"[sweep] {phase} {count}{of}  {_said(trials, key)}{how}{early}")
-            self.pipeline.metrics.log("sweep", "trial", phase=phase, trial=key, step=step, objective=value)
+                value, how = None, f"failed, {last['error']}"
+            else:
+                early = "" if ENDED in last else " (stopped early)"
+                how = f"{self.config.sweep.metric} {value:.4f} after {step:,} steps{early}"
+            self.pipeline.progress.say(f"[sweep] {phase} {count}/{num_trials}  {trial.describe()}: {how}")
+            self.pipeline.metrics.log("sweep", "trial", phase=phase, trial=trial.key, step=step, objective=value)
 
         return on_done
 
 
-def _said(trials: list[Trial], key: str) -> str:
-    return next((t.describe() for t in trials if t.key == key), key)
-
-
-def _bisect(runner: _Runner, config: S2LConfig) -> None:
-    """Confirm with the target at the full data and at the budgets around the predicted one until two neighbours differ.
+def _find_smallest(runner: _Runner, config: S2LConfig) -> None:
+    """Confirm with the target: the full data, and the budgets around the predicted one until two neighbours differ.
 
     The curve is taken to fall with the budget; where seeds scatter more than budgets differ, the answer is a guess.
     """
@@ -230,21 +266,18 @@ def _bisect(runner: _Runner, config: S2LConfig) -> None:
     budgets = [p.budget for p in predicted if p.selector == selector]  # sorted by share
     guess = smallest_good_enough(predicted, selector, metric, within)
     seeds = range(config.sweep.num_seeds)
-    full = [Trial(FULL, 1.0, n) for n in seeds]
-    runner.run(TARGET, full)
-    low, high = -1, len(budgets)  # too small up to low, good enough from high on
-    at = budgets.index(guess.budget) if guess is not None else len(budgets) - 1
-    while high - low > 1:
+    runner.run(TARGET, [Trial(FULL, 1.0, n) for n in seeds])
+
+    def is_good(at: int) -> bool | None:
         runner.run(TARGET, [Trial(selector, budgets[at], n) for n in seeds])
         found = points(config, runner.finished[TARGET])
         yardstick = full_point(found)
         mine = [p for p in found if p.selector == selector and p.budget == budgets[at]]
         if yardstick is None or not mine:
-            return  # trials failed; said at the end
-        good = shortfall(mine[0], yardstick, metric) <= within
-        low, high = (low, at) if good else (at, high)
-        # Next to the guess first: a good prediction is confirmed with two budgets.
-        at = at - 1 if good and at - 1 > low else at + 1 if not good and at + 1 < high else (low + high) // 2
+            return None  # trials failed; said at the end
+        return shortfall(mine[0], yardstick, metric) <= within
+
+    bisect(len(budgets), len(budgets) - 1 if guess is None else budgets.index(guess.budget), is_good)
 
 
 def _conclude(pipeline: Pipeline, runner: _Runner, config: S2LConfig) -> SweepResult:
@@ -259,12 +292,16 @@ def _conclude(pipeline: Pipeline, runner: _Runner, config: S2LConfig) -> SweepRe
     pa.csv.write_csv(table, buffer)
     out.write_bytes("results.csv", buffer.getvalue())
     curves = curves_of(config, runner.finished)
-    report = make_report(pipeline.run, config, runner.finished, runner.failed, sorted(runner.stopped))
+    stopped = [trial.describe() for trial in runner.stopped]
+    report = make_report(pipeline.run, config, runner.finished, runner.failed, stopped)
     out.write_json("report.json", report)
     files: list[str] = []
     if any(len(found) > 1 for found in curves.values()):
-        deciding = deciding_set(config, next(iter(runner.finished.values()))[0].stage)
+        [any_one, *_] = [one for found in runner.finished.values() for one in found]
+        deciding = deciding_set(config, any_one.stage)
         title = f"{config.name} ({deciding})"
         files = draw_all(out, title, config.sweep.metric, curves, selection_cost(pipeline.run), table, deciding)
+    for leftover in ("sweep/ray_tune", "stage_locks"):  # of trials that were killed
+        pipeline.run.storage.delete_dir(leftover)
     lines = report_lines(report, out.uri, files, runner.failed)
     return SweepResult(pipeline.run, report, lines, runner.failed)

@@ -11,8 +11,14 @@ def report_lines(report: dict[str, Any], where: str, files: list[str], failed: d
     """For people: the curve, the answer, the costs, the files."""
     lines = [""]
     for phase, curve in report["curves"].items():
-        lines.append(f"{phase}: {report['metric']} on held-out examples, {report['seeds']} seeds")
+        seeds = f"{report['seeds']} seed{'s' if report['seeds'] > 1 else ''}"
+        lines.append(f"{phase}: {report['metric']} on held-out examples, {seeds}")
         lines += ["  " + line for line in _curve_table(curve)]
+    if report["parameters"]:
+        lines.append(
+            "with further parameters, the best first" + (", ten of them" if len(report["parameters"]) > 10 else "")
+        )
+        lines += ["  " + line for line in _curve_table(report["parameters"][:10])]
     for selector, best in report["smallest"].items():
         if best is None:
             lines.append(f"{selector}: no budget tried is within {report['within']:.2%} of the full data")
@@ -31,8 +37,9 @@ def report_lines(report: dict[str, Any], where: str, files: list[str], failed: d
             f"{'not defined' if rank is None else f'{rank:.2f}'}" + close
         )
     lines += _cost_lines(report)
-    if report["stopped_early"]:
-        lines.append(f"{len(report['stopped_early'])} trials were stopped early (sweep.asha)")
+    early = len(report["stopped_early"])
+    if early:
+        lines.append(f"{early} trial{'s were' if early > 1 else ' was'} stopped early (sweep.asha)")
     for trial, why in failed.items():
         lines.append(f"failed: {trial}: {why}")
     lines.append(f"{where}/results.parquet, results.csv, report.json" + (f", {', '.join(files)}" if files else ""))
@@ -43,7 +50,8 @@ def _curve_table(curve: list[dict[str, Any]]) -> list[str]:
     rows = [["trained on", "share", "mean", "spread", "against full"]]
     for p in curve:
         worse = p["worse_than_full"]
-        rows.append([p["selector"], f"{p['share']:.1%}", f"{p['mean']:.4f}", f"± {p['spread']:.4f}",
+        settings = "".join(f", {path}={value}" for path, value in p["parameters"].items())
+        rows.append([p["selector"] + settings, f"{p['share']:.1%}", f"{p['mean']:.4f}", f"± {p['spread']:.4f}",
                      "" if worse is None or p["selector"] == "full" else f"{worse:+.2%}"])  # fmt: skip
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     return ["  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))

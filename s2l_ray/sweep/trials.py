@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from s2l_ray.config.load import load_config
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.sweep import RangeConfig
 from s2l_ray.run_folder import fingerprint
 
 FULL = "full"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trial:
     selector: str
     """`full` for the full data."""
@@ -28,6 +30,12 @@ class Trial:
     def key(self) -> str:
         return fingerprint([self.selector, repr(self.budget), self.seed, [list(p) for p in self.parameters]])[:12]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Trial) and self.key == other.key  # 1 example and 1.0 of them all differ
+
+    def __hash__(self) -> int:
+        return hash(self.key)  # values of parameters may be lists
+
     def describe(self) -> str:
         what = FULL if self.selector == FULL else f"{self.selector} {self.budget!r}"
         more = "".join(f", {path.split('.')[-1]}={value}" for path, value in self.parameters)
@@ -39,8 +47,9 @@ class Trial:
 
     @staticmethod
     def of(plain: Mapping[str, Any]) -> Trial:
-        """From `plain`, or from what Ray Tune hands to a trial."""
-        return Trial(plain["selector"], plain["budget"], int(plain["seed"]), tuple(sorted(plain["parameters"].items())))
+        """From `plain`, or from what Ray Tune hands to a trial (nothing of `parameters` if there are none)."""
+        parameters = tuple(sorted(plain.get("parameters", {}).items()))
+        return Trial(plain["selector"], plain["budget"], int(plain["seed"]), parameters)
 
     def config(self, base: S2LConfig) -> S2LConfig:
         """The whole configuration.
@@ -70,23 +79,62 @@ class Trial:
 def grid(config: S2LConfig) -> list[Trial]:
     """All combinations, the full data first: everything is compared with it."""
     sweep = config.sweep
-    names = sorted(sweep.parameters)
-    values = [sweep.parameters[n] for n in names]
-    settings = [tuple(zip(names, v, strict=True)) for v in itertools.product(*values)]
+    settings = [tuple(zip(sorted(sweep.parameters), v, strict=True)) for v in itertools.product(*_values(config))]
     rest = [Trial(s, b, n, p) for p in settings for n in range(sweep.num_seeds) for s in sweep.selectors
             for b in sweep.budgets]  # fmt: skip
-    return [*full_trials(config, settings), *rest]
+    return list(dict.fromkeys([*full_trials(config, settings), *rest]))
+
+
+def _values(config: S2LConfig) -> list[list[Any]]:
+    """By sorted path; of a range both ends."""
+    return [v.ends if isinstance(v, RangeConfig) else v for _, v in sorted(config.sweep.parameters.items())]
 
 
 def full_trials(config: S2LConfig, settings: list[tuple[tuple[str, Any], ...]] | None = None) -> list[Trial]:
-    """Once a seed; and for each setting that concerns the target (the others do not touch the full data)."""
+    """Once a seed; and for each setting that concerns the full data's target (those of the selection do not)."""
     if not config.sweep.full:
         return []
-    mine = {tuple((n, v) for n, v in s if n.startswith("target.")): None for s in settings or [()]}
-    return [Trial(FULL, 1.0, n, p) for p in mine for n in range(config.sweep.num_seeds)]
+    concerns = ("target.", "corpus.")
+    mine = [tuple((n, v) for n, v in s if n.startswith(concerns)) for s in settings or [()]]
+    return list(dict.fromkeys(Trial(FULL, 1.0, n, p) for p in mine for n in range(config.sweep.num_seeds)))
 
 
-def check_trials(config: S2LConfig, trials: list[Trial]) -> None:
-    """Every trial's configuration is valid, before anything starts. Raises ConfigError."""
+def could_propose(config: S2LConfig, trial: Trial) -> bool:
+    """Whether a search over this sweep's settings may come up with the trial."""
+    sweep = config.sweep
+    known = trial.selector in sweep.selectors and trial.budget in sweep.budgets and trial.seed < sweep.num_seeds
+    return known and [p for p, _ in trial.parameters] == sorted(sweep.parameters) and all(
+        _is_in(value, sweep.parameters[path]) for path, value in trial.parameters
+    )  # fmt: skip
+
+
+def _is_in(value: Any, values: list[Any] | RangeConfig) -> bool:
+    if isinstance(values, list):
+        return value in values
+    return isinstance(value, int | float) and values.min <= value <= values.max
+
+
+def num_possible(config: S2LConfig) -> float:
+    """Different trials that a search may propose; infinity where it draws real numbers."""
+    sweep = config.sweep
+    sizes = [v.num_values if isinstance(v, RangeConfig) else len(set(map(fingerprint, v)))
+             for v in sweep.parameters.values()]  # fmt: skip
+    return len(set(sweep.selectors)) * len(set(sweep.budgets)) * sweep.num_seeds * math.prod(sizes)
+
+
+def check_trials(config: S2LConfig) -> None:
+    """Every trial of a grid, and every value that a search may take, is valid, before anything starts.
+
+    Raises:
+        ConfigError: what a trial's configuration is refused for.
+    """
+    if config.sweep.search == "grid":
+        trials = grid(config)
+    else:
+        paths, values = sorted(config.sweep.parameters), _values(config)
+        first = {p: v[0] for p, v in zip(paths, values, strict=True)}
+        settings = [first, *(first | {p: v} for p, vs in zip(paths, values, strict=True) for v in vs)]
+        trials = [Trial(s, b, 0, tuple(sorted(p.items()))) for s in config.sweep.selectors
+                  for b in config.sweep.budgets for p in settings]  # fmt: skip
     for trial in trials:
         trial.config(config)

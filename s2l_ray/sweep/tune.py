@@ -7,9 +7,14 @@ trials at once is reckoned here: more would wait for each other's workers for ev
 from __future__ import annotations
 
 import io
+import logging
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from s2l_ray.artifacts import Run, Stage
 from s2l_ray.cluster.placement import Placement
@@ -17,10 +22,24 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.sweep import RangeConfig
 from s2l_ray.pipeline import Pipeline
 from s2l_ray.run_folder import MetricsLog, Progress, Storage
-from s2l_ray.sweep.records import objective_of, write_record
-from s2l_ray.sweep.trials import Trial
+from s2l_ray.sweep.records import objective_of, write_record, write_stopped
+from s2l_ray.sweep.trials import Trial, num_possible
 
 STEP, OBJECTIVE = "step", "objective"
+ENDED = "ended"
+"""Only in a trial's own last report."""
+
+_NEXT_TO_NOTHING = {"memory": 1}
+"""Of a trial's own actor: nothing at all is not allowed. A thousandth of a CPU would be missing where just one CPU is
+left for reading: a task that needs a whole one would wait for ever, and all trials for it."""
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the other kind of output can be silent
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # logs that nobody reads: what a trial leaves is in the run
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's makes Ctrl-C look like the sweep's end
+}
+
+OnDone = Callable[[Trial, dict[str, Any]], None]
+"""Told of every trial that has ended, with its last report."""
 
 
 @dataclass(frozen=True)
@@ -34,37 +53,38 @@ class Shared:
     embedded: bool
     phase: str
     """`target`, or `predicted` where the proxy's model stands in."""
+    trajectories: str
+    """Content of the base configuration's."""
 
 
 @dataclass
 class Outcome:
     """How Tune's trials ended."""
 
-    failed: dict[str, str] = field(default_factory=dict)
-    """Trial key → what went wrong."""
-    stopped: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Trial key → last report, of trials that the scheduler ended early."""
+    failed: dict[Trial, str] = field(default_factory=dict)
+    """What went wrong."""
+    stopped: dict[Trial, dict[str, Any]] = field(default_factory=dict)
+    """Last report of trials that the scheduler ended early."""
 
 
 def run_trial(asked: dict[str, Any], shared: Shared) -> None:
     """In Tune's actor. A trial that cannot be done is reported and the sweep goes on; only lost actors start again."""
     from ray import tune
 
-    trial = Trial.of(asked.get("trial", asked))
+    trial = _trial_of(asked)
     try:
         stage = _whole_way(trial, shared)
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        tune.report({"trial_key": trial.key, "error": first})
+        worst = math.inf if mode_of(shared.base) == "min" else -math.inf  # schedulers and searchers want a figure
+        tune.report({OBJECTIVE: worst, ENDED: True, "error": first})
         return
     steps = stage.manifest.extra["summary"]["steps"]
-    tune.report({STEP: steps, OBJECTIVE: objective_of(shared.base, stage), "trial_key": trial.key})
+    tune.report({STEP: steps, OBJECTIVE: objective_of(shared.base, stage), ENDED: True})
 
 
 def _whole_way(trial: Trial, shared: Shared) -> Stage:
     """The target stage of one configuration; what others have made on the way is found, not made again."""
-    from ray.tune.integration.ray_train import TuneReportCallback
-
     from s2l_ray.cluster.session import quiet_ray_data
     from s2l_ray.stages import run_stages
     from s2l_ray.stages.target import shard_target
@@ -76,11 +96,23 @@ def _whole_way(trial: Trial, shared: Shared) -> Stage:
         pipeline = Pipeline(run, Progress(io.StringIO(), interactive=False), log, shared=True)
         pipeline.placements = shared.placements
         pipeline.sharding = shard_target(config, shared.placements["target"], shared.embedded)
-        pipeline.train_callbacks = [TuneReportCallback()]
+        pipeline.train_callbacks = [_objectives_to_tune()]
         run_stages(pipeline, placed=True)
     [stage] = run.targets.values()
     write_record(shared, trial, run, stage)
     return stage
+
+
+def _objectives_to_tune() -> Any:
+    """Ray Train's callback that hands evaluations on to Ray Tune; schedulers know no reports of checkpoints alone."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    class ObjectivesToTune(TuneReportCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            if OBJECTIVE in metrics[0]:
+                super().after_report(run_context, metrics, checkpoint)
+
+    return ObjectivesToTune()
 
 
 def concurrency(placement: Placement, cluster: dict[str, float], cores: int | None, asked: int | None) -> int:
@@ -92,13 +124,13 @@ def concurrency(placement: Placement, cluster: dict[str, float], cores: int | No
     fit = cpus // (placement.num_workers * placement.cpus_per_worker)
     if placement.gpus_per_worker:
         fit = min(fit, cluster.get("GPU", 0) // (placement.num_workers * placement.gpus_per_worker))
+    for name, each in placement.custom_resources.items():
+        fit = min(fit, cluster.get(name, 0) // (placement.num_workers * each))
     fit = max(1, int(fit))
     return fit if asked is None else min(asked, fit)
 
 
-def run_side_by_side(
-    shared: Shared, trials: list[Trial], at_once: int, on_done: Callable[[str, dict[str, Any]], None]
-) -> Outcome:
+def run_side_by_side(shared: Shared, trials: list[Trial], at_once: int, on_done: OnDone) -> Outcome:
     """These trials, in their order."""
     from ray import tune
 
@@ -106,26 +138,32 @@ def run_side_by_side(
     return _fit(shared, space, at_once, 1, None, on_done)
 
 
-def search(
-    shared: Shared, done: list[tuple[Trial, float]], num_samples: int, at_once: int,
-    on_done: Callable[[str, dict[str, Any]], None],
-) -> Outcome:  # fmt: skip
-    """Trials drawn at random or proposed by Optuna, which is told what is `done` already."""
-    sweep, mode = shared.base.sweep, mode_of(shared.base)
-    space = _space(shared.base)
-    if sweep.search == "random":
-        from ray.tune.search.basic_variant import BasicVariantGenerator
+def draw(config: S2LConfig) -> list[Trial]:
+    """`sweep.num_samples` different trials at random, or as many as there are; a larger number begins with the same."""
+    space, random = _space(config), np.random.default_rng(config.seed)
+    parameters = space.pop("parameters", {})
+    wanted = min(config.sweep.num_samples or 0, num_possible(config))
+    drawn: dict[Trial, None] = {}
+    while len(drawn) < wanted:
+        one = {name: domain.sample(random_state=random) for name, domain in space.items()}
+        one["parameters"] = {path: domain.sample(random_state=random) for path, domain in parameters.items()}
+        drawn[Trial.of(one)] = None
+    return list(drawn)
 
-        # Other draws than those that are done.
-        algorithm: Any = BasicVariantGenerator(random_state=shared.base.seed + len(done))
-        return _fit(shared, space, at_once, num_samples, algorithm, on_done)
+
+def propose(
+    shared: Shared, done: list[tuple[Trial, float]], num_samples: int, at_once: int, on_done: OnDone
+) -> Outcome:
+    """Trials that Optuna proposes, told what is `done` already."""
     from ray.tune.search import ConcurrencyLimiter
     from ray.tune.search.optuna import OptunaSearch
+    from ray.tune.utils import flatten_dict
 
-    points = [t.plain() for t, _ in done] or None
+    points = [{k: v for k, v in flatten_dict(t.plain()).items() if v != {}} for t, _ in done]
     algorithm = OptunaSearch(
-        space, metric=OBJECTIVE, mode=mode, seed=shared.base.seed + len(done), points_to_evaluate=points,
-        evaluated_rewards=[value for _, value in done] or None,
+        OptunaSearch.convert_search_space(_space(shared.base)), metric=OBJECTIVE, mode=mode_of(shared.base),
+        seed=shared.base.seed + len(done),  # other first guesses than those that are done
+        points_to_evaluate=points or None, evaluated_rewards=[value for _, value in done] or None,
     )  # fmt: skip
     return _fit(shared, {}, at_once, num_samples, ConcurrencyLimiter(algorithm, at_once), on_done)
 
@@ -142,7 +180,7 @@ def _space(config: S2LConfig) -> dict[str, Any]:
         "selector": tune.choice(sweep.selectors),
         "budget": tune.choice(sweep.budgets),
         "seed": tune.choice(list(range(sweep.num_seeds))),
-        "parameters": {path: _domain(values) for path, values in sweep.parameters.items()},
+        **({"parameters": {path: _domain(v) for path, v in sweep.parameters.items()}} if sweep.parameters else {}),
     }
 
 
@@ -158,44 +196,49 @@ def _domain(values: list[Any] | RangeConfig) -> Any:
 
 
 def _fit(
-    shared: Shared, space: dict[str, Any], at_once: int, num_samples: int, algorithm: Any,
-    on_done: Callable[[str, dict[str, Any]], None],
-) -> Outcome:  # fmt: skip
+    shared: Shared, space: dict[str, Any], at_once: int, num_samples: int, algorithm: Any, on_done: OnDone
+) -> Outcome:
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the logs that are not kept
     from ray import tune
 
     base = shared.base
-    scheduler = None
-    if base.sweep.asha is not None:
-        from ray.tune.schedulers import ASHAScheduler
-
-        # Not Tune's own count of reports: it begins anew when a trial is resumed.
-        scheduler = ASHAScheduler(
-            time_attr=STEP, metric=OBJECTIVE, mode=mode_of(base), max_t=10**9,
-            grace_period=base.sweep.asha.grace_steps, reduction_factor=base.sweep.asha.reduction_factor,
-        )  # fmt: skip
     outcome = Outcome()
     with_own_folder = shared.storage.sub("sweep", "ray_tune")
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, shared=shared), {"CPU": 0.001}),
+        tune.with_resources(tune.with_parameters(run_trial, shared=shared), _NEXT_TO_NOTHING),
         param_space=space,
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=None if algorithm is not None and base.sweep.search == "optuna" else at_once,
-            num_samples=num_samples, search_alg=algorithm, scheduler=scheduler,
+            max_concurrent_trials=at_once if algorithm is None else None,
+            num_samples=num_samples, search_alg=algorithm, scheduler=_scheduler(base),
         ),
         run_config=tune.RunConfig(
             storage_path=with_own_folder.path, storage_filesystem=with_own_folder.filesystem, verbose=0,
             failure_config=tune.FailureConfig(max_failures=base.resources.max_failures),
-            callbacks=[_watcher(outcome, on_done)],
+            callbacks=[_watcher(shared, outcome, on_done)],
         ),
     )  # fmt: skip
     for result in tuner.fit():
         if result.error is not None:
-            outcome.failed[_key_of(result.config or {})] = str(result.error).strip().splitlines()[-1]
+            outcome.failed[_trial_of(result.config or {})] = str(result.error).strip().splitlines()[-1]
     with_own_folder.delete_dir()  # what a trial leaves is in the run; Tune's own notes are of no more use
     return outcome
 
 
-def _watcher(outcome: Outcome, on_done: Callable[[str, dict[str, Any]], None]) -> Any:
+def _scheduler(base: S2LConfig) -> Any:
+    if base.sweep.asha is None:
+        return None
+    from ray.tune.schedulers import ASHAScheduler
+
+    # Not Tune's own count of reports: it begins anew when a trial is resumed.
+    return ASHAScheduler(
+        time_attr=STEP, metric=OBJECTIVE, mode=mode_of(base), max_t=10**9,
+        grace_period=base.sweep.asha.grace_steps, reduction_factor=base.sweep.asha.reduction_factor,
+    )  # fmt: skip
+
+
+def _watcher(shared: Shared, outcome: Outcome, on_done: OnDone) -> Any:
     """Tune's callback, in the driver."""
     from ray import tune
 
@@ -205,19 +248,21 @@ def _watcher(outcome: Outcome, on_done: Callable[[str, dict[str, Any]], None]) -
             return {}
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.watch(_key_of(trial.config), dict(trial.last_result or {}))
+            self.watch(_trial_of(trial.config), dict(trial.last_result or {}))
 
-    def watch(key: str, last: dict[str, Any]) -> None:
+    def watch(trial: Trial, last: dict[str, Any]) -> None:
         if "error" in last:
-            outcome.failed[key] = last["error"]
-        elif "trial_key" not in last:  # its last report is not that of its end
-            outcome.stopped[key] = last
-        on_done(key, last)
+            outcome.failed[trial] = last["error"]
+        elif ENDED not in last:
+            last = {k: last[k] for k in (STEP, OBJECTIVE) if k in last}
+            outcome.stopped[trial] = last
+            write_stopped(shared, trial, last)
+        on_done(trial, last)
 
     watcher = Watcher()
     watcher.watch = watch
     return watcher
 
 
-def _key_of(config: dict[str, Any]) -> str:
-    return Trial.of(config.get("trial", config)).key
+def _trial_of(config: dict[str, Any]) -> Trial:
+    return Trial.of(config.get("trial", config))

@@ -90,8 +90,9 @@ class Evaluator:
             self.job.out.write_table(evaluation_name(step, "parquet"), pa.concat_tables(tables), compression="zstd")
             self.job.out.write_json(evaluation_name(step, "json"), {n: r.plain() for n, r in results.items()})
             self.host.emit(event="evaluation", step=step, results={n: r.plain() for n, r in results.items()})
-        deciding = results[self.job.deciding_set or self.job.heldout_names[0]].plain()[self.job.deciding_metric]
-        self.host.report({"step": step, "objective": deciding})
+        if step < self.job.plan.total_steps:  # nobody is to stop a training that is at its end
+            deciding = results[self.job.deciding_set or self.job.heldout_names[0]].plain()[self.job.deciding_metric]
+            self.host.report({"step": step, "objective": deciding})
 
     def _one(self, name: str, examples: Examples, sources: np.ndarray) -> tuple[SetResult, pa.Table]:
         batches = list(token_budget_batches(examples.lengths, self._scorer.tokens_per_batch))
