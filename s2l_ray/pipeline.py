@@ -97,14 +97,23 @@ class Pipeline:
             kind: what is made, where stages of several names make the same.
         """
         key, place = _place(name, settings, inputs, folder, kind)
-        found = self._complete(name, key, place, mend=True)
+        found = self._complete(name, key, place, mend=not self.shared)
         if found is not None:
             return self._done(found)
         if not self.shared:
-            return self._build(name, key, place, settings, inputs, build)
-        with RunLock(self.run.storage.sub("stage_locks", key), wait_s=_FOR_EVER_S, on_wait=self.progress.say):
-            found = self._complete(name, key, place, mend=True)  # another trial may have built it meanwhile
-            return self._done(found) if found else self._build(name, key, place, settings, inputs, build)
+            return self._build(name, key, place, settings, inputs, build, self.lock)
+        own = RunLock(self.run.storage.sub("stage_locks", key), wait_s=_FOR_EVER_S, on_wait=self.progress.say)
+        with own as lock:  # another trial may have built it meanwhile, or the very same under another name
+            place = self._first_place(key, place) if folder and kind else place
+            found = self._complete(name, key, place, mend=True)
+            return self._done(found) if found else self._build(name, key, place, settings, inputs, build, lock)
+
+    def _first_place(self, key: str, place: str) -> str:
+        """Where trials make what has this key: the folder that the first of them chose."""
+        note = f"sweep/made/{key}.json"
+        if not self.run.storage.exists(note):
+            self.run.storage.write_json(note, {"folder": place})
+        return str(self.run.storage.read_json(note)["folder"])
 
     def find(
         self,
@@ -139,6 +148,7 @@ class Pipeline:
         settings: Mapping[str, Any],
         inputs: Mapping[str, str],
         build: Callable[[Storage], Built],
+        lock: RunLock | None,
     ) -> Stage:
         storage = self.run.storage.sub(place)
         started, clock = _now(), time.monotonic()
@@ -163,8 +173,8 @@ class Pipeline:
             warnings=built.warnings,
             extra={**built.extra, "said": built.said},
         )
-        if self.lock:
-            self.lock.check()
+        if lock:
+            lock.check()
         write_manifest(storage, manifest)
         for working in _NOT_OUTPUTS:
             storage.delete_dir(working.rstrip("/"))
