@@ -21,7 +21,7 @@ class PreflightError(ValueError):
 def preflight(config: S2LConfig) -> None:
     """Raises ModelError, ZeroConfigError, HeldOutError, … or PreflightError for what would fail hours later."""
     from s2l_ray.run_folder.loggers import check_loggers
-    from s2l_ray.stages.heldout import check_heldout_files
+    from s2l_ray.stages.heldout import check_deciding_set, check_heldout_files
 
     _refuse_lost_folder(config.run_uri)
     check_loggers(config.loggers)
@@ -30,6 +30,7 @@ def preflight(config: S2LConfig) -> None:
             _check_model(model)
     if config.target is not None:
         _check_target(config.target, config.resources.target.workers)
+        check_deciding_set(config)
         check_heldout_files(config)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from s2l_ray.artifacts import Stage, part_rows
+from s2l_ray.config.load import ConfigError
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.corpus.sources import ReadUnit, plan_files
 from s2l_ray.pipeline import Built, Pipeline
@@ -64,6 +65,20 @@ def check_heldout_files(config: S2LConfig) -> None:
 
     for name, units in _user_files(config).items():
         format_of(name, units, config.corpus)
+
+
+def check_deciding_set(config: S2LConfig) -> None:
+    """Raises ConfigError if the set that is to decide will not be there."""
+    from s2l_ray.evaluation.heldout import SPLIT
+
+    quickstart, split = config.corpus.quickstart is not None, config.heldout.share > 0
+    names = {*config.heldout.files, *([_QUICKSTART_SET] * quickstart), *([SPLIT] * split)}
+    asked = config.sweep.heldout_set
+    if asked is not None and asked not in names:
+        raise ConfigError(
+            f"sweep.heldout_set={asked!r} is no held-out set of this run, so nothing could be judged by it; there will "
+            f"be: {', '.join(sorted(names)) or 'none'}"
+        )
 
 
 def tokenizer_fingerprint(tokens: Stage) -> str:
