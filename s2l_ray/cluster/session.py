@@ -19,9 +19,9 @@ def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator
     An embedded Ray counts two logical CPUs more than there are cores: Ray Data's short tasks must find a place while
     the workers hold the cores, or the pipeline would wait for itself for ever. `dashboard`: only of an embedded one.
     """
+    _quiet_environment()
     import ray
 
-    _quiet_environment()
     if ray.is_initialized():
         quiet_ray_data()
         yield
@@ -64,6 +64,8 @@ def _quiet_environment() -> None:
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # workers' prints would come twice
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         "TOKENIZERS_PARALLELISM": "false",  # tokenizers fork-warns otherwise; tasks are the parallelism
+        # Small actors without resources are meant to be many here. (Ray reads this when it is imported.)
+        "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
