@@ -12,8 +12,8 @@ from rich.table import Table
 
 from s2l_ray.artifacts import Run, Stage
 from s2l_ray.corpus.example_id import ids_to_array
-from s2l_ray.summary import target_lines
 from s2l_ray.corpus.parts import part_name
+from s2l_ray.summary import target_lines
 
 _BARS = "▁▂▃▄▅▆▇█"
 
