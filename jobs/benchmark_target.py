@@ -11,6 +11,7 @@ The exported model (2 or 4 bytes a parameter) and everything else go to a tempor
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,13 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="1b")
     parser.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=3)
     parser.add_argument(
-        "--offload", choices=("none", "cpu"), default="none", help="optimiser and, in stage 3, parameters"
-    )
+        "--offload", choices=("none", "cpu", "nvme"), default="none",
+        help="optimiser and, in stage 3, parameters; nvme: the optimiser alone, to a temporary folder (needs libaio)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--accumulate", choices=("fp32", "bf16"), default="fp32",
+        help="type of the gradients that micro-batches add up to; bf16 spares 2 bytes a parameter",
+    )  # fmt: skip
     parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="auto")
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8, help="examples in an optimiser step")
@@ -54,11 +60,17 @@ def main() -> None:
 def configuration(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     tokenizer = {"train_tokenizer": {"vocab_size": 300}, "render": "plain", "max_length": 64}
     positions = {"model_type": "llama", "max_position_embeddings": 64}
-    zero = {"zero_stage": args.zero_stage}
+    zero: dict[str, Any] = {"zero_stage": args.zero_stage}
     if args.offload != "none":
         zero["offload_optimizer"] = args.offload
-        if args.zero_stage == 3:
+        if args.offload == "nvme":
+            zero["nvme_path"] = folder
+        elif args.zero_stage == 3:
             zero["offload_parameters"] = args.offload
+    if args.accumulate == "bf16":
+        own = Path(folder, "deepspeed.json")
+        own.write_text(json.dumps({"data_types": {"grad_accum_dtype": "bf16"}}))
+        zero["deepspeed_config"] = str(own)
     return {
         "name": "benchmark-target", "run_dir": f"{folder}/run",
         # As a file: the quickstart as such would be evaluated on its test, before and after.

@@ -22,6 +22,7 @@ from ray_head import RAY, RayHead
 from tiny import tiny_run_config
 
 from s2l_ray.artifacts import load_run
+from s2l_ray.cluster.job import JobClient
 
 S2L = [sys.executable, "-m", "s2l_ray.cli"]
 JOBS = Path(__file__).parents[1] / "jobs"
@@ -157,11 +158,9 @@ def test_no_secret_is_stored_or_shown(undisturbed):
 
 def test_a_stopped_job_goes_on_where_it_was(head, undisturbed, tmp_path):
     """`ray job stop`, Ctrl-C at `s2l submit`, Ctrl-C at a driver without a job; then a job entry point ends it."""
-    from ray.job_submission import JobSubmissionClient
-
     write_config(tmp_path)
     submit = [*S2L, "submit", "my.yaml", "--address", head.address]
-    client = JobSubmissionClient(head.address)
+    client = JobClient(head.address).client  # Ray's own would go to $RAY_ADDRESS, the test session's cluster
 
     begun = one_more_snapshot(tmp_path)
     code, output = finish(start(head, [*submit, "--no-wait"], tmp_path))

@@ -11,6 +11,7 @@ from typing import Any
 
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.lm.response_loss import CHUNK_ELEMENTS
+from s2l_ray.target.zero_config import read_user_config
 
 _GB = 1e9
 _PROCESS_BYTES = 0.7e9
@@ -114,10 +115,9 @@ def estimate_memory(
             device["bf16 copies"] = 2 * all_parameters
     else:
         width = 2 if precision == "bf16" else 4
-        # fp32 weights and both moments; gradients add up in fp32 whatever the weights' precision.
-        optimiser = {"optimiser": 12 * trained * shard}
+        optimiser = {"optimiser": 12 * trained * shard}  # fp32 weights and both moments
         weights = {"weights": width * all_parameters * (shard if stage == 3 else 1)}
-        device["gradients"] = 4 * trained * (1 if stage == 1 else shard)
+        device["gradients"] = _gradient_width(target) * trained * (1 if stage == 1 else shard)
         device["buckets"] = 2 * width * min(_BUCKET_ELEMENTS, trained)
         if stage == 3:
             device["gathered weights"] = width * min(max(_MAX_LIVE_PARAMETERS, 2 * sizes.largest_layer), all_parameters)
@@ -131,6 +131,12 @@ def estimate_memory(
                     host[name] *= 0.1  # what passes through memory on its way from and to the disk
     device["activations"] = _activation_bytes(sizes, target, precision)
     return MemoryEstimate(device, host) if on_gpu else MemoryEstimate({**device, **host}, {})
+
+
+def _gradient_width(target: TargetConfig) -> int:
+    """Micro-batches add up in fp32 whatever the weights' precision, unless a DeepSpeed file of the user's says bf16."""
+    user = {} if target.deepspeed_config is None else read_user_config(target.deepspeed_config)
+    return 2 if user.get("data_types", {}).get("grad_accum_dtype") in ("bf16", "bfloat16") else 4
 
 
 def _activation_bytes(sizes: ModelSizes, target: TargetConfig, precision: str) -> float:
