@@ -73,12 +73,22 @@ def test_offload_moves_states_to_the_node_and_nvme_takes_most_of_them_away():
     nvme = {"offload_optimizer": "nvme", "offload_parameters": "nvme", "nvme_path": "/nvme"}
     assert of().host_bytes == 0
     assert of(**both).host_bytes == (12 + 4 + 2) / 4 * GB
-    second_gradients = 4 / 4 * GB
-    assert of(**both).device_bytes + of(**both).host_bytes == pytest.approx(of().device_bytes + second_gradients)
-    assert of(**nvme).host_bytes == pytest.approx(of(**both).host_bytes / 10)
+    assert of(**both).device_bytes + of(**both).host_bytes == pytest.approx(of().device_bytes)
+    sums = 4 / 4 * GB
+    assert of(**nvme).host_bytes - sums == pytest.approx((of(**both).host_bytes - sums) / 10)
     on_cpus = estimate_memory(BILLION, target(zero_stage=3, **both), 3, 4, "fp32", on_gpu=False)
     assert on_cpus.host_bytes == 0, "on CPUs the worker's memory is its node's"
     assert on_cpus.device_bytes > 18 / 4 * GB
+
+
+def test_gradients_may_add_up_in_bf16_by_a_file_of_the_users(tmp_path: Path):
+    """Then DeepSpeed needs its second copy of them, in fp32."""
+    own = tmp_path / "ds.json"
+    own.write_text('{"data_types": {"grad_accum_dtype": "bf16"}}')
+    settings: dict[str, Any] = {"zero_stage": 3, "deepspeed_config": str(own)}
+    assert estimate_memory(BILLION, target(**settings), 3, 4, "bf16", on_gpu=True).device["gradients"] == 2 / 4 * GB
+    host = estimate_memory(BILLION, target(offload_optimizer="cpu", **settings), 3, 4, "bf16", on_gpu=True).host
+    assert (host["gradients"], host["gradients beside it"]) == (2 / 4 * GB, 4 / 4 * GB)
 
 
 def test_an_estimate_says_its_parts_largest_first():

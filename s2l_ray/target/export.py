@@ -1,7 +1,7 @@
 """The fine-tuned target as a Hugging Face folder: safetensors, tokenizer, generation config, model card.
 
-Memory: worker 0 holds all weights on the CPU (2 bytes a parameter in bf16, 4 in fp32; twice that while adapters are
-merged).
+Memory: under ZeRO, worker 0 gathers the weights one by one into files below `TMPDIR` (2 bytes a parameter in bf16, 4 in
+fp32, and the same again for the folder); while adapters are merged it holds a whole model.
 """
 
 from __future__ import annotations

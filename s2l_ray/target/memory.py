@@ -117,12 +117,14 @@ def estimate_memory(
         width = 2 if precision == "bf16" else 4
         optimiser = {"optimiser": 12 * trained * shard}  # fp32 weights and both moments
         weights = {"weights": width * all_parameters * (shard if stage == 3 else 1)}
-        device["gradients"] = _gradient_width(target) * trained * (1 if stage == 1 else shard)
+        gradients = _gradient_width(target) * trained * (1 if stage == 1 else shard)
+        # Beside an offloaded optimiser ZeRO-3 adds micro-batches up in the node's memory, whatever goes to NVMe.
+        (host if stage == 3 and target.offload_optimizer != "none" else device)["gradients"] = gradients
         device["buckets"] = 2 * width * min(_BUCKET_ELEMENTS, trained)
         if stage == 3:
             device["gathered weights"] = width * min(max(_MAX_LIVE_PARAMETERS, 2 * sizes.largest_layer), all_parameters)
-        if target.offload_optimizer != "none":
-            optimiser["gradients beside it"] = 4 * trained * shard  # DeepSpeed's second copy
+        if target.offload_optimizer != "none" and (stage < 3 or _gradient_width(target) < 4):
+            optimiser["gradients beside it"] = 4 * trained * shard  # DeepSpeed's second copy; see zero.py
         (device if target.offload_optimizer == "none" else host).update(optimiser)
         (device if target.offload_parameters == "none" else host).update(weights)
         for place, names in ((target.offload_optimizer, optimiser), (target.offload_parameters, weights)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ class ZeroEngine:
         if self.stage < 3:
             self._make_adam_states()
         else:
+            self._spare_second_gradients()
             # Used by HeadLoss, owned by another module: fetched once around its forward and backward pass.
             for parameter in self.loss.head_loss.head.parameters(recurse=False):
                 deepspeed.zero.register_external_parameter(self.loss.head_loss, parameter)
@@ -168,7 +170,7 @@ class ZeroEngine:
             with self._gathered(tensor):
                 if dist.get_rank() == 0:
                     if id(tensor) not in seen:
-                        seen[id(tensor)] = tensor.detach().to("cpu", copy=True)
+                        seen[id(tensor)] = _copy_on_disk(tensor.detach())
                     whole[name] = seen[id(tensor)]
         return whole if dist.get_rank() == 0 else None
 
@@ -215,6 +217,21 @@ class ZeroEngine:
         """Weights that ZeRO-3 still holds whole, or fetches ahead, after a pass."""
         self._engine.empty_partition_cache()
 
+    def _spare_second_gradients(self) -> None:
+        """With offload, DeepSpeed adds micro-batches up in one buffer and copies the sums into another beside the
+        optimiser's states: 4 bytes a parameter, twice. Where both are fp32 and in the node's memory the second becomes
+        a view of the first, and the copy one onto itself (DeepSpeed 0.19; other layouts stay as they are)."""
+        zero = self._engine.optimizer
+        sums, groups = getattr(zero, "grad_partitions_flat_buffer", None), zero.fp32_partitioned_groups_flat
+        if not zero.offload_optimizer or zero.swap_optimizer or sums is None:
+            return
+        start = 0
+        for group in groups:
+            if group.grad is None or (group.grad.dtype, group.grad.device) != (sums.dtype, sums.device):
+                return
+            group.grad = sums.narrow(0, start, group.numel())
+            start += group.numel()
+
     def _make_adam_states(self) -> None:
         """By an update of nothing. DeepSpeed lets parameters know of them after its first group's first update, when
         those of the second group would not exist yet (stages 1 and 2, DeepSpeed 0.19)."""
@@ -243,6 +260,17 @@ class ZeroEngine:
                 state["step"].fill_(step)
             else:
                 state["step"] = step
+
+
+def _copy_on_disk(tensor: Tensor) -> Tensor:
+    """In a file that is gone with the tensor: a whole model beside its own training would be too much for many nodes'
+    memory, and this is read once, on its way to another file."""
+    if tensor.numel() == 0:
+        return tensor.cpu()
+    with tempfile.TemporaryDirectory(prefix="s2l-weights-") as folder:
+        name = os.path.join(folder, "tensor")
+        copy = torch.from_file(name, shared=True, size=tensor.numel(), dtype=tensor.dtype)  # held by its mapping
+    return copy.view(tensor.shape).copy_(tensor)
 
 
 def _num_elements(parameter: nn.Parameter) -> int:
