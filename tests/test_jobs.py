@@ -57,7 +57,9 @@ def write_config(folder: Path) -> Path:
     # Many snapshots and small batches: something to stop in the middle of.
     slow = {"trajectories__num_snapshots": NUM_SNAPSHOTS, "trajectories__tokens_per_batch": 256}
     slow |= {"proxy__tokens_per_microbatch": 128}
-    path.write_text(yaml.safe_dump(tiny_run_config(folder / "run", num_examples=1000, **slow)))
+    tree = tiny_run_config(folder / "run", num_examples=1000, **slow)
+    tree["target"] = {**tree["proxy"], "epochs": 1}  # the whole way
+    path.write_text(yaml.safe_dump(tree))
     return path
 
 

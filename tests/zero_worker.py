@@ -45,6 +45,7 @@ class Case:
     stop: int = TOTAL_STEPS
     lora: bool = False
     offload: str = "none"
+    nvme_path: str | None = None
     precision: str = "fp32"
     recompute: bool = False
     shard_all: bool = True
@@ -71,6 +72,7 @@ def config_of(case: Case) -> TargetConfig:
     return TargetConfig(
         model="unused", learning_rate=case.learning_rate, max_length=100, tokens_per_microbatch=300, max_grad_norm=1.0,
         weight_decay=0.1, warmup_share=0.2, offload_optimizer=case.offload,  # type: ignore[arg-type]
+        nvme_path=case.nvme_path,
     )  # fmt: skip
 
 

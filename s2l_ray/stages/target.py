@@ -152,7 +152,9 @@ def _build(
     warnings = list(sharding.warnings)
     if not after:
         warnings.append("nothing is held out, so this target was not evaluated; set heldout.share or .files")
-    content = fingerprint([*([o.name, o.size] for o in out.list("model")), evaluation])
+    # Not the card, which says where the corpus lay.
+    files = [[o.name, o.size] for o in out.list("model") if not o.name.endswith("README.md")]
+    content = fingerprint([*files, evaluation])
     return Built(
         content, {"examples": plan.num_examples}, extra, warnings, {"target": seed}, summary["device"],
         placement.num_workers, max(summary["peak_memory_bytes"]), said,

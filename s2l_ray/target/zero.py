@@ -11,6 +11,7 @@ import contextlib
 import gc
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,14 @@ class DeepSpeedMissing(ValueError):
     """ZeRO was asked for and DeepSpeed is not installed."""
 
 
+_BUILD_S = 900.0
+"""One of DeepSpeed's extensions is compiled in less, on a busy machine too."""
+
+
 def import_deepspeed() -> Any:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    _forget_dead_builds()
     try:
         import deepspeed
     except ImportError as error:
@@ -44,6 +50,17 @@ def import_deepspeed() -> Any:
             'run pip install "s2l_ray[target]" on every node, or set target.zero_stage=0'
         ) from error
     return deepspeed
+
+
+def _forget_dead_builds() -> None:
+    """A process that was killed while it compiled leaves a lock behind, for which PyTorch would wait for ever."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    for lock in (*root.glob("*/lock"), *root.glob("*/*/lock")):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - lock.stat().st_mtime > _BUILD_S:
+                lock.unlink()
 
 
 @contextlib.contextmanager
