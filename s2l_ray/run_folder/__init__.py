@@ -13,19 +13,22 @@ from s2l_ray.run_folder.manifest import (
     installed_versions,
     list_outputs,
     read_manifest,
+    retract,
     verify_outputs,
     write_manifest,
 )
 from s2l_ray.run_folder.metrics_log import MetricsLog, read_metrics
 from s2l_ray.run_folder.progress import Progress, StageProgress
 from s2l_ray.run_folder.redact import redact, redact_text, strip_credentials
-from s2l_ray.run_folder.retry import RetryPolicy, StorageError
+from s2l_ray.run_folder.retry import DamagedFile, MissingFile, RetryPolicy, StorageError, StorageFull
 from s2l_ray.run_folder.storage import FileEntry, Storage
 
 __all__ = [
+    "DamagedFile",
     "FileEntry",
     "ManifestError",
     "MetricsLog",
+    "MissingFile",
     "OutputFile",
     "Progress",
     "RetryPolicy",
@@ -36,6 +39,7 @@ __all__ = [
     "StageProgress",
     "Storage",
     "StorageError",
+    "StorageFull",
     "fingerprint",
     "installed_versions",
     "is_uri",
@@ -44,6 +48,7 @@ __all__ = [
     "read_metrics",
     "redact",
     "redact_text",
+    "retract",
     "strip_credentials",
     "verify_outputs",
     "write_manifest",

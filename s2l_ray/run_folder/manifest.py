@@ -165,6 +165,15 @@ def verify_outputs(storage: Storage, manifest: StageManifest) -> list[str]:
     return problems
 
 
+def retract(storage: Storage, manifest: StageManifest) -> None:
+    """The stage is complete no longer; files of another size than they were written with go too: they are damaged."""
+    storage.delete(MANIFEST_NAME)
+    sizes = {output.name: output.size for output in manifest.outputs}
+    for entry in storage.list(recursive=True):
+        if sizes.get(entry.name, entry.size) != entry.size:
+            storage.delete(entry.name)
+
+
 def _plain(obj: Any, where: str) -> Any:
     if isinstance(obj, enum.Enum):
         return _plain(obj.value, where)

@@ -1,11 +1,13 @@
-"""Bounded retries for storage that is reached over a network, and the error that is left when they are spent."""
+"""Bounded retries for storage that is reached over a network, and the errors that are left when they are spent."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -36,6 +38,38 @@ class StorageError(OSError):
     """The storage failed and waiting did not help; the message names the URI, the operation and the cure."""
 
 
+class StorageFull(StorageError):
+    """No space left. Waiting does not help, and neither do other workers."""
+
+
+class DamagedFile(StorageError):
+    """A file of the run is torn or altered; it can be made again."""
+
+
+class MissingFile(StorageError, FileNotFoundError):
+    """A file of the run is gone; it can be made again."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def full_disk_named(uri: str) -> Iterator[None]:
+    """Raises StorageFull, naming the file, where the block runs out of disk space or quota."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise StorageFull(
+            f"No space left on device (or quota used up) while writing {uri}. Nothing stands under that name unless it "
+            "stood there before; complete stages and parts stay. Free or add space there, then run the same command "
+            "again: it goes on from there"
+        ) from error
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """How often and how patiently one storage operation is repeated."""
@@ -62,7 +96,7 @@ class RetryPolicy:
         for attempt in range(1, self.tries + 1):
             try:
                 return operation()
-            except _PERMANENT_TYPES:
+            except (*_PERMANENT_TYPES, StorageError):
                 raise
             except OSError as error:
                 if _marked(error, _CREDENTIAL_MARKS + _MISSING_BUCKET_MARKS) or attempt == self.tries:

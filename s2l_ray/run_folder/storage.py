@@ -15,13 +15,13 @@ from typing import IO, Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from s2l_ray.run_folder.atomic_files import is_temp, local_atomic, put_by_move, put_object
 from s2l_ray.run_folder.filesystems import absolute, open_filesystem
+from s2l_ray.run_folder.parquet import read_parquet, write_parquet
 from s2l_ray.run_folder.redact import strip_credentials
-from s2l_ray.run_folder.retry import RetryPolicy
+from s2l_ray.run_folder.retry import MissingFile, RetryPolicy, full_disk_named
 
 T = TypeVar("T")
 
@@ -133,14 +133,20 @@ class Storage:
     def read_table(self, rel: str, columns: Names | None = None, filters: Any = None) -> pa.Table:
         """The Parquet file in memory, whole or the rows that pass `filters` (as in pyarrow).
 
-        Raises FileNotFoundError; pa.ArrowInvalid on an unknown column.
+        Raises MissingFile, DamagedFile (torn, or other bytes than were written); pa.ArrowInvalid on an unknown column.
         """
 
         def read() -> pa.Table:
             with self.filesystem.open_input_file(self._path(rel)) as file:
-                return pq.read_table(file, columns=columns, partitioning=None, filters=filters)
+                return read_parquet(file, self._display_of(rel), columns, filters)
 
-        return self._try("reading", rel, read)
+        try:
+            return self._try("reading", rel, read)
+        except FileNotFoundError as error:
+            raise MissingFile(
+                f"{self._display_of(rel)} is gone, which another stage needs. Run `s2l run` on this run's "
+                "configuration again: what it belongs to is made anew"
+            ) from error
 
     # Writing.
 
@@ -152,26 +158,24 @@ class Storage:
         upload whenever its stream is closed, after an exception too; and a local copy can be uploaded again.)
         """
         if self.is_local:
-            with local_atomic(self._path(rel)) as stream:
+            with full_disk_named(self._display_of(rel)), local_atomic(self._path(rel)) as stream:
                 yield stream
             return
         with tempfile.TemporaryDirectory(prefix="s2l-upload-") as folder:
             spool = os.path.join(folder, "file")
-            with open(spool, "wb") as stream:
+            with (
+                full_disk_named(f"{spool} (TMPDIR, on the way to {self._display_of(rel)})"),
+                open(spool, "wb") as stream,
+            ):
                 yield stream
-            with open(spool, "rb") as stream:
-                if os.path.getsize(spool) == 0:
-                    self._upload(rel, b"")
-                    return
-                with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                    self._upload(rel, content)
+            self.upload_file(Path(spool), rel)
 
     def write_bytes(self, rel: str, data: bytes) -> None:
         """Write or replace the file, atomically."""
         if not self.is_local:
             self._upload(rel, data)
             return
-        with local_atomic(self._path(rel)) as stream:
+        with full_disk_named(self._display_of(rel)), local_atomic(self._path(rel)) as stream:
             stream.write(data)
 
     def write_json(self, rel: str, obj: Any) -> None:
@@ -182,13 +186,24 @@ class Storage:
     def write_table(self, rel: str, table: pa.Table, **parquet_options: Any) -> None:
         """Write a Parquet file, atomically; options as for `pyarrow.parquet.write_table`."""
         with self.atomic_output(rel) as stream:
-            pq.write_table(table, stream, **parquet_options)
+            write_parquet(table, stream, **parquet_options)
+
+    def upload_file(self, path: Path, rel: str) -> None:
+        """Copy a local file into this folder, atomically."""
+        with open(path, "rb") as source:
+            if self.is_local:
+                with self.atomic_output(rel) as stream:
+                    shutil.copyfileobj(source, stream, 1 << 22)
+            elif os.path.getsize(path) == 0:
+                self._upload(rel, b"")
+            else:
+                with mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    self._upload(rel, content)
 
     def upload_folder(self, folder: Path) -> None:
         """Copy all files of a local folder into this one, each atomically."""
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            with self.atomic_output(path.relative_to(folder).as_posix()) as stream, open(path, "rb") as source:
-                shutil.copyfileobj(source, stream, 1 << 22)
+            self.upload_file(path, path.relative_to(folder).as_posix())
 
     # Folders.
 
