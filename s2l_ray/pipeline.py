@@ -29,6 +29,7 @@ from s2l_ray.run_folder import (
     fingerprint,
     list_outputs,
     read_manifest,
+    retract,
     verify_outputs,
     write_manifest,
 )
@@ -40,7 +41,7 @@ _FINETUNE_SECTIONS = ("target", "loggers", "resources", "estimates")
 
 _FOR_EVER_S = 30 * 24 * 3600.0
 
-_NOT_OUTPUTS = ("ray_train/",)
+_NOT_OUTPUTS = ("ray_train/",)  # cluster.checkpoints.FOLDER
 """Working state inside a stage's folder, deleted once the stage is complete."""
 
 
@@ -137,7 +138,7 @@ class Pipeline:
             return Stage(name, place, storage, manifest, reused=True)
         if mend:
             self.progress.say(f"[{name}] {problems[0]} Made again.")
-            storage.delete("manifest.json")
+            retract(storage, manifest)
         return None
 
     def _build(

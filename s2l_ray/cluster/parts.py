@@ -7,6 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from s2l_ray.cluster.failures import own_errors_alone
+
 Statistics = dict[str, Any]
 
 
@@ -38,13 +40,8 @@ def map_parts(
         _OverParts(task), batch_size=None, batch_format="numpy"
     )
     stats = []
-    try:
+    with own_errors_alone():
         for row in dataset.iter_rows():
             stats.append(row)
             on_rows(row["rows"])
-    except ray.exceptions.RayTaskError as error:
-        # What our own code says stands alone; Ray's traceback around it would bury it.
-        if type(error.cause).__module__.startswith("s2l_ray"):
-            raise error.cause from None
-        raise
     return sorted(stats, key=lambda s: s["part"])

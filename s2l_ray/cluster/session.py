@@ -63,6 +63,8 @@ def _quiet_environment() -> None:
     defaults = {
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # workers' prints would come twice
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        # After a failure the workers that wait for a lost one are ended in any case; 30 s is Ray Train's patience.
+        "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "3",
         "TOKENIZERS_PARALLELISM": "false",  # tokenizers fork-warns otherwise; tasks are the parallelism
         # Small actors without resources are meant to be many here. (Ray reads this when it is imported.)
         "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",

@@ -13,16 +13,16 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from s2l_ray.cluster.checkpoints import FOLDER, PROGRESS, read_progress, torn_named
+from s2l_ray.cluster.failures import cause_of, final_error
 from s2l_ray.cluster.mailbox import Event, mailbox
 from s2l_ray.cluster.placement import Placement
 from s2l_ray.cluster.session import quiet_ray_data
 from s2l_ray.cluster.signals import own_handlers_kept
-from s2l_ray.lm.step import Diverged
+from s2l_ray.run_folder.retry import StorageError, full_disk_named
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.examples import Examples
 from s2l_ray.tokens.stream import stream_units
-
-_PROGRESS = "progress.json"
 
 
 class WorkersFailed(RuntimeError):
@@ -59,14 +59,15 @@ class Host(Protocol):
 class RayHost:
     """`Host` inside a Ray Train worker."""
 
-    def __init__(self, box: Any) -> None:
+    def __init__(self, box: Any, out: Storage) -> None:
+        """`out`: the stage's folder."""
         import ray.train
         import ray.train.torch
 
         context = ray.train.get_context()
         self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        self._box = box
+        self._box, self._checkpoints = box, out.sub(FOLDER)
 
     def emit(self, **event: Any) -> None:
         self._box.put.remote({"rank": self.rank, **event})
@@ -88,12 +89,21 @@ class RayHost:
     def save(self, name: str, progress: dict[str, Any], write: Callable[[Path], None]) -> None:
         import ray.train
 
+        def upload(checkpoint: Any, to: str) -> Any:
+            """Ray Train's own copies files without retries, and leaves torn ones on a full disk."""
+            target = self._checkpoints.sub(to)
+            target.upload_folder(Path(checkpoint.path))
+            return ray.train.Checkpoint(target.path, target.filesystem)
+
         with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder))
-            if self.rank == 0:
-                Path(folder, _PROGRESS).write_text(json.dumps(progress))
+            with full_disk_named(f"{folder} (TMPDIR, on the way to {self._checkpoints.uri})"):
+                write(Path(folder))
+                if self.rank == 0:
+                    Path(folder, PROGRESS).write_text(json.dumps(progress))
             checkpoint = ray.train.Checkpoint.from_directory(folder) if os.listdir(folder) else None
-            ray.train.report({"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name)
+            ray.train.report(
+                {"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name, checkpoint_upload_fn=upload
+            )
 
     def report(self, metrics: dict[str, Any]) -> None:
         import ray.train
@@ -108,8 +118,8 @@ class RayHost:
         if checkpoint is None:
             yield None
             return
-        with checkpoint.as_directory() as folder:
-            yield Path(folder), json.loads(Path(folder, _PROGRESS).read_text())
+        with checkpoint.as_directory() as folder, torn_named(f"{self._checkpoints.uri}/{Path(checkpoint.path).name}"):
+            yield Path(folder), read_progress(Path(folder))
 
     def stream(self, tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Examples]:
         return stream_units(tokens, units)
@@ -140,19 +150,22 @@ def run_on_workers(
         What rank 0's loop returned.
 
     Raises:
-        Diverged: raised by the loop, on every rank alike.
+        errors of this package, raised by the loop on any rank: at once, since another try would end alike; a
+            StorageError only after `max_failures`.
         WorkersFailed: workers were lost more often than `max_failures`.
     """
     import ray.train
     from ray.train.torch import TorchTrainer
 
+    from s2l_ray.cluster.stop_at_once import StopAtOnce
+
     resources = {"CPU": placement.cpus_per_worker, **placement.custom_resources}
     if placement.gpus_per_worker:
         resources["GPU"] = placement.gpus_per_worker
-    with mailbox(on_event) as box:
+    with mailbox(on_event) as box, full_disk_named(f"{out.uri}/{FOLDER}"):
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"loop": loop, "job": job, "box": box},
+            train_loop_config={"loop": loop, "job": job, "box": box, "out": out},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=(
                     placement.num_workers
@@ -164,36 +177,44 @@ def run_on_workers(
                 accelerator_type=placement.accelerator_type,
             ),
             run_config=ray.train.RunConfig(
-                name="ray_train",
+                name=FOLDER,
                 storage_path=out.path,
                 storage_filesystem=out.filesystem,
                 failure_config=ray.train.FailureConfig(max_failures=max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=checkpoints_to_keep),
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-                callbacks=list(callbacks),
+                callbacks=[StopAtOnce(), *callbacks],
                 worker_runtime_env={"env_vars": environment} if environment else None,
             ),
         )
         try:
             with own_handlers_kept():
                 result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            cause = str(error).strip().splitlines()
-            raise WorkersFailed(
-                f"the workers of the {what} were lost or failed more than resources.max_failures={max_failures} times. "
-                f"The last checkpoint stays in {out.uri}; the same command resumes there. "
-                f"The last cause: {cause[-1] if cause else error!r}"
-            ) from error
+        except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+            raise _explained(error, out, what, max_failures) from error
     summary: dict[str, Any] = result.return_value
-    if "diverged" in summary:
-        raise Diverged(summary["diverged"])
     return summary
+
+
+def _explained(error: Exception, out: Storage, what: str, max_failures: int) -> BaseException:
+    final = final_error(error)
+    if final is not None:
+        return final
+    goes_on = f"The last checkpoint stays in {out.uri}; the same command resumes there."
+    controller = getattr(error, "controller_failure", None)
+    if isinstance(controller, OSError):
+        if controller.errno is not None:
+            return controller  # a full disk is named by the caller
+        return StorageError(f"Storage failed while the {what} was trained: {controller}. {goes_on}")
+    cause = cause_of(error)
+    if controller is not None:
+        return WorkersFailed(f"the training of the {what} could not go on: {cause}. {goes_on}")
+    return WorkersFailed(
+        f"the workers of the {what} were lost or failed more than resources.max_failures={max_failures} times. "
+        f"The last cause: {cause}. {goes_on}"
+    )
 
 
 def _worker(config: dict[str, Any]) -> dict[str, Any]:
     quiet_ray_data()
-    try:
-        return config["loop"](config["job"], RayHost(config["box"]))
-    except Diverged as error:
-        # Every rank stops here alike. Returned, not raised: a retry would only diverge again.
-        return {"diverged": str(error)}
+    return config["loop"](config["job"], RayHost(config["box"], config["out"]))

@@ -134,16 +134,16 @@ def _count_step(job: ProxyJob, host: Host, tally: Tally, step: int, result: Step
 def _snapshot(job: ProxyJob, host: Host, scorer: Scorer, model: torch.nn.Module, step: int, tally: Tally) -> None:
     """Score what is missing of this snapshot; every rank its share of the parts."""
     index = job.snapshots.index(step)
-    complete = host.same(read_snapshot(job.out, index) if host.rank == 0 else None)
+    found = None
+    if host.rank == 0:
+        weights, complete = weights_fingerprint(model), read_snapshot(job.out, index)
+        missing = missing_parts(job.out, index, weights, [part for part, _ in job.plan.parts])
+        # Of other weights: from another course of this training, to which the other snapshots do not belong.
+        found = (weights, missing, complete if complete and complete.weights == weights and not missing else None)
+    weights, missing, complete = host.same(found)
     if complete is not None:
         host.emit(event="snapshot", snapshot=index, step=step, mean_loss_nats=complete.mean_loss_nats, reused=True)
         return
-    all_parts = [part for part, _ in job.plan.parts]
-    found = None
-    if host.rank == 0:
-        weights = weights_fingerprint(model)
-        found = (weights, missing_parts(job.out, index, weights, all_parts))
-    weights, missing = host.same(found)
     started = time.perf_counter()
     try:
         _score_share(job, host, scorer, index, weights, missing[host.rank :: host.num_workers])

@@ -66,6 +66,16 @@ def missing_parts(out: Storage, snapshot: int, weights: str, parts: list[int]) -
     return [p for p in parts if f"{weights}/{part_name(p)}" not in done]
 
 
+def lost_part(out: Storage, num_snapshots: int, parts: list[int]) -> str:
+    """A part that a complete snapshot no longer has; empty if all are there."""
+    for index in range(num_snapshots):
+        snapshot = read_snapshot(out, index)
+        missing = [] if snapshot is None else missing_parts(out, index, snapshot.weights, parts)
+        if snapshot is not None and missing:
+            return f"{snapshot_folder(out, index).uri}/{snapshot.weights}/{part_name(missing[0])}"
+    return ""
+
+
 def score_table(examples: Examples, snapshot: int, losses: np.ndarray, counts: np.ndarray) -> pa.Table:
     """The rows that a worker writes, SCORE_SCHEMA."""
     columns = [

@@ -54,11 +54,18 @@ def precision_of(model: TrainedModelConfig, device: str) -> Literal["fp32", "bf1
 def _build_proxy(
     pipeline: Pipeline, config: S2LConfig, tokens: Stage, plan: Any, snapshots: list[int], seed: int, out: Storage
 ) -> Built:
+    from s2l_ray.cluster.checkpoints import FOLDER, drop_unusable_checkpoints
     from s2l_ray.cluster.training import run_on_workers
     from s2l_ray.proxy.loop import ProxyJob, run_worker
     from s2l_ray.proxy.report import ProxyReport
-    from s2l_ray.proxy.snapshots import read_snapshot
+    from s2l_ray.proxy.snapshots import lost_part, read_snapshot
 
+    drop_unusable_checkpoints(out, pipeline.progress.say)
+    lost = lost_part(out, len(snapshots), [part for part, _ in plan.parts])
+    if lost and out.exists(FOLDER):
+        # The checkpoints may lie behind that snapshot, and then nothing would score it again.
+        pipeline.progress.say(f"[proxy] {lost} is gone; the training begins anew, to score it again.")
+        out.delete_dir(FOLDER)
     placement = pipeline.placements["proxy"]
     job = ProxyJob(
         config.proxy, config.trajectories, plan, tuple(snapshots), seed, open_tokenizer(tokens),

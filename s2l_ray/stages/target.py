@@ -95,6 +95,7 @@ def _build(
     seed: int,
     out: Storage,
 ) -> Built:
+    from s2l_ray.cluster.checkpoints import FOLDER, drop_unusable_checkpoints
     from s2l_ray.cluster.training import run_on_workers
     from s2l_ray.run_folder.loggers import Loggers
     from s2l_ray.target.card import model_card
@@ -103,7 +104,8 @@ def _build(
     from s2l_ray.target.loop import fine_tune
     from s2l_ray.target.report import TargetReport
 
-    if not out.exists("ray_train"):  # from the start, and not from a checkpoint: nothing of an earlier one counts
+    drop_unusable_checkpoints(out, pipeline.progress.say)
+    if not out.exists(FOLDER):  # from the start, and not from a checkpoint: nothing of an earlier one counts
         for folder in ("evaluations", "model"):
             out.delete_dir(folder)
 

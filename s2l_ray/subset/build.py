@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from s2l_ray.cluster.failures import own_errors_alone
 from s2l_ray.corpus.example_id import array_to_hex, array_to_ids, ids_to_array
 from s2l_ray.corpus.parts import part_name
 from s2l_ray.run_folder.storage import Storage
@@ -114,5 +115,6 @@ def _write_all(jobs: list[tuple[str, pa.Table]], sources: SubsetSources, out: St
         done = [write_rows(stem, table, sources.examples, out) for stem, table in jobs]
     else:
         write = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="DEFAULT")(write_rows)
-        done = ray.get([write.remote(stem, table, sources.examples, out) for stem, table in jobs])
+        with own_errors_alone():
+            done = ray.get([write.remote(stem, table, sources.examples, out) for stem, table in jobs])
     return [name for names in done for name in names]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from s2l_ray.cluster.failures import own_errors_alone
 from s2l_ray.corpus.parts import part_name
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.examples import Examples
@@ -56,8 +57,9 @@ def stream_units(tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Exam
     )
     batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
     count = 0
-    for table in batches:
-        yield to_examples(table)
-        count += 1
+    with own_errors_alone():
+        for table in batches:
+            yield to_examples(table)
+            count += 1
     if count != len(units):
         raise RuntimeError(f"{len(units)} units of token parts were asked for, {count} came")

@@ -1,0 +1,97 @@
+"""What ended a task or a training, in words: our own errors as they are, others by the line that says something."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+
+from s2l_ray.run_folder.retry import DamagedFile, MissingFile, StorageError, StorageFull
+
+_MEMORY_MARKS = ("out of memory", "OutOfMemory", "can't allocate memory", "MemoryError", "memory usage threshold",
+                 "low on memory", "CUDA error: out of memory")  # fmt: skip
+_MEMORY_CURE = (
+    "the memory does not suffice: lower tokens_per_microbatch (and tokens_per_batch of the scoring), set a higher "
+    "target.zero_stage or target.gradient_checkpointing=true, or take workers with more memory"
+)
+_SAYS_NOTHING = re.compile(
+    r"^(Training failed due to|\[Rank .* Error Snippet\]|A worker health check failed|Worker info:|Traceback |File "
+    r"|The actor died unexpectedly before finishing|\s*(class_name|actor_id|pid|namespace|ip|node_id): "
+    r"|Refer to the doc|The actor is dead because its worker process has died)|^\W*$"
+)
+_EXIT_DETAIL = re.compile(r"Worker exit detail: (.+)")
+_MAX_CHARS = 600
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether it is an error of ours that other workers, or another try, would meet again."""
+    if isinstance(error, StorageError):
+        return isinstance(error, (StorageFull, DamagedFile, MissingFile))
+    return type(error).__module__.startswith("s2l_ray")
+
+
+@contextlib.contextmanager
+def own_errors_alone() -> Iterator[None]:
+    """Errors of ours come out of Ray tasks as they are: Ray's traceback around them would bury what they say."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        if type(error.cause).__module__.startswith("s2l_ray"):
+            raise error.cause from None
+        raise
+
+
+def final_error(failure: BaseException) -> BaseException | None:
+    """Our own final error within Ray Train's, if that is what ended it."""
+    inner = getattr(failure, "controller_failure", None)
+    if inner is not None:
+        return inner if is_final(inner) else final_error(inner)
+    return final_among(getattr(failure, "worker_failures", {}))
+
+
+def final_among(errors: Mapping[int, Exception]) -> Exception | None:
+    """`errors` by rank → the first final one."""
+    return next((errors[rank] for rank in sorted(errors) if is_final(errors[rank])), None)
+
+
+def cause_of(failure: BaseException) -> str:
+    """One sentence on what made a Ray Train run fail; out of memory is said as such, with a cure.
+
+    A rank that lost its memory comes before those that lost their connection with it.
+    """
+    inner = getattr(failure, "controller_failure", None)
+    workers: Mapping[int, BaseException] = getattr(failure, "worker_failures", {})
+    texts = [f"rank {rank}: {_line_of(workers[rank])}" for rank in sorted(workers)] or [_line_of(inner or failure)]
+    everything = [_text_of(e) for e in workers.values()] or [_text_of(inner or failure)]
+    for text, whole in zip(texts, everything, strict=True):
+        if any(mark in whole for mark in _MEMORY_MARKS):
+            return f"{text}. So {_MEMORY_CURE}"
+    told = [t for t in texts if not _is_collateral(t)]
+    return (told or texts)[0]
+
+
+def _text_of(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _is_collateral(line: str) -> bool:
+    """What a rank says when another one is gone."""
+    return any(mark in line for mark in ("Connection closed by peer", "Connection reset by peer", "gloo"))
+
+
+def _line_of(error: BaseException) -> str:
+    """The first line that says something, with the error's type where it is not Ray's."""
+    died = getattr(error, "health_check_failure", None)
+    lines = [line.strip() for line in str(died if died is not None else error).splitlines()]
+    for line in lines:
+        if any(mark in line for mark in _MEMORY_MARKS):
+            return line[:_MAX_CHARS].rstrip(". ")
+    detail = _EXIT_DETAIL.search(str(died))
+    if detail:
+        return f"its process died ({detail.group(1)[:_MAX_CHARS].rstrip('. ')})"
+    said = [line for line in lines if not _SAYS_NOTHING.match(line)]
+    line = said[0] if said else repr(error)
+    foreign = not type(error).__module__.startswith("ray.")
+    return (f"{type(error).__name__}: {line}" if foreign else line)[:_MAX_CHARS].rstrip(". ")
