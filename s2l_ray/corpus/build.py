@@ -7,6 +7,7 @@ holds the list of read units and one row of statistics per part, nothing that gr
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from s2l_ray.cluster.failures import own_errors_alone
 from s2l_ray.cluster.mailbox import mailbox
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.corpus.example_id import content_id
@@ -105,17 +107,36 @@ def read_rows(unit: ReadUnit, config: CorpusConfig, format: str) -> Iterator[tup
         yield record, raw, ""
 
 
+def group_units(units: list[ReadUnit], bytes_per_task: int, parallelism: int) -> list[list[ReadUnit]]:
+    """Consecutive units for one task each, of about equal bytes: small files share a task.
+
+    A task costs Ray some 10 ms and the driver some kilobytes, which thousands of small files are not worth. As many
+    groups as `bytes_per_task` asks for, and a few for every task that runs at once.
+    """
+    sizes = [(u.size if u.end is None else u.end) - u.start for u in units]
+    total = sum(sizes)
+    num_groups = min(len(units), max(-(-total // bytes_per_task), 4 * parallelism))
+    groups: list[list[ReadUnit]] = [[] for _ in range(num_groups)]
+    before = 0
+    for unit, size in zip(units, sizes, strict=True):
+        groups[min(num_groups - 1, before * num_groups // max(1, total))].append(unit)
+        before += size
+    return [group for group in groups if group]
+
+
 class ReadTask:
-    """One read unit → blocks of usable rows; the unusable ones go to the quarantine folder."""
+    """Some read units → blocks of usable rows; the unusable ones go to the quarantine folder."""
 
     def __init__(self, config: CorpusConfig, format: str, quarantine: Storage, box: Any = None) -> None:
         self.config, self.format, self.quarantine, self.box = config, format, quarantine, box
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
-        number, unit = int(batch["number"][0]), ReadUnit(**batch["unit"][0])
+        number = int(batch["number"][0])
+        units = [ReadUnit(**fields) for fields in json.loads(batch["units"][0])]
         good: list[dict[str, Any]] = []
         bad: list[dict[str, Any]] = []
-        for record, raw, reason in read_rows(unit, self.config, self.format):
+        rows = chain.from_iterable(read_rows(unit, self.config, self.format) for unit in units)
+        for record, raw, reason in rows:
             if record is None:
                 text = raw.text or str(raw.row)[:500]
                 bad.append({"origin": raw.origin, "index": raw.index, "reason": reason, "text": text})
@@ -158,16 +179,12 @@ def build_corpus(
     for folder in ("examples", "heldout", "quarantine"):
         out.delete_dir(folder)
     format = sample_format(units, config)
-    items = [{"number": i, "unit": vars(u)} for i, u in enumerate(units)]
-    try:
-        with mailbox(lambda event: on_rows(event["rows"])) as box:
-            task = ReadTask(config, format, out.sub("quarantine"), box)
-            read = ray.data.from_items(items, override_num_blocks=len(items))
-            rows = read.map_batches(task, batch_size=1, batch_format="numpy").materialize()
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, SourceError):  # a broken file is the user's to mend, not a fault of a task's
-            raise error.cause from None
-        raise
+    groups = group_units(units, config.read_bytes_per_task, parallelism)
+    items = [{"number": i, "units": json.dumps([vars(u) for u in group])} for i, group in enumerate(groups)]
+    with own_errors_alone(), mailbox(lambda event: on_rows(event["rows"])) as box:
+        task = ReadTask(config, format, out.sub("quarantine"), box)
+        read = ray.data.from_items(items, override_num_blocks=len(items))
+        rows = read.map_batches(task, batch_size=1, batch_format="numpy").materialize()
     num_read = rows.count()
     num_quarantined = check_quarantine(out.sub("quarantine"), num_read, config.max_quarantined_share)
     if num_read == 0:
@@ -176,15 +193,13 @@ def build_corpus(
     bucketed = rows.map_batches(
         add_part_column, fn_kwargs={"num_parts": num_parts}, batch_format="pyarrow", batch_size=None
     )
-    stats = (
-        bucketed.groupby("part", num_partitions=min(num_parts, max(2, 2 * parallelism)))
-        .map_groups(
-            write_part,
-            fn_kwargs={"duplicates": config.duplicates, "out": out, "hold_out": hold_out},
-            batch_format="pyarrow",
-        )
-        .take_all()
+    written = bucketed.groupby("part", num_partitions=min(num_parts, max(2, 2 * parallelism))).map_groups(
+        write_part,
+        fn_kwargs={"duplicates": config.duplicates, "out": out, "hold_out": hold_out},
+        batch_format="pyarrow",
     )
+    with own_errors_alone():
+        stats = written.take_all()
     parts = sorted(stats, key=lambda s: s["part"])
     num_examples, num_held_out, num_repeats = (
         sum(s[name] for s in parts) for name in ("rows", "heldout_rows", "duplicates")
