@@ -11,16 +11,16 @@ from s2l_ray.config import ResourcesConfig, WorkersConfig
 
 
 def test_embedded_ray_gives_the_cores_to_the_workers():
-    placement = place(ResourcesConfig(), {"CPU": 10}, cores=8)
+    placement = place(ResourcesConfig(), [{"CPU": 10}], cores=8)
     assert (placement.device, placement.num_workers, placement.cpus_per_worker) == ("cpu", 1, 8)
-    two = place(ResourcesConfig(proxy=WorkersConfig(workers=2)), {"CPU": 10}, cores=8)
+    two = place(ResourcesConfig(proxy=WorkersConfig(workers=2)), [{"CPU": 10}], cores=8)
     assert (two.num_workers, two.cpus_per_worker) == (2, 4)
 
 
 def test_gpus_are_taken_where_there_are_some():
-    placement = place(ResourcesConfig(), {"CPU": 64, "GPU": 8})
+    placement = place(ResourcesConfig(), [{"CPU": 64, "GPU": 8}])
     assert (placement.device, placement.num_workers, placement.gpus_per_worker) == ("gpu", 8, 1)
-    assert place(ResourcesConfig(device="cpu"), {"CPU": 64, "GPU": 8}).device == "cpu"
+    assert place(ResourcesConfig(device="cpu"), [{"CPU": 64, "GPU": 8}]).device == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -33,9 +33,9 @@ def test_gpus_are_taken_where_there_are_some():
 )
 def test_what_would_wait_for_ever_is_refused_unless_the_cluster_may_grow(resources, cluster):
     with pytest.raises(PlacementError, match=r"cluster has .* CPU and .* GPU.*wait for ever.*may_grow"):
-        place(ResourcesConfig(**resources), cluster)
+        place(ResourcesConfig(**resources), [cluster])
     asked = resources.get("proxy", WorkersConfig()).workers or 1
-    assert place(ResourcesConfig(**resources, may_grow=True), cluster).num_workers == asked
+    assert place(ResourcesConfig(**resources, may_grow=True), [cluster]).num_workers == asked
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,53 @@ def test_what_would_wait_for_ever_is_refused_unless_the_cluster_may_grow(resourc
 def test_pinned_nodes_that_are_not_there_are_refused(workers, name):
     cluster = {"CPU": 8.0, "accelerator_type:A100": 1.0}
     with pytest.raises(PlacementError, match=rf"resources.target asks for .*'{name}'.*the cluster has 0 .*A100"):
-        place(ResourcesConfig(target=workers), cluster, who="target")
-    assert place(ResourcesConfig(target=workers), {**cluster, name: 2.0}, who="target").num_workers == 1
+        place(ResourcesConfig(target=workers), [cluster], who="target")
+    assert place(ResourcesConfig(target=workers), [{**cluster, name: 2.0}], who="target").num_workers == 1
+
+
+@pytest.mark.parametrize(
+    ("workers", "nodes", "room"),
+    [
+        # The sum would do, but no node has four.
+        (WorkersConfig(workers=2, cpus_per_worker=4), [{"CPU": 3}] * 4, 0),
+        # Two fit on two nodes, and then no node has a CPU left for reading.
+        (WorkersConfig(workers=2, cpus_per_worker=2.5), [{"CPU": 3}] * 2, 1),
+        # The GPUs are on a node without the CPUs.
+        (WorkersConfig(workers=2, cpus_per_worker=4), [{"CPU": 2, "GPU": 2}, {"CPU": 64}], 0),
+        (WorkersConfig(workers=2, gpus_per_worker=2), [{"CPU": 8, "GPU": 1}] * 4, 0),
+        # The named nodes are there, and too small.
+        (WorkersConfig(workers=1, cpus_per_worker=8, accelerator_type="A100"),
+         [{"CPU": 4, "GPU": 1, "accelerator_type:A100": 1}, {"CPU": 16, "GPU": 1}], 0),
+        (WorkersConfig(workers=3, min_workers=2, cpus_per_worker=4), [{"CPU": 4}, {"CPU": 3}], 1),
+    ],
+)  # fmt: skip
+def test_workers_that_fit_the_sum_but_no_node_are_refused(workers, nodes, room):
+    resources = ResourcesConfig(proxy=workers, device="gpu" if any("GPU" in n for n in nodes) else "cpu")
+    with pytest.raises(
+        PlacementError, match=rf"asked for.* on .*{nodes[0]['CPU']} CPU.*room for {room} such.*for ever"
+    ):
+        place(resources, nodes)
+    enough = [*nodes, *({"CPU": 65, "GPU": 8, "accelerator_type:A100": 1} for _ in range(2))]
+    assert place(resources, enough).num_workers == workers.workers
+
+
+def test_elastic_workers_need_room_for_the_fewest_only():
+    resources = ResourcesConfig(proxy=WorkersConfig(workers=8, min_workers=2, cpus_per_worker=2))
+    assert place(resources, [{"CPU": 3}, {"CPU": 2}]).num_workers == 8
+
+
+@pytest.mark.parametrize(
+    ("workers", "nodes", "cpus"),
+    [
+        (1, [{"CPU": 4}] * 3, 4),  # not the 11 that the cluster has beside reading: no node could give them
+        (1, [{"CPU": 4}], 3),
+        (3, [{"CPU": 4}] * 3, 3),
+        (4, [{"CPU": 2}, {"CPU": 16}], 4),
+        (2, [{"CPU": 1}, {"CPU": 2}], 1),
+    ],
+)
+def test_each_worker_gets_what_a_node_can_give(workers, nodes, cpus):
+    assert place(ResourcesConfig(proxy=WorkersConfig(workers=workers)), nodes).cpus_per_worker == cpus
 
 
 def test_a_gpu_that_never_comes_is_waited_for_only_so_long(ray_cluster):

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from s2l_ray.config.schema import ResourcesConfig, WorkersConfig
+
+Node = Mapping[str, float]
+"""Resources of one node by name, as Ray counts them."""
 
 
 class PlacementError(ValueError):
@@ -41,58 +46,106 @@ class Placement:
 
 def place(
     resources: ResourcesConfig,
-    cluster: dict[str, float],
+    nodes: Sequence[Node],
     cores: int | None = None,
     who: Literal["proxy", "target"] = "proxy",
 ) -> Placement:
-    """Resolve the automatic settings against `cluster` (as `ray.cluster_resources()` gives it).
+    """Resolve the automatic settings against the living nodes (`node_resources()`).
 
     Args:
         cores: physical cores of this machine, when the cluster is an embedded one.
         who: whose workers.
 
     Raises:
-        PlacementError: more workers than the cluster can hold, with what is asked for and what there is.
+        PlacementError: more workers than the nodes can hold, with what is asked for and what there is.
     """
     asked: WorkersConfig = getattr(resources, who)
+    cluster = _sum(nodes)
     total_cpus, total_gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
     device = resources.device if resources.device != "auto" else ("gpu" if total_gpus >= 1 else "cpu")
+    pinned = dict(asked.custom_resources)
+    if asked.accelerator_type is not None:
+        pinned[f"accelerator_type:{asked.accelerator_type}"] = 0.001
     if device == "gpu":
         workers = asked.workers or max(1, int(total_gpus // asked.gpus_per_worker))
         cpus, gpus = asked.cpus_per_worker or 1.0, asked.gpus_per_worker
     else:
         workers, gpus = asked.workers or 1, 0.0
-        usable = cores if cores is not None else max(1.0, total_cpus - 1)
-        cpus = asked.cpus_per_worker or max(1.0, usable // workers)
+        share = max(1.0, cores // workers) if cores is not None else _cpus_that_fit(nodes, workers, pinned)
+        cpus = asked.cpus_per_worker or share
     if not resources.may_grow:
-        _refuse_the_impossible(who, asked, asked.min_workers or workers, cpus, gpus, cluster)
+        _refuse_the_impossible(who, asked.min_workers or workers, {"CPU": cpus, "GPU": gpus, **pinned}, nodes)
     tasks = resources.parallel_tasks or max(64 if resources.may_grow else 1, int(total_cpus))
     custom = dict(asked.custom_resources)
     return Placement(device, workers, cpus, gpus, asked.accelerator_type, tasks, custom, asked.min_workers)
 
 
-def _refuse_the_impossible(
-    who: str, asked: WorkersConfig, workers: int, cpus: float, gpus: float, cluster: dict[str, float]
-) -> None:
-    total_cpus, total_gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
+def node_resources() -> list[Node]:
+    """What each living node of the connected cluster has, in use or not."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _sum(nodes: Sequence[Node]) -> dict[str, float]:
+    total: Counter[str] = Counter()
+    for node in nodes:
+        total.update(node)
+    return dict(total)
+
+
+def _room(nodes: Sequence[Node], worker: Mapping[str, float]) -> int:
+    """How many such workers the nodes hold: a worker is never spread over two."""
+    wanted = {name: each for name, each in worker.items() if each > 0}
+    return sum(min(int(node.get(name, 0) / each + 1e-6) for name, each in wanted.items()) for node in nodes)
+
+
+def _room_beside_reading(nodes: Sequence[Node], worker: Mapping[str, float]) -> int:
+    """The same where some node keeps one CPU for Ray Data: workers would wait for data, and data for a CPU."""
+    found = 0
+    for i, node in enumerate(nodes):
+        if node.get("CPU", 0) >= 1:
+            found = max(found, _room([*nodes[:i], {**node, "CPU": node["CPU"] - 1}, *nodes[i + 1 :]], worker))
+    return found
+
+
+def _cpus_that_fit(nodes: Sequence[Node], workers: int, pinned: Mapping[str, float]) -> float:
+    """The most CPUs, in whole ones, that so many workers can have each; 1 if not even that."""
+    for cpus in range(int(max((node.get("CPU", 0) for node in nodes), default=1)), 1, -1):
+        if _room_beside_reading(nodes, {"CPU": cpus, **pinned}) >= workers:
+            return float(cpus)
+    return 1.0
+
+
+def _refuse_the_impossible(who: str, workers: int, each: Mapping[str, float], nodes: Sequence[Node]) -> None:
+    """`each`: what a worker reserves."""
+    cluster = _sum(nodes)
     grow = "start more nodes, or set resources.may_grow=true if the cluster has an autoscaler that adds them"
-    # One CPU stays free for Ray Data: without it, workers would wait for data and data for a CPU.
-    if workers * cpus + 1 > total_cpus or workers * gpus > total_gpus:
-        raise PlacementError(
-            f"{workers} workers with {cpus:g} CPU and {gpus:g} GPU each, and 1 CPU for reading, were asked for; the "
-            f"cluster has {total_cpus:g} CPU and {total_gpus:g} GPU, so the run would wait for ever. Lower "
-            f"resources.{who}.workers or resources.{who}.cpus_per_worker, {grow}"
-        )
-    wanted = {name: workers * each for name, each in asked.custom_resources.items()}
-    if asked.accelerator_type is not None:
-        wanted[f"accelerator_type:{asked.accelerator_type}"] = 0.001 * workers
-    for name, amount in wanted.items():
-        if cluster.get(name, 0) < amount:
+    for name in each.keys() - {"CPU", "GPU"}:
+        if cluster.get(name, 0) < workers * each[name]:
             there = ", ".join(sorted(cluster)) or "nothing"
             raise PlacementError(
-                f"resources.{who} asks for {amount:g} of {name!r}, the cluster has {cluster.get(name, 0):g} (it offers "
-                f"{there}), so the run would wait for ever. Correct the name, {grow}"
+                f"resources.{who} asks for {workers * each[name]:g} of {name!r}, the cluster has "
+                f"{cluster.get(name, 0):g} (it offers {there}), so the run would wait for ever. Correct the name, "
+                f"{grow}"
             )
+    room = _room_beside_reading(nodes, each)
+    if room < workers:
+        raise PlacementError(
+            f"{workers} workers with {each['CPU']:g} CPU and {each['GPU']:g} GPU each, and 1 CPU for reading, were "
+            f"asked for; the cluster has {cluster.get('CPU', 0):g} CPU and {cluster.get('GPU', 0):g} GPU on "
+            f"{_describe(nodes)}, with room for {room} such workers, so the run would wait for ever. Lower "
+            f"resources.{who}.workers or resources.{who}.cpus_per_worker, {grow}"
+        )
+
+
+def _describe(nodes: Sequence[Node]) -> str:
+    """`2 nodes of 4 CPU, 1 node of 8 CPU + 1 GPU`."""
+    alike = Counter((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
+    return ", ".join(
+        f"{count} node{'s' if count > 1 else ''} of {cpus:g} CPU" + (f" + {gpus:g} GPU" if gpus else "")
+        for (cpus, gpus), count in alike.items()
+    )
 
 
 def wait_for_gpu(resources: ResourcesConfig) -> bool:

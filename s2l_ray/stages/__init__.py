@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from s2l_ray.cluster.placement import local_cores, place, wait_for_gpu
+from s2l_ray.cluster.placement import local_cores, node_resources, place, wait_for_gpu
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.pipeline import Pipeline
 from s2l_ray.stages.corpus import corpus_stage
@@ -39,15 +39,13 @@ def run_up_to_trajectories(pipeline: Pipeline, config: S2LConfig) -> None:
 
 def place_stages(pipeline: Pipeline, config: S2LConfig) -> None:
     """Who gets what, before anything starts; refused if it can never be had."""
-    import ray
-
     embedded = is_embedded(config)
     cores = local_cores() if embedded else None
     wait_for_gpu(config.resources)
-    cluster = ray.cluster_resources()
-    pipeline.placements["proxy"] = place(config.resources, cluster, cores)
+    nodes = node_resources()
+    pipeline.placements["proxy"] = place(config.resources, nodes, cores)
     if config.target is not None:
-        pipeline.placements["target"] = place(config.resources, cluster, cores, "target")
+        pipeline.placements["target"] = place(config.resources, nodes, cores, "target")
         pipeline.sharding = shard_target(config, pipeline.placements["target"], embedded)
 
 
