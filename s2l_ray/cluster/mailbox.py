@@ -31,8 +31,11 @@ class _Box:
 def mailbox(on_event: Callable[[Event], None], every_s: float = 0.5) -> Iterator[Any]:
     """An actor handle that workers call `put.remote(event)` on; `on_event` runs in a thread of the driver."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    box = ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(_Box).remote()
+    # Beside the driver: on another node it would die with that node, and the rest of the run would be silent.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    box = ray.remote(num_cpus=0, scheduling_strategy=here)(_Box).remote()
     stop = threading.Event()
 
     def deliver() -> None:
