@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from typing import Any
 
 import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
-from s2l_ray.cluster.placement import PlacementError, place, wait_for_gpu
+from s2l_ray.cluster.leftovers import remove_leftover_groups
+from s2l_ray.cluster.placement import Placement, PlacementError, place, wait_for_gpu
+from s2l_ray.cluster.room import free_resources, wait_for_room
 from s2l_ray.config import ResourcesConfig, WorkersConfig
 
 
@@ -95,6 +102,68 @@ def test_elastic_workers_need_room_for_the_fewest_only():
 )
 def test_each_worker_gets_what_a_node_can_give(workers, nodes, cpus):
     assert place(ResourcesConfig(proxy=WorkersConfig(workers=workers)), nodes).cpus_per_worker == cpus
+
+
+class Other:
+    """Somebody else on the cluster."""
+
+    @classmethod
+    def start(cls) -> Any:
+        return ray.remote(num_cpus=0)(cls).remote()
+
+    def reserve(self, cpus: float) -> int:
+        self.group = placement_group([{"CPU": cpus}])
+        assert self.group.wait(60)
+        return os.getpid()
+
+
+def test_workers_wait_for_what_others_hold_and_it_is_said(ray_cluster):
+    """Three of four CPUs are free for two workers and reading, once the other one has gone."""
+    placement, said = Placement("cpu", 2, 1.0, 0, None, 1), []
+    assert free_resources(60)["CPU"] == 4
+    other = Other.start()
+    process = ray.get(other.reserve.remote(2))
+    assert free_resources(0)["CPU"] == 2
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) == 1:
+            os.kill(process, signal.SIGKILL)
+            wait_until_left()
+
+    def wait_until_left() -> None:
+        deadline = time.monotonic() + 60
+        while remove_leftover_groups() == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    assert wait_for_room(placement, "target", say, every_s=0.1)["CPU"] >= 3
+    assert said == [
+        "[target] waiting: 2 workers with 1 CPU, and 1 CPU for reading, are needed; of the cluster's 4 CPU and 0 GPU, "
+        "2 CPU and 0 GPU are free, others hold the rest",
+        "[target] there is room now",
+    ]
+
+
+def test_only_what_the_dead_have_left_is_taken_back(ray_cluster):
+    mine, living, dead = placement_group([{"CPU": 0.5}]), Other.start(), Other.start()
+    assert mine.wait(60)
+    ray.get(living.reserve.remote(1))
+    os.kill(ray.get(dead.reserve.remote(2)), signal.SIGKILL)
+    deadline, removed = time.monotonic() + 60, 0
+    while not removed and time.monotonic() < deadline:
+        removed = remove_leftover_groups()
+        time.sleep(0.1)
+    assert removed == 1
+    assert remove_leftover_groups() == 0
+    while ray.available_resources()["CPU"] != 2.5 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ray.available_resources()["CPU"] == 2.5
+    remove_placement_group(mine)
+    ray.kill(living)
+    while remove_leftover_groups() == 0 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert free_resources(60)["CPU"] == 4
 
 
 def test_a_gpu_that_never_comes_is_waited_for_only_so_long(ray_cluster):

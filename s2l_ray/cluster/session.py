@@ -42,6 +42,12 @@ def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator
         ray.shutdown()
 
 
+def is_embedded(resources: ResourcesConfig) -> bool:
+    """Ray is (or will be) started here for this run alone."""
+    address = resources.ray_address or os.environ.get("RAY_ADDRESS")
+    return not address or address == "local"
+
+
 def quiet_ray_data() -> None:
     """Settings of Ray Data that this project relies on; for the driver and for every worker that iterates."""
     from ray.data import DataContext

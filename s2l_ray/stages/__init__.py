@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from s2l_ray.cluster.placement import local_cores, node_resources, place, wait_for_gpu
+from s2l_ray.cluster.session import is_embedded
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.pipeline import Pipeline
 from s2l_ray.stages.corpus import corpus_stage
@@ -14,19 +13,23 @@ from s2l_ray.stages.target import shard_target, target_stages
 from s2l_ray.stages.tokens import tokens_stage
 
 
-def run_stages(pipeline: Pipeline, placed: bool = False) -> None:
-    """All stages; Ray is connected. `placed`: who gets what is settled already."""
+def run_stages(pipeline: Pipeline) -> None:
+    """All stages; Ray is connected."""
     config = pipeline.run.config
-    if not placed:
-        place_stages(pipeline, config)
+    place_stages(pipeline, config)
     run_up_to_trajectories(pipeline, config)
     clusters_stage(pipeline, config)
+    subset_stages(pipeline, config)
+    target_stages(pipeline, config)
+
+
+def subset_stages(pipeline: Pipeline, config: S2LConfig) -> None:
+    """All subsets that the selection asks for."""
     inputs = None
     for selector in config.selection.selectors:
         for budget in config.selection.budgets:
             inputs = inputs or selection_inputs(pipeline)
             subset_stage(pipeline, config, selector, budget, inputs)
-    target_stages(pipeline, config)
 
 
 def run_up_to_trajectories(pipeline: Pipeline, config: S2LConfig) -> None:
@@ -39,7 +42,7 @@ def run_up_to_trajectories(pipeline: Pipeline, config: S2LConfig) -> None:
 
 def place_stages(pipeline: Pipeline, config: S2LConfig) -> None:
     """Who gets what, before anything starts; refused if it can never be had."""
-    embedded = is_embedded(config)
+    embedded = is_embedded(config.resources)
     cores = local_cores() if embedded else None
     wait_for_gpu(config.resources)
     nodes = node_resources()
@@ -47,9 +50,3 @@ def place_stages(pipeline: Pipeline, config: S2LConfig) -> None:
     if config.target is not None:
         pipeline.placements["target"] = place(config.resources, nodes, cores, "target")
         pipeline.sharding = shard_target(config, pipeline.placements["target"], embedded)
-
-
-def is_embedded(config: S2LConfig) -> bool:
-    """Ray is (or will be) started here for this run alone."""
-    address = config.resources.ray_address or os.environ.get("RAY_ADDRESS")
-    return not address or address == "local"

@@ -11,6 +11,7 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.pipeline import Built, Pipeline
 from s2l_ray.run_folder import Storage, fingerprint
 from s2l_ray.run_folder.progress import format_count
+from s2l_ray.stages.room import make_room
 from s2l_ray.stages.tokens import local_folder, open_tokenizer
 
 
@@ -75,6 +76,7 @@ def _build_proxy(
         f"[proxy] {plan.total_steps:,} steps of {config.proxy.global_batch_size} examples, "
         f"{len(snapshots)} snapshots, on {placement.describe()}"
     )
+    make_room(pipeline, "proxy")
     with ProxyReport(pipeline.progress, pipeline.metrics, plan, len(snapshots)) as report:
         summary = run_on_workers(
             run_worker, job, out, placement, what="proxy", max_failures=config.resources.max_failures,

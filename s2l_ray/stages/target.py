@@ -13,6 +13,7 @@ from s2l_ray.run_folder import Storage, fingerprint
 from s2l_ray.run_folder.progress import format_count
 from s2l_ray.stages.heldout import heldout_stage
 from s2l_ray.stages.proxy import precision_of, training_settings
+from s2l_ray.stages.room import make_room
 from s2l_ray.stages.tokens import local_folder, open_tokenizer, tokens_stage
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def _build(
         f"[{label}] {plan.total_steps:,} steps of {target.global_batch_size} examples "
         f"({plan.total_steps / plan.steps_per_epoch:.3g} passes), {sharding.describe()}, on {placement.describe()}"
     )
+    make_room(pipeline, "target")
     run = pipeline.run
     logged = f"target/{out.path.rsplit('/', 1)[-1]}"  # with its key: other settings are another curve
     with Loggers(config.loggers, run.storage, config.name, logged, target.model_dump(mode="json")) as loggers:

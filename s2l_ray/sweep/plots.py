@@ -1,8 +1,12 @@
-"""Pictures of a sweep, PNG and SVG: held-out figure against budget, the same by source, and against total cost."""
+"""Pictures of a sweep, PNG and SVG: held-out figure against budget, the same by source, and against total cost.
+
+Legible at half size, in grey and to the colour-blind: big letters, a marker of its own for each selector.
+"""
 
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -12,107 +16,137 @@ from s2l_ray.run_folder import Storage
 from s2l_ray.sweep.results import Cost, Point, full_point
 from s2l_ray.sweep.trials import FULL
 
-_COLOURS = {"s2l": "#0b6e99", "random": "#d9822b", "random_per_source": "#7d5ba6", FULL: "#444444"}
-_NAMES = {"macro": "held-out loss, mean over sources (nats/token)", "micro": "held-out loss (nats/token)",
-          "per_token": "held-out loss per token (nats)", "exact_match": "exact match (share)"}  # fmt: skip
+_LOOKS = {"s2l": ("#0b6e99", "o"), "random": ("#d9822b", "s"), "random_per_source": ("#7d5ba6", "^"),
+          FULL: ("#444444", "D")}  # fmt: skip
+"""Colour and marker."""
+_OTHER_LOOKS = [("#2a7f3f", "v"), ("#b5386b", "P"), ("#6b6b00", "X"), ("#00857c", "*"), ("#8c4a2f", "<")]
+_NAMES = {"macro": "held-out loss (nats/token)\nmean over sources",
+          "micro": "held-out loss (nats/token)\nmean over examples",
+          "per_token": "held-out loss (nats/token)\nmean over tokens",
+          "exact_match": "exact matches\n(share of the held-out examples)"}  # fmt: skip
+_MOST_SOURCES = 12
 
 
 def draw_all(
     out: Storage,
-    title: str,
+    name: str,
     metric: str,
     curves: dict[str, list[Point]],
     selecting: Cost,
     table: pa.Table,
     deciding: str,
 ) -> list[str]:
-    """curves: phase → points. Returns the names of the files."""
+    """name: the run's. curves: phase → points. deciding: the held-out set shown. Returns the names of the files."""
     import matplotlib
 
     matplotlib.use("Agg")  # no display on a cluster
+    title = f"{name}, held-out set “{deciding}”"
     figures = {"budget": _budget_figure(title, metric, curves), "cost": _cost_figure(title, metric, curves, selecting)}
     by_source = _source_figure(title, table, deciding)
     if by_source is not None:
         figures["sources"] = by_source
     names = []
-    for name, figure in figures.items():
+    for file, figure in figures.items():
         for kind in ("png", "svg"):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=160)
-            out.write_bytes(f"{name}.{kind}", buffer.getvalue())
-            names.append(f"{name}.{kind}")
+            out.write_bytes(f"{file}.{kind}", buffer.getvalue())
+            names.append(f"{file}.{kind}")
     import matplotlib.pyplot as plt
 
     plt.close("all")
     return names
 
 
-def _new(columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
+def _new(columns: int = 1, rows: int = 1, width: float = 7.2, height: float = 4.8) -> tuple[Any, Any]:
+    """`width`, `height`: of a panel, inches."""
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
                          "grid.alpha": 0.25, "svg.hashsalt": "s2l"})  # fmt: skip
-    size = (7.2, 4.8) if columns == rows == 1 else (3.4 * columns, 2.9 * rows)
+    size = (width * columns, height * rows)
     return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
 
 
-def _style(selector: str) -> dict[str, Any]:
-    return {"color": _COLOURS.get(selector, "#2a7f3f"), "label": selector.replace("_", " ")}
+def _selectors(found: list[Any]) -> list[str]:
+    """S2L first, then the rivals by name; the full data is no selector."""
+    return sorted({p.selector for p in found} - {FULL}, key=lambda name: (name != "s2l", name))
+
+
+def _looks(selectors: list[str]) -> dict[str, dict[str, Any]]:
+    others = [s for s in selectors if s not in _LOOKS]
+    looks = _LOOKS | {s: _OTHER_LOOKS[i % len(_OTHER_LOOKS)] for i, s in enumerate(others)}
+    labels = {s: s.replace("_", " ") for s in selectors} | {FULL: "full data"}
+    return {s: {"color": looks[s][0], "marker": looks[s][1], "label": labels[s]} for s in labels}
 
 
 def _curve(axis: Any, found: list[Point], x: dict[Point, float], phase: str) -> None:
-    for selector in dict.fromkeys(p.selector for p in found if p.selector != FULL):
+    looks = _looks(_selectors(found))
+    for selector in _selectors(found):
         mine = [p for p in found if p.selector == selector]
-        style = _style(selector)
-        if phase == "predicted":
-            style |= {"linestyle": ":", "marker": "x", "label": style["label"] + " (predicted)"}
-        else:
-            style |= {"marker": "o"}
+        style = looks[selector] | ({"linestyle": ":"} if phase == "predicted" else {})
         where, mean = [x[p] for p in mine], np.array([p.mean for p in mine])
         spread = np.array([p.spread for p in mine])
-        axis.plot(where, mean, linewidth=2, **style)
+        axis.plot(where, mean, linewidth=2, markersize=7, **style)
         axis.fill_between(where, mean - spread, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _percent_ticks(axis: Any, shares: list[float]) -> None:
-    from matplotlib.ticker import FixedLocator, NullFormatter
+def _seeds_told(found: list[Point]) -> str:
+    """What the shaded bands are."""
+    seeds = max(len(p.values) for p in found)
+    return f"shaded: ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed: no spread is known"
+
+
+def _percent_ticks(axis: Any, shares: list[float], room: float) -> None:
+    """A tick a budget; a label where it has room (`room`: its share of the axis) beside those to its right."""
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
     axis.set_xscale("log")
     ticks = sorted(set(shares))
+    low, high = min(ticks) * 0.85, max(ticks) * 1.15
+    labels: list[str] = []
+    beside = math.inf
+    for tick in reversed(ticks):
+        at = math.log(tick / low) / math.log(high / low)
+        fits = beside - at >= room
+        labels.insert(0, f"{tick * 100:.3g}" if fits else "")
+        beside = at if fits else beside
     axis.xaxis.set_major_locator(FixedLocator(ticks))
-    axis.set_xticklabels([f"{t:.3g}".rstrip(".") for t in np.array(ticks) * 100])
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set_xlim(min(ticks) * 0.85, max(ticks) * 1.15)
+    axis.xaxis.set_major_formatter(FixedFormatter(labels))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xlim(low, high)
 
 
-def _relative_axis(axis: Any, full: float) -> None:
-    """On the right: the same, full data = 100 %."""
+def _relative_axis(axis: Any, full: float, label: str) -> None:
+    """On the right: the same, full data = 100."""
     right = axis.secondary_yaxis("right", functions=(lambda y: y / full * 100, lambda share: share * full / 100))
-    right.set_ylabel("full data = 100 %")
+    right.set_ylabel(label)
     right.spines["right"].set_visible(False)
 
 
 def _budget_figure(title: str, metric: str, curves: dict[str, list[Point]]) -> Any:
     """One panel a phase: a small model's losses and the target's are on different scales."""
-    figure, axes = _new(columns=len(curves)) if len(curves) > 1 else _new()
+    several = len(curves) > 1
+    figure, axes = _new(columns=len(curves), width=6.4) if several else _new()
     for axis, (phase, found) in zip(axes[0], curves.items(), strict=True):
         _curve(axis, found, {p: p.share for p in found}, phase)
         full = full_point(found)
         if full is not None:
-            axis.axhline(full.mean, linewidth=1.5, linestyle="--", **_style(FULL))
-            axis.axhspan(full.mean - full.spread, full.mean + full.spread, color=_COLOURS[FULL], alpha=0.1, linewidth=0)
-        _percent_ticks(axis, [p.share for p in found if p.selector != FULL] + [1.0])
-        axis.set_xlabel("subset (% of the examples, log scale)")
+            style = _looks([])[FULL] | {"marker": None}
+            axis.axhline(full.mean, linewidth=1.5, linestyle="--", **style)
+            axis.axhspan(full.mean - full.spread, full.mean + full.spread, color=style["color"], alpha=0.1, linewidth=0)
+        whole = [] if full is None else [1.0]
+        _percent_ticks(axis, [p.share for p in found if p.selector != FULL] + whole, room=0.06)
+        last = phase == list(curves)[-1]
+        axis.set_xlabel("subset (% of the examples, log scale)" + (f"\n{_seeds_told(found)}" if last else "\n"))
         if full is not None and full.mean:
-            _relative_axis(axis, full.mean)
-        axis.set_ylabel(_NAMES[metric] if len(curves) == 1 else f"{metric}")
-        axis.set_title(title if len(curves) == 1 else f"{title}: {phase}", fontsize=12)
+            _relative_axis(axis, full.mean, "% of the full data's" if last else "")
+        if several:
+            who = "the proxy's model (prediction)" if phase == "predicted" else "the target"
+            axis.set_title(f"trained: {who}", fontsize=12)
         axis.legend(frameon=False, fontsize=11)
-    if len(curves) > 1:
-        figure.set_size_inches(6.4 * len(curves), 4.8)
-        figure.supylabel(_NAMES[metric], fontsize=12)
-        for axis in axes[0]:
-            axis.set_ylabel("")
+    axes[0][0].set_ylabel(_NAMES[metric])
+    figure.suptitle(title, fontsize=13)
     return figure
 
 
@@ -126,46 +160,76 @@ def _cost_figure(title: str, metric: str, curves: dict[str, list[Point]], select
     _curve(axis, found, cost, "target")
     full = full_point(found)
     if full is not None:
-        axis.errorbar(
-            [cost[full]], [full.mean], yerr=[full.spread], marker="D", markersize=8, linestyle="", **_style(FULL)
-        )
-    axis.set_xscale("log")
-    axis.set_xlabel("total cost: selection + one target (FLOPs, log scale)")
+        style = _looks([])[FULL]
+        axis.errorbar([cost[full]], [full.mean], yerr=[full.spread], markersize=8, linestyle="", **style)
+    for point in found:
+        if point is not full:
+            where = (cost[point], point.mean)
+            axis.annotate(f"{point.share * 100:.3g} %", where, textcoords="offset points", xytext=(7, 5), fontsize=10)
+    _flops_ticks(axis, list(cost.values()))
+    axis.set_xlabel(f"total cost: selection + one target (FLOPs, log scale)\n{_seeds_told(found)}")
     axis.set_ylabel(_NAMES[metric])
-    axis.set_title(title, fontsize=12)
+    axis.set_title(title, fontsize=13)
     axis.legend(frameon=False, fontsize=11)
     return figure
 
 
+def _flops_ticks(axis: Any, costs: list[float]) -> None:
+    """Few enough to be read: Matplotlib's own overlap where the costs span about a decade."""
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+    axis.set_xscale("log")
+    low, high = min(costs) * 0.8, max(costs) * 1.25
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[tuple[float, int]] = []
+    for steps in ([1, 1.5, 2, 3, 4, 5, 6, 8], [1, 2, 3, 5], [1, 2, 5], [1, 3], [1]):
+        ticks = [(s, d) for d in decades for s in steps if low <= s * 10.0**d <= high]
+        if len(ticks) <= 6:
+            break
+    every = -(-len(ticks) // 6)
+    ticks = ticks[::every]
+    axis.xaxis.set_major_locator(FixedLocator([s * 10.0**d for s, d in ticks]))
+    axis.xaxis.set_major_formatter(FixedFormatter([f"${s:g}\\cdot 10^{{{d}}}$" for s, d in ticks]))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xlim(low, high)
+
+
 def _source_figure(title: str, table: pa.Table, deciding: str) -> Any | None:
-    """Held-out loss of each source against the budget, one small panel a source (at most twelve, commonest names)."""
+    """Held-out loss of each source against the budget, one small panel a source (the first twelve by name)."""
     rows = [r for r in table.to_pylist() if r["heldout_set"] == deciding and r["source"] and r["phase"] == "target"
             and r["parameters"] == "{}"]  # fmt: skip
-    sources = sorted({r["source"] for r in rows})[:12]
+    everything = sorted({r["source"] for r in rows})
+    sources = everything[:_MOST_SOURCES]
     if len(sources) < 2:
         return None
     columns = min(4, len(sources))
-    figure, axes = _new(columns=columns, rows=-(-len(sources) // columns))
+    figure, axes = _new(columns, -(-len(sources) // columns), width=3.6, height=2.9)
+    selectors = sorted({r["selector"] for r in rows} - {FULL}, key=lambda name: (name != "s2l", name))
+    looks = _looks(selectors)
     for axis, source in zip(axes.ravel(), sources, strict=False):
         mine = [r for r in rows if r["source"] == source]
-        for selector in dict.fromkeys(r["selector"] for r in mine):
+        for selector in selectors:
             points = _by_share([r for r in mine if r["selector"] == selector])
-            if selector == FULL:
-                axis.axhline(points[0][1], linewidth=1.2, linestyle="--", **_style(FULL))
-            else:
-                axis.plot([p[0] for p in points], [p[1] for p in points], marker="o", markersize=4, **_style(selector))
-        _percent_ticks(axis, sorted({r["share"] for r in mine}))
-        axis.set_title(source, fontsize=11)
-        axis.tick_params(labelsize=9)
+            axis.plot([p[0] for p in points], [p[1] for p in points], markersize=5, **looks[selector])
+        for _, loss in _by_share([r for r in mine if r["selector"] == FULL]):
+            axis.axhline(loss, linewidth=1.2, linestyle="--", **looks[FULL] | {"marker": None})
+        _percent_ticks(axis, [r["share"] for r in mine], room=0.12)
+        axis.set_title(source if len(source) <= 32 else f"{source[:31]}…", fontsize=12)
+        axis.tick_params(labelsize=11)
     for axis in axes.ravel()[len(sources) :]:
         axis.set_axis_off()
-    axes[0][0].legend(frameon=False, fontsize=9)
-    figure.supxlabel("subset (% of the examples, log scale)", fontsize=11)
-    figure.supylabel("held-out loss (nats/token)", fontsize=11)
-    figure.suptitle(f"{title}, by source", fontsize=12)
+    handles = {line.get_label(): line for axis in axes.ravel() for line in axis.get_lines()}
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=12,
+        title="subset (% of the examples, log scale)", title_fontsize=12,  # an x label would lie over the legend
+    )  # fmt: skip
+    figure.supylabel("held-out loss (nats/token)", fontsize=12)
+    some = "" if len(sources) == len(everything) else f" ({len(sources)} of {len(everything)})"
+    figure.suptitle(f"{title}, by source{some}; mean over seeds", fontsize=13)
     return figure
 
 
 def _by_share(rows: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """(share, loss) with the mean over seeds."""
     shares = sorted({r["share"] for r in rows})
     return [(s, float(np.mean([r["loss"] for r in rows if r["share"] == s]))) for s in shares]

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 
-from s2l_ray.artifacts import Run, adopt_earlier, load_run
-from s2l_ray.config.load import ConfigError, list_recipes, load_config
+from s2l_ray.artifacts import Run, adopt_earlier
+from s2l_ray.config.load import load_config
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.pipeline import Pipeline, open_pipeline
 from s2l_ray.preflight import preflight
 from s2l_ray.run_folder import Progress, Storage
 from s2l_ray.sweep.records import Finished, all_finished, all_stopped, deciding_set, find_finished, objective_of
 from s2l_ray.sweep.report import PREDICTED, TARGET, curves_of, make_report
+from s2l_ray.sweep.resolve import resolve
 from s2l_ray.sweep.results import (
     bisect,
     full_point,
@@ -29,7 +28,7 @@ from s2l_ray.sweep.results import (
     shortfall,
     smallest_good_enough,
 )
-from s2l_ray.sweep.trials import FULL, Trial, check_trials, could_propose, full_trials, grid, num_possible
+from s2l_ray.sweep.trials import FULL, Trial, could_propose, full_trials, grid, num_possible
 from s2l_ray.sweep.tune import ENDED, OnDone, Outcome, Shared, concurrency, draw, propose, run_side_by_side
 
 
@@ -66,7 +65,7 @@ def sweep(
     from s2l_ray.cluster.session import ray_session
     from s2l_ray.stages import clusters_stage, place_stages, run_up_to_trajectories
 
-    resolved = _resolve(config, overrides, within)
+    resolved = resolve(config, overrides, within)
     preflight(resolved)
     progress = progress or Progress()
     run = Run(resolved, Storage.open(resolved.run_uri))
@@ -93,48 +92,6 @@ def sweep(
             runner.run(TARGET, full_trials(resolved))
             runner.search()
         return _conclude(pipeline, runner, resolved)
-
-
-def _resolve(config: S2LConfig | str, overrides: Sequence[str], within: float | None) -> S2LConfig:
-    if within is not None:
-        overrides = [*overrides, f"sweep.within={within}"]
-    if isinstance(config, S2LConfig):
-        resolved = config
-    elif _is_run(config):
-        tree = load_run(config).config.model_dump(mode="json")
-        resolved = load_config(tree | {"run_dir": config}, overrides)  # it may have been moved here
-    else:
-        resolved = load_config(config, overrides)
-    _check(resolved)
-    check_trials(resolved)
-    return resolved
-
-
-def _is_run(where: str) -> bool:
-    if where in list_recipes() or Path(where).is_file():
-        return False
-    return Storage.open(where).exists("config.yaml")
-
-
-def _check(config: S2LConfig) -> None:
-    """Raises ConfigError for what a sweep cannot do without."""
-    if config.target is None:
-        raise ConfigError("a sweep fine-tunes targets and there is none: add target.model=…, or a section `target`")
-    nothing_held_out = not (config.heldout.share or config.heldout.files or config.corpus.quickstart)
-    if nothing_held_out:
-        raise ConfigError(
-            "a sweep compares held-out losses and nothing is held out: set heldout.share=0.05, or heldout.files"
-        )
-    if config.sweep.asha is not None and config.target.evaluate_every_steps is None:
-        raise ConfigError(
-            "sweep.asha stops trials by their held-out loss on the way, which is never measured: set "
-            "target.evaluate_every_steps"
-        )
-    for package in ["matplotlib", *(["optuna"] if config.sweep.search == "optuna" else [])]:
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(
-                f'this sweep needs the package {package}, which is not installed; pip install "s2l_ray[sweep]"'
-            )
 
 
 def predicting(config: S2LConfig) -> S2LConfig:
@@ -214,28 +171,33 @@ class _Runner:
         self.failed |= {f"{phase}: {trial.describe()}": why for trial, why in outcome.failed.items()}
 
     def _shared(self, phase: str) -> Shared:
-        from s2l_ray.stages import is_embedded
+        from s2l_ray.cluster.session import is_embedded
 
-        run = self.pipeline.run
-        return Shared(
-            self.base[phase], run.storage, self.pipeline.placements, is_embedded(run.config), phase, self._trajectories
-        )
+        run, embedded = self.pipeline.run, is_embedded(self.config.resources)
+        return Shared(self.base[phase], run.storage, self.pipeline.placements, embedded, phase, self._trajectories)
 
     def _at_once(self) -> int:
+        """As many trials as have room beside what others hold of the cluster; waits until one has."""
         import ray
 
         from s2l_ray.cluster.placement import local_cores
-        from s2l_ray.stages import is_embedded
+        from s2l_ray.cluster.room import free_resources, times_it_fits, wait_for_room
+        from s2l_ray.cluster.session import is_embedded
 
-        cores = local_cores() if is_embedded(self.config) else None
-        placement, asked = self.pipeline.placements["target"], self.config.sweep.max_concurrent
-        if asked is not None and self.config.resources.may_grow:
-            return asked  # the cluster grows to it
-        at_once = concurrency(placement, ray.cluster_resources(), cores, asked)
+        resources, asked = self.config.resources, self.config.sweep.max_concurrent
+        placement, say = self.pipeline.placements["target"], self.pipeline.progress.say
+        if resources.may_grow:  # the cluster grows to what was asked for
+            return asked or concurrency(placement, ray.cluster_resources(), None, None)
+        if is_embedded(resources):
+            cores, free = local_cores(), ray.cluster_resources()
+        else:
+            cores, free = None, free_resources()
+            if not times_it_fits(placement, free):
+                free = wait_for_room(placement, "sweep", say)
+        at_once = concurrency(placement, free, cores, asked)
         if asked is not None and at_once < asked:
-            self.pipeline.progress.say(
-                f"[sweep] sweep.max_concurrent={asked} is more than fit ({placement.describe()} each)"
-            )
+            has = ", ".join(f"{free.get(n, 0):g} {n}" for n in ("CPU", "GPU") if n in free)
+            say(f"[sweep] sweep.max_concurrent={asked} is more than fit: {placement.describe()} each; free are {has}")
         return at_once
 
     def _reporter(self, phase: str, num_trials: int) -> OnDone:
@@ -299,8 +261,7 @@ def _conclude(pipeline: Pipeline, runner: _Runner, config: S2LConfig) -> SweepRe
     if any(len(found) > 1 for found in curves.values()):
         [any_one, *_] = [one for found in runner.finished.values() for one in found]
         deciding = deciding_set(config, any_one.stage)
-        title = f"{config.name} ({deciding})"
-        files = draw_all(out, title, config.sweep.metric, curves, selection_cost(pipeline.run), table, deciding)
+        files = draw_all(out, config.name, config.sweep.metric, curves, selection_cost(pipeline.run), table, deciding)
     for leftover in ("sweep/ray_tune", "stage_locks"):  # of trials that were killed
         pipeline.run.storage.delete_dir(leftover)
     lines = report_lines(report, out.uri, files, runner.failed)

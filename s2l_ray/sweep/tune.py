@@ -10,6 +10,7 @@ import io
 import logging
 import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,13 +18,15 @@ from typing import Any
 import numpy as np
 
 from s2l_ray.artifacts import Run, Stage
+from s2l_ray.cluster.leftovers import remove_leftover_groups
 from s2l_ray.cluster.placement import Placement
+from s2l_ray.cluster.room import times_it_fits
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.sweep import RangeConfig
 from s2l_ray.pipeline import Pipeline
 from s2l_ray.run_folder import MetricsLog, Progress, Storage
 from s2l_ray.sweep.records import objective_of, write_record, write_stopped
-from s2l_ray.sweep.trials import Trial, num_possible
+from s2l_ray.sweep.trials import FULL, Trial, num_possible
 
 STEP, OBJECTIVE = "step", "objective"
 ENDED = "ended"
@@ -32,6 +35,7 @@ ENDED = "ended"
 _NEXT_TO_NOTHING = {"memory": 1}
 """Of a trial's own actor: nothing at all is not allowed. A thousandth of a CPU would be missing where just one CPU is
 left for reading: a task that needs a whole one would wait for ever, and all trials for it."""
+_LOOK_FOR_LEFTOVERS_S = 5.0
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the other kind of output can be silent
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # logs that nobody reads: what a trial leaves is in the run
@@ -86,8 +90,8 @@ def run_trial(asked: dict[str, Any], shared: Shared) -> None:
 def _whole_way(trial: Trial, shared: Shared) -> Stage:
     """The target stage of one configuration; what others have made on the way is found, not made again."""
     from s2l_ray.cluster.session import quiet_ray_data
-    from s2l_ray.stages import run_stages
-    from s2l_ray.stages.target import shard_target
+    from s2l_ray.stages import clusters_stage, run_up_to_trajectories, subset_stages
+    from s2l_ray.stages.target import shard_target, target_stages
 
     quiet_ray_data()
     config = trial.config(shared.base)
@@ -97,7 +101,11 @@ def _whole_way(trial: Trial, shared: Shared) -> Stage:
         pipeline.placements = shared.placements
         pipeline.sharding = shard_target(config, shared.placements["target"], shared.embedded)
         pipeline.train_callbacks = [_objectives_to_tune()]
-        run_stages(pipeline, placed=True)
+        run_up_to_trajectories(pipeline, config)
+        clusters_stage(pipeline, config)
+        if trial.selector != FULL:
+            subset_stages(pipeline, config)
+        target_stages(pipeline, config)
     [stage] = run.targets.values()
     write_record(shared, trial, run, stage)
     return stage
@@ -115,18 +123,9 @@ def _objectives_to_tune() -> Any:
     return ObjectivesToTune()
 
 
-def concurrency(placement: Placement, cluster: dict[str, float], cores: int | None, asked: int | None) -> int:
-    """Trials at once: as many as have all their workers at the same time, with one CPU left for reading.
-
-    `cores`: of this machine, where Ray is embedded and counts more CPUs than there are.
-    """
-    cpus = min(cluster.get("CPU", 0) - 1, cores if cores is not None else float("inf"))
-    fit = cpus // (placement.num_workers * placement.cpus_per_worker)
-    if placement.gpus_per_worker:
-        fit = min(fit, cluster.get("GPU", 0) // (placement.num_workers * placement.gpus_per_worker))
-    for name, each in placement.custom_resources.items():
-        fit = min(fit, cluster.get(name, 0) // (placement.num_workers * each))
-    fit = max(1, int(fit))
+def concurrency(placement: Placement, free: dict[str, float], cores: int | None, asked: int | None) -> int:
+    """Trials at once: as many as have all their workers at the same time. `cores`: see `times_it_fits`."""
+    fit = max(1, times_it_fits(placement, free, cores))
     return fit if asked is None else min(asked, fit)
 
 
@@ -222,6 +221,7 @@ def _fit(
     for result in tuner.fit():
         if result.error is not None:
             outcome.failed[_trial_of(result.config or {})] = str(result.error).strip().splitlines()[-1]
+    remove_leftover_groups()
     with_own_folder.delete_dir()  # what a trial leaves is in the run; Tune's own notes are of no more use
     return outcome
 
@@ -242,10 +242,18 @@ def _watcher(shared: Shared, outcome: Outcome, on_done: OnDone) -> Any:
     """Tune's callback, in the driver."""
     from ray import tune
 
+    last_look = time.monotonic()
+
     class Watcher(tune.Callback):
         # Tune pickles its callbacks beside its own state, which nobody reads; this one holds open files and locks.
         def __getstate__(self) -> dict[str, Any]:
             return {}
+
+        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            nonlocal last_look
+            if time.monotonic() - last_look > _LOOK_FOR_LEFTOVERS_S:  # of killed trials, or later ones would wait
+                remove_leftover_groups()
+                last_look = time.monotonic()
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self.watch(_trial_of(trial.config), dict(trial.last_result or {}))
