@@ -11,7 +11,8 @@ from s2l_ray.cluster.placement import Placement
 def times_it_fits(placement: Placement, resources: dict[str, float], cores: int | None = None) -> int:
     """How often all of these workers have their places at the same time, with one CPU left for reading; 0: not once.
 
-    Elastic workers begin as the fewest that will do. `cores`: of this machine, where Ray is embedded and counts more CPUs than there are.
+    Elastic workers begin as the fewest that will do. `cores`: of this machine, where Ray is embedded and counts more
+    CPUs than there are.
     """
     cpus = min(resources.get("CPU", 0) - 1, cores if cores is not None else float("inf"))
     workers = placement.min_workers or placement.num_workers

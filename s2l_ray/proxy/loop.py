@@ -154,8 +154,9 @@ def _snapshot(job: ProxyJob, host: Host, scorer: Scorer, model: torch.nn.Module,
     if faults:
         raise NonFiniteScore(faults[0])
     tally.score_seconds += time.perf_counter() - started
+    done = _complete(job, host, index, step, weights)
     if host.rank == 0:
-        done = _complete(job, index, step, weights)
+        write_snapshot(job.out, done)
         host.emit(event="snapshot", snapshot=index, step=step, mean_loss_nats=done.mean_loss_nats, reused=False)
     host.gather(None)
 
@@ -189,19 +190,19 @@ def group_parts(parts: list[int], rows_of: dict[int, int], max_rows: int) -> lis
     return [*groups, tuple(current)] if current else groups
 
 
-def _complete(job: ProxyJob, index: int, step: int, weights: str) -> Snapshot:
-    """All parts are there with all their rows? Then the manifest says so."""
+def _complete(job: ProxyJob, host: Host, index: int, step: int, weights: str) -> Snapshot:
+    """All parts are there with all their rows? Every rank looks at its share: there may be tens of thousands."""
     folder = snapshot_folder(job.out, index).sub(weights)
-    loss_sum, rows = 0.0, 0
-    for part, expected in job.plan.parts:
+    sums: dict[int, float] = {}
+    for part, expected in job.plan.parts[host.rank :: host.num_workers]:
         losses = folder.read_table(part_name(part), columns=["loss_nats"])["loss_nats"].to_numpy()
         if len(losses) != expected:
             raise RuntimeError(f"{folder.uri}/{part_name(part)} has {len(losses)} rows, {expected} were to be scored")
-        loss_sum += float(losses.sum(dtype=np.float64))
-        rows += len(losses)
-    snapshot = Snapshot(index, step, weights, rows, loss_sum / rows)
-    write_snapshot(job.out, snapshot)
-    return snapshot
+        sums[part] = float(losses.sum(dtype=np.float64))
+    of_part = {part: value for share in host.gather(sums) for part, value in share.items()}
+    rows = sum(n for _, n in job.plan.parts)
+    # In the order of the parts, so that the mean does not depend on the number of workers.
+    return Snapshot(index, step, weights, rows, sum(of_part[part] for part, _ in job.plan.parts) / rows)
 
 
 def _save_model(model: Any, job: ProxyJob) -> None:
