@@ -9,6 +9,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+_SWEEP = """\
+How much data is enough? Fine-tunes the target on subsets of every size and selector in section `sweep`, once a seed,
+and on the full data, several at once, and compares their losses on held-out examples."""
+_SWEEP_MORE = """\
+The configuration needs a `target` and held-out examples (heldout.share or heldout.files). Proxy, trajectories and
+clusters are computed once; what is finished is never repeated, whatever stopped the sweep.
+
+  s2l sweep my.yaml sweep.budgets=[0.05,0.1,0.2] sweep.selectors=[s2l,random] sweep.num_seeds=3
+  s2l sweep my.yaml sweep.budgets=[0.05,0.1,0.2,0.3]      one more budget: only its trials are trained
+  s2l sweep my.yaml --find-smallest --within 0.01         the smallest budget within 1 % of the full data
+
+Leaves in RUN_DIR/sweep: results.parquet and .csv (a row per trial, held-out set and source), report.json, and
+budget, cost and sources as .png and .svg; each trial's progress in logs/.
+Exit code 0: all trials done; 1: some failed, and are named; 2: refused, nothing was started."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 failed while running, 2 refused before anything started, 130 Ctrl-C, 143 SIGTERM."""
@@ -95,15 +110,25 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--subset", default=None, help="the selector: s2l (default), random, random_per_source")
     finetune.set_defaults(call=_finetune)
 
-    sweep = commands.add_parser("sweep", help="how much data is enough? one table, one curve")
-    sweep.add_argument("config", help="a recipe, a YAML file, or a run's folder")
+    sweep = commands.add_parser(
+        "sweep", help="how much data is enough? one table, one curve", description=_SWEEP, epilog=_SWEEP_MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    sweep.add_argument("config", help="a recipe, a YAML file, or the folder of a run, which it goes on with")
     sweep.add_argument("overrides", nargs="*", metavar="section.field=value", help="e.g. sweep.budgets=[0.05,0.1,0.2]")
     sweep.add_argument(
         "--find-smallest", action="store_true",
         help="the smallest budget that is good enough: predicted with the proxy's model, confirmed with the target",
     )  # fmt: skip
-    sweep.add_argument("--within", type=float, help="good enough: so much worse than the full data at most (0.01)")
-    sweep.add_argument("--resume", action="store_true", help="go on with a run's sweep (any sweep goes on by itself)")
+    sweep.add_argument(
+        "--within",
+        type=float,
+        metavar="SHARE",
+        help="good enough: at most so much worse than the full data (0.01 = 1 %%)",
+    )
+    sweep.add_argument(
+        "--resume", action="store_true", help="refuse to start anew: CONFIG must be a run's folder (any sweep goes on)"
+    )
     sweep.set_defaults(call=_sweep)
 
     submit = commands.add_parser("submit", help="the same on a Ray cluster, as a job", allow_abbrev=False)

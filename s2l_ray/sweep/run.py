@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.pipeline import Pipeline, open_pipeline
 from s2l_ray.preflight import preflight
 from s2l_ray.run_folder import Progress, Storage
+from s2l_ray.run_folder.formats import format_duration
 from s2l_ray.sweep.records import Finished, all_finished, all_stopped, deciding_set, find_finished, objective_of
 from s2l_ray.sweep.report import PREDICTED, TARGET, curves_of, make_report
 from s2l_ray.sweep.resolve import resolve
@@ -125,7 +127,8 @@ class _Runner:
         missing = [t for t in trials if self._find(phase, t) is None and t not in stopped]
         at_once, say = self._at_once(), self.pipeline.progress.say
         told = f", {len(trials) - len(missing)} of them done before" if len(missing) < len(trials) else ""
-        say(f"[sweep] {phase}: {len(trials)} trials{told}; {at_once} at once")
+        watch = f"; each one's progress is in {self.pipeline.run.storage.uri}/sweep/logs" if missing else ""
+        say(f"[sweep] {phase}: {len(trials)} trials{told}; {at_once} at once{watch}")
         if missing:
             outcome = run_side_by_side(self._shared(phase), missing, at_once, self._reporter(phase, len(missing)))
             self._note(phase, outcome)
@@ -201,7 +204,7 @@ class _Runner:
         return at_once
 
     def _reporter(self, phase: str, num_trials: int) -> OnDone:
-        count = 0
+        count, started = 0, time.monotonic()
 
         def on_done(trial: Trial, last: dict[str, Any]) -> None:
             nonlocal count
@@ -212,7 +215,9 @@ class _Runner:
             else:
                 early = "" if ENDED in last else " (stopped early)"
                 how = f"{self.config.sweep.metric} {value:.4f} after {step:,} steps{early}"
-            self.pipeline.progress.say(f"[sweep] {phase} {count}/{num_trials}  {trial.describe()}: {how}")
+            left = (time.monotonic() - started) / count * (num_trials - count)
+            when = f"; about {format_duration(left)} left" if count < num_trials else ""
+            self.pipeline.progress.say(f"[sweep] {phase} {count}/{num_trials}  {trial.describe()}: {how}{when}")
             self.pipeline.metrics.log("sweep", "trial", phase=phase, trial=trial.key, step=step, objective=value)
 
         return on_done
