@@ -109,7 +109,7 @@ def read_csv(unit: ReadUnit, filesystem: pafs.FileSystem, path: str) -> Iterator
 def read_parquet(unit: ReadUnit, filesystem: pafs.FileSystem, path: str) -> Iterator[RawRow]:
     index = 0
     with filesystem.open_input_file(path) as file:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=4096):
+        for batch in pq.ParquetFile(file, page_checksum_verification=True).iter_batches(batch_size=4096):
             for row in batch.to_pylist():
                 yield RawRow(unit.origin, index, row)
                 index += 1

@@ -84,7 +84,8 @@ class MetricsLog:
                 return
             started_s = time.monotonic()
             try:
-                self._write(b"".join(self._pending))
+                # On a full disk the last attempt may have ended within a line: what comes must not be joined to it.
+                self._write((b"\n" if self._failing else b"") + b"".join(self._pending))
                 self._pending.clear()
                 self._failing = False
             except OSError as error:

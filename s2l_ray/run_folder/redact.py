@@ -19,9 +19,10 @@ _SECRET_WORDS = r"secret|passw(?:or)?d|passphrase|api[_-]?key|access[_-]?key|pri
 _SECRET_KEY = re.compile(_SECRET_WORDS, re.IGNORECASE)
 
 _SECRET_QUERY = re.compile(rf"(?:{_SECRET_WORDS})|token$|^sig$|^signature$", re.IGNORECASE)
-_ASSIGNMENT = re.compile(
-    rf"((?:[\w.-]*(?:{_SECRET_WORDS})[\w.-]*|[\w.-]*\btoken|\w+_token|\bsig)=)[^&\s#'\"]+", re.IGNORECASE
-)
+# In two steps: one pattern for all of it takes minutes on a word of some ten thousand letters.
+_ASSIGNED_KEY = re.compile(r"(?<![\w.-])([\w.-]+)=")
+_ASSIGNED_SECRET = re.compile(rf"(?:{_SECRET_WORDS})|(?:\b|_)token$|\bsig$", re.IGNORECASE)
+_ASSIGNED_VALUE = re.compile(r"[^&\s#'\"]+")
 _USERINFO = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*://)([^/\s@'\"]+)@")
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 # In Azure's URIs the part before @ names the container.
@@ -47,8 +48,17 @@ def redact(obj: Any) -> Any:
 def redact_text(text: str) -> str:
     """`text` with the credentials in its URIs, assignments and hub tokens replaced by `***`."""
     text = _USERINFO.sub(_mask_userinfo, text)
-    text = _ASSIGNMENT.sub(rf"\1{MASK}", text)
-    return _HUB_TOKEN.sub(MASK, text)
+    return _HUB_TOKEN.sub(MASK, _mask_assignments(text))
+
+
+def _mask_assignments(text: str) -> str:
+    pieces, at = [], 0
+    for key in _ASSIGNED_KEY.finditer(text):
+        value = _ASSIGNED_VALUE.match(text, key.end())
+        if key.start() >= at and value and _ASSIGNED_SECRET.search(key.group(1)):
+            pieces += [text[at : key.end()], MASK]
+            at = value.end()
+    return "".join([*pieces, text[at:]])
 
 
 def strip_credentials(uri: str) -> str:
