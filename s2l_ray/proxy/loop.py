@@ -5,6 +5,7 @@ The host (`cluster.training.RayHost`, or a test's) provides checkpoints, barrier
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -201,8 +202,7 @@ def _complete(job: ProxyJob, host: Host, index: int, step: int, weights: str) ->
         sums[part] = float(losses.sum(dtype=np.float64))
     of_part = {part: value for share in host.gather(sums) for part, value in share.items()}
     rows = sum(n for _, n in job.plan.parts)
-    # In the order of the parts, so that the mean does not depend on the number of workers.
-    return Snapshot(index, step, weights, rows, sum(of_part[part] for part, _ in job.plan.parts) / rows)
+    return Snapshot(index, step, weights, rows, math.fsum(of_part.values()) / rows)  # exact, in whatever order
 
 
 def _save_model(model: Any, job: ProxyJob) -> None:
