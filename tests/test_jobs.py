@@ -125,6 +125,7 @@ def fingerprints(run: Any) -> dict[str, str]:
 def test_the_log_is_for_people(undisturbed):
     lines = undisturbed.output.splitlines()
     assert any("run_dir=" in line and "local path" in line for line in lines), "a local path is worth a warning"
+    assert "[cluster] 1 node of 4 CPU; proxy: 1 worker with 1 CPU; target: 1 worker with 1 CPU" in lines
     done = [line for line in lines if re.match(r"\[\S+\] done in ", line)]
     assert [line.split("]")[0][1:] for line in done] == list(undisturbed.run.stages)
     (proxy,) = (line for line in done if line.startswith("[proxy]"))

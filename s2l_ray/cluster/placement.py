@@ -134,12 +134,12 @@ def _refuse_the_impossible(who: str, workers: int, each: Mapping[str, float], no
         raise PlacementError(
             f"{workers} workers with {each['CPU']:g} CPU and {each['GPU']:g} GPU each, and 1 CPU for reading, were "
             f"asked for; the cluster has {cluster.get('CPU', 0):g} CPU and {cluster.get('GPU', 0):g} GPU on "
-            f"{_describe(nodes)}, with room for {room} such workers, so the run would wait for ever. Lower "
+            f"{describe_nodes(nodes)}, with room for {room} such workers, so the run would wait for ever. Lower "
             f"resources.{who}.workers or resources.{who}.cpus_per_worker, {grow}"
         )
 
 
-def _describe(nodes: Sequence[Node]) -> str:
+def describe_nodes(nodes: Sequence[Node]) -> str:
     """`2 nodes of 4 CPU, 1 node of 8 CPU + 1 GPU`."""
     alike = Counter((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
     return ", ".join(

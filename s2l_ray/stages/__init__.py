@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s2l_ray.cluster.placement import local_cores, node_resources, place, wait_for_gpu
+from s2l_ray.cluster.placement import describe_nodes, local_cores, node_resources, place, wait_for_gpu
 from s2l_ray.cluster.session import is_embedded
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.pipeline import Pipeline
@@ -50,3 +50,7 @@ def place_stages(pipeline: Pipeline, config: S2LConfig) -> None:
     if config.target is not None:
         pipeline.placements["target"] = place(config.resources, nodes, cores, "target")
         pipeline.sharding = shard_target(config, pipeline.placements["target"], embedded)
+    if not embedded:
+        who = "; ".join(f"{name}: {placement.describe()}" for name, placement in pipeline.placements.items())
+        grows = "; what is missing is waited for (resources.may_grow)" if config.resources.may_grow else ""
+        pipeline.progress.say(f"[cluster] {describe_nodes(nodes)}; {who}{grows}")
