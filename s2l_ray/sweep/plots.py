@@ -80,21 +80,31 @@ def _looks(selectors: list[str]) -> dict[str, dict[str, Any]]:
     return {s: {"color": looks[s][0], "marker": looks[s][1], "label": labels[s]} for s in labels}
 
 
-def _curve(axis: Any, found: list[Point], x: dict[Point, float], phase: str) -> None:
+def _curve(axis: Any, found: list[Point], x: dict[Point, float], phase: str, bars: bool = False) -> None:
+    """`bars` where points may lie above each other: a band would have no width there."""
     looks = _looks(_selectors(found))
     for selector in _selectors(found):
         mine = [p for p in found if p.selector == selector]
         style = looks[selector] | ({"linestyle": ":"} if phase == "predicted" else {})
         where, mean = [x[p] for p in mine], np.array([p.mean for p in mine])
         spread = np.array([p.spread for p in mine])
+        if bars:
+            axis.errorbar(where, mean, yerr=spread, linewidth=2, elinewidth=1, capsize=3, markersize=7, **style)
+            continue
         axis.plot(where, mean, linewidth=2, markersize=7, **style)
         axis.fill_between(where, mean - spread, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _seeds_told(found: list[Point]) -> str:
-    """What the shaded bands are."""
+def _seeds_told(found: list[Point], how: str) -> str:
+    """What the bands or bars (`how`) are."""
     seeds = max(len(p.values) for p in found)
-    return f"shaded: ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed: no spread is known"
+    return f"{how}: ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed: no spread is known"
+
+
+def _percent(share: float) -> str:
+    """Two digits where they are within a hundredth: 29 of 582 examples are 5 % to a reader, one eighth is 12.5 %."""
+    rounded = float(f"{share * 100:.2g}")
+    return f"{rounded:g}" if abs(rounded - share * 100) <= share else f"{share * 100:.3g}"
 
 
 def _percent_ticks(axis: Any, shares: list[float], room: float) -> None:
@@ -109,7 +119,7 @@ def _percent_ticks(axis: Any, shares: list[float], room: float) -> None:
     for tick in reversed(ticks):
         at = math.log(tick / low) / math.log(high / low)
         fits = beside - at >= room
-        labels.insert(0, f"{tick * 100:.3g}" if fits else "")
+        labels.insert(0, _percent(tick) if fits else "")
         beside = at if fits else beside
     axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.xaxis.set_major_formatter(FixedFormatter(labels))
@@ -138,7 +148,9 @@ def _budget_figure(title: str, metric: str, curves: dict[str, list[Point]]) -> A
         whole = [] if full is None else [1.0]
         _percent_ticks(axis, [p.share for p in found if p.selector != FULL] + whole, room=0.06)
         last = phase == list(curves)[-1]
-        axis.set_xlabel("subset (% of the examples, log scale)" + (f"\n{_seeds_told(found)}" if last else "\n"))
+        axis.set_xlabel(
+            "subset (% of the examples, log scale)" + (f"\n{_seeds_told(found, 'shaded')}" if last else "\n")
+        )
         if full is not None and full.mean:
             _relative_axis(axis, full.mean, "% of the full data's" if last else "")
         if several:
@@ -157,17 +169,17 @@ def _cost_figure(title: str, metric: str, curves: dict[str, list[Point]], select
     found = curves.get("target") or next(iter(curves.values()))
     cost = {p: p.flops + (0.0 if p.selector in (FULL, "random", "random_per_source") else selecting.flops)
             for p in found}  # fmt: skip
-    _curve(axis, found, cost, "target")
+    _curve(axis, found, cost, "target", bars=True)
     full = full_point(found)
     if full is not None:
         style = _looks([])[FULL]
-        axis.errorbar([cost[full]], [full.mean], yerr=[full.spread], markersize=8, linestyle="", **style)
+        axis.errorbar([cost[full]], [full.mean], yerr=[full.spread], capsize=3, markersize=8, linestyle="", **style)
     for point in found:
         if point is not full:
             where = (cost[point], point.mean)
-            axis.annotate(f"{point.share * 100:.3g} %", where, textcoords="offset points", xytext=(7, 5), fontsize=10)
+            axis.annotate(f"{_percent(point.share)} %", where, textcoords="offset points", xytext=(7, 5), fontsize=10)
     _flops_ticks(axis, list(cost.values()))
-    axis.set_xlabel(f"total cost: selection + one target (FLOPs, log scale)\n{_seeds_told(found)}")
+    axis.set_xlabel(f"total cost: selection + one target (FLOPs, log scale)\n{_seeds_told(found, 'bars')}")
     axis.set_ylabel(_NAMES[metric])
     axis.set_title(title, fontsize=13)
     axis.legend(frameon=False, fontsize=11)
@@ -179,7 +191,7 @@ def _flops_ticks(axis: Any, costs: list[float]) -> None:
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
     axis.set_xscale("log")
-    low, high = min(costs) * 0.8, max(costs) * 1.25
+    low, high = min(costs) * 0.85, max(costs) * 1.2
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[tuple[float, int]] = []
     for steps in ([1, 1.5, 2, 3, 4, 5, 6, 8], [1, 2, 3, 5], [1, 2, 5], [1, 3], [1]):
@@ -202,7 +214,7 @@ def _source_figure(title: str, table: pa.Table, deciding: str) -> Any | None:
     sources = everything[:_MOST_SOURCES]
     if len(sources) < 2:
         return None
-    columns = min(4, len(sources))
+    columns = 2 if len(sources) <= 4 else 3  # wider ones could not be read at half size
     figure, axes = _new(columns, -(-len(sources) // columns), width=3.6, height=2.9)
     selectors = sorted({r["selector"] for r in rows} - {FULL}, key=lambda name: (name != "s2l", name))
     looks = _looks(selectors)

@@ -6,13 +6,20 @@ from typing import Any
 
 from s2l_ray.run_folder.progress import format_duration
 
+_FIGURES = {
+    "macro": "held-out loss, mean over sources (macro; nats/token, less is better)",
+    "micro": "held-out loss, mean over examples (micro; nats/token, less is better)",
+    "per_token": "held-out loss, mean over tokens (per_token; nats/token, less is better)",
+    "exact_match": "exact matches (share of the held-out examples, more is better)",
+}
+
 
 def report_lines(report: dict[str, Any], where: str, files: list[str], failed: dict[str, str]) -> list[str]:
     """For people: the curve, the answer, the costs, the files."""
     lines = [""]
     for phase, curve in report["curves"].items():
-        seeds = f"{report['seeds']} seed{'s' if report['seeds'] > 1 else ''}"
-        lines.append(f"{phase}: {report['metric']} on held-out examples, {seeds}")
+        over = f", mean ± standard deviation over {report['seeds']} seeds" if report["seeds"] > 1 else ", one seed"
+        lines.append(f"{phase}: {_FIGURES[report['metric']]}{over}")
         lines += ["  " + line for line in _curve_table(curve)]
     if report["parameters"]:
         lines.append(
@@ -47,7 +54,7 @@ def report_lines(report: dict[str, Any], where: str, files: list[str], failed: d
 
 
 def _curve_table(curve: list[dict[str, Any]]) -> list[str]:
-    rows = [["trained on", "share", "mean", "spread", "against full"]]
+    rows = [["trained on", "share", "mean", "spread", "worse than full"]]
     for p in curve:
         worse = p["worse_than_full"]
         settings = "".join(f", {path}={value}" for path, value in p["parameters"].items())
