@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -38,6 +39,7 @@ class RayHead:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RAY_AUTH_MODE": "disabled",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
+            "RAY_raylet_start_wait_time_s": "180",  # 30 s are few on a busy machine
             **environment,
         }
         self.address = f"http://127.0.0.1:{dashboard}"
@@ -56,12 +58,20 @@ class RayHead:
         self._process = subprocess.Popen(
             self._command, env=self.environment, stdout=self._log, stderr=subprocess.STDOUT
         )
-        deadline = time.monotonic() + 120
-        while not self.answers():
-            assert self._process.poll() is None, Path(self.folder, "start.log").read_text()
-            assert time.monotonic() < deadline, "the dashboard does not answer"
-            time.sleep(0.2)
+        try:
+            self._wait()
+        except BaseException:
+            self.kill()
+            raise
         return self
+
+    def _wait(self) -> None:
+        log = Path(self.folder, "start.log")
+        deadline = time.monotonic() + 300
+        while not (self.answers() and "Ray runtime started" in log.read_text()):
+            assert self._process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, f"the head does not come up: {log.read_text()}"
+            time.sleep(0.2)
 
     def answers(self) -> bool:
         try:
@@ -70,8 +80,16 @@ class RayHead:
         except OSError:
             return False
 
+    def kill(self) -> None:
+        """As when its machine loses power: GCS, raylet and all workers at once."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in [(own := psutil.Process(self._process.pid)), *own.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self._process.wait(20)
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        family = psutil.Process(self._process.pid).children(recursive=True)
+        family = psutil.Process(self._process.pid).children(recursive=True) if self._process.poll() is None else []
         self._process.terminate()
         try:
             self._process.wait(20)
