@@ -338,7 +338,7 @@ def test_a_random_search_ends_where_nothing_is_left_to_draw_and_equal_trials_are
     }  # fmt: skip
     before = manifests(folder)
     result, said = swept(folder, **asked, num_samples=9)
-    assert "[sweep] target: 2 trials; 2 at once" in said
+    assert "[sweep] target: 2 trials; 3 at once" in said
     assert not result.failed
     assert len(manifests(folder).keys() - before.keys()) == 1
     first, second = result.report["parameters"]
