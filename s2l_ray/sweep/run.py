@@ -125,11 +125,14 @@ class _Runner:
         """Those that have not ended yet."""
         stopped = self._stopped(phase)
         missing = [t for t in trials if self._find(phase, t) is None and t not in stopped]
-        at_once, say = self._at_once(), self.pipeline.progress.say
-        told = f", {len(trials) - len(missing)} of them done before" if len(missing) < len(trials) else ""
-        watch = f"; each one's progress is in {self.pipeline.run.storage.uri}/sweep/logs" if missing else ""
-        say(f"[sweep] {phase}: {len(trials)} trials{told}; {at_once} at once{watch}")
-        if missing:
+        told = f"{len(trials)} trials"
+        if len(missing) < len(trials):
+            told += f", {len(trials) - len(missing)} of them done before"
+        if not missing:
+            self.pipeline.progress.say(f"[sweep] {phase}: {told}")
+        else:
+            at_once, logs = self._at_once(), f"{self.pipeline.run.storage.uri}/sweep/logs"
+            self.pipeline.progress.say(f"[sweep] {phase}: {told}; {at_once} at once; each one's progress is in {logs}")
             outcome = run_side_by_side(self._shared(phase), missing, at_once, self._reporter(phase, len(missing)))
             self._note(phase, outcome)
         self.stopped |= {t: last for t, last in self._stopped(phase).items() if t in trials}
