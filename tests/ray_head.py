@@ -29,6 +29,53 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """It and all below it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def kill_family(process: psutil.Process) -> None:
+    """As when their machine loses its power: nobody gets to say good-bye."""
+    members = family(process)
+    for member in members:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(members, timeout=20)
+
+
+def ray_start(command: list[str], environment: dict[str, str], log: Path, seconds: float = 300) -> psutil.Popen:
+    """`ray start --block` as a child, when the node is up.
+
+    Again if its raylet has died: it waits no more than 15 s for its agents, and on a busy machine they need longer.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        with log.open("w") as out:
+            process = psutil.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        had_raylet = False
+        while "Ray runtime started" not in log.read_text():
+            has_raylet = any(_is_raylet(p) for p in family(process)[1:])
+            if process.poll() is not None or (had_raylet and not has_raylet):
+                break
+            had_raylet = has_raylet
+            if time.monotonic() > deadline:
+                kill_family(process)
+                raise AssertionError(f"it does not come up: {log.read_text()}")
+            time.sleep(0.1)
+        else:
+            return process
+        kill_family(process)
+        assert time.monotonic() < deadline, f"it dies again and again: {log.read_text()}"
+
+
+def _is_raylet(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 class RayHead:
     """`with RayHead(environment) as head:` — `ray start --head --block` as a child, ended by its pid."""
 
@@ -39,7 +86,7 @@ class RayHead:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RAY_AUTH_MODE": "disabled",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
-            "RAY_raylet_start_wait_time_s": "180",  # 30 s are few on a busy machine
+            "RAY_raylet_start_wait_time_s": "300",  # 30 s are few on a busy machine
             **environment,
         }
         self.address = f"http://127.0.0.1:{dashboard}"
@@ -54,24 +101,14 @@ class RayHead:
         ]  # fmt: skip
 
     def __enter__(self) -> RayHead:
-        self._log = open(Path(self.folder, "start.log"), "w")
-        self._process = subprocess.Popen(
-            self._command, env=self.environment, stdout=self._log, stderr=subprocess.STDOUT
-        )
-        try:
-            self._wait()
-        except BaseException:
-            self.kill()
-            raise
-        return self
-
-    def _wait(self) -> None:
-        log = Path(self.folder, "start.log")
-        deadline = time.monotonic() + 300
-        while not (self.answers() and "Ray runtime started" in log.read_text()):
-            assert self._process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, f"the head does not come up: {log.read_text()}"
+        self._process = ray_start(self._command, self.environment, Path(self.folder, "start.log"))
+        deadline = time.monotonic() + 120
+        while not self.answers():
+            if time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError("the dashboard does not answer")
             time.sleep(0.2)
+        return self
 
     def answers(self) -> bool:
         try:
@@ -81,23 +118,15 @@ class RayHead:
             return False
 
     def kill(self) -> None:
-        """As when its machine loses power: GCS, raylet and all workers at once."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for process in [(own := psutil.Process(self._process.pid)), *own.children(recursive=True)]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-        self._process.wait(20)
+        kill_family(self._process)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        family = psutil.Process(self._process.pid).children(recursive=True) if self._process.poll() is None else []
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        for process in family:
+        members = family(self._process)
+        if members:
+            self._process.terminate()
+            psutil.wait_procs([self._process], timeout=20)
+        for process in members:
             if process.is_running():  # the same process, not another one with its pid
                 process.kill()
-        psutil.wait_procs(family, timeout=20)
-        self._log.close()
+        psutil.wait_procs(members, timeout=20)
         shutil.rmtree(self.folder, ignore_errors=True)

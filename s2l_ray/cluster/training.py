@@ -24,6 +24,10 @@ from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.examples import Examples
 from s2l_ray.tokens.stream import stream_units
 
+RESIZE_CHECK_S = 60.0
+"""Elastic: how often to look whether more workers could be had (seconds). Growing restarts all of them from the last
+checkpoint, so nodes that come one after another should cost one restart."""
+
 
 class WorkersFailed(RuntimeError):
     """The workers could not finish; what is complete stays, the same command resumes."""
@@ -175,6 +179,7 @@ def run_on_workers(
                 use_gpu=placement.device == "gpu",
                 resources_per_worker=resources,
                 accelerator_type=placement.accelerator_type,
+                elastic_resize_monitor_interval_s=RESIZE_CHECK_S,
             ),
             run_config=ray.train.RunConfig(
                 name=FOLDER,
