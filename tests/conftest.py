@@ -33,7 +33,14 @@ def ray_cluster():
 
     from s2l_ray.cluster.session import quiet_ray_data
 
-    ray.init(address="local", num_cpus=4, include_dashboard=True, logging_level="ERROR", log_to_driver=False)
+    for attempts_left in (3, 2, 1, 0):
+        try:
+            ray.init(address="local", num_cpus=4, include_dashboard=True, logging_level="ERROR", log_to_driver=False)
+            break
+        except Exception as error:  # Ray gives its own processes 30 s to come up: too few on a busy machine
+            if "timed out during startup" not in str(error) or not attempts_left:
+                raise
+            ray.shutdown()
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     quiet_ray_data()
     yield
