@@ -47,6 +47,7 @@ UNBROKEN = [
     Case("bf16 stage 1", stage=1, precision="bf16", save_at=HALF),
     Case("bf16 stage 3", stage=3, precision="bf16", overflow_at=2),
 ]
+NVME = Case("nvme stage 3", stage=3, offload="nvme", save_at=HALF, overflow_at=2)
 LORA = "lora stage 3, built in shards"
 RESUMED = {  # by number of workers: (case, stage, case that wrote on 2 workers; "alone" wrote on 1)
     1: [("1 of stage 1", 1, "stage 1"), ("1 of stage 3", 3, "stage 3"), ("1 of lora", 3, LORA),
@@ -58,6 +59,11 @@ RESUMED = {  # by number of workers: (case, stage, case that wrote on 2 workers;
 
 def reference_of(name: str) -> str:
     return next((kind for kind in ("neox", "lora") if kind in name), "llama")
+
+
+def has_libaio() -> bool:
+    """With its headers: DeepSpeed compiles."""
+    return any(Path(folder, "libaio.h").exists() for folder in ("/usr/include", "/usr/local/include"))
 
 
 class Launches:
@@ -112,6 +118,8 @@ def launches(tmp_path_factory: pytest.TempPathFactory) -> Launches:
         for c in UNBROKEN
     ]
     runs.run([replace(c, **f) for c, f in zip(UNBROKEN, folders, strict=True)], 2)
+    if has_libaio():
+        runs.run([replace(NVME, nvme_path=str(runs.folder), save_to=str(runs.folder / NVME.name))], 2)
     for name, fields in (("llama", {}), ("neox", {"shape": "gpt_neox"}), ("lora", {"lora": True})):
         runs.seen[name] = run_case(Case(name, evaluate_at=[0, 3], **fields))
     for num_workers, resumed in RESUMED.items():
@@ -166,6 +174,24 @@ def test_one_process_without_deepspeed_is_a_plain_loop(launches: Launches):
     np.testing.assert_allclose(launches.seen["llama"]["losses"], losses, atol=CLOSE)
 
 
+@pytest.mark.skipif(not has_libaio(), reason="DeepSpeed's offload to NVMe needs libaio-dev, which is not installed")
+def test_states_on_nvme_train_the_same(launches: Launches):
+    """On whatever disk is here; the checkpoint holds what is on it."""
+    on_disk, in_memory = launches.seen[NVME.name], launches.seen["offload stage 3"]
+    np.testing.assert_allclose(on_disk["losses"], in_memory["losses"], atol=1e-5)
+    np.testing.assert_allclose(on_disk["evaluations"]["end"], in_memory["evaluations"]["end"], atol=1e-5)
+    one, other = (Path(launches.merged(name)) for name in (NVME.name, "offload stage 3"))
+    sizes = {
+        n: t.numel()
+        for n, t in in_memory["whole"].items()
+        if n in json.loads((one / "zero.json").read_text())["parameters"]
+    }
+    first, second = Checkpoint(one, sizes), Checkpoint(other, sizes)
+    for name in sizes:
+        for kind in ("weight", "exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(first.part(name, kind), second.part(name, kind), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["bf16 stage 1", "bf16 stage 3"])
 def test_bf16_training_is_near_that_of_fp32(launches: Launches, name: str):
     ours, plain = launches.seen[name], launches.seen["llama"]
@@ -200,7 +226,7 @@ def test_the_gathered_weights_load_into_a_plain_model(launches: Launches, name: 
 
 def test_an_update_with_an_infinite_gradient_is_not_made(launches: Launches):
     refused = {n: launches.seen[n]["overflow_refused"] for n, c in launches.cases.items() if c.overflow_at is not None}
-    assert len(refused) == 4
+    assert len(refused) == 4 + has_libaio()
     assert all(refused.values()), refused
 
 

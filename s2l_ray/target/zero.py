@@ -101,8 +101,8 @@ class ZeroEngine:
     gradients add up in fp32. Do not autocast around it.
 
     Evaluate under `torch.no_grad()`, not `inference_mode`: weights that ZeRO-3 keeps whole (below 1e5 elements) would
-    be inference tensors ever after. Offload to NVMe needs libaio and has not been tried; its checkpoints are slow,
-    since a whole sub-group is read from the disk for each parameter.
+    be inference tensors ever after. Offload to NVMe needs libaio; its checkpoints are slow, since a whole sub-group is
+    read from the disk for each parameter.
     """
 
     lockstep = True
