@@ -24,7 +24,7 @@ def times_it_fits(placement: Placement, resources: dict[str, float], cores: int 
     return max(0, int(fit))
 
 
-def free_resources(settle_s: float = 5.0) -> dict[str, float]:
+def free_resources(settle_s: float = 15.0) -> dict[str, float]:
     """What nobody holds now. What has just been given back counts as held for a moment more, so it looks again."""
     import ray
 
