@@ -71,7 +71,9 @@ class Driver:
         deadline = time.monotonic() + seconds
         while not (found := true()):
             assert self.process.poll() is None, f"it ended too early: {self.output()}"
-            assert time.monotonic() < deadline, f"it did not happen: {self.output()}"
+            if time.monotonic() > deadline:
+                self.process.kill()
+                pytest.fail(f"it did not happen: {self.output()}")
             time.sleep(0.01)
         return found
 
