@@ -5,11 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 
 from s2l_ray.cluster.placement import local_cores
 from s2l_ray.cluster.signals import own_handlers_kept
 from s2l_ray.config.schema import ResourcesConfig
+
+_ANSWER_S = 5.0
+
+
+class ClusterLost(RuntimeError):
+    """The cluster that this process was connected to is gone."""
 
 
 @contextlib.contextmanager
@@ -18,13 +25,17 @@ def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator
 
     An embedded Ray counts two logical CPUs more than there are cores: Ray Data's short tasks must find a place while
     the workers hold the cores, or the pipeline would wait for itself for ever. `dashboard`: only of an embedded one.
+
+    Raises:
+        ClusterLost: in place of whatever went wrong because of it.
     """
     _quiet_environment()
     import ray
 
     if ray.is_initialized():
         quiet_ray_data()
-        yield
+        with _loss_is_said():
+            yield
         return
     address = resources.ray_address or os.environ.get("RAY_ADDRESS")
     options = {"logging_level": "ERROR", "log_to_driver": False}
@@ -37,7 +48,8 @@ def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator
             ray.init(address="local", num_cpus=local_cores() + 2, include_dashboard=dashboard, **options)
     quiet_ray_data()
     try:
-        yield
+        with _loss_is_said():
+            yield
     finally:
         ray.shutdown()
 
@@ -46,6 +58,32 @@ def is_embedded(resources: ResourcesConfig) -> bool:
     """Ray is (or will be) started here for this run alone."""
     address = resources.ray_address or os.environ.get("RAY_ADDRESS")
     return not address or address == "local"
+
+
+@contextlib.contextmanager
+def _loss_is_said() -> Iterator[None]:
+    """Ray tells the death of the head in many ways: an actor is unavailable, a task has failed, a call timed out."""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    try:
+        yield
+    except Exception as error:
+        if _answers(address):
+            raise
+        raise ClusterLost(
+            f"the Ray cluster at {address} is gone: its head does not answer any more ({type(error).__name__}). What "
+            "is complete stays in the run's folder; start a cluster, and the same command goes on from there"
+        ) from error
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):
+            return True
+    except OSError:
+        return False
 
 
 def quiet_ray_data() -> None:
