@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.timeout(7200),
     pytest.mark.skipif(
         "S2L_LONG_TESTS" not in os.environ,
-        reason="54 fine-tunings take 20 to 60 minutes on two cores; to run them and keep tables and pictures: "
+        reason="54 fine-tunings take half an hour and more on two cores; to run them and keep tables and pictures: "
         "S2L_LONG_TESTS=1 pytest -s --basetemp=FOLDER tests/test_sweep_long.py",
     ),
 ]
