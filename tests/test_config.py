@@ -14,7 +14,7 @@ import yaml
 from s2l_ray.cli import main
 from s2l_ray.config import ConfigError, S2LConfig, list_recipes, load_config, to_yaml
 
-RECIPES = ["clinical_summaries", "mathinstruct_pythia70m", "quickstart"]
+RECIPES = ["clinical_summaries", "mathinstruct_pythia70m", "maths_curve", "quickstart"]
 MINIMAL: dict[str, Any] = {"corpus": {"paths": ["a.jsonl"]}, "proxy": {"model": "some/model"}}
 SCRATCH: dict[str, Any] = {
     "corpus": {"paths": ["a.jsonl"]},
