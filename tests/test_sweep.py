@@ -300,6 +300,7 @@ def test_the_smallest_budget_is_predicted_with_the_proxy_and_confirmed_with_the_
     assert any("prediction with the proxy's model" in line for line in result.lines)
 
 
+@pytest.mark.skipif("S2L_LONG_TESTS" not in os.environ, reason="three minutes more; S2L_LONG_TESTS=1 runs it")
 def test_a_bayesian_search_goes_on_where_it_ended(copy):
     """A range of learning rates, reports from inside the training on the way."""
     search: dict[str, Any] = {
