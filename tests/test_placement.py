@@ -104,24 +104,23 @@ def test_each_worker_gets_what_a_node_can_give(workers, nodes, cpus):
     assert place(ResourcesConfig(proxy=WorkersConfig(workers=workers)), nodes).cpus_per_worker == cpus
 
 
-class Other:
+def start_other() -> Any:
     """Somebody else on the cluster."""
 
-    @classmethod
-    def start(cls) -> Any:
-        return ray.remote(num_cpus=0)(cls).remote()
+    class Other:  # in here, so that it travels whole: workers do not find this file
+        def reserve(self, cpus: float) -> int:
+            self.group = placement_group([{"CPU": cpus}])
+            assert self.group.wait(60)
+            return os.getpid()
 
-    def reserve(self, cpus: float) -> int:
-        self.group = placement_group([{"CPU": cpus}])
-        assert self.group.wait(60)
-        return os.getpid()
+    return ray.remote(num_cpus=0)(Other).remote()
 
 
 def test_workers_wait_for_what_others_hold_and_it_is_said(ray_cluster):
     """Three of four CPUs are free for two workers and reading, once the other one has gone."""
     placement, said = Placement("cpu", 2, 1.0, 0, None, 1), []
     assert free_resources(60)["CPU"] == 4
-    other = Other.start()
+    other = start_other()
     process = ray.get(other.reserve.remote(2))
     assert free_resources(0)["CPU"] == 2
 
@@ -146,7 +145,7 @@ def test_workers_wait_for_what_others_hold_and_it_is_said(ray_cluster):
 
 
 def test_only_what_the_dead_have_left_is_taken_back(ray_cluster):
-    mine, living, dead = placement_group([{"CPU": 0.5}]), Other.start(), Other.start()
+    mine, living, dead = placement_group([{"CPU": 0.5}]), start_other(), start_other()
     assert mine.wait(60)
     ray.get(living.reserve.remote(1))
     os.kill(ray.get(dead.reserve.remote(2)), signal.SIGKILL)
