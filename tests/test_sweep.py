@@ -201,8 +201,10 @@ def test_a_killed_driver_resumes_without_repeating_a_finished_trial(undisturbed,
             wait_until(lambda: manifests(copy) or driver.poll() is not None)
             wait_until(lambda: list(copy.glob("target/*/ray_train/step-*")) or driver.poll() is not None)
         finally:
+            family = psutil.Process(driver.pid).children(recursive=True) if driver.poll() is None else []
             driver.kill()
             driver.wait()
+    psutil.wait_procs(family, timeout=120)  # Ray's own outlive their driver by seconds, in which a trial may yet end
     finished = manifests(copy)
     assert 1 <= len(finished) < 3, (copy.parent / "first.txt").read_text()
     trained = {p.name: p.stat().st_mtime_ns for p in copy.glob("proxy/*/model/*")}
