@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="the first is what others count against")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--batch", type=int, default=64, help="examples in an optimiser step, of all workers together")
+    parser.add_argument("--batch", type=int, default=128, help="examples in an optimiser step, of all workers together")
     parser.add_argument("--hidden-size", type=int, default=256)
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--run-dir", help="a folder that all nodes see; default: a temporary one here")

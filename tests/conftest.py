@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,17 @@ def ray_cluster():
     yield
     os.environ.pop("RAY_ADDRESS", None)
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Any:
+    """One undisturbed tiny run that others are compared with. Whoever changes its folder sets it right again."""
+    from quiet import Quiet
+    from tiny import tiny_run_config
+
+    import s2l_ray
+
+    return s2l_ray.run(tiny_run_config(tmp_path_factory.mktemp("finished") / "run"), progress=Quiet())
 
 
 @pytest.fixture(scope="session")

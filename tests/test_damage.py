@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from quiet import Quiet
 from tiny import tiny_run_config, write_jsonl
 
 import s2l_ray
@@ -21,16 +22,7 @@ from s2l_ray.corpus.build import build_corpus
 from s2l_ray.corpus.sources import plan_files
 from s2l_ray.corpus.units import SourceError
 from s2l_ray.proxy.snapshots import Snapshot, lost_part, snapshot_folder, write_snapshot
-from s2l_ray.run_folder import DamagedFile, MissingFile, Progress, Storage
-
-
-class Said(Progress):
-    def __init__(self) -> None:
-        self.text = io.StringIO()
-        super().__init__(self.text, interactive=False)
-
-    def lines(self) -> str:
-        return self.text.getvalue()
+from s2l_ray.run_folder import DamagedFile, MissingFile, Storage
 
 
 def rows(count: int, start: int = 0) -> list[dict[str, str]]:
@@ -147,11 +139,6 @@ def test_a_torn_checkpoint_is_named_with_what_to_delete(tmp_path):
         raise RuntimeError("Connection closed by peer")
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Run:
-    return s2l_ray.run(tiny_run_config(tmp_path_factory.mktemp("damage") / "run"), progress=Said())
-
-
 def copy_of(run: Run, to: Path) -> dict:
     shutil.copytree(run.storage.local_path(), to)
     return tiny_run_config(to)
@@ -171,7 +158,7 @@ def test_parts_that_are_gone_or_torn_after_their_stage_are_made_again_and_said(f
     ]
     gone.unlink()
     torn.write_bytes(torn.read_bytes()[:100])
-    progress = Said()
+    progress = Quiet()
     mended = s2l_ray.run(tree, progress=progress)
     assert f"examples/{example_part.name} in" in progress.lines()
     assert f"snapshot-001/{gone.parent.name}/{gone.name} is missing" in progress.lines()
@@ -190,8 +177,8 @@ def test_a_part_altered_without_a_change_of_size_stops_whoever_reads_it_until_it
     content[30:60] = bytes(30)
     victim.write_bytes(content)
     with pytest.raises(DamagedFile, match=f"{victim.name} is damaged"):
-        s2l_ray.run(tree, progress=Said())
+        s2l_ray.run(tree, progress=Quiet())
     victim.unlink()
-    mended = s2l_ray.run(tree, progress=Said())
+    mended = s2l_ray.run(tree, progress=Quiet())
     assert {name for name, stage in mended.stages.items() if not stage.reused} == {"tokens", "trajectories"}
     assert fingerprints(mended) == fingerprints(finished)

@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import tiny_run_config
 
-import s2l_ray
 from s2l_ray import cli
-from s2l_ray.artifacts import Run, load_run
+from s2l_ray.artifacts import load_run
 from s2l_ray.run_folder import MetricsLog, Storage, StorageFull, read_metrics
 from s2l_ray.run_folder.atomic_files import TEMP_PREFIX
 
@@ -97,15 +96,8 @@ def test_the_record_loses_no_later_line_to_one_that_found_no_space(small_disk):
     assert "large" in events
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Run:
-    return s2l_ray.run(tiny_run_config(tmp_path_factory.mktemp("undisturbed") / "run"))
-
-
-def test_a_run_ends_clearly_wherever_the_disk_is_full_and_completes_with_space(
-    undisturbed, small_disk, tmp_path, capfd
-):
-    whole = undisturbed.storage.local_path()
+def test_a_run_ends_clearly_wherever_the_disk_is_full_and_completes_with_space(finished, small_disk, tmp_path, capfd):
+    whole = finished.storage.local_path()
     config = tmp_path / "config.json"
     config.write_text(json.dumps(tiny_run_config(small_disk)))
     before = pages(whole, "quickstart/*") + 8  # the configuration, the lock, the record
@@ -126,6 +118,6 @@ def test_a_run_ends_clearly_wherever_the_disk_is_full_and_completes_with_space(
     resize(small_disk, 10_000)
     assert cli.main(["run", str(config)]) == 0
     assert "[corpus] unchanged, skipped" in capfd.readouterr().out
-    finished = load_run(str(small_disk))
-    for name, stage in undisturbed.stages.items():
-        assert finished.stages[name].manifest.content_fingerprint == stage.manifest.content_fingerprint, name
+    mine = load_run(str(small_disk))
+    for name, stage in finished.stages.items():
+        assert mine.stages[name].manifest.content_fingerprint == stage.manifest.content_fingerprint, name

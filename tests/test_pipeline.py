@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -16,29 +15,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from processes import train_workers
+from quiet import Quiet
 from tiny import tiny_run_config
 
 import s2l_ray
 from s2l_ray.artifacts import RunError, load_run
-from s2l_ray.run_folder import Progress, Storage, read_metrics
+from s2l_ray.run_folder import Storage, read_metrics
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-
-
-class Quiet(Progress):
-    def __init__(self) -> None:
-        self.text = io.StringIO()
-        super().__init__(self.text, interactive=False)
-
-    def lines(self) -> str:
-        return self.text.getvalue()
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, ray_cluster):
-    """One undisturbed run that others are compared with."""
-    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
-    return s2l_ray.run(tiny_run_config(folder), progress=Quiet())
 
 
 def fingerprints(run) -> dict[str, str]:

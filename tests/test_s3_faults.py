@@ -17,6 +17,7 @@ from faulty_proxy import FaultyProxy, Mode
 from tiny import tiny_run_config
 
 import s2l_ray
+from s2l_ray.artifacts import Run
 from s2l_ray.run_folder import Storage, StorageError
 
 
@@ -70,9 +71,8 @@ def wait_for(storage: Storage, folder: str, seconds: float, process: subprocess.
     not os.environ.get("S2L_TEST_S3_OUTAGE"), reason="not yet seen green as a whole; S2L_TEST_S3_OUTAGE=1 runs it"
 )
 def test_a_run_survives_a_short_outage_and_resumes_after_a_long_one(
-    ray_cluster: None, proxy: FaultyProxy, s3_server: str, tmp_path: Path
+    finished: Run, proxy: FaultyProxy, s3_server: str, tmp_path: Path
 ):
-    undisturbed = s2l_ray.run(tiny_run_config(tmp_path / "undisturbed"))
     folder = f"run-{uuid.uuid4().hex[:8]}"
     tree = tiny_run_config(tmp_path, resources__max_failures=1) | {"run_dir": uri(proxy.address, folder)}
     config = tmp_path / "config.json"
@@ -98,7 +98,7 @@ def test_a_run_survives_a_short_outage_and_resumes_after_a_long_one(
     assert not any(name.name.startswith("clusters/") for name in behind.list(recursive=True))
     proxy.set("pass")
     tree["resources"]["max_failures"] = 3
-    finished = s2l_ray.run(tree)
-    assert finished.stages["tokens"].reused
-    for name, stage in undisturbed.stages.items():
-        assert finished.stages[name].manifest.content_fingerprint == stage.manifest.content_fingerprint, name
+    mine = s2l_ray.run(tree)
+    assert mine.stages["tokens"].reused
+    for name, stage in finished.stages.items():
+        assert mine.stages[name].manifest.content_fingerprint == stage.manifest.content_fingerprint, name

@@ -21,7 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import ray
-from test_pipeline import Quiet
+from quiet import Quiet
 from tiny import tiny_run_config
 
 from s2l_ray.cli import main
@@ -51,9 +51,11 @@ def swept(folder: Path, find_smallest: bool = False, **asked: Any) -> tuple[Swee
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, ray_cluster) -> tuple[SweepResult, str]:
-    """2 selectors × 2 budgets + the full data, far more of them at once asked for than fit."""
-    return swept(tmp_path_factory.mktemp("sweeps") / "undisturbed")
+def undisturbed(tmp_path_factory, finished) -> tuple[SweepResult, str]:
+    """2 selectors × 2 budgets + the full data, far more of them at once asked for than fit; the proxy is there."""
+    folder = tmp_path_factory.mktemp("sweeps") / "undisturbed"
+    shutil.copytree(finished.storage.local_path(), folder, ignore=shutil.ignore_patterns("subset"))
+    return swept(folder)
 
 
 @pytest.fixture

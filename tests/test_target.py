@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ import torch
 import yaml
 from colours import colour_rows
 from processes import train_workers
+from quiet import Quiet
 from tiny import tiny_run_config, write_jsonl
 
 import s2l_ray
@@ -29,7 +29,7 @@ from s2l_ray.config import ConfigError, load_config
 from s2l_ray.corpus.example_id import content_id
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.pipeline import Pipeline
-from s2l_ray.run_folder import MetricsLog, Progress, Storage, read_metrics
+from s2l_ray.run_folder import MetricsLog, Storage, read_metrics
 from s2l_ray.stages import corpus_stage, place_stages
 from s2l_ray.stages.target import total_steps
 from s2l_ray.tokens.parts import read_parts
@@ -40,15 +40,6 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 SUBSET = "s2l-0.3"
 OVERLAP = 5
 """Rows of the held-out file that are in the corpus, or in its split, too."""
-
-
-class Quiet(Progress):
-    def __init__(self) -> None:
-        self.text = io.StringIO()
-        super().__init__(self.text, interactive=False)
-
-    def lines(self) -> str:
-        return self.text.getvalue()
 
 
 def tree_of(folder: Path) -> dict[str, Any]:

@@ -44,6 +44,8 @@ def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator
             ray.init(address=address, **options)
         else:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing to watch on one machine
+            # Ray ends idle processes after a second; the next stage would wait for new ones to import everything.
+            os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
             # "local": a bare ray.init() would join whatever cluster runs on this machine.
             ray.init(address="local", num_cpus=local_cores() + 2, include_dashboard=dashboard, **options)
     quiet_ray_data()

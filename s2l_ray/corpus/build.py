@@ -27,6 +27,9 @@ from s2l_ray.corpus.units import RawRow, ReadUnit, SourceError
 from s2l_ray.run_folder.storage import Storage
 
 _ROWS_PER_BLOCK = 2048
+_FEW_BLOCKS = 64
+"""Up to so many are exchanged all with all, by plain tasks, in a third of the time that Ray Data's default takes to
+start; more would be thousands of crumbs, which that one is made for."""
 _NOTHING = HoldOut()
 QUARANTINE_SCHEMA = pa.schema(
     [("origin", pa.string()), ("index", pa.int64()), ("reason", pa.string()), ("text", pa.string())]
@@ -175,6 +178,7 @@ def build_corpus(
         TooManyUnusable, UnknownFormat, SourceError: the corpus cannot be used as it is.
     """
     import ray.data
+    from ray.data.context import ShuffleStrategy
 
     for folder in ("examples", "heldout", "quarantine"):
         out.delete_dir(folder)
@@ -193,6 +197,8 @@ def build_corpus(
     bucketed = rows.map_batches(
         add_part_column, fn_kwargs={"num_parts": num_parts}, batch_format="pyarrow", batch_size=None
     )
+    if rows.num_blocks() <= _FEW_BLOCKS:
+        bucketed.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
     written = bucketed.groupby("part", num_partitions=min(num_parts, max(2, 2 * parallelism))).map_groups(
         write_part,
         fn_kwargs={"duplicates": config.duplicates, "out": out, "hold_out": hold_out},

@@ -34,7 +34,7 @@ from s2l_ray.proxy.snapshots import (
     write_snapshot,
 )
 from s2l_ray.run_folder.storage import Storage
-from s2l_ray.tokens.plan import TrainPlan
+from s2l_ray.tokens.plan import TrainPlan, deal
 
 _SCORE_UNIT_ROWS = 32_768
 """Examples loaded at once for scoring: a small corpus is read directly, a large one streams through Ray Data."""
@@ -147,7 +147,7 @@ def _snapshot(job: ProxyJob, host: Host, scorer: Scorer, model: torch.nn.Module,
         return
     started = time.perf_counter()
     try:
-        _score_share(job, host, scorer, index, weights, missing[host.rank :: host.num_workers])
+        _score_share(job, host, scorer, index, weights, _share(job, host, missing))
         fault = ""
     except NonFiniteScore as error:
         fault = str(error)  # raised on every rank below: one that stopped alone would leave the others waiting
@@ -160,6 +160,13 @@ def _snapshot(job: ProxyJob, host: Host, scorer: Scorer, model: torch.nn.Module,
         write_snapshot(job.out, done)
         host.emit(event="snapshot", snapshot=index, step=step, mean_loss_nats=done.mean_loss_nats, reused=False)
     host.gather(None)
+
+
+def _share(job: ProxyJob, host: Host, parts: list[int]) -> list[int]:
+    """This rank's, so that all have about the same number of examples: they wait for the last one."""
+    rows_of = dict(job.plan.parts)
+    mine = deal(np.array([rows_of[part] for part in parts], dtype=np.int64), host.num_workers)[host.rank]
+    return [parts[i] for i in sorted(mine)]
 
 
 def _score_share(job: ProxyJob, host: Host, scorer: Scorer, index: int, weights: str, parts: list[int]) -> None:

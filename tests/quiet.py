@@ -1,0 +1,16 @@
+"""What a run says, for tests to read."""
+
+from __future__ import annotations
+
+import io
+
+from s2l_ray.run_folder import Progress
+
+
+class Quiet(Progress):
+    def __init__(self) -> None:
+        self.text = io.StringIO()
+        super().__init__(self.text, interactive=False)
+
+    def lines(self) -> str:
+        return self.text.getvalue()
