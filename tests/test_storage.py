@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -15,7 +16,7 @@ import pyarrow.dataset
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from s2l_ray.run_folder import RetryPolicy, Storage, StorageError, redact, strip_credentials
+from s2l_ray.run_folder import MissingFile, RetryPolicy, Storage, StorageError, redact, strip_credentials
 
 pytest_plugins = ("fixtures_s3",)
 ROOT = Path(__file__).parent.parent
@@ -71,6 +72,28 @@ def test_bytes_json_and_tables_come_back_as_written(storage: Storage):
     with storage.open_input("deep/er/raw.bin") as file:
         file.seek(1)
         assert file.read() == b"\x01"
+
+
+def test_many_tables_come_in_order_and_no_more_ahead_than_needed(storage: Storage):
+    names = [f"part-{i:03d}" for i in range(40)]
+    for i, name in enumerate(names[:-1]):
+        storage.write_table(name, pa.table({"x": [i], "y": [-i]}))
+    asked = []
+
+    def telling() -> Iterator[str]:
+        for name in names:
+            asked.append(name)
+            yield name
+
+    tables = storage.read_tables(telling(), ["x"])
+    assert not asked
+    assert next(tables).to_pylist() == [{"x": 0}]
+    assert len(asked) < 30
+    got = [0]
+    with pytest.raises(MissingFile, match="part-039"):
+        got.extend(table["x"][0].as_py() for table in tables)
+    assert got == list(range(39))
+    assert list(storage.read_tables([])) == []
 
 
 def test_a_long_word_is_looked_through_at_once():

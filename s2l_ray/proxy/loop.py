@@ -202,8 +202,10 @@ def _complete(job: ProxyJob, host: Host, index: int, step: int, weights: str) ->
     """All parts are there with all their rows? Every rank looks at its share: there may be tens of thousands."""
     folder = snapshot_folder(job.out, index).sub(weights)
     sums: dict[int, float] = {}
-    for part, expected in job.plan.parts[host.rank :: host.num_workers]:
-        losses = folder.read_table(part_name(part), columns=["loss_nats"])["loss_nats"].to_numpy()
+    mine = job.plan.parts[host.rank :: host.num_workers]
+    tables = folder.read_tables([part_name(part) for part, _ in mine], ["loss_nats"])
+    for (part, expected), table in zip(mine, tables, strict=True):
+        losses = table["loss_nats"].to_numpy()
         if len(losses) != expected:
             raise RuntimeError(f"{folder.uri}/{part_name(part)} has {len(losses)} rows, {expected} were to be scored")
         sums[part] = float(losses.sum(dtype=np.float64))

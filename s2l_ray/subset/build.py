@@ -44,11 +44,8 @@ class SubsetStats:
 
 def read_inputs(sources: SubsetSources) -> SelectionInputs:
     """ids, sources and clusters of all examples; the losses stay on storage."""
-    tables = [
-        sources.trajectories.read_table(part_name(part), columns=["example_id", "source"])
-        for part, _ in sources.part_rows
-    ]
-    joined = pa.concat_tables(tables).combine_chunks()
+    names = [part_name(part) for part, _ in sources.part_rows]
+    joined = pa.concat_tables(sources.trajectories.read_tables(names, ["example_id", "source"])).combine_chunks()
     ids = ids_to_array(joined["example_id"])
     encoded = joined["source"].combine_chunks().dictionary_encode()
     assignment = sources.clusters.read_table("assignment.parquet")
@@ -87,11 +84,13 @@ def _chosen_table(sources: SubsetSources, inputs: SelectionInputs, selection: Se
     starts = np.cumsum([0] + [n for _, n in sources.part_rows])
     which = np.searchsorted(starts, rows, side="right") - 1  # (n,)
     first, last = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
-    for i in np.unique(which):
-        part, _ = sources.part_rows[i]
-        losses = sources.trajectories.read_table(part_name(part), columns=["loss_nats"])["loss_nats"].combine_chunks()
-        matrix = losses.flatten().to_numpy().reshape(len(losses), -1)[rows[which == i] - starts[i]]
-        first[which == i], last[which == i] = matrix[:, 0], matrix[:, -1]
+    touched, begins = np.unique(which, return_index=True)
+    names = [part_name(sources.part_rows[i][0]) for i in touched]
+    tables = sources.trajectories.read_tables(names, ["loss_nats"])
+    for i, begin, end, table in zip(touched, begins, [*begins[1:], len(rows)], tables, strict=True):
+        losses = table["loss_nats"].combine_chunks()
+        matrix = losses.flatten().to_numpy().reshape(len(losses), -1)[rows[begin:end] - starts[i]]
+        first[begin:end], last[begin:end] = matrix[:, 0], matrix[:, -1]
     parts = np.array([p for p, _ in sources.part_rows], dtype=np.int64)
     assert inputs.clusters is not None
     ids = inputs.example_ids[rows]

@@ -46,8 +46,9 @@ def load_trajectories(storage: Storage, part_rows: list[tuple[int, int]], num_sn
     sources = np.empty(num, dtype=np.int32)
     codes: dict[str, int] = {}
     start = 0
-    for part, rows in part_rows:
-        table = storage.read_table(part_name(part), columns=["example_id", "source", "loss_nats"])
+    columns = ["example_id", "source", "loss_nats"]
+    tables = storage.read_tables([part_name(part) for part, _ in part_rows], columns)
+    for (_, rows), table in zip(part_rows, tables, strict=True):
         end = start + rows
         ids[start:end] = ids_to_array(table["example_id"])
         losses[start:end] = table["loss_nats"].combine_chunks().flatten().to_numpy().reshape(rows, num_snapshots)
