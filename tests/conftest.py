@@ -32,11 +32,11 @@ def ray_cluster():
     """The session's cluster: 4 logical CPUs, dashboard on (Train's clean-up asks it)."""
     import ray
 
-    from s2l_ray.cluster.session import quiet_ray_data
+    from s2l_ray.cluster.session import quiet_ray_data, start_local_ray
 
     for attempts_left in (3, 2, 1, 0):
         try:
-            ray.init(address="local", num_cpus=4, include_dashboard=True, logging_level="ERROR", log_to_driver=False)
+            start_local_ray(num_cpus=4, dashboard=True)
             break
         except Exception as error:  # Ray gives its own processes 30 s to come up: too few on a busy machine
             if "timed out during startup" not in str(error) or not attempts_left:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from s2l_ray.cluster.growth import nodes_to_come
 from s2l_ray.cluster.leftovers import remove_leftover_groups
 from s2l_ray.cluster.placement import Placement, PlacementError, place, wait_for_gpu
 from s2l_ray.cluster.room import free_resources, wait_for_room
@@ -43,6 +45,35 @@ def test_what_would_wait_for_ever_is_refused_unless_the_cluster_may_grow(resourc
         place(ResourcesConfig(**resources), [cluster])
     asked = resources.get("proxy", WorkersConfig()).workers or 1
     assert place(ResourcesConfig(**resources, may_grow=True), [cluster]).num_workers == asked
+
+
+def test_what_a_growing_cluster_can_never_have_is_refused_where_its_launcher_file_says_so():
+    """Our own file for AWS: up to 16 nodes of 16 CPU, L4s and 8 × H100 beside a head without CPUs."""
+    to_come = nodes_to_come(str(Path(__file__).parents[1] / "cluster_configs/aws_spot_cpu_l4_proxy_8xh100_target.yaml"))
+    assert to_come is not None
+    gpus = max(node.get("GPU", 0) for node in to_come)
+    all_gpus = int(sum(node.get("GPU", 0) for node in to_come))
+
+    def placed(**workers: Any) -> Placement:
+        asked = ResourcesConfig(device="gpu", may_grow=True, target=WorkersConfig(**workers))
+        return place(asked, [{"CPU": 0}], None, "target", to_come)
+
+    assert gpus == 8
+    assert placed(workers=all_gpus, accelerator_type="H100").num_workers == all_gpus
+    with pytest.raises(PlacementError, match=rf"can grow to .* {all_gpus} GPU .*wait for ever.*max_workers"):
+        placed(workers=all_gpus + 1)
+    with pytest.raises(PlacementError, match=r"room for 0 such workers"):
+        placed(workers=1, cpus_per_worker=10_000)
+    with pytest.raises(PlacementError, match=r"asks for 1 of 'big', the cluster can grow to 0"):
+        placed(workers=1, custom_resources={"big": 1})
+
+
+@pytest.mark.parametrize("content", [None, "", "x: [", "head_node_type: a\navailable_node_types: {a: {}, b: {}}"])
+def test_of_a_cluster_that_may_grow_to_nobody_knows_what_nothing_is_refused(tmp_path, content):
+    file = tmp_path / "ray_bootstrap_config.yaml"
+    if content is not None:
+        file.write_text(content)
+    assert nodes_to_come(str(file)) is None
 
 
 @pytest.mark.parametrize(

@@ -49,15 +49,18 @@ def place(
     nodes: Sequence[Node],
     cores: int | None = None,
     who: Literal["proxy", "target"] = "proxy",
+    to_come: Sequence[Node] | None = None,
 ) -> Placement:
     """Resolve the automatic settings against the living nodes (`node_resources()`).
 
     Args:
         cores: physical cores of this machine, when the cluster is an embedded one.
         who: whose workers.
+        to_come: nodes that the autoscaler can add, where `may_grow` is set and they are known.
 
     Raises:
-        PlacementError: more workers than the nodes can hold, with what is asked for and what there is.
+        PlacementError: more workers than the nodes can hold, those to come included; says what is asked for and what
+            there is. Of a cluster that may grow to nobody knows what, nothing is refused.
     """
     asked: WorkersConfig = getattr(resources, who)
     cluster = _sum(nodes)
@@ -73,8 +76,13 @@ def place(
         workers, gpus = asked.workers or 1, 0.0
         share = max(1.0, cores // workers) if cores is not None else _cpus_that_fit(nodes, workers, pinned)
         cpus = asked.cpus_per_worker or share
+    each = {"CPU": cpus, "GPU": gpus, **pinned}
     if not resources.may_grow:
-        _refuse_the_impossible(who, asked.min_workers or workers, {"CPU": cpus, "GPU": gpus, **pinned}, nodes)
+        _refuse_the_impossible(who, asked.min_workers or workers, each, nodes)
+    elif to_come is not None:
+        # Accelerator types are found by nodes themselves when they start; launcher files need not name them.
+        known = {name: amount for name, amount in each.items() if not name.startswith("accelerator_type:")}
+        _refuse_the_impossible(who, asked.min_workers or workers, known, [*nodes, *to_come], grown=True)
     tasks = resources.parallel_tasks or max(64 if resources.may_grow else 1, int(total_cpus))
     custom = dict(asked.custom_resources)
     return Placement(device, workers, cpus, gpus, asked.accelerator_type, tasks, custom, asked.min_workers)
@@ -117,15 +125,19 @@ def _cpus_that_fit(nodes: Sequence[Node], workers: int, pinned: Mapping[str, flo
     return 1.0
 
 
-def _refuse_the_impossible(who: str, workers: int, each: Mapping[str, float], nodes: Sequence[Node]) -> None:
-    """`each`: what a worker reserves."""
-    cluster = _sum(nodes)
+def _refuse_the_impossible(
+    who: str, workers: int, each: Mapping[str, float], nodes: Sequence[Node], grown: bool = False
+) -> None:
+    """`each`: what a worker reserves. `grown`: the nodes are all that the autoscaler can make of the cluster."""
+    cluster, has = _sum(nodes), "can grow to" if grown else "has"
     grow = "start more nodes, or set resources.may_grow=true if the cluster has an autoscaler that adds them"
+    if grown:
+        grow = "raise max_workers of a node type that has room in the cluster's launcher file (ray up again)"
     for name in each.keys() - {"CPU", "GPU"}:
         if cluster.get(name, 0) < workers * each[name]:
             there = ", ".join(sorted(cluster)) or "nothing"
             raise PlacementError(
-                f"resources.{who} asks for {workers * each[name]:g} of {name!r}, the cluster has "
+                f"resources.{who} asks for {workers * each[name]:g} of {name!r}, the cluster {has} "
                 f"{cluster.get(name, 0):g} (it offers {there}), so the run would wait for ever. Correct the name, "
                 f"{grow}"
             )
@@ -133,7 +145,7 @@ def _refuse_the_impossible(who: str, workers: int, each: Mapping[str, float], no
     if room < workers:
         raise PlacementError(
             f"{workers} workers with {each['CPU']:g} CPU and {each['GPU']:g} GPU each, and 1 CPU for reading, were "
-            f"asked for; the cluster has {cluster.get('CPU', 0):g} CPU and {cluster.get('GPU', 0):g} GPU on "
+            f"asked for; the cluster {has} {cluster.get('CPU', 0):g} CPU and {cluster.get('GPU', 0):g} GPU on "
             f"{describe_nodes(nodes)}, with room for {room} such workers, so the run would wait for ever. Lower "
             f"resources.{who}.workers or resources.{who}.cpus_per_worker, {grow}"
         )

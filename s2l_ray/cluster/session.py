@@ -38,22 +38,47 @@ def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator
             yield
         return
     address = resources.ray_address or os.environ.get("RAY_ADDRESS")
-    options = {"logging_level": "ERROR", "log_to_driver": False}
     with own_handlers_kept():
         if address and address != "local":
-            ray.init(address=address, **options)
+            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
         else:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing to watch on one machine
             # Ray ends idle processes after a second; the next stage would wait for new ones to import everything.
             os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
-            # "local": a bare ray.init() would join whatever cluster runs on this machine.
-            ray.init(address="local", num_cpus=local_cores() + 2, include_dashboard=dashboard, **options)
+            start_local_ray(local_cores() + 2, dashboard)
     quiet_ray_data()
     try:
         with _loss_is_said():
             yield
     finally:
         ray.shutdown()
+
+
+def start_local_ray(num_cpus: int, dashboard: bool) -> None:
+    """A Ray on this machine for this process alone, whatever others run here.
+
+    Its processes find their own cluster in RAY_ADDRESS. Without, Ray Train's watchers would ask the machine's latest
+    one whether their controller lives, hear that nobody knows it, and take its workers away (Ray 2.60).
+    """
+    import ray
+
+    host = ray.util.get_node_ip_address()
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port = probe.getsockname()[1]
+    mine = {"RAY_ADDRESS": f"{host}:{port}", "RAY_GCS_SERVER_PORT": str(port)}
+    before = {name: os.environ.get(name) for name in mine}
+    os.environ |= mine
+    try:
+        # "local": a bare ray.init() would join whatever cluster runs on this machine.
+        ray.init(
+            address="local", num_cpus=num_cpus, include_dashboard=dashboard, logging_level="ERROR", log_to_driver=False
+        )
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def is_embedded(resources: ResourcesConfig) -> bool:

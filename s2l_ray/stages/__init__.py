@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from s2l_ray.cluster.growth import nodes_to_come
 from s2l_ray.cluster.placement import describe_nodes, local_cores, node_resources, place, wait_for_gpu
 from s2l_ray.cluster.session import is_embedded
 from s2l_ray.config.schema import S2LConfig
@@ -46,11 +47,13 @@ def place_stages(pipeline: Pipeline, config: S2LConfig) -> None:
     cores = local_cores() if embedded else None
     wait_for_gpu(config.resources)
     nodes = node_resources()
-    pipeline.placements["proxy"] = place(config.resources, nodes, cores)
+    to_come = nodes_to_come() if config.resources.may_grow else None
+    pipeline.placements["proxy"] = place(config.resources, nodes, cores, to_come=to_come)
     if config.target is not None:
-        pipeline.placements["target"] = place(config.resources, nodes, cores, "target")
+        pipeline.placements["target"] = place(config.resources, nodes, cores, "target", to_come)
         pipeline.sharding = shard_target(config, pipeline.placements["target"], embedded)
     if not embedded:
         who = "; ".join(f"{name}: {placement.describe()}" for name, placement in pipeline.placements.items())
         grows = "; what is missing is waited for (resources.may_grow)" if config.resources.may_grow else ""
+        grows += f"; it can grow by {describe_nodes(to_come)}" if to_come else ""
         pipeline.progress.say(f"[cluster] {describe_nodes(nodes)}; {who}{grows}")

@@ -1,0 +1,46 @@
+"""A Ray of one's own on a machine where others come and go."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import ray
+
+_NEWER = (
+    "import sys; from s2l_ray.cluster.session import start_local_ray; start_local_ray(num_cpus=1, dashboard=True);"
+    "print('up', flush=True); sys.stdin.read()"
+)
+
+
+@pytest.mark.timeout(180)
+def test_its_processes_ask_their_own_cluster_while_a_newer_one_runs(ray_cluster: None):
+    """As Ray Train's watchers do: they take a training's workers away when nobody knows its controller."""
+
+    @ray.remote(num_cpus=0)
+    class Watched:
+        def me(self) -> str:
+            return ray.get_runtime_context().get_actor_id()
+
+    @ray.remote(num_cpus=0)
+    def state_of(actor_id: str) -> str | None:
+        from ray.util.state import get_actor
+
+        found = get_actor(actor_id, timeout=30)
+        return found and found.state
+
+    watched = Watched.remote()
+    actor_id = ray.get(watched.me.remote())
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    newer = subprocess.Popen(
+        [sys.executable, "-c", _NEWER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert newer.stdout is not None
+        assert newer.stdout.readline() == "up\n"
+        assert ray.get(state_of.remote(actor_id)) == "ALIVE"
+    finally:
+        newer.communicate()
+        ray.kill(watched)
