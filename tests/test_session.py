@@ -19,7 +19,6 @@ _NEWER = (
 def test_its_processes_ask_their_own_cluster_while_a_newer_one_runs(ray_cluster: None):
     """As Ray Train's watchers do: they take a training's workers away when nobody knows its controller."""
 
-    @ray.remote(num_cpus=0)
     class Watched:
         def me(self) -> str:
             return ray.get_runtime_context().get_actor_id()
@@ -31,7 +30,7 @@ def test_its_processes_ask_their_own_cluster_while_a_newer_one_runs(ray_cluster:
         found = get_actor(actor_id, timeout=30)
         return found and found.state
 
-    watched = Watched.remote()
+    watched = ray.remote(num_cpus=0)(Watched).remote()
     actor_id = ray.get(watched.me.remote())
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     newer = subprocess.Popen(
