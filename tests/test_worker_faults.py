@@ -80,3 +80,11 @@ def test_a_worker_that_ray_killed_for_memory_comes_before_the_ranks_that_lost_it
 def test_a_rank_that_lost_its_connection_is_not_taken_for_the_cause():
     lost = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:49713")
     assert cause_of(WorkerGroupError("…", {0: lost, 1: KeyError("input_ids")})) == "rank 1: KeyError: 'input_ids'"
+
+
+def test_a_lost_storage_is_said_with_its_cure():
+    """Ray Train's own access to it ends in pyarrow's bare OSError."""
+    lost = OSError("When testing for existence of bucket 'b': AWS Error NETWORK_CONNECTION during HeadBucket: refused")
+    said = cause_of(WorkerGroupError("…", {0: lost}))
+    assert said.startswith("rank 0: OSError: When testing for existence of bucket 'b'")
+    assert said.endswith("So the storage failed: check network and endpoint")

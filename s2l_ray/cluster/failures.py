@@ -14,6 +14,9 @@ _MEMORY_CURE = (
     "the memory does not suffice: lower tokens_per_microbatch (and tokens_per_batch of the scoring), set a higher "
     "target.zero_stage or target.gradient_checkpointing=true, or take workers with more memory"
 )
+_STORAGE_MARKS = ("AWS Error", "curlCode", "google::cloud", "Azure::Core")
+"""Of pyarrow's file systems, where Ray Train itself uses them."""
+_STORAGE_CURE = "the storage failed: check network and endpoint"
 _SAYS_NOTHING = re.compile(
     r"^(Training failed due to|\[Rank .* Error Snippet\]|A worker health check failed|Worker info:|Traceback |File "
     r"|The actor died unexpectedly before finishing|\s*(class_name|actor_id|pid|namespace|ip|node_id): "
@@ -57,7 +60,7 @@ def final_among(errors: Mapping[int, Exception]) -> Exception | None:
 
 
 def cause_of(failure: BaseException) -> str:
-    """One sentence on what made a Ray Train run fail; out of memory is said as such, with a cure.
+    """One sentence on what made a Ray Train run fail; lack of memory and lost storage are said as such, with a cure.
 
     A rank that lost its memory comes before those that lost their connection with it.
     """
@@ -68,6 +71,8 @@ def cause_of(failure: BaseException) -> str:
     for text, whole in zip(texts, everything, strict=True):
         if any(mark in whole for mark in _MEMORY_MARKS):
             return f"{text}. So {_MEMORY_CURE}"
+        if any(mark in whole for mark in _STORAGE_MARKS):
+            return f"{text}. So {_STORAGE_CURE}"
     told = [t for t in texts if not _is_collateral(t)]
     return (told or texts)[0]
 
