@@ -64,7 +64,7 @@ def start_local_ray(num_cpus: int, dashboard: bool) -> None:
 
     host = ray.util.get_node_ip_address()
     with socket.socket() as probe:
-        probe.bind((host, 0))
+        probe.bind(("", 0))
         port = probe.getsockname()[1]
     mine = {"RAY_ADDRESS": f"{host}:{port}", "RAY_GCS_SERVER_PORT": str(port)}
     before = {name: os.environ.get(name) for name in mine}
