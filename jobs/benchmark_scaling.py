@@ -1,17 +1,22 @@
 """How training and scoring of the proxy scale: tokens/s and examples/s of 1, 2, … workers in turn, one CPU each.
 
     python jobs/benchmark_scaling.py ../shared/data/math/train.jsonl --workers 1 2 --rounds 3
+    python jobs/benchmark_scaling.py ../shared/data/math/train.jsonl --workers 1 2 --rounds 3 --cores-as-workers
     ray job submit --address http://head:8265 --working-dir . -- \
         python jobs/benchmark_scaling.py s3://bucket/train.jsonl --workers 1 2 4 8 --device gpu --run-dir s3://bucket/tmp
 
 Whole runs of the real stages on Ray Train workers, in turn, round by round; the rates are the workers' own, with their
 barriers and exchanges of gradients, without the start of the processes. Efficiency: rate over that of one worker, over
 the workers; medians of the rounds' ratios.
+
+On a small machine Ray's own processes count: beside fewer workers than cores they have a core to themselves, beside as
+many they share the workers'. --cores-as-workers gives n workers and their Ray n cores in all, as if the machine grew.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 from typing import Any
@@ -19,6 +24,7 @@ from typing import Any
 import s2l_ray
 
 MAX_LENGTH = 256
+_CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 def main() -> None:
@@ -30,13 +36,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="examples in an optimiser step, of all workers together")
     parser.add_argument("--hidden-size", type=int, default=256)
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--cores-as-workers", action="store_true", help="all of a Ray started here on n cores (Linux)")
     parser.add_argument("--run-dir", help="a folder that all nodes see; default: a temporary one here")
     args = parser.parse_args()
     rows: list[dict[int, tuple[float, float]]] = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(args.rounds):
             place = f"{args.run_dir or folder}/round-{number}"
-            rows.append({n: rates(configuration(args, n, f"{place}-of-{n}")) for n in args.workers})
+            rows.append({n: rates(args, n, f"{place}-of-{n}") for n in args.workers})
     report(args, rows)
 
 
@@ -60,9 +67,11 @@ def configuration(args: argparse.Namespace, workers: int, run_dir: str) -> dict[
     }  # fmt: skip
 
 
-def rates(config: dict[str, Any]) -> tuple[float, float]:
+def rates(args: argparse.Namespace, workers: int, run_dir: str) -> tuple[float, float]:
     """(tokens trained on, examples scored) per second."""
-    manifest = s2l_ray.run(config).stage("proxy").manifest
+    if args.cores_as_workers:
+        os.sched_setaffinity(0, sorted(_CORES)[:workers])  # Ray's processes inherit it
+    manifest = s2l_ray.run(configuration(args, workers, run_dir)).stage("proxy").manifest
     summary = manifest.extra["summary"]
     return (
         summary["train_tokens"] / summary["train_seconds"],

@@ -42,6 +42,9 @@ class LocalHost:
     def gather(self, value: Any) -> list[Any]:
         return [value]
 
+    def notice(self, step: int) -> bool:
+        return False
+
     def report(self, metrics: dict[str, Any]) -> None:
         """Nobody watches."""
 

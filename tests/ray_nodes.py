@@ -38,6 +38,10 @@ class RayNode:
     def kill(self) -> None:
         kill_family(self._process)
 
+    def terminate(self) -> None:
+        """As clouds announce a spot node's end: it drains for a time, then it is gone."""
+        self._process.terminate()
+
 
 class Nodes:
     """`with Nodes(head) as nodes:` — those that were added are gone after the block."""
@@ -45,6 +49,7 @@ class Nodes:
     def __init__(self, head: RayHead) -> None:
         self.head = head
         self.living: list[RayNode] = []
+        self.leaving: list[RayNode] = []
         self._added = 0
 
     def add(self, num_cpus: int = 1, **resources: float) -> RayNode:
@@ -58,9 +63,15 @@ class Nodes:
         self.living.remove(node)
         node.kill()
 
+    def announce(self, node: RayNode) -> None:
+        """It will be gone soon, and learns it now."""
+        self.living.remove(node)
+        self.leaving.append(node)
+        node.terminate()
+
     def __enter__(self) -> Nodes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for node in list(self.living):
-            self.kill(node)
+        for node in self.living + self.leaving:
+            node.kill()

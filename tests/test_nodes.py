@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 S2L_RUN = ("-m", "s2l_ray.cli", "run")
-PACED_RUN = (str(Path(__file__).with_name("paced_driver.py")),)
+PACED_RUN = (str(Path(__file__).with_name("paced_driver.py")),)  # and the pace
 TRAIN_WORKER, DATA_TASK = "TrainWorker", "_OverParts"
 """In the command lines of Ray's processes."""
 CHECKPOINT_STEPS = 2
@@ -197,7 +197,9 @@ def test_nodes_that_die_in_every_stage_change_nothing(nodes: Nodes, undisturbed:
 
 def test_a_fleet_shrinks_and_grows_with_its_nodes(nodes: Nodes, undisturbed: Run, tmp_path: Path):
     """Three workers; two when a node dies that nobody replaces; three again when one comes. None waits for the lost."""
-    driver = Driver(nodes.head, tmp_path / "run", "--select-only", program=PACED_RUN, workers=3, min_workers=1)
+    driver = Driver(
+        nodes.head, tmp_path / "run", "--select-only", program=(*PACED_RUN, "fleet"), workers=3, min_workers=1
+    )
     driver.until(lambda: 8 in driver.steps("proxy"))
     kill_one_of(nodes, TRAIN_WORKER, driver)
     driver.until(lambda: 14 in driver.steps("proxy"))
@@ -210,6 +212,32 @@ def test_a_fleet_shrinks_and_grows_with_its_nodes(nodes: Nodes, undisturbed: Run
     assert fleets == [3, 2, 3]
     assert set(driver.steps("proxy")) == set(range(1, max(driver.steps("proxy")) + 1))
     assert repeated(driver.steps("proxy")) <= 2 * 3 * CHECKPOINT_STEPS, "of two restarts"
+    mine, theirs = load_run(str(driver.folder)).trajectories(), undisturbed.trajectories()
+    np.testing.assert_array_equal(mine.ids, theirs.ids)
+    np.testing.assert_allclose(mine.losses, theirs.losses, atol=1e-3)
+
+
+def test_a_node_that_is_announced_to_go_costs_no_step(undisturbed: Run, tmp_path: Path):
+    """A checkpoint at the notice, though none is due."""
+    notice = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "20", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
+    notice |= {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
+    with RayHead(notice, num_cpus=1) as head, Nodes(head) as nodes:
+        for _ in range(2):
+            nodes.add(spot=1)
+        options = ("--select-only", "proxy.checkpoint_every_steps=null")
+        driver = Driver(head, tmp_path / "run", *options, program=(*PACED_RUN, "notice"))
+        driver.until(lambda: 9 in driver.steps("proxy"))
+        nodes.announce(next(n for n in nodes.living if n.processes(TRAIN_WORKER)))
+        nodes.add(spot=1)
+        assert driver.finish() == 0, driver.output()
+    said = re.search(
+        r"1 node of the workers will be taken away in (\d+) s: a checkpoint is made at step 9", driver.output()
+    )
+    assert said is not None, driver.output()
+    print(said[0])
+    assert 5 < int(said[1]) <= 20
+    assert "[proxy] the workers are up, from step 9 on" in driver.output()
+    assert repeated(driver.steps("proxy")) <= 1, "the step that was trained while the node lived"
     mine, theirs = load_run(str(driver.folder)).trajectories(), undisturbed.trajectories()
     np.testing.assert_array_equal(mine.ids, theirs.ids)
     np.testing.assert_allclose(mine.losses, theirs.losses, atol=1e-3)

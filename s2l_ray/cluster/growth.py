@@ -13,7 +13,7 @@ LAUNCHER_FILE = "~/ray_bootstrap_config.yaml"
 
 
 def nodes_to_come(file: str = LAUNCHER_FILE) -> list[Node] | None:
-    """One entry for every node that the autoscaler may add; None: unknown (another machine, KubeRay, no such file).
+    """One entry for every node that the autoscaler may add; None: unknown (KubeRay, no file). Ask on the head only.
 
     At most `max_workers` of each type; what the cluster's own `max_workers` takes off their sum is not seen here.
     """

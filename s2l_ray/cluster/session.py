@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 
+from s2l_ray.cluster.notice import WATCHER_ENV
 from s2l_ray.cluster.placement import local_cores
 from s2l_ray.cluster.signals import own_handlers_kept
 from s2l_ray.config.schema import ResourcesConfig
@@ -42,7 +43,7 @@ def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator
         if address and address != "local":
             ray.init(address=address, logging_level="ERROR", log_to_driver=False)
         else:
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing to watch on one machine
+            os.environ.setdefault(WATCHER_ENV, "0")  # nothing to watch on one machine
             # Ray ends idle processes after a second; the next stage would wait for new ones to import everything.
             os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
             start_local_ray(local_cores() + 2, dashboard)
@@ -66,7 +67,8 @@ def start_local_ray(num_cpus: int, dashboard: bool) -> None:
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
-    mine = {"RAY_ADDRESS": f"{host}:{port}", "RAY_GCS_SERVER_PORT": str(port)}
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    mine = {"RAY_ADDRESS": address, "RAY_GCS_SERVER_PORT": str(port)}
     before = {name: os.environ.get(name) for name in mine}
     os.environ |= mine
     try:
@@ -85,6 +87,14 @@ def is_embedded(resources: ResourcesConfig) -> bool:
     """Ray is (or will be) started here for this run alone."""
     address = resources.ray_address or os.environ.get("RAY_ADDRESS")
     return not address or address == "local"
+
+
+def is_on_head() -> bool:
+    """This process runs on the machine of the connected cluster's head."""
+    import ray
+
+    host = ray.get_runtime_context().gcs_address.rpartition(":")[0].strip("[]")
+    return host in (ray.util.get_node_ip_address(), "127.0.0.1", "localhost", "::1")
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from s2l_ray.cluster.checkpoints import FOLDER, PROGRESS, read_progress, torn_named
 from s2l_ray.cluster.failures import cause_of, final_error
 from s2l_ray.cluster.mailbox import Event, mailbox
+from s2l_ray.cluster.notice import NoticeWatch
 from s2l_ray.cluster.placement import Placement
 from s2l_ray.cluster.session import quiet_ray_data
 from s2l_ray.cluster.signals import own_handlers_kept
@@ -51,6 +52,9 @@ class Host(Protocol):
     def save(self, name: str, progress: dict[str, Any], write: Callable[[Path], None]) -> None:
         """Make a checkpoint of what every rank's `write(folder)` leaves there; a barrier."""
 
+    def notice(self, step: int) -> bool:
+        """A node of this training will be taken away, and that is news: time for a checkpoint. May be a barrier."""
+
     def report(self, metrics: dict[str, Any]) -> None:
         """Tell whoever watches this training from outside (Ray Tune); a barrier."""
 
@@ -72,6 +76,7 @@ class RayHost:
         self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self._box, self._checkpoints = box, out.sub(FOLDER)
+        self._notices = NoticeWatch(self.same)
 
     def emit(self, **event: Any) -> None:
         self._box.put.remote({"rank": self.rank, **event})
@@ -108,6 +113,12 @@ class RayHost:
             ray.train.report(
                 {"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name, checkpoint_upload_fn=upload
             )
+
+    def notice(self, step: int) -> bool:
+        news = self._notices()
+        if news and self.rank == 0:
+            self.emit(event="notice", step=step, **news)
+        return news is not None
 
     def report(self, metrics: dict[str, Any]) -> None:
         import ray.train

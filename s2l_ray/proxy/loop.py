@@ -100,7 +100,8 @@ def run_worker(job: ProxyJob, host: Host) -> dict[str, Any]:
     while True:
         is_snapshot = step in job.snapshots
         every = job.proxy.checkpoint_every_steps
-        if step != restored_at and (is_snapshot or (every and step % every == 0)):
+        due = is_snapshot or (every and step % every == 0)
+        if (host.notice(step) or due) and step != restored_at:
             host.save(f"step-{step:08d}", {"step": step, "tally": asdict(tally)}, engine.save)
         if is_snapshot:
             _snapshot(job, host, scorer, model, step, tally)

@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 from s2l_ray.cluster.mailbox import Event
+from s2l_ray.cluster.notice import notice_said
 from s2l_ray.run_folder import MetricsLog, Progress, StageProgress
 from s2l_ray.tokens.plan import TrainPlan
 
@@ -38,6 +39,9 @@ class ProxyReport:
             # Only now: the rate must not count the time in which workers start.
             again = f", from step {event['step']:,} on" if event["step"] else ""
             self.progress.say(f"[proxy] the workers are up{again}")
+        elif event["event"] == "notice":
+            self.progress.say(f"[proxy] {notice_said(event)}")
+            self.metrics.log("proxy", **{k: v for k, v in event.items() if k != "rank"})
         else:
             self._step = max(self._step, event["step"])
             shown["step"] = f"{self._step:,}/{self.plan.total_steps:,}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from s2l_ray.cluster.growth import nodes_to_come
 from s2l_ray.cluster.placement import describe_nodes, local_cores, node_resources, place, wait_for_gpu
-from s2l_ray.cluster.session import is_embedded
+from s2l_ray.cluster.session import is_embedded, is_on_head
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.pipeline import Pipeline
 from s2l_ray.stages.corpus import corpus_stage
@@ -47,7 +47,7 @@ def place_stages(pipeline: Pipeline, config: S2LConfig) -> None:
     cores = local_cores() if embedded else None
     wait_for_gpu(config.resources)
     nodes = node_resources()
-    to_come = nodes_to_come() if config.resources.may_grow else None
+    to_come = nodes_to_come() if config.resources.may_grow and is_on_head() else None
     pipeline.placements["proxy"] = place(config.resources, nodes, cores, to_come=to_come)
     if config.target is not None:
         pipeline.placements["target"] = place(config.resources, nodes, cores, "target", to_come)

@@ -74,7 +74,7 @@ def _train(
             evaluator.evaluate(step, if_best=(lambda: export(job, host, built)) if target.keep_best and step else None)
         if step == total or (target.patience and evaluator.without_gain(step) >= target.patience):
             return step, evaluator.best_step(step) if target.keep_best else None
-        if step != restored_at and step % job.checkpoint_steps == 0:
+        if (host.notice(step) or step % job.checkpoint_steps == 0) and step != restored_at:
             host.save(f"step-{step:08d}", {"step": step, "tally": asdict(tally)}, built.engine.save)
         at, batch = next(batches)
         assert at == step, (at, step)

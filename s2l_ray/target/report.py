@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 from s2l_ray.cluster.mailbox import Event
+from s2l_ray.cluster.notice import notice_said
 from s2l_ray.run_folder import MetricsLog, Progress, StageProgress
 from s2l_ray.run_folder.loggers import Loggers
 
@@ -36,6 +37,8 @@ class TargetReport:
             self._bar.update(event["step"], loss=event["loss_nats"])
             figures = {k: v for k, v in event.items() if k not in ("event", "rank", "step")}
             self.loggers.log(event["step"], **figures)
+        elif event["event"] == "notice":
+            self.progress.say(f"[{self.name}] {notice_said(event)}")
         else:
             self._evaluation(event)
         self.metrics.log(self.name, **{k: v for k, v in event.items() if k != "rank"})
