@@ -227,6 +227,7 @@ def test_a_node_that_is_announced_to_go_costs_no_step(undisturbed: Run, tmp_path
         options = ("--select-only", "proxy.checkpoint_every_steps=null")
         driver = Driver(head, tmp_path / "run", *options, program=(*PACED_RUN, "notice"))
         driver.until(lambda: 9 in driver.steps("proxy"))
+        assert not any(n.processes("_Box") for n in nodes.living), "the mailbox is beside the driver"
         nodes.announce(next(n for n in nodes.living if n.processes(TRAIN_WORKER)))
         nodes.add(spot=1)
         assert driver.finish() == 0, driver.output()

@@ -33,8 +33,9 @@ def mailbox(on_event: Callable[[Event], None], every_s: float = 0.5) -> Iterator
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # Beside the driver: on another node it would die with that node, and the rest of the run would be silent.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # Beside the driver: on another node it would die with that node, and the rest of the run would be silent. A soft
+    # wish is none for an actor without resources: Ray picks a node at random (2.60).
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     box = ray.remote(num_cpus=0, scheduling_strategy=here)(_Box).remote()
     stop = threading.Event()
 
