@@ -61,9 +61,10 @@ def reference_of(name: str) -> str:
     return next((kind for kind in ("neox", "lora") if kind in name), "llama")
 
 
-def has_libaio() -> bool:
-    """With its headers: DeepSpeed compiles."""
-    return any(Path(folder, "libaio.h").exists() for folder in ("/usr/include", "/usr/local/include"))
+def has_nvme() -> bool:
+    """libaio with its headers, against which DeepSpeed compiles for minutes."""
+    has_libaio = any(Path(folder, "libaio.h").exists() for folder in ("/usr/include", "/usr/local/include"))
+    return has_libaio and "S2L_LONG_TESTS" in os.environ
 
 
 class Launches:
@@ -118,7 +119,7 @@ def launches(tmp_path_factory: pytest.TempPathFactory) -> Launches:
         for c in UNBROKEN
     ]
     runs.run([replace(c, **f) for c, f in zip(UNBROKEN, folders, strict=True)], 2)
-    if has_libaio():
+    if has_nvme():
         runs.run([replace(NVME, nvme_path=str(runs.folder), save_to=str(runs.folder / NVME.name))], 2)
     for name, fields in (("llama", {}), ("neox", {"shape": "gpt_neox"}), ("lora", {"lora": True})):
         runs.seen[name] = run_case(Case(name, evaluate_at=[0, 3], **fields))
@@ -174,7 +175,9 @@ def test_one_process_without_deepspeed_is_a_plain_loop(launches: Launches):
     np.testing.assert_allclose(launches.seen["llama"]["losses"], losses, atol=CLOSE)
 
 
-@pytest.mark.skipif(not has_libaio(), reason="DeepSpeed's offload to NVMe needs libaio-dev, which is not installed")
+@pytest.mark.skipif(
+    not has_nvme(), reason="minutes of compiling for DeepSpeed's offload to NVMe: libaio-dev and S2L_LONG_TESTS=1"
+)
 def test_states_on_nvme_train_the_same(launches: Launches):
     """On whatever disk is here; the checkpoint holds what is on it."""
     on_disk, in_memory = launches.seen[NVME.name], launches.seen["offload stage 3"]
@@ -226,7 +229,7 @@ def test_the_gathered_weights_load_into_a_plain_model(launches: Launches, name: 
 
 def test_an_update_with_an_infinite_gradient_is_not_made(launches: Launches):
     refused = {n: launches.seen[n]["overflow_refused"] for n, c in launches.cases.items() if c.overflow_at is not None}
-    assert len(refused) == 4 + has_libaio()
+    assert len(refused) == 4 + has_nvme()
     assert all(refused.values()), refused
 
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,8 +168,10 @@ def main() -> None:
     results = {}
     for fields in json.loads(Path(cases).read_text()):
         case = Case(**fields)
+        started = time.perf_counter()
         print("case", case.name, flush=True)
         results[case.name] = run_case(case, rank, num_workers)
+        print(f"done in {time.perf_counter() - started:.1f} s", flush=True)
     torch.save(results, Path(out) / f"rank{rank}.pt")
     dist.destroy_process_group()
 
