@@ -65,6 +65,9 @@ def test_kuberay_file_fits_its_crd(path: Path) -> None:
     validator.validate(doc)
 
 
+DRAIN_S = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+
+
 def private(spec: Doc) -> None:
     """A RayCluster's spec: nothing of it is reachable from outside, no secret is in it."""
     assert spec["authOptions"] == {"mode": "token"}
@@ -77,7 +80,10 @@ def private(spec: Doc) -> None:
     for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
         for container in group["template"]["spec"]["containers"]:
             assert [list(e) for e in container["envFrom"]] == [["secretRef"]]
-            assert "env" not in container, "a literal in the file; put it into the secret"
+            literals = {e["name"]: e.get("value") for e in container.get("env", [])}
+            assert literals.keys() <= {DRAIN_S}, "a literal in the file; put it into the secret"
+            if DRAIN_S in literals:  # the pod must live as long as it has said
+                assert int(literals[DRAIN_S]) < group["template"]["spec"]["terminationGracePeriodSeconds"]
 
 
 def autoscales(spec: Doc) -> None:
