@@ -24,10 +24,12 @@ class LocalHost:
 
     rank, num_workers, device = 0, 1, torch.device("cpu")
 
-    def __init__(self, checkpoints: Path, dies_after: tuple[str, int] | None = None) -> None:
+    def __init__(
+        self, checkpoints: Path, dies_after: tuple[str, int] | None = None, notice_at: int | None = None
+    ) -> None:
         """`dies_after`: `train` (with log_every_steps=1: before that step is evaluated or saved) or `evaluation`, and
         the optimiser step."""
-        self.checkpoints, self.dies_after = checkpoints, dies_after
+        self.checkpoints, self.dies_after, self.notice_at = checkpoints, dies_after, notice_at
         self.events: list[dict[str, Any]] = []
         self.progress: list[dict[str, Any]] = []
 
@@ -43,7 +45,7 @@ class LocalHost:
         return [value]
 
     def notice(self, step: int) -> bool:
-        return False
+        return step == self.notice_at
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Nobody watches."""

@@ -223,6 +223,18 @@ def test_a_death_changes_nothing(world: World, overfitted, tmp_path: Path, death
         assert without_time({"tally": saved[progress["step"]]}) == without_time({"tally": progress["tally"]})
 
 
+def test_a_notice_makes_a_checkpoint_where_none_is_due(world: World, overfitted, tmp_path: Path):
+    job, checkpoints = job_of(world, tmp_path, keep_best=True), tmp_path / "checkpoints"
+    first, second = LocalHost(checkpoints, ("train", 18), notice_at=16), LocalHost(checkpoints, notice_at=16)
+    with pytest.raises(Died):
+        fine_tune(job, first)
+    assert [p["step"] for p in first.progress] == [12, 16]
+    fine_tune(job, second)
+    assert second.events[0] == {"event": "ready", "step": 16}
+    assert [p["step"] for p in second.progress] == [24, 36, 48], "where it was restored, one is there"
+    assert all(torch.equal(tensor, weights(overfitted[0])[name]) for name, tensor in weights(tmp_path).items())
+
+
 @pytest.mark.parametrize("keep_best", [True, False])
 def test_patience_counts_only_what_a_resumed_training_has_reached_again(world: World, tmp_path: Path, keep_best: bool):
     """It dies after the evaluation that ends it: resumed, it must stop there again, and not at its checkpoint."""
