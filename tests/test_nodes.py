@@ -232,7 +232,8 @@ def test_a_node_that_is_announced_to_go_costs_no_step(undisturbed: Run, tmp_path
         nodes.add(spot=1)
         assert driver.finish() == 0, driver.output()
     said = re.search(
-        r"1 node of the workers will be taken away in (\d+) s: a checkpoint is made at step 9", driver.output()
+        r"1 node of the workers will be taken away in (\d+) s: what was done up to step 9 goes into a checkpoint",
+        driver.output(),
     )
     assert said is not None, driver.output()
     print(said[0])

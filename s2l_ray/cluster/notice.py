@@ -50,6 +50,6 @@ def notice_said(event: dict[str, Any]) -> str:
     many = len(event["nodes"]) > 1
     left = "soon" if event["seconds_left"] is None else f"in {max(0, event['seconds_left']):.0f} s"
     return (
-        f"{len(event['nodes'])} node{'s' if many else ''} of the workers will be taken away {left}: a checkpoint is "
-        f"made at step {event['step']:,}"
+        f"{len(event['nodes'])} node{'s' if many else ''} of the workers will be taken away {left}: what was done "
+        f"up to step {event['step']:,} goes into a checkpoint"
     )
