@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--cores-as-workers", action="store_true", help="all of a Ray started here on n cores (Linux)")
     parser.add_argument("--run-dir", help="a folder that all nodes see; default: a temporary one here")
     args = parser.parse_args()
+    if args.cores_as_workers and max(args.workers) > len(_CORES):
+        parser.error(f"--cores-as-workers wants a core for each of {max(args.workers)} workers; here are {len(_CORES)}")
     rows: list[dict[int, tuple[float, float]]] = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(args.rounds):

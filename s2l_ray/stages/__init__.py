@@ -47,7 +47,7 @@ def place_stages(pipeline: Pipeline, config: S2LConfig) -> None:
     cores = local_cores() if embedded else None
     wait_for_gpu(config.resources)
     nodes = node_resources()
-    to_come = nodes_to_come() if config.resources.may_grow and is_on_head() else None
+    to_come = nodes_to_come() if config.resources.may_grow and not embedded and is_on_head() else None
     pipeline.placements["proxy"] = place(config.resources, nodes, cores, to_come=to_come)
     if config.target is not None:
         pipeline.placements["target"] = place(config.resources, nodes, cores, "target", to_come)
