@@ -9,13 +9,14 @@ import yaml
 
 from s2l_ray.config.load import load_config
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.errors import UserError
 from s2l_ray.run_folder import StageManifest, Storage, read_manifest
 
 INDEX = "run.json"
 STAGES = ("corpus", "tokens", "proxy", "trajectories", "clusters")
 
 
-class RunError(ValueError):
+class RunError(UserError):
     """The folder holds no run, or not the stage that is needed."""
 
 

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from s2l_ray.errors import describe, exit_code
+
 _SWEEP = """\
 How much data is enough? Fine-tunes the target on subsets of every size and selector in section `sweep`, once a seed,
 and on the full data, several at once, and compares their losses on held-out examples."""
@@ -26,7 +28,10 @@ Exit code 0: all trials done; 1: some failed, and are named; 2: refused, nothing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 failed while running, 2 refused before anything started, 130 Ctrl-C, 143 SIGTERM."""
+    """Exit codes: 0 done, 1 failed while running, 2 refused before anything started, 130 Ctrl-C, 143 SIGTERM.
+
+    What is refused is one of `s2l_ray.errors`; any other error is a failure, and said in one line with its type.
+    """
     from s2l_ray.cluster.signals import INTERRUPTED, STOPPED, sigterm_interrupts
 
     arguments = _parse(argv)
@@ -50,11 +55,15 @@ def _call(arguments: argparse.Namespace) -> int:
     except Exception as error:
         if os.environ.get("S2L_TRACEBACK"):
             raise
-        print(f"s2l: {error or type(error).__name__}", file=sys.stderr)
-        known = type(error).__module__.startswith("s2l_ray")
-        if not known:
-            print(f"s2l: ({type(error).__name__}; S2L_TRACEBACK=1 shows where)", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) and known else 1
+        _say(error)
+        return exit_code(error)
+
+
+def _say(error: BaseException) -> None:
+    """On a terminal that knows only ASCII, or none at all (nohup), this must not be the next error."""
+    with contextlib.suppress(OSError, ValueError):
+        encoding = sys.stderr.encoding or "utf-8"
+        print(f"s2l: {describe(error)}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -13,6 +13,7 @@ from rich.table import Table
 from s2l_ray.artifacts import Run, Stage
 from s2l_ray.corpus.example_id import ids_to_array
 from s2l_ray.corpus.parts import part_name
+from s2l_ray.errors import UserError
 from s2l_ray.summary import target_lines
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -56,7 +57,7 @@ def _clusters(run: Run, console: Console, limit: int | None, examples: int, sour
     allowed = np.ones(len(assignment), bool)
     if source:
         if source not in matrix.source_names:
-            raise ValueError(f"no source {source!r} in this corpus; its sources: {', '.join(matrix.source_names)}")
+            raise UserError(f"no source {source!r} in this corpus; its sources: {', '.join(matrix.source_names)}")
         allowed = matrix.sources == matrix.source_names.index(source)
     order = np.argsort(sizes, kind="stable")
     if limit is not None and limit < len(order):

@@ -19,6 +19,7 @@ from s2l_ray.cluster.metrics import RayMetrics
 from s2l_ray.cluster.placement import Placement
 from s2l_ray.config.load import ConfigError, load_config, to_yaml
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.errors import mark_started
 from s2l_ray.preflight import preflight
 from s2l_ray.run_folder import (
     MetricsLog,
@@ -77,6 +78,8 @@ class Pipeline:
         """The target's."""
         self.train_callbacks: list[Any] = []
         """Ray Train's, for the target's training."""
+        self.started = False
+        """A stage was begun, or trials: whatever goes wrong from then on is a failure, no refusal."""
 
     @property
     def parallelism(self) -> int:
@@ -152,6 +155,7 @@ class Pipeline:
         lock: RunLock | None,
     ) -> Stage:
         storage = self.run.storage.sub(place)
+        self.started = True
         started, clock = _now(), time.monotonic()
         self.metrics.log(name, "stage_started", folder=place)
         built = build(storage)
@@ -353,7 +357,13 @@ def open_pipeline(run: Run, progress: Progress, write_config: bool) -> Iterator[
     with lock, MetricsLog(storage, listener=RayMetrics(run.config.name)) as metrics:
         if write_config:
             storage.write_bytes("config.yaml", to_yaml(run.config).encode())
-        yield Pipeline(run, progress, metrics, lock)
+        pipeline = Pipeline(run, progress, metrics, lock)
+        try:
+            yield pipeline
+        except BaseException as error:
+            if pipeline.started:
+                mark_started(error)
+            raise
 
 
 def _now() -> str:

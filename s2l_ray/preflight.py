@@ -11,10 +11,11 @@ from typing import Any
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.target import TargetConfig
+from s2l_ray.errors import UserError
 from s2l_ray.run_folder.filesystems import absolute
 
 
-class PreflightError(ValueError):
+class PreflightError(UserError):
     """The run would fail later; says why and what would do."""
 
 

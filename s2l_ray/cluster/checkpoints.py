@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from s2l_ray.errors import DataError
 from s2l_ray.run_folder.storage import Storage
 
 FOLDER = "ray_train"
@@ -17,7 +18,7 @@ _LIST = "checkpoint_manager_snapshot.json"
 _TORN_MARKS = ("PytorchStreamReader", "loading state_dict", "safetensor", "invalid load key", "corrupt")
 
 
-class CheckpointDamaged(RuntimeError):
+class CheckpointDamaged(DataError, RuntimeError):
     """A checkpoint cannot be loaded; says which, and how to train without it."""
 
 

@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 
-from s2l_ray.run_folder.retry import DamagedFile, MissingFile, StorageError, StorageFull
+from s2l_ray.errors import S2LError
 
 _MEMORY_MARKS = ("out of memory", "OutOfMemory", "can't allocate memory", "MemoryError", "memory usage threshold",
                  "low on memory", "CUDA error: out of memory")  # fmt: skip
@@ -26,11 +26,26 @@ _EXIT_DETAIL = re.compile(r"Worker exit detail: (.+)")
 _MAX_CHARS = 600
 
 
+_PLAIN = (ValueError, TypeError, LookupError, AttributeError, NameError, ImportError, ArithmeticError, AssertionError,
+          NotImplementedError, RecursionError)  # fmt: skip
+"""What the same program does again with the same data."""
+_WORLD = (OSError, EOFError)
+"""What depends on the world outside the program, though some libraries derive it from the former."""
+_GONE_GROUP = "process group"
+"""torch's ValueError where Ray has taken away the connection between the workers, after the loss of one."""
+
+
 def is_final(error: BaseException) -> bool:
-    """Whether it is an error of ours that other workers, or another try, would meet again."""
-    if isinstance(error, StorageError):
-        return isinstance(error, (StorageFull, DamagedFile, MissingFile))
-    return type(error).__module__.startswith("s2l_ray")
+    """Whether other workers, or another try, would meet it again."""
+    import ray
+
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return isinstance(error.cause, BaseException) and is_final(error.cause)
+    if isinstance(error, S2LError):
+        return not error.retryable
+    if isinstance(error, (*_WORLD, ray.exceptions.RayError)) or _GONE_GROUP in str(error):
+        return False
+    return isinstance(error, _PLAIN)
 
 
 @contextlib.contextmanager
@@ -41,13 +56,13 @@ def own_errors_alone() -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayTaskError as error:
-        if type(error.cause).__module__.startswith("s2l_ray"):
+        if isinstance(error.cause, S2LError):
             raise error.cause from None
         raise
 
 
 def final_error(failure: BaseException) -> BaseException | None:
-    """Our own final error within Ray Train's, if that is what ended it."""
+    """The final error within Ray Train's, if that is what ended it."""
     inner = getattr(failure, "controller_failure", None)
     if inner is not None:
         return inner if is_final(inner) else final_error(inner)
@@ -55,8 +70,16 @@ def final_error(failure: BaseException) -> BaseException | None:
 
 
 def final_among(errors: Mapping[int, Exception]) -> Exception | None:
-    """`errors` by rank → the first final one."""
-    return next((errors[rank] for rank in sorted(errors) if is_final(errors[rank])), None)
+    """`errors` by rank → the first final one, ours before others'.
+
+    Where a worker was lost, what others say beside errors of ours may be a consequence of that.
+    """
+    final = [errors[rank] for rank in sorted(errors) if is_final(errors[rank])]
+    own = [error for error in final if isinstance(error, S2LError)]
+    if own:
+        return own[0]
+    lost = any(getattr(error, "health_check_failure", None) is not None for error in errors.values())
+    return final[0] if final and not lost else None
 
 
 def cause_of(failure: BaseException) -> str:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from s2l_ray.cluster.signals import STOPPED
 from s2l_ray.cluster.submit import Submission, SubmitError
+from s2l_ray.errors import EnvironmentFault
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ _STOPPING_S = 60.0
 _POLL_S = 1.0
 
 
-class JobError(RuntimeError):
+class JobError(EnvironmentFault, RuntimeError):
     """The cluster went out of reach, or did not start the job."""
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from s2l_ray.config.schema import ResourcesConfig, WorkersConfig
+from s2l_ray.errors import UserError
 
 Node = Mapping[str, float]
 """Resources of one node by name, as Ray counts them."""
 
 
-class PlacementError(ValueError):
+class PlacementError(UserError):
     """What was asked for is not in the cluster; says what there is."""
 
 

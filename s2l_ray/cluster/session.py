@@ -12,11 +12,12 @@ from s2l_ray.cluster.notice import WATCHER_ENV
 from s2l_ray.cluster.placement import local_cores
 from s2l_ray.cluster.signals import own_handlers_kept
 from s2l_ray.config.schema import ResourcesConfig
+from s2l_ray.errors import EnvironmentFault
 
 _ANSWER_S = 5.0
 
 
-class ClusterLost(RuntimeError):
+class ClusterLost(EnvironmentFault, RuntimeError):
     """The cluster that this process was connected to is gone."""
 
 

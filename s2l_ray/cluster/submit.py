@@ -16,13 +16,14 @@ from typing import Any
 
 import s2l_ray
 from s2l_ray.config import S2LConfig, list_recipes, load_config, to_yaml
+from s2l_ray.errors import UserError, running
 from s2l_ray.run_folder.filesystems import scheme_of
 from s2l_ray.run_folder.redact import redact
 
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 
 
-class SubmitError(ValueError):
+class SubmitError(UserError):
     """The job was not submitted; says why and what would do."""
 
 
@@ -258,4 +259,5 @@ def submit(options: argparse.Namespace, parsed: argparse.Namespace) -> int:
         submission = prepare(options, parsed, Path(folder))
         client = JobClient(options.address)
         job = client.submit(submission)
-    return client.say_submitted(job) if options.no_wait else client.follow(job)
+    with running():
+        return client.say_submitted(job) if options.no_wait else client.follow(job)

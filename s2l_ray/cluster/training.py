@@ -20,6 +20,7 @@ from s2l_ray.cluster.notice import NoticeWatch
 from s2l_ray.cluster.placement import Placement
 from s2l_ray.cluster.session import quiet_ray_data
 from s2l_ray.cluster.signals import own_handlers_kept
+from s2l_ray.errors import EnvironmentFault, InternalError, S2LError, first_line
 from s2l_ray.run_folder.retry import StorageError, full_disk_named
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.examples import Examples
@@ -30,8 +31,10 @@ RESIZE_CHECK_S = 60.0
 checkpoint, so nodes that come one after another should cost one restart."""
 
 
-class WorkersFailed(RuntimeError):
+class WorkersFailed(EnvironmentFault, RuntimeError):
     """The workers could not finish; what is complete stays, the same command resumes."""
+
+    retryable = False  # the retries are spent
 
 
 class Host(Protocol):
@@ -165,8 +168,9 @@ def run_on_workers(
         What rank 0's loop returned.
 
     Raises:
-        errors of this package, raised by the loop on any rank: at once, since another try would end alike; a
-            StorageError only after `max_failures`.
+        errors of this package, raised by the loop on any rank: at once, since another try would end alike; retryable
+            ones (StorageError) only after `max_failures`.
+        InternalError: in place of others that another try would meet again (ValueError, KeyError, …), at once too.
         WorkersFailed: workers were lost more often than `max_failures`.
     """
     import ray.train
@@ -214,8 +218,13 @@ def run_on_workers(
 
 def _explained(error: Exception, out: Storage, what: str, max_failures: int) -> BaseException:
     final = final_error(error)
-    if final is not None:
+    if isinstance(final, S2LError):
         return final
+    if final is not None:
+        return InternalError(
+            f"the training of the {what} ended with {type(final).__name__}: {first_line(final)}. Another try would end "
+            "alike; please report it, with what S2L_TRACEBACK=1 shows"
+        )
     goes_on = f"The last checkpoint stays in {out.uri}; the same command resumes there."
     controller = getattr(error, "controller_failure", None)
     if isinstance(controller, OSError):

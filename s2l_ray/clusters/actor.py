@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from s2l_ray.cluster.failures import own_errors_alone
 from s2l_ray.cluster.placement import Placement
 from s2l_ray.clusters.kmeans import KMeansResult, fit_kmeans
 from s2l_ray.config.schema import ClustersConfig
@@ -105,8 +106,7 @@ def cluster_trajectories(
     options["scheduling_strategy"] = "DEFAULT"  # not within the placement group of a sweep's trial
     actor = ray.remote(ClusterActor).options(**options).remote()
     try:
-        return ray.get(actor.run.remote(trajectories, part_rows, num_snapshots, config, seed, use_gpu, out))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+        with own_errors_alone():
+            return ray.get(actor.run.remote(trajectories, part_rows, num_snapshots, config, seed, use_gpu, out))
     finally:
         ray.kill(actor)

@@ -23,6 +23,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from s2l_ray.errors import DataError, UserError
+
 CHUNK_ROWS = 262_144
 DISTINCT_CHUNK_ROWS = 16_384
 MAX_THREADS = 16
@@ -32,6 +34,14 @@ MAX_LOSS_NATS = 1e12
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Init = Literal["kmeans++", "random"]
+
+
+class FaissMissing(UserError, ImportError):
+    """faiss is not installed."""
+
+
+class FaissWithoutGpu(UserError, RuntimeError):
+    """k-means was asked to run on a GPU, and this faiss cannot."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,7 @@ def _import_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError(
+        raise FaissMissing(
             "clustering needs faiss, which is not installed; install one of the extras: "
             "pip install 's2l_ray[cpu]', or 's2l_ray[gpu]' on machines with NVIDIA GPUs (never both)"
         ) from error
@@ -179,7 +189,7 @@ def _flat_index(faiss: Any, num_snapshots: int, use_gpu: bool) -> Any:
     if not use_gpu:
         return faiss.IndexFlatL2(num_snapshots)
     if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
-        raise RuntimeError(
+        raise FaissWithoutGpu(
             "k-means was asked to run on a GPU, but this faiss is built without GPU support or sees no GPU; "
             "replace faiss-cpu by pip install 's2l_ray[gpu]' on a GPU node, or set use_gpu=False (resources.device=cpu)"
         )
@@ -261,16 +271,16 @@ def _check_settings(num_clusters: int, init: str, num_iterations: int, max_train
         ("max_train_points", max_train_points),
     ):
         if value < 1:
-            raise ValueError(f"{name}={value} leaves nothing to cluster; give a whole number of at least 1")
+            raise UserError(f"{name}={value} leaves nothing to cluster; give a whole number of at least 1")
     if init not in ("kmeans++", "random"):
-        raise ValueError(f"unknown init {init!r}; known: kmeans++, random")
+        raise UserError(f"unknown init {init!r}; known: kmeans++, random")
 
 
 def _check_trajectories(trajectories: Array) -> None:
     if trajectories.ndim != 2 or 0 in trajectories.shape:
-        raise ValueError(f"trajectories must be (N, T) with N, T >= 1, not {trajectories.shape}")
+        raise UserError(f"trajectories must be (N, T) with N, T >= 1, not {trajectories.shape}")
     if trajectories.dtype != np.float32:
-        raise ValueError(f"trajectories must be float32, not {trajectories.dtype}; convert them with .astype")
+        raise UserError(f"trajectories must be float32, not {trajectories.dtype}; convert them with .astype")
 
 
 def _check_finite(trajectories: Array) -> None:
@@ -283,7 +293,7 @@ def _check_finite(trajectories: Array) -> None:
         first = start + int(rows[0]) if first < 0 else first
         count += len(rows)
     if count:
-        raise ValueError(
+        raise DataError(
             f"{count:,} of {len(trajectories):,} trajectories hold a loss that is NaN, infinite or past "
             f"{MAX_LOSS_NATS:.0e}, the first in row {first}: {trajectories[first].tolist()}; they would spoil every "
             "centroid. Find out why the proxy gave them no proper loss; they are never set to 0"

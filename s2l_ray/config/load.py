@@ -14,10 +14,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.errors import UserError
 from s2l_ray.run_folder.redact import redact
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """The configuration cannot be used; the message lists every fault found."""
 
 

@@ -24,6 +24,7 @@ from s2l_ray.corpus.formats import UnusableRow, resolve_format, row_to_json, to_
 from s2l_ray.corpus.parts import READ_SCHEMA, HoldOut, add_part_column, choose_rows_per_part, part_name, write_part
 from s2l_ray.corpus.sources import read_unit
 from s2l_ray.corpus.units import RawRow, ReadUnit, SourceError
+from s2l_ray.errors import DataError, InternalError
 from s2l_ray.run_folder.storage import Storage
 
 _ROWS_PER_BLOCK = 2048
@@ -36,7 +37,7 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 
 
-class TooManyUnusable(ValueError):
+class TooManyUnusable(DataError):
     """More rows are unusable than `corpus.max_quarantined_share` allows."""
 
 
@@ -212,7 +213,7 @@ def build_corpus(
     )
     expected = num_read - num_repeats if config.duplicates == "drop" else num_read
     if num_examples + num_held_out != expected:
-        raise RuntimeError(
+        raise InternalError(
             f"{expected} examples went into the shuffle, {num_examples + num_held_out} came out; run again"
         )
     if num_examples == 0:

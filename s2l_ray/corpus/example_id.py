@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from s2l_ray.errors import DataError
+
 ID_BYTES = 16
 ID_TYPE = pa.binary(ID_BYTES)
 
@@ -33,7 +35,7 @@ def ids_to_array(ids: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np
     if isinstance(ids, pa.ChunkedArray):
         ids = ids.combine_chunks()
     if ids.null_count:
-        raise ValueError(f"{ids.null_count} example ids are missing; the file is damaged, delete it and run again")
+        raise DataError(f"{ids.null_count} example ids are missing; the file is damaged, delete it and run again")
     _, data = ids.buffers()
     raw = np.frombuffer(data, dtype=">u8", count=2 * len(ids), offset=ids.offset * ID_BYTES)
     return raw.reshape(-1, 2).astype(np.uint64)

@@ -14,13 +14,14 @@ from typing import Any
 
 from s2l_ray.config.schema import CorpusConfig
 from s2l_ray.corpus.example_id import Messages
+from s2l_ray.errors import DataError, UserError
 
 
-class UnusableRow(ValueError):
+class UnusableRow(DataError):
     """The row goes to the quarantine table with this reason."""
 
 
-class UnknownFormat(ValueError):
+class UnknownFormat(UserError):
     """No format fits the columns; the run cannot start."""
 
 

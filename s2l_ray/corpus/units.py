@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from s2l_ray.errors import UserError
 from s2l_ray.run_folder.redact import strip_credentials
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """The corpus's files cannot be found or read, or are of no known kind; says which and what would do."""
 
 

@@ -21,6 +21,7 @@ from s2l_ray.corpus.formats import UnknownFormat, UnusableRow
 from s2l_ray.corpus.parts import part_name
 from s2l_ray.corpus.sources import ReadUnit
 from s2l_ray.corpus.units import SourceError
+from s2l_ray.errors import UserError
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.parts import TOKEN_SCHEMA
 from s2l_ray.tokens.render import Renderer
@@ -29,7 +30,7 @@ SPLIT = "split"
 """Name of the set that is the corpus's own share."""
 
 
-class HeldOutError(ValueError):
+class HeldOutError(UserError):
     """A held-out set cannot be used; says which and why."""
 
 

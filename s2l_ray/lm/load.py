@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.config.model import TrainedModelConfig
+from s2l_ray.errors import UserError
 
 
-class ModelError(ValueError):
+class ModelError(UserError):
     """The model or tokenizer cannot be loaded; says what was asked for and what would do."""
 
 

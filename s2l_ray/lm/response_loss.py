@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from s2l_ray.errors import UserError
 from s2l_ray.lm.batches import Batch
 
 CHUNK_ELEMENTS = 2**25
 """Logits alive at once (elements): 128 MB in fp32."""
 
 
-class UnsupportedModel(ValueError):
+class UnsupportedModel(UserError):
     """The architecture's logits are not its head applied to its last hidden states."""
 
 

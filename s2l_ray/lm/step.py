@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.corpus.example_id import array_to_hex
+from s2l_ray.errors import UserError
 from s2l_ray.lm.batches import collate, token_budget_batches
 from s2l_ray.lm.engine import Engine
 from s2l_ray.lm.response_loss import mean_per_example
@@ -21,7 +22,7 @@ from s2l_ray.tokens.examples import Examples
 from s2l_ray.tokens.plan import deal
 
 
-class Diverged(RuntimeError):
+class Diverged(UserError, RuntimeError):
     """A loss or a gradient is not a number, on every worker alike. Starting the workers again would not help."""
 
 

@@ -18,6 +18,7 @@ import torch
 from s2l_ray.cluster.training import Host
 from s2l_ray.config.schema import ProxyConfig, TrajectoriesConfig
 from s2l_ray.corpus.parts import part_name
+from s2l_ray.errors import InternalError
 from s2l_ray.lm.engine import TorchEngine, device_name, peak_memory_bytes
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.lm.load import load_model, pad_id_of
@@ -208,7 +209,7 @@ def _complete(job: ProxyJob, host: Host, index: int, step: int, weights: str) ->
     for (part, expected), table in zip(mine, tables, strict=True):
         losses = table["loss_nats"].to_numpy()
         if len(losses) != expected:
-            raise RuntimeError(f"{folder.uri}/{part_name(part)} has {len(losses)} rows, {expected} were to be scored")
+            raise InternalError(f"{folder.uri}/{part_name(part)} has {len(losses)} rows, {expected} were to be scored")
         sums[part] = float(losses.sum(dtype=np.float64))
     of_part = {part: value for share in host.gather(sums) for part, value in share.items()}
     rows = sum(n for _, n in job.plan.parts)

@@ -15,6 +15,7 @@ import torch
 
 from s2l_ray.corpus.example_id import ID_TYPE, array_to_ids
 from s2l_ray.corpus.parts import part_name
+from s2l_ray.errors import UserError
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.examples import Examples
 
@@ -28,7 +29,7 @@ SCORE_SCHEMA = pa.schema(
 )
 
 
-class PlanError(ValueError):
+class PlanError(UserError):
     """The schedule asked for does not exist; says the numbers."""
 
 

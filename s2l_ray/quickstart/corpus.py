@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from s2l_ray.errors import UserError
 from s2l_ray.quickstart.skills import SKILLS, Skill
 
 Row = dict[str, Any]
@@ -41,7 +42,7 @@ def generate_corpus(
     _check_share("wrong_answer_share", wrong_answer_share)
     _check_share("duplicate_share", duplicate_share)
     if num_train < 0:
-        raise ValueError(f"num_train is {num_train}: there cannot be fewer than 0 training rows; give 0 or more")
+        raise UserError(f"num_train is {num_train}: there cannot be fewer than 0 training rows; give 0 or more")
     row_counts = apportion(num_train, [skill.share for skill in SKILLS])
     copy_counts = apportion(round(num_train * duplicate_share), row_counts) if num_train else row_counts
     train: list[Row] = []
@@ -90,13 +91,13 @@ def apportion(total: int, weights: Sequence[float]) -> list[int]:
 
 def _check_share(name: str, share: float) -> None:
     if not 0 <= share <= 1:
-        raise ValueError(f"{name} is {share}: it is a fraction of the training rows; give a number from 0 to 1")
+        raise UserError(f"{name} is {share}: it is a fraction of the training rows; give a number from 0 to 1")
 
 
 def _skill_rows(skill: Skill, num_rows: int, num_copies: int, num_test: int, seed: int) -> tuple[list[Row], list[Row]]:
     """One skill's training and test rows. Test prompts are drawn first and never drawn again."""
     if not 0 <= num_test <= skill.space // 2:
-        raise ValueError(
+        raise UserError(
             f"num_test_per_skill is {num_test}, but skill {skill.name!r} has {skill.space} prompts, of which at least "
             f"half are kept for training; give at most {min(s.space for s in SKILLS) // 2}"
         )

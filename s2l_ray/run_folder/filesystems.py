@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 import pyarrow as pa
 from pyarrow import fs
 
+from s2l_ray.errors import UserError
 from s2l_ray.run_folder.redact import redact_text
 from s2l_ray.run_folder.retry import StorageError
 
@@ -39,12 +40,12 @@ def absolute(uri: str) -> str:
         ValueError: empty path, or file:// with a host.
     """
     if not uri:
-        raise ValueError("The folder is empty; give a path, or a URI such as s3://bucket/folder.")
+        raise UserError("The folder is empty; give a path, or a URI such as s3://bucket/folder.")
     scheme = scheme_of(uri)
     if scheme == "file":
         parts = urlsplit(uri)
         if parts.netloc not in ("", "localhost"):
-            raise ValueError(f"{uri} names a host ({parts.netloc}); a file:// URI has three slashes: file:///folder.")
+            raise UserError(f"{uri} names a host ({parts.netloc}); a file:// URI has three slashes: file:///folder.")
         uri = unquote(parts.path)
     elif scheme is not None:
         return uri
@@ -65,7 +66,7 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str, Kind]:
     except pa.ArrowInvalid as error:
         if "Unrecognized filesystem type" in str(error):
             return _open_with_fsspec(uri)
-        raise ValueError(f"Cannot open {redact_text(uri)}: {redact_text(str(error))}. Write a space as %20.") from error
+        raise UserError(f"Cannot open {redact_text(uri)}: {redact_text(str(error))}. Write a space as %20.") from error
     except OSError as error:
         raise StorageError(
             f"Cannot reach {redact_text(uri)}: {redact_text(str(error))}. Check bucket, endpoint and network; "
@@ -80,7 +81,7 @@ def _open_with_fsspec(uri: str) -> tuple[fs.FileSystem, str, Kind]:
     try:
         filesystem, path = fsspec.core.url_to_fs(uri)
     except (ImportError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"Cannot open {redact_text(uri)}: {error}. pyarrow opens paths, file://, s3://, gs://, abfs://, hdfs://; "
             "another scheme needs its fsspec package installed here and on every node."
         ) from error

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
+from s2l_ray.errors import EnvironmentFault, UserError
 from s2l_ray.run_folder.lock_files import (
     NOT_LISTED,
     LockRecord,
@@ -44,12 +45,14 @@ _MAX_WITHDRAWALS = 5
 _WAIT_POLL_S = 1.0
 
 
-class RunLockedError(RuntimeError):
+class RunLockedError(EnvironmentFault, RuntimeError):
     """Another process writes this run."""
 
 
-class RunLockLostError(RuntimeError):
+class RunLockLostError(EnvironmentFault, RuntimeError):
     """This process no longer may write the run: another has taken it over."""
+
+    retryable = False
 
 
 class RunLock:
@@ -79,7 +82,7 @@ class RunLock:
         wait_for_living_s: float | None = None,
     ):
         if stale_after_s < 3 * heartbeat_s:
-            raise ValueError(
+            raise UserError(
                 f"stale_after_s={stale_after_s:g} is under three heartbeats of {heartbeat_s:g} s: raise it."
             )
         self.storage = storage

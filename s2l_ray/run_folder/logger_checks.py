@@ -9,11 +9,13 @@ import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from s2l_ray.errors import UserError
+
 if TYPE_CHECKING:  # the configuration's package imports this one
     from s2l_ray.config.loggers import LoggersConfig
 
 
-class LoggerError(ValueError):
+class LoggerError(UserError):
     """A logger that the configuration asks for cannot work; the message says why and what to do."""
 
 

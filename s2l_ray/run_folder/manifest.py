@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from s2l_ray.errors import DataError
 from s2l_ray.run_folder.redact import redact
 from s2l_ray.run_folder.storage import Storage
 
@@ -23,7 +24,7 @@ SCHEMA_VERSION = 1
 _PACKAGES = ("s2l_ray", "torch", "ray", "transformers", "faiss-cpu", "faiss-gpu", "pyarrow", "numpy")
 
 
-class ManifestError(ValueError):
+class ManifestError(DataError):
     """A manifest is there and cannot be used; the message says why and what to do."""
 
 

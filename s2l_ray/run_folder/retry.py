@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from s2l_ray.errors import EnvironmentFault, UserError
 from s2l_ray.run_folder.redact import redact_text
 
 logger = logging.getLogger(__name__)
@@ -34,20 +35,26 @@ _CREDENTIAL_MARKS = (
 _MISSING_BUCKET_MARKS = ("NO_SUCH_BUCKET", "NoSuchBucket")
 
 
-class StorageError(OSError):
+class StorageError(EnvironmentFault, OSError):
     """The storage failed and waiting did not help; the message names the URI, the operation and the cure."""
 
 
 class StorageFull(StorageError):
     """No space left. Waiting does not help, and neither do other workers."""
 
+    retryable = False
+
 
 class DamagedFile(StorageError):
     """A file of the run is torn or altered; it can be made again."""
 
+    retryable = False
+
 
 class MissingFile(StorageError, FileNotFoundError):
     """A file of the run is gone; it can be made again."""
+
+    retryable = False
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -108,7 +115,7 @@ class RetryPolicy:
                 )  # fmt: skip
                 self.sleep(pause_s)
                 wait_s *= self.factor
-        raise ValueError(f"RetryPolicy.tries is {self.tries}; at least one try is needed")
+        raise UserError(f"RetryPolicy.tries is {self.tries}; at least one try is needed")
 
 
 def _marked(error: OSError, marks: tuple[str, ...]) -> bool:

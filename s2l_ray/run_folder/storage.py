@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import pyarrow as pa
 from pyarrow import fs
 
+from s2l_ray.errors import UserError
 from s2l_ray.run_folder.atomic_files import is_temp, local_atomic, put_by_move, put_object
 from s2l_ray.run_folder.filesystems import absolute, open_filesystem
 from s2l_ray.run_folder.parquet import read_parquet, write_parquet
@@ -104,7 +105,7 @@ class Storage:
     def local_path(self, rel: str = "") -> Path:
         """The path for code that needs a real file. Raises ValueError on remote storage."""
         if not self.is_local:
-            raise ValueError(f"{self.uri} is not on a local disk; read or copy the file through Storage instead.")
+            raise UserError(f"{self.uri} is not on a local disk; read or copy the file through Storage instead.")
         return Path(self._path(rel))
 
     def exists(self, rel: str = "") -> bool:
@@ -132,7 +133,7 @@ class Storage:
         try:
             return json.loads(self.read_bytes(rel))
         except ValueError as error:
-            raise ValueError(f"{self._display_of(rel)} is not valid JSON: {error}") from error
+            raise UserError(f"{self._display_of(rel)} is not valid JSON: {error}") from error
 
     def read_table(self, rel: str, columns: Names | None = None, filters: Any = None) -> pa.Table:
         """The Parquet file in memory, whole or the rows that pass `filters` (as in pyarrow).
@@ -246,7 +247,7 @@ class Storage:
         """Delete a folder with all that is in it; nothing happens if it is missing. Raises ValueError for a root."""
         path = self._path(rel)
         if "/" not in path.strip("/") and not (self.is_local and path != "/"):
-            raise ValueError(f"Refusing to delete {self._display_of(rel)}: it is a whole file system or bucket.")
+            raise UserError(f"Refusing to delete {self._display_of(rel)}: it is a whole file system or bucket.")
         if not self.exists(rel):
             return
         with contextlib.suppress(FileNotFoundError):
@@ -304,7 +305,7 @@ def _clean(rel: str) -> str:
     """`a//b/` → `a/b`. Raises ValueError on absolute paths and `..`: nothing outside the folder is meant."""
     parts = [part for part in rel.split("/") if part not in ("", ".")]
     if rel.startswith("/") or ".." in parts:
-        raise ValueError(f"{rel!r} leads outside the folder; paths within a Storage are relative and have no `..`.")
+        raise UserError(f"{rel!r} leads outside the folder; paths within a Storage are relative and have no `..`.")
     return "/".join(parts)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from s2l_ray.artifacts import Stage, part_rows
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.errors import InternalError
 from s2l_ray.pipeline import Built, Pipeline
 from s2l_ray.run_folder import Storage, fingerprint
 from s2l_ray.run_folder.progress import format_count
@@ -85,7 +86,7 @@ def _build_proxy(
     taken = [read_snapshot(out, i) for i in range(len(snapshots))]
     complete = [s for s in taken if s is not None]
     if len(complete) != len(snapshots):
-        raise RuntimeError(f"{len(snapshots)} snapshots were asked for, {len(complete)} are complete in {out.uri}")
+        raise InternalError(f"{len(snapshots)} snapshots were asked for, {len(complete)} are complete in {out.uri}")
     flops = _flops(summary, tokens, plan, len(snapshots))
     first, last = complete[0].mean_loss_nats, complete[-1].mean_loss_nats
     said = (

@@ -15,6 +15,7 @@ import pyarrow as pa
 from s2l_ray.cluster.failures import own_errors_alone
 from s2l_ray.corpus.example_id import array_to_hex, array_to_ids, ids_to_array
 from s2l_ray.corpus.parts import part_name
+from s2l_ray.errors import InternalError
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.subset.rows import plan_files, write_dataset_info, write_rows
 from s2l_ray.subset.selectors import Selection, SelectionInputs, select
@@ -50,7 +51,9 @@ def read_inputs(sources: SubsetSources) -> SelectionInputs:
     encoded = joined["source"].combine_chunks().dictionary_encode()
     assignment = sources.clusters.read_table("assignment.parquet")
     if not np.array_equal(ids_to_array(assignment["example_id"]), ids):
-        raise RuntimeError(f"{sources.clusters.uri} was made from other trajectories; delete that folder and run again")
+        raise InternalError(
+            f"{sources.clusters.uri} was made from other trajectories; delete that folder and run again"
+        )
     return SelectionInputs(
         example_ids=ids,
         clusters=assignment["cluster"].to_numpy(),

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from s2l_ray.errors import UserError
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -25,11 +27,11 @@ def cluster_quotas(sizes: Array, budget: int, tie_keys: Array) -> Array:
     Quotas never fall when the budget grows, so subsets by rank are nested.
     """
     if budget < 0:
-        raise ValueError(f"budget {budget} is negative; give 0 or more")
+        raise UserError(f"budget {budget} is negative; give 0 or more")
     if len(sizes) != len(tie_keys):
-        raise ValueError(f"{len(sizes)} groups but {len(tie_keys)} tie keys")
+        raise UserError(f"{len(sizes)} groups but {len(tie_keys)} tie keys")
     if len(sizes) and np.min(sizes) < 0:
-        raise ValueError(f"group {int(np.argmin(sizes))} has the size {int(np.min(sizes))}; sizes count examples")
+        raise UserError(f"group {int(np.argmin(sizes))} has the size {int(np.min(sizes))}; sizes count examples")
     quotas = np.zeros(len(sizes), dtype=np.int64)
     filled = np.flatnonzero(sizes)  # empty groups neither give nor count
     if budget < len(filled):
@@ -50,11 +52,11 @@ def resolve_budget(budget: int | float, num_examples: int) -> int:
     An int is a count (1 is one example), a float in (0, 1] a share (1.0 is everything), rounded half up, at least 1.
     """
     if num_examples < 1:
-        raise ValueError(f"a budget of {budget!r} cannot be taken from {num_examples} examples; the corpus is empty")
+        raise UserError(f"a budget of {budget!r} cannot be taken from {num_examples} examples; the corpus is empty")
     is_count = isinstance(budget, Integral) and not isinstance(budget, bool)
     is_share = isinstance(budget, Real) and not isinstance(budget, Integral)
     if is_count and budget > num_examples:
-        raise ValueError(
+        raise UserError(
             f"budget {budget} asks for more than the {num_examples} examples there are; no subset can hold it. "
             f"Give at most {num_examples}, or a share such as 0.1"
         )
@@ -64,7 +66,7 @@ def resolve_budget(budget: int | float, num_examples: int) -> int:
         # In decimals as written: 0.29 of 50 is 14.5 → 15, while the binary product is 14.499….
         exact = Decimal(repr(float(budget))) * num_examples
         return max(1, int(exact.to_integral_value(ROUND_HALF_UP)))
-    raise ValueError(
+    raise UserError(
         f"budget {budget!r} is neither a count (whole number, at least 1) nor a share (fraction in (0, 1]), so the "
         "subset's size is unknown; write for example 500, or 0.1 for a tenth"
     )

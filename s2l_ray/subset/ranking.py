@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from s2l_ray.errors import DataError
+
 CHUNK_ROWS = 1 << 18
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -46,7 +48,7 @@ def rank_within(groups: Array, keys: Array, example_ids: Array) -> Array:
     """
     _check_ids(example_ids)
     if not len(groups) == len(keys) == len(example_ids):
-        raise ValueError(
+        raise DataError(
             f"groups, keys and example ids must be equally many, not {len(groups)}, {len(keys)}, {len(example_ids)}"
         )
     if len(groups) == 0:
@@ -74,7 +76,7 @@ def _order_by_key(keys: Array, example_ids: Array) -> Array:
     if twice.any():
         at = int(np.flatnonzero(twice)[0])
         example = f"{int(high[at]):016x}{int(low[at]):016x}"
-        raise ValueError(
+        raise DataError(
             f"{int(twice.sum()):,} example ids occur more than once, for example {example}; a subset of ids "
             "would be ambiguous. Ids must be unique: build the corpus again"
         )
@@ -102,4 +104,4 @@ def _mix(z: Array) -> Array:
 
 def _check_ids(example_ids: Array) -> None:
     if example_ids.ndim != 2 or example_ids.shape[1] != 2 or example_ids.dtype != np.uint64:
-        raise ValueError(f"example ids must be (N, 2) uint64, not {example_ids.shape} {example_ids.dtype}")
+        raise DataError(f"example ids must be (N, 2) uint64, not {example_ids.shape} {example_ids.dtype}")

@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from s2l_ray.errors import UserError
 from s2l_ray.subset.quota import cluster_quotas
 from s2l_ray.subset.ranking import priority_keys, rank_within, sampling_keys
 
@@ -39,16 +40,16 @@ class SelectionInputs:
 
     def __post_init__(self) -> None:
         if self.sources is None and self.source_names:
-            raise ValueError("source_names are given but no sources; give both or neither")
+            raise UserError("source_names are given but no sources; give both or neither")
         for name, codes in (("clusters", self.clusters), ("sources", self.sources)):
             if codes is None:
                 continue
             if codes.shape != (self.num_examples,) or not np.issubdtype(codes.dtype, np.integer):
-                raise ValueError(f"{name} must be ({self.num_examples},) integers, not {codes.shape} {codes.dtype}")
+                raise UserError(f"{name} must be ({self.num_examples},) integers, not {codes.shape} {codes.dtype}")
             if len(codes) and codes.min() < 0:
-                raise ValueError(f"{name} holds {codes.min()} in row {int(codes.argmin())}; codes count from 0")
+                raise UserError(f"{name} holds {codes.min()} in row {int(codes.argmin())}; codes count from 0")
         if self.sources is not None and len(self.sources) and self.sources.max() >= len(self.source_names):
-            raise ValueError(
+            raise UserError(
                 f"sources holds the code {self.sources.max()}, but there are {len(self.source_names)} source_names"
             )
 
@@ -94,7 +95,7 @@ class Ordering:
         """The subset of exactly `budget` examples, 1 ≤ budget ≤ N."""
         num_examples = len(self.groups)
         if not 1 <= budget <= num_examples:
-            raise ValueError(
+            raise UserError(
                 f"budget {budget} cannot be taken from {num_examples} examples; give 1 to {num_examples} "
                 "(resolve_budget turns shares into counts)"
             )
@@ -133,10 +134,10 @@ class Selector:
 def order_examples(selector: str, inputs: SelectionInputs, seed: int, stratify: bool = False) -> Ordering:
     """Group and rank all examples once; `.take(budget)` then costs milliseconds per million, for any budget."""
     if selector not in SELECTORS:
-        raise ValueError(f"unknown selector {selector!r}; known: {', '.join(sorted(SELECTORS))}")
+        raise UserError(f"unknown selector {selector!r}; known: {', '.join(sorted(SELECTORS))}")
     if stratify and not SELECTORS[selector].takes_stratify:
         can = ", ".join(name for name, one in sorted(SELECTORS.items()) if one.takes_stratify)
-        raise ValueError(f"stratify=True means nothing to the selector {selector!r}; leave it out, or use {can}")
+        raise UserError(f"stratify=True means nothing to the selector {selector!r}; leave it out, or use {can}")
     return SELECTORS[selector].order(inputs, seed, stratify)
 
 
@@ -147,7 +148,7 @@ def select(selector: str, inputs: SelectionInputs, budget: int, seed: int, strat
 
 def _order_s2l(inputs: SelectionInputs, seed: int, stratify: bool) -> Ordering:
     if inputs.clusters is None:
-        raise ValueError("the selector s2l samples clusters and there are none; run k-means on the trajectories first")
+        raise UserError("the selector s2l samples clusters and there are none; run k-means on the trajectories first")
     clusters = inputs.clusters.astype(np.int64)  # (N,)
     num_clusters = int(clusters.max(initial=0)) + 1
     if not stratify:
@@ -195,7 +196,7 @@ def _ordered(
 def _sorted_sources(inputs: SelectionInputs, who: str) -> tuple[Array, list[str]]:
     """(N,) int64 codes into the sorted names: codes in order of appearance would depend on the order of the rows."""
     if inputs.sources is None:
-        raise ValueError(
+        raise UserError(
             f"{who} balances sources and there is no source column; "
             "set corpus.source_column to the column that names each example's source"
         )

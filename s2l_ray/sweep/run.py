@@ -133,6 +133,7 @@ class _Runner:
         else:
             at_once, logs = self._at_once(), f"{self.pipeline.run.storage.uri}/sweep/logs"
             self.pipeline.progress.say(f"[sweep] {phase}: {told}; {at_once} at once; each one's progress is in {logs}")
+            self.pipeline.started = True
             outcome = run_side_by_side(self._shared(phase), missing, at_once, self._reporter(phase, len(missing)))
             self._note(phase, outcome)
         self.stopped |= {t: last for t, last in self._stopped(phase).items() if t in trials}
@@ -146,6 +147,7 @@ class _Runner:
         ended, say = self._ended(), self.pipeline.progress.say
         say(f"[sweep] optuna: {wanted} trials, {len(ended)} of them done before; {self._at_once()} at once")
         while (left := int(wanted - len(ended))) > 0:
+            self.pipeline.started = True
             outcome = propose(self._shared(TARGET), ended, left, self._at_once(), self._reporter(TARGET, left))
             self._note(TARGET, outcome)
             before, ended = len(ended), self._ended()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from s2l_ray.config.target import TargetConfig
+from s2l_ray.errors import UserError
 from s2l_ray.target.memory import MemoryEstimate, ModelSizes, estimate_memory
 from s2l_ray.target.zero_config import Precision, make_zero_config
 
@@ -16,7 +17,7 @@ _ERROR = 1.25
 """Estimates are good to a quarter: what is beyond memory by more than that is refused, not tried."""
 
 
-class DoesNotFit(ValueError):
+class DoesNotFit(UserError):
     """The target needs more memory than the workers have; says the numbers and what would help."""
 
 

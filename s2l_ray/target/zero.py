@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from s2l_ray.config.target import TargetConfig
+from s2l_ray.errors import UserError
 from s2l_ray.lm.engine import parameter_groups
 from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.target.zero_checkpoint import MOMENTS, WEIGHT, Checkpoint, write_checkpoint
@@ -31,7 +32,7 @@ WHOLE_BUILD_LIMIT = 500_000_000
 """Random models of at most so many parameters are built whole on every worker (2 GB each) and sharded afterwards."""
 
 
-class DeepSpeedMissing(ValueError):
+class DeepSpeedMissing(UserError):
     """ZeRO was asked for and DeepSpeed is not installed."""
 
 
@@ -123,7 +124,7 @@ class ZeroEngine:
         self.optimizer = _make_optimizer(model, config, device, ds_config)
         self._engine = deepspeed.initialize(model=self.loss, optimizer=self.optimizer, config=ds_config)[0]
         if self._engine.device.type != device.type or (device.index or 0) != (self._engine.device.index or 0):
-            raise ValueError(
+            raise UserError(
                 f"DeepSpeed chose {self._engine.device}, this worker was given {device}: set LOCAL_RANK={device.index}"
             )
         if self.stage < 3:

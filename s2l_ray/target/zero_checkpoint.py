@@ -17,6 +17,8 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from s2l_ray.errors import DataError
+
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 FILE_BYTES = 2**30
@@ -24,7 +26,7 @@ FILE_BYTES = 2**30
 _INDEX = "zero.json"
 
 
-class CheckpointMismatch(ValueError):
+class CheckpointMismatch(DataError):
     """The files are incomplete, or belong to another model."""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from s2l_ray.config.target import TargetConfig
+from s2l_ray.errors import UserError
 
 Precision = Literal["fp32", "bf16"]
 
@@ -47,7 +48,7 @@ _NEED_NO_SWITCH = ("tensor_parallel", "pipeline", "checkpoint")
 _HARMLESS: dict[str, Any] = {"managed_gradient_accumulation": True, "sequence_parallel_size": 1}
 
 
-class ZeroConfigError(ValueError):
+class ZeroConfigError(UserError):
     """The DeepSpeed file cannot be used, or contradicts the section `target`; says which key and what would do."""
 
 

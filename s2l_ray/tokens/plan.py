@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from s2l_ray.errors import InternalError
 from s2l_ray.tokens.examples import Examples
 
 WINDOW_ROWS = 65_536
@@ -86,7 +87,9 @@ class TrainPlan:
         skip = (start_step % self.steps_per_epoch) * self.global_batch_size
         for window, examples in zip(self.windows_from(start_step), loaded, strict=True):
             if len(examples) != window.rows:
-                raise RuntimeError(f"window {window}: {len(examples)} examples were read; the token parts have changed")
+                raise InternalError(
+                    f"window {window}: {len(examples)} examples were read; the token parts have changed"
+                )
             order = np.random.default_rng([self.seed, window.epoch, window.index]).permutation(window.rows)
             fresh = examples.take(order[max(0, skip - window.start) :])
             skip = 0

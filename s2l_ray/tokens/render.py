@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 
 from s2l_ray.corpus.example_id import Messages
 from s2l_ray.corpus.formats import UnusableRow
+from s2l_ray.errors import UserError
 
 Style = Literal["verbatim", "plain", "turns", "alpaca", "chat_template"]
 
@@ -48,14 +49,14 @@ def resolve_style(render: str, format: str, tokenizer: Any) -> Style:
     """
     if render == "chat_template":
         if not getattr(tokenizer, "chat_template", None):
-            raise ValueError(
+            raise UserError(
                 "render=chat_template, but the tokenizer has no chat template, so chats would have no form; "
                 "choose render=plain or alpaca, or a tokenizer with a template"
             )
         return "chat_template"
     if format in ("messages", "sharegpt"):
         if render == "alpaca":
-            raise ValueError(
+            raise UserError(
                 f"render=alpaca has one instruction and one response, format={format} has turns; "
                 "choose render=plain, chat_template or auto"
             )
@@ -119,7 +120,7 @@ class Renderer:
 
     def __init__(self, tokenizer: Any, style: Style, max_length: int) -> None:
         if tokenizer.eos_token_id is None:
-            raise ValueError(
+            raise UserError(
                 "the tokenizer has no EOS token, so the model could not learn where a response ends; "
                 "set one in the tokenizer's folder (eos_token in tokenizer_config.json)"
             )

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from s2l_ray.cluster.failures import own_errors_alone
 from s2l_ray.corpus.parts import part_name
+from s2l_ray.errors import InternalError
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.examples import Examples
 from s2l_ray.tokens.parts import to_examples
@@ -62,4 +63,4 @@ def stream_units(tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Exam
             yield to_examples(table)
             count += 1
     if count != len(units):
-        raise RuntimeError(f"{len(units)} units of token parts were asked for, {count} came")
+        raise InternalError(f"{len(units)} units of token parts were asked for, {count} came")

@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray.corpus.example_id import ID_TYPE, array_to_hex, array_to_ids, ids_to_array
+from s2l_ray.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class JoinError(ValueError):
+class JoinError(DataError):
     """The snapshots do not fit together; says which ids and where."""
 
 

@@ -1,0 +1,158 @@
+"""The errors of this package under one root, what of them people read, and the exit code that tells how far it came.
+
+Every error that is raised on purpose is one of these. `retryable` says whether another try may pass; whether something
+had started before it is marked on the error by whoever starts things (`running`), and decides between exit 1 and 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+MAX_MESSAGE = 2000
+"""Longest message (characters)."""
+MAX_VALUE = 200
+"""Longest excerpt of one value (characters)."""
+_MAX_FAULTS = 12
+
+
+class S2LError(Exception):
+    """What this package raises on purpose; the message says what is wrong, what follows from it and what would do."""
+
+    retryable = False
+    """Another try, later or on another worker, may pass."""
+
+    def __str__(self) -> str:
+        """The message, no longer than people can read; all of it with S2L_TRACEBACK=1."""
+        whole = super().__str__()
+        return whole if os.environ.get("S2L_TRACEBACK") else readable(whole)
+
+
+class UserError(S2LError, ValueError):
+    """The command, the configuration, or a model or file that it names cannot be used as asked."""
+
+
+class DataError(S2LError, ValueError):
+    """Data are not what they have to be: rows of the corpus, files of the run."""
+
+
+class EnvironmentFault(S2LError):
+    """The machine, the cluster, the network or the storage failed."""
+
+    retryable = True
+
+
+class InternalError(S2LError, RuntimeError):
+    """A fault of this program: nothing that the user gave explains it."""
+
+
+@contextlib.contextmanager
+def running() -> Iterator[None]:
+    """Mark every error that leaves the block: something had started by then."""
+    try:
+        yield
+    except BaseException as error:
+        mark_started(error)
+        raise
+
+
+def mark_started(error: BaseException) -> None:
+    error.__dict__["after_start"] = True
+
+
+def exit_code(error: BaseException) -> int:
+    """2 for an error of ours before anything had started, else 1."""
+    return 2 if isinstance(error, S2LError) and not isinstance(error, InternalError) and not _started(error) else 1
+
+
+def _started(error: BaseException | None) -> bool:
+    """An error that was raised in place of another inherits its mark."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if error.__dict__.get("after_start"):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def describe(error: BaseException) -> str:
+    """What the command line says: errors of ours as they are, foreign ones in one line with their type."""
+    if isinstance(error, S2LError):
+        return str(error) or type(error).__name__
+    cause = getattr(error, "cause", None)  # Ray's error of a task is a traceback as text
+    if isinstance(cause, BaseException):
+        return describe(cause)
+    name, said = type(error).__name__, first_line(error)
+    if isinstance(error, MemoryError):
+        return f"{name}: {said}. The memory of this machine does not suffice; take a larger one, or ask for less"
+    if isinstance(error, OSError):
+        return readable(f"{name}: {said}. The system refuses it; S2L_TRACEBACK=1 shows where")
+    return readable(
+        f"{name}: {said}. That is no error of s2l_ray's own: please report it, with what S2L_TRACEBACK=1 shows"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what it says, or its type where it says nothing; never raises."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:
+        lines = []
+    return shorten(lines[0].rstrip(". "), 600) if lines else type(error).__name__
+
+
+def shown(value: Any) -> str:
+    """`repr(value)` for a message, cut; of large values only the beginning is ever written out."""
+    return shorten(_bounded(value, MAX_VALUE), MAX_VALUE)
+
+
+def _bounded(value: Any, room: int, depth: int = 0) -> str:
+    """About `repr`, in time and memory bounded by `room` whatever the value's size and depth."""
+    if isinstance(value, str | bytes):
+        return repr(value[: room + 1])
+    if isinstance(value, int) and value.bit_length() > 512:
+        return f"<a whole number of about {int(value.bit_length() * 0.30103) + 1:,} digits>"
+    if not isinstance(value, dict | list | tuple | set):
+        return repr(value)
+    if depth > 8:
+        return "…"
+    left, right = ("[", "]") if isinstance(value, list) else ("(", ")") if isinstance(value, tuple) else ("{", "}")
+    pieces: list[str] = []
+    for item in value:
+        piece = _bounded(item, room, depth + 1)
+        if isinstance(value, dict):
+            piece += f": {_bounded(value[item], room, depth + 1)}"
+        pieces.append(piece)
+        room -= len(piece) + 2
+        if room < 0:
+            break
+    return left + ", ".join(pieces) + right
+
+
+def listed(faults: Sequence[str], limit: int = _MAX_FAULTS) -> list[str]:
+    """At most so many, each cut, and how many more there are."""
+    cut = [shorten(fault, MAX_MESSAGE // (min(len(faults), limit) + 1)) for fault in faults[:limit]]
+    return cut if len(faults) <= limit else [*cut, f"… and {len(faults) - limit:,} more"]
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def readable(text: str) -> str:
+    """For people and terminals: control characters as their codes, and no longer than `MAX_MESSAGE`."""
+    cut = shorten(text, MAX_MESSAGE)
+    return shorten(_CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode("ascii"), cut), MAX_MESSAGE)
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cut in the middle: the beginning says what is wrong, the end what would do."""
+    if len(text) <= limit:
+        return text
+    gap = f" … [{len(text) - limit:,} characters more] … "
+    room = max(0, limit - len(gap))
+    head = room * 2 // 3
+    return text[:head] + gap + (text[-(room - head) :] if room > head else "")
