@@ -34,6 +34,7 @@ from s2l_ray.run_folder import (
     verify_outputs,
     write_manifest,
 )
+from s2l_ray.run_folder.atomic_files import delete_unfinished_files
 
 if TYPE_CHECKING:
     from s2l_ray.target.sharding import Sharding  # imports torch
@@ -138,6 +139,8 @@ class Pipeline:
             return None
         problems = verify_outputs(storage, manifest)
         if not problems:
+            if mend:
+                self._delete_working_state(storage)
             return Stage(name, place, storage, manifest, reused=True)
         if mend:
             self.progress.say(f"[{name}] {problems[0]} Made again.")
@@ -159,6 +162,7 @@ class Pipeline:
         started, clock = _now(), time.monotonic()
         self.metrics.log(name, "stage_started", folder=place)
         built = build(storage)
+        delete_unfinished_files(storage.filesystem, storage.path)
         seconds = time.monotonic() - clock
         manifest = StageManifest(
             stage=name,
@@ -181,9 +185,12 @@ class Pipeline:
         if lock:
             lock.check()
         write_manifest(storage, manifest)
-        for working in _NOT_OUTPUTS:
-            storage.delete_dir(working.rstrip("/"))
+        self._delete_working_state(storage)
         return self._done(Stage(name, place, storage, manifest))
+
+    def _delete_working_state(self, storage: Storage) -> None:
+        for folder in _NOT_OUTPUTS:
+            storage.delete_dir(folder.rstrip("/"))
 
     def _done(self, stage: Stage) -> Stage:
         manifest = stage.manifest
@@ -355,6 +362,8 @@ def open_pipeline(run: Run, progress: Progress, write_config: bool) -> Iterator[
     # that lives may be a job that is just being stopped.
     lock = RunLock(storage, wait_s=75, wait_for_living_s=5, on_wait=progress.say)
     with lock, MetricsLog(storage, listener=RayMetrics(run.config.name)) as metrics:
+        if storage.is_local:
+            delete_unfinished_files(storage.filesystem, storage.path, shared=("locks",))
         if write_config:
             storage.write_bytes("config.yaml", to_yaml(run.config).encode())
         pipeline = Pipeline(run, progress, metrics, lock)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +21,7 @@ from s2l_ray.cluster.session import quiet_ray_data
 from s2l_ray.cluster.signals import own_handlers_kept
 from s2l_ray.errors import EnvironmentFault, InternalError, S2LError, first_line
 from s2l_ray.run_folder.retry import StorageError, full_disk_named
+from s2l_ray.run_folder.scratch import scratch_folder
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.examples import Examples
 from s2l_ray.tokens.stream import stream_units
@@ -107,9 +107,9 @@ class RayHost:
             target.upload_folder(Path(checkpoint.path))
             return ray.train.Checkpoint(target.path, target.filesystem)
 
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             with full_disk_named(f"{folder} (TMPDIR, on the way to {self._checkpoints.uri})"):
-                write(Path(folder))
+                write(folder)
                 if self.rank == 0:
                     Path(folder, PROGRESS).write_text(json.dumps(progress))
             checkpoint = ray.train.Checkpoint.from_directory(folder) if os.listdir(folder) else None

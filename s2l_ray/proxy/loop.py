@@ -6,10 +6,8 @@ The host (`cluster.training.RayHost`, or a test's) provides checkpoints, barrier
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +32,7 @@ from s2l_ray.proxy.snapshots import (
     weights_fingerprint,
     write_snapshot,
 )
+from s2l_ray.run_folder.scratch import scratch_folder
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.plan import TrainPlan, deal
 
@@ -218,10 +217,10 @@ def _complete(job: ProxyJob, host: Host, index: int, step: int, weights: str) ->
 
 def _save_model(model: Any, job: ProxyJob) -> None:
     """The trained proxy as a Hugging Face folder (safetensors), with its tokenizer."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         model.save_pretrained(folder)
         job.tokenizer.save_pretrained(folder)
-        job.out.sub("model").upload_folder(Path(folder))
+        job.out.sub("model").upload_folder(folder)
 
 
 def _summary(job: ProxyJob, host: Host, model: Any, tally: Tally) -> dict[str, Any]:

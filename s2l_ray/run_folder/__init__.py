@@ -21,6 +21,7 @@ from s2l_ray.run_folder.metrics_log import MetricsLog, read_metrics
 from s2l_ray.run_folder.progress import Progress, StageProgress
 from s2l_ray.run_folder.redact import redact, redact_text, strip_credentials
 from s2l_ray.run_folder.retry import DamagedFile, MissingFile, RetryPolicy, StorageError, StorageFull
+from s2l_ray.run_folder.scratch import scratch_folder
 from s2l_ray.run_folder.storage import FileEntry, Storage
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "redact",
     "redact_text",
     "retract",
+    "scratch_folder",
     "strip_credentials",
     "verify_outputs",
     "write_manifest",

@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from typing import IO
 
@@ -15,6 +16,7 @@ from pyarrow import fs
 # A leading dot keeps a killed writer's leftovers away from Parquet readers too (pyarrow and Ray Data skip such names).
 TEMP_PREFIX = ".tmp-"
 _COPY_CHUNK_BYTES = 8 << 20
+_ABANDONED_AFTER_NS = 600 * 10**9
 
 
 @contextlib.contextmanager
@@ -80,3 +82,19 @@ def temp_name(name: str) -> str:
 def is_temp(rel: str) -> bool:
     """Whether the path is, or lies in, what an unfinished write made."""
     return any(part.startswith(TEMP_PREFIX) for part in rel.split("/"))
+
+
+def delete_unfinished_files(filesystem: fs.FileSystem, folder: str, shared: tuple[str, ...] = ()) -> None:
+    """Delete the temp files of killed writers in a folder that only the caller writes to now.
+
+    Args:
+        shared: subfolders that others write to as well: there, what has not changed for some minutes.
+    """
+    shared_folders = tuple(f"{folder}/{name}/" for name in shared)
+    before_ns = time.time_ns() - _ABANDONED_AFTER_NS
+    for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=True)):
+        if not info.base_name.startswith(TEMP_PREFIX):
+            continue
+        if not info.path.startswith(shared_folders) or (info.mtime_ns or 0) < before_ns:
+            with contextlib.suppress(OSError):
+                filesystem.delete_file(info.path)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s2l_ray.run_folder.scratch import new_scratch_prefix
 from s2l_ray.run_folder.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Mirror:
 
     def __init__(self, storage: Storage):
         self.storage = storage
-        self.folder = Path(tempfile.mkdtemp(prefix="s2l-loggers-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=new_scratch_prefix()))
         self._copied: dict[str, tuple[int, int]] = {}  # name → (size, mtime_ns)
 
     def copy(self) -> bool:

@@ -7,7 +7,6 @@ import json
 import mmap
 import os
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +24,7 @@ from s2l_ray.run_folder.filesystems import absolute, open_filesystem
 from s2l_ray.run_folder.parquet import read_parquet, write_parquet
 from s2l_ray.run_folder.redact import strip_credentials
 from s2l_ray.run_folder.retry import MissingFile, RetryPolicy, full_disk_named
+from s2l_ray.run_folder.scratch import scratch_folder
 
 T = TypeVar("T")
 
@@ -182,7 +182,7 @@ class Storage:
             with full_disk_named(self._display_of(rel)), local_atomic(self._path(rel)) as stream:
                 yield stream
             return
-        with tempfile.TemporaryDirectory(prefix="s2l-upload-") as folder:
+        with scratch_folder() as folder:
             spool = os.path.join(folder, "file")
             with (
                 full_disk_named(f"{spool} (TMPDIR, on the way to {self._display_of(rel)})"),

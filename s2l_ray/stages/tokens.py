@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from s2l_ray.artifacts import Stage, part_rows
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.pipeline import Built, Pipeline
-from s2l_ray.run_folder import Storage, fingerprint
+from s2l_ray.run_folder import Storage, fingerprint, scratch_folder
 from s2l_ray.run_folder.progress import format_count
 
 
@@ -40,9 +39,9 @@ def tokens_stage(
     total = (subset or corpus).manifest.row_counts["examples"]
 
     def build(out: Storage) -> Built:
-        with tempfile.TemporaryDirectory() as folder, pipeline.progress.stage(name, total, "examples") as bar:
-            tokenizer = _tokenizer(model, examples, corpus, Path(folder))
-            out.sub("tokenizer").upload_folder(Path(folder))
+        with scratch_folder() as folder, pipeline.progress.stage(name, total, "examples") as bar:
+            tokenizer = _tokenizer(model, examples, corpus, folder)
+            out.sub("tokenizer").upload_folder(folder)
             parts = build_tokens(
                 examples, parts_to_do, out, tokenizer, resolve_style(model.render, format, tokenizer),
                 model.max_length, config.corpus.max_quarantined_share, pipeline.parallelism, chosen,
@@ -96,7 +95,7 @@ def open_tokenizer(tokens: Stage) -> Any:
     from transformers import AutoTokenizer
 
     folder = tokens.storage.sub("tokenizer")
-    with tempfile.TemporaryDirectory() as local:
+    with scratch_folder() as local:
         for entry in folder.list():
             Path(local, entry.name).write_bytes(folder.read_bytes(entry.name))
         return AutoTokenizer.from_pretrained(local)

@@ -6,7 +6,6 @@ fp32, and the same again for the folder); while adapters are merged it holds a w
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 
 from s2l_ray.cluster.training import Host
 from s2l_ray.lm.load import load_model
+from s2l_ray.run_folder.scratch import scratch_folder
 from s2l_ray.target.job import TargetJob
 from s2l_ray.target.model import TargetModel, add_adapters
 
@@ -25,7 +25,8 @@ def export(job: TargetJob, host: Host, built: TargetModel) -> None:
     weights = built.engine.whole_weights()
     if host.rank == 0:
         assert weights is not None
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as scratch:
+            folder = str(scratch)
             if job.target.lora is None:
                 built.model.save_pretrained(folder, state_dict=weights, max_shard_size=job.target.max_shard_size)
             else:

@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import gc
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from s2l_ray.config.target import TargetConfig
 from s2l_ray.errors import UserError
 from s2l_ray.lm.engine import parameter_groups
 from s2l_ray.lm.response_loss import ResponseLoss
+from s2l_ray.run_folder.scratch import scratch_folder
 from s2l_ray.target.zero_checkpoint import MOMENTS, WEIGHT, Checkpoint, write_checkpoint
 from s2l_ray.target.zero_config import BETAS, EPS
 
@@ -297,7 +297,7 @@ def _copy_on_disk(tensor: Tensor) -> Tensor:
     memory, and this is read once, on its way to another file."""
     if tensor.numel() == 0:
         return tensor.cpu()
-    with tempfile.TemporaryDirectory(prefix="s2l-weights-") as folder:
+    with scratch_folder() as folder:
         name = os.path.join(folder, "tensor")
         copy = torch.from_file(name, shared=True, size=tensor.numel(), dtype=tensor.dtype)  # held by its mapping
     return copy.view(tensor.shape).copy_(tensor)

@@ -38,7 +38,7 @@ def load_trajectories(storage: Storage, part_rows: list[tuple[int, int]], num_sn
     num = sum(rows for _, rows in part_rows)
     shape = (num, num_snapshots)
     if 4 * num * num_snapshots > MEMMAP_BYTES:
-        file = tempfile.NamedTemporaryFile(prefix="s2l-losses-")  # noqa: SIM115  lives as long as the map
+        file = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the map, and has no name to be left behind
         losses: Array = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
     else:
         losses = np.empty(shape, dtype=np.float32)
