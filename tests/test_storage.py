@@ -6,7 +6,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pyarrow.dataset
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from s2l_ray.run_folder import MissingFile, RetryPolicy, Storage, StorageError, redact, strip_credentials
+from s2l_ray.run_folder import MissingFile, RetryPolicy, Storage, StorageError, strip_credentials
 
 pytest_plugins = ("fixtures_s3",)
 ROOT = Path(__file__).parent.parent
@@ -94,13 +93,6 @@ def test_many_tables_come_in_order_and_no_more_ahead_than_needed(storage: Storag
         got.extend(table["x"][0].as_py() for table in tables)
     assert got == list(range(39))
     assert list(storage.read_tables([])) == []
-
-
-def test_a_long_word_is_looked_through_at_once():
-    started = time.monotonic()
-    word = "x" * 200_000
-    assert redact(f"{word}; my_api_key=a=b&x=1;token=c") == f"{word}; my_api_key=***&x=1;token=***"
-    assert time.monotonic() - started < 30, "it was cubic: minutes"
 
 
 def test_write_replaces_and_empty_files_exist(storage: Storage):
@@ -284,19 +276,3 @@ def test_credentials_in_the_uri_work_and_are_never_shown(s3_uri: str, monkeypatc
     assert "endpoint_override=127.0.0.1:" in storage.uri
     assert strip_credentials("s3://key:secret@bucket/p?token=x&region=r") == "s3://bucket/p?region=r"
     assert strip_credentials("abfs://container@account/p") == "abfs://container@account/p"
-
-
-def test_redact_masks_secrets_and_only_secrets():
-    kept = {"batch_tokens": 8192, "eos_token": "</s>", "tokenizer": "gpt2", "use_token": True, "num_tokens": 3}
-    secret = {"hf_token": "abc", "AWS_SECRET_ACCESS_KEY": "abc", "db_password": 1234, "wandb_api_key": "abc"}
-    text = {
-        "path": "s3://key:abc@bucket/p?secret_key=abc&region=r",
-        "list": ["s2l run hub.password=abc seed=1", "hf_abcabcabcabcabcabc", "abfs://container@account/p"],
-    }
-    masked = redact(kept | secret | {"nested": text})
-    assert {key: masked[key] for key in kept} == kept
-    assert all(masked[key] == "***" for key in secret)
-    assert "abc" not in str(masked)
-    assert masked["nested"]["path"] == "s3://***@bucket/p?secret_key=***&region=r"
-    assert masked["nested"]["list"][0] == "s2l run hub.password=*** seed=1"
-    assert masked["nested"]["list"][2] == text["list"][2]

@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from s2l_ray.config.section import Section
+from s2l_ray.config.section import Location, Section
 
 
 class HuggingFaceSource(Section):
-    name: str
+    name: Location
     """Name on the Hugging Face hub (`TIGER-Lab/MathInstruct`), or a folder written by `Dataset.save_to_disk`."""
     subset: str | None = None
     """Name of the data set's configuration, where it has several."""
@@ -60,7 +60,7 @@ class TemplateConfig(Section):
 
 
 class CorpusConfig(Section):
-    paths: list[str] = Field(default=[])
+    paths: list[Location] = Field(default=[])
     """Files, folders or globs; local or `s3://`, `gs://`. JSON, JSONL (also .gz, .zst, .bz2), Parquet, CSV. In URIs,
     `?` begins the options (`?region=…`); as a wildcard it is written %3F, brackets %5B and %5D, a space %20."""
     huggingface: HuggingFaceSource | None = None

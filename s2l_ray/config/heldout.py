@@ -6,13 +6,13 @@ import re
 
 from pydantic import Field, field_validator
 
-from s2l_ray.config.section import Section
+from s2l_ray.config.section import Location, Section
 
 
 class HeldOutConfig(Section):
     share: float = Field(default=0.0, ge=0, lt=1)
     """Share of the corpus to hold out, drawn by example id with the run's seed; the set is called `split`."""
-    files: dict[str, list[str]] = Field(default={})
+    files: dict[str, list[Location]] = Field(default={})
     """Held-out sets of your own: a name and the files, in the corpus's format (`test: [data/test.jsonl]`)."""
     tokens_per_batch: int = Field(default=8192, ge=8)
     """Padded tokens evaluated at once."""

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ValidationError
 
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import UserError
-from s2l_ray.run_folder.redact import redact
 
 
 class ConfigError(UserError):
@@ -56,7 +55,7 @@ def to_yaml(config: S2LConfig) -> str:
 
     Whoever reads a run must not get them; whoever repeats it has them in the environment.
     """
-    return yaml.safe_dump(redact(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(config.stored(), sort_keys=False, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from s2l_ray.config.section import Section
-from s2l_ray.run_folder.redact import is_secret_query
+from s2l_ray.run_folder.redact import holds_credentials
 
 _SCHEMES = ("http", "https", "file", "sqlite", "databricks")
 
@@ -48,8 +48,7 @@ class LoggersConfig(Section):
             parts = urlsplit(uri)
         except ValueError:
             raise ValueError("it is no URI; give for example http://host:5000 or sqlite:////folder/mlflow.db") from None
-        secret = "@" in parts.netloc or any(is_secret_query(name) for name, _ in parse_qsl(parts.query))
-        if secret:
+        if "@" in parts.netloc or holds_credentials(uri):
             raise ValueError(
                 f"the {parts.scheme} URI holds credentials, which everyone who reads the run's folder would see; leave "
                 "them out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from s2l_ray.config.section import Section
+from s2l_ray.config.section import OptionalLocation, Section
 
 
 class TrainTokenizerConfig(Section):
@@ -20,7 +20,7 @@ class TrainedModelConfig(Section):
     section: ClassVar[str]
     """Its name in the configuration, for messages."""
 
-    model: str | None = None
+    model: OptionalLocation = None
     """Any Hugging Face causal language model: hub id (`EleutherAI/pythia-70m-deduped`) or local folder."""
     revision: str | None = None
     """Commit, tag or branch of the model on the hub."""
@@ -30,7 +30,7 @@ class TrainedModelConfig(Section):
     """A model from scratch, instead of `model`: a `transformers` config (`model_type: llama`, `hidden_size: 64`, …)."""
     random_weights: bool = False
     """Take only the architecture of `model` and start from seeded random weights."""
-    tokenizer: str | None = None
+    tokenizer: OptionalLocation = None
     """Hub id or folder of the tokenizer; default: the model's own."""
     train_tokenizer: TrainTokenizerConfig | None = None
     """Train a tokenizer on the corpus instead."""

@@ -12,7 +12,7 @@ from s2l_ray.config.heldout import HeldOutConfig
 from s2l_ray.config.loggers import LoggersConfig
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.proxy import ProxyConfig
-from s2l_ray.config.section import Section
+from s2l_ray.config.section import OptionalLocation, Section
 from s2l_ray.config.sweep import SweepConfig
 from s2l_ray.config.target import TargetConfig
 
@@ -115,7 +115,7 @@ class WorkersConfig(Section):
 
 
 class ResourcesConfig(Section):
-    ray_address: str | None = None
+    ray_address: OptionalLocation = None
     """Ray cluster to join; None: $RAY_ADDRESS, or the job's own cluster, or an embedded local Ray."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto`: GPUs if the cluster has or can add one, else CPUs."""
@@ -155,7 +155,7 @@ class S2LConfig(Section):
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     """Name of the run; letters, digits, dots, dashes, underscores; the first is no dot or dash."""
-    run_dir: str | None = None
+    run_dir: OptionalLocation = None
     """Folder of the run, local or s3://, gs://; None: `runs/<name>`."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything that has no seed of its own."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from s2l_ray.config.model import TrainedModelConfig
-from s2l_ray.config.section import Section
+from s2l_ray.config.section import OptionalLocation, Section
 
 Offload = Literal["none", "cpu", "nvme"]
 
@@ -57,7 +57,7 @@ class TargetConfig(TrainedModelConfig):
     """Where ZeRO-3 keeps its share of the parameters."""
     nvme_path: str | None = None
     """Folder on each node's NVMe, for offload to it."""
-    deepspeed_config: str | None = None
+    deepspeed_config: OptionalLocation = None
     """A DeepSpeed JSON file of your own. Its keys are added to what this section makes; where both speak of the same
     thing (batch sizes, optimiser, schedule, clipping, precision, ZeRO stage, offload) they must agree."""
     gradient_checkpointing: bool = False

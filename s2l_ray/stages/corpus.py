@@ -45,7 +45,7 @@ def corpus_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
         extra["heldout"] = parts.heldout
         return Built(parts.fingerprint, counts, extra, said=said)
 
-    settings = corpus.model_dump(mode="json", exclude={"read_bytes_per_task"}) | {"examples_per_part": rows_per_part}
+    settings = corpus.stored(exclude={"read_bytes_per_task"}) | {"examples_per_part": rows_per_part}
     if hold_out.share:
         settings["held_out"] = [hold_out.share, hold_out.seed]
     return pipeline.stage("corpus", settings, inputs, build)

@@ -45,7 +45,7 @@ def training_settings(model: TrainedModelConfig, device: str, seed: int) -> dict
     What changes none stays out: a run may be resumed on other machines, with another number of workers.
     """
     precision = precision_of(model, device)
-    return model.model_dump(mode="json", exclude=_NOT_NUMBERS) | {"precision": precision, "seed": seed}
+    return model.stored(exclude=_NOT_NUMBERS) | {"precision": precision, "seed": seed}
 
 
 def precision_of(model: TrainedModelConfig, device: str) -> Literal["fp32", "bf16"]:

@@ -134,7 +134,7 @@ def _build(
     make_room(pipeline, "target")
     run = pipeline.run
     logged = f"target/{out.path.rsplit('/', 1)[-1]}"  # with its key: other settings are another curve
-    with Loggers(config.loggers, run.storage, config.name, logged, target.model_dump(mode="json")) as loggers:
+    with Loggers(config.loggers, run.storage, config.name, logged, target.stored()) as loggers:
         with TargetReport(label, pipeline.progress, pipeline.metrics, loggers, plan.total_steps) as report:
             summary = run_on_workers(
                 fine_tune, job, out, placement, what=f"target ({name})", max_failures=config.resources.max_failures,

@@ -57,7 +57,7 @@ def tokens_stage(
         return Built(parts.fingerprint, counts, extra, said=said)
 
     names = ("model", "revision", "gguf_file", "tokenizer", "train_tokenizer", "render", "max_length")
-    settings = model.model_dump(mode="json", include=set(names))
+    settings = model.stored(include=set(names))
     if model.tokenizer or model.train_tokenizer:
         settings |= {"model": None, "revision": None, "gguf_file": None}  # the model's own tokenizer is not used
     source = model.tokenizer or (model.model if not model.train_tokenizer else None)

@@ -30,7 +30,7 @@ class Finished:
 
 def _name(base: S2LConfig, trial: Trial, trajectories: str, phase: str, folder: str = _FINISHED) -> str:
     """Everything that the result depends on; `trajectories`: the content of the base configuration's."""
-    tree = trial.config(base).model_dump(mode="json", exclude=_NOT_RESULTS)
+    tree = trial.config(base).stored(exclude=_NOT_RESULTS)
     return f"sweep/{folder}/{phase}-{fingerprint([tree, trajectories])[:16]}.json"
 
 
