@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import s2l_ray
+from s2l_ray.cluster.working_dir import Selected, select_files
 from s2l_ray.config import S2LConfig, list_recipes, load_config, to_yaml
 from s2l_ray.errors import UserError, running
-from s2l_ray.run_folder.filesystems import scheme_of
-from s2l_ray.run_folder.redact import holds_credentials
+from s2l_ray.run_folder.filesystems import is_uri, scheme_of
+from s2l_ray.run_folder.redact import redact
 
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 
@@ -49,8 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which (run); its own options may follow: --command finetune --budget 0.11",
     )  # fmt: skip
     parser.add_argument(
-        "--working-dir", metavar="FOLDER", help="send this folder too (at most 100 MB; .gitignore and .rayignore "
-        "count): the job starts in it, so that relative paths in CONFIG, which lies in it, hold",
+        "--working-dir", metavar="FOLDER", help="send this folder too (at most 100 MB; what .gitignore and .rayignore "
+        "name, runs, and files that may hold secrets are left out, and named): the job starts in it, so that relative "
+        "paths in CONFIG, which lies in it, hold",
+    )  # fmt: skip
+    parser.add_argument(
+        "--include", metavar="PATTERN", action="append", default=[],
+        help="of --working-dir send what this names (as in .gitignore) although it would be left out",
     )  # fmt: skip
     parser.add_argument(
         "--package", metavar="PATH", default="installed",
@@ -80,7 +86,9 @@ def prepare(options: argparse.Namespace, parsed: argparse.Namespace, folder: Pat
         ConfigError, SubmitError: before anything has left this machine.
     """
     what, overrides, rest = options.what, options.overrides, options.rest
-    _refuse_credentials("the command", holds_credentials(what))
+    if options.include and not options.working_dir:
+        raise SubmitError("--include adds to what --working-dir sends; without --working-dir no files are sent")
+    _refuse_credentials("the command", [what, *overrides, *rest])
     environment: dict[str, Any] = {"excludes": ["**/__pycache__/"]}
     if hasattr(parsed, "config") and (options.command == "run" or not _is_run_folder(what)):
         config = load_config(what, parsed.overrides)
@@ -92,11 +100,17 @@ def prepare(options: argparse.Namespace, parsed: argparse.Namespace, folder: Pat
             working_dir.mkdir()
             (working_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
             what, overrides, rest = "config.yaml", [], [r for r in rest if r not in parsed.overrides]
-        elif what not in list_recipes():
-            what = _inside(what, working_dir)
+        else:
+            if what not in list_recipes():
+                what = _inside(what, working_dir)
+            selected = select_files(working_dir, options.include, always=[what])
+            _check_inputs_are_sent(config, working_dir, selected)
+            warnings += selected.describe()
+            working_dir = folder / "working_dir"
+            working_dir.mkdir()
+            selected.copy_to(working_dir)
         environment["working_dir"] = str(working_dir)
     else:
-        _refuse_credentials("the command", any(holds_credentials(o) for o in overrides))
         warnings = _check_place("the run", what, None, made_here=True)
         name = what.partition("?")[0].rstrip("/").rpartition("/")[2]
     environment |= _package(options.package, folder)
@@ -106,6 +120,23 @@ def prepare(options: argparse.Namespace, parsed: argparse.Namespace, folder: Pat
         environment["env_vars"] = _environment(options.env)
     entrypoint = shlex.join(["python", "-m", "s2l_ray.cli", options.command, what, *overrides, *rest])
     return Submission(entrypoint, environment, name, warnings)
+
+
+def _check_inputs_are_sent(config: S2LConfig, working_dir: Path, selected: Selected) -> None:
+    """Raises SubmitError where the job would look for files that lie in the folder and are left out of it."""
+    for name, pattern in _inputs(config):
+        if is_uri(pattern) or pattern.startswith(("/", "~")):
+            continue
+        for found in sorted(working_dir.glob(pattern)):
+            files = [found] if found.is_file() else [p for p in found.rglob("*") if p.is_file()]
+            missing = [p for p in files if p.relative_to(working_dir).as_posix() not in selected.files]
+            if missing:
+                shown = missing[0].relative_to(working_dir).as_posix()
+                why = "; ".join(selected.describe()[:-1])[:600]
+                raise SubmitError(
+                    f"{name}={pattern}: {len(missing)} of its files would not be sent with --working-dir, {shown} "
+                    f"among them ({why}). Add --include {shlex.quote(pattern)} if the job may have them"
+                )
 
 
 def _is_run_folder(what: str) -> bool:
@@ -124,7 +155,7 @@ def _inside(what: str, working_dir: Path) -> str:
 
 def check_config(config: S2LConfig, working_dir: Path | None) -> list[str]:
     """Warnings about what may not hold on other machines. Raises SubmitError for what cannot hold."""
-    _refuse_credentials("the configuration", config.stored() != config.model_dump(mode="json"))
+    _refuse_credentials("the configuration", config.model_dump(mode="json"))
     if config.resources.ray_address is not None:
         raise SubmitError(
             f"resources.ray_address={config.resources.ray_address} would lead the job away from the cluster that it is "
@@ -187,8 +218,8 @@ def _refuse_relative(name: str, path: str, cure: str) -> None:
     )
 
 
-def _refuse_credentials(where: str, found: bool) -> None:
-    if found:
+def _refuse_credentials(where: str, value: Any) -> None:
+    if redact(value) != value:
         raise SubmitError(
             f"{where} holds credentials, which everybody who may open Ray's dashboard could read. Leave them out: give "
             "the nodes a role or the environment variables, or, if it must be, --env NAME"
@@ -210,7 +241,9 @@ def _package(wanted: str, folder: Path) -> dict[str, Any]:
             f"--package {wanted} holds no package s2l_ray; give a clone, a folder s2l_ray, or a wheel of it, or leave "
             "it out to send the one that is installed here"
         )
-    return {"py_modules": [str(place.resolve())]}
+    package = folder / "package/s2l_ray"
+    select_files(place, ignore=False).copy_to(package)  # a clone may hold more than the package
+    return {"py_modules": [str(package)]}
 
 
 def extra_requirements(names: Sequence[str]) -> list[str]:
