@@ -6,12 +6,14 @@ the smaller token stays and waits for the others to withdraw. (All that is neede
 shows what was written before it: POSIX, S3, GCS and Azure do.)
 
 A live holder rewrites its file every `heartbeat_s`. Ages are differences between the storage's own time stamps, so
-the clocks of the machines need not agree. A holder that was stopped for longer than others wait (suspended, storage
-out of reach) contends anew under a new token before it goes on.
+the clocks of the machines need not agree; where a time stamp lies in the future (the storage's clock was set back, a
+folder was copied), a lock is old when it has not changed while this process watched for as long. A holder that was
+stopped for longer than others wait (suspended, storage out of reach) contends anew under a new token before it goes on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -25,6 +27,7 @@ from dataclasses import asdict
 
 from s2l_ray.errors import EnvironmentFault, UserError
 from s2l_ray.run_folder.lock_files import (
+    LARGEST_BYTES,
     NOT_LISTED,
     LockRecord,
     SeenLock,
@@ -33,9 +36,16 @@ from s2l_ray.run_folder.lock_files import (
     parse_record,
     utc_now,
 )
-from s2l_ray.run_folder.processes import host_name, machine_id, start_time, steady_clock_s, user_name
-from s2l_ray.run_folder.redact import redact_command
-from s2l_ray.run_folder.storage import Storage
+from s2l_ray.run_folder.processes import (
+    at_abrupt_end,
+    host_name,
+    machine_id,
+    start_time,
+    steady_clock_s,
+    user_name,
+)
+from s2l_ray.run_folder.redact import redact_text
+from s2l_ray.run_folder.storage import FileEntry, Storage
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +108,9 @@ class RunLock:
         self._mutex = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._watched: dict[str, tuple[object, float]] = {}
+        """Others' locks: what they were when last they changed, and when this process first saw that (seconds)."""
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> RunLock:
         self.acquire()
@@ -126,6 +139,7 @@ class RunLock:
             time.sleep(min(_WAIT_POLL_S, max(pause_s, deadline_s - now_s)) if blocker.holds else pause_s)
         self.lost = False
         self._stop.clear()
+        self._open.enter_context(at_abrupt_end(self._abandon))
         self._thread = threading.Thread(target=self._beat_until_stopped, name="s2l-run-lock", daemon=True)
         self._thread.start()
 
@@ -138,6 +152,13 @@ class RunLock:
         with self._mutex:
             if self._token:
                 self._withdraw()
+        self._open.close()
+
+    def _abandon(self) -> None:
+        """As `release`, in a process that ends now: nobody is waited for, who may hold what is needed."""
+        self._stop.set()
+        if self._token:
+            self.storage.delete(self._name())
 
     def check(self) -> None:
         """Call before each write that matters. Raises RunLockLostError if another process has taken the run over."""
@@ -191,17 +212,27 @@ class RunLock:
             return None
         live = []
         for token in sorted(entries.keys() - mine):
+            entry = entries[token]
             try:
-                record = parse_record(self.storage.read_bytes(entries[token].name))
+                record = parse_record(self.storage.read_bytes(entry.name)) if entry.size <= LARGEST_BYTES else None
             except FileNotFoundError:
                 continue  # withdrawn between the listing and the reading
-            seen = SeenLock(token, record, age_s_between(own, entries[token], record))
+            seen = SeenLock(token, record, max(age_s_between(own, entry, record), self._unchanged_s(entry, record)))
             if self._is_dead(seen):
                 logger.warning("Removing the lock of a dead process on %s: %s", self.storage.uri, describe(seen))
                 self.storage.delete(entries[token].name)
             else:
                 live.append(seen)
         return live
+
+    def _unchanged_s(self, entry: FileEntry, record: LockRecord | None) -> float:
+        """How long this process has seen the lock as it is."""
+        state, now_s = (entry, record), steady_clock_s()
+        seen, since_s = self._watched.get(entry.name, (None, now_s))
+        if seen != state:
+            since_s = now_s
+        self._watched[entry.name] = (state, since_s)
+        return now_s - since_s
 
     def _is_dead(self, seen: SeenLock) -> bool:
         if seen.age_s > self.stale_after_s:
@@ -252,7 +283,7 @@ class RunLock:
             pid=pid,
             process_start=start_time(pid),
             user=user_name(),
-            command=redact_command(sys.argv)[:500],
+            command=redact_text(" ".join(sys.argv))[:500],
             state=state,
             created=self._created,
             heartbeat=utc_now(),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
 
 from s2l_ray.run_folder.storage import FileEntry
+
+LARGEST_BYTES = 1 << 16
+"""A larger file is no lock's: not read."""
+_LONGEST_TEXT = 500
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,29 @@ def describe(seen: SeenLock) -> str:
     if record is None:
         return f"an unreadable lock ({seen.token}.json), last changed {max(0, seen.age_s):.0f} s ago"
     verb = "held" if seen.holds else "being taken"
-    who = f"pid {record.pid} on {record.host} (user {record.user})"
-    return f"the lock {verb} by {who} since {record.created}: {record.command}"
+    who = f"pid {record.pid} on {_shown(record.host)} (user {_shown(record.user)})"
+    return f"the lock {verb} by {who} since {_shown(record.created)}: {_shown(record.command)}"
+
+
+def _shown(text: str) -> str:
+    """Without what a terminal would obey."""
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
 
 
 def parse_record(content: bytes) -> LockRecord | None:
-    try:
-        fields: dict[str, Any] = json.loads(content)
-        record = LockRecord(**fields)
-    except (ValueError, TypeError):
+    """None for what no RunLock has written, whatever it is."""
+    if len(content) > LARGEST_BYTES:
         return None
-    return record if isinstance(record.pid, int) else None
+    try:
+        record = LockRecord(**json.loads(content))
+        datetime.fromisoformat(record.heartbeat)
+    except (ValueError, TypeError, RecursionError):  # the last of JSON nested too deep
+        return None
+    texts = (record.machine, record.host, record.user, record.command, record.state, record.created, record.heartbeat)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(record.process_start, str | None):
+        return None
+    return record if type(record.pid) is int and record.pid > 0 else None
 
 
 def age_s_between(own: FileEntry, other: FileEntry, record: LockRecord | None) -> float:
@@ -72,7 +87,10 @@ def age_s_between(own: FileEntry, other: FileEntry, record: LockRecord | None) -
         return (own.mtime_ns - other.mtime_ns) / 1e9
     if record is None:
         return 0.0
-    return (datetime.now(timezone.utc) - datetime.fromisoformat(record.heartbeat)).total_seconds()
+    heartbeat = datetime.fromisoformat(record.heartbeat)
+    return (
+        datetime.now(timezone.utc) - (heartbeat if heartbeat.tzinfo else heartbeat.replace(tzinfo=timezone.utc))
+    ).total_seconds()
 
 
 def utc_now() -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import platform
 import socket
 import subprocess
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+_abrupt_end: list[Callable[[], None]] = []
 
 
 def machine_id() -> str:
@@ -54,6 +59,29 @@ def steady_clock_s() -> float:
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
+
+
+@contextlib.contextmanager
+def at_abrupt_end(callback: Callable[[], None]) -> Iterator[None]:
+    """Inside the block `callback` is what must not be left out when this process ends without unwinding."""
+    _abrupt_end.append(callback)
+    try:
+        yield
+    finally:
+        _abrupt_end.remove(callback)
+
+
+def run_abrupt_end(timeout_s: float = 5.0) -> None:
+    """Call what `at_abrupt_end` was given, the latest first; what hangs (storage out of reach) is left behind."""
+
+    def run() -> None:
+        for callback in reversed(list(_abrupt_end)):
+            with contextlib.suppress(Exception):
+                callback()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
 
 
 def _read_text(path: str) -> str:

@@ -20,10 +20,11 @@ from pyarrow import fs
 
 from s2l_ray.errors import UserError
 from s2l_ray.run_folder.atomic_files import is_temp, local_atomic, put_by_move, put_object
+from s2l_ray.run_folder.disk_faults import disk_faults_named
 from s2l_ray.run_folder.filesystems import absolute, open_filesystem
 from s2l_ray.run_folder.parquet import read_parquet, write_parquet
 from s2l_ray.run_folder.redact import strip_credentials
-from s2l_ray.run_folder.retry import MissingFile, RetryPolicy, full_disk_named
+from s2l_ray.run_folder.retry import MissingFile, RetryPolicy
 from s2l_ray.run_folder.scratch import scratch_folder
 
 T = TypeVar("T")
@@ -179,13 +180,13 @@ class Storage:
         upload whenever its stream is closed, after an exception too; and a local copy can be uploaded again.)
         """
         if self.is_local:
-            with full_disk_named(self._display_of(rel)), local_atomic(self._path(rel)) as stream:
+            with disk_faults_named(self._display_of(rel), "writing"), local_atomic(self._path(rel)) as stream:
                 yield stream
             return
         with scratch_folder() as folder:
             spool = os.path.join(folder, "file")
             with (
-                full_disk_named(f"{spool} (TMPDIR, on the way to {self._display_of(rel)})"),
+                disk_faults_named(f"{spool} (TMPDIR, on the way to {self._display_of(rel)})", "writing"),
                 open(spool, "wb") as stream,
             ):
                 yield stream
@@ -196,7 +197,7 @@ class Storage:
         if not self.is_local:
             self._upload(rel, data)
             return
-        with full_disk_named(self._display_of(rel)), local_atomic(self._path(rel)) as stream:
+        with disk_faults_named(self._display_of(rel), "writing"), local_atomic(self._path(rel)) as stream:
             stream.write(data)
 
     def write_json(self, rel: str, obj: Any) -> None:
@@ -254,7 +255,10 @@ class Storage:
             self._try("deleting", rel, lambda: self.filesystem.delete_dir(path))
 
     def _try(self, doing: str, rel: str, operation: Callable[[], T]) -> T:
-        return operation() if self.is_local else self.retry.run(operation, doing, self._display_of(rel))
+        if not self.is_local:
+            return self.retry.run(operation, doing, self._display_of(rel))
+        with disk_faults_named(self._display_of(rel), doing):
+            return operation()
 
     def _upload(self, rel: str, content: bytes | mmap.mmap) -> None:
         put = put_object if self._kind == "object" else put_by_move
