@@ -94,12 +94,17 @@ def test_a_read_only_disk(mount: Path, operation: str) -> None:
     assert Storage.open(mount).read_bytes("a") == b"x"
 
 
+def fill_with_files(mount: Path) -> None:
+    for i in range(100):
+        Storage.open(mount).write_bytes(f"{i}", b"")
+
+
 def test_no_room_and_no_inodes(mount: Path) -> None:
     with pytest.raises(StorageFull, match="No space left"):
         Storage.open(mount).write_bytes("a", b"x" * (2 << 20))
     assert Storage.open(mount).list() == []
     with pytest.raises(StorageFull, match="No space left"):
-        [Storage.open(mount).write_bytes(f"{i}", b"") for i in range(100)]
+        fill_with_files(mount)
 
 
 def test_an_immutable_folder(run: Path) -> None:

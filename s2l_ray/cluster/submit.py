@@ -19,7 +19,7 @@ from s2l_ray.cluster.working_dir import Selected, select_files
 from s2l_ray.config import S2LConfig, list_recipes, load_config, to_yaml
 from s2l_ray.errors import UserError, running
 from s2l_ray.run_folder.filesystems import is_uri, scheme_of
-from s2l_ray.run_folder.redact import redact
+from s2l_ray.run_folder.redact import holds_credentials
 
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 
@@ -88,7 +88,7 @@ def prepare(options: argparse.Namespace, parsed: argparse.Namespace, folder: Pat
     what, overrides, rest = options.what, options.overrides, options.rest
     if options.include and not options.working_dir:
         raise SubmitError("--include adds to what --working-dir sends; without --working-dir no files are sent")
-    _refuse_credentials("the command", [what, *overrides, *rest])
+    _refuse_credentials("the command", holds_credentials(what))
     environment: dict[str, Any] = {"excludes": ["**/__pycache__/"]}
     if hasattr(parsed, "config") and (options.command == "run" or not _is_run_folder(what)):
         config = load_config(what, parsed.overrides)
@@ -111,6 +111,7 @@ def prepare(options: argparse.Namespace, parsed: argparse.Namespace, folder: Pat
             selected.copy_to(working_dir)
         environment["working_dir"] = str(working_dir)
     else:
+        _refuse_credentials("the command", any(holds_credentials(o) for o in overrides))
         warnings = _check_place("the run", what, None, made_here=True)
         name = what.partition("?")[0].rstrip("/").rpartition("/")[2]
     environment |= _package(options.package, folder)
@@ -155,7 +156,7 @@ def _inside(what: str, working_dir: Path) -> str:
 
 def check_config(config: S2LConfig, working_dir: Path | None) -> list[str]:
     """Warnings about what may not hold on other machines. Raises SubmitError for what cannot hold."""
-    _refuse_credentials("the configuration", config.model_dump(mode="json"))
+    _refuse_credentials("the configuration", config.stored() != config.model_dump(mode="json"))
     if config.resources.ray_address is not None:
         raise SubmitError(
             f"resources.ray_address={config.resources.ray_address} would lead the job away from the cluster that it is "
@@ -218,8 +219,8 @@ def _refuse_relative(name: str, path: str, cure: str) -> None:
     )
 
 
-def _refuse_credentials(where: str, value: Any) -> None:
-    if redact(value) != value:
+def _refuse_credentials(where: str, found: bool) -> None:
+    if found:
         raise SubmitError(
             f"{where} holds credentials, which everybody who may open Ray's dashboard could read. Leave them out: give "
             "the nodes a role or the environment variables, or, if it must be, --env NAME"

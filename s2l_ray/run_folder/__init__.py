@@ -3,6 +3,7 @@
 Manifests written last and atomically, one writer at a time, a record of what happened. Imports no Ray.
 """
 
+from s2l_ray.run_folder.display import printable, readable, readable_message, readable_value, shorten
 from s2l_ray.run_folder.filesystems import is_uri
 from s2l_ray.run_folder.lock import RunLock, RunLockedError, RunLockLostError
 from s2l_ray.run_folder.manifest import (
@@ -19,7 +20,7 @@ from s2l_ray.run_folder.manifest import (
 )
 from s2l_ray.run_folder.metrics_log import MetricsLog, read_metrics
 from s2l_ray.run_folder.progress import Progress, StageProgress
-from s2l_ray.run_folder.redact import redact, redact_text, strip_credentials
+from s2l_ray.run_folder.redact import redact_text, strip_credentials
 from s2l_ray.run_folder.retry import DamagedFile, MissingFile, RetryPolicy, StorageError, StorageFull
 from s2l_ray.run_folder.scratch import scratch_folder
 from s2l_ray.run_folder.storage import FileEntry, Storage
@@ -45,12 +46,16 @@ __all__ = [
     "installed_versions",
     "is_uri",
     "list_outputs",
+    "printable",
     "read_manifest",
     "read_metrics",
-    "redact",
+    "readable",
+    "readable_message",
+    "readable_value",
     "redact_text",
     "retract",
     "scratch_folder",
+    "shorten",
     "strip_credentials",
     "verify_outputs",
     "write_manifest",

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from s2l_ray.errors import UserError
-from s2l_ray.run_folder.redact import redact_text
+from s2l_ray.run_folder.redact import redact_text, split_user
 from s2l_ray.run_folder.retry import StorageError
 
 Kind = Literal["local", "object", "other"]
@@ -94,9 +94,12 @@ def _for_pyarrow(uri: str) -> str:
     Small files then go up in one request instead of the three of a multipart upload (`allow_delayed_open`), which also
     leaves no unfinished upload behind a killed process.
     """
-    parts = urlsplit(uri)
-    if parts.scheme != "s3":
+    if scheme_of(uri) != "s3":
         return uri
+    scheme, user, rest = split_user(uri)
+    # A slash, which many a secret holds, would end the user part.
+    uri = f"{scheme}{quote(unquote(user), safe=':')}@{rest}" if user else uri
+    parts = urlsplit(uri)
     query = {"allow_delayed_open": "true"} | dict(parse_qsl(parts.query, keep_blank_values=True))
     netloc = parts.netloc
     if {"access_key", "secret_key"} <= query.keys():

@@ -44,7 +44,7 @@ from s2l_ray.run_folder.processes import (
     steady_clock_s,
     user_name,
 )
-from s2l_ray.run_folder.redact import redact_text
+from s2l_ray.run_folder.redact import redact_command
 from s2l_ray.run_folder.storage import FileEntry, Storage
 
 logger = logging.getLogger(__name__)
@@ -283,7 +283,7 @@ class RunLock:
             pid=pid,
             process_start=start_time(pid),
             user=user_name(),
-            command=redact_text(" ".join(sys.argv))[:500],
+            command=redact_command(sys.argv)[:500],
             state=state,
             created=self._created,
             heartbeat=utc_now(),

@@ -15,11 +15,11 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
+from s2l_ray.run_folder.display import readable
 from s2l_ray.run_folder.logger_checks import LoggerError, check_loggers
 from s2l_ray.run_folder.logger_mlflow import MLflow
 from s2l_ray.run_folder.logger_sinks import Entry, Identity, Sink, TensorBoard, WandB, as_text, flat
 from s2l_ray.run_folder.manifest import fingerprint
-from s2l_ray.run_folder.redact import redact, redact_text
 from s2l_ray.run_folder.storage import Storage
 
 if TYPE_CHECKING:  # the configuration's package imports this one
@@ -186,7 +186,7 @@ class _Worker:
             if not self._warned:
                 logger.warning(
                     "%s fails, so figures are missing there (the run goes on, metrics.jsonl has them all): %s: %s",
-                    self.sink.name, type(error).__name__, redact_text(str(error))[:500],
+                    self.sink.name, type(error).__name__, readable(str(error), 500),
                 )  # fmt: skip
             self._warned = True
 
@@ -203,12 +203,12 @@ def _mark(storage: Storage) -> str:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy as JSON holds it, secrets masked; what JSON lacks becomes text."""
+    """A copy as JSON holds it; what JSON lacks becomes text."""
 
     def other(value: Any) -> Any:
         if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
             return value.item()  # numpy and torch scalars
-        return redact_text(str(value))
+        return str(value)
 
-    plain: dict[str, Any] = json.loads(json.dumps(redact(values), default=other, skipkeys=True))
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=other, skipkeys=True))
     return plain

@@ -16,7 +16,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from s2l_ray.errors import DataError
-from s2l_ray.run_folder.redact import redact
 from s2l_ray.run_folder.storage import Storage
 
 MANIFEST_NAME = "manifest.json"
@@ -107,14 +106,13 @@ def installed_versions() -> dict[str, str]:
 
 
 def write_manifest(storage: Storage, manifest: StageManifest) -> None:
-    """Declare the stage complete: call it last. Secrets are masked, the file appears atomically.
+    """Declare the stage complete: call it last. The file appears atomically.
 
     Raises:
         ValueError: a number is not finite, so the file could not be read back.
         TypeError: settings or extra hold what JSON lacks.
     """
-    content = redact(manifest.model_dump(mode="python"))
-    storage.write_json(MANIFEST_NAME, content)
+    storage.write_json(MANIFEST_NAME, manifest.model_dump(mode="python"))
 
 
 def read_manifest(storage: Storage) -> StageManifest | None:

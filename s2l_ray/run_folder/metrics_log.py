@@ -12,7 +12,6 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-from s2l_ray.run_folder.redact import redact
 from s2l_ray.run_folder.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -53,10 +52,10 @@ class MetricsLog:
             self._end_torn_line()
 
     def log(self, stage: str, event: str, **fields: Any) -> None:
-        """Add one line; field values are plain data (numpy scalars too), secrets are masked, NaN becomes "NaN"."""
+        """Add one line; field values are plain data (numpy scalars too), stored as they are; NaN becomes "NaN"."""
         self.tell(stage, event, **fields)
         # The three fixed names win over fields of the same name.
-        record = {**redact(fields), "time": _now(), "stage": stage, "event": event}
+        record = {**fields, "time": _now(), "stage": stage, "event": event}
         ordered = {key: record.pop(key) for key in ("time", "stage", "event")} | record
         line = json.dumps(_jsonable(ordered), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         with self._mutex:

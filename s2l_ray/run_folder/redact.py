@@ -1,97 +1,326 @@
-"""Keep credentials out of whatever is stored or shown: manifests, locks, logs, error messages."""
+"""Keep credentials out of what is stored or shown: of URIs wherever they are kept, and of messages.
+
+Data and results never come here. A credential is known by its place in a URI, by its shape, or by being assigned in a
+message to a name that means one; what a source, a column or a held-out set is called says nothing.
+
+Every function takes time in proportion to the text, whatever the text: messages can quote megabytes of a corpus.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
-from typing import Any
-from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+from collections.abc import Sequence
+from urllib.parse import quote, unquote
 
 MASK = "***"
 
-# `token` is a word of the trade here: only a key that *ends* in the singular is a credential (`hf_token`), and neither
-# counts (`batch_tokens`) nor the special tokens of a tokenizer (`eos_token`) are.
-_TOKEN_KEY = re.compile(r"(?:^|[_.-])token$", re.IGNORECASE)
-_SPECIAL_TOKEN_KEY = re.compile(
-    r"(?:^|[_.-])(?:bos|eos|pad|unk|sep|cls|mask|special|image|stop)[_-]token$", re.IGNORECASE
+# URIs.
+
+_SEPARATOR = re.compile(r":(?:\\?/){2}")  # some JSON writers escape the slashes
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*$")
+_LONGEST_SCHEME = 40
+_URI_END = re.compile(r"[\s\"'<>`]")
+_AUTHORITY_END = re.compile(r"[/?#\\]")
+_MAY_HOLD_CREDENTIALS = re.compile(r"[@=]")
+_SECTIONS = re.compile(r"([^?#]*)(\?[^#]*)?(#.*)?", re.DOTALL)
+_SECTIONS_IN_QUERY = re.compile(r"([^?#&]*)([?&][^#]*)?(#.*)?", re.DOTALL)
+_ENCODED_SEPARATOR = re.compile("%3A%2F%2F", re.IGNORECASE)
+_ENCODED_END = re.compile(r"[\s\"'<>`&#]")
+
+_BUCKET_SCHEMES = frozenset(
+    (
+        "s3",
+        "s3a",
+        "s3n",
+        "gs",
+        "gcs",
+        "r2",
+        "oss",
+        "cos",
+        "cosn",
+        "obs",
+        "minio",
+        "abfs",
+        "abfss",
+        "wasb",
+        "wasbs",
+        "az",
+    )
 )
-_SECRET_WORDS = r"secret|passw(?:or)?d|passphrase|api[_-]?key|access[_-]?key|private[_-]?key|credential"
-_SECRET_KEY = re.compile(_SECRET_WORDS, re.IGNORECASE)
+"""A bucket has no port, so that a colon before the first slash begins a secret (AWS's hold slashes)."""
+_CONTAINER_SCHEMES = frozenset(["abfs", "abfss", "wasb", "wasbs"])
+"""The part before @ names a container."""
+_USER_NAME_SCHEMES = frozenset(["ssh", "sftp", "scp", "git+ssh", "svn+ssh", "hdfs", "viewfs", "webhdfs"])
+"""A user part without a password is a name, with which the storage is opened."""
 
-_SECRET_QUERY = re.compile(rf"(?:{_SECRET_WORDS})|token$|^sig$|^signature$", re.IGNORECASE)
-# In two steps: one pattern for all of it takes minutes on a word of some ten thousand letters.
-_ASSIGNED_KEY = re.compile(r"(?<![\w.-])([\w.-]+)=")
-_ASSIGNED_SECRET = re.compile(rf"(?:{_SECRET_WORDS})|(?:\b|_)token$|\bsig$", re.IGNORECASE)
-_ASSIGNED_VALUE = re.compile(r"[^&\s#'\"]+")
-_USERINFO = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*://)([^/\s@'\"]+)@")
-_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
-# In Azure's URIs the part before @ names the container.
-_CONTAINER_SCHEMES = ("abfs://", "abfss://", "wasb://", "wasbs://")
-
-
-def redact(obj: Any) -> Any:
-    """A copy of plain data without its secrets.
-
-    Values under keys that mean a credential become `***` (numbers under a `token` key stay: they are counts), and so
-    do, inside any string, the user part and the secret query parameters of a URI, `secret_key=…` assignments and
-    Hugging Face tokens. Mappings, lists and tuples are walked; everything else is returned as it is.
-    """
-    if isinstance(obj, Mapping):
-        return {key: _redact_value(str(key), value) for key, value in obj.items()}
-    if isinstance(obj, (list, tuple)):
-        return [redact(value) for value in obj]
-    if isinstance(obj, str):
-        return redact_text(obj)
-    return obj
-
-
-def redact_text(text: str) -> str:
-    """`text` with the credentials in its URIs, assignments and hub tokens replaced by `***`."""
-    text = _USERINFO.sub(_mask_userinfo, text)
-    return _HUB_TOKEN.sub(MASK, _mask_assignments(text))
-
-
-def _mask_assignments(text: str) -> str:
-    pieces, at = [], 0
-    for key in _ASSIGNED_KEY.finditer(text):
-        value = _ASSIGNED_VALUE.match(text, key.end())
-        if key.start() >= at and value and _ASSIGNED_SECRET.search(key.group(1)):
-            pieces += [text[at : key.end()], MASK]
-            at = value.end()
-    return "".join([*pieces, text[at:]])
+_PARAMETER = re.compile(
+    r"passw(?:or)?d$|passphrase$|pwd$|secret$|token$|credentials?$|signature$|apikey$|authorization$"
+    r"|(?:access|secret|private|account|shared|storage|encryption|signing)key(?:id)?$|accessid$|connectionstring$"
+    r"|^(?:sig|sas|auth|bearer|jwt)$|^x(?:amz|goog)"
+)
+"""Of a query parameter's name, in lower case, letters and digits alone."""
+_SIGNATURE = re.compile(r"^sig$|signature$")
+_OF_A_SIGNATURE = frozenset(
+    ("expires", "policy", "keypairid")  # AWS's old kind, Google's, CloudFront's
+    + ("sv", "ss", "srt", "sp", "se", "st", "spr", "sr", "sip", "sdd", "saoid", "suoid", "scid")  # Azure's
+    + ("skoid", "sktid", "skt", "ske", "sks", "skv")
+)
+"""Parameters that belong to a signature beside them."""
 
 
 def strip_credentials(uri: str) -> str:
-    """The URI without user part and secret query parameters; still opens where the environment has the credentials."""
-    if "://" not in uri:
-        return uri
-    parts = urlsplit(uri)
-    netloc = parts.netloc
-    if "@" in netloc and (":" in netloc.rpartition("@")[0] or not uri.startswith(_CONTAINER_SCHEMES)):
-        netloc = netloc.rpartition("@")[2]
-    kept = [
-        (name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if not is_secret_query(name)
-    ]
-    query = "&".join(f"{quote(name)}={quote(value, safe=':/')}" for name, value in kept)
-    return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
+    """The URI without user part and secret parameters; still opens where the environment has the credentials.
+
+    A text that is no URI, and a URI without credentials, comes back as it is.
+    """
+    return _clean_encoded(_clean_uris(uri, mask="", whole=True), mask="")
 
 
-def is_secret_query(name: str) -> bool:
-    """Whether a URI's query parameter of this name holds a credential."""
-    return bool(_SECRET_QUERY.search(name))
+def holds_credentials(uri: str) -> bool:
+    """Whether `strip_credentials` would leave something out."""
+    return strip_credentials(uri) != uri
 
 
-def _redact_value(key: str, value: Any) -> Any:
-    if value is None or isinstance(value, bool):
-        return value
-    if _SECRET_KEY.search(key):
-        return MASK
-    is_token = _TOKEN_KEY.search(key) and not _SPECIAL_TOKEN_KEY.search(key)
-    return MASK if is_token and not isinstance(value, (int, float)) else redact(value)
+def split_user(uri: str) -> tuple[str, str, str]:
+    """(scheme with `://`, user part or "", the rest) of a URI; a secret may hold slashes."""
+    scheme, separator, body = uri.partition("://")
+    at = _user_end(scheme.lower(), body) if separator else -1
+    return scheme + separator, body[: max(0, at)], body[at + 1 :]
 
 
-def _mask_userinfo(match: re.Match[str]) -> str:
-    scheme, user = match.groups()
-    if ":" not in user and scheme.lower() in _CONTAINER_SCHEMES:
-        return match.group(0)
-    return f"{scheme}{MASK}@"
+def _clean_uris(text: str, mask: str, whole: bool) -> str:
+    """The text with `mask` in the place of credentials; empty: parameters go altogether.
+
+    Args:
+        whole: the text is one URI, so that neither spaces nor quotes end it.
+    """
+    schemes = _schemes(text, _SEPARATOR)
+    pieces, done, in_query = [], 0, False
+    for (scheme, _, start), limit in zip(schemes, _limits(schemes, text), strict=True):
+        found = None if whole else _URI_END.search(text, start, limit)
+        end = found.start() if found else limit
+        pieces += [text[done:start], _clean_body(scheme, text[start:end], mask, in_query)]
+        done = end
+        # A URI can be the parameter of another: what follows it then are the other's parameters.
+        in_query = not found and (in_query or "?" in text[start:end])
+    return "".join([*pieces, text[done:]])
+
+
+def _schemes(text: str, separator: re.Pattern[str]) -> list[tuple[str, int, int]]:
+    """(scheme, where it begins, where what follows its `://` begins) of each URI."""
+    schemes, done = [], 0
+    for found in separator.finditer(text):
+        scheme = _SCHEME.search(text[max(done, found.start() - _LONGEST_SCHEME) : found.start()])
+        if scheme is not None:
+            name = scheme.group().lower()
+            schemes.append((name, found.start() - len(name), found.end()))
+        done = found.end()
+    return schemes
+
+
+def _limits(schemes: list[tuple[str, int, int]], text: str) -> list[int]:
+    """Up to where each URI can go: to the scheme of the next."""
+    return [start for _, start, _ in schemes[1:]] + [len(text)] if schemes else []
+
+
+def _clean_body(scheme: str, body: str, mask: str, in_query: bool) -> str:
+    if not _MAY_HOLD_CREDENTIALS.search(body):
+        return body
+    at = _user_end(scheme, body)
+    sections = (_SECTIONS_IN_QUERY if in_query else _SECTIONS).fullmatch(body, at + 1)
+    assert sections is not None
+    user = f"{mask}@" if mask and at >= 0 else ""
+    path, query, fragment = sections.groups(default="")
+    return user + path + _clean_parameters(query, mask) + _clean_parameters(fragment, mask)
+
+
+def _clean_parameters(section: str, mask: str) -> str:
+    """`section`: with its `?` or `#` in front, or empty."""
+    parameters = section[1:].split("&")
+    names = [_plain_name(p.partition("=")[0]) if "=" in p else "" for p in parameters]
+    signed = any(_SIGNATURE.search(name) for name in names)
+    secret = [bool(_PARAMETER.search(name)) or (signed and name in _OF_A_SIGNATURE) for name in names]
+    if not any(secret):
+        return section
+    if mask:
+        kept = [f"{p.partition('=')[0]}={mask}" if s else p for p, s in zip(parameters, secret, strict=True)]
+    else:
+        kept = [p for p, s in zip(parameters, secret, strict=True) if not s]
+    return section[0] + "&".join(kept) if kept else ""
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", unquote(unquote(name)).lower().removeprefix("amp;"))
+
+
+def _clean_encoded(text: str, mask: str) -> str:
+    """URIs in percent-encoding, as they stand in a parameter of another."""
+    pieces, done = [], 0
+    schemes = _schemes(text, _ENCODED_SEPARATOR)
+    for (scheme, _, start), limit in zip(schemes, _limits(schemes, text), strict=True):
+        found = _ENCODED_END.search(text, start, limit)
+        end = found.start() if found else limit
+        body = unquote(text[start:end])
+        cleaned = _clean_body(scheme, body, mask, in_query=False)
+        if cleaned != body:
+            pieces += [text[done:start], quote(cleaned, safe="*")]
+            done = end
+    return "".join([*pieces, text[done:]])
+
+
+def _user_end(scheme: str, body: str) -> int:
+    """Where the @ behind a credential stands; -1: there is none."""
+    end = _authority_end(body, 0)
+    at = body.rfind("@", 0, end)
+    if at < 0:
+        _, colon, port = body[:end].rpartition(":")
+        is_port = port.isdecimal() and len(port) <= 5 and scheme not in _BUCKET_SCHEMES
+        if not colon or is_port or body.startswith("["):
+            return -1
+        at = body.find("@", end)
+        return max(at, body.rfind("@", at, _authority_end(body, at))) if at >= 0 else -1
+    user = body[:at]
+    named = scheme in _CONTAINER_SCHEMES or scheme in _USER_NAME_SCHEMES or user == "anonymous"
+    return -1 if named and ":" not in user else at
+
+
+def _authority_end(body: str, start: int) -> int:
+    found = _AUTHORITY_END.search(body, start)
+    return found.start() if found else len(body)
+
+
+# Messages.
+
+
+def _begins(letter: str, rest: str) -> str:
+    # Letter first: so the engine finds where to try by one look at the text's characters.
+    return rf"{letter}(?<![A-Za-z0-9_-]{letter})(?:{rest})"
+
+
+_KEY_SHAPES = re.compile(
+    "|".join(
+        (
+            _begins("h", r"f_\w{16,}"),  # Hugging Face
+            _begins("a", r"pi_org_\w{30,}"),
+            _begins("w", r"andb_v\d_\w{30,}"),  # Weights & Biases; the old kind looks like a commit
+            _begins("l", r"ocal-[0-9a-f]{40}"),
+            _begins("g", r"h[pousr]_[A-Za-z0-9]{20,}|ithub_pat_\w{20,}|lpat-[\w-]{16,}"),  # GitHub, GitLab
+            _begins("s", r"k[-_](?=[\w-]{0,200}\d)[\w-]{20,}"),  # OpenAI and those who followed
+            _begins("A", r"(?:KIA|SIA|BIA|CCA|GPA|IDA|ROA|NPA|NVA)[A-Z0-9]{16}(?![A-Za-z0-9])"),  # AWS
+            _begins("A", r"Iza[\w-]{30,}"),  # Google
+            _begins("y", r"a29\.[\w.-]{20,}"),
+            _begins("G", r"OCSPX-[\w-]{20,}"),
+            _begins("x", r"ox[abeprs]-[\w-]{10,}"),  # Slack
+            _begins("n", r"pm_\w{30,}"),
+            _begins("p", r"ypi-[\w-]{30,}"),
+            _begins("e", r"yJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"),  # JSON web tokens
+            _begins("B", r"earer\s{1,3}[A-Za-z0-9._~+/=-]{20,}"),
+            _begins("b", r"earer\s{1,3}[A-Za-z0-9._~+/=-]{20,}"),
+            r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----[A-Za-z0-9+/=\s\\]*",
+        )
+    )
+)
+# `token` is a word of the trade here: neither special tokens nor counts are credentials.
+_NO_CREDENTIAL = "".join(
+    rf"(?<!{word}[_-])"
+    for word in ("bos", "eos", "pad", "unk", "sep", "cls", "mask", "image", "stop", "special", "next", "max", "num")
+)
+_NAME = re.compile(
+    rf"(?:(?P<header>authorization)|passw(?:or)?d|passphrase|(?<![a-z])pwd|secret|{_NO_CREDENTIAL}(?P<token>token)"
+    r"|(?:api|access|secret|private|account|shared|storage|encryption|signing)[_. -]?key(?:[_. -]?id)?"
+    r"|(?<![a-z])sig|signature|credentials?|connection[_ -]?string)$",
+    re.IGNORECASE,
+)
+_NAME_ENDS = (
+    *("word", "wd", "phrase", "secret", "token", "key", "id", "sig", "signature", "credential", "credentials"),
+    *("string", "authorization"),
+)
+_LONGEST_NAME = 64
+_ASSIGNS = re.compile(r"=(?!=)|:(?![:/])")
+_BEFORE_VALUE = re.compile(r"\s{0,3}(?:[bruf]?(\\?[\"']))?")
+_OPTION = re.compile(rf"--([A-Za-z][\w-]{{0,{_LONGEST_NAME}}})(\s{{1,3}})([^\s-]\S*)")
+_BARE_VALUE = re.compile(r"[^\s&#'\"]*")
+_QUOTED = {
+    '"': re.compile(r'(?:[^"\\\n]|\\.)*'),
+    "'": re.compile(r"(?:[^'\\\n]|\\.)*"),
+    '\\"': re.compile(r'(?:[^\\\n]|\\(?!")[^\n])*'),
+    "\\'": re.compile(r"(?:[^\\\n]|\\(?!')[^\n])*"),
+}
+_REST_OF_LINE = re.compile(r"[^\r\n'\"]*")
+_WORD_OR_NUMBER = re.compile(r"[^\W\d_]*|[-+]?[\d.,]+(?:e[-+]?\d+)?%?", re.IGNORECASE)
+_NO_VALUE = frozenset(("", "None", "True", "False", "null", "true", "false"))
+
+
+def redact_text(text: str) -> str:
+    """A message without credentials, `***` in their places.
+
+    Of URIs user parts and secret parameters, known shapes of keys (Hugging Face, AWS, GitHub, …), and what is assigned
+    to a secret's name: `password=…`, `"api_key": "…"`, `Authorization: Bearer …`, `--token …`. For messages, logs and
+    command lines; never for data or results, which it would change.
+    """
+    text = _clean_encoded(_clean_uris(text, MASK, whole=False), MASK)
+    return _KEY_SHAPES.sub(MASK, _mask_options(_mask_assigned(text)))
+
+
+def redact_command(arguments: Sequence[str]) -> str:
+    """A command line as one text, without credentials."""
+    quoted = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        # In quotes a secret with spaces is masked whole.
+        quoted.append(name + equals + json.dumps(value, ensure_ascii=False) if re.search(r"\s", value) else argument)
+    return redact_text(" ".join(quoted))
+
+
+def _mask_options(text: str) -> str:
+    def mask(match: re.Match[str]) -> str:
+        return f"--{match[1]}{match[2]}{MASK}" if _NAME.search(match[1]) else match[0]
+
+    return _OPTION.sub(mask, text)
+
+
+def _mask_assigned(text: str) -> str:
+    pieces, done, at = [], 0, 0
+    while (assigns := _ASSIGNS.search(text, at)) is not None:
+        name = _name_before(text, max(at, assigns.start() - _LONGEST_NAME), assigns.start())
+        at = assigns.end()
+        if name is None:
+            continue
+        start, end = _assigned(text, at, name, assigns.group())
+        if end > start:
+            pieces += [text[done:start], MASK]
+            done = at = end
+    return "".join([*pieces, text[done:]])
+
+
+def _name_before(text: str, start: int, end: int) -> re.Match[str] | None:
+    """The name of a secret, with or without quotes, that ends here."""
+    before = text[start:end].rstrip().rstrip("\"'\\")
+    return _NAME.search(before) if before.lower().endswith(_NAME_ENDS) else None
+
+
+def _assigned(text: str, at: int, name: re.Match[str], sign: str) -> tuple[int, int]:
+    """From where to where the secret goes that the name is given; (0, 0): none."""
+    before = _BEFORE_VALUE.match(text, at)
+    assert before is not None
+    start, quotes = before.end(), before.group(1)
+    if quotes:
+        return start, _closing(text, start, quotes)
+    found = (_REST_OF_LINE if name["header"] else _BARE_VALUE).match(text, start)
+    assert found is not None
+    value = found.group().rstrip(",;.)]}:")
+    if value in _NO_VALUE:
+        return 0, 0
+    is_plain = _WORD_OR_NUMBER.fullmatch(value) is not None
+    # `password: unknown key` is a sentence, `password=unknown` is not; a token that is a number is a count.
+    if is_plain and ((sign == ":" and not name["header"]) or (name["token"] and not value.isalpha())):
+        return 0, 0
+    return start, start + len(value)
+
+
+def _closing(text: str, start: int, quotes: str) -> int:
+    """Where the quoted text ends; if nothing closes it, with the line."""
+    value = _QUOTED[quotes].match(text, start)
+    assert value is not None
+    return value.end()
