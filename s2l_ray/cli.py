@@ -7,9 +7,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from s2l_ray.errors import describe, exit_code
+from s2l_ray.errors import describe, exit_code, readable, shown
 
 _SWEEP = """\
 How much data is enough? Fine-tunes the target on subsets of every size and selector in section `sweep`, once a seed,
@@ -81,10 +81,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its subparsers are of this class too."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(readable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
     from s2l_ray.cluster.submit import add_arguments
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="s2l", description="Which part of your fine-tuning data is worth training on: S2L data selection on Ray."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -165,7 +172,7 @@ def _budget(text: str) -> int | float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a count nor a share") from None
+        raise argparse.ArgumentTypeError(f"{shown(text)} is neither a count nor a share") from None
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -151,9 +151,7 @@ def _count_lines(unit: ReadUnit, filesystem: Any, path: str) -> int:
 
 def _model(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]]) -> tuple[ModelShape | None, Any]:
     """Shape from the config alone, on the meta device; nothing is downloaded but small JSON files."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
+    from s2l_ray.lm.checks import meta_model
     from s2l_ray.lm.load import ModelError, load_model_config, load_tokenizer, train_tokenizer
 
     tokenizer = None
@@ -165,9 +163,10 @@ def _model(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]]) -> t
             tokenizer = load_tokenizer(config.proxy)
         vocab = config.proxy.train_tokenizer.vocab_size if config.proxy.train_tokenizer else None
         model_config = load_model_config(config.proxy, vocab_size=vocab or len(tokenizer))
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(model_config)
+        model = meta_model(model_config, config.proxy)
     except ModelError as error:
+        if config.proxy.from_config is not None and tokenizer is not None:
+            raise  # no download could mend that
         result.num_parameters = config.estimates.num_parameters
         result.notes.append(f"{str(error).split(':')[0]}; its size as in estimates.*")
         return None, tokenizer

@@ -6,13 +6,17 @@ Loads no weights.
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+import os
 
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.target import TargetConfig
-from s2l_ray.errors import UserError
+from s2l_ray.errors import UserError, shown
 from s2l_ray.run_folder.filesystems import absolute
+
+_RAY_SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/dash_ReportHead"
+"""The longest of Ray's paths for a socket."""
+_MAX_SOCKET_PATH = 107
 
 
 class PreflightError(UserError):
@@ -21,14 +25,18 @@ class PreflightError(UserError):
 
 def preflight(config: S2LConfig) -> None:
     """Raises ModelError, ZeroConfigError, HeldOutError, … or PreflightError for what would fail hours later."""
+    from s2l_ray.cluster.session import is_embedded
     from s2l_ray.run_folder.loggers import check_loggers
     from s2l_ray.stages.heldout import check_deciding_set, check_heldout_files
 
     _refuse_lost_folder(config.run_uri)
+    if is_embedded(config.resources):
+        _refuse_long_sockets()
     check_loggers(config.loggers)
+    on_cpu = config.resources.device == "cpu"
     for model in (config.proxy, config.target):
         if model is not None:
-            _check_model(model)
+            _check_model(model, is_embedded(config.resources), on_cpu and model is config.proxy)
     if config.target is not None:
         _check_target(config.target, config.resources.target.workers)
         check_deciding_set(config)
@@ -44,13 +52,41 @@ def _refuse_lost_folder(run_uri: str) -> None:
         )
 
 
-def _check_model(model: TrainedModelConfig) -> Any:
-    from s2l_ray.lm.load import check_length, check_vocabulary, load_model_config, load_tokenizer
+def _refuse_long_sockets() -> None:
+    """Ray's sockets lie in its temporary folder, and Linux takes no longer path for one."""
+    from ray._common.utils import get_default_ray_temp_dir
 
-    vocab = model.train_tokenizer.vocab_size if model.train_tokenizer else len(load_tokenizer(model))
-    model_config = load_model_config(model, vocab_size=vocab)
-    check_length(model_config, model)
-    check_vocabulary(model_config.get_text_config().vocab_size, vocab)
+    path = f"{get_default_ray_temp_dir()}/{_RAY_SOCKET}"
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+        name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+        raise PreflightError(
+            f"{name}={shown(os.environ.get(name))} makes the paths of Ray's sockets {len(os.fsencode(path))} bytes "
+            f"long, and Linux takes {_MAX_SOCKET_PATH}: Ray would not start. Set RAY_TMPDIR to a shorter folder on the "
+            "same disk (RAY_TMPDIR=/scratch)"
+        )
+
+
+def _check_model(model: TrainedModelConfig, embedded: bool, trains_here: bool) -> None:
+    """`embedded`: it is loaded on this machine; `trains_here`: and trained in its memory."""
+    from s2l_ray.cluster.placement import host_memory_bytes
+    from s2l_ray.lm.checks import check_folder, check_size, foreign_refused, meta_model
+    from s2l_ray.lm.load import check_length, check_tokenizer, check_vocabulary, load_model_config, load_tokenizer
+
+    with foreign_refused(f"the model or tokenizer of the {model.section} cannot be used", "Take another one"):
+        if model.train_tokenizer is not None:
+            vocab = model.train_tokenizer.vocab_size
+        else:
+            tokenizer = load_tokenizer(model)
+            check_tokenizer(tokenizer, model)
+            vocab = len(tokenizer)
+        model_config = load_model_config(model, vocab_size=vocab)
+        check_length(model_config, model)
+        check_vocabulary(model_config.get_text_config().vocab_size, vocab)
+    check_folder(model)
+    built = meta_model(model_config, model)
+    if embedded:
+        # Weights in fp32; and, where it trains, gradients and both moments of Adam.
+        check_size(built, model, host_memory_bytes(), 16 if trains_here else 4)
 
 
 def _check_target(target: TargetConfig, workers: int | None) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import string
-from typing import Literal
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from s2l_ray.config.section import Location, Section
+from s2l_ray.config.section import Location, Section, bounded
 
 
 class HuggingFaceSource(Section):
@@ -22,13 +23,15 @@ class HuggingFaceSource(Section):
 
 
 class QuickstartSource(Section):
-    num_examples: int = Field(default=20_000, ge=100)
+    num_examples: int = bounded(20_000, 2_000_000, "and the generated rows are held in one process's memory", ge=100)
     """How many training examples are generated (examples)."""
     wrong_answer_share: float = Field(default=0.0, ge=0, lt=1)
     """Seeded share of wrong answers, to study robustness to noise."""
 
 
 class TemplateConfig(Section):
+    max_text: ClassVar[int] = 100_000
+
     prompt: str
     """Prompt as a Python format string over the columns: `"Findings: {findings}\\nImpression:"`."""
     response: str
@@ -83,20 +86,18 @@ class CorpusConfig(Section):
     """Share of rows that may be unusable before the run stops; every unusable row is listed with its reason."""
     drop_columns: list[str] = Field(default=[])
     """Columns that need not travel with the rows (binary columns cannot)."""
-    read_bytes_per_task: int = Field(default=64 * 2**20, ge=1024)
+    read_bytes_per_task: int = bounded(64 * 2**20, 2**33, "and a slice is read by one task", ge=1024)
     """Uncompressed JSONL files are read in slices of this size (bytes)."""
 
-    @model_validator(mode="after")
-    def _one_source(self) -> CorpusConfig:
+    def contradictions(self) -> Iterator[str]:
         given = [n for n in ("paths", "huggingface", "quickstart") if getattr(self, n)]
         if len(given) != 1:
             said = " and ".join(given) if given else "none of them"
-            raise ValueError(
+            yield (
                 f"the corpus needs exactly one of paths, huggingface, quickstart; given: {said}. "
                 "Set one (for example corpus.paths=[data/train.jsonl]) and leave the others out"
             )
         if self.template and self.format not in ("auto", "template"):
-            raise ValueError(f"corpus.template is given but corpus.format={self.format!r}; remove one of the two")
+            yield (f"corpus.template is given but corpus.format={self.format!r}; remove one of the two")
         if self.format == "template" and not self.template:
-            raise ValueError("corpus.format=template needs corpus.template.prompt and corpus.template.response")
-        return self
+            yield ("corpus.format=template needs corpus.template.prompt and corpus.template.response")

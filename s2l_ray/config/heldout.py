@@ -6,7 +6,9 @@ import re
 
 from pydantic import Field, field_validator
 
-from s2l_ray.config.section import Location, Section
+from s2l_ray.config.section import Location, Section, bounded
+
+_MAX_SETS = 100
 
 
 class HeldOutConfig(Section):
@@ -14,16 +16,19 @@ class HeldOutConfig(Section):
     """Share of the corpus to hold out, drawn by example id with the run's seed; the set is called `split`."""
     files: dict[str, list[Location]] = Field(default={})
     """Held-out sets of your own: a name and the files, in the corpus's format (`test: [data/test.jsonl]`)."""
-    tokens_per_batch: int = Field(default=8192, ge=8)
+    tokens_per_batch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)
     """Padded tokens evaluated at once."""
 
     @field_validator("files")
     @classmethod
     def _names(cls, files: dict[str, list[str]]) -> dict[str, list[str]]:
+        if len(files) > _MAX_SETS:
+            raise ValueError(f"{len(files):,} sets are more than {_MAX_SETS}, each is evaluated every time; name fewer")
         for name, paths in files.items():
-            if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "split":
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name) or name == "split":
                 raise ValueError(
-                    f"{name!r} cannot name a held-out set (letters, digits, - and _; `split` is the corpus's own share)"
+                    f"{name!r} cannot name a held-out set (at most 100 letters, digits, - and _; `split` is the "
+                    "corpus's own share)"
                 )
             if not paths:
                 raise ValueError(f"heldout.files.{name} names no file")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
-import re
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from s2l_ray.config.faults import explain, is_text, where
+from s2l_ray.config.parse_yaml import MAX_BYTES, MAX_DEPTH, NotYaml, PlainCopy, parse_yaml
 from s2l_ray.config.schema import S2LConfig
-from s2l_ray.errors import UserError
+from s2l_ray.errors import UserError, listed, shown
+from s2l_ray.run_folder.redact import redact_text
 
 
 class ConfigError(UserError):
@@ -38,16 +40,35 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Raises:
         ConfigError: unknown recipe, file, key or value; all faults in one message.
     """
-    tree = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else _read(str(source))
-    parsed = [_parse_override(o) for o in overrides]
+    given = PlainCopy(source if isinstance(source, Mapping) else _read(str(source)))
+    tree, wrong = given.data or {}, given.faults
+    parsed, faults = _parse_overrides(overrides)
     for path, value in parsed:
         _remove_replaced(tree, path, value)
     for path, value in parsed:
-        _apply(tree, path, value)
-    try:
-        return S2LConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        plain = PlainCopy(value, tuple(path))
+        _apply(tree, path, plain.data)
+        wrong |= plain.faults
+    faults += [f"{where(place)}: {said}" if place else said for place, said in wrong.items()]
+    if () not in wrong:  # else only a part of the values is there
+        try:
+            config = S2LConfig.model_validate(tree)
+            if not faults:
+                return config
+        except ValidationError as error:
+            faults += explain(error, beside=wrong)
+    raise ConfigError("the configuration cannot be used:\n" + "\n".join(f"  - {fault}" for fault in listed(faults)))
+
+
+def _parse_overrides(overrides: Sequence[str]) -> tuple[list[tuple[list[str], Any]], list[str]]:
+    """(paths and values, faults)"""
+    parsed, faults = [], []
+    for override in overrides:
+        try:
+            parsed.append(_parse_override(override))
+        except ConfigError as error:
+            faults.append(str(error))
+    return parsed, faults
 
 
 def to_yaml(config: S2LConfig) -> str:
@@ -58,61 +79,52 @@ def to_yaml(config: S2LConfig) -> str:
     return yaml.safe_dump(config.stored(), sort_keys=False, allow_unicode=True)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: `2e-5` is a number, and a key given twice is a fault, not a silent choice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        given: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in given:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} is given twice, so one would be lost", key.start_mark
-                    )
-                given.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1, which PyYAML speaks, wants a dot in every float; 1.2 does not: https://yaml.org/spec/1.2.2/#10214-floating-point
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 def _read(source: str) -> dict[str, Any]:
-    content: bytes  # PyYAML tells the encoding, and says what is wrong with it
-    if source in list_recipes():
-        content = (resources.files("s2l_ray.config") / "recipes" / f"{source}.yaml").read_bytes()
-    elif Path(source).is_file():
-        content = Path(source).read_bytes()
-    else:
-        near = difflib.get_close_matches(source, list_recipes(), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(
-            f"{source!r} is neither a file nor a recipe, so there is nothing to run.{hint} "
-            f"Recipes: {', '.join(list_recipes())}"
-        )
+    text = _text_of(source)
     try:
-        tree = yaml.load(content, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {error}") from None
+        tree = parse_yaml(text)
+    except NotYaml as error:
+        raise ConfigError(f"{shown(source)} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{source} holds {type(tree).__name__}, not a mapping of sections; see `s2l recipes`")
+        raise ConfigError(f"{shown(source)} holds {type(tree).__name__}, not a mapping of sections; see `s2l recipes`")
     return tree
+
+
+def _text_of(source: str) -> bytes:
+    """A recipe's or a file's; PyYAML tells the encoding, and says what is wrong with it."""
+    if source in list_recipes():
+        return (resources.files("s2l_ray.config") / "recipes" / f"{source}.yaml").read_bytes()
+    try:
+        if os.path.isdir(source):
+            raise ConfigError(f"{shown(source)} is a folder; give the YAML file in it, or a recipe: {_recipes()}")
+        if os.path.isfile(source):
+            with open(source, "rb") as file:
+                return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{shown(source)} cannot be read: {error.strerror or error}") from None
+    near = difflib.get_close_matches(source[:100], list_recipes(), n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(
+        f"{shown(source)} is neither a file nor a recipe, so there is nothing to run.{hint} Recipes: {_recipes()}"
+    )
+
+
+def _recipes() -> str:
+    return ", ".join(list_recipes())
 
 
 def _parse_override(override: str) -> tuple[list[str], Any]:
     key, equals, text = override.partition("=")
     path = key.strip().split(".")
-    if not equals or not all(path):
-        raise ConfigError(f"override {override!r} is not of the form section.field=value")
+    if not equals or not all(path) or len(path) > MAX_DEPTH:
+        raise ConfigError(f"override {shown(redact_text(override))} is not of the form section.field=value")
     # A text field takes the text as it stands: no second round of quotes inside the shell's for `{findings}` or `1e4`.
-    if _is_text(path) and text.strip().lower() not in ("", "null", "~") and text.strip()[0] not in "'\"":
+    if is_text(path) and text.strip().lower() not in ("", "null", "~") and text.strip()[0] not in "'\"":
         return path, text
     try:
-        return path, yaml.load(text, _Loader) if text.strip() else None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from None
+        return path, parse_yaml(text) if text.strip() else None
+    except NotYaml as error:
+        raise ConfigError(f"override {shown(redact_text(override))}: the value is not valid YAML: {error}") from None
 
 
 def _apply(tree: dict[str, Any], path: list[str], value: Any) -> None:
@@ -156,48 +168,3 @@ def _remove_replaced(tree: dict[str, Any], path: list[str], value: Any) -> None:
         section, field = other.split(".")
         if isinstance(tree.get(section), dict):
             tree[section].pop(field, None)
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for fault in error.errors(include_url=False):
-        where = ".".join(str(p) for p in fault["loc"])
-        if fault["type"] == "extra_forbidden":
-            names = _field_names(fault["loc"][:-1])
-            near = difflib.get_close_matches(str(fault["loc"][-1]), names, n=1, cutoff=0.5)
-            cure = f"did you mean {near[0]!r}?" if near else f"valid here: {', '.join(names)}"
-            lines.append(f"{where}: unknown key; {cure}")
-        elif fault["type"] == "value_error":
-            lines.append((where + ": " if where else "") + str(fault["ctx"]["error"]))
-        elif fault["type"] == "missing":
-            lines.append(f"{where}: is required and not given")
-        elif fault["type"] == "list_type":
-            lines.append(f"{where}: must be a list, got {fault['input']!r}; write [{fault['input']}]")
-        else:
-            lines.append(f"{where}: {fault['msg']}, got {fault['input']!r}")
-    return "the configuration cannot be used:\n" + "\n".join(f"  - {line}" for line in lines)
-
-
-def _section_at(path: Sequence[int | str]) -> type[BaseModel] | None:
-    """The section at `path`; None if there is none."""
-    model: type[BaseModel] = S2LConfig
-    for name in path:
-        field = model.model_fields.get(str(name))
-        options = [field.annotation, *get_args(field.annotation)] if field else []
-        found = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-        if found is None:
-            return None
-        model = found
-    return model
-
-
-def _field_names(path: Sequence[int | str]) -> list[str]:
-    """Valid keys of the section at `path`."""
-    return list((_section_at(path) or S2LConfig).model_fields)
-
-
-def _is_text(path: Sequence[str]) -> bool:
-    """Whether the field at `path` holds text (or nothing)."""
-    section = _section_at(path[:-1])
-    field = section.model_fields.get(path[-1]) if section else None
-    return field is not None and (field.annotation is str or set(get_args(field.annotation)) == {str, type(None)})

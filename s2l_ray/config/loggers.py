@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from s2l_ray.config.section import Section
 from s2l_ray.run_folder.redact import holds_credentials
@@ -60,11 +61,9 @@ class LoggersConfig(Section):
             )
         return uri
 
-    @model_validator(mode="after")
-    def _consistent(self) -> LoggersConfig:
+    def contradictions(self) -> Iterator[str]:
         if self.mlflow_uri is None and self.mlflow_experiment != "s2l_ray":
-            raise ValueError(
+            yield (
                 f"loggers.mlflow_experiment={self.mlflow_experiment!r} would do nothing without loggers.mlflow_uri; "
                 "set the URI or remove the experiment"
             )
-        return self

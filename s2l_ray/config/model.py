@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from s2l_ray.config.section import OptionalLocation, Section
+from s2l_ray.config.section import OptionalLocation, Section, bounded
+from s2l_ray.errors import shown
+
+_COUNTS = re.compile(r"layer|block|expert|head|group|depth|stage", re.IGNORECASE)
+"""Fields by which a model's parts are counted."""
+_MAX_PARTS, _MAX_SIZE = 10_000, 10**9
+
+
+def impossible_sizes(fields: Mapping[str, Any], at: str = "") -> Iterator[str]:
+    """What in a `transformers` config would use up this machine's memory as soon as it is read."""
+    for name, value in fields.items():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, dict):
+                yield from impossible_sizes(one, f"{at}.{name}")
+            elif isinstance(one, int | float) and abs(one) > (_MAX_PARTS if _COUNTS.search(name) else _MAX_SIZE):
+                limit = _MAX_PARTS if _COUNTS.search(name) else _MAX_SIZE
+                yield f"{at}.{name}={one} is beyond {limit:,}, and no model is so large; lower it"
+                break
 
 
 class TrainTokenizerConfig(Section):
-    vocab_size: int = Field(default=2048, ge=260)
+    vocab_size: int = bounded(2048, 1_000_000, "and no model has so large a vocabulary", ge=260)
     """Size of the byte-level BPE vocabulary trained on the corpus (tokens)."""
-    max_examples: int = Field(default=200_000, ge=1)
+    max_examples: int = bounded(200_000, 10**8, "and the texts are held in one process's memory", ge=1)
     """The tokenizer is trained on at most this many examples, the first by example id."""
 
 
@@ -39,74 +58,74 @@ class TrainedModelConfig(Section):
     render: Literal["auto", "plain", "alpaca", "chat_template"] = "auto"
     """How messages become text: the tokenizer's chat template, the Alpaca prompt that S2L's authors used, or plain
     text. `auto`: alpaca for `instruction`, plain turns for chats, prompt_completion and template word for word."""
-    max_length: int = Field(default=512, ge=8)
+    max_length: int = bounded(512, 2**24, "and no model reads so long an example", ge=8)
     """Longer examples are cut on the right (tokens)."""
 
-    epochs: float = Field(default=3.0, gt=0)
+    epochs: float = bounded(3.0, 100_000, "and no training passes over its data so often", gt=0)
     """Passes over the corpus."""
-    max_steps: int | None = Field(default=None, ge=1)
+    max_steps: int | None = bounded(None, 10**9, "and no training has so many steps", ge=1)
     """Optimiser steps, instead of `epochs`."""
-    global_batch_size: int = Field(default=128, ge=1)
+    global_batch_size: int = bounded(128, 10**7, "and a step over so many examples would not end", ge=1)
     """Examples in one optimiser step over all workers, whatever their number."""
-    learning_rate: float = Field(default=2e-5, gt=0)
+    learning_rate: float = bounded(2e-5, 10**7, "and the first step would end in infinite weights", gt=0)
     """Peak learning rate of AdamW."""
     warmup_share: float = Field(default=0.03, ge=0, lt=1)
     """Share of the steps with linearly rising learning rate; cosine decay to 0 afterwards."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = bounded(0.0, 1000, "and the weights would vanish at once", ge=0)
     """AdamW's decoupled weight decay, on matrices only."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = bounded(1.0, 10**12, "which clips nothing any more", gt=0)
     """Gradients are clipped to this global L2 norm."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 autocast on GPUs, fp32 on CPUs."""
     compile: bool = False
     """Compile the model with torch.compile (some minutes at the start; worth it for long runs)."""
-    tokens_per_microbatch: int = Field(default=8192, ge=8)
+    tokens_per_microbatch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)
     """A worker splits its share of a global batch into micro-batches of at most this many padded tokens."""
-    checkpoint_every_steps: int | None = Field(default=None, ge=1)
+    checkpoint_every_steps: int | None = bounded(None, 10**9, "and no training has so many steps", ge=1)
     """Steps between checkpoints, beside those at every snapshot; None: at snapshots only."""
-    log_every_steps: int = Field(default=10, ge=1)
+    log_every_steps: int = bounded(10, 10**9, "and no training has so many steps", ge=1)
     """Steps between lines in metrics.jsonl."""
-    seed: int | None = Field(default=None, ge=0)
+    seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
     """Seed of weights and data order; None: the run's seed."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Any:
+    def contradictions(self) -> Iterator[str]:
         here = self.section
         if (self.model is None) == (self.from_config is None):
-            raise ValueError(
+            yield (
                 f"{here} needs exactly one of {here}.model (a hub id or folder) and {here}.from_config (from scratch); "
-                f"given: model={self.model!r}, from_config={'set' if self.from_config else None}"
+                f"given: model={self.model!r}, from_config={'set' if self.from_config is not None else None}"
             )
-        if self.from_config is not None and "model_type" not in self.from_config:
-            raise ValueError(f"{here}.from_config needs model_type (for example llama, gpt_neox, gpt2)")
+        kind = (self.from_config or {}).get("model_type")
+        if self.from_config is not None and not (isinstance(kind, str) and kind):
+            yield f"{here}.from_config needs model_type (for example llama, gpt_neox, gpt2), got {shown(kind)}"
         if self.from_config is not None and not (self.tokenizer or self.train_tokenizer):
-            raise ValueError(f"{here} from scratch has no tokenizer: set {here}.tokenizer or {here}.train_tokenizer")
+            yield (f"{here} from scratch has no tokenizer: set {here}.tokenizer or {here}.train_tokenizer")
         if self.tokenizer and self.train_tokenizer:
-            raise ValueError(f"{here}.tokenizer and {here}.train_tokenizer exclude each other; remove one")
+            yield (f"{here}.tokenizer and {here}.train_tokenizer exclude each other; remove one")
         if self.train_tokenizer and self.model and not self.random_weights:
-            raise ValueError(
+            yield (
                 f"{here}.train_tokenizer with pretrained weights would pair every embedding with a foreign token; "
                 f"remove it, or set {here}.random_weights=true"
             )
         if self.from_config is not None and (self.revision or self.gguf_file):
-            raise ValueError(
+            yield (
                 f"{here}.revision={self.revision!r} and {here}.gguf_file={self.gguf_file!r} belong to {here}.model and "
                 f"would do nothing with {here}.from_config; remove them"
             )
+        yield from (f"{here}.from_config{fault}" for fault in impossible_sizes(self.from_config or {}))
         positions = (self.from_config or {}).get("max_position_embeddings")
         if isinstance(positions, int) and positions < self.max_length:
-            raise ValueError(
+            yield (
                 f"{here}.max_length={self.max_length} is beyond {here}.from_config.max_position_embeddings={positions}"
                 ", longer examples would fail; lower the one or raise the other"
             )
         if self.train_tokenizer and self.render == "chat_template":
-            raise ValueError(
+            yield (
                 f"{here}.render=chat_template with {here}.train_tokenizer: a new tokenizer has no chat template; "
                 "choose render=plain or alpaca, or a tokenizer with a template"
             )
         if self.tokens_per_microbatch < self.max_length:
-            raise ValueError(
+            yield (
                 f"{here}.tokens_per_microbatch={self.tokens_per_microbatch} is less than one example of "
                 f"{here}.max_length={self.max_length} tokens; raise the one or lower the other"
             )
-        return self

@@ -2,46 +2,50 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
+from s2l_ray.config.budgets import check_budgets
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.config.heldout import HeldOutConfig
 from s2l_ray.config.loggers import LoggersConfig
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.proxy import ProxyConfig
-from s2l_ray.config.section import OptionalLocation, Section
+from s2l_ray.config.section import OptionalLocation, Section, bounded
 from s2l_ray.config.sweep import SweepConfig
 from s2l_ray.config.target import TargetConfig
+from s2l_ray.errors import shown
+
+_MAX_NAME_BYTES = 200
 
 
 class TrajectoriesConfig(Section):
-    num_snapshots: int = Field(default=12, ge=2)
+    num_snapshots: int = bounded(12, 1000, "and every snapshot scores the whole corpus once more", ge=2)
     """T: how many times every example is scored, evenly spaced over the optimiser steps, first and last included."""
     include_step_zero: bool = False
     """Let the first snapshot be the untrained proxy (step 0) instead of the proxy after its first step."""
-    tokens_per_batch: int = Field(default=8192, ge=8)
+    tokens_per_batch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)
     """Padded tokens scored at once; on GPUs 65,536 and more pays."""
-    examples_per_part: int | None = Field(default=None, ge=1)
+    examples_per_part: int | None = bounded(None, 1_000_000, "and a part is held in one worker's memory", ge=1)
     """Unit of work and of restart (examples per token file); None: from the corpus's size, 64 to 4,096."""
 
 
 class ClustersConfig(Section):
-    num_clusters: int = Field(default=100, ge=1)
+    num_clusters: int = bounded(100, 1_000_000, "and the centroids are held in one actor's memory", ge=1)
     """K of k-means; lowered with a warning if there are fewer distinct trajectories."""
     init: Literal["kmeans++", "random"] = "kmeans++"
     """First centroids; `random` is the paper's recipe, k-means++ resolves the rare trajectories better."""
-    num_iterations: int = Field(default=20, ge=1)
+    num_iterations: int = bounded(20, 10_000, "and k-means has long settled by then", ge=1)
     """Lloyd iterations."""
-    max_train_points: int = Field(default=1_000_000, ge=1)
+    max_train_points: int = bounded(1_000_000, 10**10, "and the points are held in one actor's memory", ge=1)
     """Centroids are trained on a seeded sample of at most this many trajectories; all are assigned, by streaming."""
-    num_snapshots: int | None = Field(default=None, ge=1)
+    num_snapshots: int | None = bounded(None, 1000, "and every snapshot scores the whole corpus once more", ge=1)
     """Cluster by so many of the recorded snapshots; None: by all."""
     snapshots: Literal["even", "first"] = "even"
     """Which: evenly spaced with first and last, or the first ones (as if training had stopped early)."""
-    seed: int | None = Field(default=None, ge=0)
+    seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
     """None: the run's seed."""
 
 
@@ -52,7 +56,7 @@ class SelectionConfig(Section):
     """Rules that choose: s2l, random, random_per_source."""
     stratify: bool = False
     """S2L within each source, sources balanced first (the authors' code), instead of globally (Algorithm 1)."""
-    seed: int | None = Field(default=None, ge=0)
+    seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
     """None: the run's seed."""
 
     @field_validator("budgets", mode="before")
@@ -70,12 +74,7 @@ class SelectionConfig(Section):
     def _budgets(cls, budgets: list[int | float]) -> list[int | float]:
         if not budgets:
             raise ValueError("selection.budgets is empty: no subset would be chosen; give for example [0.11]")
-        for b in budgets:
-            if not math.isfinite(b) or b <= 0 or (isinstance(b, float) and b > 1):
-                raise ValueError(
-                    f"budget {b!r} is neither a count (whole number, at least 1) nor a share (fraction in (0, 1])"
-                )
-        return budgets
+        return check_budgets(budgets)
 
     @field_validator("selectors")
     @classmethod
@@ -91,27 +90,35 @@ class SelectionConfig(Section):
 
 
 class WorkersConfig(Section):
-    workers: int | None = Field(default=None, ge=1)
+    workers: int | None = bounded(None, 100_000, "and no cluster has so many workers", ge=1)
     """Ray Train workers; None: one per GPU of the cluster, one on CPUs."""
-    min_workers: int | None = Field(default=None, ge=1)
+    min_workers: int | None = bounded(None, 100_000, "and no cluster has so many workers", ge=1)
     """Elastic, for spot nodes: go on with as few as this and grow back to `workers` when nodes come; None: never fewer.
     The result does not depend on it, up to rounding."""
-    cpus_per_worker: float | None = Field(default=None, gt=0)
+    cpus_per_worker: float | None = bounded(None, 10_000, "and no node has so many CPUs", ge=0.0001)
     """Logical CPUs that each worker reserves; None: 1 beside a GPU, the node's share on CPUs."""
-    gpus_per_worker: float = Field(default=1, gt=0)
+    gpus_per_worker: float = bounded(1, 1000, "and no node has so many GPUs", ge=0.0001)
     """GPUs that each worker reserves, when device is gpu."""
     accelerator_type: str | None = None
     """Ray accelerator type that workers need (`A100`, `H100`, …)."""
     custom_resources: dict[str, float] = Field(default={})
     """Further Ray resources that each worker reserves, to pin it to nodes that offer them."""
 
-    @model_validator(mode="after")
-    def _elastic(self) -> WorkersConfig:
+    @field_validator("custom_resources")
+    @classmethod
+    def _amounts(cls, resources: dict[str, float]) -> dict[str, float]:
+        own = {"CPU": "cpus_per_worker", "GPU": "gpus_per_worker", "memory": None, "object_store_memory": None}
+        for name, amount in resources.items():
+            if not name.strip() or name in own:
+                cure = f"; set {own[name]}" if own.get(name) else ""
+                raise ValueError(f"{name!r} is no name of a resource of one's own{cure}")
+            if not 0 < amount <= 10**9:
+                raise ValueError(f"{amount:g} of {name!r} cannot be reserved; give a number above 0, at most 10⁹")
+        return resources
+
+    def contradictions(self) -> Iterator[str]:
         if self.min_workers is not None and (self.workers is None or self.min_workers > self.workers):
-            raise ValueError(
-                f"min_workers={self.min_workers} needs workers to be at least as many, got workers={self.workers}"
-            )
-        return self
+            yield (f"min_workers={self.min_workers} needs workers to be at least as many, got workers={self.workers}")
 
 
 class ResourcesConfig(Section):
@@ -123,41 +130,41 @@ class ResourcesConfig(Section):
     """Who trains and scores the proxy."""
     target: WorkersConfig = WorkersConfig()
     """Who fine-tunes the target."""
-    max_failures: int = Field(default=3, ge=-1)
+    max_failures: int = bounded(3, 1_000_000, "which is as good as -1, always", ge=-1)
     """How often lost workers are replaced before the run stops (it can be resumed then); -1: always."""
     may_grow: bool = False
     """The cluster's autoscaler can add nodes: wait for what is missing instead of refusing it."""
-    parallel_tasks: int | None = Field(default=None, ge=1)
+    parallel_tasks: int | None = bounded(None, 1_000_000, "and no cluster has so many CPUs", ge=1)
     """One-CPU tasks (reading, tokenising) that there may be at once; None: the cluster's CPUs, and with `may_grow` at
     least 64, so that its autoscaler sees what to grow for."""
-    gpu_wait_s: float = Field(default=300, ge=0)
+    gpu_wait_s: float = bounded(300, 30 * 24 * 3600, "which is a month", ge=0)
     """With `device: auto` and `may_grow`, when there is no GPU yet: how long to wait for one before taking CPUs
     (seconds)."""
 
 
 class EstimatesConfig(Section):
-    num_examples: int | None = Field(default=None, ge=1)
+    num_examples: int | None = bounded(None, 10**12, "and no corpus has so many rows", ge=1)
     """Rows of the corpus, for `--dry-run` where they cannot be counted before download."""
-    tokens_per_example: float | None = Field(default=None, gt=0)
+    tokens_per_example: float | None = bounded(None, 10**9, "and no example is so long", gt=0)
     """Mean length (tokens), for `--dry-run` where it cannot be measured before download."""
-    num_parameters: int | None = Field(default=None, ge=1)
+    num_parameters: int | None = bounded(None, 10**15, "and no model is so large", ge=1)
     """Parameters of the proxy, for `--dry-run` where its config cannot be loaded."""
-    device_tflops: float = Field(default=0.1, gt=0)
+    device_tflops: float = bounded(0.1, 10**6, "and no device is so fast", gt=0)
     """Sustained speed assumed for the time estimate (TFLOP/s per worker): 0.1 is two CPU cores, 150 an A100."""
-    price_per_worker_hour: float | None = Field(default=None, gt=0)
+    price_per_worker_hour: float | None = bounded(None, 10**9, "and no device is so dear", gt=0)
     """What one worker's device costs in an hour, in your currency; None: no money is reckoned."""
-    worker_memory_gb: float | None = Field(default=None, gt=0)
+    worker_memory_gb: float | None = bounded(None, 10**6, "and no device has so much memory", gt=0)
     """Device memory of a target worker (GB), for the memory estimate where the nodes are not up yet."""
 
 
 class S2LConfig(Section):
     """One run."""
 
-    name: str = Field(default="run", pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+    name: str = Field(default="run", max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     """Name of the run; letters, digits, dots, dashes, underscores; the first is no dot or dash."""
     run_dir: OptionalLocation = None
     """Folder of the run, local or s3://, gs://; None: `runs/<name>`."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = bounded(0, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
     """Seed of everything that has no seed of its own."""
     corpus: CorpusConfig
     proxy: ProxyConfig
@@ -172,6 +179,20 @@ class S2LConfig(Section):
     resources: ResourcesConfig = ResourcesConfig()
     estimates: EstimatesConfig = EstimatesConfig()
 
+    @field_validator("run_dir")
+    @classmethod
+    def _possible(cls, run_dir: str | None) -> str | None:
+        if run_dir is not None:
+            if not run_dir.strip() or any(c in run_dir for c in "\n\r\t"):
+                raise ValueError(f"{run_dir!r} is no name of a folder; give a path or a URI, or leave it out")
+            longest = max(run_dir.split("/"), key=lambda name: len(name.encode()))
+            if len(longest.encode()) > _MAX_NAME_BYTES:
+                raise ValueError(
+                    f"the folder's name {shown(longest)} has {len(longest.encode())} bytes, and file systems take 255 "
+                    f"with what is appended; shorten it to {_MAX_NAME_BYTES}"
+                )
+        return run_dir
+
     @property
     def run_uri(self) -> str:
         return self.run_dir or f"runs/{self.name}"
@@ -180,64 +201,60 @@ class S2LConfig(Section):
         own: int | None = getattr(self, section).seed
         return self.seed if own is None else own
 
-    @model_validator(mode="after")
-    def _across_sections(self) -> S2LConfig:
+    def contradictions(self) -> Iterator[str]:
         needs_source = self.selection.stratify or "random_per_source" in self.selection.selectors
         if needs_source and self.corpus.source_column is None:
-            raise ValueError(
+            yield (
                 "balancing by source needs corpus.source_column, which is none; name the column, "
                 "or leave selection.stratify and random_per_source out"
             )
         if self.trajectories.tokens_per_batch < self.proxy.max_length:
-            raise ValueError(
+            yield (
                 f"trajectories.tokens_per_batch={self.trajectories.tokens_per_batch} is less than one example of "
                 f"proxy.max_length={self.proxy.max_length} tokens; raise the one or lower the other"
             )
         steps = self.proxy.max_steps
         if steps is not None and steps < self.trajectories.num_snapshots - self.trajectories.include_step_zero:
-            raise ValueError(
+            yield (
                 f"trajectories.num_snapshots={self.trajectories.num_snapshots} cannot be spread over "
                 f"proxy.max_steps={steps}; lower the one or raise the other"
             )
         used, taken = self.clusters.num_snapshots, self.trajectories.num_snapshots
         if used is not None and used > taken:
-            raise ValueError(
+            yield (
                 f"clusters.num_snapshots={used} asks for more than the trajectories.num_snapshots={taken} that are "
                 "recorded; lower the one or raise the other"
             )
         for model in (self.proxy, self.target):
             if model is not None:
-                self._check_model(model)
+                yield from self._of_model(model)
         if self.target is not None:
-            self._check_subsets(self.target.subsets)
-            self._check_heldout(self.target)
-        return self
+            yield from self._of_subsets(self.target.subsets)
+            yield from self._of_heldout(self.target)
 
-    def _check_model(self, model: TrainedModelConfig) -> None:
+    def _of_model(self, model: TrainedModelConfig) -> Iterator[str]:
         here = model.section
         if model.render == "alpaca" and self.corpus.format in ("messages", "sharegpt"):
-            raise ValueError(
+            yield (
                 f"{here}.render=alpaca has one instruction and one response, corpus.format={self.corpus.format} has "
                 "turns; use render=plain, chat_template or auto"
             )
         if self.resources.device == "cpu" and model.precision == "bf16":
-            raise ValueError(
-                f"{here}.precision=bf16 on resources.device=cpu would be unusably slow; use fp32 (auto chooses it)"
-            )
+            yield (f"{here}.precision=bf16 on resources.device=cpu would be unusably slow; use fp32 (auto chooses it)")
 
-    def _check_subsets(self, names: list[str]) -> None:
+    def _of_subsets(self, names: list[str]) -> Iterator[str]:
         known = [*self.subset_budgets(), "full"]
         for name in names:
             if name not in known:
-                raise ValueError(
+                yield (
                     f"target.subsets: {name!r} is no subset of this selection, so nothing could be fine-tuned on it; "
                     f"known: {', '.join(known)}"
                 )
 
-    def _check_heldout(self, target: TargetConfig) -> None:
+    def _of_heldout(self, target: TargetConfig) -> Iterator[str]:
         needs = [name for name in ("keep_best", "patience") if getattr(target, name)]
         if needs and not (self.heldout.share or self.heldout.files or self.corpus.quickstart):
-            raise ValueError(
+            yield (
                 f"target.{needs[0]} goes by the held-out loss and nothing is held out, so it would never act; set "
                 "heldout.share or heldout.files, or remove it"
             )

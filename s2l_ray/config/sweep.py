@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from s2l_ray.config.section import Section
+from s2l_ray.config.budgets import check_budgets
+from s2l_ray.config.section import Section, bounded
 
 Metric = Literal["macro", "micro", "per_token", "exact_match"]
 
 
+_RANGE = "and whole numbers beyond are not drawn exactly"
+_MAX_TRIALS = 10_000
+
+
 class RangeConfig(Section):
-    min: float
+    min: float = bounded(..., 10**15, _RANGE, ge=-(10**15))
     """Lowest value."""
-    max: float
+    max: float = bounded(..., 10**15, _RANGE, ge=-(10**15))
     """Highest value."""
     log: bool = False
     """Draw the logarithm evenly."""
     integer: bool = False
     """Whole numbers only."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> RangeConfig:
+    def contradictions(self) -> Iterator[str]:
         if not self.min < self.max or (self.log and self.min <= 0):
-            raise ValueError(f"range {self.min} to {self.max} is empty (or not positive, with log); swap or correct it")
-        return self
+            yield (f"range {self.min} to {self.max} is empty (or not positive, with log); swap or correct it")
 
     @property
     def ends(self) -> list[int | float]:
@@ -38,9 +42,9 @@ class RangeConfig(Section):
 
 
 class AshaConfig(Section):
-    grace_steps: int = Field(default=50, ge=1)
+    grace_steps: int = bounded(50, 10**9, "and no training has so many steps", ge=1)
     """No trial is stopped before this optimiser step."""
-    reduction_factor: float = Field(default=3, gt=1)
+    reduction_factor: float = bounded(3, 1000, "and all trials but one would be stopped at the first rung", gt=1)
     """At each rung, one trial in so many goes on."""
 
 
@@ -49,7 +53,7 @@ class SweepConfig(Section):
     """Sizes of the subsets to try, as in `selection.budgets`."""
     selectors: list[str] = Field(default=["s2l", "random"], min_length=1)
     """Selectors to compare."""
-    num_seeds: int = Field(default=3, ge=1)
+    num_seeds: int = bounded(3, 1000, "and every seed repeats all trials", ge=1)
     """Repetitions with other seeds of selection and target (0, 1, …); the proxy stays the same."""
     full: bool = True
     """Full data too, once a seed: the yardstick."""
@@ -58,13 +62,13 @@ class SweepConfig(Section):
     `clusters.num_snapshots: [4, 8]`, `target.learning_rate: {min: 1e-5, max: 1e-3, log: true}`)."""
     search: Literal["grid", "random", "optuna"] = "grid"
     """All combinations; or `num_samples` drawn at random; or proposed by Optuna's TPE from the results so far."""
-    num_samples: int | None = Field(default=None, ge=1)
+    num_samples: int | None = bounded(None, 10_000, "and a sweep of more trials would not end", ge=1)
     """Trials of a random or Optuna search, beside those of the full data."""
     heldout_set: str | None = None
     """Held-out set that decides; None: the first one."""
     metric: Metric = "macro"
     """Figure that decides: held-out loss (mean over sources, over examples, over tokens), or exact matches."""
-    max_concurrent: int | None = Field(default=None, ge=1)
+    max_concurrent: int | None = bounded(None, 10_000, "and no cluster trains so many at once", ge=1)
     """Trials at once; None, or more than fit: as many as fit."""
     asha: AshaConfig | None = None
     """Stop trials early that fall behind (needs target.evaluate_every_steps)."""
@@ -72,6 +76,11 @@ class SweepConfig(Section):
     """Sweep with the proxy's model as the target first; its curve says which budgets the target need confirm."""
     within: float = Field(default=0.01, gt=0, lt=1)
     """What `--find-smallest` calls good enough: at most this much worse than the full data, relative to it."""
+
+    @field_validator("budgets")
+    @classmethod
+    def _sizes(cls, budgets: list[int | float]) -> list[int | float]:
+        return check_budgets(budgets)
 
     @field_validator("parameters")
     @classmethod
@@ -93,18 +102,21 @@ class SweepConfig(Section):
                 raise ValueError(f"sweep.parameters.{path} has no value to try")
         return parameters
 
-    @model_validator(mode="after")
-    def _search_fits(self) -> SweepConfig:
+    def contradictions(self) -> Iterator[str]:
         ranges = [p for p, v in self.parameters.items() if isinstance(v, RangeConfig)]
         if self.search == "grid" and ranges:
-            raise ValueError(
+            yield (
                 f"sweep.search=grid cannot try every value of a range ({', '.join(ranges)}); list values, or set "
                 "sweep.search=random or optuna"
             )
         if self.search == "grid" and self.num_samples is not None:
-            raise ValueError(
-                f"sweep.num_samples={self.num_samples} would do nothing with sweep.search=grid; remove one"
+            yield (f"sweep.num_samples={self.num_samples} would do nothing with sweep.search=grid; remove one")
+        listed = [len(v) for v in self.parameters.values() if isinstance(v, list)]
+        trials = math.prod([len(self.budgets), len(self.selectors), self.num_seeds, *listed])
+        if self.search == "grid" and trials > _MAX_TRIALS:
+            yield (
+                f"sweep.search=grid over {trials:,} combinations of budgets, selectors, seeds and parameters would not "
+                f"end (at most {_MAX_TRIALS:,}); try fewer values, or set sweep.search=random and sweep.num_samples"
             )
         if self.search != "grid" and self.num_samples is None:
-            raise ValueError(f"sweep.search={self.search} needs sweep.num_samples, the number of trials")
-        return self
+            yield (f"sweep.search={self.search} needs sweep.num_samples, the number of trials")

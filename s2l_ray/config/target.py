@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from s2l_ray.config.model import TrainedModelConfig
-from s2l_ray.config.section import OptionalLocation, Section
+from s2l_ray.config.section import OptionalLocation, Section, bounded
 
 Offload = Literal["none", "cpu", "nvme"]
 
 
 class LoraConfig(Section):
-    rank: int = Field(default=16, ge=1)
+    rank: int = bounded(16, 65_536, "and no layer is so wide", ge=1)
     """Rank of the adapters."""
-    alpha: int = Field(default=32, ge=1)
+    alpha: int = bounded(32, 10**6, "and the adapters would drown the model", ge=1)
     """Scale: adapters count alpha / rank times."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before the adapters."""
@@ -45,7 +46,7 @@ class TargetConfig(TrainedModelConfig):
     length: Literal["epochs", "same_steps"] = "epochs"
     """What `epochs` counts: passes over the subset, or (`same_steps`) as many optimiser steps as that many passes over
     the full data take. The paper uses both; compare rivals at the same steps."""
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = bounded(None, 10**15, "and no corpus has so many tokens", ge=1)
     """Train on about so many tokens, instead of `epochs` (rounded to whole steps)."""
 
     zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
@@ -67,54 +68,53 @@ class TargetConfig(TrainedModelConfig):
     lora: LoraConfig | None = None
     """Train low-rank adapters (peft) instead of all weights."""
 
-    checkpoints_to_keep: int = Field(default=2, ge=1)
+    checkpoints_to_keep: int = bounded(2, 10_000, "and they would fill the storage", ge=1)
     """Newest checkpoints that stay while training; `checkpoint_every_steps: None` makes about five in all."""
-    evaluate_every_steps: int | None = Field(default=None, ge=1)
+    evaluate_every_steps: int | None = bounded(None, 10**9, "and no training has so many steps", ge=1)
     """Steps between evaluations on the held-out sets; None: before and after training only."""
     keep_best: bool = False
     """Export the weights with the lowest held-out loss (mean over sources) instead of the last ones."""
-    patience: int | None = Field(default=None, ge=1)
+    patience: int | None = bounded(None, 10**6, "and no training is evaluated so often", ge=1)
     """Stop after so many evaluations in a row without a lower held-out loss."""
-    max_shard_size: str = "5GB"
+    max_shard_size: str = Field(default="5GB", pattern=r"^[0-9]{1,6}(\.[0-9]+)?(KB|MB|GB|TB)$")
     """Size of the safetensors files of the exported model."""
 
-    @model_validator(mode="after")
-    def _target_consistent(self) -> Any:
+    def contradictions(self) -> Iterator[str]:
+        yield from super().contradictions()
         if self.max_steps is not None and self.max_tokens is not None:
-            raise ValueError(
+            yield (
                 f"target.max_steps={self.max_steps} and target.max_tokens={self.max_tokens} both say how long to "
                 "train; remove one"
             )
         if self.length == "same_steps" and (self.max_steps or self.max_tokens):
             limit = "max_steps" if self.max_steps else "max_tokens"
-            raise ValueError(
+            yield (
                 f"target.length=same_steps takes the steps of the full data and target.{limit}={getattr(self, limit)} "
                 "says them outright; set target.length=epochs, or remove the other"
             )
         if self.lora is not None and self.lora.export == "adapter" and (self.from_config or self.random_weights):
-            raise ValueError(
+            yield (
                 "target.lora.export=adapter saves the adapters alone, and the random weights under them would be gone; "
                 "set target.lora.export=merged, or start from target.model's own weights"
             )
         offloads = {self.offload_optimizer, self.offload_parameters} - {"none"}
         if offloads and self.zero_stage == 0:
-            raise ValueError(
+            yield (
                 f"target offload to {', '.join(sorted(offloads))} is DeepSpeed's and zero_stage=0 is without it; "
                 "set target.zero_stage to 1, 2 or 3, or leave offload out"
             )
         if self.offload_parameters != "none" and self.zero_stage in (1, 2):
-            raise ValueError(
+            yield (
                 f"target.offload_parameters={self.offload_parameters} needs sharded parameters, which "
                 f"target.zero_stage={self.zero_stage} has not; set target.zero_stage=3"
             )
         if "nvme" in offloads and self.nvme_path is None:
-            raise ValueError("offload to nvme needs target.nvme_path, a folder on each node's NVMe")
+            yield ("offload to nvme needs target.nvme_path, a folder on each node's NVMe")
         needs_evaluations = [n for n in ("keep_best", "patience") if getattr(self, n)]
         if needs_evaluations and self.evaluate_every_steps is None:
-            raise ValueError(
+            yield (
                 f"target.{needs_evaluations[0]} would never act: the held-out loss is measured at the end only; "
                 "set target.evaluate_every_steps"
             )
         if self.deepspeed_config is not None and self.zero_stage == 0:
-            raise ValueError("target.deepspeed_config would do nothing with target.zero_stage=0; remove one")
-        return self
+            yield ("target.deepspeed_config would do nothing with target.zero_stage=0; remove one")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from s2l_ray.config.model import TrainedModelConfig
-from s2l_ray.errors import UserError
+from s2l_ray.errors import shown
+from s2l_ray.lm.checks import ModelError, check_architecture, foreign_refused
 
-
-class ModelError(UserError):
-    """The model or tokenizer cannot be loaded; says what was asked for and what would do."""
+__all__ = ["ModelError", "load_model", "load_model_config", "load_tokenizer", "train_tokenizer"]
 
 
 def load_tokenizer(config: TrainedModelConfig, trained: str | Path | None = None) -> Any:
@@ -31,10 +31,8 @@ def load_tokenizer(config: TrainedModelConfig, trained: str | Path | None = None
         options["revision"] = config.revision
     if own and config.gguf_file:
         options["gguf_file"] = config.gguf_file
-    try:
+    with _loading(config, "tokenizer", name):
         return AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        raise ModelError(_not_loaded(config, "tokenizer", name, error)) from error
 
 
 def load_model_config(config: TrainedModelConfig, vocab_size: int | None = None, tokenizer: Any = None) -> Any:
@@ -49,19 +47,16 @@ def load_model_config(config: TrainedModelConfig, vocab_size: int | None = None,
             vocab_size = len(tokenizer)
         if vocab_size is not None:
             fields.setdefault("vocab_size", vocab_size)
-        try:
+        told = f"{config.section}.from_config is not a usable model config"
+        with foreign_refused(told, "See the model's page in the documentation of transformers for its fields"):
             return AutoConfig.for_model(fields.pop("model_type"), **fields)
-        except (ValueError, TypeError) as error:
-            raise ModelError(f"{config.section}.from_config is not a usable model config: {error}") from error
     options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if config.revision:
         options["revision"] = config.revision
     if config.gguf_file:
         options["gguf_file"] = config.gguf_file
-    try:
+    with _loading(config, "model", config.model):
         return AutoConfig.from_pretrained(config.model, **options)
-    except (OSError, ValueError) as error:
-        raise ModelError(_not_loaded(config, "model", config.model, error)) from error
 
 
 def load_model(
@@ -85,7 +80,8 @@ def load_model(
         kind["attn_implementation"] = attention
     if config.from_config is not None or config.random_weights:
         model_config = load_model_config(config, tokenizer=tokenizer)
-        with torch.random.fork_rng(devices=[]):
+        check_architecture(model_config, config)
+        with torch.random.fork_rng(devices=[]), _loading(config, "model", config.model):
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(model_config, **kind)
     else:
@@ -93,10 +89,9 @@ def load_model(
         kind |= {"gguf_file": config.gguf_file} if config.gguf_file else {"use_safetensors": True}
         if config.revision:
             kind["revision"] = config.revision
-        try:
+        with _loading(config, "model", config.model):
             model = AutoModelForCausalLM.from_pretrained(config.model, **kind)
-        except (OSError, ValueError, ImportError) as error:
-            raise ModelError(_not_loaded(config, "model", config.model, error)) from error
+        check_architecture(model.config, config)
     # Not the weight's own shape, which is empty where ZeRO-3 shards it.
     check_vocabulary(model.get_input_embeddings().num_embeddings, len(tokenizer))
     check_length(model.config, config)
@@ -106,6 +101,21 @@ def load_model(
 def pad_id_of(tokenizer: Any) -> int:
     """What fills batches up. Nothing ever looks at it."""
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
+def check_tokenizer(tokenizer: Any, config: TrainedModelConfig) -> None:
+    """Refuse a tokenizer with which no example could be rendered."""
+    here = f"{config.section}.{'tokenizer' if config.tokenizer else 'model'}={shown(config.tokenizer or config.model)}"
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"{here}: its tokenizer has no EOS token, so the model could not learn where a response ends; "
+            "set one in the tokenizer's folder (eos_token in tokenizer_config.json), or name another tokenizer"
+        )
+    if config.render == "chat_template" and not tokenizer.chat_template:
+        raise ModelError(
+            f"{here}: {config.section}.render=chat_template, but the tokenizer has no chat template, so chats would "
+            "have no form; choose render=plain or alpaca, or a tokenizer with a template"
+        )
 
 
 def check_vocabulary(num_embeddings: int, num_tokens: int) -> None:
@@ -145,9 +155,10 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos, pad_token=pad)
 
 
-def _not_loaded(config: TrainedModelConfig, what: str, name: str | None, error: Exception) -> str:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return (
-        f"the {what} {name!r} cannot be loaded, so the {config.section} cannot be trained: {first_line} "
+def _loading(config: TrainedModelConfig, what: str, name: str | None) -> contextlib.AbstractContextManager[None]:
+    """For the block in which `transformers` loads it."""
+    told = f"the {what} {shown(name) if name else 'of from_config'} cannot be loaded, so the {config.section} cannot be"
+    cure = (
         "Check the spelling, or the folder; a private model needs HF_TOKEN, a machine without internet a local folder"
     )
+    return foreign_refused(f"{told} trained", cure)

@@ -62,7 +62,7 @@ class Trial:
             node = tree
             *sections, last = path.split(".")
             for name in sections:
-                if node.get(name) is None:  # an optional section that only this trial has
+                if not isinstance(node.get(name), dict):  # an optional section that only this trial has
                     node[name] = {}
                 node = node[name]
             node[last] = value

@@ -37,11 +37,11 @@ class ModelSizes:
     def of(model: Any) -> ModelSizes:
         """Of a model, on whatever device (`meta` needs no memory)."""
         config = model.config.get_text_config()
-        hidden = config.hidden_size
+        hidden = int(getattr(config, "hidden_size", None) or model.get_input_embeddings().embedding_dim)
         return ModelSizes(
             num_parameters=sum(p.numel() for p in model.parameters()),
             num_trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
-            num_layers=config.num_hidden_layers,
+            num_layers=int(getattr(config, "num_hidden_layers", None) or 1),
             hidden_size=hidden,
             intermediate_size=getattr(config, "intermediate_size", None) or 4 * hidden,
             vocab_size=config.vocab_size,
@@ -56,17 +56,17 @@ def meta_model(target: TargetConfig) -> Any:
         ModelError: the config or the tokenizer cannot be loaded.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
+    from s2l_ray.lm.checks import meta_model as without_adapters
     from s2l_ray.lm.load import load_model_config, load_tokenizer
     from s2l_ray.target.model import add_adapters
 
     vocab = target.train_tokenizer.vocab_size if target.train_tokenizer else None
     if target.from_config is not None and vocab is None:
         vocab = len(load_tokenizer(target))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(load_model_config(target, vocab_size=vocab))
-        if target.lora is not None:
+    model = without_adapters(load_model_config(target, vocab_size=vocab), target)
+    if target.lora is not None:
+        with torch.device("meta"):
             add_adapters(model, target.lora, 0)
     return model
 

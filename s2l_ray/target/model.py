@@ -11,9 +11,11 @@ import torch
 
 from s2l_ray.cluster.training import Host
 from s2l_ray.config.target import LoraConfig
+from s2l_ray.errors import shown
+from s2l_ray.lm.checks import foreign_refused
 from s2l_ray.lm.engine import Engine
 from s2l_ray.lm.flops import ModelShape, num_elements
-from s2l_ray.lm.load import ModelError, load_model
+from s2l_ray.lm.load import load_model
 from s2l_ray.lm.step import autocast_for
 from s2l_ray.target.job import TargetJob
 from s2l_ray.target.whole import WholeEngine
@@ -88,7 +90,6 @@ def add_adapters(model: Any, lora: LoraConfig, seed: int) -> Any:
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
+        told = f"target.lora.target_modules={shown(lora.target_modules)} cannot be had"
+        with foreign_refused(told, "Name linear layers that the model has, or take all-linear"):
             return peft.get_peft_model(model, settings)
-        except ValueError as error:
-            raise ModelError(f"target.lora.target_modules={lora.target_modules!r} cannot be had: {error}") from error

@@ -102,7 +102,7 @@ def read_user_config(path: str | Path) -> dict[str, Any]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ZeroConfigError(f"target.deepspeed_config={str(path)!r} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ZeroConfigError(f"target.deepspeed_config={str(path)!r} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ZeroConfigError(f"target.deepspeed_config={str(path)!r} holds a {type(content).__name__}, not an object")

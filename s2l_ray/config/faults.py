@@ -1,0 +1,100 @@
+"""What pydantic finds wrong with a configuration, in words: where, the value, and what would do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.errors import shorten, shown
+
+_UPPER = ("less_than_equal", "finite_number", "int_parsing_size")
+
+
+def explain(error: ValidationError, beside: Iterable[Sequence[Any]] = ()) -> list[str]:
+    """One line for each fault.
+
+    Args:
+        beside: places whose faults are known already.
+    """
+    known = [tuple(map(str, place)) for place in beside]
+    lines: list[str] = []
+    for fault in error.errors(include_url=False):
+        place = tuple(map(str, fault["loc"]))
+        if not any(place[: len(k)] == k for k in known):
+            lines += _lines_of(fault)
+    return lines
+
+
+def where(place: Iterable[Any]) -> str:
+    """`section.field`."""
+    return shorten(".".join(shorten(str(name), 60) for name in place), 200)
+
+
+def _lines_of(fault: Any) -> list[str]:
+    place, kind, value = fault["loc"], fault["type"], shown(fault["input"])
+    at = where(place)
+    if kind == "extra_forbidden":
+        names = _field_names(place[:-1])
+        near = difflib.get_close_matches(str(place[-1])[:100], names, n=1, cutoff=0.5)
+        cure = f"did you mean {near[0]!r}?" if near else f"valid here: {', '.join(names)}"
+        return [f"{at}: unknown key; {cure}"]
+    if kind == "value_error":
+        said = getattr(fault["ctx"]["error"], "found", [str(fault["ctx"]["error"])])
+        return [(at + ": " if at else "") + one for one in said]
+    if kind == "missing":
+        return [f"{at}: is required and not given"]
+    if kind == "list_type":
+        return [f"{at}: must be a list, got {value}; write [{shown_bare(fault['input'])}]"]
+    field = field_at(place)
+    extra = field.json_schema_extra if field is not None and isinstance(field.json_schema_extra, dict) else {}
+    if kind in _UPPER and "because" in extra:
+        return [f"{at}: {value} is more than {_bound(field):,}, {extra['because']}"]
+    return [f"{at}: {shorten(fault['msg'], 300)}, got {value}"]
+
+
+def shown_bare(value: Any) -> str:
+    """As in YAML: text without its quotes."""
+    return shorten(value, 200) if isinstance(value, str) else shown(value)
+
+
+def _bound(field: FieldInfo | None) -> Any:
+    return next((m.le for m in field.metadata if hasattr(m, "le")), 0) if field is not None else 0
+
+
+def section_at(path: Sequence[int | str]) -> type[BaseModel] | None:
+    """The section at `path`; None if there is none."""
+    model: type[BaseModel] = S2LConfig
+    for name in path:
+        field = model.model_fields.get(str(name))
+        options = [field.annotation, *get_args(field.annotation)] if field else []
+        found = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        if found is None:
+            return None
+        model = found
+    return model
+
+
+def field_at(path: Sequence[int | str]) -> FieldInfo | None:
+    """The field at `path`, or the one that holds the list or mapping there."""
+    for end in range(len(path), 0, -1):
+        section = section_at(path[: end - 1])
+        if section is not None and str(path[end - 1]) in section.model_fields:
+            return section.model_fields[str(path[end - 1])]
+    return None
+
+
+def is_text(path: Sequence[str]) -> bool:
+    """Whether the field at `path` holds text (or nothing)."""
+    section = section_at(path[:-1])
+    field = section.model_fields.get(path[-1]) if section else None
+    return field is not None and (field.annotation is str or set(get_args(field.annotation)) == {str, type(None)})
+
+
+def _field_names(path: Sequence[int | str]) -> list[str]:
+    """Valid keys of the section at `path`."""
+    return list((section_at(path) or S2LConfig).model_fields)

@@ -1,0 +1,148 @@
+"""What can be told of a model before its weights are there: from its config, on the meta device, and from its files."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.config.model import TrainedModelConfig
+from s2l_ray.errors import S2LError, UserError, first_line, shown
+
+_MAX_MODULES = 100_000
+"""Layers and their parts; the largest models have some ten thousand."""
+_MAX_BUILD_S = 120.0
+
+
+class ModelError(UserError):
+    """The model or tokenizer cannot be loaded; says what was asked for and what would do."""
+
+
+class ModelUnreachable(ModelError):
+    """The hub did not answer; another try may find it."""
+
+    retryable = True
+
+
+@contextlib.contextmanager
+def foreign_refused(what: str, cure: str) -> Iterator[None]:
+    """ModelError in place of whatever a library raises for a model that is not what it should be.
+
+    Lack of memory stays what it is.
+    """
+    try:
+        yield
+    except (S2LError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and "memory" in str(error):
+            raise
+        kind = ModelUnreachable if _is_network(error) else ModelError
+        raise kind(f"{what}: {type(error).__name__}: {first_line(error)}. {cure}") from error
+
+
+def _is_network(error: BaseException | None) -> bool:
+    """A connection failed somewhere behind it, other than because this process was told to stay offline."""
+    while error is not None:
+        names = {c.__name__ for c in type(error).__mro__}
+        if names & {"OfflineModeIsEnabled"}:
+            return False
+        if isinstance(error, ConnectionError | TimeoutError) or names & {"TransportError", "RequestException"}:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def check_architecture(model_config: Any, config: TrainedModelConfig) -> None:
+    """Refuse what `transformers` would load under a language model's name though it predicts no next token."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    kind = type(model_config)
+    name = f"{config.section}.{'from_config.model_type' if config.from_config else 'model'}"
+    asked = shown(model_config.model_type if config.from_config else config.model)
+    what = None
+    if getattr(model_config, "is_encoder_decoder", False):
+        what = "an encoder-decoder"
+    elif kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(model_config, "is_decoder", False):
+        what = "an encoder, which sees the words that it should predict"
+    elif kind not in MODEL_FOR_CAUSAL_LM_MAPPING and "AutoModelForCausalLM" not in (
+        getattr(model_config, "auto_map", None) or {}
+    ):
+        what = "no language model that transformers knows"
+    if what is not None:
+        raise ModelError(
+            f"{name}={asked} is {what} ({kind.__name__}), and S2L needs the losses of a causal language model; take "
+            "one (llama, gpt_neox, gpt2, qwen2, …)"
+        )
+
+
+def meta_model(model_config: Any, config: TrainedModelConfig) -> Any:
+    """The model without weights or memory.
+
+    Raises:
+        ModelError: `transformers` cannot build it, or it is larger than any model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    check_architecture(model_config, config)
+    asked = f"{config.section}.{'from_config' if config.from_config else 'model'}"
+    told = f"{asked} gives no model that can be built"
+    cure = "Sizes have to be positive and to divide each other (hidden_size by num_attention_heads, …)"
+    with foreign_refused(told, cure), _bounded_build(asked), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
+
+
+@contextlib.contextmanager
+def _bounded_build(asked: str) -> Iterator[None]:
+    """Raises ModelError when the block makes more modules than any model has, or takes minutes."""
+    import torch.nn.modules.module as registry
+
+    made, end = 0, time.monotonic() + _MAX_BUILD_S
+
+    def count(module: Any, name: str, submodule: Any) -> None:
+        nonlocal made
+        made += 1
+        if made > _MAX_MODULES or time.monotonic() > end:
+            raise ModelError(
+                f"{asked} gives a model of more than {made - 1:,} layers and parts, larger than any that can be "
+                "trained; lower its number of layers or experts"
+            )
+
+    hook = registry.register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def check_size(model: Any, config: TrainedModelConfig, memory_bytes: int, bytes_per_parameter: int) -> None:
+    """Refuse a model that cannot be held in the memory there is."""
+    count = sum(p.numel() for p in model.parameters())
+    if count * bytes_per_parameter > memory_bytes:
+        asked = f"{config.section}.{'from_config' if config.from_config else 'model'}"
+        raise ModelError(
+            f"{asked} has {count:,} parameters, {count * bytes_per_parameter / 1e9:,.0f} GB, and this machine "
+            f"{memory_bytes / 1e9:,.0f} GB of memory; take a smaller model or a larger machine"
+        )
+
+
+def check_folder(config: TrainedModelConfig) -> None:
+    """Of a local folder: weights are there, whole, and not pickled. Reads the files' headers only."""
+    folder = Path(config.model or "")
+    if config.model is None or config.random_weights or config.gguf_file or not folder.is_dir():
+        return
+    here = f"{config.section}.model={shown(config.model)}"
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickled = [p.name for p in [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]]
+        what = f"only pickled weights ({shown(pickled)}), which may run code when loaded" if pickled else "no weights"
+        raise ModelError(f"{here} holds {what}; give a folder with .safetensors, or set random_weights=true")
+    from safetensors import safe_open
+
+    for file in files:
+        told = f"{here}: {file.name} is damaged"
+        with foreign_refused(told, "Copy or download it again"), safe_open(file, framework="pt"):
+            pass
