@@ -194,8 +194,9 @@ def _run(arguments: argparse.Namespace) -> int:
 def _dry_run(config: Any) -> int:
     from s2l_ray.config import to_yaml
     from s2l_ray.estimate import complete_stages, estimate
+    from s2l_ray.run_folder.display import printable
 
-    print("# resolved configuration\n" + to_yaml(config))
+    print("# resolved configuration\n" + printable(to_yaml(config), keep="\n"))
     print("# what it would take")
     print("\n".join(estimate(config).lines(config)))
     last = [f"subset/{name}" for name in config.subset_budgets()]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ class S2LError(Exception):
     def __str__(self) -> str:
         """The message, no longer than people can read; all of it with S2L_TRACEBACK=1."""
         whole = super().__str__()
-        return whole if os.environ.get("S2L_TRACEBACK") else readable(whole)
+        return _redacted(whole) if os.environ.get("S2L_TRACEBACK") else readable(whole)
 
 
 class UserError(S2LError, ValueError):
@@ -102,17 +101,19 @@ def first_line(error: BaseException) -> str:
         lines = str(error).strip().splitlines()
     except Exception:
         lines = []
-    return shorten(lines[0].rstrip(". "), 600) if lines else type(error).__name__
+    return shorten(_redacted(lines[0]).rstrip(". "), 600) if lines else type(error).__name__
 
 
 def shown(value: Any) -> str:
     """`repr(value)` for a message, cut; of large values only the beginning is ever written out."""
-    return shorten(_bounded(value, MAX_VALUE), MAX_VALUE)
+    return shorten(_redacted(_bounded(value, MAX_VALUE)), MAX_VALUE)
 
 
 def _bounded(value: Any, room: int, depth: int = 0) -> str:
     """About `repr`, in time and memory bounded by `room` whatever the value's size and depth."""
-    if isinstance(value, str | bytes):
+    if isinstance(value, str):
+        return repr(_redacted(value)[: room + 1])
+    if isinstance(value, bytes):
         return repr(value[: room + 1])
     if isinstance(value, int) and value.bit_length() > 512:
         return f"<a whole number of about {int(value.bit_length() * 0.30103) + 1:,} digits>"
@@ -135,17 +136,22 @@ def _bounded(value: Any, room: int, depth: int = 0) -> str:
 
 def listed(faults: Sequence[str], limit: int = _MAX_FAULTS) -> list[str]:
     """At most so many, each cut, and how many more there are."""
-    cut = [shorten(fault, MAX_MESSAGE // (min(len(faults), limit) + 1)) for fault in faults[:limit]]
+    cut = [shorten(_redacted(fault), MAX_MESSAGE // (min(len(faults), limit) + 1)) for fault in faults[:limit]]
     return cut if len(faults) <= limit else [*cut, f"… and {len(faults) - limit:,} more"]
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
 def readable(text: str) -> str:
-    """For people and terminals: control characters as their codes, and no longer than `MAX_MESSAGE`."""
-    cut = shorten(text, MAX_MESSAGE)
-    return shorten(_CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode("ascii"), cut), MAX_MESSAGE)
+    """For people and terminals: no credentials, control characters as their codes, no longer than `MAX_MESSAGE`."""
+    from s2l_ray.run_folder.display import printable  # whose package imports this module
+
+    return shorten(printable(shorten(_redacted(text), MAX_MESSAGE), keep="\n\t"), MAX_MESSAGE)
+
+
+def _redacted(text: str) -> str:
+    """Before anything is cut: half a credential is not known for what it is."""
+    from s2l_ray.run_folder.redact import redact_text
+
+    return redact_text(text)
 
 
 def shorten(text: str, limit: int) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from s2l_ray.artifacts import Run, Stage
 from s2l_ray.corpus.example_id import ids_to_array
 from s2l_ray.corpus.parts import part_name
-from s2l_ray.errors import UserError
+from s2l_ray.errors import UserError, shown
+from s2l_ray.run_folder.display import printable
 from s2l_ray.summary import target_lines
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -27,16 +28,15 @@ def inspect_run(run: Run, console: Console, clusters: int | None = None, example
         examples: sample examples per cluster, those nearest to the centroid.
         source: show only examples of this source.
     """
-    console.print(f"[bold]{run.uri}[/bold]  seed {run.config.seed}", highlight=False)
+    console.print(Text.assemble((printable(run.uri), "bold"), f"  seed {run.config.seed}"), highlight=False)
     for name, stage in run.stages.items():
         manifest = stage.manifest
-        console.print(
-            f"  {name:<22} {manifest.extra.get('said', '')}  ({manifest.wall_seconds:.1f} s)", highlight=False
-        )
+        line = f"  {name:<22} {manifest.extra.get('said', '')}  ({manifest.wall_seconds:.1f} s)"
+        console.print(_shown(line), highlight=False)
     if "clusters" in run.stages:
         _clusters(run, console, clusters, examples, source)
     if run.targets:
-        console.print("\n".join(target_lines(run)), highlight=False)
+        console.print(Text("\n".join(target_lines(run))), highlight=False)
     _quarantine(run, console)
 
 
@@ -57,7 +57,7 @@ def _clusters(run: Run, console: Console, limit: int | None, examples: int, sour
     allowed = np.ones(len(assignment), bool)
     if source:
         if source not in matrix.source_names:
-            raise UserError(f"no source {source!r} in this corpus; its sources: {', '.join(matrix.source_names)}")
+            raise UserError(f"no source {shown(source)} in this corpus; its sources: {shown(matrix.source_names)}")
         allowed = matrix.sources == matrix.source_names.index(source)
     order = np.argsort(sizes, kind="stable")
     if limit is not None and limit < len(order):
@@ -79,8 +79,8 @@ def _clusters(run: Run, console: Console, limit: int | None, examples: int, sour
         ]  # fmt: skip
         if examples:
             near = members[np.argsort(((matrix.losses[members] - centroids[k]) ** 2).sum(axis=1))[:examples]]
-            row.append("\n".join(_text(run, matrix, int(i)) for i in near))
-        out.add_row(*row)
+            row.append("\n".join(printable(_text(run, matrix, int(i))) for i in near))
+        out.add_row(*map(_shown, row))
     console.print(out)
 
 
@@ -91,8 +91,12 @@ def _text(run: Run, matrix: Any, row: int) -> str:
     table = run.stage("corpus").storage.sub("examples").read_table(part_name(part), columns=["example_id", "messages"])
     at = np.flatnonzero((ids_to_array(table["example_id"]) == matrix.ids[row]).all(axis=1))[0]
     messages = table["messages"][int(at)].as_py()
-    shown = [f"{m['role'][0].upper()}: {' '.join(m['content'].split())[:90]}" for m in messages[:4]]
-    return " ".join(shown)
+    return " ".join(f"{m['role'][:1].upper()}: {m['content'].strip()[:90]}" for m in messages[:4])
+
+
+def _shown(text: str) -> Text:
+    """Foreign text as it stands: rich reads neither markup nor emoji codes in it."""
+    return Text(printable(text, keep="\n"))
 
 
 def quarantine_rows(stage: Stage) -> list[dict[str, Any]]:
@@ -113,5 +117,6 @@ def _quarantine(run: Run, console: Console) -> None:
         out.add_column(heading, overflow="fold")
     for reason, count in reasons.most_common(20):
         first = next(r for r in rows if r["reason"] == reason)
-        out.add_row(f"{count:,}", reason, f"{first['origin']} at {first['index']}", json.dumps(first["text"])[:160])
+        cells = (f"{count:,}", reason, f"{first['origin']} at {first['index']}", first["text"][:160])
+        out.add_row(*(_shown(printable(cell)) for cell in cells))
     console.print(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from s2l_ray.artifacts import STAGES, Run, Stage
+from s2l_ray.run_folder.display import aligned, printable
 from s2l_ray.run_folder.progress import format_count, format_duration
 
 
@@ -31,13 +32,13 @@ def summary_lines(run: Run) -> list[str]:
         where = f"{run.uri}/subset/{selector}-*/" if len(stages) > 1 else f"{stages[0].storage.uri}/"
         lines.append(f"    {selector:<18} {sizes} examples: {where}{stages[0].manifest.extra['files'][0]}")
     if run.targets:
-        return lines + target_lines(run) + [f"  Look at it:    s2l inspect {run.uri}"]
+        return [*map(printable, lines), *target_lines(run), f"  Look at it:    s2l inspect {printable(run.uri)}"]
     lines += [
         "  Train on an s2l file instead of the whole corpus (a Parquet copy is beside it); random* are yardsticks.",
         f"  Look at it:    s2l inspect {run.uri}",
         f"  Another size:  s2l select {run.uri} --budget 0.3",
     ]
-    return lines
+    return [printable(line) for line in lines]
 
 
 def target_lines(run: Run) -> list[str]:
@@ -58,13 +59,11 @@ def target_lines(run: Run) -> list[str]:
                 *("" if f is None else f"{f['micro']:.3f}  {f['exact_match']:6.1%}" for f in figures),
             ]
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  Fine-tuned the target; loss in nats per response token on examples that no model was trained on:"]
-    lines += ["    " + "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in
-                                enumerate(zip(row, widths, strict=True))) for row in rows]  # fmt: skip
+    lines += ["    " + line for line in aligned(rows)]
     selecting = sum(run.stages[n].manifest.wall_seconds for n in STAGES[1:] if n in run.stages)
     return [
         *lines,
         f"  (time: a target with its evaluations; the selection before it took {format_duration(selecting)}, once)",
-        f"  The models:    {run.uri}/target/*/model (from_pretrained loads them)",
+        f"  The models:    {printable(run.uri)}/target/*/model (from_pretrained loads them)",
     ]

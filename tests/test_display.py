@@ -5,15 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.cells import cell_len
 
-from s2l_ray.run_folder.display import (
-    LONGEST_MESSAGE,
-    aligned,
-    printable,
-    readable,
-    readable_message,
-    readable_value,
-    shorten,
-)
+from s2l_ray.errors import MAX_MESSAGE, UserError, listed, readable, shorten, shown
+from s2l_ray.run_folder.display import aligned, one_line, printable
 
 CODES = {
     "\x1b[31mred\x1b]8;;http://x\x07": r"\x1b[31mred\x1b]8;;http://x\x07",
@@ -42,13 +35,13 @@ def test_what_has_one_is_left_as_it_is(text: str):
 
 
 def test_a_message_keeps_its_lines_and_loses_credentials_and_length():
-    message = readable_message("x\n  - s3://K:S@b\x1b[2J\n" + "y" * 10_000)
+    message = readable("x\n  - s3://K:S@b\x1b[2J\n" + "y" * 10_000)
     assert message.startswith("x\n  - s3://***@b\\x1b[2J\n")
-    assert len(message) == LONGEST_MESSAGE
-    assert "characters in all" in message
-    assert readable("a\nb password=abc") == r"a\nb password=***"
+    assert len(message) == MAX_MESSAGE
+    assert "characters more" in message
+    assert one_line("a\nb password=abc") == r"a\nb password=***"
     assert shorten("abc", 3) == "abc"
-    assert [len(shorten("a" * 999, n)) for n in (0, 5, 40, 998)] == [0, 5, 40, 998]
+    assert [len(shorten("a" * 999, n)) for n in (40, 998)] == [40, 998]
 
 
 def test_a_value_is_shown_whatever_it_is():
@@ -59,12 +52,19 @@ def test_a_value_is_shown_whatever_it_is():
     for _ in range(100_000):
         deep = [deep]
     values = (bomb, deep, 10**10_000, {"password": "abcdef"}, "s3://K:S@b/" + "x" * 10**6, {1: {2: {3: {4: {5: 6}}}}})
-    shown = [readable_value(v) for v in values]
-    assert all(len(s) <= 200 for s in shown)
-    assert shown[3] == "{'password': '***'}"
-    assert shown[4].startswith("'s3://***@b/xxx")
-    assert readable_value("a\u202eb\n") == r"'a\u202eb\n'"
-    assert readable_value([1, "a", None]) == "[1, 'a', None]"
+    texts = [shown(v) for v in values]
+    assert all(len(s) <= 200 for s in texts)
+    assert texts[3] == "{'password': '***'}"
+    assert texts[4].startswith("'s3://***@b/xxx")
+    assert shown("a\u202eb\n") == r"'a\u202eb\n'"
+    assert shown([1, "a", None]) == "[1, 'a', None]"
+
+
+def test_no_error_of_ours_holds_a_credential():
+    long = "s3://K:" + "S/" * 2000 + "@b"
+    for message in (f"cannot read {long}", "\n".join(listed([long] * 20)), shown({1: long})):
+        assert "S/S" not in str(UserError(message))
+        assert "s3://***@b" in str(UserError(message))
 
 
 def test_columns_stand_below_each_other_in_any_script():

@@ -218,7 +218,9 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 def test_lines_are_added_and_kept_on_reopening(storage: Storage):
     before = datetime.now(timezone.utc)
     with MetricsLog(storage) as log:
-        log.log("proxy", "step", loss_nats=np.float32(1.5), step=np.int64(3), bad=math.nan, hub_token="hush")
+        log.log(
+            "proxy", "step", loss_nats=np.float32(1.5), step=np.int64(3), bad=math.nan, hub_token="a=b", half="\ud800"
+        )
     with MetricsLog(storage) as log:
         log.log("proxy", "end", shape=(1, 2), text="é")
     assert read_metrics(storage.sub("elsewhere")) == []
@@ -226,7 +228,15 @@ def test_lines_are_added_and_kept_on_reopening(storage: Storage):
         json.loads(line, parse_constant=pytest.fail) for line in storage.read_bytes("metrics.jsonl").splitlines()
     )
     assert abs((datetime.fromisoformat(first.pop("time")) - before).total_seconds()) < 5
-    assert first == {"stage": "proxy", "event": "step", "loss_nats": 1.5, "step": 3, "bad": "NaN", "hub_token": "***"}
+    assert first == {
+        "stage": "proxy",
+        "event": "step",
+        "loss_nats": 1.5,
+        "step": 3,
+        "bad": "NaN",
+        "hub_token": "a=b",
+        "half": "\ud800",
+    }
     assert second["shape"] == [1, 2]
     assert second["text"] == "é"
 

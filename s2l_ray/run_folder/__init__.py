@@ -3,7 +3,7 @@
 Manifests written last and atomically, one writer at a time, a record of what happened. Imports no Ray.
 """
 
-from s2l_ray.run_folder.display import printable, readable, readable_message, readable_value, shorten
+from s2l_ray.run_folder.display import aligned, one_line, printable
 from s2l_ray.run_folder.filesystems import is_uri
 from s2l_ray.run_folder.lock import RunLock, RunLockedError, RunLockLostError
 from s2l_ray.run_folder.manifest import (
@@ -42,20 +42,18 @@ __all__ = [
     "Storage",
     "StorageError",
     "StorageFull",
+    "aligned",
     "fingerprint",
     "installed_versions",
     "is_uri",
     "list_outputs",
+    "one_line",
     "printable",
     "read_manifest",
     "read_metrics",
-    "readable",
-    "readable_message",
-    "readable_value",
     "redact_text",
     "retract",
     "scratch_folder",
-    "shorten",
     "strip_credentials",
     "verify_outputs",
     "write_manifest",

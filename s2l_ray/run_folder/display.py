@@ -7,19 +7,13 @@ text can move a cursor, hide or reverse its neighbours, or pass for a line of ou
 from __future__ import annotations
 
 import re
-import reprlib
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 from rich.cells import cell_len
 
+from s2l_ray.errors import MAX_VALUE, shorten
 from s2l_ray.run_folder.redact import redact_text
-
-LONGEST_MESSAGE = 2000
-"""Characters of a whole message."""
-LONGEST_VALUE = 200
-"""Characters of a value within a message."""
 
 # Invisible although Python holds them to be printable: fillers, joiners, variation selectors.
 _INVISIBLE = re.compile(
@@ -44,44 +38,9 @@ def _has_glyph(character: str) -> bool:
     return unicodedata.category(character) == "Zs"  # spaces of all widths, for example between Chinese characters
 
 
-def shorten(text: str, limit: int = LONGEST_VALUE) -> str:
-    """At most `limit` characters: beginning and end of what is longer, and how much was left out between."""
-    if len(text) <= limit:
-        return text
-    gap = f" […{len(text):,} characters in all…] "
-    kept = max(0, limit - len(gap))
-    end = kept // 3
-    return (text[: kept - end] + gap + (text[-end:] if end else ""))[:limit]
-
-
-def readable(text: str, limit: int = LONGEST_VALUE) -> str:
-    """Foreign text for a place within a line: without credentials, printable, not too long."""
+def one_line(text: str, limit: int = MAX_VALUE) -> str:
+    """Foreign text for a place within a line of ours: without credentials, printable, not too long."""
     return shorten(printable(shorten(redact_text(text), limit)), limit)
-
-
-def readable_message(text: str, limit: int = LONGEST_MESSAGE) -> str:
-    """A whole message, of several lines perhaps: without credentials, printable, not too long."""
-    return shorten(printable(shorten(redact_text(text), limit), keep="\n\t"), limit)
-
-
-def readable_value(value: Any, limit: int = LONGEST_VALUE) -> str:
-    """A value as Python writes it, for an error message: without credentials, whatever its size and depth."""
-    return readable(_Repr().repr(value), limit)
-
-
-class _Repr(reprlib.Repr):
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 4, 2 * LONGEST_VALUE, 2 * LONGEST_VALUE, 60
-
-    def repr_str(self, value: str, level: int) -> str:
-        # First without credentials: half of one is not known for what it is.
-        return super().repr_str(redact_text(value), level)
-
-    def repr_int(self, value: int, level: int) -> str:
-        if value.bit_length() > 1000:  # Python refuses to write long ones
-            return f"<an integer of {value.bit_length():,} bits>"
-        return super().repr_int(value, level)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

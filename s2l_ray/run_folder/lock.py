@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from s2l_ray.errors import EnvironmentFault, UserError
+from s2l_ray.run_folder.display import one_line
 from s2l_ray.run_folder.lock_files import (
     LARGEST_BYTES,
     NOT_LISTED,
@@ -251,7 +252,9 @@ class RunLock:
             except Exception as error:
                 # A storage that is away for a moment must not end a run of days; check() decides when it is too long.
                 if not failing:
-                    logger.warning("The lock of %s cannot say that it lives: %s", self.storage.uri, error)
+                    logger.warning(
+                        "The lock of %s cannot say that it lives: %s", self.storage.uri, one_line(str(error))
+                    )
                 failing = True
 
     def _beat(self) -> None:
@@ -296,7 +299,7 @@ class RunLock:
         except OSError as error:
             logger.warning(
                 "The lock %s of %s could not be removed (%s); it lapses %g s after its last sign of life.",
-                self._name(), self.storage.uri, error, self.stale_after_s,
+                self._name(), self.storage.uri, one_line(str(error)), self.stale_after_s,
             )  # fmt: skip
         self._token = ""
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s2l_ray.run_folder.display import one_line
 from s2l_ray.run_folder.scratch import new_scratch_prefix
 from s2l_ray.run_folder.storage import Storage
 
@@ -109,7 +110,9 @@ class Mirror:
                 if self.copy():
                     quiet_since_s = time.monotonic()
         except OSError as error:
-            logger.warning("Logs could not be copied to %s and stay in %s: %s", self.storage.uri, self.folder, error)
+            logger.warning(
+                "Logs could not be copied to %s and stay in %s: %s", self.storage.uri, self.folder, one_line(str(error))
+            )
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -146,7 +149,7 @@ class TensorBoard(Sink):
         # A run that was cut off goes on from a checkpoint: purge_step hides what it had logged beyond that.
         purge_step = first_step if self._resumed else None
         self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
-        lines = json.dumps(self.settings, indent=2, ensure_ascii=False).splitlines()
+        lines = json.dumps(self.settings, indent=2, ensure_ascii=False).split("\n")
         self._writer.add_text("settings", "\n".join(f"    {line}" for line in lines), first_step or 0)
         return self._writer
 

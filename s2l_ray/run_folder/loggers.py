@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 import uuid
@@ -15,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from s2l_ray.run_folder.display import readable
+from s2l_ray.run_folder.display import one_line
 from s2l_ray.run_folder.logger_checks import LoggerError, check_loggers
 from s2l_ray.run_folder.logger_mlflow import MLflow
 from s2l_ray.run_folder.logger_sinks import Entry, Identity, Sink, TensorBoard, WandB, as_text, flat
@@ -186,7 +187,7 @@ class _Worker:
             if not self._warned:
                 logger.warning(
                     "%s fails, so figures are missing there (the run goes on, metrics.jsonl has them all): %s: %s",
-                    self.sink.name, type(error).__name__, readable(str(error), 500),
+                    self.sink.name, type(error).__name__, one_line(str(error), 500),
                 )  # fmt: skip
             self._warned = True
 
@@ -198,7 +199,9 @@ def _mark(storage: Storage) -> str:
             storage.write_json(MARK_NAME, {"mark": uuid.uuid4().hex})
         return str(storage.read_json(MARK_NAME)["mark"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s in %s cannot be used, loggers go by the path alone: %s", MARK_NAME, storage.uri, error)
+        logger.warning(
+            "%s in %s cannot be used, loggers go by the path alone: %s", MARK_NAME, storage.uri, one_line(str(error))
+        )
         return ""
 
 
@@ -210,5 +213,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
             return value.item()  # numpy and torch scalars
         return str(value)
 
-    plain: dict[str, Any] = json.loads(json.dumps(values, default=other, skipkeys=True))
+    text = json.dumps(values, default=other, skipkeys=True, ensure_ascii=False)
+    # Servers take text in UTF-8, which has no place for half of a surrogate pair: its code stands there instead.
+    plain: dict[str, Any] = json.loads(re.sub("[\ud800-\udfff]", lambda m: rf"\\u{ord(m[0]):04x}", text))
     return plain

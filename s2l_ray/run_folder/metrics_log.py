@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+from s2l_ray.run_folder.display import one_line
 from s2l_ray.run_folder.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,11 @@ class MetricsLog:
         # The three fixed names win over fields of the same name.
         record = {**fields, "time": _now(), "stage": stage, "event": event}
         ordered = {key: record.pop(key) for key in ("time", "stage", "event")} | record
-        line = json.dumps(_jsonable(ordered), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        plain = _jsonable(ordered)
+        try:
+            line = json.dumps(plain, ensure_ascii=False).encode() + b"\n"
+        except UnicodeEncodeError:  # half of a surrogate pair, which only JSON's own escapes can hold
+            line = json.dumps(plain).encode() + b"\n"
         with self._mutex:
             self._pending.append(line)
             wait_s = 0.0 if self._written is None else self._next_flush_s - time.monotonic()
@@ -89,7 +94,9 @@ class MetricsLog:
                 self._failing = False
             except OSError as error:
                 if not self._failing:
-                    logger.warning("Cannot write %s in %s (the run goes on): %s", self.name, self.storage.uri, error)
+                    logger.warning(
+                        "Cannot write %s in %s (the run goes on): %s", self.name, self.storage.uri, one_line(str(error))
+                    )
                 self._failing = True
             now_s = time.monotonic()
             self._next_flush_s = now_s + max(self.flush_every_s, 10 * (now_s - started_s))

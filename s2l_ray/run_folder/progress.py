@@ -14,9 +14,12 @@ from typing import IO, Any, cast
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
+from s2l_ray.run_folder.display import printable
 from s2l_ray.run_folder.formats import format_count, format_duration, format_rate, format_value
 from s2l_ray.run_folder.metrics_log import MetricsLog, read_metrics
+from s2l_ray.run_folder.redact import redact_text
 
 __all__ = [
     "MetricsLog",
@@ -59,10 +62,11 @@ class Progress:
         self._open_stages = 0
 
     def say(self, text: str) -> None:
-        """Print a line (above the bar, if there is one)."""
+        """Print a line (above the bar, if there is one), without credentials, and what has no glyph as its code."""
+        text = printable(redact_text(text), keep="\n")
         with self._mutex:
             if self._console is not None:
-                self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+                self._console.print(Text(text), highlight=False, soft_wrap=True)  # no markup, no emoji codes
             else:
                 self._stream.write(text + "\n")
                 self._stream.flush()
@@ -93,16 +97,16 @@ class Progress:
             if self._console is None:
                 return
             if self._bars is None:
-                columns = (TextColumn("[bold]{task.description}", markup=True), BarColumn(bar_width=24),
+                columns = (TextColumn("{task.description}", style="bold", markup=False), BarColumn(bar_width=24),
                            TextColumn("{task.fields[text]}", markup=False))  # fmt: skip
                 self._bars = RichProgress(*columns, console=self._console, refresh_per_second=5)
                 self._bars.start()
-            stage.task = self._bars.add_task(stage.name, total=stage.total, text="")
+            stage.task = self._bars.add_task(printable(stage.name), total=stage.total, text="")
 
     def _show(self, stage: StageProgress, last: bool) -> None:
         with self._mutex:
             if self._bars is not None and stage.task is not None:
-                self._bars.update(stage.task, total=stage.total, completed=stage.done, text=stage.text(last))
+                self._bars.update(stage.task, total=stage.total, completed=stage.done, text=printable(stage.text(last)))
             elif last or self.clock() - stage.last_line_s >= self.plain_every_s:
                 stage.last_line_s = self.clock()
                 self.say(f"[{stage.name}] {stage.text(last)}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.run_folder import Storage
+from s2l_ray.run_folder import Storage, printable
 from s2l_ray.sweep.results import Cost, Point, full_point
 from s2l_ray.sweep.trials import FULL
 
@@ -40,7 +40,7 @@ def draw_all(
     import matplotlib
 
     matplotlib.use("Agg")  # no display on a cluster
-    title = f"{name}, held-out set “{deciding}”"
+    title = _literal(f"{name}, held-out set “{deciding}”")
     figures = {"budget": _budget_figure(title, metric, curves), "cost": _cost_figure(title, metric, curves, selecting)}
     by_source = _source_figure(title, table, deciding)
     if by_source is not None:
@@ -76,7 +76,7 @@ def _selectors(found: list[Any]) -> list[str]:
 def _looks(selectors: list[str]) -> dict[str, dict[str, Any]]:
     others = [s for s in selectors if s not in _LOOKS]
     looks = _LOOKS | {s: _OTHER_LOOKS[i % len(_OTHER_LOOKS)] for i, s in enumerate(others)}
-    labels = {s: s.replace("_", " ") for s in selectors} | {FULL: "full data"}
+    labels = {s: _literal(s.replace("_", " ")) for s in selectors} | {FULL: "full data"}
     return {s: {"color": looks[s][0], "marker": looks[s][1], "label": labels[s]} for s in labels}
 
 
@@ -226,7 +226,7 @@ def _source_figure(title: str, table: pa.Table, deciding: str) -> Any | None:
         for _, loss in _by_share([r for r in mine if r["selector"] == FULL]):
             axis.axhline(loss, linewidth=1.2, linestyle="--", **looks[FULL] | {"marker": None})
         _percent_ticks(axis, [r["share"] for r in mine], room=0.12)
-        axis.set_title(source if len(source) <= 32 else f"{source[:31]}…", fontsize=12)
+        axis.set_title(_literal(source, 32), fontsize=12)
         axis.tick_params(labelsize=11)
     for axis in axes.ravel()[len(sources) :]:
         axis.set_axis_off()
@@ -239,6 +239,12 @@ def _source_figure(title: str, table: pa.Table, deciding: str) -> Any | None:
     some = "" if len(sources) == len(everything) else f" ({len(sources)} of {len(everything)})"
     figure.suptitle(f"{title}, by source{some}; mean over seeds", fontsize=13)
     return figure
+
+
+def _literal(text: str, limit: int = 100) -> str:
+    """Foreign text for Matplotlib: control characters as their codes, and no dollar sign begins a formula."""
+    text = printable(text)
+    return (text if len(text) <= limit else f"{text[: limit - 1]}…").replace("$", r"\$")
 
 
 def _by_share(rows: list[dict[str, Any]]) -> list[tuple[float, float]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from s2l_ray.artifacts import Run
 from s2l_ray.config.schema import S2LConfig
@@ -36,6 +37,18 @@ def result_table(finished: dict[str, list[Finished]]) -> pa.Table:
     """finished: phase → trials."""
     rows = [row for phase, found in finished.items() for one in found for row in _rows(phase, one)]
     return pa.Table.from_pylist(rows, schema=RESULT_SCHEMA)
+
+
+def for_spreadsheets(table: pa.Table) -> pa.Table:
+    """The table for a CSV file, which people open in a spreadsheet: no text of it is taken for a formula there.
+
+    Text that begins like one gets an apostrophe in front; as it is, it stands in the Parquet file.
+    """
+    for index, column in enumerate(table.schema):
+        if pa.types.is_string(column.type):
+            safe = pc.replace_substring_regex(table.column(index), "^([=+\-@\t\r])", r"'")
+            table = table.set_column(index, column, safe)
+    return table
 
 
 def _rows(phase: str, one: Finished) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from s2l_ray.sweep.report import PREDICTED, TARGET, curves_of, make_report
 from s2l_ray.sweep.resolve import resolve
 from s2l_ray.sweep.results import (
     bisect,
+    for_spreadsheets,
     full_point,
     points,
     result_table,
@@ -261,7 +262,7 @@ def _conclude(pipeline: Pipeline, runner: _Runner, config: S2LConfig) -> SweepRe
     table = result_table(runner.finished)
     out.write_table("results.parquet", table)
     buffer = io.BytesIO()
-    pa.csv.write_csv(table, buffer)
+    pa.csv.write_csv(for_spreadsheets(table), buffer)
     out.write_bytes("results.csv", buffer.getvalue())
     curves = curves_of(config, runner.finished)
     stopped = [trial.describe() for trial in runner.stopped]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from s2l_ray.errors import MAX_MESSAGE
+from s2l_ray.run_folder.display import aligned, one_line, printable
 from s2l_ray.run_folder.progress import format_duration
 
 _FIGURES = {
@@ -48,9 +50,9 @@ def report_lines(report: dict[str, Any], where: str, files: list[str], failed: d
     if early:
         lines.append(f"{early} trial{'s were' if early > 1 else ' was'} stopped early (sweep.asha)")
     for trial, why in failed.items():
-        lines.append(f"failed: {trial}: {why}")
+        lines.append(f"failed: {trial}: {one_line(why, MAX_MESSAGE)}")
     lines.append(f"{where}/results.parquet, results.csv, report.json" + (f", {', '.join(files)}" if files else ""))
-    return lines
+    return [printable(line) for line in lines]
 
 
 def _curve_table(curve: list[dict[str, Any]]) -> list[str]:
@@ -60,9 +62,7 @@ def _curve_table(curve: list[dict[str, Any]]) -> list[str]:
         settings = "".join(f", {path}={value}" for path, value in p["parameters"].items())
         rows.append([p["selector"] + settings, f"{p['share']:.1%}", f"{p['mean']:.4f}", f"± {p['spread']:.4f}",
                      "" if worse is None or p["selector"] == "full" else f"{worse:+.2%}"])  # fmt: skip
-    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    return ["  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
-            for r in rows]  # fmt: skip
+    return aligned(rows)
 
 
 def _cost_lines(report: dict[str, Any]) -> list[str]:
