@@ -10,7 +10,7 @@ import yaml
 from s2l_ray.config.load import load_config
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import UserError
-from s2l_ray.run_folder import StageManifest, Storage, read_manifest
+from s2l_ray.run_folder import EarlierLayout, ManifestFiles, StageManifest, Storage, read_manifest
 
 INDEX = "run.json"
 STAGES = ("corpus", "tokens", "proxy", "trajectories", "clusters")
@@ -31,6 +31,11 @@ class Stage:
     manifest: StageManifest
     reused: bool = False
     """True if it was complete before this command."""
+
+    def __post_init__(self) -> None:
+        """Whoever reads the stage's files reads what was written, or an error."""
+        known = ManifestFiles(self.storage.checked(None), self.manifest.digest) if self.manifest.digest else None
+        self.storage = self.storage.checked(known)
 
 
 @dataclass
@@ -94,7 +99,10 @@ def adopt_earlier(run: Run, index: dict[str, str]) -> None:
     """
     earlier: dict[str, Stage] = {}
     for name, folder in index.items():
-        manifest = None if name in run.stages else read_manifest(run.storage.sub(folder))
+        try:
+            manifest = None if name in run.stages else read_manifest(run.storage.sub(folder))
+        except EarlierLayout:  # made again when it is asked for
+            manifest = None
         if manifest is not None:
             earlier[name] = Stage(name, folder, run.storage.sub(folder), manifest, reused=True)
     now = {n: run.stages[n].manifest.content_fingerprint for n in STAGES if n in run.stages}
