@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-pytest_plugins = ("fixtures_s3",)
+pytest_plugins = ("fixtures_s3", "collection")
 
 # Before Ray starts: its workers speak with the test's S3 server too (fixtures_s3.S3_TEST_ENV).
 for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
