@@ -259,25 +259,25 @@ def test_killed_workers_and_trials_cost_only_their_last_checkpoint(undisturbed, 
 def test_hopeless_trials_are_stopped_or_named_and_the_others_go_on(copy, capsys):
     """ASHA sees the losses reported from inside the Train job; exit code 1 says that not everything was done.
 
-    Weights of 10³ times the usual size are worse after five steps whatever the processor, and those of a size beyond
-    fp32 are infinite from the start. (A learning rate of 10⁶ is no such thing: on some the loss stays finite.)
+    Whatever the processor: a norm that divides by 10⁸ leaves the loss where it is, and one that takes the root of a
+    negative number has none. (A learning rate of 10⁶ is no such thing: on some the loss stays finite.)
     """
-    sizes = [0.02, 20.0, 1e39]
+    epsilons = [1e-6, 1e16, -1.0]
     made = tree(
         copy, selectors=["s2l"], budgets=[0.1], full=False, max_concurrent=1,
-        asha={"grace_steps": 5, "reduction_factor": 2}, parameters={"target.from_config.initializer_range": sizes},
+        asha={"grace_steps": 5, "reduction_factor": 2}, parameters={"target.from_config.rms_norm_eps": epsilons},
     )  # fmt: skip
     made["target"]["evaluate_every_steps"] = 5
     config = copy.parent / "config.json"
     config.write_text(json.dumps(made))
     assert main(["sweep", str(config)]) == 1
     report = json.loads((copy / "sweep/report.json").read_text())
-    assert report["stopped_early"] == ["s2l 0.1, seed 0, initializer_range=20.0"]
+    assert report["stopped_early"] == ["s2l 0.1, seed 0, rms_norm_eps=1e+16"]
     [(failed, why)] = report["failed"].items()
-    assert failed == "target: s2l 0.1, seed 0, initializer_range=1e+39"
+    assert failed == "target: s2l 0.1, seed 0, rms_norm_eps=-1.0"
     assert why
     [best] = report["parameters"]
-    assert best["parameters"] == {"target.from_config.initializer_range": 0.02}
+    assert best["parameters"] == {"target.from_config.rms_norm_eps": 1e-6}
     said = capsys.readouterr().out
     assert "after 5 steps (stopped early)" in said
     assert f"failed: {failed}: {why}" in said
