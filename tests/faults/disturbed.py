@@ -109,6 +109,7 @@ class Workplace:
             raise AssertionError(f"it hangs, after {faults}: {log.read_text()}\n{where.stdout}") from None
         left = {fault: folder / str(i) for i, fault in enumerate(faults)}
         struck = {fault: marker.read_text().strip() for fault, marker in left.items() if marker.exists()}
+        struck = {fault: pids for fault, pids in struck.items() if pids}  # else it ended before its delay was over
         return Outcome(code, log.read_text(errors="replace"), struck, time.monotonic() - started)
 
     def start(
