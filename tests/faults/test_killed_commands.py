@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SUBSET, Undisturbed
 from disturbed import (
     Workplace,
     assert_not_made_again,
@@ -23,6 +22,7 @@ from disturbed import (
     until_complete,
 )
 from quiet import Quiet
+from undisturbed_run import SUBSET, Undisturbed
 
 import s2l_ray
 from s2l_ray.artifacts import load_run

@@ -10,7 +10,6 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import Undisturbed
 from disturbed import (
     Workplace,
     assert_not_made_again,
@@ -20,6 +19,7 @@ from disturbed import (
     faults_over_all_stages,
     until_complete,
 )
+from undisturbed_run import Undisturbed
 
 SEED = int(os.environ.get("S2L_FAULTS_SEED", "0"))
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
