@@ -107,9 +107,9 @@ def _parser() -> argparse.ArgumentParser:
 
     select = commands.add_parser("select", help="one more subset from a finished run; seconds, nothing retrained")
     select.add_argument("run", help="the run's folder")
-    select.add_argument("--budget", required=True, type=_budget, help="count (20000) or share (0.2)")
-    select.add_argument("--selector", default="s2l", help="s2l (default), random, random_per_source")
-    select.add_argument("--seed", type=int, help="default: the run's")
+    select.add_argument("--budget", required=True, action=_Once, type=_budget, help="count (20000) or share (0.2)")
+    select.add_argument("--selector", action=_Once, default="s2l", help="s2l (default), random, random_per_source")
+    select.add_argument("--seed", action=_Once, type=int, help="default: the run's")
     select.add_argument("--stratify", action="store_true", default=None, help="balance sources first, then clusters")
     select.set_defaults(call=_select)
 
@@ -121,9 +121,16 @@ def _parser() -> argparse.ArgumentParser:
         "overrides", nargs="*", metavar="target.field=value", help="e.g. target.model=microsoft/phi-2"
     )
     what = finetune.add_mutually_exclusive_group()
-    what.add_argument("--budget", type=_budget, help="count (20000) or share (0.11); default: the run's first")
+    what.add_argument(
+        "--budget", action=_Once, type=_budget, help="count (20000) or share (0.11); default: the run's first"
+    )
     what.add_argument("--full", action="store_true", help="the full data, the yardstick")
-    finetune.add_argument("--subset", default=None, help="the selector: s2l (default), random, random_per_source")
+    finetune.add_argument(
+        "--subset",
+        action=_Once,
+        default=None,
+        help="the selector: s2l, random, random_per_source; default: the run's first",
+    )
     finetune.set_defaults(call=_finetune)
 
     sweep = commands.add_parser(
@@ -138,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sweep.add_argument(
         "--within",
+        action=_Once,
         type=float,
         metavar="SHARE",
         help="good enough: at most so much worse than the full data (0.01 = 1 %%)",
@@ -158,16 +166,21 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--source", default="", help="only examples of this source")
     inspect.set_defaults(call=_inspect)
 
-    verify = commands.add_parser(
-        "verify", help="compare every file of a run with its digest; exit code 1 if one is bad"
-    )
-    verify.add_argument("run", help="the run's folder")
-    verify.set_defaults(call=_verify)
-
     recipes = commands.add_parser("recipes", help="the configurations that ship with s2l_ray; with a name, its YAML")
     recipes.add_argument("name", nargs="?")
     recipes.set_defaults(call=_recipes)
     return parser
+
+
+class _Once(argparse.Action):
+    """An option's value; given twice, argparse would drop the first without a word."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        given = vars(namespace).setdefault("given_options", set())
+        if self.dest in given:
+            parser.error(f"argument {option_string}: given twice, so one would be lost; give it once")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
 
 
 def _budget(text: str) -> int | float:
@@ -233,23 +246,23 @@ def _finetune(arguments: argparse.Namespace) -> int:
 
     if arguments.full and arguments.subset:
         raise ConfigError(f"--full is all of the data and --subset {arguments.subset} a part of it; give one of them")
+    stage = pipeline.finetune(
+        arguments.run, "full" if arguments.full else None, arguments.overrides,
+        budget=arguments.budget, selector=arguments.subset,
+    )  # fmt: skip
     run = load_run(arguments.run)
-    budget = arguments.budget
-    if budget is None and not arguments.full:
-        budget = run.config.selection.budgets[0]
-    pipeline.finetune(
-        run, "full" if arguments.full else None, arguments.overrides, budget=budget, selector=arguments.subset or "s2l"
-    )
+    run.stages[stage.name] = stage  # with the target that was asked for now
     print("\n".join(target_lines(run)))
     return 0
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from s2l_ray.artifacts import load_run
+    from s2l_ray.artifacts import read_config
+    from s2l_ray.run_folder import Storage
     from s2l_ray.sweep.run import sweep
 
     if arguments.resume:
-        load_run(arguments.config)  # says it if there is no run to go on with
+        read_config(Storage.open(arguments.config))  # says it if there is no run to go on with
     result = sweep(
         arguments.config, arguments.overrides, find_smallest=arguments.find_smallest, within=arguments.within
     )
@@ -273,15 +286,6 @@ def _inspect(arguments: argparse.Namespace) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     inspect_run(load_run(arguments.run), console, arguments.clusters or None, arguments.examples, arguments.source)
     return 0
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from s2l_ray.run_folder import Progress, Storage
-    from s2l_ray.verify import verify_run
-
-    result = verify_run(Storage.open(arguments.run), Progress())
-    print("\n".join(result.lines()))
-    return 1 if result.problems or not result.num_files else 0
 
 
 def _recipes(arguments: argparse.Namespace) -> int:

@@ -14,15 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.artifacts import Run, Stage, adopt_earlier, load_run
+from s2l_ray.artifacts import STAGES, Run, Stage, read_config
 from s2l_ray.cluster.metrics import RayMetrics
 from s2l_ray.cluster.placement import Placement
-from s2l_ray.config.load import ConfigError, load_config, to_yaml
+from s2l_ray.config.load import ConfigError, load_config
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import mark_started
 from s2l_ray.preflight import preflight
 from s2l_ray.run_folder import (
-    EarlierLayout,
     MetricsLog,
     Progress,
     RunLock,
@@ -43,6 +42,8 @@ if TYPE_CHECKING:
 _FINETUNE_SECTIONS = ("target", "loggers", "resources", "estimates")
 
 _FOR_EVER_S = 30 * 24 * 3600.0
+_WAIT_FOR_OTHERS_S = 600.0
+"""How long `select` and `finetune` wait for those that write the run: several are started at once, and take seconds."""
 
 _NOT_OUTPUTS = ("ray_train/",)  # cluster.checkpoints.FOLDER
 """Working state inside a stage's folder, deleted once the stage is complete."""
@@ -71,8 +72,7 @@ class Pipeline:
     def __init__(
         self, run: Run, progress: Progress, metrics: MetricsLog, lock: RunLock | None = None, shared: bool = False
     ) -> None:
-        """`shared`: others build stages of this run beside it (trials of a sweep): each stage is locked by itself,
-        and which stages belong to the run is for the run's owner to write."""
+        """`shared`: others build stages of this run beside it (trials of a sweep): each stage is locked by itself."""
         self.run, self.progress, self.metrics, self.lock, self.shared = run, progress, metrics, lock, shared
         self.placements: dict[str, Placement] = {}
         """Of the proxy's and the target's workers; empty where no Ray is needed."""
@@ -117,9 +117,14 @@ class Pipeline:
     def _first_place(self, key: str, place: str) -> str:
         """Where trials make what has this key: the folder that the first of them chose."""
         note = f"sweep/made/{key}.json"
-        if not self.run.storage.exists(note):
-            self.run.storage.write_json(note, {"folder": place})
-        return str(self.run.storage.read_json(note)["folder"])
+        try:
+            noted = self.run.storage.read_json(note)["folder"]
+            if isinstance(noted, str) and noted.startswith("target/") and noted.endswith(f"-{key[:8]}"):
+                return noted
+        except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
+            pass  # not made before, or the note is damaged: this one is the first
+        self.run.storage.write_json(note, {"folder": place})
+        return place
 
     def find(
         self,
@@ -135,23 +140,17 @@ class Pipeline:
 
     def _complete(self, name: str, key: str, place: str, mend: bool) -> Stage | None:
         storage = self.run.storage.sub(place)
-        try:
-            manifest = read_manifest(storage)
-        except EarlierLayout as earlier:
-            if mend:
-                self.progress.say(f"[{name}] {str(earlier).partition('. ')[0]}. Made again.")
-            return None
+        manifest = read_manifest(storage)
         if manifest is None or manifest.key != key:
             return None
-        problems = verify_outputs(storage, manifest.outputs)
+        problems = verify_outputs(storage, manifest)
         if not problems:
             if mend:
                 self._delete_working_state(storage)
             return Stage(name, place, storage, manifest, reused=True)
         if mend:
-            more = f" {len(problems) - 1} more of its files are damaged or gone." if len(problems) > 1 else ""
-            self.progress.say(f"[{name}] {problems[0].what}{more} Made again.")
-            retract(storage, problems)
+            self.progress.say(f"[{name}] {problems[0]} Made again.")
+            retract(storage, manifest)
         return None
 
     def _build(
@@ -164,7 +163,7 @@ class Pipeline:
         build: Callable[[Storage], Built],
         lock: RunLock | None,
     ) -> Stage:
-        storage = self.run.storage.sub(place).recording()
+        storage = self.run.storage.sub(place)
         self.started = True
         started, clock = _now(), time.monotonic()
         self.metrics.log(name, "stage_started", folder=place)
@@ -178,7 +177,7 @@ class Pipeline:
             inputs=dict(inputs),
             content_fingerprint=built.content,
             row_counts=built.row_counts,
-            outputs=list_outputs(storage, leave_out=_NOT_OUTPUTS),
+            outputs=[o for o in list_outputs(storage) if not o.name.startswith(_NOT_OUTPUTS)],
             seeds=built.seeds,
             started_at=started,
             finished_at=_now(),
@@ -191,7 +190,7 @@ class Pipeline:
         )
         if lock:
             lock.check()
-        manifest = write_manifest(storage, manifest)
+        write_manifest(storage, manifest)
         self._delete_working_state(storage)
         return self._done(Stage(name, place, storage, manifest))
 
@@ -202,8 +201,6 @@ class Pipeline:
     def _done(self, stage: Stage) -> Stage:
         manifest = stage.manifest
         self.run.stages[stage.name] = stage
-        if not self.shared:
-            self.run.save_index()
         said = manifest.extra.get("said", "")
         how = "unchanged, skipped" if stage.reused else f"done in {_cost(manifest)}"
         self.progress.say(f"[{stage.name}] {how}: {said}")
@@ -246,7 +243,7 @@ def run(
 
     Args:
         config: a recipe's name, a YAML file, a mapping, or the typed tree.
-        overrides: `section.field=value`, as on the command line; not with a typed tree.
+        overrides: `section.field=value`, as on the command line.
         select_only: end with the subsets; a target is left for `finetune`.
 
     Raises:
@@ -255,17 +252,19 @@ def run(
     from s2l_ray.cluster.session import ray_session
     from s2l_ray.stages import run_stages
 
-    resolved = config if isinstance(config, S2LConfig) else load_config(config, overrides)
+    if isinstance(config, S2LConfig):
+        resolved = load_config(config.model_dump(mode="json"), overrides) if overrides else config
+    else:
+        resolved = load_config(config, overrides)
     wanted = resolved.model_copy(update={"target": None}) if select_only else resolved
     preflight(wanted)
-    progress = progress or Progress()
-    with open_pipeline(Run(resolved, Storage.open(resolved.run_uri)), progress, write_config=True) as pipeline:
-        pipeline.run.config = wanted  # what is stored has the target
-        before = pipeline.run.read_index()
+    opened = Run(wanted, Storage.open(resolved.run_uri))
+    with open_pipeline(opened, progress or Progress()) as pipeline:
+        opened.begin(resolved)  # what is stored has the target
         with ray_session(resolved.resources):
             run_stages(pipeline)
-        adopt_earlier(pipeline.run, before)
-        return pipeline.run
+        opened.find_others_work()
+    return opened
 
 
 def select(
@@ -288,21 +287,16 @@ def select(
     """
     from s2l_ray.stages import subset_stage
 
-    opened = load_run(run) if isinstance(run, str) else run
-    for needed in ("corpus", "tokens", "trajectories", "clusters"):
-        opened.stage(needed)
-    section = opened.config.selection
-    changes: dict[str, Any] = {"budgets": [budget], "selectors": [selector]}
-    if seed is not None:
-        changes["seed"] = seed
-    if stratify is not None:
-        changes["stratify"] = stratify
-    # Through validation again, so that a wrong budget or selector is refused as in a configuration.
-    tree = opened.config.model_dump(mode="json")
-    tree["selection"] = {**section.model_dump(mode="json"), **changes}
-    checked = load_config(tree)
-    with open_pipeline(opened, progress or Progress(), write_config=False) as pipeline:
-        return subset_stage(pipeline, checked, selector, checked.selection.budgets[0], inputs=None)
+    opened = _open(run)
+    _selecting(opened.config, budget, selector, seed, stratify)  # refused before the lock is waited for
+    with open_pipeline(opened, progress or Progress(), _WAIT_FOR_OTHERS_S) as pipeline:
+        _find_selection(opened, reread=isinstance(run, str))
+        config = _selecting(opened.config, budget, selector, seed, stratify)
+        before = dict(opened.stages)
+        stage = subset_stage(pipeline, config, selector, config.selection.budgets[0], inputs=None)
+        if stage.name in before and before[stage.name].folder != stage.folder:
+            opened.find_stages()  # of two of that name, one is the run's
+    return stage
 
 
 def finetune(
@@ -311,7 +305,7 @@ def finetune(
     overrides: Sequence[str] = (),
     *,
     budget: int | float | None = None,
-    selector: str = "s2l",
+    selector: str | None = None,
     progress: Progress | None = None,
 ) -> Stage:
     """Fine-tune the target on one subset of a finished selection, or on the full data, and evaluate it.
@@ -320,6 +314,7 @@ def finetune(
         subset: `full`, or a subset's name (`s2l-0.11`); None: that of `selector` and `budget`, chosen now if need be.
         overrides: `target.model=…`, and whatever else of `target`, `heldout.files`, `loggers`, `resources`,
             `estimates`. What the selection was made from stays as it is.
+        budget, selector: None takes the run's first.
 
     Returns:
         The target's stage; `.storage` holds `model/` and `evaluations/`, `.manifest.extra["evaluation"]` the losses.
@@ -327,52 +322,122 @@ def finetune(
     from s2l_ray.cluster.session import ray_session
     from s2l_ray.stages import place_stages
     from s2l_ray.stages.selection import subset_stage
-    from s2l_ray.stages.target import target_stage
+    from s2l_ray.stages.target import FULL, target_stage
 
-    opened = load_run(run) if isinstance(run, str) else run
-    for needed in ("corpus", "trajectories", "clusters"):
-        opened.stage(needed)
+    if subset is not None and (budget is not None or selector is not None):
+        raise ConfigError(
+            f"subset={subset!r} names what to fine-tune on, and budget={budget!r}, selector={selector!r} another; give "
+            "the one or the others"
+        )
+    _refuse_selecting(overrides)
+    opened = _open(run)
+    preflight(_finetuning(opened.config, overrides, budget, selector))
+    with open_pipeline(opened, progress or Progress(), _WAIT_FOR_OTHERS_S) as pipeline:
+        _find_selection(opened, reread=isinstance(run, str))
+        config = _finetuning(opened.config, overrides, budget, selector)
+        if subset not in (None, FULL):
+            opened.subset(subset)
+        opened.config = config  # the target's sections are this command's; the rest of the run stays
+        with ray_session(config.resources):
+            place_stages(pipeline, config)
+            if subset is None:
+                [(subset, size)] = config.subset_budgets().items()
+                subset_stage(pipeline, config, config.selection.selectors[0], size, inputs=None)
+            return target_stage(pipeline, config, subset)
+
+
+def _open(run: Run | str) -> Run:
+    """Its configuration alone: what belongs to it is found once the lock is held."""
+    if isinstance(run, Run):
+        return run
+    storage = Storage.open(run)
+    return Run(read_config(storage), storage)
+
+
+def _find_selection(opened: Run, reread: bool) -> None:
+    """What others have made of the run until now; hold the lock.
+
+    Args:
+        reread: take the stored configuration; else the one that the caller has.
+
+    Raises:
+        RunError: the selection is not complete.
+    """
+    if reread:
+        opened.config = read_config(opened.storage)
+    opened.find_stages()
+    for name in STAGES:
+        opened.stage(name)
+    if reread:
+        opened.note_chain()
+
+
+def _selecting(
+    config: S2LConfig,
+    budget: int | float,
+    selector: str,
+    seed: int | None = None,
+    stratify: bool | None = None,
+    overrides: Sequence[str] = (),
+) -> S2LConfig:
+    """The run's configuration with one subset, validated again, so that a wrong budget is refused as in a file."""
+    from s2l_ray.subset.selectors import SELECTORS
+
+    tree = config.model_dump(mode="json")
+    if tree["target"] is None:
+        del tree["target"]  # so that an override may begin one
+    else:
+        tree["target"]["subsets"] = []  # they are named after the run's own selection
+    if stratify is None and selector in SELECTORS:  # the run's own is for the selectors that take it
+        stratify = config.selection.stratify and SELECTORS[selector].takes_stratify
+    changes = {"budgets": [budget], "selectors": [selector], "seed": seed, "stratify": stratify}
+    tree["selection"] |= {name: value for name, value in changes.items() if value is not None}
+    return load_config(tree, overrides)
+
+
+def _finetuning(
+    config: S2LConfig, overrides: Sequence[str], budget: int | float | None, selector: str | None
+) -> S2LConfig:
+    asked = config.selection
+    budget = asked.budgets[0] if budget is None else budget
+    made = _selecting(config, budget, selector or asked.selectors[0], overrides=overrides)
+    if made.target is None:
+        raise ConfigError("there is no target: add target.model=… (a hub id or folder), or a section `target`")
+    return made
+
+
+def _refuse_selecting(overrides: Sequence[str]) -> None:
+    """Raises ConfigError for overrides that `finetune` would not follow."""
     for override in overrides:
-        section = override.partition("=")[0].split(".")[0].strip()
-        if section not in _FINETUNE_SECTIONS and not override.startswith("heldout.files"):
+        path = override.partition("=")[0].strip()
+        if path.split(".")[0] not in _FINETUNE_SECTIONS and not path.startswith("heldout.files"):
             raise ConfigError(
                 f"{override!r}: the selection is finished, so `s2l finetune` changes only "
                 f"{', '.join(_FINETUNE_SECTIONS)} and heldout.files; for the rest use `s2l run`"
             )
-    tree = opened.config.model_dump(mode="json")
-    if tree["target"] is None:
-        del tree["target"]
-    if budget is not None:
-        tree["selection"] |= {"budgets": [budget], "selectors": [selector]}
-        tree.get("target", {}).pop("subsets", None)
-    config = load_config(tree, overrides)
-    if config.target is None:
-        raise ConfigError("there is no target: add target.model=… (a hub id or folder), or a section `target`")
-    preflight(config)
-    with open_pipeline(opened, progress or Progress(), write_config=False) as pipeline:
-        # The target's sections are this command's; the rest of the run stays.
-        pipeline.run.config = config
-        with ray_session(config.resources):
-            place_stages(pipeline, config)
-            if subset is None:
-                size = config.selection.budgets[0]
-                subset_stage(pipeline, config, config.selection.selectors[0], size, inputs=None)
-                subset = next(iter(config.subset_budgets()))
-            return target_stage(pipeline, config, subset)
+        if path == "target.subsets":
+            raise ConfigError(
+                f"{override!r}: `s2l finetune` makes one target, so this would do nothing; say which with --budget and "
+                "--subset, or --full, or make several with `s2l run`"
+            )
 
 
 @contextlib.contextmanager
-def open_pipeline(run: Run, progress: Progress, write_config: bool) -> Iterator[Pipeline]:
-    """The run's only writer, for the block."""
+def open_pipeline(run: Run, progress: Progress, wait_for_living_s: float = 5) -> Iterator[Pipeline]:
+    """The run's only writer, for the block.
+
+    Args:
+        wait_for_living_s: how long to wait for a process on this machine that writes the run (seconds).
+    """
     storage = run.storage
     # A node that is gone may have left its lock: wait until it is stale. A process here is known to live or not; one
     # that lives may be a job that is just being stopped.
-    lock = RunLock(storage, wait_s=75, wait_for_living_s=5, on_wait=progress.say)
+    lock = RunLock(
+        storage, wait_s=max(75, wait_for_living_s), wait_for_living_s=wait_for_living_s, on_wait=progress.say
+    )
     with lock, MetricsLog(storage, listener=RayMetrics(run.config.name)) as metrics:
         if storage.is_local:
             delete_unfinished_files(storage.filesystem, storage.path, shared=("locks",))
-        if write_config:
-            storage.write_bytes("config.yaml", to_yaml(run.config).encode())
         pipeline = Pipeline(run, progress, metrics, lock)
         try:
             yield pipeline

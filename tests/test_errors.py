@@ -62,7 +62,7 @@ def called(monkeypatch: pytest.MonkeyPatch, raises: BaseException | Any) -> int:
 @pytest.fixture
 def pipeline_in(tmp_path):
     config = load_config("quickstart", [f"run_dir={tmp_path}"])
-    return lambda: open_pipeline(Run(config, Storage.open(tmp_path)), Progress(interactive=False), write_config=False)
+    return lambda: open_pipeline(Run(config, Storage.open(tmp_path)), Progress(interactive=False))
 
 
 @pytest.mark.parametrize("error", [UserError("no"), DataError("no"), StorageError("no"), StorageFull("no")])

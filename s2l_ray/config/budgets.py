@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
+from s2l_ray.config.section import refuse_repeated
 from s2l_ray.errors import listed, shown
 
 MAX_EXAMPLES = 10**12
 """More than any corpus has."""
 
 
-def check_budgets(budgets: list[int | float]) -> list[int | float]:
-    """Raises ValueError, naming every budget that is neither a count nor a share."""
+def plain_budgets(budgets: Any) -> Any:
+    """For a validator that sees them before pydantic does, which takes numpy's 7 for 7.0, a share.
+
+    Counts and shares stay apart, and have the same name wherever they come from.
+    """
+    if not isinstance(budgets, list):
+        return budgets
+    return [_plain(b) if isinstance(b, Real) and not isinstance(b, bool) else b for b in budgets]
+
+
+def _plain(budget: Real) -> int | float:
+    return int(budget) if isinstance(budget, Integral) else float(budget)
+
+
+def check_budgets(where: str, budgets: list[int | float]) -> list[int | float]:
+    """Raises ValueError, naming every budget that is neither a count nor a share, or is listed twice."""
     wrong = [shown(b) for b in budgets if not _is_budget(b)]
     if wrong:
         what = "budget" if len(wrong) == 1 else "budgets"
@@ -21,6 +37,7 @@ def check_budgets(budgets: list[int | float]) -> list[int | float]:
             f"{what} {', '.join(listed(wrong))} {verb} neither a count (whole number from 1 to {MAX_EXAMPLES:,}) nor a "
             "share (fraction in (0, 1])"
         )
+    refuse_repeated(where, budgets)
     return budgets
 
 

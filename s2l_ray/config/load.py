@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -15,8 +17,11 @@ from pydantic import ValidationError
 from s2l_ray.config.faults import explain, is_text, where
 from s2l_ray.config.parse_yaml import MAX_BYTES, MAX_DEPTH, NotYaml, PlainCopy, parse_yaml
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.targets import follow_selection, subset_names
 from s2l_ray.errors import UserError, listed, shown
 from s2l_ray.run_folder.redact import redact_text
+
+logger = logging.getLogger(__name__)
 
 
 class ConfigError(UserError):
@@ -43,12 +48,16 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     given = PlainCopy(source if isinstance(source, Mapping) else _read(str(source)))
     tree, wrong = given.data or {}, given.faults
     parsed, faults = _parse_overrides(overrides)
+    faults += _lost(parsed)
+    before = copy.deepcopy(tree)
     for path, value in parsed:
-        _remove_replaced(tree, path, value)
+        _remove_replaced(tree, before, path, value)
     for path, value in parsed:
         plain = PlainCopy(value, tuple(path))
         _apply(tree, path, plain.data)
         wrong |= plain.faults
+    if parsed and not faults and not any(path[:2] in (["target"], ["target", "subsets"]) for path, _ in parsed):
+        _follow_selection(before, tree)
     faults += [f"{where(place)}: {said}" if place else said for place, said in wrong.items()]
     if () not in wrong:  # else only a part of the values is there
         try:
@@ -143,13 +152,9 @@ _REPLACES: dict[str, tuple[str, ...]] = {
     "corpus.paths": ("corpus.huggingface", "corpus.quickstart"),
     "corpus.huggingface": ("corpus.paths", "corpus.quickstart"),
     "corpus.quickstart": ("corpus.paths", "corpus.huggingface"),
-    # The file's targets are named after its own selection.
-    "selection.budgets": ("target.subsets",),
-    "selection.selectors": ("target.subsets",),
 }
 for _section in ("proxy", "target"):
     _REPLACES |= {
-        # The tokenizer of a model from scratch would be foreign to other weights.
         f"{_section}.model": (f"{_section}.from_config", f"{_section}.train_tokenizer"),
         f"{_section}.from_config": tuple(
             f"{_section}.{name}" for name in ("model", "revision", "gguf_file", "random_weights")
@@ -159,12 +164,46 @@ for _section in ("proxy", "target"):
     }
 
 
-def _remove_replaced(tree: dict[str, Any], path: list[str], value: Any) -> None:
-    """Must see the tree as the file left it, before any override is applied."""
+def _remove_replaced(tree: dict[str, Any], before: dict[str, Any], path: list[str], value: Any) -> None:
+    """Args: before: as the file left it, whatever other overrides have removed."""
     chosen = ".".join(path[:2])
     if value is None or chosen not in _REPLACES:
         return
     for other in _REPLACES[chosen]:
         section, field = other.split(".")
-        if isinstance(tree.get(section), dict):
-            tree[section].pop(field, None)
+        given = before.get(section)
+        if not isinstance(given, dict):
+            continue
+        # The tokenizer of a model from scratch would be foreign to other weights; one for random weights stays.
+        if field == "train_tokenizer" and path[1] == "model" and not given.get("from_config"):
+            continue
+        tree[section].pop(field, None)
+
+
+def _lost(parsed: list[tuple[list[str], Any]]) -> list[str]:
+    """A sentence for each override that a later one would replace without a word."""
+    return [
+        f"the override {'.'.join(earlier)}=… would be lost: {'.'.join(later)}=… comes after it; give one of them"
+        for number, (later, _) in enumerate(parsed)
+        for earlier, _ in parsed[:number]
+        if earlier[: len(later)] == later
+    ]
+
+
+def _follow_selection(before: dict[str, Any], tree: dict[str, Any]) -> None:
+    """The file's targets are named after its own selection: see `follow_selection`."""
+    made = follow_selection(before, tree)
+    if made is None:
+        return
+    names, lost = made
+    if lost:
+        known = [name for name in subset_names(tree) if name not in names]
+        raise ConfigError(
+            f"target.subsets: {', '.join(listed(lost))} of the configuration's file is no subset of the selection as "
+            "the command line changes it, and which to fine-tune on instead is not said; add what you want of "
+            f"target.subsets=[{','.join(listed(names + known))}]"
+        )
+    if names != tree["target"]["subsets"]:
+        was = ", ".join(tree["target"]["subsets"])
+        logger.warning("target.subsets follows the selection: [%s], in the file [%s]", ", ".join(names), was)
+        tree["target"]["subsets"] = names

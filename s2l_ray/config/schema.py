@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from s2l_ray.config.budgets import check_budgets
+from s2l_ray.config.budgets import check_budgets, plain_budgets
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.config.heldout import HeldOutConfig
 from s2l_ray.config.loggers import LoggersConfig
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.proxy import ProxyConfig
-from s2l_ray.config.section import OptionalLocation, Section, bounded
+from s2l_ray.config.section import OptionalLocation, Section, bounded, refuse_repeated
 from s2l_ray.config.sweep import SweepConfig
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.errors import shown
@@ -44,7 +44,8 @@ class ClustersConfig(Section):
     num_snapshots: int | None = bounded(None, 1000, "and every snapshot scores the whole corpus once more", ge=1)
     """Cluster by so many of the recorded snapshots; None: by all."""
     snapshots: Literal["even", "first"] = "even"
-    """Which: evenly spaced with first and last, or the first ones (as if training had stopped early)."""
+    """Which: evenly spaced with first and last (one: the last), or the first ones (as if training had stopped
+    early)."""
     seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
     """None: the run's seed."""
 
@@ -61,20 +62,19 @@ class SelectionConfig(Section):
 
     @field_validator("budgets", mode="before")
     @classmethod
-    def _no_booleans(cls, budgets: Any) -> Any:
-        """Before pydantic reads true as 1."""
+    def _plain(cls, budgets: Any) -> Any:
         if isinstance(budgets, list) and any(isinstance(b, bool) for b in budgets):
             raise ValueError(
                 f"{budgets!r} holds a boolean, which is neither a count nor a share; give for example [0.11]"
             )
-        return budgets
+        return plain_budgets(budgets)
 
     @field_validator("budgets")
     @classmethod
     def _budgets(cls, budgets: list[int | float]) -> list[int | float]:
         if not budgets:
             raise ValueError("selection.budgets is empty: no subset would be chosen; give for example [0.11]")
-        return check_budgets(budgets)
+        return check_budgets("selection.budgets", budgets)
 
     @field_validator("selectors")
     @classmethod
@@ -86,7 +86,18 @@ class SelectionConfig(Section):
                 raise ValueError(f"unknown selector {name!r}; known: {', '.join(sorted(SELECTORS))}")
         if not names:
             raise ValueError("selection.selectors is empty: no subset would be chosen; give for example [s2l]")
+        refuse_repeated("selection.selectors", names)
         return names
+
+    def contradictions(self) -> Iterator[str]:
+        from s2l_ray.subset.selectors import SELECTORS
+
+        if self.stratify and not any(SELECTORS[name].takes_stratify for name in self.selectors):
+            can = ", ".join(name for name, one in sorted(SELECTORS.items()) if one.takes_stratify)
+            yield (
+                f"stratify=true would do nothing: the selector {', '.join(self.selectors)} does not take it; leave it "
+                f"out, or choose {can}"
+            )
 
 
 class WorkersConfig(Section):
@@ -224,6 +235,12 @@ class S2LConfig(Section):
             yield (
                 f"clusters.num_snapshots={used} asks for more than the trajectories.num_snapshots={taken} that are "
                 "recorded; lower the one or raise the other"
+            )
+        swept = "clusters.num_snapshots" in self.sweep.parameters
+        if self.clusters.snapshots == "first" and used is None and not swept:
+            yield (
+                "clusters.snapshots=first would do nothing: of all snapshots none are the first; set "
+                "clusters.num_snapshots too, or leave it out"
             )
         for model in (self.proxy, self.target):
             if model is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import (
@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from s2l_ray.errors import shown
 from s2l_ray.run_folder.redact import strip_credentials
 
 _STORED = {"stored": True}
@@ -80,6 +81,18 @@ class Section(BaseModel):
             options: as for `model_dump`.
         """
         return self.model_dump(mode="json", context=_STORED, **options)
+
+
+def refuse_repeated(where: str, values: Iterable[Any]) -> None:
+    """Raises ValueError for a value that is listed twice: one would be lost, and most likely another one was meant.
+
+    1, 1.0 and true differ: a count, a share and a switch.
+    """
+    seen: set[str] = set()
+    for value in values:
+        if repr(value) in seen:
+            raise ValueError(f"{where} lists {shown(value)} twice, which would count once; remove one, or correct it")
+        seen.add(repr(value))
 
 
 def bounded(default: Any, le: float, because: str, **bounds: Any) -> Any:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from s2l_ray.config.budgets import check_budgets
-from s2l_ray.config.section import Section, bounded
+from s2l_ray.config.budgets import check_budgets, plain_budgets
+from s2l_ray.config.section import Section, bounded, refuse_repeated
 
 Metric = Literal["macro", "micro", "per_token", "exact_match"]
 
@@ -77,10 +77,21 @@ class SweepConfig(Section):
     within: float = Field(default=0.01, gt=0, lt=1)
     """What `--find-smallest` calls good enough: at most this much worse than the full data, relative to it."""
 
+    @field_validator("budgets", mode="before")
+    @classmethod
+    def _plain(cls, budgets: Any) -> Any:
+        return plain_budgets(budgets)
+
     @field_validator("budgets")
     @classmethod
     def _sizes(cls, budgets: list[int | float]) -> list[int | float]:
-        return check_budgets(budgets)
+        return check_budgets("sweep.budgets", budgets)
+
+    @field_validator("selectors")
+    @classmethod
+    def _selectors(cls, names: list[str]) -> list[str]:
+        refuse_repeated("sweep.selectors", names)
+        return names
 
     @field_validator("parameters")
     @classmethod
@@ -100,6 +111,8 @@ class SweepConfig(Section):
                 raise ValueError(f"sweep.parameters: {path!r} is set by sweep.num_seeds; remove it")
             if values == []:
                 raise ValueError(f"sweep.parameters.{path} has no value to try")
+            if isinstance(values, list):
+                refuse_repeated(f"sweep.parameters.{path}", values)
         return parameters
 
     def contradictions(self) -> Iterator[str]:

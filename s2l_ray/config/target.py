@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from s2l_ray.config.model import TrainedModelConfig
-from s2l_ray.config.section import OptionalLocation, Section, bounded
+from s2l_ray.config.section import OptionalLocation, Section, bounded, refuse_repeated
 
 Offload = Literal["none", "cpu", "nvme"]
 
@@ -78,6 +78,12 @@ class TargetConfig(TrainedModelConfig):
     """Stop after so many evaluations in a row without a lower held-out loss."""
     max_shard_size: str = Field(default="5GB", pattern=r"^[0-9]{1,6}(\.[0-9]+)?(KB|MB|GB|TB)$")
     """Size of the safetensors files of the exported model."""
+
+    @field_validator("subsets")
+    @classmethod
+    def _each_once(cls, names: list[str]) -> list[str]:
+        refuse_repeated("target.subsets", names)
+        return names
 
     def contradictions(self) -> Iterator[str]:
         yield from super().contradictions()

@@ -7,8 +7,7 @@ need not repeat bit for bit) starts that snapshot anew instead of mixing.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -45,20 +44,10 @@ class Snapshot:
     num_examples: int
     mean_loss_nats: float
     """Mean over the examples."""
-    files: list[dict[str, Any]] = field(default_factory=list)
-    """{name in the stage's folder, size, digest} of its parts."""
-
-    def plain(self) -> dict[str, Any]:
-        """Without the files, of which there may be tens of thousands."""
-        return {name: value for name, value in asdict(self).items() if name != "files"}
 
 
 def snapshot_folder(out: Storage, snapshot: int) -> Storage:
-    return out.sub("snapshots", _folder_name(snapshot))
-
-
-def _folder_name(snapshot: int) -> str:
-    return f"snapshot-{snapshot:03d}"
+    return out.sub("snapshots", f"snapshot-{snapshot:03d}")
 
 
 def read_snapshot(out: Storage, snapshot: int) -> Snapshot | None:
@@ -70,11 +59,6 @@ def read_snapshot(out: Storage, snapshot: int) -> Snapshot | None:
 def write_snapshot(out: Storage, snapshot: Snapshot) -> None:
     """Declare it complete."""
     snapshot_folder(out, snapshot.snapshot).write_json("manifest.json", asdict(snapshot))
-
-
-def score_name(snapshot: int, weights: str, part: int) -> str:
-    """Of a part of scores, in the stage's folder."""
-    return f"snapshots/{_folder_name(snapshot)}/{weights}/{part_name(part)}"
 
 
 def missing_parts(out: Storage, snapshot: int, weights: str, parts: list[int]) -> list[int]:
@@ -114,7 +98,7 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
 
 
 def snapshot_steps(total_steps: int, num_snapshots: int, include_step_zero: bool) -> list[int]:
-    """After how many optimiser steps the examples are scored: evenly spaced, first and last included.
+    """After how many optimiser steps the examples are scored: evenly spaced, first and last included; once: the last.
 
     Raises:
         PlanError: fewer steps than snapshots.
@@ -125,4 +109,6 @@ def snapshot_steps(total_steps: int, num_snapshots: int, include_step_zero: bool
             f"trajectories.num_snapshots={num_snapshots} cannot be spread over {total_steps} optimiser steps; "
             "take fewer snapshots, more epochs (proxy.epochs) or a smaller proxy.global_batch_size"
         )
+    if num_snapshots == 1:
+        return [total_steps]
     return [int(s) for s in np.linspace(first, total_steps, num_snapshots).round()]

@@ -20,6 +20,7 @@ def run_stages(pipeline: Pipeline) -> None:
     place_stages(pipeline, config)
     run_up_to_trajectories(pipeline, config)
     clusters_stage(pipeline, config)
+    pipeline.run.commit()
     subset_stages(pipeline, config)
     target_stages(pipeline, config)
 

@@ -11,6 +11,7 @@ from s2l_ray.sweep.results import (
     Cost,
     Point,
     break_even,
+    budget_unit,
     full_point,
     points,
     rank_correlation,
@@ -68,8 +69,9 @@ def _plain_curve(curve: list[Point], metric: str) -> list[dict[str, Any]]:
 
 def _plain(point: Point, full: Point | None, metric: str) -> dict[str, Any]:
     worse = None if full is None else shortfall(point, full, metric)
-    return {"selector": point.selector, "budget": point.budget, "share": point.share, "mean": point.mean,
-            "spread": point.spread, "values": list(point.values), "flops": point.flops,
+    return {"selector": point.selector, "budget": point.budget, "budget_unit": budget_unit(point.budget),
+            "share": point.share, "mean": point.mean, "spread": point.spread, "values": list(point.values),
+            "flops": point.flops,
             "worse_than_full": worse, "parameters": dict(point.parameters)}  # fmt: skip
 
 
@@ -86,7 +88,7 @@ def _prediction(curves: dict[str, list[Point]], metric: str) -> dict[str, Any]:
     """How well the small model's curve told the target's, over the subsets that both have."""
     both = {}
     for phase, found in curves.items():
-        both[phase] = {(p.selector, p.budget): p for p in found}
+        both[phase] = {p.subset: p for p in found}
     shared = [k for k in both[TARGET] if k in both[PREDICTED]]
     values = [[both[phase][k].mean for k in shared] for phase in (PREDICTED, TARGET)]
     predicted_full, target_full = full_point(curves[PREDICTED]), full_point(curves[TARGET])

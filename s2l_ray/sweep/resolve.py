@@ -6,14 +6,16 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from s2l_ray.artifacts import load_run
+from s2l_ray.artifacts import read_config
 from s2l_ray.config.load import ConfigError, list_recipes, load_config
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.run_folder import Storage
 from s2l_ray.sweep.trials import check_trials
 
 
-def resolve(config: S2LConfig | str, overrides: Sequence[str], within: float | None) -> S2LConfig:
+def resolve(
+    config: S2LConfig | str, overrides: Sequence[str], within: float | None, find_smallest: bool = False
+) -> S2LConfig:
     """What `s2l sweep` was given → a valid configuration, every trial of it too.
 
     Raises:
@@ -22,15 +24,36 @@ def resolve(config: S2LConfig | str, overrides: Sequence[str], within: float | N
     if within is not None:
         overrides = [*overrides, f"sweep.within={within}"]
     if isinstance(config, S2LConfig):
-        resolved = config
+        resolved = load_config(config.model_dump(mode="json"), overrides) if overrides else config
     elif _is_run(config):
-        tree = load_run(config).config.model_dump(mode="json")
+        tree = read_config(Storage.open(config), unfinished=True).model_dump(mode="json")
         resolved = load_config(tree | {"run_dir": config}, overrides)  # it may have been moved here
     else:
         resolved = load_config(config, overrides)
     _check(resolved)
+    if find_smallest:
+        _check_smallest(resolved)
     check_trials(resolved)
     return resolved
+
+
+def _check_smallest(config: S2LConfig) -> None:
+    """Raises ConfigError for settings that `--find-smallest` would not follow."""
+    sweep = config.sweep
+    faults = []
+    if not sweep.full:
+        faults.append("sweep.full=false leaves out the full data, with which budgets are compared")
+    if sweep.search != "grid":
+        faults.append(f"sweep.search={sweep.search} proposes trials of its own")
+    if sweep.parameters:
+        faults.append(f"sweep.parameters ({', '.join(sweep.parameters)}) would not be tried")
+    if sweep.asha is not None:
+        faults.append("sweep.asha would stop trials whose last loss is what is compared")
+    if faults:
+        raise ConfigError(
+            f"--find-smallest looks at budgets alone: {'; '.join(faults)}. Leave that out, or sweep without "
+            "--find-smallest"
+        )
 
 
 def _is_run(where: str) -> bool:

@@ -23,6 +23,7 @@ _SELECTING = ("tokens", "proxy", "trajectories", "clusters")
 RESULT_SCHEMA = pa.schema(
     [
         ("phase", pa.string()), ("trial", pa.string()), ("selector", pa.string()), ("budget", pa.float64()),
+        ("budget_unit", pa.string()),
         ("num_examples", pa.int64()), ("share", pa.float64()), ("seed", pa.int64()), ("parameters", pa.string()),
         ("heldout_set", pa.string()), ("source", pa.string()), ("loss", pa.float64()), ("macro", pa.float64()),
         ("per_token", pa.float64()), ("exact_match", pa.float64()), ("loss_before", pa.float64()),
@@ -30,7 +31,8 @@ RESULT_SCHEMA = pa.schema(
         ("device_seconds", pa.float64()), ("folder", pa.string()),
     ]
 )  # fmt: skip
-"""A row per trial and held-out set (source null) and per source of it. `loss`: mean over the row's examples."""
+"""A row per trial and held-out set (source null) and per source of it. `loss`: mean over the row's examples;
+`budget_unit`: `examples` or `share`."""
 
 
 def result_table(finished: dict[str, list[Finished]]) -> pa.Table:
@@ -51,11 +53,17 @@ def for_spreadsheets(table: pa.Table) -> pa.Table:
     return table
 
 
+def budget_unit(budget: int | float) -> str:
+    """What the number counts: 1 example and 1.0 of them all are different budgets."""
+    return "examples" if isinstance(budget, int) else "share"
+
+
 def _rows(phase: str, one: Finished) -> list[dict[str, Any]]:
     manifest, trial = one.stage.manifest, one.trial
     summary = manifest.extra["summary"]
     shared = {
         "phase": phase, "trial": trial.key, "selector": trial.selector, "budget": float(trial.budget),
+        "budget_unit": budget_unit(trial.budget),
         "num_examples": one.num_examples, "share": one.share, "seed": trial.seed,
         "parameters": json.dumps(dict(trial.parameters), sort_keys=True), "steps": summary["steps"],
         "tokens": summary["tally"]["tokens"], "flops": summary["flops"], "wall_seconds": manifest.wall_seconds,
@@ -87,6 +95,11 @@ class Point:
     flops: float
     """Of one target (mean)."""
     parameters: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def subset(self) -> tuple[str, str]:
+        """Selector and budget, a count and a share apart (1 == 1.0 in Python)."""
+        return self.selector, repr(self.budget)
 
     @property
     def mean(self) -> float:

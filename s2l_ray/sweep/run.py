@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
-from s2l_ray.artifacts import Run, adopt_earlier
+from s2l_ray.artifacts import Run
 from s2l_ray.config.load import load_config
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.pipeline import Pipeline, open_pipeline
@@ -22,6 +22,7 @@ from s2l_ray.sweep.records import Finished, all_finished, all_stopped, deciding_
 from s2l_ray.sweep.report import PREDICTED, TARGET, curves_of, make_report
 from s2l_ray.sweep.resolve import resolve
 from s2l_ray.sweep.results import (
+    Point,
     bisect,
     for_spreadsheets,
     full_point,
@@ -59,7 +60,7 @@ def sweep(
     Args:
         config: a recipe, a YAML file, a run's folder (goes on with it), or the typed tree.
         find_smallest: predict the curve with the proxy's model, then confirm with the target at the budgets that
-            matter, by bisection.
+            matter, by bisection, for each selector.
         within: overrides `sweep.within`.
 
     Raises:
@@ -68,20 +69,20 @@ def sweep(
     from s2l_ray.cluster.session import ray_session
     from s2l_ray.stages import clusters_stage, place_stages, run_up_to_trajectories
 
-    resolved = resolve(config, overrides, within)
+    resolved = resolve(config, overrides, within, find_smallest)
     preflight(resolved)
     progress = progress or Progress()
     run = Run(resolved, Storage.open(resolved.run_uri))
     # With its dashboard: Ray Train asks it which placement groups a stopped trial has left.
     with (
-        open_pipeline(run, progress, write_config=True) as pipeline,
+        open_pipeline(run, progress) as pipeline,
         ray_session(resolved.resources, dashboard=True),
     ):
-        before = run.read_index()
+        run.begin(resolved)
         place_stages(pipeline, resolved)
         run_up_to_trajectories(pipeline, resolved)
         clusters_stage(pipeline, resolved)
-        adopt_earlier(run, before)
+        run.commit()
         runner = _Runner(pipeline, resolved)
         if resolved.sweep.predict or find_smallest:
             runner.run(PREDICTED, grid(predicting(resolved)))
@@ -230,27 +231,28 @@ class _Runner:
 
 
 def _find_smallest(runner: _Runner, config: S2LConfig) -> None:
-    """Confirm with the target: the full data, and the budgets around the predicted one until two neighbours differ.
+    """Confirm with the target, for each selector: the full data, and the budgets around the predicted one until two
+    neighbours differ.
 
     The curve is taken to fall with the budget; where seeds scatter more than budgets differ, the answer is a guess.
     """
-    metric, within, selector = config.sweep.metric, config.sweep.within, config.sweep.selectors[0]
+    metric, within, seeds = config.sweep.metric, config.sweep.within, range(config.sweep.num_seeds)
     predicted = points(runner.base[PREDICTED], runner.finished[PREDICTED])
-    budgets = [p.budget for p in predicted if p.selector == selector]  # sorted by share
-    guess = smallest_good_enough(predicted, selector, metric, within)
-    seeds = range(config.sweep.num_seeds)
     runner.run(TARGET, [Trial(FULL, 1.0, n) for n in seeds])
+    for selector in config.sweep.selectors:
+        curve = [p for p in predicted if p.selector == selector]  # sorted by share
+        guess = smallest_good_enough(predicted, selector, metric, within)
 
-    def is_good(at: int) -> bool | None:
-        runner.run(TARGET, [Trial(selector, budgets[at], n) for n in seeds])
-        found = points(config, runner.finished[TARGET])
-        yardstick = full_point(found)
-        mine = [p for p in found if p.selector == selector and p.budget == budgets[at]]
-        if yardstick is None or not mine:
-            return None  # trials failed; said at the end
-        return shortfall(mine[0], yardstick, metric) <= within
+        def is_good(at: int, curve: list[Point] = curve) -> bool | None:
+            runner.run(TARGET, [Trial(curve[at].selector, curve[at].budget, n) for n in seeds])
+            found = points(config, runner.finished[TARGET])
+            yardstick = full_point(found)
+            match = [p for p in found if p.subset == curve[at].subset]
+            if yardstick is None or not match:
+                return None  # trials failed; said at the end
+            return shortfall(match[0], yardstick, metric) <= within
 
-    bisect(len(budgets), len(budgets) - 1 if guess is None else budgets.index(guess.budget), is_good)
+        bisect(len(curve), len(curve) - 1 if guess is None else curve.index(guess), is_good)
 
 
 def _conclude(pipeline: Pipeline, runner: _Runner, config: S2LConfig) -> SweepResult:
@@ -275,5 +277,6 @@ def _conclude(pipeline: Pipeline, runner: _Runner, config: S2LConfig) -> SweepRe
         files = draw_all(out, config.name, config.sweep.metric, curves, selection_cost(pipeline.run), table, deciding)
     for leftover in ("sweep/ray_tune", "stage_locks"):  # of trials that were killed
         pipeline.run.storage.delete_dir(leftover)
+    pipeline.run.find_others_work()
     lines = report_lines(report, out.uri, files, runner.failed)
     return SweepResult(pipeline.run, report, lines, runner.failed)

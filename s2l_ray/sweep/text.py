@@ -60,7 +60,8 @@ def _curve_table(curve: list[dict[str, Any]]) -> list[str]:
     for p in curve:
         worse = p["worse_than_full"]
         settings = "".join(f", {path}={value}" for path, value in p["parameters"].items())
-        rows.append([p["selector"] + settings, f"{p['share']:.1%}", f"{p['mean']:.4f}", f"± {p['spread']:.4f}",
+        subset = p["selector"] if p["selector"] == "full" else f"{p['selector']} {p['budget']!r}"
+        rows.append([subset + settings, f"{p['share']:.1%}", f"{p['mean']:.4f}", f"± {p['spread']:.4f}",
                      "" if worse is None or p["selector"] == "full" else f"{worse:+.2%}"])  # fmt: skip
     return aligned(rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from s2l_ray.config.load import load_config
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.sweep import RangeConfig
 from s2l_ray.run_folder import fingerprint
+from s2l_ray.subset.selectors import SELECTORS
 
 FULL = "full"
 
@@ -49,7 +51,9 @@ class Trial:
     def of(plain: Mapping[str, Any]) -> Trial:
         """From `plain`, or from what Ray Tune hands to a trial (nothing of `parameters` if there are none)."""
         parameters = tuple(sorted(plain.get("parameters", {}).items()))
-        return Trial(plain["selector"], plain["budget"], int(plain["seed"]), parameters)
+        budget = plain["budget"]
+        budget = json.loads(budget) if isinstance(budget, str) else budget  # a searcher would take 1 and 1.0 for one
+        return Trial(plain["selector"], budget, int(plain["seed"]), parameters)
 
     def config(self, base: S2LConfig) -> S2LConfig:
         """The whole configuration.
@@ -73,6 +77,8 @@ class Trial:
             tree["target"]["subsets"] = [FULL]
         else:
             tree["selection"] |= {"selectors": [self.selector], "budgets": [self.budget]}
+            if self.selector in SELECTORS and not SELECTORS[self.selector].takes_stratify:
+                tree["selection"]["stratify"] = False  # the sweep's other selectors take it
         return load_config(tree)
 
 
@@ -102,7 +108,8 @@ def full_trials(config: S2LConfig, settings: list[tuple[tuple[str, Any], ...]] |
 def could_propose(config: S2LConfig, trial: Trial) -> bool:
     """Whether a search over this sweep's settings may come up with the trial."""
     sweep = config.sweep
-    known = trial.selector in sweep.selectors and trial.budget in sweep.budgets and trial.seed < sweep.num_seeds
+    budgets = map(repr, sweep.budgets)
+    known = trial.selector in sweep.selectors and repr(trial.budget) in budgets and trial.seed < sweep.num_seeds
     return known and [p for p, _ in trial.parameters] == sorted(sweep.parameters) and all(
         _is_in(value, sweep.parameters[path]) for path, value in trial.parameters
     )  # fmt: skip
@@ -110,7 +117,7 @@ def could_propose(config: S2LConfig, trial: Trial) -> bool:
 
 def _is_in(value: Any, values: list[Any] | RangeConfig) -> bool:
     if isinstance(values, list):
-        return value in values
+        return fingerprint(value) in map(fingerprint, values)  # 1, 1.0 and true are equal in Python
     return isinstance(value, int | float) and values.min <= value <= values.max
 
 
@@ -119,7 +126,7 @@ def num_possible(config: S2LConfig) -> float:
     sweep = config.sweep
     sizes = [v.num_values if isinstance(v, RangeConfig) else len(set(map(fingerprint, v)))
              for v in sweep.parameters.values()]  # fmt: skip
-    return len(set(sweep.selectors)) * len(set(sweep.budgets)) * sweep.num_seeds * math.prod(sizes)
+    return len(sweep.selectors) * len(sweep.budgets) * sweep.num_seeds * math.prod(sizes)
 
 
 def check_trials(config: S2LConfig) -> None:

@@ -158,7 +158,8 @@ def propose(
     from ray.tune.search.optuna import OptunaSearch
     from ray.tune.utils import flatten_dict
 
-    points = [{k: v for k, v in flatten_dict(t.plain()).items() if v != {}} for t, _ in done]
+    plain = [t.plain() | {"budget": repr(t.budget)} for t, _ in done]
+    points = [{k: v for k, v in flatten_dict(p).items() if v != {}} for p in plain]
     algorithm = OptunaSearch(
         OptunaSearch.convert_search_space(_space(shared.base)), metric=OBJECTIVE, mode=mode_of(shared.base),
         seed=shared.base.seed + len(done),  # other first guesses than those that are done
@@ -177,7 +178,7 @@ def _space(config: S2LConfig) -> dict[str, Any]:
     sweep = config.sweep
     return {
         "selector": tune.choice(sweep.selectors),
-        "budget": tune.choice(sweep.budgets),
+        "budget": tune.choice([repr(budget) for budget in sweep.budgets]),
         "seed": tune.choice(list(range(sweep.num_seeds))),
         **({"parameters": {path: _domain(v) for path, v in sweep.parameters.items()}} if sweep.parameters else {}),
     }

@@ -60,7 +60,12 @@ def load_trajectories(storage: Storage, part_rows: list[tuple[int, int]], num_sn
 
 
 def snapshot_columns(recorded: int, used: int | None, which: str) -> np.ndarray:
-    """Columns of the matrix to look at: all, the first `used`, or `used` evenly spaced with first and last."""
+    """Columns of the matrix to look at: all, the first `used`, or `used` evenly spaced with first and last.
+
+    A single one of the evenly spaced is the last: what the trained proxy thinks, not the untrained one.
+    """
     if used is None or used >= recorded:
         return np.arange(recorded)
-    return np.arange(used) if which == "first" else np.linspace(0, recorded - 1, used).round().astype(int)
+    if which == "first":
+        return np.arange(used)
+    return np.linspace(0, recorded - 1, used).round().astype(int) if used > 1 else np.array([recorded - 1])
