@@ -28,25 +28,27 @@ Exit code 0: all trials done; 1: some failed, and are named; 2: refused, nothing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 failed while running, 2 refused before anything started, 130 Ctrl-C, 143 SIGTERM.
+    """Exit codes: 0 done, 1 failed, 2 refused before anything started, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
 
     What is refused is one of `s2l_ray.errors`; any other error is a failure, and said in one line with its type.
     """
-    from s2l_ray.cluster.signals import INTERRUPTED, STOPPED, sigterm_interrupts
+    from s2l_ray.cluster.signals import INTERRUPTED, ending_signals
 
     arguments = _parse(argv)
-    with sigterm_interrupts() as sigterm:
+    with ending_signals() as signals:
         try:
             return _call(arguments)
         except KeyboardInterrupt:
-            how = "stopped" if sigterm.received else "interrupted"
-            print(f"\n{how}; complete stages stay, the same command goes on from there", file=sys.stderr)
-            if not sigterm.received:
-                return INTERRUPTED
+            code = signals.exit_code
+            how = "interrupted" if code == INTERRUPTED else "stopped"
+            with contextlib.suppress(OSError):
+                print(f"\n{how}; complete stages stay, the same command goes on from there", file=sys.stderr)
+            if code == INTERRUPTED:
+                return code
             with contextlib.suppress(OSError):
                 sys.stdout.flush()
                 sys.stderr.flush()
-            os._exit(STOPPED)  # the interpreter's own clean-up takes seconds; `ray job stop` kills after three
+            os._exit(code)  # the interpreter's own clean-up takes seconds; `ray job stop` kills after three
 
 
 def _call(arguments: argparse.Namespace) -> int:
