@@ -11,7 +11,7 @@ import yaml
 from s2l_ray.config.load import ConfigError, load_config, to_yaml
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import UserError
-from s2l_ray.run_folder import StageManifest, Storage
+from s2l_ray.run_folder import ManifestFiles, StageManifest, Storage
 from s2l_ray.run_index import READS, Found, find_chain, find_index, is_complete, is_configured, note_chain
 
 STAGES = tuple(READS)
@@ -39,6 +39,11 @@ class Stage:
     manifest: StageManifest
     reused: bool = False
     """True if it was complete before this command."""
+
+    def __post_init__(self) -> None:
+        """Whoever reads the stage's files reads what was written, or an error."""
+        known = ManifestFiles(self.storage.checked(None), self.manifest.digest) if self.manifest.digest else None
+        self.storage = self.storage.checked(known)
 
 
 @dataclass

@@ -168,6 +168,12 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--source", default="", help="only examples of this source")
     inspect.set_defaults(call=_inspect)
 
+    verify = commands.add_parser(
+        "verify", help="compare every file of a run with its digest; exit code 1 if one is bad"
+    )
+    verify.add_argument("run", help="the run's folder")
+    verify.set_defaults(call=_verify)
+
     recipes = commands.add_parser("recipes", help="the configurations that ship with s2l_ray; with a name, its YAML")
     recipes.add_argument("name", nargs="?")
     recipes.set_defaults(call=_recipes)
@@ -288,6 +294,15 @@ def _inspect(arguments: argparse.Namespace) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     inspect_run(load_run(arguments.run), console, arguments.clusters or None, arguments.examples, arguments.source)
     return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from s2l_ray.run_folder import Progress, Storage
+    from s2l_ray.verify import verify_run
+
+    result = verify_run(Storage.open(arguments.run), Progress())
+    print("\n".join(result.lines()))
+    return 1 if result.problems or not result.num_files else 0
 
 
 def _recipes(arguments: argparse.Namespace) -> int:

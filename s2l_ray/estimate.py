@@ -197,11 +197,11 @@ def _lengths(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]], to
 
 def complete_stages(config: S2LConfig) -> Run | None:
     """What lies in the run's folder already."""
-    from s2l_ray.run_folder import Storage
+    from s2l_ray.run_folder import EarlierLayout, Storage
 
     try:
         return load_run(Storage.open(config.run_uri))
-    except (RunError, OSError):
+    except (RunError, EarlierLayout, OSError):
         return None
 
 

@@ -22,6 +22,7 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import mark_started
 from s2l_ray.preflight import preflight
 from s2l_ray.run_folder import (
+    EarlierLayout,
     MetricsLog,
     Progress,
     RunLock,
@@ -140,17 +141,23 @@ class Pipeline:
 
     def _complete(self, name: str, key: str, place: str, mend: bool) -> Stage | None:
         storage = self.run.storage.sub(place)
-        manifest = read_manifest(storage)
+        try:
+            manifest = read_manifest(storage)
+        except EarlierLayout as earlier:
+            if mend:
+                self.progress.say(f"[{name}] {str(earlier).partition('. ')[0]}. Made again.")
+            return None
         if manifest is None or manifest.key != key:
             return None
-        problems = verify_outputs(storage, manifest)
+        problems = verify_outputs(storage, manifest.outputs)
         if not problems:
             if mend:
                 self._delete_working_state(storage)
             return Stage(name, place, storage, manifest, reused=True)
         if mend:
-            self.progress.say(f"[{name}] {problems[0]} Made again.")
-            retract(storage, manifest)
+            more = f" {len(problems) - 1} more of its files are damaged or gone." if len(problems) > 1 else ""
+            self.progress.say(f"[{name}] {problems[0].what}{more} Made again.")
+            retract(storage, problems)
         return None
 
     def _build(
@@ -163,7 +170,7 @@ class Pipeline:
         build: Callable[[Storage], Built],
         lock: RunLock | None,
     ) -> Stage:
-        storage = self.run.storage.sub(place)
+        storage = self.run.storage.sub(place).recording()
         self.started = True
         started, clock = _now(), time.monotonic()
         self.metrics.log(name, "stage_started", folder=place)
@@ -177,7 +184,7 @@ class Pipeline:
             inputs=dict(inputs),
             content_fingerprint=built.content,
             row_counts=built.row_counts,
-            outputs=[o for o in list_outputs(storage) if not o.name.startswith(_NOT_OUTPUTS)],
+            outputs=list_outputs(storage, leave_out=_NOT_OUTPUTS),
             seeds=built.seeds,
             started_at=started,
             finished_at=_now(),
@@ -190,7 +197,7 @@ class Pipeline:
         )
         if lock:
             lock.check()
-        write_manifest(storage, manifest)
+        manifest = write_manifest(storage, manifest)
         self._delete_working_state(storage)
         return self._done(Stage(name, place, storage, manifest))
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-pytest_plugins = ("fixtures_s3",)
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "faults")]
+pytest_plugins = ("fixtures_s3", "collection", "undisturbed_run")
 
 # Before Ray starts: its workers speak with the test's S3 server too (fixtures_s3.S3_TEST_ENV).
 for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -16,10 +16,11 @@ from s2l_ray.config import CorpusConfig, HuggingFaceSource
 from s2l_ray.corpus.build import CorpusParts, TooManyUnusable, build_corpus
 from s2l_ray.corpus.example_id import content_id, occurrence_id
 from s2l_ray.corpus.formats import UnknownFormat
+from s2l_ray.corpus.generated import recorded_unit
 from s2l_ray.corpus.huggingface import export_parquet
 from s2l_ray.corpus.parts import part_name
 from s2l_ray.corpus.sources import plan_files
-from s2l_ray.corpus.units import ReadUnit, SourceError
+from s2l_ray.corpus.units import SourceError
 from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.run_folder import Storage
 from s2l_ray.tokens.build import TokenParts, build_tokens, train_corpus_tokenizer
@@ -106,22 +107,22 @@ def test_a_hugging_face_data_set_on_disk(plain, tmp_path):
 
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "set")
     source = HuggingFaceSource(name=str(tmp_path / "set"))
-    folder, first, names = export_parquet(source, Storage.open(tmp_path / "run"))
-    assert names == ["train-00000-of-00001.parquet"]
-    written = folder.list()
-    assert export_parquet(source, Storage.open(tmp_path / "run"))[1:] == (first, names)
-    assert folder.list() == written  # not written twice
-    units = [ReadUnit(folder.locator(e.name), "parquet", size=e.size) for e in written]
+    export = export_parquet(source, Storage.open(tmp_path / "run"), print)
+    assert [f.name for f in export.files] == ["train-00000-of-00001.parquet"]
+    written = export.folder.list()
+    assert export_parquet(source, Storage.open(tmp_path / "run"), print) == export
+    assert export.folder.list() == written  # not written twice
+    units = [recorded_unit(export.folder, file, "parquet") for file in export.files]
     config = CorpusConfig(huggingface=source)
     assert build_corpus(units, config, Storage.open(tmp_path / "out"), None, 4) == plain[0]
 
     datasets.DatasetDict({"test": datasets.Dataset.from_list(ROWS[:9])}).save_to_disk(tmp_path / "dict")
-    _, second, names = export_parquet(HuggingFaceSource(name=str(tmp_path / "dict"), split="test"), folder)
-    assert names == ["test-00000-of-00001.parquet"]
-    assert second != first
+    second = export_parquet(HuggingFaceSource(name=str(tmp_path / "dict"), split="test"), export.folder, print)
+    assert [f.name for f in second.files] == ["test-00000-of-00001.parquet"]
+    assert second.files[0].digest != export.files[0].digest
     for wrong in (HuggingFaceSource(name=str(tmp_path / "dict")), HuggingFaceSource(name="no/such-set")):
         with pytest.raises(SourceError, match=r"cannot be loaded, so there is no corpus.*local folder"):
-            export_parquet(wrong, folder)
+            export_parquet(wrong, export.folder, print)
 
 
 # --- duplicates -----------------------------------------------------------------------------------------------------

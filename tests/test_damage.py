@@ -22,7 +22,7 @@ from s2l_ray.corpus.build import build_corpus
 from s2l_ray.corpus.sources import plan_files
 from s2l_ray.corpus.units import SourceError
 from s2l_ray.proxy.snapshots import Snapshot, lost_part, snapshot_folder, write_snapshot
-from s2l_ray.run_folder import DamagedFile, MissingFile, Storage
+from s2l_ray.run_folder import DamagedFile, MissingFile, Storage, outputs
 
 
 def rows(count: int, start: int = 0) -> list[dict[str, str]]:
@@ -169,14 +169,33 @@ def test_parts_that_are_gone_or_torn_after_their_stage_are_made_again_and_said(f
     assert {o.name: o.size for o in mended.stage("proxy").manifest.outputs} == whole
 
 
-def test_a_part_altered_without_a_change_of_size_stops_whoever_reads_it_until_it_is_deleted(finished, tmp_path):
+def test_a_part_altered_without_a_change_of_size_is_found_at_the_start_and_made_again(finished, tmp_path):
     tree = copy_of(finished, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / finished.stage("trajectories").folder)
-    victim = sorted((tmp_path / "run" / finished.stage("tokens").folder).glob("parts/*.parquet"))[1]
+    victim = alter(tmp_path / "run" / finished.stage("tokens").folder)
+    progress = Quiet()
+    mended = s2l_ray.run(tree, progress=progress)
+    assert f"[tokens] parts/{victim.name} in" in progress.lines()
+    assert "has other bytes than were written" in progress.lines()
+    assert {name for name, stage in mended.stages.items() if not stage.reused} == {"tokens"}
+    assert fingerprints(mended) == fingerprints(finished)
+
+
+def alter(folder: Path) -> Path:
+    victim = sorted(folder.glob("parts/*.parquet"))[1]
     content = bytearray(victim.read_bytes())
     content[30:60] = bytes(30)
     victim.write_bytes(content)
-    with pytest.raises(DamagedFile, match=f"{victim.name} is damaged"):
+    return victim
+
+
+def test_a_part_too_large_for_the_check_at_the_start_stops_whoever_reads_it_until_it_is_deleted(
+    finished, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(outputs, "_FULL_CHECK_BYTES", 0)
+    tree = copy_of(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / finished.stage("trajectories").folder)
+    victim = alter(tmp_path / "run" / finished.stage("tokens").folder)
+    with pytest.raises(DamagedFile, match=f"{victim.name} is damaged: its digest is .*Delete it and run"):
         s2l_ray.run(tree, progress=Quiet())
     victim.unlink()
     mended = s2l_ray.run(tree, progress=Quiet())

@@ -25,10 +25,8 @@ from s2l_ray.run_folder import read_metrics
 
 pytestmark = [
     pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        "S2L_LONG_TESTS" not in os.environ,
-        reason="raylets that die and come take a quarter of an hour: S2L_LONG_TESTS=1 pytest -s tests/test_nodes.py",
-    ),
+    pytest.mark.slow,  # raylets that die and come take a quarter of an hour
+    pytest.mark.faults,
 ]
 
 S2L_RUN = ("-m", "s2l_ray.cli", "run")

@@ -67,9 +67,8 @@ def wait_for(storage: Storage, folder: str, seconds: float, process: subprocess.
         time.sleep(0.1)
 
 
-@pytest.mark.skipif(
-    not os.environ.get("S2L_LONG_TESTS"), reason="four minutes, most of it waiting; S2L_LONG_TESTS=1 runs it"
-)
+@pytest.mark.slow  # four minutes, most of it waiting
+@pytest.mark.faults
 def test_a_run_survives_a_short_outage_and_resumes_after_a_long_one(
     finished: Run, proxy: FaultyProxy, s3_server: str, tmp_path: Path
 ):

@@ -17,11 +17,8 @@ from tiny import tiny_run_config
 
 pytestmark = [
     pytest.mark.timeout(7200),
-    pytest.mark.skipif(
-        "S2L_LONG_TESTS" not in os.environ,
-        reason="54 fine-tunings take half an hour and more on two cores; to run them and keep tables and pictures: "
-        "S2L_LONG_TESTS=1 pytest -s --basetemp=FOLDER tests/test_sweep_long.py",
-    ),
+    # 54 fine-tunings take half an hour and more on two cores. To keep tables and pictures: pytest -s --basetemp=FOLDER
+    pytest.mark.slow,
 ]
 
 BUDGETS, SELECTORS, NUM_SEEDS = [0.05, 0.1, 0.2, 0.4], ["s2l", "random"], 3

@@ -17,7 +17,7 @@ from s2l_ray.cluster.placement import Placement
 from s2l_ray.clusters.kmeans import KMeansResult, fit_kmeans
 from s2l_ray.config.schema import ClustersConfig
 from s2l_ray.corpus.example_id import array_to_ids
-from s2l_ray.run_folder.storage import Storage
+from s2l_ray.run_folder import Storage, columns_digest, fingerprint
 from s2l_ray.trajectories.matrix import Trajectories, load_trajectories, snapshot_columns
 
 _ROWS_PER_GROUP = 1_000_000
@@ -32,6 +32,10 @@ class ClusterStats:
     warnings: list[str]
     peak_memory_bytes: int
     """Resident memory of the actor."""
+    fingerprint: str
+    """Of centroids and assignment."""
+    written: list[dict[str, Any]]
+    """Files, see Storage.take_written."""
 
 
 class ClusterActor:
@@ -58,7 +62,7 @@ class ClusterActor:
             max_train_points=config.max_train_points,
             use_gpu=use_gpu,
         )
-        write_clusters(matrix, result, out)
+        content = write_clusters(matrix, result, out)
         return ClusterStats(
             len(result.sizes),
             len(result.assignment),
@@ -66,27 +70,26 @@ class ClusterActor:
             [int(s) for s in result.sizes],
             list(result.warnings),
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            content,
+            out.take_written(),
         )
 
 
-def write_clusters(matrix: Trajectories, result: KMeansResult, out: Storage) -> None:
-    """`centroids.parquet` (a row per cluster) and `assignment.parquet` (a row per example, in the matrix's order)."""
+def write_clusters(matrix: Trajectories, result: KMeansResult, out: Storage) -> str:
+    """`centroids.parquet` (a row per cluster) and `assignment.parquet` (a row per example, in the matrix's order).
+
+    Returns the fingerprint of their content.
+    """
     num_snapshots = result.centroids.shape[1]
-    centroids = pa.FixedSizeListArray.from_arrays(pa.array(result.centroids.reshape(-1)), num_snapshots)
-    out.write_table(
-        "centroids.parquet",
-        pa.table(
-            {
-                "cluster": pa.array(np.arange(len(result.sizes), dtype=np.int32)),
-                "size": pa.array(result.sizes),
-                "centroid_loss_nats": centroids,
-            }
-        ),
-    )
+    means = pa.FixedSizeListArray.from_arrays(pa.array(result.centroids.reshape(-1)), num_snapshots)
+    numbers = pa.array(np.arange(len(result.sizes), dtype=np.int32))
+    centroids = pa.table({"cluster": numbers, "size": pa.array(result.sizes), "centroid_loss_nats": means})
+    out.write_table("centroids.parquet", centroids)
     assignment = pa.table(
         {"example_id": array_to_ids(matrix.ids), "cluster": pa.array(result.assignment.astype(np.int32))}
     )
     out.write_table("assignment.parquet", assignment, row_group_size=_ROWS_PER_GROUP, compression="zstd")
+    return fingerprint([columns_digest(centroids), columns_digest(assignment)])
 
 
 def cluster_trajectories(
@@ -107,6 +110,8 @@ def cluster_trajectories(
     actor = ray.remote(ClusterActor).options(**options).remote()
     try:
         with own_errors_alone():
-            return ray.get(actor.run.remote(trajectories, part_rows, num_snapshots, config, seed, use_gpu, out))
+            stats = ray.get(actor.run.remote(trajectories, part_rows, num_snapshots, config, seed, use_gpu, out))
+        out.note_written(stats.written)
+        return stats
     finally:
         ray.kill(actor)

@@ -207,6 +207,8 @@ def build_corpus(
     )
     with own_errors_alone():
         stats = written.take_all()
+    for row in stats:
+        out.note_written(row.pop("written"))
     parts = sorted(stats, key=lambda s: s["part"])
     num_examples, num_held_out, num_repeats = (
         sum(s[name] for s in parts) for name in ("rows", "heldout_rows", "duplicates")

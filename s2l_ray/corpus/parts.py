@@ -63,7 +63,8 @@ class HoldOut:
 def write_part(table: pa.Table, duplicates: str, out: Storage, hold_out: HoldOut) -> pa.Table:
     """One bucket of the shuffle → one part, sorted by (content, the row), so that it depends on content alone.
 
-    Returns one row of statistics: part, rows, duplicates, fingerprint, and rows and fingerprint of what is held out.
+    Returns one row of statistics: part, rows, duplicates, fingerprint, rows and fingerprint of what is held out, and
+    the files `written`.
     """
     part = table["part"][0].as_py()
     # Where duplicates differ in other columns, their content decides which comes first; file names only among equals.
@@ -89,6 +90,7 @@ def write_part(table: pa.Table, duplicates: str, out: Storage, hold_out: HoldOut
         if folder == "examples" or mine.num_rows:
             out.sub(folder).write_table(part_name(part), mine, compression="zstd")
         stats |= {f"{prefix}rows": mine.num_rows, f"{prefix}fingerprint": _digest_of(mine)}
+    stats["written"] = out.take_written()
     return pa.Table.from_pylist([stats])
 
 

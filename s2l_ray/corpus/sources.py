@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from s2l_ray.corpus.readers import read_csv, read_json, read_jsonl, read_parquet
+from s2l_ray.corpus.unchanged import check_digest, check_unchanged
 from s2l_ray.corpus.units import RawRow, ReadUnit, SourceError
 from s2l_ray.run_folder.filesystems import absolute, is_uri, open_filesystem
 from s2l_ray.run_folder.redact import strip_credentials
@@ -143,10 +144,12 @@ def read_unit(unit: ReadUnit) -> Iterator[RawRow]:
     """Rows of one unit.
 
     Raises:
-        SourceError: the file cannot be opened or decoded at all.
+        SourceError: the file cannot be opened or decoded at all, or is not the one that was planned with.
     """
     filesystem, path = resolve_filesystem(unit.uri)
     try:
+        check_unchanged(unit, filesystem, path)
+        check_digest(unit, filesystem, path)
         if unit.kind == "parquet":
             yield from read_parquet(unit, filesystem, path)
         elif unit.kind == "jsonl":
@@ -157,6 +160,7 @@ def read_unit(unit: ReadUnit) -> Iterator[RawRow]:
             yield from read_csv(unit, filesystem, path)
         else:
             raise ValueError(unit.kind)
+        check_unchanged(unit, filesystem, path)
     except (OSError, pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(
             f"{unit.origin} cannot be read ({error}); its rows would be missing. "

@@ -26,6 +26,8 @@ class ReadUnit:
     size: int = 0
     """Bytes of the whole file, for the fingerprint."""
     mtime_ns: int = 0
+    digest: str = ""
+    """Of a file that this run wrote; empty for the user's own."""
 
     @property
     def origin(self) -> str:

@@ -27,13 +27,14 @@ from s2l_ray.proxy.snapshots import (
     Snapshot,
     missing_parts,
     read_snapshot,
+    score_name,
     score_table,
     snapshot_folder,
     weights_fingerprint,
     write_snapshot,
 )
+from s2l_ray.run_folder import FileDigest, Storage
 from s2l_ray.run_folder.scratch import scratch_folder
-from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.plan import TrainPlan, deal
 
 _SCORE_UNIT_ROWS = 32_768
@@ -141,9 +142,11 @@ def _snapshot(job: ProxyJob, host: Host, scorer: Scorer, model: torch.nn.Module,
         weights, complete = weights_fingerprint(model), read_snapshot(job.out, index)
         missing = missing_parts(job.out, index, weights, [part for part, _ in job.plan.parts])
         # Of other weights: from another course of this training, to which the other snapshots do not belong.
-        found = (weights, missing, complete if complete and complete.weights == weights and not missing else None)
+        found = (weights, missing, complete if complete and complete.weights == weights else None)
     weights, missing, complete = host.same(found)
-    if complete is not None:
+    known = {} if complete is None else {f["name"]: FileDigest(f["size"], f["digest"]) for f in complete.files}
+    missing = sorted({*missing, *_altered(job, host, index, weights, missing, known)})
+    if complete is not None and not missing:
         host.emit(event="snapshot", snapshot=index, step=step, mean_loss_nats=complete.mean_loss_nats, reused=True)
         return
     started = time.perf_counter()
@@ -156,11 +159,24 @@ def _snapshot(job: ProxyJob, host: Host, scorer: Scorer, model: torch.nn.Module,
     if faults:
         raise NonFiniteScore(faults[0])
     tally.score_seconds += time.perf_counter() - started
-    done = _complete(job, host, index, step, weights)
+    done = _complete(job, host, index, step, weights, known)
     if host.rank == 0:
         write_snapshot(job.out, done)
         host.emit(event="snapshot", snapshot=index, step=step, mean_loss_nats=done.mean_loss_nats, reused=False)
     host.gather(None)
+
+
+def _altered(
+    job: ProxyJob, host: Host, index: int, weights: str, missing: list[int], known: dict[str, FileDigest]
+) -> list[int]:
+    """Parts of a complete snapshot whose files are not what was written; every rank looks at its share."""
+    there = [part for part, _ in job.plan.parts if part not in set(missing)] if known else []
+    mine = []
+    for part in there[host.rank :: host.num_workers]:
+        name = score_name(index, weights, part)
+        if job.out.digest(name) != known.get(name):
+            mine.append(part)
+    return [part for share in host.gather(mine) for part in share]
 
 
 def _share(job: ProxyJob, host: Host, parts: list[int]) -> list[int]:
@@ -199,8 +215,13 @@ def group_parts(parts: list[int], rows_of: dict[int, int], max_rows: int) -> lis
     return [*groups, tuple(current)] if current else groups
 
 
-def _complete(job: ProxyJob, host: Host, index: int, step: int, weights: str) -> Snapshot:
-    """All parts are there with all their rows? Every rank looks at its share: there may be tens of thousands."""
+def _complete(job: ProxyJob, host: Host, index: int, step: int, weights: str, known: dict[str, FileDigest]) -> Snapshot:
+    """All parts are there with all their rows? Every rank looks at its share: there may be tens of thousands.
+
+    Args:
+        known: digests of files of earlier; those of this process are in its records. Parts that an interrupted attempt
+            wrote are in neither, and are read for it.
+    """
     folder = snapshot_folder(job.out, index).sub(weights)
     sums: dict[int, float] = {}
     mine = job.plan.parts[host.rank :: host.num_workers]
@@ -210,9 +231,16 @@ def _complete(job: ProxyJob, host: Host, index: int, step: int, weights: str) ->
         if len(losses) != expected:
             raise InternalError(f"{folder.uri}/{part_name(part)} has {len(losses)} rows, {expected} were to be scored")
         sums[part] = float(losses.sum(dtype=np.float64))
-    of_part = {part: value for share in host.gather(sums) for part, value in share.items()}
+    for written in host.gather(job.out.take_written()):
+        known = known | {f["name"]: FileDigest(f["size"], f["digest"]) for f in written}
+    names = [score_name(index, weights, part) for part, _ in mine]
+    files = [{"name": name, **asdict(known.get(name) or job.out.digest(name))} for name in names]
+    gathered = host.gather((sums, files))
+    of_part = {part: value for share, _ in gathered for part, value in share.items()}
+    all_files = sorted((file for _, share in gathered for file in share), key=lambda f: str(f["name"]))
     rows = sum(n for _, n in job.plan.parts)
-    return Snapshot(index, step, weights, rows, math.fsum(of_part.values()) / rows)  # exact, in whatever order
+    # The mean is exact, in whatever order.
+    return Snapshot(index, step, weights, rows, math.fsum(of_part.values()) / rows, all_files)
 
 
 def _save_model(model: Any, job: ProxyJob) -> None:
@@ -234,4 +262,5 @@ def _summary(job: ProxyJob, host: Host, model: Any, tally: Tally) -> dict[str, A
         "device": device_name(host.device),
         "threads": torch.get_num_threads(),
         "peak_memory_bytes": peak_memory_bytes(host.device),
+        "written": job.out.take_written(),
     }

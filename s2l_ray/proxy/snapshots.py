@@ -7,7 +7,8 @@ need not repeat bit for bit) starts that snapshot anew instead of mixing.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,10 +45,20 @@ class Snapshot:
     num_examples: int
     mean_loss_nats: float
     """Mean over the examples."""
+    files: list[dict[str, Any]] = field(default_factory=list)
+    """{name in the stage's folder, size, digest} of its parts."""
+
+    def plain(self) -> dict[str, Any]:
+        """Without the files, of which there may be tens of thousands."""
+        return {name: value for name, value in asdict(self).items() if name != "files"}
 
 
 def snapshot_folder(out: Storage, snapshot: int) -> Storage:
-    return out.sub("snapshots", f"snapshot-{snapshot:03d}")
+    return out.sub("snapshots", _folder_name(snapshot))
+
+
+def _folder_name(snapshot: int) -> str:
+    return f"snapshot-{snapshot:03d}"
 
 
 def read_snapshot(out: Storage, snapshot: int) -> Snapshot | None:
@@ -59,6 +70,11 @@ def read_snapshot(out: Storage, snapshot: int) -> Snapshot | None:
 def write_snapshot(out: Storage, snapshot: Snapshot) -> None:
     """Declare it complete."""
     snapshot_folder(out, snapshot.snapshot).write_json("manifest.json", asdict(snapshot))
+
+
+def score_name(snapshot: int, weights: str, part: int) -> str:
+    """Of a part of scores, in the stage's folder."""
+    return f"snapshots/{_folder_name(snapshot)}/{weights}/{part_name(part)}"
 
 
 def missing_parts(out: Storage, snapshot: int, weights: str, parts: list[int]) -> list[int]:

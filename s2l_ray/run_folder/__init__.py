@@ -3,22 +3,23 @@
 Manifests written last and atomically, one writer at a time, a record of what happened. Imports no Ray.
 """
 
+from s2l_ray.run_folder.digests import FileDigest, columns_digest
 from s2l_ray.run_folder.display import aligned, one_line, printable
 from s2l_ray.run_folder.filesystems import is_uri
 from s2l_ray.run_folder.lock import RunLock, RunLockedError, RunLockLostError
 from s2l_ray.run_folder.manifest import (
+    EarlierLayout,
     ManifestError,
-    OutputFile,
+    ManifestFiles,
     StageManifest,
     fingerprint,
     installed_versions,
-    list_outputs,
     read_manifest,
     retract,
-    verify_outputs,
     write_manifest,
 )
 from s2l_ray.run_folder.metrics_log import MetricsLog, read_metrics
+from s2l_ray.run_folder.outputs import FileProblem, OutputFile, list_outputs, verify_digests, verify_outputs
 from s2l_ray.run_folder.progress import Progress, StageProgress
 from s2l_ray.run_folder.redact import redact_text, strip_credentials
 from s2l_ray.run_folder.retry import DamagedFile, MissingFile, RetryPolicy, StorageError, StorageFull
@@ -27,8 +28,12 @@ from s2l_ray.run_folder.storage import FileEntry, Storage
 
 __all__ = [
     "DamagedFile",
+    "EarlierLayout",
+    "FileDigest",
     "FileEntry",
+    "FileProblem",
     "ManifestError",
+    "ManifestFiles",
     "MetricsLog",
     "MissingFile",
     "OutputFile",
@@ -43,6 +48,7 @@ __all__ = [
     "StorageError",
     "StorageFull",
     "aligned",
+    "columns_digest",
     "fingerprint",
     "installed_versions",
     "is_uri",
@@ -55,6 +61,7 @@ __all__ = [
     "retract",
     "scratch_folder",
     "strip_credentials",
+    "verify_digests",
     "verify_outputs",
     "write_manifest",
 ]

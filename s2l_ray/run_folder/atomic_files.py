@@ -8,10 +8,11 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from typing import IO
 
 import pyarrow as pa
 from pyarrow import fs
+
+from s2l_ray.run_folder.digests import DigestWriter
 
 # A leading dot keeps a killed writer's leftovers away from Parquet readers too (pyarrow and Ray Data skip such names).
 TEMP_PREFIX = ".tmp-"
@@ -20,13 +21,13 @@ _ABANDONED_AFTER_NS = 600 * 10**9
 
 
 @contextlib.contextmanager
-def local_atomic(path: str) -> Iterator[IO[bytes]]:
+def local_atomic(path: str) -> Iterator[DigestWriter]:
     """A stream to `path`, put there when the block ends without an exception; a killed process leaves a temp file."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temp = os.path.join(folder, temp_name(name))
     try:
-        with open(temp, "xb") as stream:
+        with DigestWriter(temp) as stream:
             yield stream
         _fsync(temp)  # by name: the block may have closed the stream itself (a TextIOWrapper does)
         os.replace(temp, path)

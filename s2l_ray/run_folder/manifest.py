@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import importlib.metadata
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from s2l_ray.errors import DataError
+from s2l_ray.run_folder.digests import FileDigest, digest_of
+from s2l_ray.run_folder.outputs import MANIFEST_NAME, FileProblem, OutputFile
+from s2l_ray.run_folder.retry import DamagedFile
 from s2l_ray.run_folder.storage import Storage
 
-MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1 had no digests."""
 _PACKAGES = ("s2l_ray", "torch", "ray", "transformers", "faiss-cpu", "faiss-gpu", "pyarrow", "numpy")
 
 
@@ -27,13 +31,8 @@ class ManifestError(DataError):
     """A manifest is there and cannot be used; the message says why and what to do."""
 
 
-class OutputFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-    name: str
-    """Path relative to the stage's folder."""
-    size: int
-    """Bytes."""
+class EarlierLayout(ManifestError):
+    """Made by an earlier s2l_ray: its files have no digests, so nothing vouches for them."""
 
 
 class StageManifest(BaseModel):
@@ -77,6 +76,8 @@ class StageManifest(BaseModel):
     """What the user should know about this artifact."""
     extra: dict[str, Any] = {}
     """Figures of this stage alone."""
+    digest: str = ""
+    """SHA-256 (128 bits) of all the other fields as canonical JSON; empty until the manifest is written."""
 
 
 def fingerprint(obj: Any) -> str:
@@ -105,21 +106,34 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def write_manifest(storage: Storage, manifest: StageManifest) -> None:
+def write_manifest(storage: Storage, manifest: StageManifest) -> StageManifest:
     """Declare the stage complete: call it last. The file appears atomically.
+
+    Returns:
+        The manifest as it will be read, with its digest.
 
     Raises:
         ValueError: a number is not finite, so the file could not be read back.
         TypeError: settings or extra hold what JSON lacks.
     """
-    storage.write_json(MANIFEST_NAME, manifest.model_dump(mode="python"))
+    content = json.loads(json.dumps(manifest.model_dump(mode="python"), allow_nan=False))  # as it will be read
+    content["digest"] = _digest_of_fields(content)
+    storage.write_json(MANIFEST_NAME, content)
+    return StageManifest.model_validate(content)
+
+
+def _digest_of_fields(content: Mapping[str, Any]) -> str:
+    fields = {name: value for name, value in content.items() if name != "digest"}
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return digest_of(canonical.encode("ascii")).digest
 
 
 def read_manifest(storage: Storage) -> StageManifest | None:
     """The stage's manifest; None if the stage is not complete.
 
     Raises:
-        ManifestError: it is no JSON, not a manifest, or written by a newer s2l_ray.
+        EarlierLayout: written by an s2l_ray that computed no digests.
+        ManifestError: it is no JSON, not a manifest, was altered, or written by a newer s2l_ray.
     """
     where = f"{storage.uri}: {MANIFEST_NAME}"
     try:
@@ -136,41 +150,54 @@ def read_manifest(storage: Storage) -> StageManifest | None:
             f"{where} has schema version {version}, this s2l_ray knows up to {SCHEMA_VERSION}: the run was made by a "
             "newer version. Upgrade s2l_ray, or start another run folder."
         )
+    if isinstance(version, int) and version < SCHEMA_VERSION and "stage" in content:
+        raise EarlierLayout(
+            f"{where} was written by an earlier s2l_ray (schema version {version}, this one's is {SCHEMA_VERSION}), "
+            "without digests of the files. Run `s2l run` on this run's configuration: its stages are made again "
+            "beside the old ones; or go on with the s2l_ray that made it"
+        )
     try:
-        return StageManifest.model_validate(content)
+        manifest = StageManifest.model_validate(content)
     except ValidationError as error:
         raise ManifestError(
             f"{where} is not a stage's manifest. Delete it to have the stage run again.\n{error}"
         ) from error
+    if manifest.digest != _digest_of_fields(content):
+        raise ManifestError(
+            f"{where} was altered after it was written: its digest does not fit its fields, so none of them can be "
+            "trusted. Delete it to have the stage run again, or put the original back"
+        )
+    return manifest
 
 
-def list_outputs(storage: Storage) -> list[OutputFile]:
-    """Every file of a stage's folder except the manifest, for `StageManifest.outputs`."""
-    entries = storage.list(recursive=True)
-    return [OutputFile(name=entry.name, size=entry.size) for entry in entries if entry.name != MANIFEST_NAME]
-
-
-def verify_outputs(storage: Storage, manifest: StageManifest) -> list[str]:
-    """What is wrong with the artifact's files: one sentence for each that is missing or has another size."""
-    sizes = {entry.name: entry.size for entry in storage.list(recursive=True)}
-    problems = []
-    for output in manifest.outputs:
-        if output.name not in sizes:
-            problems.append(f"{output.name} is missing from {storage.uri}.")
-        elif sizes[output.name] != output.size:
-            problems.append(
-                f"{output.name} in {storage.uri} has {sizes[output.name]:,} bytes, the manifest says {output.size:,}."
-            )
-    return problems
-
-
-def retract(storage: Storage, manifest: StageManifest) -> None:
-    """The stage is complete no longer; files of another size than they were written with go too: they are damaged."""
+def retract(storage: Storage, problems: Iterable[FileProblem]) -> None:
+    """The stage is complete no longer; files that are not what was written go too, or they would be used again."""
     storage.delete(MANIFEST_NAME)
-    sizes = {output.name: output.size for output in manifest.outputs}
-    for entry in storage.list(recursive=True):
-        if sizes.get(entry.name, entry.size) != entry.size:
-            storage.delete(entry.name)
+    for problem in problems:
+        storage.delete(problem.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class ManifestFiles:
+    """The digests of a complete stage's files, for `Storage.checked`. Small to send: a process reads the manifest when
+    it first needs it."""
+
+    folder: Storage
+    digest: str
+    """Of the manifest."""
+
+    def get(self, name: str) -> FileDigest | None:
+        return _files_of(self.folder, self.digest).get(name)
+
+
+@functools.lru_cache(maxsize=32)
+def _files_of(folder: Storage, digest: str) -> dict[str, FileDigest]:
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.digest != digest:
+        raise DamagedFile(
+            f"{folder.uri} was deleted or made anew by somebody else while it was read; run the same command again"
+        )
+    return {output.name: output.known for output in manifest.outputs}
 
 
 def _plain(obj: Any, where: str) -> Any:

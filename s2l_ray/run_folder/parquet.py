@@ -7,6 +7,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from s2l_ray.run_folder.digests import CURE
 from s2l_ray.run_folder.retry import DamagedFile
 
 # pyarrow says all of these by bare OSErrors, as it does network errors.
@@ -31,10 +32,7 @@ def read_parquet(file: pa.NativeFile, uri: str, columns: list[str] | None, filte
     except (OSError, pa.ArrowException) as error:
         if not _is_damage(error):
             raise
-        raise DamagedFile(
-            f"{uri} is damaged ({error}), so what it held is lost. Delete it and run `s2l run` on this run's "
-            "configuration again: what it belongs to is made anew"
-        ) from error
+        raise DamagedFile(f"{uri} is damaged ({error}), so what it held is lost. {CURE}") from error
 
 
 def _is_damage(error: Exception) -> bool:

@@ -8,7 +8,7 @@ import mmap
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from pyarrow import fs
 
 from s2l_ray.errors import UserError
 from s2l_ray.run_folder.atomic_files import is_temp, local_atomic, put_by_move, put_object
+from s2l_ray.run_folder.digests import FileDigest, KnownFiles, WriteLog, digest_of, digest_stream
 from s2l_ray.run_folder.disk_faults import disk_faults_named
 from s2l_ray.run_folder.filesystems import absolute, open_filesystem
 from s2l_ray.run_folder.parquet import read_parquet, write_parquet
@@ -30,6 +31,10 @@ from s2l_ray.run_folder.scratch import scratch_folder
 T = TypeVar("T")
 
 _READ_AHEAD = 16
+_IN_MEMORY_BYTES = 64 << 20
+"""Files up to this size are read whole, so that the very bytes that are used are the ones that were compared."""
+_compared: set[tuple[str, FileDigest, int]] = set()
+"""(URI, digest, time of last change) of the larger files that this process has found whole."""
 
 
 @dataclass(frozen=True, order=True)
@@ -64,6 +69,8 @@ class Storage:
         self._root = root.rstrip("/") or "/"
         self.path = _join(self._root, subfolder)
         self.uri = self._display(subfolder)
+        self._log: WriteLog | None = None
+        self._known: tuple[str, KnownFiles] | None = None
 
     @classmethod
     def open(cls, uri: str | os.PathLike[str], retry: RetryPolicy | None = None) -> Storage:
@@ -89,6 +96,36 @@ class Storage:
         child.path = _join(self._root, child._subfolder)
         child.uri = child._display(child._subfolder)
         return child
+
+    def recording(self) -> Storage:
+        """The same folder; what is written there or below is remembered, see `take_written`.
+
+        Sent to another process, it records there what that process writes.
+        """
+        child = self.sub()
+        child._log = WriteLog(self._subfolder)
+        return child
+
+    def checked(self, known: KnownFiles | None) -> Storage:
+        """The same folder; a file that `known` has is read only if it has the bytes that were written."""
+        child = self.sub()
+        child._log, child._known = None, None if known is None else (self._subfolder, known)
+        return child
+
+    def take_written(self) -> list[dict[str, Any]]:
+        """{name, size, digest} of the files written since the last call, by name relative to what is recorded.
+
+        Plain data, for the way back from a worker; the other side gives it to `note_written`.
+        """
+        if self._log is None:
+            return []
+        files, self._log.files = self._log.files, {}
+        return [{"name": name, "size": d.size, "digest": d.digest} for name, d in files.items()]
+
+    def note_written(self, files: Iterable[Mapping[str, Any]]) -> None:
+        """Remember what another process wrote."""
+        if self._log is not None:
+            self._log.files.update({f["name"]: FileDigest(f["size"], f["digest"]) for f in files})
 
     def locator(self, rel: str = "") -> str:
         """Path or URI under which others open the file, credentials in the URI included: never show or store it."""
@@ -121,11 +158,25 @@ class Storage:
         return self._try("opening", rel, lambda: self.filesystem.open_input_file(self._path(rel)))
 
     def read_bytes(self, rel: str) -> bytes:
-        """The whole file. Raises FileNotFoundError."""
+        """The whole file. Raises FileNotFoundError; DamagedFile (see `checked`)."""
+        known = self._known_of(rel)
 
         def read() -> bytes:
             with self.filesystem.open_input_stream(self._path(rel), compression=None) as stream:
-                return stream.read()
+                content: bytes = stream.read()
+            if known is not None:
+                known.check(digest_of(content), self._display_of(rel))
+            return content
+
+        with self._missing_named(rel, known is not None):
+            return self._try("reading", rel, read)
+
+    def digest(self, rel: str) -> FileDigest:
+        """Size and digest of the file as it lies there. Raises FileNotFoundError."""
+
+        def read() -> FileDigest:
+            with self.filesystem.open_input_stream(self._path(rel), compression=None) as stream:
+                return digest_stream(stream)
 
         return self._try("reading", rel, read)
 
@@ -142,13 +193,45 @@ class Storage:
         Raises MissingFile, DamagedFile (torn, or other bytes than were written); pa.ArrowInvalid on an unknown column.
         """
 
+        known = self._known_of(rel)
+
         def read() -> pa.Table:
             with self.filesystem.open_input_file(self._path(rel)) as file:
-                return read_parquet(file, self._display_of(rel), columns, filters)
+                whole = file if known is None else self._compare(file, known, rel, in_memory=filters is None)
+                return read_parquet(whole, self._display_of(rel), columns, filters)
 
-        try:
+        with self._missing_named(rel, True):
             return self._try("reading", rel, read)
+
+    def _compare(self, file: pa.NativeFile, known: FileDigest, rel: str, in_memory: bool) -> pa.NativeFile:
+        """The file, or its content in memory, once it is what was written. Raises DamagedFile."""
+        uri, size = self._display_of(rel), file.size()
+        if size != known.size:
+            known.check(FileDigest(size, ""), uri)
+        if in_memory and size <= _IN_MEMORY_BYTES:
+            content = file.read_buffer()
+            known.check(digest_of(content), uri)
+            return pa.BufferReader(content)
+        changed_ns = self.filesystem.get_file_info(self._path(rel)).mtime_ns or 0
+        if (uri, known, changed_ns) not in _compared:
+            known.check(digest_stream(file), uri)
+            file.seek(0)
+            _compared.add((uri, known, changed_ns))
+        return file
+
+    def _known_of(self, rel: str) -> FileDigest | None:
+        if self._known is None:
+            return None
+        root, known = self._known
+        return known.get("/".join(p for p in (self._subfolder, _clean(rel)) if p)[len(root) :].lstrip("/"))
+
+    @contextlib.contextmanager
+    def _missing_named(self, rel: str, is_of_a_stage: bool) -> Iterator[None]:
+        try:
+            yield
         except FileNotFoundError as error:
+            if not is_of_a_stage:
+                raise
             raise MissingFile(
                 f"{self._display_of(rel)} is gone, which another stage needs. Run `s2l run` on this run's "
                 "configuration again: what it belongs to is made anew"
@@ -180,8 +263,9 @@ class Storage:
         upload whenever its stream is closed, after an exception too; and a local copy can be uploaded again.)
         """
         if self.is_local:
-            with disk_faults_named(self._display_of(rel), "writing"), local_atomic(self._path(rel)) as stream:
-                yield stream
+            with disk_faults_named(self._display_of(rel), "writing"), local_atomic(self._path(rel)) as written:
+                yield written
+            self._note(rel, written.result())
             return
         with scratch_folder() as folder:
             spool = os.path.join(folder, "file")
@@ -197,7 +281,7 @@ class Storage:
         if not self.is_local:
             self._upload(rel, data)
             return
-        with disk_faults_named(self._display_of(rel), "writing"), local_atomic(self._path(rel)) as stream:
+        with self.atomic_output(rel) as stream:
             stream.write(data)
 
     def write_json(self, rel: str, obj: Any) -> None:
@@ -272,6 +356,12 @@ class Storage:
     def _upload(self, rel: str, content: bytes | mmap.mmap) -> None:
         put = put_object if self._kind == "object" else put_by_move
         self._try("writing", rel, lambda: put(self.filesystem, self._path(rel), content))
+        if self._log is not None:
+            self._note(rel, digest_of(content))
+
+    def _note(self, rel: str, written: FileDigest) -> None:
+        if self._log is not None:
+            self._log.note("/".join(p for p in (self._subfolder, _clean(rel)) if p), written)
 
     def _infos(self, rel: str, recursive: bool) -> Infos:
         def read() -> Any:
@@ -302,7 +392,8 @@ class Storage:
         return urlunsplit((parts.scheme, parts.netloc, path, parts.query, parts.fragment))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Storage, (self._base, self._subfolder, self.retry)
+        recorded = None if self._log is None else self._log.root
+        return _reopen, (self._base, self._subfolder, self.retry, recorded, self._known)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Storage) and (self._base, self.path) == (other._base, other.path)
@@ -312,6 +403,12 @@ class Storage:
 
     def __repr__(self) -> str:
         return f"Storage({self.uri!r})"
+
+
+def _reopen(base: str, subfolder: str, retry: RetryPolicy, recorded: str | None, known: Any) -> Storage:
+    storage = Storage(base, subfolder, retry)
+    storage._log, storage._known = None if recorded is None else WriteLog(recorded), known
+    return storage
 
 
 def _clean(rel: str) -> str:

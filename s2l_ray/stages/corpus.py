@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from typing import Any
 
 from s2l_ray.artifacts import Stage
+from s2l_ray.config.corpus import HuggingFaceSource
 from s2l_ray.config.schema import CorpusConfig, S2LConfig
+from s2l_ray.corpus.generated import quickstart_units, recorded_unit
 from s2l_ray.corpus.parts import HoldOut
 from s2l_ray.corpus.sources import ReadUnit, plan_files
 from s2l_ray.pipeline import Built, Pipeline
@@ -18,7 +20,7 @@ def corpus_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
     from s2l_ray.corpus.build import build_corpus
 
     corpus = config.corpus
-    units, inputs = corpus_units(corpus, config.seed, pipeline.run.storage)
+    units, inputs = corpus_units(corpus, config.seed, pipeline.run.storage, pipeline.progress.say)
     rows_per_part = config.trajectories.examples_per_part
     hold_out = HoldOut(config.heldout.share, config.seed)
 
@@ -51,48 +53,32 @@ def corpus_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
     return pipeline.stage("corpus", settings, inputs, build)
 
 
-def corpus_units(corpus: CorpusConfig, seed: int, run_storage: Storage) -> tuple[list[ReadUnit], dict[str, str]]:
-    """What to read, and its fingerprint: names, sizes and times of files; hub revision; the generator's settings."""
+def corpus_units(
+    corpus: CorpusConfig, seed: int, run_storage: Storage, say: Callable[[str], None]
+) -> tuple[list[ReadUnit], dict[str, str]]:
+    """What to read, and its fingerprint: digests of what is made in the run folder; names, sizes and times of files.
+
+    The latter are a cheap first look: where they changed and the content did not, this stage is made again and what
+    follows is not, as it depends on the content of the examples alone.
+    """
     if corpus.quickstart is not None:
-        folder = run_storage.sub("quickstart")
-        settings = {**corpus.quickstart.model_dump(), "seed": seed}
-        _write_quickstart(folder, settings)
-        units = [unit_in(folder, "train.jsonl", "jsonl")]
-        return units, {"quickstart": fingerprint(settings)}
+        train, _ = quickstart_units(run_storage, seed=seed, say=say, **corpus.quickstart.model_dump())
+        return [train], {"quickstart": train.digest}
     if corpus.huggingface is not None:
-        return _huggingface_units(corpus, run_storage)
+        return _huggingface_units(corpus.huggingface, run_storage, say)
     units = plan_files(corpus.paths, corpus.read_bytes_per_task)
     files = sorted({(u.origin, u.size, u.mtime_ns) for u in units})
     return units, {"files": fingerprint([list(f) for f in files])}
 
 
-def _write_quickstart(folder: Storage, settings: dict[str, Any]) -> None:
-    from s2l_ray.quickstart import generate_corpus
-
-    name = f"{fingerprint(settings)}.json"
-    if folder.exists(name):
-        return
-    train, test = generate_corpus(
-        num_train=settings["num_examples"],
-        wrong_answer_share=settings["wrong_answer_share"],
-        seed=settings["seed"],
-    )
-    for file, rows in (("train.jsonl", train), ("test.jsonl", test)):
-        folder.write_bytes(file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode())
-    folder.write_json(name, settings)
-
-
-def unit_in(folder: Storage, name: str, kind: str) -> ReadUnit:
-    """One whole file of a run folder."""
-    size = next(e.size for e in folder.list() if e.name == name)
-    return ReadUnit(folder.locator(name), kind, None, 0, size, size)
-
-
-def _huggingface_units(corpus: CorpusConfig, run_storage: Storage) -> tuple[list[ReadUnit], dict[str, str]]:
+def _huggingface_units(
+    source: HuggingFaceSource, run_storage: Storage, say: Callable[[str], None]
+) -> tuple[list[ReadUnit], dict[str, str]]:
     """Write the data set as Parquet into the run folder, where every node can read it; streamed, not held."""
     from s2l_ray.corpus.huggingface import export_parquet
 
-    assert corpus.huggingface is not None
-    source = corpus.huggingface
-    folder, data_fingerprint, names = export_parquet(source, run_storage)
-    return [unit_in(folder, name, "parquet") for name in names], {"huggingface": data_fingerprint}
+    export = export_parquet(source, run_storage, say)
+    inputs = {"huggingface": fingerprint([f.digest for f in export.files])}
+    if export.commit:
+        inputs["commit"] = export.commit
+    return [recorded_unit(export.folder, file, "parquet") for file in export.files], inputs

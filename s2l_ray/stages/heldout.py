@@ -7,10 +7,12 @@ from typing import Any
 from s2l_ray.artifacts import Stage, part_rows
 from s2l_ray.config.load import ConfigError
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.corpus.generated import quickstart_units
 from s2l_ray.corpus.sources import ReadUnit, plan_files
+from s2l_ray.corpus.unchanged import unit_content
+from s2l_ray.lm.identity import tokenizer_digest
 from s2l_ray.pipeline import Built, Pipeline
 from s2l_ray.run_folder import Storage, fingerprint
-from s2l_ray.stages.corpus import unit_in
 from s2l_ray.stages.tokens import open_tokenizer
 
 _QUICKSTART_SET = "balanced"
@@ -38,7 +40,7 @@ def heldout_stage(pipeline: Pipeline, config: S2LConfig, corpus: Stage, tokens: 
         "corpus": corpus.manifest.content_fingerprint,
         "split": split["fingerprint"],
         "tokenizer": tokenizer_fingerprint(tokens),
-        **{name: fingerprint(sorted([u.origin, u.size, u.mtime_ns] for u in units)) for name, units in files.items()},
+        **{name: fingerprint([unit_content(u) for u in units]) for name, units in files.items()},
     }
     return pipeline.stage("heldout", settings, inputs, build)
 
@@ -47,7 +49,9 @@ def heldout_files(pipeline: Pipeline, config: S2LConfig) -> dict[str, list[ReadU
     """The sets that are files."""
     files = _user_files(config)
     if config.corpus.quickstart is not None:
-        files.setdefault(_QUICKSTART_SET, [unit_in(pipeline.run.storage.sub("quickstart"), "test.jsonl", "jsonl")])
+        quickstart = config.corpus.quickstart.model_dump()
+        _, test = quickstart_units(pipeline.run.storage, seed=config.seed, say=pipeline.progress.say, **quickstart)
+        files.setdefault(_QUICKSTART_SET, [test])
     return files
 
 
@@ -82,9 +86,9 @@ def check_deciding_set(config: S2LConfig) -> None:
 
 
 def tokenizer_fingerprint(tokens: Stage) -> str:
-    """Of the tokenizer's files, as stored with the tokens."""
-    files = [o for o in tokens.manifest.outputs if o.name.startswith("tokenizer/")]
-    return fingerprint([[o.name, tokens.storage.read_bytes(o.name).hex()] for o in files])
+    """Of the tokenizer stored with the tokens."""
+    names = [o.name for o in tokens.manifest.outputs if o.name.startswith("tokenizer/")]
+    return tokenizer_digest((name, tokens.storage.read_bytes(name)) for name in names)
 
 
 def _build(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Literal
 
 from s2l_ray.artifacts import Stage, part_rows
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import InternalError
+from s2l_ray.lm.identity import model_identity, pinned
 from s2l_ray.pipeline import Built, Pipeline
 from s2l_ray.run_folder import Storage, fingerprint
 from s2l_ray.run_folder.progress import format_count
 from s2l_ray.stages.room import make_room
-from s2l_ray.stages.tokens import local_folder, open_tokenizer
+from s2l_ray.stages.tokens import open_tokenizer
 
 
 def proxy_stage(pipeline: Pipeline, config: S2LConfig, tokens: Stage) -> Stage:
@@ -32,7 +32,9 @@ def proxy_stage(pipeline: Pipeline, config: S2LConfig, tokens: Stage) -> Stage:
 
     settings = training_settings(proxy, pipeline.placements["proxy"].device, seed)
     settings["trajectories"] = config.trajectories.model_dump(mode="json", exclude={"examples_per_part"})
-    inputs = {"tokens": tokens.manifest.content_fingerprint, **local_folder("model", proxy.model)}
+    places, inputs = model_identity(proxy)
+    settings |= places
+    inputs["tokens"] = tokens.manifest.content_fingerprint
     return pipeline.stage("proxy", settings, inputs, build)
 
 
@@ -70,7 +72,7 @@ def _build_proxy(
         out.delete_dir(FOLDER)
     placement = pipeline.placements["proxy"]
     job = ProxyJob(
-        config.proxy, config.trajectories, plan, tuple(snapshots), seed, open_tokenizer(tokens),
+        pinned(config.proxy), config.trajectories, plan, tuple(snapshots), seed, open_tokenizer(tokens),
         tokens.storage.sub("parts"), out, placement.threads,
     )  # fmt: skip
     pipeline.progress.say(
@@ -85,6 +87,8 @@ def _build_proxy(
         )  # fmt: skip
     taken = [read_snapshot(out, i) for i in range(len(snapshots))]
     complete = [s for s in taken if s is not None]
+    for written in (summary.pop("written"), *(s.files for s in complete)):
+        out.note_written(written)
     if len(complete) != len(snapshots):
         raise InternalError(f"{len(snapshots)} snapshots were asked for, {len(complete)} are complete in {out.uri}")
     flops = _flops(summary, tokens, plan, len(snapshots))
@@ -93,7 +97,7 @@ def _build_proxy(
         f"{format_count(summary['num_parameters'])} parameters, {plan.total_steps:,} steps; mean loss "
         f"{first:.3f} → {last:.3f} nats/token over {len(complete)} snapshots"
     )
-    extra = {"snapshots": [dataclasses.asdict(s) for s in complete], "flops": flops, "summary": summary}
+    extra = {"snapshots": [s.plain() for s in complete], "flops": flops, "summary": summary}
     content = fingerprint([[s.step, s.weights, s.num_examples, s.mean_loss_nats] for s in complete])
     return Built(
         content, {"scores": sum(s.num_examples for s in complete)}, extra, seeds={"proxy": seed}, said=said,

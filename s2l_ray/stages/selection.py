@@ -24,8 +24,7 @@ def clusters_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
             config.clusters, seed, pipeline.placements["proxy"], out,
         )  # fmt: skip
         said = f"{stats.num_clusters} clusters of {min(stats.sizes):,} to {max(stats.sizes):,} examples"
-        table = out.read_bytes("assignment.parquet") if stats.num_examples < 10**6 else b""
-        content = fingerprint([trajectories.manifest.content_fingerprint, stats.sizes, stats.inertia, _digest(table)])
+        content = fingerprint([trajectories.manifest.content_fingerprint, stats.fingerprint])
         return Built(
             content, {"clusters": stats.num_clusters, "examples": stats.num_examples}, {"inertia": stats.inertia},
             stats.warnings, {"clusters": seed}, pipeline.placements["proxy"].device,
@@ -34,12 +33,6 @@ def clusters_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
 
     settings = config.clusters.model_dump(mode="json", exclude={"seed"}) | {"seed": seed}
     return pipeline.stage("clusters", settings, {"trajectories": trajectories.manifest.content_fingerprint}, build)
-
-
-def _digest(data: bytes) -> str:
-    import hashlib
-
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _subset_sources(pipeline: Pipeline) -> Any:
@@ -83,8 +76,7 @@ def subset_stage(
         )
         said = f"{stats.num_chosen:,} of {stats.num_examples:,} examples → {out.uri}/{stats.files[0]}"
         extra = {"files": stats.files, "per_source": stats.per_source, "selector": selector, "budget": budget}
-        content = fingerprint([_digest(out.read_bytes("ids.parquet"))])
-        return Built(content, {"examples": stats.num_chosen}, extra, seeds={"selection": seed}, said=said)
+        return Built(stats.fingerprint, {"examples": stats.num_chosen}, extra, seeds={"selection": seed}, said=said)
 
     settings = {"selector": selector, "budget": count, "seed": seed, "stratify": stratify}
     reads: Sequence[Stage] = (corpus, trajectories, clusters)

@@ -8,13 +8,14 @@ from s2l_ray.artifacts import Run, Stage, part_rows
 from s2l_ray.cluster.placement import Placement, worker_memory
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.target import TargetConfig
+from s2l_ray.lm.identity import model_identity, pinned
 from s2l_ray.pipeline import Built, Pipeline
 from s2l_ray.run_folder import Storage, fingerprint
 from s2l_ray.run_folder.progress import format_count
-from s2l_ray.stages.heldout import heldout_stage
+from s2l_ray.stages.heldout import heldout_stage, tokenizer_fingerprint
 from s2l_ray.stages.proxy import precision_of, training_settings
 from s2l_ray.stages.room import make_room
-from s2l_ray.stages.tokens import local_folder, open_tokenizer, tokens_stage
+from s2l_ray.stages.tokens import open_tokenizer, tokens_stage
 
 if TYPE_CHECKING:
     from s2l_ray.target.sharding import Sharding
@@ -53,7 +54,9 @@ def target_stage(pipeline: Pipeline, config: S2LConfig, name: str) -> Stage:
 
     settings = training_settings(target, pipeline.placements["target"].device, seed)
     settings = {k: v for k, v in settings.items() if k not in _NOT_NUMBERS} | {"total_steps": plan.total_steps}
-    inputs = {"tokens": tokens.manifest.content_fingerprint, **local_folder("model", target.model)}
+    places, inputs = model_identity(target)
+    settings |= places
+    inputs["tokens"] = tokens.manifest.content_fingerprint
     if heldout is not None:
         inputs["heldout"] = heldout.manifest.content_fingerprint
     return pipeline.stage(f"target/{name}", settings, inputs, build, folder=f"target/{name}", kind="target")
@@ -119,7 +122,7 @@ def _build(
     facts = {"optimiser steps": f"{plan.total_steps:,} of {target.global_batch_size} examples", "seed": seed,
              "peak learning rate": target.learning_rate, "precision": precision}  # fmt: skip
     job = TargetJob(
-        name=name, target=target, plan=plan, seed=seed, tokenizer=open_tokenizer(tokens),
+        name=name, target=pinned(target), plan=plan, seed=seed, tokenizer=open_tokenizer(tokens),
         tokens=tokens.storage.sub("parts"), heldout=None if heldout is None else heldout.storage,
         heldout_names=() if heldout is None else tuple(heldout.manifest.extra["names"]),
         heldout_tokens_per_batch=config.heldout.tokens_per_batch, out=out,
@@ -144,6 +147,8 @@ def _build(
         before = read_evaluation(out, 0) or {}
         after = read_evaluation(out, summary["exported_step"]) or {}
         loggers.summary(**{f"final/{n}/{k}": r.plain()[k] for n, r in after.items() for k in ("micro", "macro")})
+    written = summary.pop("written")
+    out.note_written(written)
     evaluation = {
         n: {"before": before[n].plain() if n in before else None, "after": r.plain()} for n, r in after.items()
     }
@@ -156,9 +161,9 @@ def _build(
     warnings = list(sharding.warnings)
     if not after:
         warnings.append("nothing is held out, so this target was not evaluated; set heldout.share or .files")
-    # Not the card, which says where the corpus lay.
-    files = [[o.name, o.size] for o in out.list("model") if not o.name.endswith("README.md")]
-    content = fingerprint([*files, evaluation])
+    # Neither the card, which says where the corpus lay, nor files into which transformers writes its version.
+    weights = sorted([f["name"], f["digest"]] for f in written if f["name"].endswith(".safetensors"))
+    content = fingerprint([weights, tokenizer_fingerprint(tokens), evaluation])
     return Built(
         content, {"examples": plan.num_examples}, extra, warnings, {"target": seed}, summary["device"],
         placement.num_workers, max(summary["peak_memory_bytes"]), said,

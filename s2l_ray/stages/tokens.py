@@ -9,8 +9,9 @@ from typing import Any
 from s2l_ray.artifacts import Stage, part_rows
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.lm.identity import pinned, tokenizer_identity
 from s2l_ray.pipeline import Built, Pipeline
-from s2l_ray.run_folder import Storage, fingerprint, scratch_folder
+from s2l_ray.run_folder import Storage, scratch_folder
 from s2l_ray.run_folder.progress import format_count
 
 
@@ -60,8 +61,9 @@ def tokens_stage(
     settings = model.stored(include=set(names))
     if model.tokenizer or model.train_tokenizer:
         settings |= {"model": None, "revision": None, "gguf_file": None}  # the model's own tokenizer is not used
-    source = model.tokenizer or (model.model if not model.train_tokenizer else None)
-    inputs = {"corpus": corpus.manifest.content_fingerprint, **local_folder("tokenizer", source)}
+    places, inputs = tokenizer_identity(model)
+    settings |= places
+    inputs["corpus"] = corpus.manifest.content_fingerprint
     if subset is not None:
         inputs["subset"] = subset.manifest.content_fingerprint
     return pipeline.stage(name, settings, inputs, build, kind="tokens")
@@ -74,7 +76,7 @@ def _tokenizer(model: TrainedModelConfig, examples: Storage, corpus: Stage, fold
     from s2l_ray.tokens.render import resolve_style
 
     if model.train_tokenizer is None:
-        tokenizer = load_tokenizer(model)
+        tokenizer = load_tokenizer(pinned(model))
         tokenizer.save_pretrained(folder)
         return tokenizer
     style = resolve_style(model.render, corpus.manifest.extra["format"], None)
@@ -82,20 +84,14 @@ def _tokenizer(model: TrainedModelConfig, examples: Storage, corpus: Stage, fold
     return train_corpus_tokenizer(examples, parts, style, wanted.vocab_size, wanted.max_examples, str(folder))
 
 
-def local_folder(name: str, where: str | None) -> dict[str, str]:
-    """A model in a local folder may change under its name: its files' sizes and times count as input."""
-    if not where or not Path(where).is_dir():
-        return {}
-    files = sorted(p for p in Path(where).iterdir() if p.is_file())
-    return {name: fingerprint([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files])}
-
-
 def open_tokenizer(tokens: Stage) -> Any:
-    """The tokenizer stored with the tokens."""
+    """The tokenizer stored with the tokens: the files of the manifest, not what else may lie there."""
     from transformers import AutoTokenizer
 
-    folder = tokens.storage.sub("tokenizer")
     with scratch_folder() as local:
-        for entry in folder.list():
-            Path(local, entry.name).write_bytes(folder.read_bytes(entry.name))
+        for output in tokens.manifest.outputs:
+            if output.name.startswith("tokenizer/"):
+                path = Path(local, output.name.removeprefix("tokenizer/"))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(tokens.storage.read_bytes(output.name))
         return AutoTokenizer.from_pretrained(local)

@@ -16,7 +16,7 @@ from s2l_ray.cluster.failures import own_errors_alone
 from s2l_ray.corpus.example_id import array_to_hex, array_to_ids, ids_to_array
 from s2l_ray.corpus.parts import part_name
 from s2l_ray.errors import InternalError
-from s2l_ray.run_folder.storage import Storage
+from s2l_ray.run_folder import Storage, columns_digest
 from s2l_ray.subset.rows import plan_files, write_dataset_info, write_rows
 from s2l_ray.subset.selectors import Selection, SelectionInputs, select
 
@@ -41,6 +41,8 @@ class SubsetStats:
     num_examples: int
     files: list[str]
     per_source: dict[str, int]
+    fingerprint: str
+    """Of the chosen ids and their order and rank."""
 
 
 def read_inputs(sources: SubsetSources) -> SelectionInputs:
@@ -78,7 +80,8 @@ def build_subset(
     assert inputs.sources is not None
     counts = np.bincount(inputs.sources[selection.rows], minlength=len(inputs.source_names))
     per_source = {name: int(n) for name, n in zip(inputs.source_names, counts, strict=True)}
-    return SubsetStats(len(selection.rows), inputs.num_examples, files, per_source)
+    content = columns_digest(chosen, ["example_id", "s2l_rank"])
+    return SubsetStats(len(selection.rows), inputs.num_examples, files, per_source, content)
 
 
 def _chosen_table(sources: SubsetSources, inputs: SelectionInputs, selection: Selection) -> pa.Table:
@@ -114,9 +117,15 @@ def _write_all(jobs: list[tuple[str, pa.Table]], sources: SubsetSources, out: St
     import ray
 
     if len(jobs) == 1 or not ray.is_initialized():  # `s2l select` starts no Ray
-        done = [write_rows(stem, table, sources.examples, out) for stem, table in jobs]
-    else:
-        write = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="DEFAULT")(write_rows)
-        with own_errors_alone():
-            done = ray.get([write.remote(stem, table, sources.examples, out) for stem, table in jobs])
-    return [name for names in done for name in names]
+        return [name for stem, table in jobs for name in write_rows(stem, table, sources.examples, out)]
+    write = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="DEFAULT")(_write_file)
+    with own_errors_alone():
+        done = ray.get([write.remote(stem, table, sources.examples, out) for stem, table in jobs])
+    for _, written in done:
+        out.note_written(written)
+    return [name for names, _ in done for name in names]
+
+
+def _write_file(stem: str, chosen: pa.Table, examples: Storage, out: Storage) -> tuple[list[str], list[dict[str, Any]]]:
+    """→ (names of the files, what Storage.take_written says of them)."""
+    return write_rows(stem, chosen, examples, out), out.take_written()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from s2l_ray.artifacts import Run, Stage
 from s2l_ray.config.load import ConfigError
 from s2l_ray.config.schema import S2LConfig
-from s2l_ray.run_folder import Storage, fingerprint, read_manifest
+from s2l_ray.run_folder import EarlierLayout, Storage, fingerprint, read_manifest
 from s2l_ray.sweep.trials import FULL, Trial
 
 if TYPE_CHECKING:
@@ -91,7 +91,10 @@ def _scheduler(base: S2LConfig) -> dict[str, Any] | None:
 def _read(storage: Storage, name: str, trial: Trial) -> Finished | None:
     record: dict[str, Any] = storage.read_json(name)
     folder = storage.sub(record["folder"])
-    manifest = read_manifest(folder)
+    try:
+        manifest = read_manifest(folder)
+    except EarlierLayout:  # trained again
+        return None
     if manifest is None:
         return None
     stage = Stage(manifest.stage, record["folder"], folder, manifest, reused=True)

@@ -14,11 +14,14 @@ from s2l_ray.lm.flops import peak_flops
 from s2l_ray.lm.load import pad_id_of
 from s2l_ray.lm.response_loss import verify
 from s2l_ray.lm.step import Stepper, StepResult
+from s2l_ray.run_folder import list_outputs
 from s2l_ray.target.evaluate import Evaluator
 from s2l_ray.target.export import export
 from s2l_ray.target.job import TargetJob
 from s2l_ray.target.model import TargetModel, build_target
 from s2l_ray.tokens.examples import Examples
+
+_MADE_HERE = ("model/", "evaluations/")
 
 
 @dataclass
@@ -140,4 +143,6 @@ def _summary(
         "threads": torch.get_num_threads(),
         "peak_memory_bytes": memory,
         "zero_stage": job.zero_stage,
+        # Here, where they were written, and not on the driver; of files from before an interruption none is noted.
+        "written": [o.model_dump() for o in list_outputs(job.out, only=_MADE_HERE)] if host.rank == 0 else [],
     }

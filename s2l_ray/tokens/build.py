@@ -96,7 +96,7 @@ class TokeniseTask:
             texts = pa.array([str(m)[:500] for m in table["messages"].take(pa.array(bad, pa.int64())).to_pylist()])
             quarantined = rows.append_column("reason", reasons).append_column("text", texts).cast(QUARANTINE_SCHEMA)
             self.out.sub("quarantine").write_table(part_name(part), quarantined)
-        return _statistics(part, out)
+        return _statistics(part, out) | {"written": self.out.take_written()}
 
 
 def _statistics(part: int, table: pa.Table) -> dict[str, Any]:
@@ -157,6 +157,8 @@ def build_tokens(
         out.delete_dir(folder)
     task = TokeniseTask(examples, out, tokenizer, style, max_length, chosen)
     stats = map_parts(corpus_parts, task, parallelism, on_rows)
+    for row in stats:
+        out.note_written(row.pop("written"))
     parts = [s for s in stats if s["rows"]]
     num_examples = sum(s["rows"] for s in parts)
     num_quarantined = check_quarantine(out.sub("quarantine"), num_examples, max_quarantined_share)

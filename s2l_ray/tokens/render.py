@@ -6,6 +6,7 @@ and the prompt's tokens are those that the model sees at inference, where the re
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,8 @@ from jinja2 import TemplateError
 
 from s2l_ray.corpus.example_id import Messages
 from s2l_ray.corpus.formats import UnusableRow
-from s2l_ray.errors import UserError
+from s2l_ray.errors import UserError, first_line
+from s2l_ray.tokens.bounded import MAX_CHARS, within_bounds
 
 Style = Literal["verbatim", "plain", "turns", "alpaca", "chat_template"]
 
@@ -96,11 +98,8 @@ def _chat_template_segments(messages: Messages, tokenizer: Any) -> list[Segment]
             continue
         if i == 0:
             raise UnusableRow("the chat begins with the assistant's turn, for which chat templates have no prompt")
-        try:
-            before = tokenizer.apply_chat_template(messages[:i], tokenize=False, add_generation_prompt=True)
-            after = tokenizer.apply_chat_template(messages[: i + 1], tokenize=False)
-        except TemplateError as error:  # templates refuse roles and orders that they do not know
-            raise UnusableRow(f"the chat template refuses it: {error}") from None
+        before = _apply_template(tokenizer, messages[:i], add_generation_prompt=True)
+        after = _apply_template(tokenizer, messages[: i + 1], add_generation_prompt=False)
         if not before.startswith(done) or not after.startswith(before):
             raise UnusableRow(
                 "the chat template rewrites earlier turns, so the response cannot be told from the prompt"
@@ -108,6 +107,23 @@ def _chat_template_segments(messages: Messages, tokenizer: Any) -> list[Segment]
         out += [Segment(before[len(done) :], False), Segment(after[len(before) :], True)]
         done = after
     return out
+
+
+def _apply_template(tokenizer: Any, messages: Messages, add_generation_prompt: bool) -> str:
+    """Raises UnusableRow for whatever a template raises: it is a program."""
+    render = functools.partial(
+        tokenizer.apply_chat_template, messages, tokenize=False, add_generation_prompt=add_generation_prompt
+    )
+    try:
+        text: str = within_bounds(render)
+    except MemoryError:
+        raise
+    except Exception as error:  # templates refuse roles and orders that they do not know
+        does = "refuses" if isinstance(error, TemplateError) else "fails on"
+        raise UnusableRow(f"the chat template {does} it: {first_line(error)}") from None
+    if len(text) > MAX_CHARS:
+        raise UnusableRow(f"the chat template makes {len(text):,} characters of it, more than {MAX_CHARS:,}")
+    return text
 
 
 class Renderer:

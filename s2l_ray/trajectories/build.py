@@ -40,7 +40,8 @@ class JoinTask:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(ids_to_array(joined["example_id"]).tobytes())
         digest.update(joined["loss_nats"].combine_chunks().flatten().to_numpy().tobytes())
-        return {"part": part, "rows": joined.num_rows, "fingerprint": digest.hexdigest()}
+        written = self.out.take_written()
+        return {"part": part, "rows": joined.num_rows, "fingerprint": digest.hexdigest(), "written": written}
 
 
 def build_trajectories(
@@ -64,6 +65,8 @@ def build_trajectories(
     out.delete_dir()
     parts = [p for p, _ in token_parts]
     stats = map_parts(parts, JoinTask(tokens, proxy, snapshots, out), parallelism, on_rows)
+    for row in stats:
+        out.note_written(row.pop("written"))
     rows = {s["part"]: s["rows"] for s in stats}
     if rows != dict(token_parts):
         raise JoinError(f"{sum(rows.values())} trajectories were joined, {sum(r for _, r in token_parts)} expected")

@@ -1,0 +1,239 @@
+"""Chat templates within bounds: they are programs that come with a model, and one of them must not stop a worker.
+
+Nothing that a template calls may make a large value at one stroke (`'a' * 10**8`), since nothing could interrupt that;
+what takes its time in steps (loops in loops) is interrupted by a watchdog, as is what takes memory in steps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from jinja2 import nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+
+T = TypeVar("T")
+
+MAX_S = 5.0
+"""Longest that a template may take for one conversation (seconds); usual ones take a thousandth."""
+MAX_CHARS = 16 * 2**20
+"""Longest text that it may make (characters)."""
+MAX_ITEMS = 10**6
+"""Longest list that it may make."""
+_MAX_ARGUMENT = 10**6
+_MAX_BITS = 10_000
+_MAX_GROWTH_BYTES = 512 * 2**20
+_CHECK_S = 0.1
+_WIDE = re.compile(r"%[^a-zA-Z%]*(\d{6,}|\*)|\{[^{}]*\d{6,}")
+
+
+class BeyondBounds(Exception):
+    """The template takes too long, or makes too much."""
+
+
+class BoundedEnvironment(ImmutableSandboxedEnvironment):
+    """A sandbox in which no single operation makes a value beyond the bounds."""
+
+    intercepted_binops = frozenset(["*", "**", "+", "%"])
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.finalize = _checked
+        self.filters = {name: _bounded_filter(name, made) for name, made in self.filters.items()}
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "*":
+            _check_product(left, right)
+        elif operator == "**" and isinstance(left, int) and isinstance(right, int):
+            _check(left.bit_length() * max(right, 0), _MAX_BITS)
+        elif operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
+            _check(len(left) + len(right), MAX_CHARS if isinstance(left, str) else MAX_ITEMS)
+        elif operator == "%" and isinstance(left, str):
+            _check_format(left)
+        return super().call_binop(context, operator, left, right)
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        _check_arguments(args, kwargs)
+        owner = getattr(__obj, "__self__", None)
+        if isinstance(owner, str):
+            _check_text(getattr(__obj, "__name__", ""), owner, args)
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """`str.format` and `format_map`, when a template takes hold of them."""
+        owner = getattr(value, "__self__", None)
+        if isinstance(owner, str) and getattr(value, "__name__", "") in ("format", "format_map"):
+            _check_format(owner)
+        return super().wrap_str_format(value)
+
+    @staticmethod
+    def concat(pieces: Iterable[str]) -> str:
+        """All that is written, within the bounds."""
+        out, size = [], 0
+        for piece in pieces:
+            size += len(piece)
+            _check(size, MAX_CHARS)
+            out.append(piece)
+        return "".join(out)
+
+    def _generate(self, source: nodes.Template, *args: Any, **options: Any) -> str:
+        return super()._generate(_ConcatToAdd().visit(source).set_environment(self), *args, **options)
+
+
+class _ConcatToAdd(NodeTransformer):
+    """`a ~ b` → `a|string + b|string`, which the environment gets to see."""
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:
+        parts: list[nodes.Expr] = [
+            nodes.Filter(self.visit(n), "string", [], [], None, None, lineno=node.lineno) for n in node.nodes
+        ]
+        return functools.reduce(lambda left, right: nodes.Add(left, right, lineno=node.lineno), parts)
+
+
+def _bounded_filter(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(made)
+    def bounded(*args: Any, **kwargs: Any) -> Any:
+        _check_arguments(args, kwargs)
+        for at, value in enumerate(args):
+            if isinstance(value, str):
+                _check_text(name, value, args[at + 1 :])
+                break
+            if name == "join" and isinstance(value, list | tuple):
+                glue = next((a for a in args[at + 1 :] if isinstance(a, str)), "")
+                _check_text(name, glue, (value,))
+                break
+        return made(*args, **kwargs)
+
+    return bounded
+
+
+def _check_arguments(args: Iterable[Any], kwargs: dict[str, Any]) -> None:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, int):
+            _check(abs(value), _MAX_ARGUMENT)
+        else:
+            _checked(value)
+
+
+def _checked(value: T) -> T:
+    """The value, which may be written out: lists within lists hold few values, and stand for many."""
+    if not isinstance(value, list | tuple | dict):
+        return value
+    count = 0
+    left: list[Any] = [value]
+    while left:
+        one = left.pop()
+        inner = list(one.values()) if isinstance(one, dict) else one
+        count += len(inner)
+        _check(count, MAX_ITEMS)
+        left += [item for item in inner if isinstance(item, list | tuple | dict)]
+    return value
+
+
+def _check_product(left: Any, right: Any) -> None:
+    if isinstance(left, int) and isinstance(right, int):
+        _check(left.bit_length() + right.bit_length(), _MAX_BITS)
+    for made, times in ((left, right), (right, left)):
+        if isinstance(times, int) and isinstance(made, str | list | tuple):
+            _check(len(made) * times, MAX_CHARS if isinstance(made, str) else MAX_ITEMS)
+
+
+def _check_text(method: str, text: str, args: tuple[Any, ...]) -> None:
+    """Before a method or filter of this name makes something of `text`."""
+    if method in ("format", "format_map"):
+        _check_format(text)
+    elif method == "replace" and len(args) >= 2 and isinstance(args[0], str) and isinstance(args[1], str):
+        times = text.count(args[0]) if args[0] else len(text) + 1
+        _check(len(text) + times * len(args[1]), MAX_CHARS)
+    elif method == "join" and args and isinstance(args[0], list | tuple):
+        sizes = (len(item) if isinstance(item, str) else 20 for item in args[0])
+        _check(sum(sizes) + len(text) * len(args[0]), MAX_CHARS)
+    elif method in ("expandtabs", "translate", "indent"):
+        most = max([8, *(a if isinstance(a, int) else len(a) if isinstance(a, str) else 0 for a in args)])
+        _check(len(text) + (text.count("\t") + text.count("\n")) * most, MAX_CHARS)
+
+
+def _check_format(text: str) -> None:
+    if _WIDE.search(text):
+        raise BeyondBounds("it formats a value to an enormous width")
+
+
+def _check(size: int, most: int) -> None:
+    if size > most:
+        raise BeyondBounds(f"it makes a value of {size:.3g} where at most {most:,} are allowed")
+
+
+class _Watchdog:
+    """Interrupts the rendering that goes on in one thread; one of it serves a process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._watched: dict[int, tuple[float, list[int]]] = {}
+        """Thread → (deadline, memory when it was first looked at)."""
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+
+    def run(self, call: Callable[[], T]) -> T:
+        me = threading.get_ident()
+        self._begin(me)
+        try:
+            return call()
+        finally:
+            with self._lock:
+                self._watched.pop(me, None)
+                _interrupt(me, None)  # one that has not reached the thread yet
+
+    def _begin(self, me: int) -> None:
+        with self._lock:
+            if self._thread is None or self._pid != os.getpid():  # a fork has no threads
+                self._pid = os.getpid()
+                self._thread = threading.Thread(target=self._watch, name="s2l-templates", daemon=True)
+                self._thread.start()
+            self._watched[me] = (time.monotonic() + MAX_S, [])
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(_CHECK_S)
+            with self._lock:
+                for thread, (deadline, memory) in self._watched.items():
+                    memory.append(_resident_bytes())
+                    if time.monotonic() > deadline or memory[-1] - memory[0] > _MAX_GROWTH_BYTES:
+                        _interrupt(thread, _Interrupted)
+
+
+class _Interrupted(BeyondBounds):
+    def __init__(self) -> None:
+        super().__init__(f"it takes longer than {MAX_S:g} s, or too much memory")
+
+
+def _interrupt(thread: int, kind: type[BaseException] | None) -> None:
+    """Raise `kind` in the thread, between two of its steps; None: take back what it has not met yet."""
+    exception = ctypes.py_object(kind) if kind is not None else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), exception)
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * 4096
+    except OSError:  # no Linux: bounded in time alone
+        return 0
+
+
+_watchdog = _Watchdog()
+
+
+def within_bounds(call: Callable[[], T]) -> T:
+    """`call()`, which renders a template.
+
+    Raises:
+        BeyondBounds: it took too long or too much; the worker goes on.
+    """
+    return _watchdog.run(call)

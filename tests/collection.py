@@ -1,0 +1,26 @@
+"""Which tests run, and beside which: slow ones when asked for, those that start a Ray alone on the machine."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+_STARTS_RAY = {"RayHead", "AutoscalingHead", "start_local_ray", "ray_session", "Workplace"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    with_ray = {_module(item) for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
+    with_ray |= {_module(item) for item in items if _STARTS_RAY & vars(getattr(item, "module", pytest)).keys()}
+    for item in items:
+        # A module's tests stay in one process, for the sake of its fixtures.
+        item.add_marker(pytest.mark.xdist_group(_module(item)))
+        if _module(item) in with_ray:
+            item.add_marker(pytest.mark.ray)
+        if item.get_closest_marker("slow") and not os.environ.get("S2L_LONG_TESTS"):
+            item.add_marker(pytest.mark.skip(reason="slow; S2L_LONG_TESTS=1 runs it"))
+
+
+def _module(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
