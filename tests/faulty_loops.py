@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import uuid
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from s2l_ray.lm.response_loss import UnsupportedModel
 from s2l_ray.run_folder import StorageError
@@ -52,3 +55,52 @@ def is_killed(folder: str, host: Any) -> dict[str, Any]:
         os.kill(os.getpid(), signal.SIGKILL)
     host.gather(None)
     return {}
+
+
+def _kill_beside(named: str) -> None:
+    """Processes of this worker's node whose title holds `named`; itself last."""
+    beside = psutil.Process().parent()
+    assert beside is not None
+    found = [p for p in beside.children(recursive=True) if named in " ".join(p.cmdline()) and p.pid != os.getpid()]
+    for process in found:
+        process.kill()
+    if named in " ".join(psutil.Process().cmdline()):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def loses_its_controller(folder: str, host: Any) -> dict[str, Any]:
+    if _begin(folder, host) == 1:
+        if host.rank == 0:
+            _kill_beside("TrainController")
+        time.sleep(300)
+    return {"attempts": attempts(Path(folder))}
+
+
+def loses_everybody(folder: str, host: Any) -> dict[str, Any]:
+    if _begin(folder, host) == 1:
+        if host.rank == 0:
+            _kill_beside("TrainController")
+            _kill_beside("_Box")
+            _kill_beside("TrainWorker")
+        time.sleep(300)
+    return {"attempts": attempts(Path(folder))}
+
+
+def is_killed_once(folder: str, host: Any) -> dict[str, Any]:
+    if _begin(folder, host) == 1 and host.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    host.gather(None)
+    return {"attempts": attempts(Path(folder))}
+
+
+def loses_a_connection(folder: str, host: Any) -> dict[str, Any]:
+    """Raises what another try may not meet again."""
+    _begin(folder, host)
+    if host.rank == 1:
+        raise RuntimeError(f"connection {attempts(Path(folder))} was lost")
+    host.gather(None)
+    return {}
+
+
+def tells_its_device(folder: str, host: Any) -> dict[str, Any]:
+    return {"device": str(host.device), "hidden": os.environ.get("CUDA_VISIBLE_DEVICES")}

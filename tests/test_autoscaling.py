@@ -106,9 +106,9 @@ def _seconds(time_utc: str) -> float:
 def test_a_gpu_is_asked_for_where_there_may_be_one_and_given_back(head: AutoscalingHead):
     code = (
         "import ray; ray.init(logging_level='ERROR')\n"
-        "from s2l_ray.cluster.placement import wait_for_gpu\n"
+        "from s2l_ray.cluster.room import wait_for_gpu\n"
         "from s2l_ray.config import ResourcesConfig\n"
-        "assert wait_for_gpu(ResourcesConfig(device='auto', may_grow=True, gpu_wait_s=120))\n"
+        "assert wait_for_gpu(ResourcesConfig(device='auto', may_grow=True, gpu_wait_s=120), print)\n"
         "assert ray.cluster_resources()['GPU'] == 1\n"
         "print(ray.available_resources().get('GPU'))"
     )

@@ -191,6 +191,7 @@ def test_nodes_that_die_in_every_stage_change_nothing(nodes: Nodes, undisturbed:
         steps = driver.steps(name)
         assert set(steps) == set(range(1, max(steps) + 1)), f"{name}: the record has no gap"
     assert len(read_metrics(run.storage)) > 0
+    assert "workers were lost, all start again from the last checkpoint: " in driver.output()
 
 
 def test_a_fleet_shrinks_and_grows_with_its_nodes(nodes: Nodes, undisturbed: Run, tmp_path: Path):

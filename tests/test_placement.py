@@ -12,10 +12,11 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from s2l_ray.cluster.growth import nodes_to_come
+from s2l_ray.cluster.capacity import total
+from s2l_ray.cluster.growth import growth
 from s2l_ray.cluster.leftovers import remove_leftover_groups
-from s2l_ray.cluster.placement import Placement, PlacementError, place, wait_for_gpu
-from s2l_ray.cluster.room import free_resources, wait_for_room
+from s2l_ray.cluster.placement import Placement, PlacementError, place
+from s2l_ray.cluster.room import free_resources, wait_for_free, wait_for_gpu
 from s2l_ray.config import ResourcesConfig, WorkersConfig
 
 
@@ -49,17 +50,24 @@ def test_what_would_wait_for_ever_is_refused_unless_the_cluster_may_grow(resourc
 
 def test_what_a_growing_cluster_can_never_have_is_refused_where_its_launcher_file_says_so():
     """Our own file for AWS: up to 16 nodes of 16 CPU, L4s and 8 × H100 beside a head without CPUs."""
-    to_come = nodes_to_come(str(Path(__file__).parents[1] / "cluster_configs/aws_spot_cpu_l4_proxy_8xh100_target.yaml"))
-    assert to_come is not None
-    gpus = max(node.get("GPU", 0) for node in to_come)
-    all_gpus = int(sum(node.get("GPU", 0) for node in to_come))
+    grown = growth(str(Path(__file__).parents[1] / "cluster_configs/aws_spot_cpu_l4_proxy_8xh100_target.yaml"))
+    assert grown is not None
+    gpus = max(node.get("GPU", 0) for node in grown.nodes)
+    all_gpus = int(sum(node.get("GPU", 0) for node in grown.nodes))
 
     def placed(**workers: Any) -> Placement:
         asked = ResourcesConfig(device="gpu", may_grow=True, target=WorkersConfig(**workers))
-        return place(asked, [{"CPU": 0}], None, "target", to_come)
+        return place(asked, [{"CPU": 0}], None, "target", grown)
 
     assert gpus == 8
-    assert placed(workers=all_gpus, accelerator_type="H100").num_workers == all_gpus
+    assert placed(workers=all_gpus).num_workers == all_gpus
+    assert placed(workers=16, accelerator_type="H100").num_workers == 16
+    assert placed(accelerator_type="H100").num_workers == 8, "by default one whole node of those that come"
+    assert placed(accelerator_type="L4").num_workers == 1
+    with pytest.raises(PlacementError, match=r"accelerator_type:H100 each.*room for 16 such workers"):
+        placed(workers=17, accelerator_type="H100")
+    with pytest.raises(PlacementError, match=r"asks for .*'accelerator_type:A100', the cluster can grow to 0"):
+        placed(workers=1, accelerator_type="A100")
     with pytest.raises(PlacementError, match=rf"can grow to .* {all_gpus} GPU .*wait for ever.*max_workers"):
         placed(workers=all_gpus + 1)
     with pytest.raises(PlacementError, match=r"room for 0 such workers"):
@@ -73,7 +81,7 @@ def test_of_a_cluster_that_may_grow_to_nobody_knows_what_nothing_is_refused(tmp_
     file = tmp_path / "ray_bootstrap_config.yaml"
     if content is not None:
         file.write_text(content)
-    assert nodes_to_come(str(file)) is None
+    assert growth(str(file)) is None
 
 
 @pytest.mark.parametrize(
@@ -150,10 +158,10 @@ def start_other() -> Any:
 def test_workers_wait_for_what_others_hold_and_it_is_said(ray_cluster):
     """Three of four CPUs are free for two workers and reading, once the other one has gone."""
     placement, said = Placement("cpu", 2, 1.0, 0, None, 1), []
-    assert free_resources(60)["CPU"] == 4
+    assert total(free_resources(60), "CPU") == 4
     other = start_other()
     process = ray.get(other.reserve.remote(2))
-    assert free_resources(0)["CPU"] == 2
+    assert total(free_resources(0), "CPU") == 2
 
     def say(text: str) -> None:
         said.append(text)
@@ -167,10 +175,10 @@ def test_workers_wait_for_what_others_hold_and_it_is_said(ray_cluster):
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
-    assert wait_for_room(placement, "target", say, every_s=0.1)["CPU"] >= 3
+    assert total(wait_for_free(placement, "target", say, 600, every_s=0.1), "CPU") >= 3
     assert said == [
-        "[target] waiting: 2 workers with 1 CPU, and 1 CPU for reading, are needed; of the cluster's 4 CPU and 0 GPU, "
-        "2 CPU and 0 GPU are free, others hold the rest",
+        "[target] waiting (at most 10 min 00 s): 2 workers with 1 CPU, and 1 CPU for reading, are needed; of the "
+        "cluster's 4 CPU and 0 GPU, 2 CPU and 0 GPU are free, others hold the rest",
         "[target] there is room now",
     ]
 
@@ -193,13 +201,15 @@ def test_only_what_the_dead_have_left_is_taken_back(ray_cluster):
     ray.kill(living)
     while remove_leftover_groups() == 0 and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert free_resources(60)["CPU"] == 4
+    assert total(free_resources(60), "CPU") == 4
 
 
 def test_a_gpu_that_never_comes_is_waited_for_only_so_long(ray_cluster):
+    said: list[str] = []
     started = time.monotonic()
-    assert not wait_for_gpu(ResourcesConfig(may_grow=True, gpu_wait_s=1))
+    assert not wait_for_gpu(ResourcesConfig(may_grow=True, gpu_wait_s=1), said.append)
     assert 0.9 < time.monotonic() - started < 120
+    assert "no GPU came within resources.gpu_wait_s=1: everything runs on CPUs" in said[-1]
     started = time.monotonic()
-    assert not wait_for_gpu(ResourcesConfig(gpu_wait_s=60))
+    assert not wait_for_gpu(ResourcesConfig(gpu_wait_s=60), said.append)
     assert time.monotonic() - started < 45

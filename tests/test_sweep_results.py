@@ -217,24 +217,27 @@ def test_all_values_of_a_search_may_be_tried():
 
 
 @pytest.mark.parametrize(
-    ("workers", "cluster", "cores", "asked", "at_once"),
+    ("workers", "nodes", "asked", "at_once"),
     [
-        ({}, {"CPU": 9}, None, None, 8),  # one stays for reading
-        ({}, {"CPU": 9}, None, 99, 8),
-        ({}, {"CPU": 9}, None, 3, 3),
-        ({}, {"CPU": 4}, 2, None, 2),  # an embedded Ray counts more CPUs than there are
-        ({}, {"CPU": 1}, None, None, 1),  # never none: what cannot be had at all was refused before
-        ({"num_workers": 2, "cpus_per_worker": 2}, {"CPU": 13}, None, None, 3),
-        ({"cpus_per_worker": 0.5}, {"CPU": 2}, None, None, 2),
-        ({"num_workers": 4, "gpus_per_worker": 1}, {"CPU": 64, "GPU": 8}, None, None, 2),
-        ({"gpus_per_worker": 0.5}, {"CPU": 64, "GPU": 1}, None, None, 2),
-        ({"custom_resources": {"big": 2}}, {"CPU": 64, "big": 5}, None, None, 2),
+        ({}, [{"CPU": 9}], None, 8),  # one stays for reading
+        ({}, [{"CPU": 9}], 99, 8),
+        ({}, [{"CPU": 9}], 3, 3),
+        ({}, [{"CPU": 1}], None, 1),  # never none: what cannot be had at all was refused before
+        ({"num_workers": 2, "cpus_per_worker": 2}, [{"CPU": 13}], None, 3),
+        ({"cpus_per_worker": 0.5}, [{"CPU": 2}], None, 2),
+        ({"num_workers": 4, "gpus_per_worker": 1}, [{"CPU": 64, "GPU": 8}], None, 2),
+        ({"gpus_per_worker": 0.5}, [{"CPU": 64, "GPU": 1}], None, 2),
+        ({"custom_resources": {"big": 2}}, [{"CPU": 64, "big": 5}], None, 2),
+        ({"cpus_per_worker": 4}, [{"CPU": 6}, {"CPU": 7}, {"CPU": 3}], None, 2),  # 15 CPUs beside reading, but borders
+        ({"num_workers": 4, "min_workers": 2, "gpus_per_worker": 1}, [{"CPU": 64, "GPU": 8}], None, 4),
+        ({"num_workers": 2, "gpus_per_worker": 1, "accelerator_type": "L4"},
+         [{"CPU": 64, "GPU": 8, "accelerator_type:H100": 1}, {"CPU": 8, "GPU": 2, "accelerator_type:L4": 1}], None, 1),
     ],
-)
-def test_as_many_trials_at_once_as_have_all_their_workers(workers, cluster, cores, asked, at_once):
-    fields: dict[str, Any] = {"num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0} | workers
-    placement = Placement("cpu", accelerator_type=None, parallelism=1, **fields)
-    assert concurrency(placement, cluster, cores, asked) == at_once
+)  # fmt: skip
+def test_as_many_trials_at_once_as_have_all_their_workers(workers, nodes, asked, at_once):
+    fields: dict[str, Any] = {"num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0, "accelerator_type": None}
+    placement = Placement("cpu", parallelism=1, **fields | workers)
+    assert concurrency(placement, nodes, asked) == at_once
 
 
 # --- finished trials → table, curve, answer ---------------------------------------------------------------------------

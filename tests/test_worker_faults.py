@@ -14,7 +14,8 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from s2l_ray.cluster.failures import cause_of
 from s2l_ray.cluster.placement import Placement
-from s2l_ray.cluster.training import WorkersFailed, run_on_workers
+from s2l_ray.cluster.training import run_on_workers
+from s2l_ray.cluster.training_errors import WorkersFailed
 from s2l_ray.lm.response_loss import UnsupportedModel
 from s2l_ray.run_folder import Storage
 

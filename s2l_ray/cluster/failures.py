@@ -89,7 +89,9 @@ def cause_of(failure: BaseException) -> str:
     """
     inner = getattr(failure, "controller_failure", None)
     workers: Mapping[int, BaseException] = getattr(failure, "worker_failures", {})
-    texts = [f"rank {rank}: {_line_of(workers[rank])}" for rank in sorted(workers)] or [_line_of(inner or failure)]
+    texts = [f"rank {rank}: {telling_line(workers[rank])}" for rank in sorted(workers)] or [
+        telling_line(inner or failure)
+    ]
     everything = [_text_of(e) for e in workers.values()] or [_text_of(inner or failure)]
     for text, whole in zip(texts, everything, strict=True):
         if any(mark in whole for mark in _MEMORY_MARKS):
@@ -98,6 +100,11 @@ def cause_of(failure: BaseException) -> str:
             return f"{text}. So {_STORAGE_CURE}"
     told = [t for t in texts if not _is_collateral(t)]
     return (told or texts)[0]
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether it ended for lack of memory."""
+    return isinstance(error, MemoryError) or any(mark in _text_of(error) for mark in _MEMORY_MARKS)
 
 
 def _text_of(error: BaseException) -> str:
@@ -109,17 +116,18 @@ def _is_collateral(line: str) -> bool:
     return any(mark in line for mark in ("Connection closed by peer", "Connection reset by peer", "gloo"))
 
 
-def _line_of(error: BaseException) -> str:
+def telling_line(error: BaseException) -> str:
     """The first line that says something, with the error's type where it is not Ray's."""
     died = getattr(error, "health_check_failure", None)
-    lines = [line.strip() for line in str(died if died is not None else error).splitlines()]
+    text = str(error if died is None else died)
+    lines = [line.strip() for line in text.splitlines()]
     for line in lines:
         if any(mark in line for mark in _MEMORY_MARKS):
             return line[:_MAX_CHARS].rstrip(". ")
-    detail = _EXIT_DETAIL.search(str(died))
+    foreign = not type(error).__module__.startswith("ray.")
+    detail = None if foreign else _EXIT_DETAIL.search(text)
     if detail:
         return f"its process died ({detail.group(1)[:_MAX_CHARS].rstrip('. ')})"
     said = [line for line in lines if not _SAYS_NOTHING.match(line)]
     line = said[0] if said else repr(error)
-    foreign = not type(error).__module__.startswith("ray.")
     return (f"{type(error).__name__}: {line}" if foreign else line)[:_MAX_CHARS].rstrip(". ")

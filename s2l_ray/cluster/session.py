@@ -107,7 +107,7 @@ def _loss_is_said() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _answers(address):
+        if head_answers(address):
             raise
         raise ClusterLost(
             f"the Ray cluster at {address} is gone: its head does not answer any more ({type(error).__name__}). What "
@@ -115,7 +115,8 @@ def _loss_is_said() -> Iterator[None]:
         ) from error
 
 
-def _answers(address: str) -> bool:
+def head_answers(address: str) -> bool:
+    """Whether the cluster's head (`host:port` of its store) can be reached."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,15 +14,18 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from s2l_ray.cluster.capacity import ACCELERATOR_TYPE
 from s2l_ray.cluster.checkpoints import FOLDER, PROGRESS, read_progress, torn_named
-from s2l_ray.cluster.failures import cause_of, final_error
-from s2l_ray.cluster.mailbox import Event, mailbox
+from s2l_ray.cluster.failures import cause_of
+from s2l_ray.cluster.leftovers import remove_leftover_groups
+from s2l_ray.cluster.mailbox import Event, hand_over, mailbox
 from s2l_ray.cluster.notice import NoticeWatch
 from s2l_ray.cluster.placement import Placement
-from s2l_ray.cluster.session import quiet_ray_data
+from s2l_ray.cluster.restarts import RESTART
+from s2l_ray.cluster.session import head_answers, quiet_ray_data
 from s2l_ray.cluster.signals import own_handlers_kept
-from s2l_ray.errors import EnvironmentFault, InternalError, S2LError, first_line
-from s2l_ray.run_folder.retry import StorageError, full_disk_named
+from s2l_ray.cluster.training_errors import WorkersFailed, ended, explain
+from s2l_ray.run_folder.retry import full_disk_named
 from s2l_ray.run_folder.scratch import scratch_folder
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.examples import Examples
@@ -29,12 +34,6 @@ from s2l_ray.tokens.stream import stream_units
 RESIZE_CHECK_S = 60.0
 """Elastic: how often to look whether more workers could be had (seconds). Growing restarts all of them from the last
 checkpoint, so nodes that come one after another should cost one restart."""
-
-
-class WorkersFailed(EnvironmentFault, RuntimeError):
-    """The workers could not finish; what is complete stays, the same command resumes."""
-
-    retryable = False  # the retries are spent
 
 
 class Host(Protocol):
@@ -70,14 +69,15 @@ class Host(Protocol):
 class RayHost:
     """`Host` inside a Ray Train worker."""
 
-    def __init__(self, box: Any, out: Storage) -> None:
-        """`out`: the stage's folder."""
+    def __init__(self, box: Any, out: Storage, device: str) -> None:
+        """`out`: the stage's folder. `device`: the placement's, cpu or gpu."""
         import ray.train
         import ray.train.torch
 
         context = ray.train.get_context()
         self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
-        self.device = ray.train.torch.get_device()
+        # Where no GPU is reserved, Ray 2.60 hides none, and Ray Train would give the first one that torch sees.
+        self.device = ray.train.torch.get_device() if device == "gpu" else torch.device("cpu")
         self._box, self._checkpoints = box, out.sub(FOLDER)
         self._notices = NoticeWatch(self.same)
 
@@ -151,6 +151,7 @@ def run_on_workers(
     *,
     what: str,
     max_failures: int,
+    wait_s: float = 86_400,
     checkpoints_to_keep: int = 2,
     environment: dict[str, str] | None = None,
     callbacks: Sequence[Any] = (),
@@ -161,6 +162,9 @@ def run_on_workers(
     Args:
         out: the stage's folder. It is named for the stage's settings, so that a checkpoint found in it is this job's.
         what: who failed, for messages.
+        max_failures: of the workers, and of the process that leads them; -1: without end. A reclaimed node that was
+            announced is none.
+        wait_s: how long the workers may wait for their places, all waits together.
         environment: of the worker processes.
         callbacks: Ray Train's.
 
@@ -171,75 +175,96 @@ def run_on_workers(
         errors of this package, raised by the loop on any rank: at once, since another try would end alike; retryable
             ones (StorageError) only after `max_failures`.
         InternalError: in place of others that another try would meet again (ValueError, KeyError, …), at once too.
-        WorkersFailed: workers were lost more often than `max_failures`.
+        WorkersFailed: workers were lost more often than `max_failures`, or had no places in time.
     """
     import ray.train
-    from ray.train.torch import TorchTrainer
 
+    lost_controllers = 0
+    while True:
+        with mailbox(on_event) as box, full_disk_named(f"{out.uri}/{FOLDER}"):
+            config = {"loop": loop, "job": job, "box": box, "out": out, "device": placement.device}
+            trainer = _trainer(config, placement, max_failures, wait_s, checkpoints_to_keep, environment, callbacks)
+            try:
+                with own_handlers_kept():
+                    summary: dict[str, Any] = trainer.fit().return_value
+                return summary
+            except ray.exceptions.ActorDiedError as error:
+                # Ray Train starts workers again, but not the process that leads them. Its workers end with it.
+                lost_controllers += 1
+                cause = f"the process that leads the workers (Ray Train's controller) was lost: {cause_of(error)}"
+                lost_cluster = not head_answers(ray.get_runtime_context().gcs_address)
+                if lost_cluster or 0 <= max_failures < lost_controllers:
+                    raise WorkersFailed(ended(what, cause, lost_controllers, max_failures, out)) from error
+                hand_over({"event": RESTART, "rank": 0, "cause": cause}, on_event)
+            except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+                raise explain(error, out, what, max_failures, wait_s) from error
+        _wait_for_leftovers()
+
+
+def _trainer(
+    config: dict[str, Any],
+    placement: Placement,
+    max_failures: int,
+    wait_s: float,
+    checkpoints_to_keep: int,
+    environment: dict[str, str] | None,
+    callbacks: Sequence[Any],
+) -> Any:
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from s2l_ray.cluster.restart_callback import RestartEvents
     from s2l_ray.cluster.stop_at_once import StopAtOnce
 
-    resources = {"CPU": placement.cpus_per_worker, **placement.custom_resources}
-    if placement.gpus_per_worker:
-        resources["GPU"] = placement.gpus_per_worker
-    with mailbox(on_event) as box, full_disk_named(f"{out.uri}/{FOLDER}"):
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={"loop": loop, "job": job, "box": box, "out": out},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=(
-                    placement.num_workers
-                    if placement.min_workers is None
-                    else (placement.min_workers, placement.num_workers)
-                ),
-                use_gpu=placement.device == "gpu",
-                resources_per_worker=resources,
-                accelerator_type=placement.accelerator_type,
-                elastic_resize_monitor_interval_s=RESIZE_CHECK_S,
+    out, on_gpu = config["out"], placement.device == "gpu"
+    resources = {name: each for name, each in placement.worker.items() if not name.startswith(ACCELERATOR_TYPE)}
+    fewest = placement.min_workers
+    if not on_gpu and ray.cluster_resources().get("GPU"):
+        # Libraries ask for themselves whether there is a GPU, and some would take memory on it.
+        environment = {**(environment or {}), "CUDA_VISIBLE_DEVICES": ""}
+    return TorchTrainer(
+        _worker,
+        train_loop_config=config,
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=placement.num_workers if fewest is None else (fewest, placement.num_workers),
+            use_gpu=on_gpu,
+            resources_per_worker=resources,
+            accelerator_type=placement.accelerator_type,
+            elastic_resize_monitor_interval_s=RESIZE_CHECK_S,
+        ),
+        run_config=ray.train.RunConfig(
+            name=FOLDER,
+            storage_path=out.path,
+            storage_filesystem=out.filesystem,
+            failure_config=ray.train.FailureConfig(
+                max_failures=max_failures, controller_failure_limit=max(1, math.ceil(wait_s / _start_timeout_s()))
             ),
-            run_config=ray.train.RunConfig(
-                name=FOLDER,
-                storage_path=out.path,
-                storage_filesystem=out.filesystem,
-                failure_config=ray.train.FailureConfig(max_failures=max_failures),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=checkpoints_to_keep),
-                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-                callbacks=[StopAtOnce(), *callbacks],
-                worker_runtime_env={"env_vars": environment} if environment else None,
-            ),
-        )
-        try:
-            with own_handlers_kept():
-                result = trainer.fit()
-        except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
-            raise _explained(error, out, what, max_failures) from error
-    summary: dict[str, Any] = result.return_value
-    return summary
-
-
-def _explained(error: Exception, out: Storage, what: str, max_failures: int) -> BaseException:
-    final = final_error(error)
-    if isinstance(final, S2LError):
-        return final
-    if final is not None:
-        return InternalError(
-            f"the training of the {what} ended with {type(final).__name__}: {first_line(final)}. Another try would end "
-            "alike; please report it, with what S2L_TRACEBACK=1 shows"
-        )
-    goes_on = f"The last checkpoint stays in {out.uri}; the same command resumes there."
-    controller = getattr(error, "controller_failure", None)
-    if isinstance(controller, OSError):
-        if controller.errno is not None:
-            return controller  # a full disk is named by the caller
-        return StorageError(f"Storage failed while the {what} was trained: {controller}. {goes_on}")
-    cause = cause_of(error)
-    if controller is not None:
-        return WorkersFailed(f"the training of the {what} could not go on: {cause}. {goes_on}")
-    return WorkersFailed(
-        f"the workers of the {what} were lost or failed more than resources.max_failures={max_failures} times. "
-        f"The last cause: {cause}. {goes_on}"
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=checkpoints_to_keep),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            callbacks=[StopAtOnce(), RestartEvents(config["box"]), *callbacks],
+            worker_runtime_env={"env_vars": environment} if environment else None,
+        ),
     )
+
+
+def _start_timeout_s() -> float:
+    """How long Ray Train waits for places before it counts a failure and asks again."""
+    from ray.train.v2._internal.constants import (
+        DEFAULT_WORKER_GROUP_START_TIMEOUT_S,
+        WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+    )
+
+    return float(os.environ.get(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, DEFAULT_WORKER_GROUP_START_TIMEOUT_S))
+
+
+def _wait_for_leftovers(settle_s: float = 10.0) -> None:
+    """Take back what the workers of a lost controller have reserved, or new ones would wait for it."""
+    deadline = time.monotonic() + settle_s
+    while not remove_leftover_groups() and time.monotonic() < deadline:
+        time.sleep(0.5)
 
 
 def _worker(config: dict[str, Any]) -> dict[str, Any]:
     quiet_ray_data()
-    return config["loop"](config["job"], RayHost(config["box"], config["out"]))
+    return config["loop"](config["job"], RayHost(config["box"], config["out"], config["device"]))

@@ -1,10 +1,11 @@
 """Seeded k-means over loss trajectories; the only module that imports faiss (https://github.com/facebookresearch/faiss).
 
 On a CPU the same seed gives the same result bit for bit, whatever the number of threads: faiss and its BLAS always run
-on one OpenMP thread here, and parallelism comes from Python threads over chunks with fixed borders. (Measured with
-faiss 1.15.1, T = 40: its own search on two threads goes through a threaded BLAS, whose last bits differ from one
-thread's, and which was over ten times slower on a busy machine.) Between kinds of processor, and on GPUs, the last bits
-may differ; hence centroids are stored.
+on one OpenMP thread here, and parallelism comes from Python threads over chunks with fixed borders; so the assignment
+of all N uses every CPU, the training on a sample one. (Measured with faiss 1.15.1: training on 1, 2, 3 and 5 OpenMP
+threads gives the same bits for T of 1 to 17 and others for T of 20 and 40, where its search goes through a threaded
+BLAS; two threads were four to thirteen times slower than one on a busy machine.) Between kinds of processor, and on
+GPUs, the last bits may differ; hence centroids are stored.
 
 Memory beside the trajectories, for N examples, T snapshots, M training points: 4 N bytes (assignment), 4 M T + 12 M
 (sample, faiss's labels and distances), and about 12 T + 20 bytes for each of CHUNK_ROWS rows per thread, MAX_THREADS
@@ -73,9 +74,11 @@ def fit_kmeans(
     num_iterations: int = 20,
     max_train_points: int = 1_000_000,
     use_gpu: bool = False,
+    num_threads: int | None = None,
 ) -> KMeansResult:
     """Cluster (N, T) float32 trajectories, an array or a memory map, by Euclidean k-means on the raw losses.
 
+    `num_threads`: of the assignment, MAX_THREADS at most; None: OMP_NUM_THREADS. No bit of the result depends on it.
     Past `max_train_points` the centroids are trained on a seeded uniform sample; all N are then assigned by streaming.
     Raises ValueError for a wrong shape or type, non-finite values or impossible settings; ImportError without faiss;
     RuntimeError where a GPU is asked for and faiss has none.
@@ -102,7 +105,7 @@ def fit_kmeans(
     del sample, distinct
     centroids = _canonical_order(centroids)
     trained = time.perf_counter()
-    assignment, sizes, inertia = assign_clusters(trajectories, centroids, use_gpu=use_gpu)
+    assignment, sizes, inertia = assign_clusters(trajectories, centroids, use_gpu=use_gpu, num_threads=num_threads)
     centroids, assignment, sizes = _drop_empty(centroids, assignment, sizes, warnings)
     done = time.perf_counter()
     return KMeansResult(
@@ -110,7 +113,9 @@ def fit_kmeans(
     )
 
 
-def assign_clusters(trajectories: Array, centroids: Array, *, use_gpu: bool = False) -> tuple[Array, Array, float]:
+def assign_clusters(
+    trajectories: Array, centroids: Array, *, use_gpu: bool = False, num_threads: int | None = None
+) -> tuple[Array, Array, float]:
     """Nearest centroid for each of (N, T) trajectories: assignment (N,) int32, sizes (K,) int64, inertia (nats²).
 
     Streams over chunks with fixed borders; sums in float64 and in the chunks' order, so threads do not change the sum.
@@ -119,7 +124,7 @@ def assign_clusters(trajectories: Array, centroids: Array, *, use_gpu: bool = Fa
     num_clusters = len(centroids)
     assignment = np.empty(len(trajectories), dtype=np.int32)
 
-    with _one_openmp_thread(faiss) as num_threads:
+    with _one_openmp_thread(faiss) as allowed:
         index = _flat_index(faiss, centroids.shape[1], use_gpu)
         index.add(np.ascontiguousarray(centroids, dtype=np.float32))
 
@@ -132,7 +137,7 @@ def assign_clusters(trajectories: Array, centroids: Array, *, use_gpu: bool = Fa
             return np.bincount(labels, minlength=num_clusters), chunk_inertia
 
         # A GPU index serves one caller at a time.
-        chunks = _map_chunks(faiss, assign_chunk, len(trajectories), 1 if use_gpu else num_threads)
+        chunks = _map_chunks(faiss, assign_chunk, len(trajectories), 1 if use_gpu else num_threads or allowed)
         sizes, inertia = np.zeros(num_clusters, np.int64), 0.0
         for chunk_sizes, chunk_inertia in chunks:
             sizes += chunk_sizes
@@ -185,10 +190,19 @@ def _import_faiss() -> Any:
     return faiss
 
 
+def faiss_sees_gpu() -> bool | None:
+    """Whether this faiss can use a GPU of this machine; None: faiss is not installed."""
+    try:
+        faiss = _import_faiss()
+    except ImportError:
+        return None
+    return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+
+
 def _flat_index(faiss: Any, num_snapshots: int, use_gpu: bool) -> Any:
     if not use_gpu:
         return faiss.IndexFlatL2(num_snapshots)
-    if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
+    if not faiss_sees_gpu():
         raise FaissWithoutGpu(
             "k-means was asked to run on a GPU, but this faiss is built without GPU support or sees no GPU; "
             "replace faiss-cpu by pip install 's2l_ray[gpu]' on a GPU node, or set use_gpu=False (resources.device=cpu)"

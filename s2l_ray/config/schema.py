@@ -102,29 +102,40 @@ class SelectionConfig(Section):
 
 class WorkersConfig(Section):
     workers: int | None = bounded(None, 100_000, "and no cluster has so many workers", ge=1)
-    """Ray Train workers; None: one per GPU of the cluster, one on CPUs."""
+    """Ray Train workers; None: one per GPU that they may use (of the nodes that are up, else of one node that the
+    autoscaler adds), one on CPUs."""
     min_workers: int | None = bounded(None, 100_000, "and no cluster has so many workers", ge=1)
     """Elastic, for spot nodes: go on with as few as this and grow back to `workers` when nodes come; None: never fewer.
     The result does not depend on it, up to rounding."""
     cpus_per_worker: float | None = bounded(None, 10_000, "and no node has so many CPUs", ge=0.0001)
-    """Logical CPUs that each worker reserves; None: 1 beside a GPU, the node's share on CPUs."""
+    """Logical CPUs that each worker reserves; None: 1 beside a GPU (less where a node has too few for its GPUs), the
+    node's share on CPUs."""
     gpus_per_worker: float = bounded(1, 1000, "and no node has so many GPUs", ge=0.0001)
-    """GPUs that each worker reserves, when device is gpu."""
+    """GPUs that each worker reserves, when device is gpu: a whole number, or a share of one."""
     accelerator_type: str | None = None
     """Ray accelerator type that workers need (`A100`, `H100`, …)."""
     custom_resources: dict[str, float] = Field(default={})
-    """Further Ray resources that each worker reserves, to pin it to nodes that offer them."""
+    """Further Ray resources that each worker reserves, to pin it to nodes that offer them; `memory` is in bytes."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_gpus(cls, gpus: float) -> float:
+        if gpus > 1 and gpus % 1:
+            raise ValueError(f"gpus_per_worker={gpus:g}: Ray gives a share of one GPU or whole ones; take {int(gpus)}")
+        return gpus
 
     @field_validator("custom_resources")
     @classmethod
     def _amounts(cls, resources: dict[str, float]) -> dict[str, float]:
-        own = {"CPU": "cpus_per_worker", "GPU": "gpus_per_worker", "memory": None, "object_store_memory": None}
+        own = {"CPU": "cpus_per_worker", "GPU": "gpus_per_worker", "object_store_memory": None}
+        most = {"memory": 10**15}
         for name, amount in resources.items():
             if not name.strip() or name in own:
                 cure = f"; set {own[name]}" if own.get(name) else ""
                 raise ValueError(f"{name!r} is no name of a resource of one's own{cure}")
-            if not 0 < amount <= 10**9:
-                raise ValueError(f"{amount:g} of {name!r} cannot be reserved; give a number above 0, at most 10⁹")
+            if not 0 < amount <= most.get(name, 10**9):
+                at_most = f"{most.get(name, 10**9):.0e}"
+                raise ValueError(f"{amount:g} of {name!r} cannot be reserved; give a number above 0, at most {at_most}")
         return resources
 
     def contradictions(self) -> Iterator[str]:
@@ -136,7 +147,8 @@ class ResourcesConfig(Section):
     ray_address: OptionalLocation = None
     """Ray cluster to join; None: $RAY_ADDRESS, or the job's own cluster, or an embedded local Ray."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """`auto`: GPUs if the cluster has or can add one, else CPUs."""
+    """`auto`: GPUs if the cluster has or can add one and the torch there can use it, else CPUs; k-means likewise by the
+    faiss there. `gpu` refuses what `auto` does on CPUs."""
     proxy: WorkersConfig = WorkersConfig()
     """Who trains and scores the proxy."""
     target: WorkersConfig = WorkersConfig()
@@ -145,6 +157,9 @@ class ResourcesConfig(Section):
     """How often lost workers are replaced before the run stops (it can be resumed then); -1: always."""
     may_grow: bool = False
     """The cluster's autoscaler can add nodes: wait for what is missing instead of refusing it."""
+    capacity_wait_s: float = bounded(86_400, 365 * 24 * 3600, "which is a year", gt=0)
+    """How long a stage waits for places that others hold, or for nodes that the autoscaler adds, before the run ends
+    (it can be resumed then; seconds)."""
     parallel_tasks: int | None = bounded(None, 1_000_000, "and no cluster has so many CPUs", ge=1)
     """One-CPU tasks (reading, tokenising) that there may be at once; None: the cluster's CPUs, and with `may_grow` at
     least 64, so that its autoscaler sees what to grow for."""

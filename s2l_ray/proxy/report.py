@@ -7,6 +7,7 @@ from typing import Any
 
 from s2l_ray.cluster.mailbox import Event
 from s2l_ray.cluster.notice import notice_said
+from s2l_ray.cluster.restarts import RESTART, WAITING, restart_said
 from s2l_ray.run_folder import MetricsLog, Progress, StageProgress
 from s2l_ray.tokens.plan import TrainPlan
 
@@ -41,6 +42,9 @@ class ProxyReport:
             self.progress.say(f"[proxy] the workers are up{again}")
         elif event["event"] == "notice":
             self.progress.say(f"[proxy] {notice_said(event)}")
+            self.metrics.log("proxy", **{k: v for k, v in event.items() if k != "rank"})
+        elif event["event"] in (RESTART, WAITING):
+            self.progress.say(f"[proxy] {restart_said(event)}")
             self.metrics.log("proxy", **{k: v for k, v in event.items() if k != "rank"})
         else:
             self._step = max(self._step, event["step"])

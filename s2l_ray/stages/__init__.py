@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from s2l_ray.cluster.growth import nodes_to_come
-from s2l_ray.cluster.placement import describe_nodes, local_cores, node_resources, place, wait_for_gpu
+from typing import Literal
+
+from s2l_ray.cluster.capacity import Node, total
+from s2l_ray.cluster.device import Devices, choose_devices
+from s2l_ray.cluster.growth import Growth, growth
+from s2l_ray.cluster.placement import describe_nodes, local_cores, node_resources, place
+from s2l_ray.cluster.room import wait_for_gpu
 from s2l_ray.cluster.session import is_embedded, is_on_head
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.pipeline import Pipeline
 from s2l_ray.stages.corpus import corpus_stage
 from s2l_ray.stages.proxy import proxy_stage, trajectories_stage
+from s2l_ray.stages.room import gpu_facts, kmeans_placement
 from s2l_ray.stages.selection import clusters_stage, selection_inputs, subset_stage
 from s2l_ray.stages.target import shard_target, target_stages
 from s2l_ray.stages.tokens import tokens_stage
@@ -44,17 +50,43 @@ def run_up_to_trajectories(pipeline: Pipeline, config: S2LConfig) -> None:
 
 def place_stages(pipeline: Pipeline, config: S2LConfig) -> None:
     """Who gets what, before anything starts; refused if it can never be had."""
-    embedded = is_embedded(config.resources)
+    resources, say = config.resources, pipeline.progress.say
+    embedded = is_embedded(resources)
     cores = local_cores() if embedded else None
-    wait_for_gpu(config.resources)
+    grown = growth() if resources.may_grow and not embedded and is_on_head() else None
+    if grown is None:  # nobody knows what may come
+        wait_for_gpu(resources, say)
     nodes = node_resources()
-    to_come = nodes_to_come() if config.resources.may_grow and not embedded and is_on_head() else None
-    pipeline.placements["proxy"] = place(config.resources, nodes, cores, to_come=to_come)
-    if config.target is not None:
-        pipeline.placements["target"] = place(config.resources, nodes, cores, "target", to_come)
-        pipeline.sharding = shard_target(config, pipeline.placements["target"], embedded)
+    devices = _devices(pipeline, config, nodes, grown)
+    for note in devices.notes:
+        say(f"[cluster] {note}")
+    roles: list[Literal["proxy", "target"]] = ["proxy"] if config.target is None else ["proxy", "target"]
+    for role in roles:
+        pipeline.placements[role] = place(resources, nodes, cores, role, grown, devices.training)
     if not embedded:
         who = "; ".join(f"{name}: {placement.describe()}" for name, placement in pipeline.placements.items())
-        grows = "; what is missing is waited for (resources.may_grow)" if config.resources.may_grow else ""
-        grows += f"; it can grow by {describe_nodes(to_come)}" if to_come else ""
-        pipeline.progress.say(f"[cluster] {describe_nodes(nodes)}; {who}{grows}")
+        grows = "; what is missing is waited for (resources.may_grow)" if resources.may_grow else ""
+        grows += f"; it can grow by {describe_nodes(grown.nodes)}" if grown else ""
+        say(f"[cluster] {describe_nodes(nodes)}; {who}{grows}")
+    pipeline.placements["clusters"] = kmeans_placement(pipeline.placements["proxy"], devices.kmeans, cores)
+    if config.target is not None:
+        pipeline.sharding = shard_target(config, pipeline.placements["target"], embedded)
+        if pipeline.sharding is None:
+            say(
+                "[target] the memory of its workers is not known before their nodes are up: whether it fits, and with "
+                "which ZeRO stage, is found out when it begins (estimates.worker_memory_gb tells it now)"
+            )
+
+
+def _devices(pipeline: Pipeline, config: S2LConfig, nodes: list[Node], grown: Growth | None) -> Devices:
+    """What `resources.device` comes to on the nodes that are up; of those to come nobody knows what they can do."""
+    resources = config.resources
+    has_gpus = total(nodes, "GPU") >= 1
+    to_come = grown is not None and total(grown.nodes, "GPU") >= 1
+    if resources.device == "cpu" or not has_gpus:
+        return choose_devices(resources.device, [], to_come)
+    roles: list[Literal["proxy", "target"]] = ["proxy"] if config.target is None else ["proxy", "target"]
+    open_to_all = resources.model_copy(update={"may_grow": True})  # refused later, when the device is known
+    wanted = [place(open_to_all, nodes, None, role, None, "gpu") for role in roles]
+    with_kmeans = "clusters" not in pipeline.run.stages
+    return choose_devices(resources.device, gpu_facts(wanted, resources), True, with_kmeans)

@@ -83,7 +83,7 @@ def _build_proxy(
     with ProxyReport(pipeline.progress, pipeline.metrics, plan, len(snapshots)) as report:
         summary = run_on_workers(
             run_worker, job, out, placement, what="proxy", max_failures=config.resources.max_failures,
-            on_event=report.on_event,
+            wait_s=config.resources.capacity_wait_s, on_event=report.on_event,
         )  # fmt: skip
     taken = [read_snapshot(out, i) for i in range(len(snapshots))]
     complete = [s for s in taken if s is not None]

@@ -19,15 +19,17 @@ def clusters_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
     seed = config.seed_of("clusters")
 
     def build(out: Storage) -> Built:
+        placement, resources = pipeline.placements["clusters"], config.resources
         stats = cluster_trajectories(
             trajectories.storage, part_rows(trajectories), trajectories.manifest.extra["num_snapshots"],
-            config.clusters, seed, pipeline.placements["proxy"], out,
+            config.clusters, seed, placement, out, max_failures=resources.max_failures,
+            wait_s=resources.capacity_wait_s, say=pipeline.progress.say,
         )  # fmt: skip
         said = f"{stats.num_clusters} clusters of {min(stats.sizes):,} to {max(stats.sizes):,} examples"
         content = fingerprint([trajectories.manifest.content_fingerprint, stats.fingerprint])
         return Built(
             content, {"clusters": stats.num_clusters, "examples": stats.num_examples}, {"inertia": stats.inertia},
-            stats.warnings, {"clusters": seed}, pipeline.placements["proxy"].device,
+            stats.warnings, {"clusters": seed}, placement.device,
             peak_memory_bytes=stats.peak_memory_bytes, said=said,
         )  # fmt: skip
 

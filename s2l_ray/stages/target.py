@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.artifacts import Run, Stage, part_rows
-from s2l_ray.cluster.placement import Placement, worker_memory
+from s2l_ray.cluster.node_memory import NodeMemory, node_memories, smallest_shares
+from s2l_ray.cluster.placement import Placement, PlacementError
+from s2l_ray.cluster.session import is_embedded
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.lm.identity import model_identity, pinned
@@ -62,17 +64,48 @@ def target_stage(pipeline: Pipeline, config: S2LConfig, name: str) -> Stage:
     return pipeline.stage(f"target/{name}", settings, inputs, build, folder=f"target/{name}", kind="target")
 
 
-def shard_target(config: S2LConfig, placement: Placement, embedded: bool) -> Sharding:
-    """The ZeRO stage, by what the workers' memory can hold; refused before anything starts when none fits."""
+def shard_target(config: S2LConfig, placement: Placement, embedded: bool) -> Sharding | None:
+    """The ZeRO stage, by what the workers' memory can hold; refused before anything starts when none fits.
+
+    None: nobody knows that memory before the workers' nodes are up.
+    """
     from s2l_ray.target.memory import ModelSizes, meta_model
     from s2l_ray.target.sharding import WorkerMemory, choose_sharding
 
     target, given = config.target, config.estimates.worker_memory_gb
     assert target is not None
-    device, host = worker_memory(placement, embedded) if given is None else (given * 1e9, None)
+    kinds = node_memories(placement, embedded) if given is None else [NodeMemory(given * 1e9, None, 1)]
+    if not kinds:
+        return None
     on_gpu, precision = placement.device == "gpu", precision_of(target, placement.device)
-    memory = WorkerMemory(device, host if on_gpu else None)
-    return choose_sharding(ModelSizes.of(meta_model(target)), target, placement.num_workers, precision, on_gpu, memory)
+    sizes = ModelSizes.of(meta_model(target))
+
+    def choose(workers: int, target: TargetConfig) -> Sharding:
+        device, host = smallest_shares(kinds, workers)
+        memory = WorkerMemory(device, host if on_gpu else None)
+        return choose_sharding(sizes, target, workers, precision, on_gpu, memory)
+
+    # The fewest hold the largest shards each; as many as a node takes have the smallest share of its memory.
+    crowd = min(placement.num_workers, max(kind.most_workers for kind in kinds))
+    fleets = sorted({placement.fewest_workers, max(placement.fewest_workers, crowd)})
+    chosen = {workers: choose(workers, target) for workers in fleets}
+    strictest = max(chosen.values(), key=lambda sharding: sharding.stage)
+    for workers, sharding in chosen.items():
+        if sharding.stage != strictest.stage:
+            choose(workers, target.model_copy(update={"zero_stage": strictest.stage}))  # refused if it does not fit
+    return strictest
+
+
+def _shard_when_up(pipeline: Pipeline, config: S2LConfig) -> Sharding:
+    """The same where it was not known at the start: the nodes are up now."""
+    if pipeline.sharding is None:
+        pipeline.sharding = shard_target(config, pipeline.placements["target"], is_embedded(config.resources))
+    if pipeline.sharding is None:
+        raise PlacementError(
+            "the memory of the target's workers cannot be found out: their nodes have left again, or do not answer. "
+            "Set estimates.worker_memory_gb, or run the same command again"
+        )
+    return pipeline.sharding
 
 
 def total_steps(target: TargetConfig, run: Run, tokens: Stage) -> int:
@@ -117,8 +150,8 @@ def _build(
     assert target is not None
     label = f"target/{name}"
     precision = precision_of(target, placement.device)
-    sharding = pipeline.sharding
-    assert sharding is not None
+    make_room(pipeline, "target")
+    sharding = _shard_when_up(pipeline, config)
     facts = {"optimiser steps": f"{plan.total_steps:,} of {target.global_batch_size} examples", "seed": seed,
              "peak learning rate": target.learning_rate, "precision": precision}  # fmt: skip
     job = TargetJob(
@@ -134,15 +167,15 @@ def _build(
         f"[{label}] {plan.total_steps:,} steps of {target.global_batch_size} examples "
         f"({plan.total_steps / plan.steps_per_epoch:.3g} passes), {sharding.describe()}, on {placement.describe()}"
     )
-    make_room(pipeline, "target")
     run = pipeline.run
     logged = f"target/{out.path.rsplit('/', 1)[-1]}"  # with its key: other settings are another curve
     with Loggers(config.loggers, run.storage, config.name, logged, target.stored()) as loggers:
         with TargetReport(label, pipeline.progress, pipeline.metrics, loggers, plan.total_steps) as report:
             summary = run_on_workers(
                 fine_tune, job, out, placement, what=f"target ({name})", max_failures=config.resources.max_failures,
-                checkpoints_to_keep=target.checkpoints_to_keep, environment=sharding.environment(placement.device),
-                callbacks=pipeline.train_callbacks, on_event=report.on_event,
+                wait_s=config.resources.capacity_wait_s, checkpoints_to_keep=target.checkpoints_to_keep,
+                environment=sharding.environment(placement.device), callbacks=pipeline.train_callbacks,
+                on_event=report.on_event,
             )  # fmt: skip
         before = read_evaluation(out, 0) or {}
         after = read_evaluation(out, summary["exported_step"]) or {}

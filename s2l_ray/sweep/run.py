@@ -188,25 +188,26 @@ class _Runner:
 
     def _at_once(self) -> int:
         """As many trials as have room beside what others hold of the cluster; waits until one has."""
-        import ray
-
-        from s2l_ray.cluster.placement import local_cores
-        from s2l_ray.cluster.room import free_resources, times_it_fits, wait_for_room
+        from s2l_ray.cluster.capacity import Node, fit, total
+        from s2l_ray.cluster.placement import local_cores, node_resources
+        from s2l_ray.cluster.room import free_resources, wait_for_free
         from s2l_ray.cluster.session import is_embedded
 
         resources, asked = self.config.resources, self.config.sweep.max_concurrent
         placement, say = self.pipeline.placements["target"], self.pipeline.progress.say
         if resources.may_grow:  # the cluster grows to what was asked for
-            return asked or concurrency(placement, ray.cluster_resources(), None, None)
+            return asked or concurrency(placement, node_resources(), None)
         if is_embedded(resources):
-            cores, free = local_cores(), ray.cluster_resources()
+            # It counts more CPUs than there are: the cores for workers, and one more for reading.
+            most = local_cores() + 1
+            free: list[Node] = [{**node, "CPU": min(node.get("CPU", 0), most)} for node in node_resources()]
         else:
-            cores, free = None, free_resources()
-            if not times_it_fits(placement, free):
-                free = wait_for_room(placement, "sweep", say)
-        at_once = concurrency(placement, free, cores, asked)
+            free = free_resources()
+            if not fit(free, placement.demand).num_replicas:
+                free = wait_for_free(placement, "sweep", say, resources.capacity_wait_s)
+        at_once = concurrency(placement, free, asked)
         if asked is not None and at_once < asked:
-            has = ", ".join(f"{free.get(n, 0):g} {n}" for n in ("CPU", "GPU") if n in free)
+            has = ", ".join(f"{total(free, n):g} {n}" for n in ("CPU", "GPU") if total(free, n))
             say(f"[sweep] sweep.max_concurrent={asked} is more than fit: {placement.describe()} each; free are {has}")
         return at_once
 

@@ -11,16 +11,16 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from s2l_ray.artifacts import Run, Stage
+from s2l_ray.cluster.capacity import Node, fit
 from s2l_ray.cluster.leftovers import remove_leftover_groups
 from s2l_ray.cluster.placement import Placement
-from s2l_ray.cluster.room import times_it_fits
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.sweep import RangeConfig
 from s2l_ray.pipeline import Pipeline
@@ -123,10 +123,10 @@ def _objectives_to_tune() -> Any:
     return ObjectivesToTune()
 
 
-def concurrency(placement: Placement, free: dict[str, float], cores: int | None, asked: int | None) -> int:
-    """Trials at once: as many as have all their workers at the same time. `cores`: see `times_it_fits`."""
-    fit = max(1, times_it_fits(placement, free, cores))
-    return fit if asked is None else min(asked, fit)
+def concurrency(placement: Placement, free: Sequence[Node], asked: int | None) -> int:
+    """Trials at once: as many as have all their workers at the same time."""
+    fitting = max(1, fit(free, placement.demand).num_replicas)
+    return fitting if asked is None else min(asked, fitting)
 
 
 def run_side_by_side(shared: Shared, trials: list[Trial], at_once: int, on_done: OnDone) -> Outcome:

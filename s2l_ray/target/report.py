@@ -7,6 +7,7 @@ from typing import Any
 
 from s2l_ray.cluster.mailbox import Event
 from s2l_ray.cluster.notice import notice_said
+from s2l_ray.cluster.restarts import RESTART, WAITING, restart_said
 from s2l_ray.run_folder import MetricsLog, Progress, StageProgress
 from s2l_ray.run_folder.loggers import Loggers
 
@@ -39,6 +40,8 @@ class TargetReport:
             self.loggers.log(event["step"], **figures)
         elif event["event"] == "notice":
             self.progress.say(f"[{self.name}] {notice_said(event)}")
+        elif event["event"] in (RESTART, WAITING):
+            self.progress.say(f"[{self.name}] {restart_said(event)}")
         else:
             self._evaluation(event)
         self.metrics.log(self.name, **{k: v for k, v in event.items() if k != "rank"})
