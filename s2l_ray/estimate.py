@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from s2l_ray.artifacts import Run, RunError, load_run
 from s2l_ray.config.schema import S2LConfig
-from s2l_ray.corpus.build import sample_format
 from s2l_ray.corpus.formats import UnusableRow, to_messages
+from s2l_ray.corpus.read_task import sample_format
 from s2l_ray.corpus.sources import ReadUnit, plan_files, read_unit, resolve_filesystem
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.run_folder.progress import format_count, format_duration
@@ -106,7 +106,7 @@ def _corpus(config: S2LConfig, result: Estimate) -> list[dict[str, Any]]:
         result.notes.append(f"{corpus.huggingface.name} is not downloaded for a dry run; rows as in estimates.*")
         return []
     try:
-        units = plan_files(corpus.paths, corpus.read_bytes_per_task)
+        units = plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=config.run_uri)
     except (ValueError, OSError) as error:
         if config.estimates.num_examples is None:
             raise

@@ -258,6 +258,7 @@ def run(
     """
     from s2l_ray.cluster.session import ray_session
     from s2l_ray.stages import run_stages
+    from s2l_ray.stages.corpus import check_corpus_files
 
     if isinstance(config, S2LConfig):
         resolved = load_config(config.model_dump(mode="json"), overrides) if overrides else config
@@ -265,6 +266,7 @@ def run(
         resolved = load_config(config, overrides)
     wanted = resolved.model_copy(update={"target": None}) if select_only else resolved
     preflight(wanted)
+    check_corpus_files(wanted)
     opened = Run(wanted, Storage.open(resolved.run_uri))
     with open_pipeline(opened, progress or Progress()) as pipeline:
         opened.begin(resolved)  # what is stored has the target

@@ -13,6 +13,7 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.errors import UserError, shown
 from s2l_ray.run_folder.filesystems import absolute
+from s2l_ray.run_folder.redact import strip_credentials
 
 _RAY_SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/dash_ReportHead"
 """The longest of Ray's paths for a socket."""
@@ -30,6 +31,7 @@ def preflight(config: S2LConfig) -> None:
     from s2l_ray.stages.heldout import check_deciding_set, check_heldout_files
 
     _refuse_lost_folder(config.run_uri)
+    _refuse_folder_within_run(config.run_uri)
     if is_embedded(config.resources):
         _refuse_long_sockets()
     check_loggers(config.loggers)
@@ -49,6 +51,18 @@ def _refuse_lost_folder(run_uri: str) -> None:
         raise PreflightError(
             f"run_dir={run_uri} would lie in this job's temporary working directory and be lost with it; set "
             "run_dir=s3://bucket/… or a folder that all nodes mount"
+        )
+
+
+def _refuse_folder_within_run(run_uri: str) -> None:
+    """Whatever makes the outer run's stage again deletes what lies in its folder."""
+    from s2l_ray.corpus.discovery import run_folder_above
+
+    outer = run_folder_above(run_uri)
+    if outer is not None:
+        raise PreflightError(
+            f"run_dir={strip_credentials(run_uri)} would lie inside another run's folder ({outer}), which deletes what "
+            "it does not know when it makes a stage again; set run_dir to a folder beside it"
         )
 
 

@@ -13,12 +13,13 @@ import pytest
 from tiny import write_jsonl
 
 from s2l_ray.config import CorpusConfig, HuggingFaceSource
-from s2l_ray.corpus.build import CorpusParts, TooManyUnusable, build_corpus
+from s2l_ray.corpus.build import CorpusParts, build_corpus
 from s2l_ray.corpus.example_id import content_id, occurrence_id
 from s2l_ray.corpus.formats import UnknownFormat
 from s2l_ray.corpus.generated import recorded_unit
 from s2l_ray.corpus.huggingface import export_parquet
 from s2l_ray.corpus.parts import part_name
+from s2l_ray.corpus.quarantine import TooManyUnusable
 from s2l_ray.corpus.sources import plan_files
 from s2l_ray.corpus.units import SourceError
 from s2l_ray.lm.load import train_tokenizer
@@ -247,7 +248,7 @@ def test_columns_dropped_and_sources_missing(plain, tmp_path):
 
     rows = [{**r, "raw": b"\x00", "day": datetime.date(2024, 1, i % 28 + 1)} for i, r in enumerate(ROWS[:30])]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    with pytest.raises(TooManyUnusable, match=r"type bytes; name the column in corpus\.drop_columns"):
+    with pytest.raises(TooManyUnusable, match=r"column 'raw' holds a value of type bytes; .*corpus\.drop_columns"):
         corpus(tmp_path / "run", tmp_path / "a.parquet")
     options: dict[str, Any] = {"drop_columns": ["raw", "source"]}
     parts, storage = corpus(tmp_path / "run", tmp_path / "a.parquet", **options)

@@ -6,14 +6,13 @@ import json
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from s2l_ray.corpus.example_id import array_to_hex, array_to_ids
 from s2l_ray.corpus.parts import part_name
 from s2l_ray.run_folder import Storage
 from s2l_ray.subset import rows as subset_rows
-from s2l_ray.subset.rows import plan_files, to_table, write_dataset_info, write_rows
+from s2l_ray.subset.rows import plan_files, write_dataset_info, write_rows
 
 
 @pytest.fixture
@@ -59,10 +58,3 @@ def test_large_subsets_become_shards_that_cover_all(monkeypatch):
     jobs = plan_files(chosen(pairs))
     assert [stem for stem, _ in jobs] == ["subset-00000-of-00002", "subset-00001-of-00002"]
     assert [r for _, t in jobs for r in t["s2l_rank"].to_pylist()] == list(range(9))
-
-
-def test_columns_without_a_common_type_become_json_text(tmp_path):
-    table = to_table([{"a": 1, "b": {"x": 1}}, {"a": "two"}, {"a": None, "c": [1.5]}])
-    assert table["a"].to_pylist() == ["1", '"two"', None]
-    assert table["b"].to_pylist() == [{"x": 1}, None, None]
-    pq.write_table(table, tmp_path / "t.parquet")

@@ -10,6 +10,8 @@ from pydantic import Field, field_validator
 
 from s2l_ray.config.section import Location, Section, bounded
 
+MAX_ROW_BYTES = 16 * 2**20
+
 
 class HuggingFaceSource(Section):
     name: Location
@@ -86,6 +88,8 @@ class CorpusConfig(Section):
     """Share of rows that may be unusable before the run stops; every unusable row is listed with its reason."""
     drop_columns: list[str] = Field(default=[])
     """Columns that need not travel with the rows (binary columns cannot)."""
+    max_row_bytes: int = bounded(MAX_ROW_BYTES, 2**30, "and a task takes some 30 times as much memory", ge=1024)
+    """Largest row that is read (bytes as they stand in the unpacked file); a larger one stops the run and is named."""
     read_bytes_per_task: int = bounded(64 * 2**20, 2**33, "and a slice is read by one task", ge=1024)
     """Uncompressed JSONL files are read in slices of this size (bytes)."""
 

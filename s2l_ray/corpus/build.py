@@ -1,44 +1,37 @@
 """Ray glue of the corpus stage: read tasks → shuffle by content hash → one Parquet file per part.
 
-Memory: a read task holds one batch of rows and its unit's unusable rows; a shuffle task one partition. The driver
-holds the list of read units and one row of statistics per part, nothing that grows with the examples.
+Memory: a read task holds one block of rows, a shuffle task one partition; both are bounded in bytes, so that tasks do
+not grow with the corpus. The driver holds the list of read units and one row of statistics per part.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Any
-
-import pyarrow as pa
 
 from s2l_ray.cluster.failures import own_errors_alone
 from s2l_ray.cluster.mailbox import mailbox
 from s2l_ray.config.corpus import CorpusConfig
-from s2l_ray.corpus.example_id import content_id
-from s2l_ray.corpus.formats import UnusableRow, resolve_format, row_to_json, to_messages
-from s2l_ray.corpus.parts import READ_SCHEMA, HoldOut, add_part_column, choose_rows_per_part, part_name, write_part
-from s2l_ray.corpus.sources import read_unit
-from s2l_ray.corpus.units import RawRow, ReadUnit, SourceError
-from s2l_ray.errors import DataError, InternalError
+from s2l_ray.corpus.columns import Columns
+from s2l_ray.corpus.parts import HoldOut, add_part_column, choose_rows_per_part, write_part
+from s2l_ray.corpus.quarantine import check_quarantine
+from s2l_ray.corpus.read_task import ReadTask, read_summaries, sample_format
+from s2l_ray.corpus.units import ReadUnit, SourceError
+from s2l_ray.errors import InternalError
 from s2l_ray.run_folder.storage import Storage
 
-_ROWS_PER_BLOCK = 2048
+_BLOCK_BYTES = 32 * 2**20
+_PARTITION_BYTES = 64 * 2**20
+"""A task that sorts one holds it some four times."""
+_MAP_BYTES = 256 * 2**20
+"""What a task splits up into partitions at once. Partitions × such tasks are Ray's objects: 10⁶ at 10⁸ examples."""
 _FEW_BLOCKS = 64
 """Up to so many are exchanged all with all, by plain tasks, in a third of the time that Ray Data's default takes to
 start; more would be thousands of crumbs, which that one is made for."""
 _NOTHING = HoldOut()
-QUARANTINE_SCHEMA = pa.schema(
-    [("origin", pa.string()), ("index", pa.int64()), ("reason", pa.string()), ("text", pa.string())]
-)
-
-
-class TooManyUnusable(DataError):
-    """More rows are unusable than `corpus.max_quarantined_share` allows."""
 
 
 @dataclass(frozen=True)
@@ -54,61 +47,8 @@ class CorpusParts:
     """[{part, rows, fingerprint}], in order; part p is `examples/part-<p>.parquet`."""
     heldout: dict[str, Any]
     """{rows, fingerprint, parts} of what was held out, in `heldout/` likewise."""
-
-
-def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
-    """Look at the first rows on the driver, so that a wrong format is said before any task starts.
-
-    Raises:
-        UnknownFormat, SourceError: no format fits, or no row can be read.
-        TooManyUnusable: not one of the first rows can be used.
-    """
-    first = list(islice(chain.from_iterable(map(read_unit, units)), 100))
-    rows = [raw.row for raw in first if raw.row is not None]
-    if not first:
-        raise SourceError(f"{units[0].origin} and all other files have no row; nothing can be selected from")
-    if not rows:
-        raise SourceError(
-            f"{units[0].origin}: none of its first {len(first)} rows can be read ({first[0].reason}); "
-            f"is it really {units[0].kind}?"
-        )
-    format = resolve_format(config, dict.fromkeys(name for row in rows for name in row))
-    reasons: Counter[str] = Counter()
-    for row in rows:
-        try:
-            to_messages(row, format, config)
-        except UnusableRow as reason:
-            reasons[str(reason)] += 1
-    if sum(reasons.values()) == len(rows):
-        raise TooManyUnusable(
-            f"none of the first {len(rows)} rows of {units[0].origin} can be used as corpus.format={format}: "
-            f"{reasons.most_common(1)[0][0]}. Their columns: {sorted(rows[0])}"
-        )
-    return format
-
-
-def read_rows(unit: ReadUnit, config: CorpusConfig, format: str) -> Iterator[tuple[dict[str, Any] | None, RawRow, str]]:
-    """(usable row as a record, raw row, reason why not)."""
-    for raw in read_unit(unit):
-        if raw.row is None:
-            yield None, raw, raw.reason or "unreadable"
-            continue
-        try:
-            messages = to_messages(raw.row, format, config)
-            kept = {k: v for k, v in raw.row.items() if k not in config.drop_columns}
-            source = "" if config.source_column is None else raw.row.get(config.source_column)
-            record = {
-                "id": content_id(messages),
-                "origin": raw.origin,
-                "index": raw.index,
-                "source": "" if source is None else str(source),
-                "messages": messages,
-                "row": row_to_json(kept),
-            }
-        except UnusableRow as reason:
-            yield None, raw, str(reason)
-            continue
-        yield record, raw, ""
+    columns: Columns
+    """Of the rows, as they will stand in `subset.parquet`."""
 
 
 def group_units(units: list[ReadUnit], bytes_per_task: int, parallelism: int) -> list[list[ReadUnit]]:
@@ -126,37 +66,6 @@ def group_units(units: list[ReadUnit], bytes_per_task: int, parallelism: int) ->
         groups[min(num_groups - 1, before * num_groups // max(1, total))].append(unit)
         before += size
     return [group for group in groups if group]
-
-
-class ReadTask:
-    """Some read units → blocks of usable rows; the unusable ones go to the quarantine folder."""
-
-    def __init__(self, config: CorpusConfig, format: str, quarantine: Storage, box: Any = None) -> None:
-        self.config, self.format, self.quarantine, self.box = config, format, quarantine, box
-
-    def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
-        number = int(batch["number"][0])
-        units = [ReadUnit(**fields) for fields in json.loads(batch["units"][0])]
-        good: list[dict[str, Any]] = []
-        bad: list[dict[str, Any]] = []
-        rows = chain.from_iterable(read_rows(unit, self.config, self.format) for unit in units)
-        for record, raw, reason in rows:
-            if record is None:
-                text = raw.text or str(raw.row)[:500]
-                bad.append({"origin": raw.origin, "index": raw.index, "reason": reason, "text": text})
-                continue
-            good.append(record)
-            if len(good) == _ROWS_PER_BLOCK:
-                yield self._block(good)
-                good = []
-        if bad:
-            self.quarantine.write_table(part_name(number), pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA))
-        yield self._block(good)
-
-    def _block(self, rows: list[dict[str, Any]]) -> pa.Table:
-        if self.box is not None:
-            self.box.put.remote({"rows": len(rows)})
-        return pa.Table.from_pylist(rows, schema=READ_SCHEMA)
 
 
 def build_corpus(
@@ -181,26 +90,32 @@ def build_corpus(
     import ray.data
     from ray.data.context import ShuffleStrategy
 
-    for folder in ("examples", "heldout", "quarantine"):
+    for folder in ("examples", "heldout", "quarantine", "read"):
         out.delete_dir(folder)
     format = sample_format(units, config)
     groups = group_units(units, config.read_bytes_per_task, parallelism)
     items = [{"number": i, "units": json.dumps([vars(u) for u in group])} for i, group in enumerate(groups)]
     with own_errors_alone(), mailbox(lambda event: on_rows(event["rows"])) as box:
-        task = ReadTask(config, format, out.sub("quarantine"), box)
+        task = ReadTask(config, format, out, box)
         read = ray.data.from_items(items, override_num_blocks=len(items))
+        read.context.target_max_block_size = _BLOCK_BYTES
         rows = read.map_batches(task, batch_size=1, batch_format="numpy").materialize()
-    num_read = rows.count()
+    num_read, num_bytes, columns = read_summaries(out)
+    out.delete_dir("read")
+    if rows.count() != num_read:
+        raise InternalError(f"{num_read} rows were read, {rows.count()} arrived; run again")
     num_quarantined = check_quarantine(out.sub("quarantine"), num_read, config.max_quarantined_share)
     if num_read == 0:
         raise SourceError("the corpus has no usable row; nothing can be selected from")
-    num_parts = max(1, -(-num_read // choose_rows_per_part(num_read, rows_per_part)))
+    num_parts = max(1, -(-num_read // choose_rows_per_part(num_read, rows_per_part, num_bytes // num_read)))
     bucketed = rows.map_batches(
         add_part_column, fn_kwargs={"num_parts": num_parts}, batch_format="pyarrow", batch_size=None
     )
+    num_partitions = min(num_parts, max(2 * parallelism, -(-rows.size_bytes() // _PARTITION_BYTES)))
     if rows.num_blocks() <= _FEW_BLOCKS:
         bucketed.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
-    written = bucketed.groupby("part", num_partitions=min(num_parts, max(2, 2 * parallelism))).map_groups(
+    bucketed.context.shuffle_input_batch_bytes = _MAP_BYTES
+    written = bucketed.groupby("part", num_partitions=num_partitions).map_groups(
         write_part,
         fn_kwargs={"duplicates": config.duplicates, "out": out, "hold_out": hold_out},
         batch_format="pyarrow",
@@ -228,34 +143,8 @@ def build_corpus(
         "parts": [s["part"] for s in parts if s["heldout_rows"]],
     }
     content = _digest_all(s["fingerprint"] for s in parts)
-    return CorpusParts(num_examples, num_repeats, num_quarantined, format, content, parts, heldout)
+    return CorpusParts(num_examples, num_repeats, num_quarantined, format, content, parts, heldout, columns)
 
 
 def _digest_all(digests: Iterable[str]) -> str:
     return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
-
-
-def check_quarantine(quarantine: Storage, num_usable: int, max_share: float) -> int:
-    """Count the quarantined rows.
-
-    Raises:
-        TooManyUnusable: their share is past `max_share`; says the commonest reasons and where.
-    """
-    reasons: Counter[str] = Counter()
-    shown: list[str] = []
-    for entry in quarantine.list():
-        table = quarantine.read_table(entry.name)
-        reasons.update(table["reason"].to_pylist())
-        if len(shown) < 3:
-            first = table.slice(0, 3 - len(shown)).to_pylist()
-            shown += [f"{r['origin']} at {r['index']}: {r['reason']}" for r in first]
-    num_bad = sum(reasons.values())
-    share = num_bad / max(1, num_bad + num_usable)
-    if share > max_share:
-        top = "; ".join(f"{n:,} × {reason}" for reason, n in reasons.most_common(5))
-        raise TooManyUnusable(
-            f"{num_bad:,} of {num_bad + num_usable:,} rows ({share:.1%}) cannot be used, more than "
-            f"corpus.max_quarantined_share={max_share:.1%}. {top}. For example: {' | '.join(shown)}. "
-            f"All are listed in {quarantine.uri}. Mend them, or raise the share"
-        )
-    return num_bad

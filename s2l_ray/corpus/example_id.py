@@ -16,10 +16,12 @@ ID_TYPE = pa.binary(ID_BYTES)
 
 Messages = list[dict[str, str]]
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 def content_id(messages: Messages) -> bytes:
     """BLAKE2b-128 over the roles and texts. Columns beside them (source, ids of the user's) do not count."""
-    canonical = json.dumps([[m["role"], m["content"]] for m in messages], ensure_ascii=False, separators=(",", ":"))
+    canonical = _encode([[m["role"], m["content"]] for m in messages])
     return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=ID_BYTES).digest()
 
 

@@ -14,7 +14,11 @@ from typing import Any
 
 from s2l_ray.config.schema import CorpusConfig
 from s2l_ray.corpus.example_id import Messages
-from s2l_ray.errors import DataError, UserError
+from s2l_ray.corpus.units import clip, clip_names
+from s2l_ray.errors import DataError, UserError, shown
+
+MAX_DEPTH = 200
+"""Levels of nesting that a row may have: far below what Python's own JSON can write from wherever it is called."""
 
 
 class UnusableRow(DataError):
@@ -56,8 +60,8 @@ def detect_format(columns: Iterable[str]) -> str:
     if {"prompt", "completion"} <= names:
         return "prompt_completion"
     raise UnknownFormat(
-        f"the columns {sorted(names)} fit no known format (messages; conversations; instruction, output; prompt, "
-        "completion), so prompt and response are unknown. Say which columns they are, for example "
+        f"the columns {clip_names(sorted(names))} fit no known format (messages; conversations; instruction, output; "
+        "prompt, completion), so prompt and response are unknown. Say which columns they are, for example "
         "corpus.template.prompt='{question}' corpus.template.response='{answer}'"
     )
 
@@ -87,8 +91,8 @@ def to_messages(row: Mapping[str, Any], format: str, config: CorpusConfig) -> Me
     for m in messages:
         try:
             m["content"].encode()
-        except UnicodeEncodeError as error:
-            raise UnusableRow(f"the text is not valid Unicode: {error}") from None
+        except UnicodeEncodeError:
+            raise UnusableRow("the text is not valid Unicode (half of a surrogate pair)") from None
     return messages
 
 
@@ -106,7 +110,7 @@ def _prompt_and_response(row: Mapping[str, Any], format: str, config: CorpusConf
 
 def _text(row: Mapping[str, Any], column: str) -> str:
     if column not in row:
-        raise UnusableRow(f"missing column {column!r}")
+        raise UnusableRow(f"missing column {shown(column)}")
     value = row[column]
     if value is None:
         raise UnusableRow(f"column {column!r} is null")
@@ -139,7 +143,7 @@ def _fill(template: str, row: Mapping[str, Any]) -> str:
 
 def _chat(row: Mapping[str, Any], column: str, role_key: str, text_key: str, roles: Mapping[str, str]) -> Messages:
     if column not in row:
-        raise UnusableRow(f"missing column {column!r}")
+        raise UnusableRow(f"missing column {shown(column)}")
     turns = row[column]
     if not isinstance(turns, list) or not turns:
         raise UnusableRow(f"column {column!r} is not a non-empty list of turns")
@@ -150,7 +154,7 @@ def _chat(row: Mapping[str, Any], column: str, role_key: str, text_key: str, rol
         said = turn[role_key]
         role = roles.get(said) if isinstance(said, str) else None
         if role is None:
-            raise UnusableRow(f"{column}[{i}] has the unknown role {said!r}")
+            raise UnusableRow(f"{column}[{i}] has the unknown role {shown(said)}")
         messages.append({"role": role, "content": _turn_text(turn[text_key], f"{column}[{i}]")})
     return messages
 
@@ -171,14 +175,43 @@ def row_to_json(row: dict[str, Any]) -> str:
     """The row as it travels. Dates and decimals travel as ISO text.
 
     Raises:
-        UnusableRow: a value that JSON cannot hold (bytes, NaN), or text that is no text.
+        UnusableRow: a value that JSON cannot hold (bytes, NaN), text that is no text, or too deep nesting.
     """
     try:
-        text = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_as_text)
+        text = _encode(row)
         text.encode()  # JSON's \\ud800 alone stands for half a character
-        return text
-    except (TypeError, ValueError) as error:
-        raise UnusableRow(f"cannot travel: {error}; name the column in corpus.drop_columns") from None
+    except (TypeError, ValueError, RecursionError):
+        raise UnusableRow(_why_it_cannot_travel(row)) from None
+    if text.count("{") + text.count("[") > MAX_DEPTH and depth_of(row) > MAX_DEPTH:
+        raise UnusableRow(_why_it_cannot_travel(row))
+    return text
+
+
+def _why_it_cannot_travel(row: dict[str, Any]) -> str:
+    """The first column that cannot, and what is wrong with it."""
+    for name, value in row.items():
+        why = ""
+        if depth_of(value) >= MAX_DEPTH:
+            why = f"is nested deeper than {MAX_DEPTH} levels"
+        else:
+            try:
+                _encode({name: value}).encode()
+            except UnicodeEncodeError:
+                why = "is not valid Unicode (half of a surrogate pair)"
+            except (TypeError, ValueError) as error:
+                why = f"holds {error}" if isinstance(error, TypeError) else f"holds NaN or Infinity ({error})"
+        if why:
+            return f"cannot travel: column {shown(name)} {clip(why)}; mend it, or name it in corpus.drop_columns"
+    return "cannot travel"
+
+
+def depth_of(value: Any) -> int:
+    """Levels of lists and objects within one another; does not recurse, so no depth is too deep for it."""
+    depth, level = 0, [value]
+    while level := [v for v in level if isinstance(v, dict | list | tuple)]:
+        depth += 1
+        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
+    return depth
 
 
 def _as_text(value: Any) -> str:
@@ -187,3 +220,6 @@ def _as_text(value: Any) -> str:
     if isinstance(value, decimal.Decimal):
         return str(value)
     raise TypeError(f"a value of type {type(value).__name__}")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_as_text).encode

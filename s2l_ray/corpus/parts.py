@@ -30,15 +30,24 @@ READ_SCHEMA = pa.schema(
 EXAMPLE_SCHEMA = pa.schema([pa.field("example_id", ID_TYPE), *list(READ_SCHEMA)[1:]])
 
 
+_PART_BYTES = 64 * 2**20
+
+
 def part_name(part: int) -> str:
     return f"part-{part:06d}.parquet"
 
 
-def choose_rows_per_part(num_examples: int, wanted: int | None = None) -> int:
-    """A power of two, about 32 parts for a small corpus, 4,096 examples a part for a large one."""
+def choose_rows_per_part(num_examples: int, wanted: int | None = None, row_bytes: int = 0) -> int:
+    """A power of two, about 32 parts for a small corpus, 4,096 examples a part for a large one.
+
+    Fewer where rows have more than `_PART_BYTES` / 4,096 on average: who reads a part holds it whole.
+    """
     if wanted is not None:
         return wanted
-    return int(min(4096, max(64, 2 ** int(np.log2(max(1, num_examples / 32))))))
+    rows = int(min(4096, max(64, 2 ** int(np.log2(max(1, num_examples / 32))))))
+    while rows > 1 and rows * row_bytes > _PART_BYTES:
+        rows //= 2
+    return rows
 
 
 def add_part_column(table: pa.Table, num_parts: int) -> pa.Table:

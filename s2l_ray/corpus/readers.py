@@ -1,4 +1,8 @@
-"""One reader per kind of file: a ReadUnit → its rows, one at a time. A row that cannot be read says why."""
+"""Text files → rows, one at a time: JSON lines, JSON arrays, CSV. A row that cannot be read says why.
+
+Memory: one row, and a buffer. Compressed files are read as they unpack; a row beyond `max_row_bytes` is refused before
+it is held, so that a few kilobytes cannot unpack to more than a task's memory.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,33 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
-from s2l_ray.corpus.units import RawRow, ReadUnit
+from s2l_ray.corpus.units import MAX_COLUMNS, RawRow, ReadUnit, SourceError, clip, clip_names
+
+_BUFFER = 1 << 20
+_SHOWN = 500
+_BLANK = (b"", codecs.BOM_UTF8)
 
 
-def read_jsonl(unit: ReadUnit, filesystem: pafs.FileSystem, path: str) -> Iterator[RawRow]:
+def refuse_row(origin: str, where: str, limit: int, size: int | None = None) -> SourceError:
+    """The error for a row that is too large; `size`: its bytes, where they are known."""
+    has = f"has more than {limit:,} bytes" if size is None else f"has {size:,} bytes, more than the {limit:,}"
+    return SourceError(
+        f"{clip(origin)}: {where} {has} that one row may have (corpus.max_row_bytes), because a task's memory is some "
+        "30 times as much. Take the row out, or raise corpus.max_row_bytes where the nodes' memory allows"
+    )
+
+
+def read_jsonl(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_bytes: int) -> Iterator[RawRow]:
+    """Lines of a compressed file, or of a byte range of an uncompressed one."""
     if unit.compression:
         with filesystem.open_input_stream(path, compression=unit.compression) as stream:
-            for number, line in enumerate(io.BufferedReader(_Readable(stream), 1 << 20)):
-                if line.strip():
+            reader, number = _buffered(stream), -1
+            while line := reader.readline(max_row_bytes + 1):
+                number += 1
+                if len(line) > max_row_bytes:
+                    raise refuse_row(unit.origin, f"line {number + 1:,}", max_row_bytes)
+                if line.strip() not in _BLANK:
                     yield _parse(unit.origin, number, line)
         return
     assert unit.end is not None
@@ -27,14 +48,16 @@ def read_jsonl(unit: ReadUnit, filesystem: pafs.FileSystem, path: str) -> Iterat
         # A slice owns the lines that start in it. Starting one byte early tells whether `start` begins a line.
         position = max(0, unit.start - 1)
         file.seek(position)
-        reader = io.BufferedReader(_Readable(file), 1 << 20)
+        reader = _buffered(file)
         if unit.start:
-            position += len(reader.readline())
+            position += _skip_line(reader)
         while position < unit.end:
-            line = reader.readline()
+            line = reader.readline(max_row_bytes + 1)
             if not line:
                 return
-            if line.strip():
+            if len(line) > max_row_bytes:
+                raise refuse_row(unit.origin, f"the line at byte {position:,}", max_row_bytes)
+            if line.strip() not in _BLANK:
                 yield _parse(unit.origin, position, line)
             position += len(line)
 
@@ -54,62 +77,217 @@ class _Readable(io.RawIOBase):
         return len(data)
 
 
+def _buffered(stream: Any) -> io.BufferedReader:
+    return io.BufferedReader(_Readable(stream), _BUFFER)
+
+
+def _skip_line(reader: io.BufferedReader) -> int:
+    """The rest of a line, which another slice owns, however long it is; → its bytes."""
+    skipped = 0
+    while piece := reader.readline(_BUFFER):
+        skipped += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return skipped
+
+
+class _DoubledKey(ValueError):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        name = next(n for i, n in enumerate(names) if n in names[:i])
+        raise _DoubledKey(f"an object holds the key {clip(name, 60)!r} twice, so one of its values would be lost")
+    return row
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def why_unreadable(error: Exception) -> str:
+    """The reason why a text is no JSON that can be used."""
+    if isinstance(error, _DoubledKey):
+        return str(error)
+    return "bad JSON: nested too deeply" if isinstance(error, RecursionError) else f"bad JSON: {clip(error)}"
+
+
 def _parse(origin: str, index: int, line: bytes) -> RawRow:
     try:
         text = line.decode("utf-8-sig" if index == 0 else "utf-8").strip()
     except UnicodeDecodeError:
-        return RawRow(origin, index, None, "not UTF-8", line[:500].decode("utf-8", "replace"))
+        reason = f"not UTF-8{encoding_hint(line)}"
+        return RawRow(origin, index, None, reason, line[:_SHOWN].decode("utf-8", "replace"))
     try:
-        row = json.loads(text)
+        row = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
-        return RawRow(origin, index, None, f"bad JSON: {error}", text[:500])
+        return RawRow(origin, index, None, why_unreadable(error) + encoding_hint(line), text[:_SHOWN])
     if not isinstance(row, dict):
-        return RawRow(origin, index, None, f"the line holds {type(row).__name__}, not an object", text[:500])
+        return RawRow(origin, index, None, f"the line holds {type(row).__name__}, not an object", text[:_SHOWN])
     return RawRow(origin, index, row)
 
 
-def read_json(unit: ReadUnit, filesystem: pafs.FileSystem, path: str) -> Iterator[RawRow]:
-    """One array of objects; the whole file is in memory, so large corpora want JSONL."""
+def encoding_hint(data: bytes) -> str:
+    """`; it seems to be UTF-16 …` where the bytes look like it."""
+    head = data[:64]
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or head.count(0) * 3 >= max(3, len(head)):
+        return "; it seems to be UTF-16: convert it with iconv -f UTF-16 -t UTF-8"
+    return ""
+
+
+def read_json(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_bytes: int) -> Iterator[RawRow]:
+    """One array of objects, element by element; or JSON lines, which many ".json" files are in truth."""
     with filesystem.open_input_stream(path, compression=unit.compression) as stream:
-        data = stream.read()
-    if data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
-        try:
-            rows = json.loads(data.decode("utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            raise OSError(f"not a JSON array: {error}") from error
-        for index, row in enumerate(rows):
-            if isinstance(row, dict):
-                yield RawRow(unit.origin, index, row)
-            else:
-                reason = f"the element is {type(row).__name__}, not an object"
-                yield RawRow(unit.origin, index, None, reason, str(row)[:500])
-        return
-    # Many ".json" files are JSON lines in truth.
-    for index, line in enumerate(data.splitlines()):
-        if line.strip():
-            yield _parse(unit.origin, index, line)
-
-
-def read_csv(unit: ReadUnit, filesystem: pafs.FileSystem, path: str) -> Iterator[RawRow]:
-    with filesystem.open_input_stream(path, compression=unit.compression) as stream:
-        text = io.TextIOWrapper(io.BufferedReader(_Readable(stream), 1 << 20), encoding="utf-8-sig", newline="")
-        csv.field_size_limit(2**31 - 1)  # the default, 128 kB, is less than a long document
-        reader = csv.DictReader(text, strict=True)
-        names = list(reader.fieldnames or [])
-        if len(set(names)) < len(names):
-            raise OSError(f"its header names a column twice: {names}")
-        for index, row in enumerate(reader):
-            if None in row or any(v is None for v in row.values()):
-                shown = str({k: v for k, v in row.items() if k is not None})[:500]
-                yield RawRow(unit.origin, index, None, "the row has another number of fields than the header", shown)
-            else:
-                yield RawRow(unit.origin, index, dict(row))
-
-
-def read_parquet(unit: ReadUnit, filesystem: pafs.FileSystem, path: str) -> Iterator[RawRow]:
-    index = 0
-    with filesystem.open_input_file(path) as file:
-        for batch in pq.ParquetFile(file, page_checksum_verification=True).iter_batches(batch_size=4096):
-            for row in batch.to_pylist():
-                yield RawRow(unit.origin, index, row)
+        reader = _buffered(stream)
+        head = reader.peek(3).removeprefix(codecs.BOM_UTF8)
+        while not head.strip() and (skipped := reader.read(max(1, len(head)))):  # blank, as far as the buffer goes
+            head = reader.peek(1) if skipped else b""
+        if head.lstrip().startswith(b"["):
+            yield from _read_array(unit, reader, max_row_bytes)
+            return
+        index = -1
+        while line := reader.readline(max_row_bytes + 1):
+            if len(line) > max_row_bytes:
+                raise refuse_row(unit.origin, f"line {index + 2:,}", max_row_bytes)
+            for piece in line.splitlines():
                 index += 1
+                if piece.strip() not in _BLANK:
+                    yield _parse(unit.origin, index, piece)
+
+
+_SPACE = " \t\n\r"
+
+
+class _ArrayText:
+    """The part of an array's text that is not parsed yet. Elements are parsed as soon as they are there."""
+
+    def __init__(self, reader: io.BufferedReader, limit: int) -> None:
+        self._reader, self._decode = reader, codecs.getincrementaldecoder("utf-8-sig")()
+        self._limit = limit
+        self.text, self.at, self.is_whole = "", 0, False
+
+    def more(self) -> bool:
+        """Read on: as much again as there is, so that long elements are not parsed too often. False at the end."""
+        if self.is_whole:
+            return False
+        data = self._reader.read(max(_BUFFER, len(self.text) - self.at))
+        self.is_whole = not data
+        self.text, self.at = self.text[self.at :] + self._decode.decode(data, final=self.is_whole), 0
+        return True
+
+    def next_character(self) -> str:
+        """The next one that is no space, not taken yet; "" at the end."""
+        while True:
+            while self.at < len(self.text) and self.text[self.at] in _SPACE:
+                self.at += 1
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.more():
+                return ""
+
+    def element(self) -> Any:
+        """Raises ValueError if there is none; OverflowError if it is longer than the limit."""
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.text, self.at)
+                if end < len(self.text) or self.is_whole:  # at the very end a number may go on
+                    if end - self.at > self._limit:
+                        raise OverflowError
+                    self.at = end
+                    return value
+                problem: ValueError | None = None
+            except _DoubledKey:
+                raise
+            except json.JSONDecodeError as error:
+                problem = error
+            if len(self.text) - self.at > self._limit:
+                if problem is not None and problem.pos < len(self.text) - _BUFFER:  # type: ignore[attr-defined]
+                    raise problem
+                raise OverflowError
+            if not self.more() and problem is not None:
+                raise problem
+
+
+def _read_array(unit: ReadUnit, reader: io.BufferedReader, max_row_bytes: int) -> Iterator[RawRow]:
+    """Not a library for JSON events: json's own scanner builds the rows, at several times their speed."""
+    array = _ArrayText(reader, max_row_bytes)
+    index = 0
+    try:
+        array.next_character()
+        array.at += 1
+        if array.next_character() == "]":
+            array.at += 1
+        else:
+            while True:
+                row = array.element()
+                if isinstance(row, dict):
+                    yield RawRow(unit.origin, index, row)
+                else:
+                    reason = f"the element is {type(row).__name__}, not an object"
+                    yield RawRow(unit.origin, index, None, reason, str(row)[:_SHOWN])
+                index += 1
+                mark = array.next_character()
+                array.at += 1
+                if mark == "]":
+                    break
+                if mark != ",":
+                    raise ValueError(f"after it stands {mark!r}" if mark else "the file ends within the array")
+                if array.next_character() == "]":
+                    raise ValueError("a comma stands before the closing bracket")
+        if rest := array.next_character():
+            raise ValueError(f"after the array stands {rest!r}")
+    except OverflowError:
+        raise refuse_row(unit.origin, f"element {index:,}", max_row_bytes) from None
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise OSError(f"not a JSON array: element {index:,}: {why_unreadable(error)}") from error
+
+
+def read_csv(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_bytes: int) -> Iterator[RawRow]:
+    """Rows of a file whose first line names the columns."""
+    with filesystem.open_input_stream(path, compression=unit.compression) as stream:
+        text = io.TextIOWrapper(_buffered(stream), encoding="utf-8-sig", newline="")
+        csv.field_size_limit(max_row_bytes)  # the default, 128 kB, is less than a long document
+        lines = _CsvLines(text, unit.origin, max_row_bytes)
+        reader = csv.reader(lines, strict=True)
+        names = next(reader, [])
+        if len(set(names)) < len(names):
+            raise OSError(f"its header names a column twice: {clip_names(names)}")
+        if len(names) > MAX_COLUMNS:
+            raise OSError(f"its header has {len(names):,} columns, more than the {MAX_COLUMNS:,} that are supported")
+        index = -1
+        for values in reader:
+            lines.length = 0
+            if not values:
+                continue
+            index += 1
+            if len(values) == len(names):
+                yield RawRow(unit.origin, index, dict(zip(names, values, strict=True)))
+            else:
+                reason = "the row has another number of fields than the header"
+                yield RawRow(unit.origin, index, None, reason, str(values[:100])[:_SHOWN])
+
+
+class _CsvLines:
+    """Lines for the CSV reader; `length` counts the characters since the last row was complete."""
+
+    def __init__(self, text: io.TextIOWrapper, origin: str, limit: int) -> None:
+        self._text, self._origin, self._limit = text, origin, limit
+        self._number = 0
+        self.length = 0
+
+    def __iter__(self) -> _CsvLines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(self._limit + 1)
+        if not line:
+            raise StopIteration
+        self._number += 1
+        self.length += len(line)
+        if self.length > self._limit:
+            raise refuse_row(self._origin, f"the row that ends on line {self._number:,} or later", self._limit)
+        return line

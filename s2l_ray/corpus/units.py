@@ -5,12 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from s2l_ray.errors import UserError
+from s2l_ray.errors import MAX_VALUE, UserError, shorten
 from s2l_ray.run_folder.redact import strip_credentials
+
+MAX_COLUMNS = 2000
+"""More would not be a table any more, but data in the names of columns; a Parquet file of them takes minutes."""
 
 
 class SourceError(UserError):
     """The corpus's files cannot be found or read, or are of no known kind; says which and what would do."""
+
+
+def clip(value: object, limit: int = MAX_VALUE) -> str:
+    """`value` as text of a length that people read: the middle of a longer one is left out."""
+    return shorten(str(value), limit)
+
+
+def clip_names(names: list[str], limit: int = 20) -> str:
+    """A list of column names as text; the first ones of many."""
+    shown = ", ".join(repr(clip(name, 60)) for name in names[:limit])
+    return f"[{shown}{f', … {len(names):,} in all' if len(names) > limit else ''}]"
 
 
 @dataclass(frozen=True)

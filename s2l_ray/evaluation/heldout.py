@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from s2l_ray.cluster.parts import map_parts
 from s2l_ray.config.corpus import CorpusConfig
-from s2l_ray.corpus.build import TooManyUnusable, read_rows, sample_format
 from s2l_ray.corpus.example_id import ID_TYPE, Messages, array_to_ids, ids_to_array
 from s2l_ray.corpus.formats import UnknownFormat, UnusableRow
 from s2l_ray.corpus.parts import part_name
+from s2l_ray.corpus.quarantine import TooManyUnusable
+from s2l_ray.corpus.read_task import read_rows, sample_format
 from s2l_ray.corpus.sources import ReadUnit
 from s2l_ray.corpus.units import SourceError
 from s2l_ray.errors import UserError

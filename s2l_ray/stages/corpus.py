@@ -44,13 +44,27 @@ def corpus_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
         if parts.heldout["rows"]:
             said += f", {parts.heldout['rows']:,} held out"
         extra: dict[str, Any] = {"parts": [[p["part"], p["rows"]] for p in parts.parts], "format": parts.format}
-        extra["heldout"] = parts.heldout
-        return Built(parts.fingerprint, counts, extra, said=said)
+        extra |= {"heldout": parts.heldout, "columns": parts.columns.to_plain()}
+        return Built(parts.fingerprint, counts, extra, parts.columns.warnings(), said=said)
 
-    settings = corpus.stored(exclude={"read_bytes_per_task"}) | {"examples_per_part": rows_per_part}
+    settings = corpus.stored(exclude={"read_bytes_per_task", "max_row_bytes"})
+    settings["examples_per_part"] = rows_per_part
     if hold_out.share:
         settings["held_out"] = [hold_out.share, hold_out.seed]
     return pipeline.stage("corpus", settings, inputs, build)
+
+
+def check_corpus_files(config: S2LConfig) -> None:
+    """Look at the corpus's first rows before anything is started.
+
+    Raises:
+        SourceError, UnknownFormat, TooManyUnusable: files are missing or cannot be read, or no row can be used.
+    """
+    from s2l_ray.corpus.read_task import sample_format
+
+    corpus = config.corpus
+    if corpus.paths:
+        sample_format(plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=config.run_uri), corpus)
 
 
 def corpus_units(
@@ -66,7 +80,7 @@ def corpus_units(
         return [train], {"quickstart": train.digest}
     if corpus.huggingface is not None:
         return _huggingface_units(corpus.huggingface, run_storage, say)
-    units = plan_files(corpus.paths, corpus.read_bytes_per_task)
+    units = plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=run_storage.locator(), say=say)
     files = sorted({(u.origin, u.size, u.mtime_ns) for u in units})
     return units, {"files": fingerprint([list(f) for f in files])}
 

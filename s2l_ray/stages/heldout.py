@@ -56,7 +56,10 @@ def heldout_files(pipeline: Pipeline, config: S2LConfig) -> dict[str, list[ReadU
 
 
 def _user_files(config: S2LConfig) -> dict[str, list[ReadUnit]]:
-    return {name: plan_files(paths, 2**40, f"heldout.files.{name}") for name, paths in config.heldout.files.items()}
+    return {
+        name: plan_files(paths, 2**40, f"heldout.files.{name}", config.run_uri)
+        for name, paths in config.heldout.files.items()
+    }
 
 
 def check_heldout_files(config: S2LConfig) -> None:

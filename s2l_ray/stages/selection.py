@@ -38,6 +38,7 @@ def clusters_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
 
 
 def _subset_sources(pipeline: Pipeline) -> Any:
+    from s2l_ray.corpus.columns import Columns
     from s2l_ray.subset.build import SubsetSources
 
     run = pipeline.run
@@ -48,6 +49,7 @@ def _subset_sources(pipeline: Pipeline) -> Any:
         corpus.storage.sub("examples"),
         run.stage("clusters").storage,
         corpus.manifest.extra["format"],
+        Columns.from_plain(corpus.manifest.extra["columns"]) if "columns" in corpus.manifest.extra else None,
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray.cluster.failures import own_errors_alone
+from s2l_ray.corpus.columns import Columns
 from s2l_ray.corpus.example_id import array_to_hex, array_to_ids, ids_to_array
 from s2l_ray.corpus.parts import part_name
 from s2l_ray.errors import InternalError
@@ -33,6 +34,8 @@ class SubsetSources:
     clusters: Storage
     format: str
     """Of the corpus, for dataset_info.json."""
+    columns: Columns | None
+    """Of the corpus; None where an earlier version made it."""
 
 
 @dataclass(frozen=True)
@@ -117,15 +120,19 @@ def _write_all(jobs: list[tuple[str, pa.Table]], sources: SubsetSources, out: St
     import ray
 
     if len(jobs) == 1 or not ray.is_initialized():  # `s2l select` starts no Ray
-        return [name for stem, table in jobs for name in write_rows(stem, table, sources.examples, out)]
+        return [
+            name for stem, table in jobs for name in write_rows(stem, table, sources.examples, out, sources.columns)
+        ]
     write = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="DEFAULT")(_write_file)
     with own_errors_alone():
-        done = ray.get([write.remote(stem, table, sources.examples, out) for stem, table in jobs])
+        done = ray.get([write.remote(stem, table, sources, out) for stem, table in jobs])
     for _, written in done:
         out.note_written(written)
     return [name for names, _ in done for name in names]
 
 
-def _write_file(stem: str, chosen: pa.Table, examples: Storage, out: Storage) -> tuple[list[str], list[dict[str, Any]]]:
+def _write_file(
+    stem: str, chosen: pa.Table, sources: SubsetSources, out: Storage
+) -> tuple[list[str], list[dict[str, Any]]]:
     """→ (names of the files, what Storage.take_written says of them)."""
-    return write_rows(stem, chosen, examples, out), out.take_written()
+    return write_rows(stem, chosen, sources.examples, out, sources.columns), out.take_written()

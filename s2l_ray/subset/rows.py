@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from s2l_ray.corpus.columns import Columns
 from s2l_ray.corpus.example_id import ids_to_array
 from s2l_ray.corpus.parts import part_name
 from s2l_ray.run_folder.storage import Storage
 
 ROWS_PER_FILE = 250_000
+_BLOCK_BYTES = 32 * 2**20
+"""JSON of the rows that are turned into a row group of Parquet at once."""
 
 
 def plan_files(chosen: pa.Table) -> list[tuple[str, pa.Table]]:
@@ -37,9 +41,43 @@ def plan_files(chosen: pa.Table) -> list[tuple[str, pa.Table]]:
     return [(f"subset-{i:05d}-of-{count:05d}", chosen.slice(cuts[i], cuts[i + 1] - cuts[i])) for i in range(count)]
 
 
-def write_rows(stem: str, chosen: pa.Table, examples: Storage, out: Storage) -> list[str]:
-    """Look the rows up in the corpus's parts and write both files."""
-    rows: list[dict[str, Any]] = []
+def write_rows(
+    stem: str, chosen: pa.Table, examples: Storage, out: Storage, columns: Columns | None = None
+) -> list[str]:
+    """Look the rows up in the corpus's parts and write both files, some rows at a time.
+
+    Args:
+        columns: of the corpus, found when it was read; None: of an earlier version's corpus, found here.
+    """
+    if columns is None:
+        columns = Columns()
+        for text, _ in _lookup(chosen, examples):
+            columns.add(json.loads(text))
+    types = columns.arrow_types()
+    own = chosen.drop_columns(["example_id", "part"]).schema
+    schema = pa.schema([(name, pa.string() if kind is None else kind) for name, kind in types.items()] + list(own))
+    block: list[dict[str, Any]] = []
+    block_bytes = 0
+    with (
+        out.atomic_output(f"{stem}.jsonl") as jsonl,
+        out.atomic_output(f"{stem}.parquet") as parquet,
+        pq.ParquetWriter(parquet, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for text, extra in _lookup(chosen, examples):
+            # Spliced as text: the rows stay as they are, to the last digit.
+            comma = ", " if len(text) > len("{}") else ""
+            jsonl.write(f"{text[:-1]}{comma}{json.dumps(extra)[1:]}\n".encode())
+            block.append(json.loads(text) | extra)
+            block_bytes += len(text)
+            if block_bytes > _BLOCK_BYTES:
+                writer.write_table(_to_table(block, types, schema))
+                block, block_bytes = [], 0
+        writer.write_table(_to_table(block, types, schema))
+    return [f"{stem}.jsonl", f"{stem}.parquet"]
+
+
+def _lookup(chosen: pa.Table, examples: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(row as JSON, the s2l_ columns) of every chosen example, one part in memory at a time."""
     for part in dict.fromkeys(chosen["part"].to_pylist()):
         mine = chosen.filter(pc.equal(chosen["part"], part))
         table = examples.read_table(part_name(part), columns=["example_id", "row"])
@@ -47,25 +85,18 @@ def write_rows(stem: str, chosen: pa.Table, examples: Storage, out: Storage) -> 
         texts = table["row"]
         extras = mine.drop_columns(["example_id", "part"]).to_pylist()
         for example_id, extra in zip(ids_to_array(mine["example_id"]).tolist(), extras, strict=True):
-            rows.append(json.loads(texts[at[tuple(example_id)]].as_py()) | extra)
-    with out.atomic_output(f"{stem}.jsonl") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-    out.write_table(f"{stem}.parquet", to_table(rows), compression="zstd")
-    return [f"{stem}.jsonl", f"{stem}.parquet"]
+            yield texts[at[tuple(example_id)]].as_py(), extra
 
 
-def to_table(rows: list[dict[str, Any]]) -> pa.Table:
-    """Columns in the order of first appearance. A column whose values are of no common type becomes JSON text."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {}
-    for name in names:
-        values = [row.get(name) for row in rows]
-        try:
-            columns[name] = pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            columns[name] = pa.array([None if v is None else json.dumps(v, ensure_ascii=False) for v in values])
-    return pa.table(columns)
+def _to_table(rows: list[dict[str, Any]], types: dict[str, pa.DataType | None], schema: pa.Schema) -> pa.Table:
+    """Columns without a type become JSON text."""
+    arrays = []
+    for field in schema:
+        values = [row.get(field.name) for row in rows]
+        if types.get(field.name, field.type) is None:
+            values = [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
+        arrays.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 _LLAMA_FACTORY: dict[str, dict[str, Any]] = {

@@ -68,9 +68,11 @@ def sweep(
     """
     from s2l_ray.cluster.session import ray_session
     from s2l_ray.stages import clusters_stage, place_stages, run_up_to_trajectories
+    from s2l_ray.stages.corpus import check_corpus_files
 
     resolved = resolve(config, overrides, within, find_smallest)
     preflight(resolved)
+    check_corpus_files(resolved)
     progress = progress or Progress()
     run = Run(resolved, Storage.open(resolved.run_uri))
     # With its dashboard: Ray Train asks it which placement groups a stopped trial has left.

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2l_ray.cluster.parts import map_parts
-from s2l_ray.corpus.build import QUARANTINE_SCHEMA, TooManyUnusable, check_quarantine
 from s2l_ray.corpus.formats import UnusableRow
 from s2l_ray.corpus.parts import part_name
+from s2l_ray.corpus.quarantine import QUARANTINE_SCHEMA, TooManyUnusable, check_quarantine
 from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.parts import TOKEN_SCHEMA, to_examples
