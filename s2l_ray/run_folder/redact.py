@@ -238,15 +238,13 @@ _NAME_ENDS = (
 )
 _LONGEST_NAME = 64
 _ASSIGNS = re.compile(r"=(?!=)|:(?![:/])")
-_BEFORE_VALUE = re.compile(r"\s{0,3}(?:[bruf]?(\\?[\"']))?")
+_BEFORE_VALUE = re.compile(r"\s{0,3}(?:[bruf]?(\\{0,3}[\"']))?")
 _OPTION = re.compile(rf"--([A-Za-z][\w-]{{0,{_LONGEST_NAME}}})(\s{{1,3}})([^\s-]\S*)")
 _BARE_VALUE = re.compile(r"[^\s&#'\"]*")
-_QUOTED = {
-    '"': re.compile(r'(?:[^"\\\n]|\\.)*'),
-    "'": re.compile(r"(?:[^'\\\n]|\\.)*"),
-    '\\"': re.compile(r'(?:[^\\\n]|\\(?!")[^\n])*'),
-    "\\'": re.compile(r"(?:[^\\\n]|\\(?!')[^\n])*"),
-}
+_QUOTED = {'"': re.compile(r'(?:[^"\\\n]|\\.)*'), "'": re.compile(r"(?:[^'\\\n]|\\.)*")}
+for _quotes in [backslashes + quote_mark for backslashes in ("\\", "\\" * 2, "\\" * 3) for quote_mark in "\"'"]:
+    # Text within text, as in JSON within a message: the quotes are escaped themselves.
+    _QUOTED[_quotes] = re.compile(rf"(?:[^\\\n]|(?!{re.escape(_quotes)})\\)*")
 _REST_OF_LINE = re.compile(r"[^\r\n'\"]*")
 _WORD_OR_NUMBER = re.compile(r"[^\W\d_]*|[-+]?[\d.,]+(?:e[-+]?\d+)?%?", re.IGNORECASE)
 _NO_VALUE = frozenset(("", "None", "True", "False", "null", "true", "false"))

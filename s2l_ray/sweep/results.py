@@ -48,7 +48,7 @@ def for_spreadsheets(table: pa.Table) -> pa.Table:
     """
     for index, column in enumerate(table.schema):
         if pa.types.is_string(column.type):
-            safe = pc.replace_substring_regex(table.column(index), "^([=+\-@\t\r])", r"'")
+            safe = pc.replace_substring_regex(table.column(index), "^([=+\\-@\t\r])", r"'\1")
             table = table.set_column(index, column, safe)
     return table
 
