@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SEED, CASES = 2026, 1500
+SEED, CASES = 2026, 700
 PROGRAM = Path(__file__).with_name("fuzz_configurations.py")
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.section import Contradictions
 from s2l_ray.errors import shorten, shown
 
 _UPPER = ("less_than_equal", "finite_number", "int_parsing_size")
@@ -19,13 +20,14 @@ def explain(error: ValidationError, beside: Iterable[Sequence[Any]] = ()) -> lis
     """One line for each fault.
 
     Args:
-        beside: places whose faults are known already.
+        beside: places whose faults are known already; with nothing there, sections may contradict themselves.
     """
     known = [tuple(map(str, place)) for place in beside]
     lines: list[str] = []
     for fault in error.errors(include_url=False):
         place = tuple(map(str, fault["loc"]))
-        if not any(place[: len(k)] == k for k in known):
+        of_a_section = isinstance(fault.get("ctx", {}).get("error"), Contradictions)
+        if not any(place[: len(k)] == k or (of_a_section and k[: len(place)] == place) for k in known):
             lines += _lines_of(fault)
     return lines
 
