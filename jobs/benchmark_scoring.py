@@ -47,7 +47,7 @@ from s2l_ray.tokens.build import build_tokens, train_corpus_tokenizer
 from s2l_ray.tokens.examples import Examples
 from s2l_ray.tokens.parts import read_parts
 from s2l_ray.tokens.plan import make_plan
-from s2l_ray.tokens.render import segments
+from s2l_ray.tokens.render import Renderer
 
 VOCAB = 50_304
 SHAPES: dict[str, dict[str, Any]] = {
@@ -145,11 +145,13 @@ def per_snapshot_costs(
         m for p in parts[:8] for m in examples.read_table(part_name(p), columns=["messages"])["messages"].to_pylist()
     ]
 
+    render = Renderer(tokenizer, "alpaca", 2**20)
+
     def tokenise() -> None:  # as published: each text alone, prompt and whole
         for m in messages:
-            prompt, response = (s.text for s in segments(m, "alpaca"))
-            tokenizer(prompt + response)
-            tokenizer(prompt)
+            [text] = render.texts(m)
+            tokenizer(text.text)
+            tokenizer(text.text[: text.responses[0][0]])
 
     cpu = torch.device("cpu")
     return {

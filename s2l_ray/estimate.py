@@ -176,7 +176,7 @@ def _model(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]]) -> t
 
 def _lengths(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]], tokenizer: Any) -> None:
     from s2l_ray.corpus.formats import resolve_format
-    from s2l_ray.tokens.render import Renderer, resolve_style
+    from s2l_ray.tokens.render import renderer_of
 
     if not rows or tokenizer is None:
         result.tokens_per_example = config.estimates.tokens_per_example
@@ -188,8 +188,12 @@ def _lengths(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]], to
             messages.append(to_messages(row, format, config.corpus))
         except UnusableRow:
             continue
-    render = Renderer(tokenizer, resolve_style(config.proxy.render, format, tokenizer), config.proxy.max_length)
-    done = [r for r in render(messages) if not isinstance(r, UnusableRow)]
+    done = [
+        s
+        for row in renderer_of(config.proxy, format, tokenizer)(messages)
+        if not isinstance(row, UnusableRow)
+        for s in row
+    ]
     if done:
         result.tokens_per_example = float(np.mean([len(r.input_ids) for r in done]))
         result.response_share = sum(sum(r.response_mask) for r in done) / sum(len(r.input_ids) for r in done)

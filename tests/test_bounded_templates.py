@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from s2l_ray.corpus.formats import UnusableRow
+from s2l_ray.errors import UserError
 from s2l_ray.tokens import bounded
 from s2l_ray.tokens.bounded import BeyondBounds, BoundedEnvironment, within_bounds
 from s2l_ray.tokens.render import Renderer
@@ -104,10 +105,19 @@ def tokenizer_with(template: str) -> Any:
 )
 def test_a_row_on_which_the_template_fails_is_unusable_with_the_reason(monkeypatch, template, why):
     monkeypatch.setattr(bounded, "MAX_S", 0.5)
-    [row] = Renderer(tokenizer_with(template), "chat_template", 64)([CHAT])
-    assert isinstance(row, UnusableRow)
-    assert why in str(row), row
-    assert len(str(row)) < 1000
+    with pytest.raises(UserError) as refused:  # before any row, since it fails on every chat
+        Renderer(tokenizer_with(template), "chat_template", 64)
+    assert why in str(refused.value)
+    assert len(str(refused.value)) < 1000
+    # And on one kind of chat alone.
+    several = "{% if messages | length > 2 %}" + template + "{% endif %}" if why != "Expected an expression" else ""
+    if several:
+        fine = "{% for m in messages %}{{ m.role }} {{ m.content }}</s>{% endfor %}assistant "
+        renderer = Renderer(tokenizer_with(several + fine), "chat_template", 64)
+        [row] = renderer([[*CHAT, *CHAT]])
+        assert isinstance(row, UnusableRow)
+        assert why in str(row), row
+        assert len(str(row)) < 1000
 
 
 def test_errors_of_templates_stay_what_they_are():

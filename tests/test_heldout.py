@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import write_jsonl
 
-from s2l_ray.config import ConfigError, CorpusConfig, load_config
+from s2l_ray.config import ConfigError, CorpusConfig, TargetConfig, load_config
 from s2l_ray.corpus.build import CorpusParts, build_corpus
 from s2l_ray.corpus.example_id import array_to_ids, content_id, ids_to_array
 from s2l_ray.corpus.parts import HoldOut, part_name
@@ -34,7 +34,7 @@ from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.preflight import preflight
 from s2l_ray.run_folder import Storage
 from s2l_ray.tokens.parts import TOKEN_SCHEMA
-from s2l_ray.tokens.render import Renderer
+from s2l_ray.tokens.render import Renderer, renderer_of
 
 ROWS = colour_rows(300, seed=0)
 
@@ -134,8 +134,8 @@ def units(path: Path) -> Any:
 
 def test_files_give_each_content_once_sorted_by_id(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [*ROWS[:40], *ROWS[:10], {"instruction": "no answer", "output": ""}])
-    rows, unusable = read_files("test", units(path), CONFIG)
-    assert unusable == 1
+    rows, format, unusable = read_files("test", units(path), CONFIG)
+    assert (format, unusable) == ("instruction", 1)
     assert len(rows) == len(ids_of(ROWS[:40]))
     ids = array_to_ids(rows.ids).to_pylist()
     assert ids == sorted(ids)
@@ -240,11 +240,24 @@ def test_examples_without_a_response_token_are_left_out_and_none_left_is_refused
     long = {"instruction": "9 " * 40, "output": "blue", "source": "easy"}
     table, too_long = tokenise("test", rows_of([long, *ROWS[:3]]), Renderer(tokenizer, "plain", 32))
     assert (table.num_rows, too_long) == (3, 1)
-    message = (
-        r"'test': none of 1 examples can be used \(no response token left within max_length=32.*raise target\.max_l"
-    )
+    message = r"'test': none of 1 examples can be used \(no response token left within max_length=32.*raise max_length"
     with pytest.raises(HeldOutError, match=message):
         tokenise("test", rows_of([long]), Renderer(tokenizer, "plain", 32))
+
+
+def test_a_set_of_another_format_than_the_corpus_is_rendered_by_its_own(tokenizer, tmp_path):
+    turns = [("system", "You calculate."), ("user", "Add 70 and 1."), ("assistant", "71")]
+    chat = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    rows, format, _ = read_files("test", units(write_jsonl(tmp_path / "chats.jsonl", [chat])), CONFIG)
+    target = TargetConfig(model="any", max_length=128, tokens_per_microbatch=128)
+    table, _ = tokenise("test", rows, renderer_of(target, format, tokenizer))
+    [row] = table.to_pylist()
+    masked = [t for t, m in zip(row["input_ids"], row["response_mask"], strict=True) if m]
+    assert tokenizer.decode(masked) == "71" + tokenizer.eos_token
+    # The corpus's style has no place for it, and says so.
+    alpaca = Renderer(tokenizer, "alpaca", 128)
+    with pytest.raises(HeldOutError, match="one prompt and one response, and this chat has the turns system, user, as"):
+        tokenise("test", rows, alpaca)
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------

@@ -46,6 +46,23 @@ def test_losses_find_their_rows_whatever_the_order(num, num_snapshots, seed):
     np.testing.assert_array_equal(np.array(joined["loss_nats"].to_pylist(), np.float32), losses)
 
 
+def test_an_example_of_several_sequences_has_one_trajectory():
+    ids = ids_of(3)[[0, 1, 1, 1, 2]]
+    counts, losses = np.array([5, 1, 2, 3, 4], np.int32), np.array([1.0, 6.0, 3.0, 2.0, 4.0])
+    order = [4, 1, 2, 0, 3]
+    tables = [snapshot(ids, losses, counts), snapshot(ids[order], 2 * losses[order], counts[order])]
+    joined = join_part("part-0", ids, sources(5), tables)
+    assert joined["example_id"].to_pylist() == array_to_ids(ids[[0, 1, 4]]).to_pylist()
+    assert joined["num_response_tokens"].to_pylist() == [5, 6, 4]
+    assert joined["loss_nats"].to_pylist() == [[1, 2], [3, 6], [4, 8]]  # (6·1 + 3·2 + 2·3) / 6 = 3
+    with pytest.raises(JoinError, match="1 ids are missing"):
+        join_part("part-0", ids, sources(5), [snapshot(ids[1:], losses[1:], counts[1:])])
+    with pytest.raises(JoinError, match="1 ids are missing"):
+        join_part("part-0", ids, sources(5), [snapshot(ids[[0, 1, 1, 2]], losses[:4], counts[:4])])
+    with pytest.raises(JoinError, match="1 ids are doubled"):
+        join_part("part-0", ids, sources(5), [snapshot(ids[[0, 1, 1, 1, 1, 2]], np.ones(6))])
+
+
 def broken(kind: str, ids: np.ndarray) -> tuple[pa.Table, str]:
     losses = np.ones(len(ids))
     if kind == "missing":

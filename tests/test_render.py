@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.corpus.formats import UnusableRow
+from s2l_ray.errors import UserError
 from s2l_ray.lm.batches import collate
 from s2l_ray.lm.load import train_tokenizer
+from s2l_ray.tokens.encode import Tokenised
 from s2l_ray.tokens.examples import Examples
-from s2l_ray.tokens.render import Renderer, Tokenised, resolve_style, segments
+from s2l_ray.tokens.render import Renderer, resolve_style, training_text
 
 EOS = "<|endoftext|>"
 CHATML = (
@@ -55,8 +57,9 @@ def pair(prompt: str, response: str) -> list[dict[str, str]]:
 
 
 def one(tokenizer: Any, style: Any, messages: list[dict[str, str]], max_length: int = 1000) -> Tokenised:
-    [result] = Renderer(tokenizer, style, max_length)([messages])
-    assert isinstance(result, Tokenised), result
+    [sequences] = Renderer(tokenizer, style, max_length)([messages])
+    assert isinstance(sequences, list), sequences
+    [result] = sequences
     assert len(result.input_ids) == len(result.response_mask) <= max_length
     return result
 
@@ -119,8 +122,7 @@ def test_truncation_within_the_response(tokenizer):
         if not any(whole.response_mask[:length]):
             assert isinstance(cut, UnusableRow)
             continue
-        assert isinstance(cut, Tokenised)
-        assert (cut.input_ids, cut.response_mask) == (whole.input_ids[:length], whole.response_mask[:length])
+        assert cut == [Tokenised(whole.input_ids[:length], whole.response_mask[:length])]
     assert whole.input_ids[-1] == tokenizer.eos_token_id
 
 
@@ -128,8 +130,9 @@ def test_no_response_token_left(tokenizer):
     num_prompt = len(encode(tokenizer, "What is 2 + 2?"))
     render = Renderer(tokenizer, "verbatim", num_prompt)
     good, bad = render([pair("2", "4"), pair("What is 2 + 2?", "4")])
-    assert isinstance(good, Tokenised)
-    assert str(bad) == f"no response token left within max_length={num_prompt} tokens"
+    assert isinstance(good, list)
+    assert str(bad).startswith(f"no response token left within max_length={num_prompt} tokens: the prompt fills it")
+    assert render.num_cut == 1
     assert one(tokenizer, "verbatim", pair("What is 2 + 2?", "4"), num_prompt + 1).response_mask.count(True) == 1
 
 
@@ -190,12 +193,10 @@ def test_an_end_of_turn_that_is_special_but_not_named_so():
     ]
 
 
-def test_a_template_that_rewrites_history_is_refused_for_many_turns(chatml):
+def test_a_template_that_rewrites_the_question_is_refused_before_any_row():
     rewriting = new_tokenizer(REWRITING, ("<|im_end|>",))
-    turns = chat(("user", "u"), ("assistant", "long thoughts"), ("user", "v"), ("assistant", "x"))
-    single, many = Renderer(rewriting, "chat_template", 100)([pair("u", "long thoughts"), turns])
-    assert isinstance(single, Tokenised)
-    assert str(many).startswith("the chat template rewrites earlier turns")
+    with pytest.raises(UserError, match="writes the turns before turn 2 differently once it is answered"):
+        Renderer(rewriting, "chat_template", 100)
 
 
 def test_what_a_template_refuses_is_quarantined_and_the_rest_goes_on():
@@ -204,7 +205,7 @@ def test_what_a_template_refuses_is_quarantined_and_the_rest_goes_on():
     refused, headless, good = Renderer(tokenizer, "chat_template", 100)(rows)
     assert str(refused) == "the chat template refuses it: no system turns"
     assert str(headless).startswith("the chat begins with the assistant's turn")
-    assert runs(tokenizer, good)[1] == (True, "a<|im_end|>")  # type: ignore[arg-type]
+    assert runs(tokenizer, good[0])[1] == (True, "a<|im_end|>")  # type: ignore[index]
 
 
 # --- tokenizers -----------------------------------------------------------------------------------------------------
@@ -277,7 +278,7 @@ def test_masked_tokens_are_the_responses_and_their_ends(chatml, turns, question,
     result = one(chatml, style, messages)
     masked = [t for t, m in zip(result.input_ids, result.response_mask, strict=True) if m]
     end = EOS if style == "turns" else "<|im_end|>"
-    assert chatml.decode(masked) == "".join(c + end for r, c in turns if r == "assistant") + answer + end
+    assert chatml.decode(masked) == "".join(c + end for r, c in turns if r == "assistant" and c.strip()) + answer + end
     whole = chatml.apply_chat_template(messages, tokenize=False) if style == "chat_template" else None
     assert whole is None or chatml.decode(result.input_ids) == whole
 
@@ -291,8 +292,8 @@ def test_single_turns_and_any_cut(tokenizer, prompt, response, style, max_length
     first = whole.response_mask.index(True)
     assert all(whole.response_mask[first:])
     [cut] = Renderer(tokenizer, style, max_length)([pair(prompt, response)])
-    if isinstance(cut, Tokenised):
-        assert (cut.input_ids, cut.response_mask) == (whole.input_ids[:max_length], whole.response_mask[:max_length])
+    if isinstance(cut, list):
+        assert cut == [Tokenised(whole.input_ids[:max_length], whole.response_mask[:max_length])]
     else:
         assert not any(whole.response_mask[1:max_length])
 
@@ -302,4 +303,4 @@ def test_a_batch_is_its_rows(tokenizer):
     render = Renderer(tokenizer, "turns", 40)
     assert [str(r) for r in render(rows)] == [str(render([row])[0]) for row in rows]
     assert render([]) == []
-    assert [s.text for s in segments(rows[0], "verbatim")] == ["a", "b"]
+    assert training_text(rows[0], "plain") == "a\nb"

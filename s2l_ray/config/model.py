@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
@@ -26,6 +27,10 @@ def impossible_sizes(fields: Mapping[str, Any], at: str = "") -> Iterator[str]:
                 limit = _MAX_PARTS if _COUNTS.search(name) else _MAX_SIZE
                 yield f"{at}.{name}={one} is beyond {limit:,}, and no model is so large; lower it"
                 break
+
+
+RENDER_FIELDS = ("render", "turns", "template_date", "template_arguments", "end_of_turn")
+"""Fields that say how a conversation becomes text."""
 
 
 class TrainTokenizerConfig(Section):
@@ -58,6 +63,16 @@ class TrainedModelConfig(Section):
     render: Literal["auto", "plain", "alpaca", "chat_template"] = "auto"
     """How messages become text: the tokenizer's chat template, the Alpaca prompt that S2L's authors used, or plain
     text. `auto`: alpaca for `instruction`, plain turns for chats, prompt_completion and template word for word."""
+    turns: Literal["all", "last"] = "all"
+    """Which of a chat's assistant turns are response: all, or the last. Where a chat template writes a turn differently
+    once others follow (the Qwen3 family drops its thoughts), each turn is a sequence of its own."""
+    template_date: datetime.date = datetime.date(2025, 1, 1)
+    """The day that a chat template is told when it asks for the date (Llama 3's, gpt-oss's): the same run gives the
+    same tokens tomorrow."""
+    template_arguments: dict[str, Any] = Field(default={})
+    """Further variables of the chat template, such as `enable_thinking: false`."""
+    end_of_turn: str | None = None
+    """Token that ends a response to which the chat template gives no end token (GLM-4.5: `<|user|>`)."""
     max_length: int = bounded(512, 2**24, "and no model reads so long an example", ge=8)
     """Longer examples are cut on the right (tokens)."""
 
@@ -124,6 +139,9 @@ class TrainedModelConfig(Section):
                 f"{here}.render=chat_template with {here}.train_tokenizer: a new tokenizer has no chat template; "
                 "choose render=plain or alpaca, or a tokenizer with a template"
             )
+        for name in ("template_arguments", "end_of_turn"):
+            if getattr(self, name) and self.render != "chat_template":
+                yield f"{here}.{name} is a chat template's and would do nothing here; set {here}.render=chat_template"
         if self.tokens_per_microbatch < self.max_length:
             yield (
                 f"{here}.tokens_per_microbatch={self.tokens_per_microbatch} is less than one example of "

@@ -72,8 +72,8 @@ def format_of(name: str, units: list[ReadUnit], config: CorpusConfig) -> str:
         raise HeldOutError(f"heldout.files.{name} cannot be used: {error}") from error
 
 
-def read_files(name: str, units: list[ReadUnit], config: CorpusConfig) -> tuple[HeldOutRows, int]:
-    """A set of the user's files → its examples, and how many rows could not be used.
+def read_files(name: str, units: list[ReadUnit], config: CorpusConfig) -> tuple[HeldOutRows, str, int]:
+    """A set of the user's files → its examples, their own format, and how many rows could not be used.
 
     Raises:
         HeldOutError: none can be used.
@@ -89,7 +89,7 @@ def read_files(name: str, units: list[ReadUnit], config: CorpusConfig) -> tuple[
     if not good:
         raise HeldOutError(f"heldout.files.{name}: none of {len(reasons)} rows can be used ({reasons[0]}); mend them")
     ids = ids_to_array(pa.array([r["id"] for r in good], ID_TYPE))
-    return _unique(ids, [r["source"] for r in good], [r["messages"] for r in good]), len(reasons)
+    return _unique(ids, [r["source"] for r in good], [r["messages"] for r in good]), format, len(reasons)
 
 
 def _unique(ids: np.ndarray, sources: list[str], messages: list[Messages]) -> HeldOutRows:
@@ -135,24 +135,25 @@ def drop_trained_on(
 
 
 def tokenise(name: str, rows: HeldOutRows, render: Renderer) -> tuple[pa.Table, int]:
-    """→ (TOKEN_SCHEMA rows, how many had no response token within the target's length).
+    """→ (TOKEN_SCHEMA rows, one per sequence; how many examples cannot be rendered within the target's length).
 
     Raises:
         HeldOutError: none had one.
     """
     done = render(rows.messages)
-    kept = [i for i, tokens in enumerate(done) if not isinstance(tokens, UnusableRow)]
-    if not kept:
+    bad = [row for row in done if isinstance(row, UnusableRow)]
+    sequences = [(i, tokens) for i, row in enumerate(done) if not isinstance(row, UnusableRow) for tokens in row]
+    if not sequences:
         raise HeldOutError(
-            f"held-out set {name!r}: none of {len(rows)} examples can be used ({done[0]}); raise target.max_length, or "
-            "give shorter examples"
+            f"held-out set {name!r}: none of {len(rows)} examples can be used ({bad[0]}); give others, or change "
+            "how they are rendered"
         )
     table = pa.table(
         {
-            "example_id": array_to_ids(rows.ids[kept]),
-            "source": pa.array([rows.sources[i] for i in kept]),
-            "input_ids": pa.array([done[i].input_ids for i in kept], pa.list_(pa.int32())),  # type: ignore[union-attr]
-            "response_mask": pa.array([done[i].response_mask for i in kept], pa.list_(pa.bool_())),  # type: ignore[union-attr]
+            "example_id": array_to_ids(rows.ids[[i for i, _ in sequences]]),
+            "source": pa.array([rows.sources[i] for i, _ in sequences]),
+            "input_ids": pa.array([tokens.input_ids for _, tokens in sequences], pa.list_(pa.int32())),
+            "response_mask": pa.array([tokens.response_mask for _, tokens in sequences], pa.list_(pa.bool_())),
         }
     )
-    return table.cast(TOKEN_SCHEMA), len(rows) - len(kept)
+    return table.cast(TOKEN_SCHEMA), len(bad)

@@ -6,6 +6,7 @@ from typing import Any
 
 from s2l_ray.artifacts import Stage, part_rows
 from s2l_ray.config.load import ConfigError
+from s2l_ray.config.model import RENDER_FIELDS
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.corpus.generated import quickstart_units
 from s2l_ray.corpus.sources import ReadUnit, plan_files
@@ -34,7 +35,7 @@ def heldout_stage(pipeline: Pipeline, config: S2LConfig, corpus: Stage, tokens: 
     def build(out: Storage) -> Built:
         return _build(pipeline, config, corpus, tokens, files, names, out)
 
-    settings = {"names": names, "max_length": target.max_length, "style": tokens.manifest.extra["style"]}
+    settings = {"names": names, **target.stored(include={*RENDER_FIELDS, "max_length"})}
     settings["corpus"] = config.corpus.model_dump(mode="json", include={"format", "template", "source_column"})
     inputs = {
         "corpus": corpus.manifest.content_fingerprint,
@@ -104,10 +105,10 @@ def _build(
     out: Storage,
 ) -> Built:
     from s2l_ray.evaluation.heldout import drop_trained_on, read_files, read_split, tokenise
-    from s2l_ray.tokens.render import Renderer
+    from s2l_ray.tokens.render import renderer_of
 
     assert config.target is not None
-    render = Renderer(open_tokenizer(tokens), tokens.manifest.extra["style"], config.target.max_length)
+    tokenizer = open_tokenizer(tokens)
     parts = part_rows(corpus)
     counts: dict[str, int] = {}
     warnings: list[str] = []
@@ -115,7 +116,7 @@ def _build(
     with pipeline.progress.stage("heldout", len(files) * sum(n for _, n in parts), "rows") as bar:
         for name in names:
             if name in files:
-                rows, unusable = read_files(name, files[name], config.corpus)
+                rows, format, unusable = read_files(name, files[name], config.corpus)
                 rows, trained_on = drop_trained_on(
                     name, rows, corpus.storage.sub("examples"), [p for p, _ in parts], pipeline.parallelism,
                     on_rows=lambda rows: bar.update(advance=rows),
@@ -126,9 +127,10 @@ def _build(
                     warnings.append(f"{name}: {trained_on:,} examples are in the corpus too and were left out")
             else:
                 rows = read_split(corpus.storage, corpus.manifest.extra["heldout"]["parts"])
-            table, too_long = tokenise(name, rows, render)
-            if too_long:
-                warnings.append(f"{name}: {too_long:,} examples have no response token within the length, left out")
+                format = corpus.manifest.extra["format"]
+            table, unusable = tokenise(name, rows, renderer_of(config.target, format, tokenizer))
+            if unusable:
+                warnings.append(f"{name}: {unusable:,} examples cannot be rendered within max_length and were left out")
             out.write_table(f"{name}.parquet", table, compression="zstd")
             counts[name] = table.num_rows
             contents.append([name, fingerprint([[i.hex() for i in table["example_id"].to_pylist()],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from s2l_ray.artifacts import Stage, part_rows
-from s2l_ray.config.model import TrainedModelConfig
+from s2l_ray.config.model import RENDER_FIELDS, TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import InternalError
 from s2l_ray.lm.identity import model_identity, pinned
@@ -38,7 +38,7 @@ def proxy_stage(pipeline: Pipeline, config: S2LConfig, tokens: Stage) -> Stage:
     return pipeline.stage("proxy", settings, inputs, build)
 
 
-_NOT_NUMBERS = {"log_every_steps", "checkpoint_every_steps", "compile", "seed", "render", "precision"}
+_NOT_NUMBERS = {"log_every_steps", "checkpoint_every_steps", "compile", "seed", "precision", *RENDER_FIELDS}
 
 
 def training_settings(model: TrainedModelConfig, device: str, seed: int) -> dict[str, Any]:

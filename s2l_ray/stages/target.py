@@ -111,13 +111,13 @@ def _shard_when_up(pipeline: Pipeline, config: S2LConfig) -> Sharding:
 def total_steps(target: TargetConfig, run: Run, tokens: Stage) -> int:
     """How long: so many steps, tokens, passes over the subset, or passes over the full data."""
     counts = tokens.manifest
-    batch, examples = target.global_batch_size, counts.row_counts["examples"]
+    batch, sequences = target.global_batch_size, counts.row_counts["sequences"]
     if target.max_steps is not None:
         return target.max_steps
     if target.max_tokens is not None:
         # By passes: an epoch's last batch is smaller, and a small subset's only one.
-        return max(1, round(target.max_tokens / counts.extra["num_tokens"] * -(-examples // batch)))
-    over = run.stage("trajectories").manifest.row_counts["trajectories"] if target.length == "same_steps" else examples
+        return max(1, round(target.max_tokens / counts.extra["num_tokens"] * -(-sequences // batch)))
+    over = run.stage("tokens").manifest.row_counts["sequences"] if target.length == "same_steps" else sequences
     return max(1, round(target.epochs * -(-over // batch)))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.artifacts import Stage, part_rows
-from s2l_ray.config.model import TrainedModelConfig
+from s2l_ray.config.model import RENDER_FIELDS, TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.lm.identity import pinned, tokenizer_identity
 from s2l_ray.pipeline import Built, Pipeline
@@ -31,7 +31,7 @@ def tokens_stage(
         subset: only the examples of this subset; None: all.
     """
     from s2l_ray.tokens.build import Chosen, build_tokens
-    from s2l_ray.tokens.render import resolve_style
+    from s2l_ray.tokens.render import options_of, resolve_style
 
     examples = corpus.storage.sub("examples")
     format = corpus.manifest.extra["format"]
@@ -45,19 +45,30 @@ def tokens_stage(
             out.sub("tokenizer").upload_folder(folder)
             parts = build_tokens(
                 examples, parts_to_do, out, tokenizer, resolve_style(model.render, format, tokenizer),
-                model.max_length, config.corpus.max_quarantined_share, pipeline.parallelism, chosen,
+                model.max_length, config.corpus.max_quarantined_share, pipeline.parallelism, options_of(model), chosen,
                 on_rows=lambda rows: bar.update(advance=rows),
             )  # fmt: skip
         said = (
             f"{format_count(parts.num_tokens)} tokens, {format_count(parts.num_response_tokens)} of them response, "
             f"longest {parts.max_length}; {parts.num_quarantined:,} examples quarantined"
         )
+        if parts.num_sequences > parts.num_examples:
+            said += f"; {parts.num_sequences:,} sequences, since a turn is written differently once others follow"
+        if parts.num_cut:
+            said += f"; {parts.num_cut:,} examples cut at max_length={model.max_length}"
+        if parts.num_with_control_tokens:
+            said += f"; {parts.num_with_control_tokens:,} examples hold control tokens, which are ordinary text there"
         extra = {k: v for k, v in dataclasses.asdict(parts).items() if k not in ("parts", "fingerprint")}
         extra |= {"parts": [[p["part"], p["rows"]] for p in parts.parts], "style": parts.style}
-        counts = {"examples": parts.num_examples, "quarantined": parts.num_quarantined}
+        counts = {
+            "examples": parts.num_examples,
+            "sequences": parts.num_sequences,
+            "quarantined": parts.num_quarantined,
+            "cut": parts.num_cut,
+        }
         return Built(parts.fingerprint, counts, extra, said=said)
 
-    names = ("model", "revision", "gguf_file", "tokenizer", "train_tokenizer", "render", "max_length")
+    names = ("model", "revision", "gguf_file", "tokenizer", "train_tokenizer", *RENDER_FIELDS, "max_length")
     settings = model.stored(include=set(names))
     if model.tokenizer or model.train_tokenizer:
         settings |= {"model": None, "revision": None, "gguf_file": None}  # the model's own tokenizer is not used

@@ -46,7 +46,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.finalize = _checked
-        self.filters = {name: _bounded_filter(name, made) for name, made in self.filters.items()}
+        self.filters = {name: bounded_filter(name, made) for name, made in self.filters.items()}
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "*":
@@ -97,7 +97,9 @@ class _ConcatToAdd(NodeTransformer):
         return functools.reduce(lambda left, right: nodes.Add(left, right, lineno=node.lineno), parts)
 
 
-def _bounded_filter(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
+def bounded_filter(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter `made`, called `name`, within the bounds."""
+
     @functools.wraps(made)
     def bounded(*args: Any, **kwargs: Any) -> Any:
         _check_arguments(args, kwargs)

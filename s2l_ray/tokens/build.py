@@ -6,7 +6,7 @@ Memory: a task holds one part. The driver holds one row of statistics per part.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,9 @@ from s2l_ray.corpus.parts import part_name
 from s2l_ray.corpus.quarantine import QUARANTINE_SCHEMA, TooManyUnusable, check_quarantine
 from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.run_folder.storage import Storage
+from s2l_ray.tokens.encode import Tokenised
 from s2l_ray.tokens.parts import TOKEN_SCHEMA, to_examples
-from s2l_ray.tokens.render import Renderer, Style, Tokenised, segments
+from s2l_ray.tokens.render import Renderer, Style, training_text
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,13 @@ class TokenParts:
     """What the stage wrote."""
 
     num_examples: int
+    num_sequences: int
+    """At least as many as examples: a chat may need one for each of its responses."""
     num_quarantined: int
+    num_cut: int
+    """Examples that were cut at `max_length`."""
+    num_with_control_tokens: int
+    """Examples in whose text a control token stood, which is ordinary text to the model."""
     num_tokens: int
     num_response_tokens: int
     sum_squared_lengths: int
@@ -61,10 +68,17 @@ class TokeniseTask:
     """Tokenises some parts and writes them; gives one row of statistics per part."""
 
     def __init__(
-        self, examples: Storage, out: Storage, tokenizer: Any, style: Style, max_length: int, chosen: Chosen | None
+        self,
+        examples: Storage,
+        out: Storage,
+        tokenizer: Any,
+        style: Style,
+        max_length: int,
+        options: Mapping[str, Any],
+        chosen: Chosen | None,
     ) -> None:
         self.examples, self.out, self.chosen = examples, out, chosen
-        self._render = Renderer(tokenizer, style, max_length)
+        self._render = Renderer(tokenizer, style, max_length, **options)
 
     def __call__(self, part: int) -> dict[str, Any]:
         table = self.examples.read_table(
@@ -72,6 +86,7 @@ class TokeniseTask:
         )
         if self.chosen is not None:
             table = table.filter(pc.is_in(table["example_id"], self.chosen.of_part(part)))
+        before = (self._render.num_cut, self._render.num_with_control_tokens)
         rendered = self._render(table["messages"].to_pylist())
         good: list[tuple[int, Tokenised]] = []
         bad: list[int] = []
@@ -79,7 +94,7 @@ class TokeniseTask:
             if isinstance(tokens, UnusableRow):
                 bad.append(i)
             else:
-                good.append((i, tokens))
+                good += [(i, sequence) for sequence in tokens]
         kept = pa.array([i for i, _ in good], pa.int64())
         out = pa.table(
             {
@@ -96,7 +111,12 @@ class TokeniseTask:
             texts = pa.array([str(m)[:500] for m in table["messages"].take(pa.array(bad, pa.int64())).to_pylist()])
             quarantined = rows.append_column("reason", reasons).append_column("text", texts).cast(QUARANTINE_SCHEMA)
             self.out.sub("quarantine").write_table(part_name(part), quarantined)
-        return _statistics(part, out) | {"written": self.out.take_written()}
+        counts = {
+            "examples": table.num_rows - len(bad),
+            "cut": self._render.num_cut - before[0],
+            "with_control_tokens": self._render.num_with_control_tokens - before[1],
+        }
+        return _statistics(part, out) | counts | {"written": self.out.take_written()}
 
 
 def _statistics(part: int, table: pa.Table) -> dict[str, Any]:
@@ -126,7 +146,7 @@ def train_corpus_tokenizer(
         for part in parts:
             rows = examples.read_table(part_name(part), columns=["messages"])["messages"].to_pylist()[:left]
             for messages in rows:
-                yield from (piece.text for piece in segments(messages, style))
+                yield training_text(messages, style)
             left -= len(rows)
             if left <= 0:
                 return
@@ -145,22 +165,26 @@ def build_tokens(
     max_length: int,
     max_quarantined_share: float,
     parallelism: int,
+    options: Mapping[str, Any] | None = None,
     chosen: Chosen | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> TokenParts:
     """Tokenise every part once; of `chosen`, only those examples.
+
+    Args:
+        options: of the Renderer: turns, date, arguments, end_of_turn.
 
     Raises:
         TooManyUnusable: too many examples have no response token left within `max_length`.
     """
     for folder in ("parts", "quarantine"):
         out.delete_dir(folder)
-    task = TokeniseTask(examples, out, tokenizer, style, max_length, chosen)
+    task = TokeniseTask(examples, out, tokenizer, style, max_length, options or {}, chosen)
     stats = map_parts(corpus_parts, task, parallelism, on_rows)
     for row in stats:
         out.note_written(row.pop("written"))
     parts = [s for s in stats if s["rows"]]
-    num_examples = sum(s["rows"] for s in parts)
+    num_examples = sum(s["examples"] for s in parts)
     num_quarantined = check_quarantine(out.sub("quarantine"), num_examples, max_quarantined_share)
     if num_examples == 0:
         raise TooManyUnusable(
@@ -169,7 +193,10 @@ def build_tokens(
     digest = hashlib.blake2b("".join(s["fingerprint"] for s in parts).encode(), digest_size=16)
     return TokenParts(
         num_examples=num_examples,
+        num_sequences=sum(s["rows"] for s in parts),
         num_quarantined=num_quarantined,
+        num_cut=sum(s["cut"] for s in stats),
+        num_with_control_tokens=sum(s["with_control_tokens"] for s in stats),
         num_tokens=sum(s["tokens"] for s in parts),
         num_response_tokens=sum(s["response_tokens"] for s in parts),
         sum_squared_lengths=sum(s["sum_squared_lengths"] for s in parts),

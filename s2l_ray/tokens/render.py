@@ -1,22 +1,21 @@
-"""A conversation → token ids and the response mask.
+"""Conversations → token ids and response masks, in the style that the configuration asks for.
 
-Prompt and response segments are tokenised apart and joined. The mask is exact then (no token straddles the border),
-and the prompt's tokens are those that the model sees at inference, where the response is not there yet.
+Styles of our own end every response with the tokenizer's EOS; a chat template has its own end of turn.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+import datetime
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from jinja2 import TemplateError
-
-from s2l_ray.corpus.example_id import Messages
+from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.corpus.formats import UnusableRow
-from s2l_ray.errors import UserError, first_line
-from s2l_ray.tokens.bounded import MAX_CHARS, within_bounds
+from s2l_ray.errors import UserError
+from s2l_ray.tokens.chat_template import ChatTemplate, Turn, any_of, mark_control_tokens, mark_response, unmark
+from s2l_ray.tokens.encode import Encoder, Tokenised
+from s2l_ray.tokens.turns import TrainedText, TurnCutter, Turns, check_plain, trained_turns
 
 Style = Literal["verbatim", "plain", "turns", "alpaca", "chat_template"]
 
@@ -25,29 +24,14 @@ _ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:"
 )
-
-
-@dataclass(frozen=True)
-class Tokenised:
-    input_ids: list[int]
-    """(L,) with L <= max_length."""
-    response_mask: list[bool]
-    """(L,) True where the token is the response's, EOS included."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    text: str
-    is_response: bool
-    ends_turn: bool = False
-    """An EOS token follows, as part of the response."""
+TEMPLATE_DATE = datetime.date(2025, 1, 1)
 
 
 def resolve_style(render: str, format: str, tokenizer: Any) -> Style:
     """What `proxy.render` means for a corpus of this format.
 
     Raises:
-        ValueError: chat_template asked for, and the tokenizer has none; or alpaca, and the corpus has turns.
+        UserError: chat_template asked for, and the tokenizer has none; or alpaca, and the corpus has turns.
     """
     if render == "chat_template":
         if not getattr(tokenizer, "chat_template", None):
@@ -70,119 +54,176 @@ def resolve_style(render: str, format: str, tokenizer: Any) -> Style:
     return "plain" if render == "plain" else "alpaca"
 
 
-def segments(messages: Messages, style: Style, tokenizer: Any = None) -> list[Segment]:
-    """Text pieces in order; see Segment."""
-    if style == "chat_template":
-        return _chat_template_segments(messages, tokenizer)
-    if style == "turns":
-        out = []
-        for m in messages:
-            is_response = m["role"] == "assistant"
-            out.append(Segment(f"### {m['role'].capitalize()}:\n", False))
-            out.append(Segment(m["content"] if is_response else m["content"] + "\n\n", is_response, is_response))
-        return out
-    prompt, response = messages[0]["content"], messages[1]["content"]
-    if style == "alpaca":
-        prompt = _ALPACA.replace("{instruction}", prompt)
-    elif style == "plain":
-        prompt += "\n"
-    return [Segment(prompt, False), Segment(response, True, ends_turn=True)]
+def renderer_of(model: TrainedModelConfig, format: str, tokenizer: Any) -> Renderer:
+    """The Renderer that the configuration asks for, for rows of this format.
+
+    Raises:
+        UserError: style, tokenizer and format do not go together.
+    """
+    return Renderer(tokenizer, resolve_style(model.render, format, tokenizer), model.max_length, **options_of(model))
 
 
-def _chat_template_segments(messages: Messages, tokenizer: Any) -> list[Segment]:
-    """Every assistant turn is what the template appends to the text up to its generation prompt."""
-    out: list[Segment] = []
-    done = ""
-    for i, m in enumerate(messages):
-        if m["role"] != "assistant":
-            continue
-        if i == 0:
-            raise UnusableRow("the chat begins with the assistant's turn, for which chat templates have no prompt")
-        before = _apply_template(tokenizer, messages[:i], add_generation_prompt=True)
-        after = _apply_template(tokenizer, messages[: i + 1], add_generation_prompt=False)
-        if not before.startswith(done) or not after.startswith(before):
-            raise UnusableRow(
-                "the chat template rewrites earlier turns, so the response cannot be told from the prompt"
-            )
-        out += [Segment(before[len(done) :], False), Segment(after[len(before) :], True)]
-        done = after
-    return out
+def options_of(model: TrainedModelConfig) -> dict[str, Any]:
+    """The Renderer's options, as configured."""
+    return {
+        "turns": model.turns,
+        "date": model.template_date,
+        "arguments": model.template_arguments,
+        "end_of_turn": model.end_of_turn,
+    }
 
 
-def _apply_template(tokenizer: Any, messages: Messages, add_generation_prompt: bool) -> str:
-    """Raises UnusableRow for whatever a template raises: it is a program."""
-    render = functools.partial(
-        tokenizer.apply_chat_template, messages, tokenize=False, add_generation_prompt=add_generation_prompt
-    )
-    try:
-        text: str = within_bounds(render)
-    except MemoryError:
-        raise
-    except Exception as error:  # templates refuse roles and orders that they do not know
-        does = "refuses" if isinstance(error, TemplateError) else "fails on"
-        raise UnusableRow(f"the chat template {does} it: {first_line(error)}") from None
-    if len(text) > MAX_CHARS:
-        raise UnusableRow(f"the chat template makes {len(text):,} characters of it, more than {MAX_CHARS:,}")
-    return text
+def training_text(messages: Sequence[Turn], style: Style) -> str:
+    """A conversation in a style of our own, without end tokens: what a new tokenizer is trained on."""
+    return _in_style(messages, style, any_of([]), "", set()).text
 
 
 class Renderer:
-    """Tokenises conversations; build one per process.
+    """Renders and tokenises conversations; build one per process.
 
     Args:
         tokenizer: a `transformers` tokenizer with an EOS token.
-        max_length: longer examples are cut on the right (tokens).
+        max_length: longer sequences are cut on the right (tokens).
+        turns: whether all of the assistant's turns are response, or the last.
+        date, arguments: what a chat template is told (see ChatTemplate).
+        end_of_turn: ends responses to which a chat template gives no end token.
+
+    Raises:
+        UserError: the tokenizer cannot say where a response ends.
     """
 
-    def __init__(self, tokenizer: Any, style: Style, max_length: int) -> None:
-        if tokenizer.eos_token_id is None:
-            raise UserError(
-                "the tokenizer has no EOS token, so the model could not learn where a response ends; "
-                "set one in the tokenizer's folder (eos_token in tokenizer_config.json)"
-            )
-        self.tokenizer, self.style, self.max_length = tokenizer, style, max_length
-        plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-        with_special = tokenizer("a")["input_ids"]
-        at = next((i for i in range(len(with_special)) if with_special[i : i + len(plain)] == plain), 0)
-        # A chat template writes its own beginning.
-        self.prefix: list[int] = [] if style == "chat_template" else with_special[:at]
-        # Some models' end of turn (Gemma's <end_of_turn>) is a special token without being one of the named ones.
-        added = tokenizer.added_tokens_decoder.items()
-        self._special = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
+    def __init__(
+        self,
+        tokenizer: Any,
+        style: Style,
+        max_length: int,
+        turns: Turns = "all",
+        date: datetime.date = TEMPLATE_DATE,
+        arguments: Mapping[str, Any] | None = None,
+        end_of_turn: str | None = None,
+    ) -> None:
+        _check_ends(tokenizer, end_of_turn)
+        self.style, self.max_length, self.turns = style, max_length, turns
+        self.num_cut = 0
+        """Conversations that were cut at max_length so far."""
+        self.num_with_control_tokens = 0
+        """Conversations so far in which a control token stood as text."""
+        added = list(tokenizer.added_tokens_decoder.values())
+        self._special = any_of([t.content for t in added if t.special])
+        self._eos = tokenizer.eos_token
+        prefix: Sequence[int] = ()
+        self._cutter: TurnCutter | None = None
+        if style == "chat_template":
+            template = ChatTemplate(tokenizer, date, arguments)
+            control = any_of([t.content for t in added])
+            self._cutter = TurnCutter(template, control, self._special, self._eos, end_of_turn)
+        else:
+            prefix = _prefix(tokenizer)  # a chat template writes its own beginning
+        self._encode = Encoder(tokenizer, self._special, prefix)
+        if self._cutter is not None:
+            _check_template(self._cutter)
 
-    def __call__(self, batch: list[Messages]) -> list[Tokenised | UnusableRow]:
-        """Tokenise many at once. A row that cannot be used comes back as its UnusableRow, in its place."""
-        pieces: list[list[Segment] | UnusableRow] = []
-        for messages in batch:
-            try:
-                pieces.append(segments(messages, self.style, self.tokenizer))
-            except UnusableRow as reason:
-                pieces.append(reason)
-        texts = [p.text for row in pieces if isinstance(row, list) for p in row]
-        encoded = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
-        return [row if isinstance(row, UnusableRow) else self._join(row, encoded) for row in pieces]
+    def __call__(
+        self, batch: Sequence[Sequence[Turn]], tools: Sequence[Any] | None = None
+    ) -> list[list[Tokenised] | UnusableRow]:
+        """Each conversation's sequences, at least one. A row that cannot be used comes back as its UnusableRow."""
+        texts = [self._texts(messages, tools[i] if tools else None) for i, messages in enumerate(batch)]
+        encoded = iter(self._encode([text for row in texts if isinstance(row, list) for text in row]))
+        out: list[list[Tokenised] | UnusableRow] = []
+        for row in texts:
+            if isinstance(row, UnusableRow):
+                out.append(row)
+                continue
+            self.num_with_control_tokens += any(text.plain for text in row)
+            out.append(self._fitted([tokens for _ in row for tokens in next(encoded)]))
+        return out
 
-    def _join(self, pieces: list[Segment], encoded: Iterator[list[int]]) -> Tokenised | UnusableRow:
-        ids = list(self.prefix)
-        mask = [False] * len(ids)
-        for piece in pieces:
-            piece_ids = next(encoded)
-            ids += piece_ids
-            mask += self._response_tokens(piece, piece_ids)
-            if piece.ends_turn:
-                ids.append(self.tokenizer.eos_token_id)
-                mask.append(True)
-        ids, mask = ids[: self.max_length], mask[: self.max_length]
+    def texts(self, messages: Sequence[Turn], tools: Any = None) -> list[TrainedText]:
+        """What is trained on, as text. Raises UnusableRow."""
+        if self._cutter is not None:
+            return self._cutter(messages, tools, self.turns)
+        check_plain(messages, tools)
+        trained = set(trained_turns(messages, self.turns))
+        return [_in_style(messages, self.style, self._special, self._eos, trained)]
+
+    def _texts(self, messages: Sequence[Turn], tools: Any) -> list[TrainedText] | UnusableRow:
+        try:
+            return self.texts(messages, tools)
+        except UnusableRow as reason:
+            return reason
+
+    def _fitted(self, sequences: list[Tokenised]) -> list[Tokenised] | UnusableRow:
+        limit = self.max_length
+        self.num_cut += any(len(s.input_ids) > limit for s in sequences)
+        cut = [Tokenised(s.input_ids[:limit], s.response_mask[:limit]) for s in sequences]
         # The first token has nothing before it that could predict it: it has no loss.
-        if not any(mask[1:]):
-            return UnusableRow(f"no response token left within max_length={self.max_length} tokens")
-        return Tokenised(ids, mask)
+        kept = [s for s in cut if any(s.response_mask[1:])]
+        return kept or UnusableRow(
+            f"no response token left within max_length={limit} tokens: the prompt fills it; raise max_length"
+        )
 
-    def _response_tokens(self, piece: Segment, piece_ids: list[int]) -> list[bool]:
-        if not piece.is_response:
-            return [False] * len(piece_ids)
-        last = len(piece_ids)
-        if self.style == "chat_template":
-            # Templates end a turn with a special token and often a line break; the model stops at the special token.
-            last = next((i + 1 for i in reversed(range(last)) if piece_ids[i] in self._special), last)
-        return [i < last for i in range(len(piece_ids))]
+
+def _in_style(
+    messages: Sequence[Turn], style: Style, special: re.Pattern[str], eos: str, trained: set[int]
+) -> TrainedText:
+    """A conversation in a style of our own.
+
+    Raises:
+        UnusableRow: the style has one prompt and one response, and the conversation is another.
+    """
+
+    def said(i: int) -> str:
+        return mark_control_tokens(messages[i]["content"], special)
+
+    if style == "turns":
+        marked = ""
+        for i, turn in enumerate(messages):
+            marked += f"### {turn['role'].capitalize()}:\n"
+            ends = eos if turn["role"] == "assistant" else "\n\n"
+            marked += mark_response(said(i) + ends) if i in trained else said(i) + ends
+    else:
+        roles = [turn["role"] for turn in messages]
+        if roles != ["user", "assistant"]:
+            raise UnusableRow(
+                f"render={style} has one prompt and one response, and this chat has the turns "
+                f"{', '.join(roles)[:200]}; choose render=plain for chats, or chat_template"
+            )
+        prompt = said(0)
+        if style == "alpaca":
+            prompt = _ALPACA.replace("{instruction}", prompt)
+        elif style == "plain":
+            prompt += "\n"
+        marked = prompt + mark_response(said(1) + eos)
+    rendering = unmark(marked)
+    return TrainedText(rendering.text, rendering.generated, rendering.plain)
+
+
+def _check_ends(tokenizer: Any, end_of_turn: str | None) -> None:
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            "the tokenizer has no EOS token, so the model could not learn where a response ends; "
+            "set one in the tokenizer's folder (eos_token in tokenizer_config.json)"
+        )
+    for name, token in (("EOS token", tokenizer.eos_token), ("end_of_turn", end_of_turn)):
+        ids = [] if token is None else tokenizer(token, add_special_tokens=False)["input_ids"]
+        if token is not None and ids[-1:] != [tokenizer.convert_tokens_to_ids(token)]:
+            raise UserError(
+                f"the tokenizer reads {name} {token!r} as ordinary text (ids {ids[:8]}), so no response could end with "
+                "it; name a token of the tokenizer, or add it to the tokenizer's added tokens"
+            )
+
+
+def _check_template(cutter: TurnCutter) -> None:
+    """A template that cannot write a question and its answer is refused before any row is read."""
+    try:
+        cutter([{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "It is 4."}])
+    except UnusableRow as reason:
+        raise UserError(f"render=chat_template cannot be used with this tokenizer: {reason}") from None
+
+
+def _prefix(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before every text (BOS)."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    with_special = tokenizer("a")["input_ids"]
+    at = next((i for i in range(len(with_special)) if with_special[i : i + len(plain)] == plain), 0)
+    return list(with_special[:at])

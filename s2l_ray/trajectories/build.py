@@ -40,8 +40,13 @@ class JoinTask:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(ids_to_array(joined["example_id"]).tobytes())
         digest.update(joined["loss_nats"].combine_chunks().flatten().to_numpy().tobytes())
-        written = self.out.take_written()
-        return {"part": part, "rows": joined.num_rows, "fingerprint": digest.hexdigest(), "written": written}
+        return {
+            "part": part,
+            "rows": joined.num_rows,
+            "sequences": expected.num_rows,
+            "fingerprint": digest.hexdigest(),
+            "written": self.out.take_written(),
+        }
 
 
 def build_trajectories(
@@ -56,7 +61,7 @@ def build_trajectories(
     """Join all parts.
 
     Args:
-        token_parts: (part, rows) as the tokens stage counted them.
+        token_parts: (part, sequences) as the tokens stage counted them.
         snapshots: complete ones, in the order of time.
 
     Raises:
@@ -67,8 +72,8 @@ def build_trajectories(
     stats = map_parts(parts, JoinTask(tokens, proxy, snapshots, out), parallelism, on_rows)
     for row in stats:
         out.note_written(row.pop("written"))
-    rows = {s["part"]: s["rows"] for s in stats}
-    if rows != dict(token_parts):
-        raise JoinError(f"{sum(rows.values())} trajectories were joined, {sum(r for _, r in token_parts)} expected")
+    joined = {s["part"]: s["sequences"] for s in stats}
+    if joined != dict(token_parts):
+        raise JoinError(f"{sum(joined.values())} sequences were joined, {sum(r for _, r in token_parts)} expected")
     digest = hashlib.blake2b("".join(s["fingerprint"] for s in stats).encode(), digest_size=16)
-    return TrajectoryParts(sum(rows.values()), len(snapshots), digest.hexdigest(), stats)
+    return TrajectoryParts(sum(s["rows"] for s in stats), len(snapshots), digest.hexdigest(), stats)
