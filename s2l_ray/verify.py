@@ -95,7 +95,9 @@ def _read_stage(storage: Storage, folder: str, claims: _Claims, result: Verifica
     except ManifestError as error:
         result.problems.append(f"{str(error).rstrip('.')}.")
         return
-    assert manifest is not None
+    if manifest is None:
+        result.unverified.append(f"{folder}/: deleted by another command while this one was looking")
+        return
     _claim(claims, folder, manifest.outputs, f"the stage {manifest.stage} ({folder}). {_STAGE_CURE}")
 
 
