@@ -84,7 +84,7 @@ def test_a_row_just_within_the_limit_is_read(tmp_path):
     rows = [{"completion": "x" * (size - 1), "prompt": "p"}] * 2
     for name, content in files_of(rows).items():
         (tmp_path / name).write_bytes(content)
-        assert [raw.row for raw in read(tmp_path / name, LIMIT + 2)] == [{k: r[k] for k in r} for r in rows], name
+        assert [raw.row for raw in read(tmp_path / name, LIMIT + 20)] == [{k: r[k] for k in r} for r in rows], name
 
 
 def test_slices_pass_over_a_line_that_another_one_refuses(tmp_path):
@@ -128,6 +128,7 @@ def test_a_large_array_is_streamed(tmp_path):
         ('[{"a": 1}, ' + "[" * 100_000 + "]" * 100_000 + "]", "nested too deeply"),
         ('[{"a": 1, "a": 2}]', "holds the key 'a' twice"),
         ("[" + '{"a": 1},' * 3 + "nothing]", "element 3"),
+        ("[nothing, " + '{"a": 1},' * 300_000 + "1]", "element 0: bad JSON: Expecting value"),
     ],
 )
 def test_broken_arrays_say_which_element(tmp_path, text, words):
@@ -236,3 +237,11 @@ def test_the_limit_can_be_raised_in_the_configuration(tmp_path):
         sample_format(units, config)
     raised = CorpusConfig(paths=[str(path)], max_row_bytes=20 * MIB)
     assert [reason for _, _, reason in read_rows(units[0], raised, sample_format(units, raised))] == [""]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.json.gz", "a.jsonl.zst"])
+def test_a_byte_order_mark_alone_is_no_row(tmp_path, name):
+    pack: Any = {"gz": gzip.compress, "zst": zstandard.compress}.get(name.split(".")[-1], bytes)
+    for content in (b"\xef\xbb\xbf", b"\xef\xbb\xbf\n", b"\xef\xbb\xbf\n \n"):
+        (tmp_path / name).write_bytes(pack(content))
+        assert read(tmp_path / name) == []

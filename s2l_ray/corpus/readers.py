@@ -141,7 +141,9 @@ def read_json(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_by
     """One array of objects, element by element; or JSON lines, which many ".json" files are in truth."""
     with filesystem.open_input_stream(path, compression=unit.compression) as stream:
         reader = _buffered(stream)
-        head = reader.peek(3).removeprefix(codecs.BOM_UTF8)
+        if reader.peek(3).startswith(codecs.BOM_UTF8):
+            reader.read(len(codecs.BOM_UTF8))
+        head = reader.peek(1)
         while not head.strip() and (skipped := reader.read(max(1, len(head)))):  # blank, as far as the buffer goes
             head = reader.peek(1) if skipped else b""
         if head.lstrip().startswith(b"["):
@@ -158,6 +160,8 @@ def read_json(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_by
 
 
 _SPACE = " \t\n\r"
+_CUT = 64
+"""A text that is not all there yet is no JSON at most so many characters before its end, but for strings."""
 
 
 class _ArrayText:
@@ -197,14 +201,13 @@ class _ArrayText:
                         raise OverflowError
                     self.at = end
                     return value
-                problem: ValueError | None = None
-            except _DoubledKey:
-                raise
+                problem: json.JSONDecodeError | None = None
             except json.JSONDecodeError as error:
                 problem = error
+                is_cut = error.msg.startswith("Unterminated string") or error.pos > len(self.text) - _CUT
+                if not is_cut:
+                    raise
             if len(self.text) - self.at > self._limit:
-                if problem is not None and problem.pos < len(self.text) - _BUFFER:  # type: ignore[attr-defined]
-                    raise problem
                 raise OverflowError
             if not self.more() and problem is not None:
                 raise problem
