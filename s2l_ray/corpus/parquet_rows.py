@@ -83,12 +83,13 @@ def _refuse_doubled(schema: pa.Schema) -> None:
 
 
 def _rows(unit: ReadUnit, batch: pa.RecordBatch, index: int, max_row_bytes: int) -> Iterator[RawRow]:
+    origin = unit.origin
     bounds = [0, batch.num_rows]
     if _may_exceed(batch, min(_BATCH_BYTES, max_row_bytes)):
         sizes = sum((row_sizes(column) for column in batch.columns), np.zeros(batch.num_rows, np.int64))
         largest = int(sizes.argmax())
         if sizes[largest] > max_row_bytes:
-            raise refuse_row(unit.origin, f"row {index + largest:,}", max_row_bytes, int(sizes[largest]))
+            raise refuse_row(origin, f"row {index + largest:,}", max_row_bytes, int(sizes[largest]))
         bounds = [0]
         for i, end in enumerate(np.cumsum(sizes)):
             if end - sizes[: bounds[-1]].sum() > _BATCH_BYTES and i > bounds[-1]:
@@ -103,7 +104,7 @@ def _rows(unit: ReadUnit, batch: pa.RecordBatch, index: int, max_row_bytes: int)
                 yield _row_alone(unit, piece.slice(i, 1), index + start + i)
             continue
         for i, row in enumerate(rows):
-            yield RawRow(unit.origin, index + start + i, row)
+            yield RawRow(origin, index + start + i, row)
 
 
 def _may_exceed(batch: pa.RecordBatch, limit: int) -> bool:
