@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-_STARTS_RAY = {"RayHead", "AutoscalingHead", "start_local_ray", "ray_session", "Workplace"}
+_STARTS_RAY = {"RayHead", "AutoscalingHead", "local_ray", "ray_session", "Workplace"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks

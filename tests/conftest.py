@@ -17,7 +17,6 @@ for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
     os.environ[name] = "testing"
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "3")
@@ -32,21 +31,14 @@ def ray_cluster():
     """The session's cluster: 4 logical CPUs, dashboard on (Train's clean-up asks it)."""
     import ray
 
-    from s2l_ray.cluster.session import quiet_ray_data, start_local_ray
+    from s2l_ray.cluster.local_ray import local_ray
+    from s2l_ray.cluster.session import quiet_ray_data
 
-    for attempts_left in (3, 2, 1, 0):
-        try:
-            start_local_ray(num_cpus=4, dashboard=True)
-            break
-        except Exception as error:  # Ray gives its own processes 30 s to come up: too few on a busy machine
-            if "timed out during startup" not in str(error) or not attempts_left:
-                raise
-            ray.shutdown()
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    quiet_ray_data()
-    yield
-    os.environ.pop("RAY_ADDRESS", None)
-    ray.shutdown()
+    with local_ray(num_cpus=4, dashboard=True):
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        quiet_ray_data()
+        yield
+        os.environ.pop("RAY_ADDRESS", None)
 
 
 @pytest.fixture(scope="session")

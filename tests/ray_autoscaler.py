@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from ray._private.services import get_node_ip_address
+from ray._common.network_utils import node_ip_address_from_perspective
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID as HEAD_ID
 from ray_head import RayHead
 
@@ -30,7 +30,7 @@ class AutoscalingHead(RayHead):
             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
         }
         super().__init__(environment, num_cpus)
-        address = f"{get_node_ip_address()}:{self.gcs_address.rsplit(':', 1)[1]}"
+        address = f"{node_ip_address_from_perspective()}:{self.gcs_address.rsplit(':', 1)[1]}"
         config = Path(self.folder, "autoscaler.json")
         config.write_text(json.dumps(_config(node_types, max_nodes, idle_s, num_cpus, address)))
         self._command.append(f"--autoscaling-config={config}")

@@ -11,12 +11,20 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 import psutil
 
 RAY = str(Path(sys.executable).with_name("ray"))
+
+
+_OF_THE_SESSION = (
+    "RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "GLOO_SOCKET_IFNAME",
+    "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME",
+)  # fmt: skip
+"""What leads to the test session's own Ray (conftest.ray_cluster)."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -79,16 +87,21 @@ def _is_raylet(process: psutil.Process) -> bool:
 class RayHead:
     """`with RayHead(environment) as head:` — `ray start --head --block` as a child, ended by its pid."""
 
-    def __init__(self, environment: dict[str, str], num_cpus: int = 4) -> None:
+    def __init__(self, environment: Mapping[str, str | None], num_cpus: int = 4) -> None:
+        """`environment`: beside this process's; None takes a variable away."""
         gcs, dashboard, agent, metrics, client = free_ports(5)
-        self.environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {
+        wanted = {k: v for k, v in os.environ.items() if k not in _OF_THE_SESSION} | {
             # The job's `python` must be this one.
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RAY_AUTH_MODE": "disabled",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
-            "RAY_raylet_start_wait_time_s": "300",  # 30 s are few on a busy machine
+            # Ray's own patience is too short for a busy machine.
+            "RAY_raylet_start_wait_time_s": "300",
+            "RAY_agent_register_timeout_ms": "300000",
+            "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
             **environment,
         }
+        self.environment = {name: value for name, value in wanted.items() if value is not None}
         self.address = f"http://127.0.0.1:{dashboard}"
         self.gcs_address = f"127.0.0.1:{gcs}"
         self.metrics_url = f"http://127.0.0.1:{metrics}/metrics"
@@ -112,7 +125,7 @@ class RayHead:
 
     def answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.address}/api/version", timeout=5) as reply:
+            with urllib.request.urlopen(f"{self.address}/api/gcs_healthz", timeout=5) as reply:
                 return bool(reply.status == 200)
         except OSError:
             return False

@@ -10,8 +10,8 @@ import pytest
 import ray
 
 _NEWER = (
-    "import sys; from s2l_ray.cluster.session import start_local_ray; start_local_ray(num_cpus=1, dashboard=True);"
-    "print('up', flush=True); sys.stdin.read()"
+    "import sys\nfrom s2l_ray.cluster.local_ray import local_ray\nwith local_ray(num_cpus=1, dashboard=True):\n"
+    "    print('up', flush=True); sys.stdin.read()"
 )
 
 

@@ -8,13 +8,19 @@ import os
 import socket
 from collections.abc import Iterator
 
+from s2l_ray.cluster.auth import TokenError, explain_refusal, take_token_if_there
+from s2l_ray.cluster.local_ray import local_ray
 from s2l_ray.cluster.notice import WATCHER_ENV
 from s2l_ray.cluster.placement import local_cores
 from s2l_ray.cluster.signals import own_handlers_kept
 from s2l_ray.config.schema import ResourcesConfig
-from s2l_ray.errors import EnvironmentFault
+from s2l_ray.errors import EnvironmentFault, first_line
 
 _ANSWER_S = 5.0
+
+
+class ClusterUnreachable(EnvironmentFault):
+    """Nothing answers as a Ray cluster there; nothing was started."""
 
 
 class ClusterLost(EnvironmentFault, RuntimeError):
@@ -39,49 +45,46 @@ def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator
         with _loss_is_said():
             yield
         return
-    address = resources.ray_address or os.environ.get("RAY_ADDRESS")
-    with own_handlers_kept():
-        if address and address != "local":
-            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-        else:
-            os.environ.setdefault(WATCHER_ENV, "0")  # nothing to watch on one machine
-            # Ray ends idle processes after a second; the next stage would wait for new ones to import everything.
-            os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
-            start_local_ray(local_cores() + 2, dashboard)
-    quiet_ray_data()
-    try:
+    with contextlib.ExitStack() as stack:
+        with own_handlers_kept():
+            if is_embedded(resources):
+                os.environ.setdefault(WATCHER_ENV, "0")  # nothing to watch on one machine
+                # Ray ends idle processes after a second; the next stage would wait for new ones to import everything.
+                os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
+                stack.enter_context(local_ray(local_cores() + 2, dashboard))
+            else:
+                stack.callback(ray.shutdown)
+                _join(resources.ray_address or os.environ["RAY_ADDRESS"])
+        quiet_ray_data()
         with _loss_is_said():
             yield
-    finally:
-        ray.shutdown()
 
 
-def start_local_ray(num_cpus: int, dashboard: bool) -> None:
-    """A Ray on this machine for this process alone, whatever others run here.
-
-    Its processes find their own cluster in RAY_ADDRESS. Without, Ray Train's watchers would ask the machine's latest
-    one whether their controller lives, hear that nobody knows it, and take its workers away (Ray 2.60).
-    """
+def _join(address: str) -> None:
+    """Connect to a cluster that runs. Raises TokenError, ClusterUnreachable."""
     import ray
 
-    host = ray.util.get_node_ip_address()
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    mine = {"RAY_ADDRESS": address, "RAY_GCS_SERVER_PORT": str(port)}
-    before = {name: os.environ.get(name) for name in mine}
-    os.environ |= mine
+    has_token = take_token_if_there()
     try:
-        # "local": a bare ray.init() would join whatever cluster runs on this machine.
-        ray.init(
-            address="local", num_cpus=num_cpus, include_dashboard=dashboard, logging_level="ERROR", log_to_driver=False
-        )
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    except Exception as error:
+        ray.shutdown()
+        if _is_refusal(error):
+            raise TokenError(explain_refusal(f"the Ray cluster at {address}", has_token)) from error
+        raise ClusterUnreachable(
+            f"the Ray cluster at {address} (RAY_ADDRESS or resources.ray_address) cannot be joined: "
+            f"{first_line(error)}. Is it up, and is the address its head's, HOST:6379? Unset it to run on this "
+            "machine alone"
+        ) from error
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Ray passes the error of its C++ part on as such, or as a part of another one's text."""
+    while error is not None:
+        if type(error).__name__ == "AuthenticationError" or "AuthenticationError" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def is_embedded(resources: ResourcesConfig) -> bool:
