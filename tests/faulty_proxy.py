@@ -8,14 +8,15 @@ import struct
 import threading
 from typing import Literal
 
-Mode = Literal["pass", "reset", "busy", "refuse"]
+Mode = Literal["pass", "reset", "busy", "refuse", "hang"]
 _BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class FaultyProxy:
     """`with FaultyProxy("127.0.0.1:9000") as proxy:` forwards `proxy.address`, as long as `proxy.mode` is "pass".
 
-    "reset" ends every connection by RST, "busy" answers every request with 503, "refuse" does not listen at all.
+    "reset" ends every connection by RST, "busy" answers every request with 503, "refuse" does not listen at all,
+    "hang" says nothing any more on any connection, old or new, as when a cable is pulled.
     """
 
     def __init__(self, server: str) -> None:
@@ -25,6 +26,7 @@ class FaultyProxy:
         self._mode: Mode = "pass"
         self._open: set[socket.socket] = set()
         self._mutex = threading.Lock()
+        self._ended = threading.Event()
         self.faults = 0
         """Connections that were failed."""
 
@@ -36,6 +38,7 @@ class FaultyProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
         self._stop_listening()
         self._end_all()
 
@@ -46,7 +49,7 @@ class FaultyProxy:
             self._stop_listening()
         elif was == "refuse":
             self._listen(self._port)
-        if mode != "pass":
+        if mode not in ("pass", "hang"):
             self._end_all()
 
     def _listen(self, port: int) -> None:
@@ -73,6 +76,11 @@ class FaultyProxy:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
+        if self._mode == "hang":
+            self.faults += 1
+            with self._mutex:
+                self._open.add(client)
+            return
         if self._mode != "pass":
             self.faults += 1
             with contextlib.suppress(OSError):
@@ -94,8 +102,15 @@ class FaultyProxy:
         _end(server)
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        lost = False
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                while self._mode == "hang":  # lost; nobody is told
+                    if self._ended.wait(0.1):
+                        return
+                    lost = True
+                if lost:
+                    continue
                 sink.sendall(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
