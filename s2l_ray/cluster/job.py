@@ -47,8 +47,6 @@ class JobClient:
     """
 
     def __init__(self, address: str | None) -> None:
-        for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
-            logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)  # lines for each upload
         self.address = _address(address)
         self.printed = 0
         """Characters of the job's log that were shown already."""
@@ -223,6 +221,10 @@ class JobClient:
 def connect(address: str) -> Any:
     """Ray's client, with a limit on how long it waits for a socket: one that was cut without a word says nothing."""
     from ray.job_submission import JobSubmissionClient
+
+    # Lines for each upload and connection. (Its modules set a level of their own when they are imported.)
+    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
 
     class Client(JobSubmissionClient):
         def _do_request(self, *arguments: Any, **options: Any) -> Any:
