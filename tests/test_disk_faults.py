@@ -157,7 +157,7 @@ def test_the_command_refuses_before_anything_is_started(
         make_read_only(mount)
     assert main(["run", str(tmp_path / "my.yaml")]) == 2
     said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1, said
+    assert len(said) == 1 or (case == "name" and len(said) == 2), said  # a fault of the configuration is in its list
     assert said[0].startswith("s2l: ")
-    assert "Traceback" not in said[0]
-    assert any(cure in said[0] for cure in ("choose another run_dir", "Choose shorter names")), said
+    assert "Traceback" not in "".join(said)
+    assert any(cure in said[-1] for cure in ("choose another run_dir", "choose shorter names", "choose a shorter")), said

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from s2l_ray.errors import shown
+from s2l_ray.errors import UserError, shown
 from s2l_ray.run_folder.redact import strip_credentials
 
 _STORED = {"stored": True}
@@ -33,10 +33,10 @@ Location = Annotated[str, _LOCATION]
 OptionalLocation = Annotated[str | None, _LOCATION]
 
 
-class Contradictions(ValueError):
+class Contradictions(UserError):
     """What of a section does not go together, all of it."""
 
-    def __init__(self, found: list[str]) -> None:
+    def __init__(self, *found: str) -> None:
         super().__init__("; ".join(found))
         self.found = found
 
@@ -71,7 +71,7 @@ class Section(BaseModel):
     def _consistent(self) -> Any:
         found = list(self.contradictions())
         if found:
-            raise Contradictions(found)
+            raise Contradictions(*found)
         return self
 
     def stored(self, **options: Any) -> dict[str, Any]:

@@ -110,6 +110,9 @@ class Mirror:
                 if self.copy():
                     quiet_since_s = time.monotonic()
         except OSError as error:
+            # Under a name of its own: scratch folders of processes that have ended are deleted.
+            kept = tempfile.mkdtemp(prefix="s2l-loggers-")
+            self.folder = self.folder.rename(kept)
             logger.warning(
                 "Logs could not be copied to %s and stay in %s: %s", self.storage.uri, self.folder, one_line(str(error))
             )

@@ -19,6 +19,8 @@ from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from s2l_ray.errors import DataError
+
 T = TypeVar("T")
 
 MAX_S = 5.0
@@ -34,7 +36,7 @@ _CHECK_S = 0.1
 _WIDE = re.compile(r"%[^a-zA-Z%]*(\d{6,}|\*)|\{[^{}]*\d{6,}")
 
 
-class BeyondBounds(Exception):
+class BeyondBounds(DataError):
     """The template takes too long, or makes too much."""
 
 
@@ -211,8 +213,8 @@ class _Watchdog:
 
 
 class _Interrupted(BeyondBounds):
-    def __init__(self) -> None:
-        super().__init__(f"it takes longer than {MAX_S:g} s, or too much memory")
+    def __init__(self, said: str = "") -> None:
+        super().__init__(said or f"it takes longer than {MAX_S:g} s, or too much memory")
 
 
 def _interrupt(thread: int, kind: type[BaseException] | None) -> None:
