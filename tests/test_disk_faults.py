@@ -160,4 +160,4 @@ def test_the_command_refuses_before_anything_is_started(
     assert len(said) == 1 or (case == "name" and len(said) == 2), said  # a fault of the configuration is in its list
     assert said[0].startswith("s2l: ")
     assert "Traceback" not in "".join(said)
-    assert any(cure in said[-1] for cure in ("choose another run_dir", "choose shorter names", "choose a shorter")), said
+    assert any(cure in said[-1] for cure in ("choose another run_dir", "shorten it")), said

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from s2l_ray.errors import first_line, shorten, shown
+from s2l_ray.errors import UserError, first_line, shorten, shown
 
 MAX_BYTES = 256 * 1024
 """Longest YAML text; a configuration has some kilobytes."""
@@ -26,7 +26,7 @@ Place = tuple[str | int, ...]
 """Keys and list indices from the root to a value."""
 
 
-class NotYaml(ValueError):
+class NotYaml(UserError):
     """The text is no YAML, or none within the limits."""
 
 

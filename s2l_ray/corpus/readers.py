@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from s2l_ray.corpus.units import MAX_COLUMNS, RawRow, ReadUnit, SourceError, clip, clip_names
+from s2l_ray.errors import DataError
 
 _BUFFER = 1 << 20
 _SHOWN = 500
@@ -92,7 +93,7 @@ def _skip_line(reader: io.BufferedReader) -> int:
     return skipped
 
 
-class _DoubledKey(ValueError):
+class _DoubledKey(DataError):
     pass
 
 
