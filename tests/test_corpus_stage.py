@@ -318,7 +318,7 @@ def test_examples_without_a_response_token_are_quarantined(tmp_path):
     made = tokens(storage, parts, tmp_path / "tokens", share=0.05)
     assert (made.num_examples, made.num_quarantined) == (50, 1)
     [row] = quarantined(Storage.open(tmp_path / "tokens"))
-    assert row["reason"] == "no response token left within max_length=64 tokens"
+    assert row["reason"].startswith("no response token left within max_length=64 tokens")
     assert (row["origin"], row["index"]) == (str(path), path.read_bytes().index(b'{"prompt": "far'))
     assert "far far" in row["text"]
     with pytest.raises(TooManyUnusable, match=r"1 of 51 rows \(2\.0%\)"):

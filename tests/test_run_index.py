@@ -13,7 +13,7 @@ from tiny import tiny_run_config
 
 from s2l_ray.artifacts import CONFIG, STAGES, UNFINISHED, Run, RunError, load_run, read_config
 from s2l_ray.config import S2LConfig, load_config, to_yaml
-from s2l_ray.run_folder import StageManifest, Storage, fingerprint, write_manifest
+from s2l_ray.run_folder import StageManifest, Storage, fingerprint, read_manifest, write_manifest
 from s2l_ray.run_index import NOTE, READS
 
 
@@ -333,10 +333,12 @@ def test_a_damaged_configuration_is_named_with_the_cure_and_written_anew(maker, 
 def test_settings_that_a_newer_version_has_added_lose_no_run(maker):
     """The stored configuration knows a field that the manifests, made before it, do not."""
     whole(maker)
-    for manifest in maker.folder.glob("clusters/*/manifest.json"):
-        content = json.loads(manifest.read_text())
-        del content["settings"]["init"]
-        manifest.write_text(json.dumps(content))
+    for path in maker.folder.glob("clusters/*/manifest.json"):
+        folder = maker.storage.sub(f"clusters/{path.parent.name}")
+        manifest = read_manifest(folder)
+        assert manifest is not None
+        del manifest.settings["init"]
+        write_manifest(folder, manifest)
     assert sorted(maker.names()) == sorted(WHOLE)
 
 

@@ -54,9 +54,14 @@ def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
 
 
 def worker(run: Path, clean_up_s: float, before: Callable[[], object] | None = None) -> subprocess.Popen[str]:
+    def begin() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+        if before is not None:
+            before()
+
     process = subprocess.Popen(
         [sys.executable, "-c", WORKER, str(run), str(clean_up_s)], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, preexec_fn=before,
+        stderr=subprocess.PIPE, preexec_fn=begin,
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
@@ -148,6 +153,7 @@ def test_a_run_that_waits_for_a_lock(tmp_path: Path, number: signal.Signals) -> 
     process = subprocess.Popen(
         [sys.executable, "-m", "s2l_ray.cli", "run", str(tmp_path / "my.yaml")], env=ENVIRONMENT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:

@@ -32,6 +32,7 @@ from s2l_ray.pipeline import Pipeline
 from s2l_ray.run_folder import MetricsLog, Storage, read_metrics
 from s2l_ray.stages import corpus_stage, place_stages
 from s2l_ray.stages.target import total_steps
+from s2l_ray.target.card import markdown
 from s2l_ray.tokens.parts import read_parts
 from s2l_ray.tokens.plan import make_plan
 
@@ -171,7 +172,7 @@ def test_the_exported_folder_is_whole_and_holds_no_pickle(finished: Run):
         corpus = finished.stage("corpus").manifest
         for piece in (
             "corpus.jsonl", f"{corpus.row_counts['examples']:,} examples", corpus.content_fingerprint, "llama",
-            f"| seed | {target.manifest.seeds['target']} |", f"`{name}`", "85 of 32 examples", "0.01", "fp32",
+            f"| seed | {target.manifest.seeds['target']} |", f"fine-tuned on {name}", "85 of 32 examples", "0.01", "fp32",
         ):  # fmt: skip
             assert piece in card, piece
         if name != "full":
@@ -512,4 +513,4 @@ def test_adapters_go_into_a_pretrained_model_and_come_out_merged(finished: Run):
         with torch.no_grad():
             losses.append(model(input_ids=ids, labels=torch.where(mask, ids, -100)).loss.item())
     assert np.mean(losses) == pytest.approx(results["after"]["micro"], abs=1e-4)
-    assert f"| base | {base}" in target.storage.read_bytes("model/README.md").decode()
+    assert f"| base | {markdown(base)}" in target.storage.read_bytes("model/README.md").decode()

@@ -48,7 +48,7 @@ def token_table(rows: list[dict[str, Any]], render: Renderer) -> pa.Table:
     messages = [
         [{"role": "user", "content": r["instruction"]}, {"role": "assistant", "content": r["output"]}] for r in rows
     ]
-    done: list[Any] = render(messages)
+    done: list[Any] = [tokens for row in render(messages) for tokens in row]  # type: ignore[union-attr]
     return pa.table(
         {
             "example_id": pa.array([content_id(m) for m in messages], ID_TYPE),

@@ -24,22 +24,22 @@ def model_card(run: Run, name: str, target: TargetConfig, subset: Stage | None, 
         head["base_model"] = target.model
     lines = [
         "---", yaml.safe_dump(head, sort_keys=False, allow_unicode=True) + "---", "",
-        f"# {_markdown(run.config.name)}: target fine-tuned on {_markdown(name)}", "",
+        f"# {markdown(run.config.name)}: target fine-tuned on {markdown(name)}", "",
         "Fine-tuned with [s2l_ray](https://arxiv.org/abs/2403.07384) on "
         + ("the full data." if subset is None else "a chosen subset of the data."), "",
         "| what | value |", "|---|---|",
-        f"| base | {_markdown(base + (f' @ {target.revision}' if target.revision else ''))} |",
-        f"| corpus | {_markdown(_corpus(run))}: {corpus.row_counts['examples']:,} examples, "
+        f"| base | {markdown(base + (f' @ {target.revision}' if target.revision else ''))} |",
+        f"| corpus | {markdown(_corpus(run))}: {corpus.row_counts['examples']:,} examples, "
         f"content `{corpus.content_fingerprint}` |",
     ]  # fmt: skip
     if subset is not None:
         manifest = subset.manifest
         lines += [
-            f"| selection | {_markdown(manifest.extra['selector'])}, budget {manifest.extra['budget']} = "
+            f"| selection | {markdown(manifest.extra['selector'])}, budget {manifest.extra['budget']} = "
             f"{manifest.row_counts['examples']:,} examples, seed {manifest.seeds['selection']}, "
             f"content `{manifest.content_fingerprint}` |",
         ]
-    lines += [f"| {_markdown(key)} | {_markdown(str(value))} |" for key, value in facts.items()]
+    lines += [f"| {markdown(key)} | {markdown(str(value))} |" for key, value in facts.items()]
     lines += ["", "Held-out losses are in `evaluations/` beside this folder's parent in the run.", ""]
     return "\n".join(lines)
 
@@ -53,6 +53,6 @@ def _corpus(run: Run) -> str:
     return ", ".join(strip_credentials(p) for p in corpus.paths)
 
 
-def _markdown(text: str) -> str:
-    """Foreign text for a line or a table's cell: one line, and no character of it means anything."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&$@:^=\-])", r"\\\1", printable(text))
+def markdown(text: str) -> str:
+    """Foreign text within a line or a table's cell: one line, and no character of it means anything there."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&$@:^])", r"\\\1", printable(text))
