@@ -172,7 +172,8 @@ def test_the_exported_folder_is_whole_and_holds_no_pickle(finished: Run):
         corpus = finished.stage("corpus").manifest
         for piece in (
             "corpus.jsonl", f"{corpus.row_counts['examples']:,} examples", corpus.content_fingerprint, "llama",
-            f"| seed | {target.manifest.seeds['target']} |", f"fine-tuned on {name}", "85 of 32 examples", "0.01", "fp32",
+            f"| seed | {target.manifest.seeds['target']} |", f"fine-tuned on {name}",
+            "85 of 32 examples", "0.01", "fp32",
         ):  # fmt: skip
             assert piece in card, piece
         if name != "full":
