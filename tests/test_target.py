@@ -514,4 +514,4 @@ def test_adapters_go_into_a_pretrained_model_and_come_out_merged(finished: Run):
         with torch.no_grad():
             losses.append(model(input_ids=ids, labels=torch.where(mask, ids, -100)).loss.item())
     assert np.mean(losses) == pytest.approx(results["after"]["micro"], abs=1e-4)
-    assert f"| base | {markdown(base)}" in target.storage.read_bytes("model/README.md").decode()
+    assert f"| base | {markdown(str(base))}" in target.storage.read_bytes("model/README.md").decode()
