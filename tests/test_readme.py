@@ -81,8 +81,8 @@ def my_yaml(tmp_path, monkeypatch, s3_uri) -> Path:
 
 
 def test_every_command_is_looked_at_by_one_of_these_tests():
-    known = {"s2l": {"run", "inspect", "select", "finetune", "sweep", "submit"}, "pip": {"install"}, "ray": {"job"},
-             "pytest": set()}  # fmt: skip
+    known = {"s2l": {"run", "inspect", "select", "verify", "finetune", "sweep", "submit"}, "pip": {"install"},
+             "ray": {"job"}, "pytest": set()}  # fmt: skip
     assert len(commands()) >= 15
     for command in commands():
         assert command[0] in known, command
@@ -106,7 +106,7 @@ def test_the_quickstart_from_the_first_command_to_the_last(tmp_path, monkeypatch
     """As they stand, in their order; the run itself at a reduced size."""
     monkeypatch.chdir(tmp_path)
     tour = [c[1:] for c in commands() if c[0] == "s2l" and {"quickstart", "runs/quickstart"} & set(c)]
-    assert [c[0] for c in tour] == ["run", "inspect", "select", "finetune"]
+    assert [c[0] for c in tour] == ["run", "inspect", "select", "finetune", "verify"]
     for command in tour:
         small = SMALL if command[0] == "run" else ["target.max_steps=4"] if command[0] == "finetune" else []
         assert main([*command, *small]) == 0, capsys.readouterr().err

@@ -31,8 +31,8 @@ def work(arguments):
     with RunLock(Storage.open(sys.argv[1])):
         deaf = "import signal, time; signal.signal(2, signal.SIG_IGN); time.sleep(99)"
         subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        print("working", flush=True)
         try:
+            print("working", flush=True)
             time.sleep(99)
         finally:
             print("cleaning up", flush=True)
