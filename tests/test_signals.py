@@ -53,9 +53,15 @@ def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+def heed_signals() -> None:
+    """The tests themselves may run under nohup, or in the background of a shell, where these are ignored."""
+    for number in CODES:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def worker(run: Path, clean_up_s: float, before: Callable[[], object] | None = None) -> subprocess.Popen[str]:
     def begin() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+        heed_signals()
         if before is not None:
             before()
 
@@ -153,7 +159,7 @@ def test_a_run_that_waits_for_a_lock(tmp_path: Path, number: signal.Signals) -> 
     process = subprocess.Popen(
         [sys.executable, "-m", "s2l_ray.cli", "run", str(tmp_path / "my.yaml")], env=ENVIRONMENT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        preexec_fn=heed_signals,
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
