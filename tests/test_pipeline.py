@@ -170,7 +170,8 @@ def test_two_workers_score_as_one(tmp_path):
 
 def test_a_run_lives_on_s3(finished, s3_uri):
     """Corpus read from and run written to a real S3 server; the same subset as on the local disk."""
-    rows = finished.storage.read_bytes("quickstart/train.jsonl")
+    [path] = finished.storage.local_path("quickstart").glob("train-*.jsonl")
+    rows = path.read_bytes()
     base, _, query = s3_uri.partition("?")
     data = Storage.open(f"{base}/data?{query}")
     data.write_bytes("train.jsonl", rows)
