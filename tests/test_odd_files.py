@@ -259,5 +259,5 @@ def test_what_even_root_cannot_read(tmp_path):
 def test_a_file_that_is_gone_by_the_time_it_is_read(tmp_path):
     [unit] = plan_files([str(write(tmp_path / "a.jsonl", json.dumps({"a": 1}).encode()))], 1 << 20)
     (tmp_path / "a.jsonl").unlink()
-    with pytest.raises(SourceError, match=r"a\.jsonl cannot be read"):
+    with pytest.raises(SourceError, match=r"a\.jsonl is gone since this run was planned"):
         list(read_unit(unit))
