@@ -120,7 +120,9 @@ def test_the_next_command_makes_every_damaged_stage_again(run, tmp_path):
     assert "The quickstart's files are made again." in progress.lines()
     assert not any(stage.reused for stage in mended.stages.values())
     assert fingerprints(mended) == fingerprints(run)
-    assert [path.read_bytes() for path in victims] == before
+    # Byte for byte, but for the corpus, whose rows say where they came from: this run lies elsewhere.
+    for path, content in zip(victims, before, strict=True):
+        assert path.read_bytes() == content or "corpus" in path.relative_to(folder).parts, path
     assert verify_run(mended.storage, Quiet()).problems == []
 
 
@@ -174,7 +176,7 @@ def test_a_run_of_the_earlier_layout_is_made_again_and_that_is_said_once_a_stage
         content["outputs"] = [{"name": o["name"], "size": o["size"]} for o in content["outputs"]]
         path.write_text(json.dumps(content))
     for command in (s2l_ray.select, s2l_ray.finetune):
-        with pytest.raises(ValueError, match="Run `s2l run` on this run's configuration"):
+        with pytest.raises(ValueError, match=r"no complete corpus stage.*run `s2l run` on its configuration"):
             command(str(folder), budget=0.2, progress=Quiet())
     progress = Quiet()
     made = s2l_ray.run(run.config.model_dump(mode="json") | {"run_dir": str(folder)}, progress=progress)
