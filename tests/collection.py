@@ -13,9 +13,9 @@ _STARTS_RAY = {"RayHead", "AutoscalingHead", "local_ray", "ray_session", "Workpl
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     with_ray = {_module(item) for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
     with_ray |= {_module(item) for item in items if _STARTS_RAY & vars(getattr(item, "module", pytest)).keys()}
+    # First where tests run side by side: it compiles for minutes, and nothing would be left to run beside it at the end.
+    items.sort(key=lambda item: not _module(item).endswith("test_zero.py"))
     for item in items:
-        # A module's tests stay in one process, for the sake of its fixtures.
-        item.add_marker(pytest.mark.xdist_group(_module(item)))
         if _module(item) in with_ray:
             item.add_marker(pytest.mark.ray)
         if item.get_closest_marker("slow") and not os.environ.get("S2L_LONG_TESTS"):

@@ -137,6 +137,7 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
     """Lines to it fail then; the clean-up must not."""
     child, terminal = pty.fork()
     if child == 0:
+        heed_signals()
         os.execve(sys.executable, [sys.executable, "-c", WORKER, str(tmp_path), "0.5"], ENVIRONMENT)
     shown = b""
     while b"working" not in shown:
