@@ -1,4 +1,4 @@
-"""Every benchmark in jobs/ runs, at its smallest size: what it measures there says nothing."""
+"""Every program in benchmarks/ runs, at its smallest size: what it measures there says nothing."""
 
 from __future__ import annotations
 
@@ -11,46 +11,34 @@ import pytest
 
 from s2l_ray.quickstart import write_corpus
 
-# Slow until they have been seen to pass in one run on a quiet machine.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.ray  # each starts one of its own
 
 ROOT = Path(__file__).parents[1]
 CORPUS = "{corpus}"
 SMALLEST = {
-    "benchmark_scaling": (
+    "gpu": (["--tiny", "--modes", "padded", "packed"], "section=target"),
+    "scaling": (
         [CORPUS, "--workers", "1", "--rounds", "1", "--steps", "2", "--batch", "8", "--hidden-size", "16"],
         "training, tokens/s",
     ),
-    "benchmark_scoring": (
-        [
-            CORPUS,
-            "--shape",
-            "tiny",
-            "--rounds",
-            "1",
-            "--examples",
-            "8",
-            "--pipeline-examples",
-            "64",
-            "--snapshots",
-            "2",
-        ],
+    "scoring": (
+        f"{CORPUS} --shape tiny --rounds 1 --examples 8 --pipeline-examples 64 --snapshots 2".split(),
         "of the scorer in a plain loop",
     ),
-    "benchmark_selection": (["--sizes", "500", "--clusters", "5", "--budgets", "0.1"], "1 budgets"),
-    "benchmark_target": (["--shape", "tiny", "--zero-stage", "0", "--steps", "1", "--batch", "4"], "GB a worker"),
+    "selection": (["--sizes", "500", "--clusters", "5", "--budgets", "0.1"], "1 budgets"),
+    "target": (["--shape", "tiny", "--zero-stage", "0", "--steps", "1", "--batch", "4"], "GB a worker"),
 }
 
 
 def test_none_is_left_out():
-    assert {path.stem for path in ROOT.glob("jobs/benchmark_*.py")} == set(SMALLEST)
+    assert {path.stem for path in ROOT.glob("benchmarks/*.py")} == set(SMALLEST)
 
 
 @pytest.mark.parametrize("name", sorted(SMALLEST))
 def test_a_benchmark_runs(name: str, tmp_path: Path):
     arguments, says = SMALLEST[name]
     corpus = str(write_corpus(tmp_path, 300)[0])
-    command = [sys.executable, str(ROOT / f"jobs/{name}.py"), *(a.replace(CORPUS, corpus) for a in arguments)]
+    command = [sys.executable, str(ROOT / f"benchmarks/{name}.py"), *(a.replace(CORPUS, corpus) for a in arguments)]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]

@@ -1,9 +1,9 @@
 """How training and scoring of the proxy scale: tokens/s and examples/s of 1, 2, … workers in turn, one CPU each.
 
-    python jobs/benchmark_scaling.py ../shared/data/math/train.jsonl --workers 1 2 --rounds 3
-    python jobs/benchmark_scaling.py ../shared/data/math/train.jsonl --workers 1 2 --rounds 3 --cores-as-workers
+    python benchmarks/scaling.py ../shared/data/math/train.jsonl --workers 1 2 --rounds 3
+    python benchmarks/scaling.py ../shared/data/math/train.jsonl --workers 1 2 --rounds 3 --cores-as-workers
     ray job submit --address http://head:8265 --working-dir . -- \
-        python jobs/benchmark_scaling.py s3://bucket/train.jsonl --workers 1 2 4 8 --device gpu --run-dir s3://bucket/tmp
+        python benchmarks/scaling.py s3://bucket/train.jsonl --workers 1 2 4 8 --device gpu --run-dir s3://bucket/tmp
 
 Whole runs of the real stages on Ray Train workers, in turn, round by round; the rates are the workers' own, with their
 barriers and exchanges of gradients, without the start of the processes. Efficiency: rate over that of one worker, over

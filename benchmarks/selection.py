@@ -1,7 +1,7 @@
 """How time and memory of clustering and selecting grow with the corpus, on synthetic loss curves.
 
-    python jobs/benchmark_selection.py
-    python jobs/benchmark_selection.py --sizes 100000 1000000 10000000 --length 12 --clusters 100 \
+    python benchmarks/selection.py
+    python benchmarks/selection.py --sizes 100000 1000000 10000000 --length 12 --clusters 100 \
         --budgets 0.01 0.05 0.11 0.2 0.5 --json selection.json
 
 Each size runs in a fresh process, so that its peak memory is its own: the process's largest resident set, with Python,

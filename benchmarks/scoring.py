@@ -1,6 +1,6 @@
 """Scoring, side by side in one run: this library, the published one-example loop, the machine's matrix-product peak.
 
-    python jobs/benchmark_scoring.py ../shared/data/math/train.jsonl
+    python benchmarks/scoring.py ../shared/data/math/train.jsonl
 
 The proxy has Pythia-70M's shape (6 layers, 512 wide, vocabulary 50,304) and random weights: speed does not depend on
 them. Both ways score the same examples with the same tokens, in turn, round by round; medians of the rounds count.
@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gpu import published_loop
 
 from s2l_ray.cluster.placement import local_cores, node_resources, place
 from s2l_ray.cluster.session import ray_session
@@ -39,6 +40,7 @@ from s2l_ray.corpus.build import build_corpus
 from s2l_ray.corpus.sources import plan_files
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.lm.load import load_model
+from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.lm.score import Scorer
 from s2l_ray.proxy.loop import ProxyJob, run_worker
@@ -86,15 +88,10 @@ def matrix_peak(shape: str, device: torch.device, dtype: torch.dtype) -> float:
     return best
 
 
-def published_loop(model: Any, examples: Examples, device: torch.device) -> list[float]:
-    """One example at a time through the model's own forward, loss over the tokens that are not prompt."""
-    losses = []
-    with torch.no_grad():
-        for start, end in zip(examples.offsets[:-1], examples.offsets[1:], strict=True):
-            ids = torch.from_numpy(examples.tokens[start:end].astype(np.int64))[None].to(device)
-            labels = torch.where(torch.from_numpy(examples.mask[start:end])[None].to(device), ids, -100)
-            losses.append(model(input_ids=ids, labels=labels).loss.item())
-    return losses
+def scorer_of(model: Any, tokens_per_batch: int, device: torch.device, autocast: Callable[[], Any]) -> Scorer:
+    loss = ResponseLoss(model)
+    batching = choose_batching(model, loss, pad_id=0, device=device, autocast=autocast)
+    return Scorer(loss, batching, tokens_per_batch=tokens_per_batch, device=device, autocast=autocast)
 
 
 def scoring_rounds(args: argparse.Namespace, model: Any, examples: Examples, device: torch.device) -> dict[str, float]:
@@ -102,9 +99,7 @@ def scoring_rounds(args: argparse.Namespace, model: Any, examples: Examples, dev
     rng = np.random.default_rng(0)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     autocast = (lambda: torch.autocast("cuda", dtype=dtype)) if device.type == "cuda" else torch.no_grad
-    ours = Scorer(
-        ResponseLoss(model), pad_id=0, tokens_per_batch=args.tokens_per_batch, device=device, autocast=autocast
-    )
+    ours = scorer_of(model, args.tokens_per_batch, device, autocast)
     shape = ModelShape.of(model)
     rows: list[dict[str, float]] = []
     for i in range(args.rounds + 1):
@@ -112,8 +107,7 @@ def scoring_rounds(args: argparse.Namespace, model: Any, examples: Examples, dev
         few = mine.take(np.arange(0, len(mine), args.loop_every))
         peak = matrix_peak(args.shape, device, dtype)
         t_ours, (losses, _) = timed(functools.partial(ours, mine), device)
-        with autocast():
-            t_loop, loop_losses = timed(functools.partial(published_loop, model, few, device), device)
+        t_loop, loop_losses = timed(functools.partial(published_loop, model, few, device, autocast), device)
         gap = float(np.abs(losses[:: args.loop_every] - np.array(loop_losses)).max())
         lengths = mine.lengths
         flops = shape.forward_flops(int(lengths.sum()), int(mine.mask.sum()), int((lengths**2).sum()))
@@ -168,13 +162,7 @@ def through_ray(
     model = load_model(job.proxy, job.tokenizer, 0)
     device = torch.device("cuda" if placement.device == "gpu" else "cpu")
     autocast = (lambda: torch.autocast("cuda", dtype=torch.bfloat16)) if device.type == "cuda" else torch.no_grad
-    scorer = Scorer(
-        ResponseLoss(model.to(device)),
-        pad_id=0,
-        tokens_per_batch=args.tokens_per_batch,
-        device=device,
-        autocast=autocast,
-    )
+    scorer = scorer_of(model.to(device), args.tokens_per_batch, device, autocast)
     starts = np.cumsum([0] + [n for _, n in job.plan.parts])
     parts = [plain.take(np.arange(a, b)) for a, b in itertools.pairwise(starts)]
     times, ratios = [], []

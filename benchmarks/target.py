@@ -1,8 +1,8 @@
 """What fine-tuning a target takes: memory against the estimate, tokens/s, model FLOPs utilisation. Random weights.
 
-    python jobs/benchmark_target.py --shape 1b --zero-stage 3 --offload cpu --precision bf16 --steps 1
+    python benchmarks/target.py --shape 1b --zero-stage 3 --offload cpu --precision bf16 --steps 1
     ray job submit --address http://head:8265 --working-dir . -- \
-        python jobs/benchmark_target.py --shape 2.7b --zero-stage 2 --precision bf16 --steps 30 --workers 1
+        python benchmarks/target.py --shape 2.7b --zero-stage 2 --precision bf16 --steps 30 --workers 1
 
 It runs the real stages: a small embedded corpus, a tiny proxy, a random subset, then the target on Ray Train workers.
 The exported model (2 or 4 bytes a parameter) and everything else go to a temporary folder and are deleted.
