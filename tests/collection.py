@@ -13,7 +13,7 @@ _STARTS_RAY = {"RayHead", "AutoscalingHead", "local_ray", "ray_session", "Workpl
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     with_ray = {_module(item) for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
     with_ray |= {_module(item) for item in items if _STARTS_RAY & vars(getattr(item, "module", pytest)).keys()}
-    # First where tests run side by side: it compiles for minutes, and nothing would be left to run beside it at the end.
+    # It compiles for minutes: first, so that where files run side by side something is left to run beside it.
     items.sort(key=lambda item: not _module(item).endswith("test_zero.py"))
     for item in items:
         if _module(item) in with_ray:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from s2l_ray.lm.response_loss import UnsupportedModel
+from s2l_ray.lm.after_head import UnsupportedModel
 from s2l_ray.run_folder import StorageError
 
 

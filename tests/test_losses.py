@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tiny import SHAPES, random_examples, random_model
 
 from s2l_ray.lm import response_loss
-from s2l_ray.lm.batches import collate, token_budget_batches
-from s2l_ray.lm.response_loss import ResponseLoss, UnsupportedModel, verify
+from s2l_ray.lm.batches import Batching
+from s2l_ray.lm.packing import choose_batching
+from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.lm.score import NonFiniteScore, Scorer
 from s2l_ray.proxy.snapshots import weights_fingerprint
 from s2l_ray.tokens.examples import Examples
@@ -28,15 +29,22 @@ def reference_losses(model, examples: Examples) -> np.ndarray:
     return np.array(losses)
 
 
-def scorer(model, tokens_per_batch: int = 700) -> Scorer:
-    return Scorer(ResponseLoss(model), pad_id=0, tokens_per_batch=tokens_per_batch, device=torch.device("cpu"))
+CPU = torch.device("cpu")
 
 
+def scorer(model, tokens_per_batch: int = 700, pack: bool = True) -> Scorer:
+    loss = ResponseLoss(model)
+    batching = choose_batching(model, loss, pad_id=0, device=CPU, pack=pack)
+    assert batching.packed == pack
+    return Scorer(loss, batching, tokens_per_batch=tokens_per_batch, device=CPU)
+
+
+@pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_scores_equal_the_models_own_loss(shape):
+def test_scores_equal_the_models_own_loss(shape, pack):
     model, examples = random_model(shape), random_examples(40)
-    losses, counts = scorer(model)(examples)
     expected = reference_losses(model, examples)
+    losses, counts = scorer(model, pack=pack)(examples)
     assert expected.std() > 0.1, "the reference must tell examples apart, or the comparison would prove nothing"
     np.testing.assert_allclose(losses, expected, atol=1e-4)
     opening = examples.mask[examples.offsets[:-1]]
@@ -51,51 +59,30 @@ def test_batch_mates_change_nothing_but_rounding(shape):
     np.testing.assert_allclose(alone, together, atol=1e-5)
 
 
+def small_chunks(monkeypatch) -> None:
+    monkeypatch.setitem(response_loss.CHUNK_ELEMENTS, "cpu", 300 * 7)
+
+
 def test_small_head_chunks_change_nothing(monkeypatch):
     model, examples = random_model("gpt_neox"), random_examples(30)
     whole, _ = scorer(model)(examples)
-    monkeypatch.setattr(response_loss, "CHUNK_ELEMENTS", 300 * 7)
+    small_chunks(monkeypatch)
     chunked, _ = scorer(model)(examples)
     np.testing.assert_allclose(chunked, whole, atol=1e-5)
 
 
-def test_gradients_are_those_of_the_models_own_loss(monkeypatch):
-    """Also through the recomputed chunks."""
-    monkeypatch.setattr(response_loss, "CHUNK_ELEMENTS", 300 * 7)
-    model, examples = random_model("llama").train(), random_examples(1, seed=3, max_length=90)
-    tokens = torch.from_numpy(examples.tokens.astype(np.int64))[None]
-    labels = torch.where(torch.from_numpy(examples.mask)[None], tokens, -100)
-    model(input_ids=tokens, labels=labels).loss.backward()
-    expected = [p.grad.clone() for p in model.parameters()]
-    model.zero_grad()
-    batch = collate(examples, np.array([0]), pad_id=0)
-    ResponseLoss(model)(batch.input_ids, batch.positions, batch.targets).mean().backward()
-    for parameter, gradient in zip(model.parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-3)
-
-
-def test_a_head_that_is_not_the_last_word_is_refused():
-    from transformers import CohereConfig, CohereForCausalLM
-
-    config = CohereConfig(
-        vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, logit_scale=0.0625, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = CohereForCausalLM(config)
-    with torch.no_grad():
-        model.get_output_embeddings().weight.normal_(0, 1)
-    with pytest.raises(UnsupportedModel, match="response-only head"):
-        verify(model.eval())
-    verify(random_model("gpt2").train())  # dropout must not look like a difference
+def test_dropout_does_not_look_like_a_difference():
+    training = random_model("gpt2").train()
+    choose_batching(training, ResponseLoss(training), pad_id=0, device=CPU)
 
 
 def test_non_finite_losses_are_refused_with_their_ids():
     model, examples = random_model("gpt2"), random_examples(5)
+    score = scorer(model)
     with torch.no_grad():
         model.get_output_embeddings().weight.fill_(float("nan"))
     with pytest.raises(NonFiniteScore, match=r"5 of 5 losses .*examples [0-9a-f]{32}"):
-        scorer(model)(examples)
+        score(examples)
 
 
 def test_weights_fingerprint_sees_every_weight():
@@ -106,14 +93,17 @@ def test_weights_fingerprint_sees_every_weight():
     assert weights_fingerprint(a) != weights_fingerprint(b)
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=200), st.integers(1, 500))
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=200), st.integers(1, 500), st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
+def test_batches_hold_every_row_once_within_the_budget(lengths, budget, packed):
     lengths = np.array(lengths)
-    batches = list(token_budget_batches(lengths, budget))
+    batching = Batching(packed, pad_id=0)
+    batches = batching.plan(lengths, budget)
     assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
     for rows in batches:
-        assert len(rows) == 1 or len(rows) * lengths[rows].max() <= budget
+        assert len(rows) == 1 or batching.num_computed(lengths, [rows]) <= budget
+    sizes = [batching.num_computed(lengths, [rows]) for rows in batches]
+    assert packed is False or sizes == sorted(sizes, reverse=True), "memory must peak first"
 
 
 @given(st.integers(0, 10_000), st.integers(1, 30))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from s2l_ray.corpus.formats import UnusableRow
 from s2l_ray.errors import UserError
-from s2l_ray.lm.batches import collate
+from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.tokens.encode import Tokenised
 from s2l_ray.tokens.examples import Examples
@@ -144,7 +144,7 @@ def test_a_response_at_position_0_has_no_loss_there(tokenizer):
     examples = Examples(
         np.zeros((1, 2), np.uint64), tokens, np.array(result.response_mask), np.array([0, len(tokens)], np.int64)
     )
-    batch = collate(examples, np.array([0]), pad_id=0)
+    batch = Batching(True, pad_id=0).batch(examples, np.array([0]))
     assert batch.targets.tolist() == result.input_ids[1:]  # EOS is predicted from the 4; nothing predicts the 4
     assert batch.positions.tolist() == list(range(len(tokens) - 1))
     [cut] = Renderer(tokenizer, "verbatim", 1)([pair("", "4")])

@@ -61,7 +61,7 @@ def test_gradient_checkpointing_and_smaller_microbatches_need_less(stage: int):
     def activations(**changes: Any) -> float:
         return estimate_memory(BILLION, target(**changes), stage, 2, "bf16", on_gpu=True).device["activations"]
 
-    assert activations(gradient_checkpointing=True) < activations() / 3
+    assert activations(gradient_checkpointing=True) < activations() / 2  # the head's logits stay
     assert activations(tokens_per_microbatch=1024) < activations() < activations(tokens_per_microbatch=4096)
 
 

@@ -13,11 +13,12 @@ from tiny import random_examples, random_model
 
 from s2l_ray.config import ProxyConfig
 from s2l_ray.corpus.example_id import array_to_hex
+from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.engine import TorchEngine
 from s2l_ray.lm.step import NonFiniteLoss, Stepper, learning_rate
 
 
-def stepper(model, **changes) -> Stepper:
+def stepper(model, batching: Batching | None = None, bf16: bool = False, **changes) -> Stepper:
     settings: dict[str, Any] = {
         "model": "unused",
         "learning_rate": 1e-2,
@@ -26,9 +27,11 @@ def stepper(model, **changes) -> Stepper:
     }
     settings |= changes
     config = ProxyConfig(**settings)
+    cpu = torch.device("cpu")
+    engine = TorchEngine(model, config, cpu, 1, bf16=bf16)
     return Stepper(
-        TorchEngine(model, config, torch.device("cpu"), 1), config, total_steps=10, seed=0, pad_id=0,
-        device=torch.device("cpu"), autocast=contextlib.nullcontext,
+        engine, config, total_steps=10, seed=0, batching=batching or Batching(False, 0), device=cpu,
+        autocast=contextlib.nullcontext,
     )  # fmt: skip
 
 
@@ -74,3 +77,30 @@ def test_the_learning_rate_warms_up_and_decays_to_nothing():
     assert max(rates) == rates[9] == pytest.approx(1.0)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] < 1e-3
+
+
+def test_bf16_weights_have_fp32_copies_in_which_small_updates_add_up(tmp_path):
+    """Weights near 0.3 have neighbours at a distance of 2e-3 in bf16: steps of 1e-5 would be lost, one by one."""
+    model, exact = random_model("llama"), random_model("llama")
+    examples = random_examples(12, seed=5)
+    settings: dict[str, Any] = {"learning_rate": 1e-5, "warmup_share": 0.0}
+    ours, plain = stepper(model, bf16=True, **settings), stepper(exact, **settings)
+    first = {n: p.clone() for n, p in model.named_parameters()}
+    assert isinstance(ours.engine, TorchEngine)
+    assert ours.engine.masters is not None
+    masters = ours.engine.masters.of
+    start = {n: masters[p].detach().clone() for n, p in model.named_parameters()}
+    for step in range(5):
+        a, b = ours.step(step, examples), plain.step(step, examples)
+        assert a.loss_nats == pytest.approx(b.loss_nats, rel=0.02)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    changed = sum(int((p != first[n]).sum()) for n, p in model.named_parameters())
+    moved = sum(int((masters[p] != start[n]).sum()) for n, p in model.named_parameters())
+    assert moved > 5 * changed > 0
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, masters[parameter].bfloat16(), atol=0, rtol=0)
+        torch.testing.assert_close(masters[parameter], exact.get_parameter(name), atol=2e-4, rtol=0)
+    ours.engine.save(tmp_path)
+    again = stepper(random_model("llama", seed=1), bf16=True, **settings)
+    again.engine.load(tmp_path)
+    assert again.step(5, examples).loss_nats == ours.step(5, examples).loss_nats

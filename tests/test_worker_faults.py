@@ -16,7 +16,7 @@ from s2l_ray.cluster.failures import cause_of
 from s2l_ray.cluster.placement import Placement
 from s2l_ray.cluster.training import run_on_workers
 from s2l_ray.cluster.training_errors import WorkersFailed
-from s2l_ray.lm.response_loss import UnsupportedModel
+from s2l_ray.lm.after_head import UnsupportedModel
 from s2l_ray.run_folder import Storage
 
 cloudpickle.register_pickle_by_value(faulty_loops)  # the workers' path has no tests

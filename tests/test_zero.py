@@ -19,6 +19,7 @@ import torch
 from tiny import random_model
 from zero_worker import TOTAL_STEPS, Case, batch_of, config_of, evaluate, run_case
 
+from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.lm.step import learning_rate
 from s2l_ray.target.zero_checkpoint import Checkpoint, CheckpointMismatch
@@ -44,7 +45,10 @@ UNBROKEN = [
     Case("lora stage 3, built in shards", stage=3, lora=True, save_at=HALF, recompute=True, pretrained="llama"),
     Case("offload stage 2", stage=2, offload="cpu"),
     Case("offload stage 3", stage=3, offload="cpu", save_at=HALF),
+    Case("no stage"),
+    Case("bf16 no stage", precision="bf16"),
     Case("bf16 stage 1", stage=1, precision="bf16", save_at=HALF),
+    Case("bf16 stage 2", stage=2, precision="bf16", save_at=HALF),
     Case("bf16 stage 3", stage=3, precision="bf16", overflow_at=2),
 ]
 NVME = Case("nvme stage 3", stage=3, offload="nvme", save_at=HALF, overflow_at=2)
@@ -195,7 +199,7 @@ def test_states_on_nvme_train_the_same(launches: Launches):
             torch.testing.assert_close(first.part(name, kind), second.part(name, kind), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["bf16 stage 1", "bf16 stage 3"])
+@pytest.mark.parametrize("name", ["bf16 no stage", "bf16 stage 1", "bf16 stage 2", "bf16 stage 3"])
 def test_bf16_training_is_near_that_of_fp32(launches: Launches, name: str):
     ours, plain = launches.seen[name], launches.seen["llama"]
     np.testing.assert_allclose(ours["losses"], plain["losses"], atol=0.1)
@@ -222,7 +226,9 @@ def test_the_gathered_weights_load_into_a_plain_model(launches: Launches, name: 
     assert set(whole) == set(model.state_dict())
     model.load_state_dict(whole)
     wrapped = type("Wrapped", (), {"loss": ResponseLoss(model)})
-    np.testing.assert_allclose(evaluate(wrapped), launches.seen[name]["evaluations"]["end"], atol=1e-5)
+    np.testing.assert_allclose(
+        evaluate(wrapped, Batching(False, 0)), launches.seen[name]["evaluations"]["end"], atol=1e-5
+    )
     if shape == "llama":  # tied
         assert torch.equal(whole["lm_head.weight"], whole["model.embed_tokens.weight"])
 

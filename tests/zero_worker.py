@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM
 
 from s2l_ray.config.target import LoraConfig, TargetConfig
 from s2l_ray.lm import response_loss
-from s2l_ray.lm.batches import collate
+from s2l_ray.lm.batches import Batching
+from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.step import Stepper
 from s2l_ray.target import zero_checkpoint
 from s2l_ray.target.model import add_adapters
@@ -49,8 +50,9 @@ class Case:
     nvme_path: str | None = None
     precision: str = "fp32"
     recompute: bool = False
+    pack: bool = True
     shard_all: bool = True
-    chunk_elements: int = 2**25
+    chunk_elements: int = 2**23
     learning_rate: float = 3e-3
     pretrained: str | None = None
     """Folder of the model, which is built in shards."""
@@ -90,7 +92,8 @@ def engine_of(case: Case, num_workers: int) -> Any:
     if case.stage == 0:
         from s2l_ray.lm.engine import TorchEngine
 
-        return TorchEngine(prepared(random_model(case.shape), case), config, CPU, num_workers)
+        model, bf16 = prepared(random_model(case.shape), case), case.precision == "bf16"
+        return TorchEngine(model, config, CPU, num_workers, bf16=bf16)
     from s2l_ray.target.zero import ZeroEngine, sharded_build
     from s2l_ray.target.zero_config import make_zero_config
 
@@ -108,46 +111,46 @@ def engine_of(case: Case, num_workers: int) -> Any:
     return ZeroEngine(model, config, CPU, num_workers, ds_config)
 
 
-def evaluate(engine: Any) -> list[float]:
+def evaluate(engine: Any, batching: Batching) -> list[float]:
     """The mean loss of a fixed batch, and the share of hits: outside of training, every worker the same."""
     engine.loss.eval()
-    batch = collate(random_examples(3, seed=99), np.arange(3), pad_id=0)
+    batch = batching.batch(random_examples(3, seed=99), np.arange(3))
     with torch.no_grad():  # in inference mode, weights that ZeRO-3 keeps whole would be inference tensors ever after
-        nll, hits = engine.loss.with_hits(batch.input_ids, batch.positions, batch.targets)
-        again = engine.loss(batch.input_ids, batch.positions, batch.targets)
+        _, nll, hits = engine.loss(batch, want_hits=True)
+        _, again, _ = engine.loss(batch)
     torch.testing.assert_close(nll, again)
     return [nll.mean().item(), hits.float().mean().item()]
 
 
-def overflow(engine: Any, rank: int) -> bool:
+def overflow(engine: Any, batching: Batching, rank: int) -> bool:
     """→ an update with an infinite gradient on worker 0 gives infinity and changes nothing."""
     before = engine.whole_weights()
-    batch = collate(batch_of(0), np.arange(3), pad_id=0)
+    batch = batching.batch(batch_of(0), np.arange(3))
     with engine.micro_batch(last=True):
-        nll = engine.forward(batch.input_ids, batch.positions, batch.targets)
-        engine.backward(nll.sum() * (float("inf") if rank == 0 else 1.0))
+        total, _ = engine.forward(batch)
+        engine.backward(total * (float("inf") if rank == 0 else 1.0))
     norm, after = engine.update(1e-2), engine.whole_weights()
     return norm == float("inf") and (rank > 0 or all(torch.equal(before[n], after[n]) for n in before))
 
 
 def run_case(case: Case, rank: int = 0, num_workers: int = 1) -> dict[str, Any]:
-    response_loss.CHUNK_ELEMENTS = case.chunk_elements
+    response_loss.CHUNK_ELEMENTS["cpu"] = case.chunk_elements
     zero_checkpoint.FILE_BYTES = 20_000  # several files a worker
     engine = engine_of(case, num_workers)
     if case.load_from:
         engine.load(Path(case.load_from))
-    if case.precision == "fp32":
-        response_loss.verify(engine.loss.model, loss=engine.loss)
+    batching = choose_batching(engine.loss.model, engine.loss, pad_id=0, device=CPU, pack=case.pack)
+    assert batching.packed == case.pack
     stepper = Stepper(
-        engine, config_of(case), total_steps=TOTAL_STEPS, seed=0, pad_id=0, device=CPU,
+        engine, config_of(case), total_steps=TOTAL_STEPS, seed=0, batching=batching, device=CPU,
         autocast=contextlib.nullcontext, rank=rank, num_workers=num_workers,
     )  # fmt: skip
     seen: dict[str, Any] = {"losses": [], "norms": [], "evaluations": {}, "overflow_refused": None}
     for step in range(case.start, case.stop):
         if step in case.evaluate_at:
-            seen["evaluations"][step] = evaluate(engine)
+            seen["evaluations"][step] = evaluate(engine, batching)
         if step == case.overflow_at:
-            seen["overflow_refused"] = overflow(engine, rank)
+            seen["overflow_refused"] = overflow(engine, batching, rank)
         if step == case.save_at:
             folder = Path(str(case.save_to)) / f"rank{rank}"
             folder.mkdir(parents=True)
@@ -155,7 +158,7 @@ def run_case(case: Case, rank: int = 0, num_workers: int = 1) -> dict[str, Any]:
         result = stepper.step(step, batch_of(step))
         seen["losses"].append(result.loss_nats)
         seen["norms"].append(result.grad_norm)
-    seen["evaluations"]["end"] = evaluate(engine)
+    seen["evaluations"]["end"] = evaluate(engine, batching)
     seen["whole"] = engine.whole_weights()
     return seen
 

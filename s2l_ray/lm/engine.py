@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from s2l_ray.config.model import TrainedModelConfig
+from s2l_ray.lm.batches import Batch
 from s2l_ray.lm.response_loss import ResponseLoss
 
 _STATE = "state.pt"
@@ -27,8 +29,11 @@ class Engine(Protocol):
     def micro_batch(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Around a micro-batch's forward and backward pass; with the step's last one, workers exchange gradients."""
 
-    def forward(self, input_ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        """input_ids (B, L), positions (R,), targets (R,) → nll_nats (R,), with gradients."""
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """→ the sum of the losses, with gradients, and nll_nats (R,) without."""
+
+    def compile(self) -> None:
+        """Compile layers and head; once it is settled how batches are made, before the first step."""
 
     def backward(self, loss: Tensor) -> None: ...
 
@@ -51,9 +56,53 @@ class Engine(Protocol):
         """All weights on the CPU, under the model's names, on worker 0; None on the others. Every worker calls it."""
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only, as usual; frozen parameters are left out."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+class MasterWeights:
+    """fp32 copies of a model's trained weights, which themselves become bf16.
+
+    Small updates would vanish in bf16 weights; so the optimiser has the copies, and gradients of micro-batches add up
+    there, in fp32. A gradient in bf16 lives only until it is added. 18 bytes a trained parameter with AdamW, as with
+    autocast over fp32 weights, but activations are half as large and nothing is cast at every use.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.of: dict[nn.Parameter, nn.Parameter] = {}
+        """bf16 weight → fp32 copy, for the trained ones."""
+        for parameter in model.parameters():
+            exact = parameter.detach()
+            parameter.data = exact.to(torch.bfloat16)
+            if parameter.requires_grad:
+                self.of[parameter] = nn.Parameter(exact.float())
+                # The copy alone: a weight that held all of them, itself among them, would outlive its model.
+                parameter.register_post_accumulate_grad_hook(functools.partial(_add_gradient, self.of[parameter]))
+
+    @torch.no_grad()
+    def round(self) -> None:
+        """Let the bf16 weights be the copies, rounded."""
+        torch._foreach_copy_(list(self.of), list(self.of.values()))
+
+    def average_gradients(self) -> None:
+        """Over all workers; every one calls it once its micro-batches are done."""
+        gradients = [torch.zeros_like(copy) if copy.grad is None else copy.grad for copy in self.of.values()]
+        works = [dist.all_reduce(gradient, async_op=True) for gradient in gradients]
+        for work in works:
+            work.wait()
+        torch._foreach_mul_(gradients, 1 / dist.get_world_size())
+        for copy, gradient in zip(self.of.values(), gradients, strict=True):
+            copy.grad = gradient
+
+
+def _add_gradient(copy: nn.Parameter, parameter: Tensor) -> None:
+    """Move the bf16 weight's gradient to what its fp32 copy has of earlier micro-batches."""
+    if parameter.grad is not None:
+        if copy.grad is None:
+            copy.grad = parameter.grad.float()
+        else:
+            copy.grad += parameter.grad
+        parameter.grad = None
+
+
+def parameter_groups(trained: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only, as usual."""
     # Under ZeRO-3 a parameter's shape lies in ds_shape, its own is empty.
     is_matrix = {p: len(getattr(p, "ds_shape", p.shape)) >= 2 for p in trained}
     groups = [
@@ -63,40 +112,59 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [g for g in groups if g["params"]]
 
 
+def compile_layers(loss: ResponseLoss) -> None:
+    """Compile each of the model's layers, which share their kernels, and what is done to the head's logits."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for module in loss.model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.compile(dynamic=True)
+    loss.head_loss.fuse()
+
+
 class TorchEngine:
-    """A whole model on every worker, gradients averaged by DistributedDataParallel."""
+    """A whole model on every worker; in fp32, gradients averaged by DistributedDataParallel, or in bf16."""
 
     lockstep = False
 
-    def __init__(self, model: Any, config: TrainedModelConfig, device: torch.device, num_workers: int) -> None:
+    def __init__(
+        self, model: Any, config: TrainedModelConfig, device: torch.device, num_workers: int, bf16: bool = False
+    ) -> None:
+        """`bf16`: the weights become bf16, and the optimiser has fp32 copies of them. Do not autocast around it."""
         self.model = model.to(device)
         self.loss = ResponseLoss(self.model)
         self.num_workers = num_workers
-        if config.compile:
-            model.base_model.compile(dynamic=True)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.masters = MasterWeights(model) if bf16 else None
         self._module: nn.Module = self.loss
-        if num_workers > 1:
+        if num_workers > 1 and self.masters is None:
             from torch.nn.parallel import DistributedDataParallel
 
             ids = [device.index] if device.type == "cuda" else None
             self._module = DistributedDataParallel(self.loss, device_ids=ids, gradient_as_bucket_view=True)
-        self._trained = [p for p in model.parameters() if p.requires_grad]
+        self._trained = trained if self.masters is None else [self.masters.of[p] for p in trained]
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8,
-            fused=device.type == "cuda",
+            parameter_groups(self._trained, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.999),
+            eps=1e-8, fused=device.type == "cuda",
         )  # fmt: skip
 
-    def forward(self, input_ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        return self._module(input_ids, positions, targets)
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        total, nll, _ = self._module(batch)
+        return total, nll
+
+    def compile(self) -> None:
+        compile_layers(self.loss)
 
     def micro_batch(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         # Forward pass included: DDP decides there whether it will exchange gradients.
-        return contextlib.nullcontext() if last or self.num_workers == 1 else self._module.no_sync()  # type: ignore[operator]
+        return contextlib.nullcontext() if last or self._module is self.loss else self._module.no_sync()  # type: ignore[operator]
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
     def clip(self, max_norm: float) -> Tensor | None:
+        if self.masters is not None and self.num_workers > 1:
+            self.masters.average_gradients()
         return torch.nn.utils.clip_grad_norm_(self._trained, max_norm)
 
     def update(self, learning_rate: float) -> float | None:
@@ -104,18 +172,25 @@ class TorchEngine:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.masters is not None:
+            self.masters.round()
         return None
 
     def save(self, folder: Path) -> None:
         if dist.is_initialized() and dist.get_rank() > 0:
             return
-        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, folder / _STATE)
+        copies = [] if self.masters is None else [p.detach() for p in self._trained]
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "masters": copies}
+        torch.save(state, folder / _STATE)
 
     def load(self, folder: Path) -> None:
         # weights_only: a checkpoint must not be able to run code.
         state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.masters is not None:
+            with torch.no_grad():
+                torch._foreach_copy_(self._trained, state["masters"])
 
     def whole_weights(self) -> dict[str, Tensor] | None:
         if dist.is_initialized() and dist.get_rank() > 0:

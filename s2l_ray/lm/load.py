@@ -92,10 +92,21 @@ def load_model(
         with _loading(config, "model", config.model):
             model = AutoModelForCausalLM.from_pretrained(config.model, **kind)
         check_architecture(model.config, config)
+    fuse_activations(model)
     # Not the weight's own shape, which is empty where ZeRO-3 shards it.
     check_vocabulary(model.get_input_embeddings().num_embeddings, len(tokenizer))
     check_length(model.config, config)
     return model
+
+
+def fuse_activations(model: Any) -> None:
+    """Let one kernel compute GELU's tanh form (Phi, GPT-2), which some models spell out in eight; equal to rounding."""
+    from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation | FastGELUActivation):
+                setattr(module, name, GELUTanh())
 
 
 def pad_id_of(tokenizer: Any) -> int:

@@ -1,34 +1,38 @@
 """Negative log-likelihood of response tokens, the language-model head applied to them alone and in chunks.
 
-Of (B, L) positions only those before a response token reach the head, so no (B, L, V) logits exist. In chunks, so
-that a large vocabulary does not make the remaining (R, V) the largest tensor either.
+Only the positions before a response token reach the head, so no logits of all positions exist. In chunks, so that a
+large vocabulary does not make the remaining (R, V) the largest tensor either. In training, a chunk's gradients are
+computed while its logits are there: they are neither kept for the backward pass nor computed twice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
-from s2l_ray.errors import UserError
+from s2l_ray.lm.after_head import AfterHead
 from s2l_ray.lm.batches import Batch
 
-CHUNK_ELEMENTS = 2**25
-"""Logits alive at once (elements): 128 MB in fp32."""
+CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**28}
+"""Logits alive at once (elements), by device: on CPUs 32 MB in fp32, which stays near the caches; on GPUs 512 MB in
+bf16, so that matrix products are large."""
 
-
-class UnsupportedModel(UserError):
-    """The architecture's logits are not its head applied to its last hidden states."""
+TokenLosses = tuple[Tensor, Tensor, Tensor | None]
+"""Sum of the losses, with gradients; nll_nats (R,) float32 without; hits (R,) bool if wanted: the token is the model's
+first choice."""
 
 
 class ResponseLoss(nn.Module):
-    """(batch) → one loss per response token. Wraps a causal LM of `transformers`; DDP and DeepSpeed wrap this.
+    """(batch) → the losses of its response tokens. Wraps a causal LM of `transformers`; DDP and DeepSpeed wrap this.
 
-    Works for architectures whose logits are `get_output_embeddings()` of the base model's last hidden state;
-    `verify` proves it for the model at hand before anything is trained.
+    Works for architectures whose logits are `get_output_embeddings()` of the base model's last hidden state, scaled or
+    capped in a way that `lm.after_head` knows; `lm.packing.choose_batching` proves it for the model at hand before
+    anything is trained.
     """
 
     def __init__(self, model: Any) -> None:
@@ -36,19 +40,15 @@ class ResponseLoss(nn.Module):
         self.model = model
         self.head_loss = HeadLoss(model.get_output_embeddings())
 
-    def forward(self, input_ids: Tensor, positions: Tensor, targets: Tensor, want_hits: bool = False) -> Any:
-        """input_ids (B, L), positions (R,), targets (R,) → nll_nats (R,) float32, or what `with_hits` gives."""
-        nll, hits = self.head_loss(self.hidden(input_ids, positions), targets, want_hits)
-        return (nll, hits) if want_hits else nll
+    def forward(self, batch: Batch, want_hits: bool = False) -> TokenLosses:
+        states = self.states(batch)
+        hidden = states.reshape(-1, states.shape[-1])[batch.positions]
+        return self.head_loss(hidden, batch.targets, want_hits)
 
-    def with_hits(self, input_ids: Tensor, positions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """→ (nll_nats (R,) float32, hits (R,) bool: the token is the model's first choice)."""
-        return self(input_ids, positions, targets, want_hits=True)  # a call: sharded weights are fetched by its hooks
-
-    def hidden(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """→ last hidden states at the positions, (R, H)."""
-        states = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, L, H)
-        return states.reshape(-1, states.shape[-1])[positions]
+    def states(self, batch: Batch) -> Tensor:
+        """→ last hidden states, (B, L, H), or (1, T, H) where the sequences are packed."""
+        where = {} if batch.sequences is None else batch.sequences.arguments()
+        return self.model.base_model(input_ids=batch.input_ids, use_cache=False, **where).last_hidden_state
 
 
 class HeadLoss(nn.Module):
@@ -61,69 +61,124 @@ class HeadLoss(nn.Module):
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self._head = (head,)  # in a tuple: not a second name of the model's own parameters
+        self.after = AfterHead()
+        """What the model does to its logits after the head."""
+        self._kernels = _Kernels(_nll, _nll_and_gradient)
 
     @property
     def head(self) -> nn.Module:
         return self._head[0]
 
-    def forward(self, hidden: Tensor, targets: Tensor, want_hits: bool = False) -> tuple[Tensor, Tensor | None]:
-        """hidden (R, H), targets (R,) → nll_nats (R,) float32, and hits (R,) bool if wanted."""
+    def fuse(self) -> None:
+        """Compile what is done to a chunk's logits, so that they are read once instead of five times."""
+        self._kernels = _Kernels(torch.compile(_nll, dynamic=True), torch.compile(_nll_and_gradient, dynamic=True))
+
+    def forward(self, hidden: Tensor, targets: Tensor, want_hits: bool = False) -> TokenLosses:
+        """hidden (R, H), targets (R,)."""
         weight, bias = self.head.weight, getattr(self.head, "bias", None)  # (V, H), (V,)
         assert isinstance(weight, Tensor)
-        rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        rows = max(1, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cuda"]) // weight.shape[0])
+        if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
+            total, nll = _LossWithGradients.apply(hidden, weight, bias, targets, rows, dtype, self._kernels, self.after)
+            return total, nll, None
         nll, hits = [], []
-        for start in range(0, len(targets), rows):
-            h, t = hidden[start : start + rows], targets[start : start + rows]
-            if torch.is_grad_enabled() and len(targets) > rows:
-                # Recomputed in the backward pass: otherwise every chunk's logits would wait there, all (R, V) of them.
-                nll.append(checkpoint(_nll, h, weight, bias, t, use_reentrant=False))
-                continue
-            logits = F.linear(h, weight, bias).float()  # (chunk, V)
-            nll.append(F.cross_entropy(logits, t, reduction="none"))
-            if want_hits:
-                hits.append(logits.argmax(-1) == t)
+        with torch.autocast(device, enabled=False):
+            narrow, low, offset = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+            for start in range(0, len(targets), rows):
+                chosen = targets[start : start + rows]
+                logits = F.linear(narrow[start : start + rows], low, offset)  # (chunk, V)
+                nll.append(self._kernels.nll(logits, chosen, self.after))
+                if want_hits:
+                    hits.append(logits.argmax(-1) == chosen)
         empty = hidden.new_zeros(0, dtype=torch.float32)
         losses = torch.cat(nll) if nll else empty
-        return losses, (torch.cat(hits) if hits else empty.bool()) if want_hits else None
+        return losses.sum(), losses, (torch.cat(hits) if hits else empty.bool()) if want_hits else None
 
 
-def _nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(hidden, weight, bias).float(), targets, reduction="none")
+class _Kernels:
+    """What is done to a chunk's logits, compiled or not."""
+
+    def __init__(self, nll: Callable[..., Tensor], both: Callable[..., tuple[Tensor, Tensor]]) -> None:
+        self.nll, self.both = nll, both
 
 
-def mean_per_example(nll: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """nll (R,) → (mean nll per line (B,) float64, response tokens per line (B,) int64).
+def _nll(given: Tensor, targets: Tensor, after: AfterHead) -> Tensor:
+    logits = given.float() if after.is_nothing else after(given.float())
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+def _nll_and_gradient(given: Tensor, targets: Tensor, after: AfterHead) -> tuple[Tensor, Tensor]:
+    """What the head gives (C, V) → nll (C,) float32, and its gradient by it, (C, V) in its precision."""
+    logits = given if after.is_nothing else after(given.float())
+    log_shares = F.log_softmax(logits, -1, dtype=torch.float32)
+    at = targets[:, None]
+    nll = -log_shares.gather(1, at)[:, 0]
+    gradient = log_shares.exp()
+    gradient = gradient.scatter_add(1, at, gradient.new_full(at.shape, -1.0))
+    if not after.is_nothing:
+        gradient = gradient * after.slope(logits)
+    return nll, gradient.to(given.dtype)
+
+
+class _LossWithGradients(torch.autograd.Function):
+    """(hidden, weight, bias) → the summed loss; gradients are made chunk by chunk in the forward pass.
+
+    The idea is that of Liger's fused linear cross entropy (https://arxiv.org/abs/2410.10989, section 3.2) and of
+    PyTorch's `linear_cross_entropy`, which gives no losses by token beside the sum.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rows: int, dtype: torch.dtype,
+        kernels: _Kernels, after: AfterHead,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        wants_weight, wants_bias = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
+        nll = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        by_hidden = torch.empty(hidden.shape, dtype=dtype, device=hidden.device)
+        by_weight = torch.zeros(weight.shape, dtype=torch.float32, device=hidden.device) if wants_weight else None
+        by_bias = torch.zeros(weight.shape[0], dtype=torch.float32, device=hidden.device) if wants_bias else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            narrow, low, offset = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+            for start in range(0, len(targets), rows):
+                chunk, chosen = narrow[start : start + rows], targets[start : start + rows]
+                nll[start : start + rows], gradient = kernels.both(F.linear(chunk, low, offset), chosen, after)
+                torch.mm(gradient, low, out=by_hidden[start : start + rows])
+                if by_weight is not None:
+                    _add_product(by_weight, gradient.t(), chunk)
+                if by_bias is not None:
+                    by_bias += gradient.sum(0, dtype=torch.float32)
+        ctx.save_for_backward(by_hidden, by_weight, by_bias)
+        ctx.dtypes = hidden.dtype, weight.dtype
+        ctx.mark_non_differentiable(nll)
+        return nll.sum(), nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_total: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        by_hidden, by_weight, by_bias = ctx.saved_tensors
+        of_hidden, of_weight = ctx.dtypes
+        scaled = [
+            None if gradient is None else (gradient * by_total).to(dtype)
+            for gradient, dtype in ((by_hidden, of_hidden), (by_weight, of_weight), (by_bias, of_weight))
+        ]
+        return *scaled, None, None, None, None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right; the sum in fp32 whatever the factors are."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
+def mean_per_example(nll: Tensor, batch: Batch) -> Tensor:
+    """nll (R,) → mean nll of each sequence, (B,) float64.
 
     Summed in float64: a mean over thousands of tokens keeps the digits that clustering looks at.
     """
-    num_lines = len(batch.rows)
-    sums = torch.zeros(num_lines, dtype=torch.float64, device=nll.device).index_add_(0, batch.line_of, nll.double())
-    counts = torch.bincount(batch.line_of, minlength=num_lines)
-    return sums / counts, counts
-
-
-@torch.no_grad()
-def verify(model: Any, tolerance: float = 1e-3, loss: ResponseLoss | None = None) -> None:
-    """Compare with the model's own logits on a few tokens. Leaves the model in evaluation mode.
-
-    Args:
-        loss: an engine's, with the same model in it; with ZeRO-3 only that one can fetch the weights.
-
-    Raises:
-        UnsupportedModel: they differ (an architecture that scales or caps its logits outside its head).
-    """
-    model.eval()  # a model from scratch comes in training mode: two passes would differ by their dropout
-    device = next(model.parameters()).device
-    tokens = torch.arange(2, 18, device=device).remainder(model.get_input_embeddings().num_embeddings).view(2, 8)
-    logits = model(input_ids=tokens, use_cache=False).logits.float()  # (2, 8, V)
-    own = F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), tokens[:, 1:].reshape(-1), reduction="none")
-    positions = torch.arange(16, device=device).view(2, 8)[:, :-1].reshape(-1)
-    ours = (loss or ResponseLoss(model))(tokens, positions, tokens[:, 1:].reshape(-1))
-    gap = (own - ours).abs().max().item()
-    # bf16 weights leave rounding of their own in both.
-    if not gap <= max(tolerance, 2e-2 * own.abs().max().item() if model.dtype == torch.bfloat16 else 0.0):
-        raise UnsupportedModel(
-            f"{type(model).__name__}: the loss from the response-only head differs from the model's own by {gap:.2g} "
-            "nats, so its trajectories would be wrong; this architecture changes its logits after the head. "
-            "Choose another proxy (GPT-NeoX, GPT-2, Llama, Qwen, OLMo and many more work)"
-        )
+    sums = torch.zeros(len(batch.rows), dtype=torch.float64, device=nll.device)
+    sums.index_add_(0, batch.example_of_token, nll.double())
+    return sums / torch.from_numpy(batch.counts).to(nll.device, non_blocking=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from s2l_ray.corpus.example_id import array_to_hex
-from s2l_ray.lm.batches import Batch, collate, token_budget_batches
+from s2l_ray.lm.batches import Batch, Batching
 from s2l_ray.lm.response_loss import ResponseLoss, mean_per_example
 from s2l_ray.lm.step import Diverged
 from s2l_ray.tokens.examples import Examples
@@ -42,20 +42,20 @@ class Scores:
 class Scorer:
     """Scores parts. What a part's losses are depends on weights and part alone: the batches are made within it.
 
-    Memory: one batch of at most `tokens_per_batch` padded tokens through the model, and the head's logits in chunks
-    (lm.response_loss.CHUNK_ELEMENTS).
+    Memory: one batch of at most `tokens_per_batch` tokens, padding included, through the model, and the head's logits
+    in chunks (lm.response_loss.CHUNK_ELEMENTS).
     """
 
     def __init__(
         self,
         loss: ResponseLoss,
+        batching: Batching,
         *,
-        pad_id: int,
         tokens_per_batch: int,
         device: torch.device,
         autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
-        self.loss, self.pad_id, self.tokens_per_batch = loss, pad_id, tokens_per_batch
+        self.loss, self.batching, self.tokens_per_batch = loss, batching, tokens_per_batch
         self.device, self.autocast = device, autocast
 
     def __call__(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +64,7 @@ class Scorer:
         Raises:
             NonFiniteScore: a loss is not a number.
         """
-        scores = self.score(examples, token_budget_batches(examples.lengths, self.tokens_per_batch))
+        scores = self.score(examples, self.plan(examples.lengths))
         wrong = scores.rows[~np.isfinite(scores.losses)]
         if len(wrong):
             shown = ", ".join(array_to_hex(examples.ids[np.sort(wrong)[:10]]))
@@ -78,42 +78,40 @@ class Scorer:
         losses[scores.rows], counts[scores.rows] = scores.losses, scores.counts
         return losses, counts
 
+    def plan(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """Rows of each batch."""
+        return self.batching.plan(lengths, self.tokens_per_batch)
+
     @torch.no_grad()
     def score(self, examples: Examples, batches: Iterable[np.ndarray], want_exact: bool = False) -> Scores:
         """Score these batches of rows. An empty one makes an empty pass: sharded models need equal numbers of them."""
         self.loss.eval()
-        pending: list[tuple[np.ndarray, list[torch.Tensor]]] = []
+        pending: list[tuple[Batch, list[torch.Tensor]]] = []
         for rows in batches:
+            batch = self.batching.batch(examples, rows)
             # Fetched after the loop: on a GPU a copy here would wait for every single batch.
-            found = self._one(examples, rows, want_exact)
+            found = self._one(batch.to(self.device), want_exact)
             if len(rows):
-                pending.append((rows, found))
-        rows_of = [rows for rows, _ in pending]
-        columns = [np.concatenate([found[i].cpu().numpy() for _, found in pending] or [np.zeros(0)]) for i in range(3)]
+                pending.append((batch, found))
+
+        def column(of: Callable[[Batch, list[torch.Tensor]], Any], dtype: type) -> np.ndarray:
+            return np.concatenate([np.zeros(0, dtype), *(of(batch, found) for batch, found in pending)]).astype(dtype)
+
         return Scores(
-            np.concatenate(rows_of) if rows_of else np.zeros(0, np.int64),
-            columns[0].astype(np.float32),
-            columns[1].astype(np.int32),
-            columns[2].astype(bool) if want_exact else None,
+            column(lambda batch, _: batch.rows, np.int64),
+            column(lambda _, found: found[0].cpu().numpy(), np.float32),
+            column(lambda batch, _: batch.counts, np.int32),
+            column(lambda _, found: found[1].cpu().numpy(), np.bool_) if want_exact else None,
         )
 
-    def _one(self, examples: Examples, rows: np.ndarray, want_exact: bool) -> list[torch.Tensor]:
-        if len(rows) == 0:
-            one = torch.zeros(1, dtype=torch.int64, device=self.device)
-            with self.autocast():
-                self.loss.with_hits(one[None], one, one)
-            return []
-        batch = collate(examples, rows, self.pad_id).to(self.device)
+    def _one(self, batch: Batch, want_exact: bool) -> list[torch.Tensor]:
         with self.autocast():
-            if want_exact:
-                nll, hits = self.loss.with_hits(batch.input_ids, batch.positions, batch.targets)
-            else:
-                nll, hits = self.loss(batch.input_ids, batch.positions, batch.targets), None
-        mean, count = mean_per_example(nll, batch)
-        return [mean, count, count if hits is None else _all_of_line(hits, batch)]
+            _, nll, hits = self.loss(batch, want_hits=want_exact)
+        mean = mean_per_example(nll, batch)
+        return [mean] if hits is None else [mean, _all_of_example(hits, batch)]
 
 
-def _all_of_line(hits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """hits (R,) → (B,) bool: all of the line's tokens are hits."""
-    misses = torch.bincount(batch.line_of, weights=(~hits).double(), minlength=len(batch.rows))
-    return misses == 0
+def _all_of_example(hits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """hits (R,) → (B,) bool: all of the sequence's tokens are hits."""
+    misses = torch.zeros(len(batch.rows), device=hits.device)
+    return misses.index_add_(0, batch.example_of_token, (~hits).float()) == 0

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.corpus.example_id import array_to_hex
 from s2l_ray.errors import UserError
-from s2l_ray.lm.batches import collate, token_budget_batches
+from s2l_ray.lm.batches import Batch, Batching
 from s2l_ray.lm.engine import Engine
 from s2l_ray.lm.response_loss import mean_per_example
 from s2l_ray.tokens.examples import Examples
@@ -61,14 +61,14 @@ class Stepper:
         *,
         total_steps: int,
         seed: int,
-        pad_id: int,
+        batching: Batching,
         device: torch.device,
-        autocast: Callable[[], contextlib.AbstractContextManager[Any]],
+        autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
         rank: int = 0,
         num_workers: int = 1,
     ) -> None:
         self.engine, self.config = engine, config
-        self.total_steps, self.seed, self.pad_id = total_steps, seed, pad_id
+        self.total_steps, self.seed, self.batching = total_steps, seed, batching
         self.device, self.autocast, self.rank, self.num_workers = device, autocast, rank, num_workers
 
     def step(self, step: int, global_batch: Examples) -> StepResult:
@@ -78,54 +78,44 @@ class Stepper:
         torch.manual_seed(hash((self.seed, step, self.rank)) % 2**63)
         lr = learning_rate(step, self.total_steps, self.config.learning_rate, self.config.warmup_share)
         total = _count_loss_tokens(global_batch)
-        loss_sum, suspects = self._passes(global_batch, total)
+        loss_sum, losses = self._passes(global_batch, total)
         grad_norm = self.engine.clip(self.config.max_grad_norm)
         both = torch.stack([loss_sum, loss_sum.new_zeros(()) if grad_norm is None else grad_norm.double()])
         if self.num_workers > 1:
             dist.all_reduce(both[:1])
-        if not torch.isfinite(both).all():
-            self._stop(step, suspects, float(both[0]), float(both[1]))
+        loss, norm = both.tolist()  # the step's one wait for the device
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._stop(step, _suspects(losses), loss, norm)
         late = self.engine.update(lr)  # engines that know the norm only now make no update with one that is not finite
-        norm = float(both[1]) if late is None else late
+        norm = norm if late is None else late
         if not math.isfinite(norm):
-            self._stop(step, suspects, float(both[0]), norm)
-        return StepResult(float(both[0]) / total, norm, int(global_batch.offsets[-1]), total)
+            self._stop(step, _suspects(losses), loss, norm)
+        return StepResult(loss / total, norm, int(global_batch.offsets[-1]), total)
 
-    def _passes(self, global_batch: Examples, total: int) -> tuple[torch.Tensor, list[str]]:
-        """Forward and backward over this worker's share → (sum of its losses, examples that are not finite)."""
+    def _passes(self, global_batch: Examples, total: int) -> tuple[torch.Tensor, list[_Losses]]:
+        """Forward and backward over this worker's share → (sum of its losses, the losses of each micro-batch)."""
         shares = deal(global_batch.lengths, self.num_workers)
         budget = self.config.tokens_per_microbatch
         mine = global_batch.take(shares[self.rank])
-        micro = list(token_budget_batches(mine.lengths, budget))
+        micro = self.batching.plan(mine.lengths, budget)
         passes = max(1, len(micro))
         if self.engine.lockstep:
             # Every worker sees the whole global batch, so each can count the others' passes without asking them.
-            passes = max(passes, *(len(list(token_budget_batches(global_batch.lengths[s], budget))) for s in shares))
+            passes = max(passes, *(len(self.batching.plan(global_batch.lengths[s], budget)) for s in shares))
         # A worker with less to do takes part with a gradient of 0.
         micro += [np.zeros(0, dtype=np.int64)] * (passes - len(micro))
         loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
-        suspects: list[str] = []
+        losses = []
         for i, rows in enumerate(micro):
+            batch = self.batching.batch(mine, rows).to(self.device)
             with self.engine.micro_batch(last=i == passes - 1):
-                nll = self._nll(mine, rows, suspects)
+                with self.autocast():
+                    total_nll, nll = self.engine.forward(batch)
                 # Engines average over workers; the mean is over the tokens of all of them.
-                self.engine.backward(nll.sum() * (self.num_workers / total))
-            loss_sum += nll.detach().sum().double()
-        return loss_sum, suspects
-
-    def _nll(self, mine: Examples, rows: np.ndarray, suspects: list[str]) -> torch.Tensor:
-        if len(rows) == 0:
-            empty = torch.zeros((1, 1), dtype=torch.int64, device=self.device)
-            one = torch.zeros(1, dtype=torch.int64, device=self.device)
-            return self.engine.forward(empty, one, one) * 0.0
-        batch = collate(mine, rows, self.pad_id).to(self.device)
-        with self.autocast():
-            nll = self.engine.forward(batch.input_ids, batch.positions, batch.targets)
-        if not torch.isfinite(nll.detach().sum()):
-            mean, _ = mean_per_example(nll.detach(), batch)
-            wrong = np.flatnonzero(~np.isfinite(mean.cpu().numpy()))
-            suspects += array_to_hex(mine.ids[rows[wrong]])
-        return nll
+                self.engine.backward(total_nll * (self.num_workers / total))
+            loss_sum += total_nll.detach().double()
+            losses.append(_Losses(batch, nll, array_to_hex(mine.ids[rows])))
+        return loss_sum, losses
 
     def _stop(self, step: int, suspects: list[str], loss: float, norm: float) -> None:
         gathered: list[list[str]] = [suspects]
@@ -140,6 +130,26 @@ class Stepper:
             f"not made, the weights are those of the step before. Lower {here}.learning_rate, raise "
             f"{here}.warmup_share, or take those examples out"
         )
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """Of a micro-batch, to be looked at where the step's sum is not finite."""
+
+    batch: Batch
+    nll: torch.Tensor
+    """(R,)."""
+    ids: list[str]
+    """(B,) example ids."""
+
+
+def _suspects(losses: list[_Losses]) -> list[str]:
+    """Examples whose loss is not finite."""
+    found = []
+    for of in losses:
+        wrong = np.flatnonzero(~np.isfinite(mean_per_example(of.nll, of.batch).cpu().numpy()))
+        found += [of.ids[i] for i in wrong]
+    return found
 
 
 def _count_loss_tokens(examples: Examples) -> int:

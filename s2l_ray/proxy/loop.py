@@ -17,10 +17,11 @@ from s2l_ray.cluster.training import Host
 from s2l_ray.config.schema import ProxyConfig, TrajectoriesConfig
 from s2l_ray.corpus.parts import part_name
 from s2l_ray.errors import InternalError
+from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.engine import TorchEngine, device_name, peak_memory_bytes
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.lm.load import load_model, pad_id_of
-from s2l_ray.lm.response_loss import verify
+from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.score import NonFiniteScore, Scorer
 from s2l_ray.lm.step import Stepper, StepResult, autocast_for
 from s2l_ray.proxy.snapshots import (
@@ -76,7 +77,13 @@ def run_worker(job: ProxyJob, host: Host) -> dict[str, Any]:
         torch.set_num_threads(job.threads)
     model = load_model(job.proxy, job.tokenizer, job.seed)
     engine = TorchEngine(model, job.proxy, host.device, host.num_workers)
-    verify(model)
+    autocast = autocast_for(host.device, job.proxy.precision)
+    batching = choose_batching(
+        model, engine.loss, pad_id=pad_id_of(job.tokenizer), device=host.device, autocast=autocast,
+        agree=lambda yes: all(host.gather(yes)),
+    )  # fmt: skip
+    if job.proxy.compile:
+        engine.compile()
     step, tally = 0, Tally()
     with host.restore() as found:
         if found is not None:
@@ -84,14 +91,12 @@ def run_worker(job: ProxyJob, host: Host) -> dict[str, Any]:
             engine.load(folder)
             step, tally = progress["step"], Tally(**progress["tally"])
     restored_at = step
-    pad_id = pad_id_of(job.tokenizer)
-    autocast = autocast_for(host.device, job.proxy.precision)
     stepper = Stepper(
-        engine, job.proxy, total_steps=job.plan.total_steps, seed=job.seed, pad_id=pad_id, device=host.device,
+        engine, job.proxy, total_steps=job.plan.total_steps, seed=job.seed, batching=batching, device=host.device,
         autocast=autocast, rank=host.rank, num_workers=host.num_workers,
     )  # fmt: skip
     scorer = Scorer(
-        engine.loss, pad_id=pad_id, tokens_per_batch=job.trajectories.tokens_per_batch, device=host.device,
+        engine.loss, batching, tokens_per_batch=job.trajectories.tokens_per_batch, device=host.device,
         autocast=autocast,
     )  # fmt: skip
     units = [w.parts for w in job.plan.windows_from(step)]
@@ -117,7 +122,7 @@ def run_worker(job: ProxyJob, host: Host) -> dict[str, Any]:
     if host.rank == 0:
         _save_model(model, job)
     host.gather(None)
-    return _summary(job, host, model, tally)
+    return _summary(job, host, model, tally, batching)
 
 
 def _count_step(job: ProxyJob, host: Host, tally: Tally, step: int, result: StepResult, seconds: float) -> None:
@@ -251,7 +256,7 @@ def _save_model(model: Any, job: ProxyJob) -> None:
         job.out.sub("model").upload_folder(folder)
 
 
-def _summary(job: ProxyJob, host: Host, model: Any, tally: Tally) -> dict[str, Any]:
+def _summary(job: ProxyJob, host: Host, model: Any, tally: Tally, batching: Batching) -> dict[str, Any]:
     return {
         "num_parameters": sum(p.numel() for p in model.parameters()),
         "shape": asdict(ModelShape.of(model)),
@@ -261,6 +266,7 @@ def _summary(job: ProxyJob, host: Host, model: Any, tally: Tally) -> dict[str, A
         "score_seconds": tally.score_seconds,
         "device": device_name(host.device),
         "threads": torch.get_num_threads(),
+        "padded_because": batching.reason or None,
         "peak_memory_bytes": peak_memory_bytes(host.device),
         "written": job.out.take_written(),
     }

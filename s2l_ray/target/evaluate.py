@@ -11,8 +11,7 @@ import pyarrow as pa
 from s2l_ray.cluster.training import Host
 from s2l_ray.corpus.example_id import array_to_ids
 from s2l_ray.evaluation.metrics import SetResult, summarise
-from s2l_ray.lm.batches import token_budget_batches
-from s2l_ray.lm.load import pad_id_of
+from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.score import NonFiniteScore, Scorer, Scores
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.target.job import TargetJob
@@ -36,11 +35,10 @@ def read_evaluation(out: Storage, step: int) -> dict[str, SetResult] | None:
 class Evaluator:
     """Evaluates on all workers and remembers which step was best. The first set's macro loss decides."""
 
-    def __init__(self, job: TargetJob, host: Host, built: TargetModel) -> None:
+    def __init__(self, job: TargetJob, host: Host, built: TargetModel, batching: Batching) -> None:
         self.job, self.host = job, host
         self._scorer = Scorer(
-            built.engine.loss, pad_id=pad_id_of(job.tokenizer), tokens_per_batch=job.heldout_tokens_per_batch,
-            device=host.device, autocast=built.autocast,
+            built.engine.loss, batching, tokens_per_batch=job.heldout_tokens_per_batch, device=host.device,
         )  # fmt: skip
         self._sets: dict[str, tuple[Examples, np.ndarray]] = {}
         for name in job.heldout_names:
@@ -95,7 +93,7 @@ class Evaluator:
             self.host.report({"step": step, "objective": deciding})
 
     def _one(self, name: str, examples: Examples, sources: np.ndarray) -> tuple[SetResult, pa.Table]:
-        batches = list(token_budget_batches(examples.lengths, self._scorer.tokens_per_batch))
+        batches = self._scorer.plan(examples.lengths)
         # Every worker the same number of passes: sharded weights are fetched by all workers together.
         empty = np.zeros(0, dtype=np.int64)
         batches += [empty] * (-len(batches) % self.host.num_workers)

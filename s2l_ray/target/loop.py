@@ -12,7 +12,7 @@ from s2l_ray.cluster.training import Host
 from s2l_ray.lm.engine import device_name, peak_memory_bytes
 from s2l_ray.lm.flops import peak_flops
 from s2l_ray.lm.load import pad_id_of
-from s2l_ray.lm.response_loss import verify
+from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.step import Stepper, StepResult
 from s2l_ray.run_folder import list_outputs
 from s2l_ray.target.evaluate import Evaluator
@@ -42,7 +42,12 @@ def fine_tune(job: TargetJob, host: Host) -> dict[str, Any]:
         torch.set_num_threads(job.threads)
     built = build_target(job, host)
     engine = built.engine
-    verify(built.model, loss=engine.loss)
+    batching = choose_batching(
+        built.model, engine.loss, pad_id=pad_id_of(job.tokenizer), device=host.device,
+        agree=lambda yes: all(host.gather(yes)), pack=job.target.attention == "auto",
+    )  # fmt: skip
+    if job.target.compile:
+        engine.compile()
     tally, step = Tally(), 0
     with host.restore() as found:
         if found is not None:
@@ -52,15 +57,16 @@ def fine_tune(job: TargetJob, host: Host) -> dict[str, Any]:
     if host.rank == 0:
         host.emit(event="ready", step=step)
     stepper = Stepper(
-        engine, job.target, total_steps=job.plan.total_steps, seed=job.seed, pad_id=pad_id_of(job.tokenizer),
-        device=host.device, autocast=built.autocast, rank=host.rank, num_workers=host.num_workers,
+        engine, job.target, total_steps=job.plan.total_steps, seed=job.seed, batching=batching,
+        device=host.device, rank=host.rank, num_workers=host.num_workers,
     )  # fmt: skip
     step, exported = _train(job, host, built, stepper, step, tally)
     if exported is None:
         exported = step
         export(job, host, built)
     memory = host.gather(peak_memory_bytes(host.device))
-    return _summary(job, host, built, tally, step, exported, memory)
+    summary = _summary(job, host, built, tally, step, exported, memory)
+    return summary | {"padded_because": batching.reason or None}
 
 
 def _train(
@@ -68,7 +74,7 @@ def _train(
 ) -> tuple[int, int | None]:
     """From `step` to the end, or to where patience ends → (steps done, step of the weights exported on the way)."""
     target, total, restored_at = job.target, job.plan.total_steps, step
-    evaluator = Evaluator(job, host, built)
+    evaluator = Evaluator(job, host, built, stepper.batching)
     batches = job.plan.batches(step, host.stream(job.tokens, [w.parts for w in job.plan.windows_from(step)]))
     while True:
         every = target.evaluate_every_steps

@@ -109,10 +109,10 @@ def estimate_memory(
     device: dict[str, float] = {"process": _PROCESS_BYTES}
     host: dict[str, float] = {}
     if stage == 0:
-        # fp32 weights whatever the precision: autocast rounds copies of them.
-        device |= {"weights": 4 * all_parameters, "gradients": 4 * trained, "optimiser": 8 * trained}
-        if precision == "bf16":
-            device["bf16 copies"] = 2 * all_parameters
+        # Beside bf16 weights the optimiser has fp32 copies of those that are trained.
+        low = precision == "bf16"
+        device |= {"weights": (2 if low else 4) * all_parameters, "gradients": 4 * trained}
+        device["optimiser"] = (12 if low else 8) * trained
     else:
         width = 2 if precision == "bf16" else 4
         optimiser = {"optimiser": 12 * trained * shard}  # fp32 weights and both moments
@@ -131,7 +131,7 @@ def estimate_memory(
             if place == "nvme":
                 for name in names:
                     host[name] *= 0.1  # what passes through memory on its way from and to the disk
-    device["activations"] = _activation_bytes(sizes, target, precision)
+    device["activations"] = _activation_bytes(sizes, target, precision, on_gpu)
     return MemoryEstimate(device, host) if on_gpu else MemoryEstimate({**device, **host}, {})
 
 
@@ -141,7 +141,7 @@ def _gradient_width(target: TargetConfig) -> int:
     return 2 if user.get("data_types", {}).get("grad_accum_dtype") in ("bf16", "bfloat16") else 4
 
 
-def _activation_bytes(sizes: ModelSizes, target: TargetConfig, precision: str) -> float:
+def _activation_bytes(sizes: ModelSizes, target: TargetConfig, precision: str, on_gpu: bool) -> float:
     width = 2 if precision == "bf16" else 4
     tokens, hidden = target.tokens_per_microbatch, sizes.hidden_size
     # 34 bytes a hidden unit in 16 bits, 19 of them the MLP's at four times the width.
@@ -150,5 +150,5 @@ def _activation_bytes(sizes: ModelSizes, target: TargetConfig, precision: str) -
         sizes.num_layers * layer
     )  # fmt: skip
     # A chunk's logits, rounded up to fp32, and their gradient.
-    logits = 3 * 4 * min(CHUNK_ELEMENTS, tokens * sizes.vocab_size)
+    logits = 3 * 4 * min(CHUNK_ELEMENTS["cuda" if on_gpu else "cpu"], tokens * sizes.vocab_size)
     return layers + logits

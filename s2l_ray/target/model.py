@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +14,6 @@ from s2l_ray.lm.checks import foreign_refused
 from s2l_ray.lm.engine import Engine
 from s2l_ray.lm.flops import ModelShape, num_elements
 from s2l_ray.lm.load import load_model
-from s2l_ray.lm.step import autocast_for
 from s2l_ray.target.job import TargetJob
 from s2l_ray.target.whole import WholeEngine
 
@@ -25,12 +22,11 @@ from s2l_ray.target.whole import WholeEngine
 class TargetModel:
     engine: Engine
     model: Any
-    """The causal LM, adapters inside."""
+    """The causal LM, adapters inside; its weights have the precision, so nothing is autocast."""
     is_adapted: bool
     shape: ModelShape
     num_parameters: int
     num_trained_parameters: int
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 def build_target(job: TargetJob, host: Host) -> TargetModel:
@@ -41,8 +37,7 @@ def build_target(job: TargetJob, host: Host) -> TargetModel:
     """
     if job.zero_stage == 0:
         model = _prepared(job, torch.float32)
-        engine: Engine = WholeEngine(model, job.target, host.device, host.num_workers)
-        autocast = autocast_for(host.device, job.precision)
+        engine: Engine = WholeEngine(model, job.target, host.device, host.num_workers, bf16=job.precision == "bf16")
     else:
         from s2l_ray.target.zero import ZeroEngine, sharded_build
 
@@ -54,11 +49,10 @@ def build_target(job: TargetJob, host: Host) -> TargetModel:
         with sharded_build(zero_config, job.num_parameters if is_random else None):
             model = _prepared(job, dtype)
         engine = ZeroEngine(model, job.target, host.device, host.num_workers, zero_config)
-        autocast = contextlib.nullcontext  # the weights themselves have the precision
     parameters = list(model.parameters())
     return TargetModel(
         engine, model, job.target.lora is not None, ModelShape.of(model), sum(map(num_elements, parameters)),
-        sum(num_elements(p) for p in parameters if p.requires_grad), autocast,
+        sum(num_elements(p) for p in parameters if p.requires_grad),
     )  # fmt: skip
 
 

@@ -42,6 +42,10 @@ class WholeEngine(TorchEngine):
             fused = self.optimizer.defaults["fused"]  # then the count lies where the parameter lies
             step = torch.tensor(float(checkpoint.step), device=parameter.device if fused else "cpu")
             self.optimizer.state[parameter] = {"step": step, **moments}
+        if self.masters is not None:
+            self.masters.round()
 
     def _named(self) -> dict[str, nn.Parameter]:
-        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        """What the optimiser has: fp32, whatever the model's weights are."""
+        copies = {} if self.masters is None else self.masters.of
+        return {n: copies.get(p, p) for n, p in self.model.named_parameters() if p.requires_grad}

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.errors import UserError
-from s2l_ray.lm.engine import parameter_groups
+from s2l_ray.lm.batches import Batch, empty_batch
+from s2l_ray.lm.engine import compile_layers, parameter_groups
 from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.run_folder.scratch import scratch_folder
 from s2l_ray.target.zero_checkpoint import MOMENTS, WEIGHT, Checkpoint, write_checkpoint
@@ -119,8 +120,6 @@ class ZeroEngine:
         self.stage: int = ds_config["zero_optimization"]["stage"]
         self._has_stepped = False
         self.loss = ResponseLoss(model)
-        if config.compile:
-            model.base_model.compile(dynamic=True)
         self.optimizer = _make_optimizer(model, config, device, ds_config)
         self._engine = deepspeed.initialize(model=self.loss, optimizer=self.optimizer, config=ds_config)[0]
         if self._engine.device.type != device.type or (device.index or 0) != (self._engine.device.index or 0):
@@ -136,8 +135,12 @@ class ZeroEngine:
                 deepspeed.zero.register_external_parameter(self.loss.head_loss, parameter)
         _return_freed_memory()
 
-    def forward(self, input_ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        return self._engine(input_ids, positions, targets)
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        total, nll, _ = self._engine(batch)
+        return total, nll
+
+    def compile(self) -> None:
+        compile_layers(self.loss)
 
     @contextlib.contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
@@ -267,11 +270,9 @@ class ZeroEngine:
 
     def _empty_step(self) -> None:
         """Of gradient and learning rate 0: changes nothing, but DeepSpeed completes its books in the first step."""
-        device = self._engine.device
-        empty = torch.zeros((1, 1), dtype=torch.int64, device=device)
-        one = torch.zeros(1, dtype=torch.int64, device=device)
         with self.micro_batch(last=True):
-            self.backward(self.forward(empty, one, one).sum() * 0.0)
+            total, _ = self.forward(empty_batch().to(self._engine.device))
+            self.backward(total)
         self.update(0.0)
         self._set_adam_step(0)
 
@@ -308,7 +309,7 @@ def _num_elements(parameter: nn.Parameter) -> int:
 
 
 def _make_optimizer(model: Any, config: TargetConfig, device: torch.device, ds_config: dict[str, Any]) -> Any:
-    groups = parameter_groups(model, config.weight_decay)
+    groups = parameter_groups([p for p in model.parameters() if p.requires_grad], config.weight_decay)
     where = ds_config["zero_optimization"].get("offload_optimizer", {}).get("device", "none")
     if where != "none":
         from deepspeed.ops.adam import DeepSpeedCPUAdam

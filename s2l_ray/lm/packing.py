@@ -1,0 +1,284 @@
+"""Packed rows: sequences one after another in one row, each attending to itself alone. No padding.
+
+One attention function for every architecture that dispatches through the attention interface of `transformers`
+(https://huggingface.co/docs/transformers/attention_interface). On GPUs it is PyTorch's variable-length flash
+attention, on CPUs a call of scaled_dot_product_attention for each sequence. `choose_batching` tries it on the model at
+hand against sequences computed alone, and falls back to padded lines where it is not exact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from s2l_ray.lm.after_head import UnsupportedModel, find_after_head
+from s2l_ray.lm.batches import LENGTHS, Batching
+from s2l_ray.lm.response_loss import ResponseLoss
+from s2l_ray.tokens.examples import Examples
+
+_NAME = "s2l_packed"
+_GPU_MULTIPLE = 64
+"""Tokens of a packed row on a GPU: a multiple of what its matrix units take at once."""
+_CPU_PASS_COST, _GPU_PASS_COST = 512, 8192
+"""What a pass over padded lines costs beside its tokens (tokens): an H100 trains so many in the time in which a host
+starts the kernels of one small model's pass."""
+_MAX_FLASH_HEAD = 256
+"""Flash attention's largest head dimension."""
+_ELSEWHERE = "another worker cannot"
+
+
+class _CannotPack(Exception):
+    """The attention function does not do what the model asks of it; says what."""
+
+
+def choose_batching(
+    model: Any,
+    loss: ResponseLoss,
+    *,
+    pad_id: int,
+    device: torch.device,
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    agree: Callable[[bool], bool] = bool,
+    pack: bool = True,
+) -> Batching:
+    """Prove the loss for the model at hand, and choose how its batches are made. Leaves it in evaluation mode.
+
+    Args:
+        loss: an engine's, with the same model in it: with ZeRO-3 only that one can fetch the weights.
+        agree: whether all workers say yes; sharded models must be called alike on all.
+        pack: False leaves the model's own attention, with padded lines.
+
+    Raises:
+        UnsupportedModel: the loss is not the model's own, padded or packed.
+    """
+    model.eval()  # a model from scratch comes in training mode: two passes would differ by their dropout
+    examples = _probe(model.get_input_embeddings().num_embeddings)
+    with torch.no_grad(), autocast():
+        ids = torch.from_numpy(examples.tokens[: examples.offsets[1]].astype(np.int64)).to(device)[None]
+        loss.head_loss.after = find_after_head(model, ids, 2e-2 if _is_bf16(model, device) else 1e-4)
+        hidden, own = _alone(model, examples, device)
+        packed = Batching(True, pad_id, _GPU_MULTIPLE if device.type == "cuda" else 1)
+        reason = _obstacle(model, device) if pack else "it is turned off"
+        if not agree(not reason):
+            reason = reason or _ELSEWHERE
+        else:
+            take_back = _give_packed_attention(model)
+            reason = _fault(model, loss, packed, examples, hidden, device)
+            if not agree(not reason):
+                take_back()
+                reason = reason or _ELSEWHERE
+        batching = packed
+        if reason:
+            pass_cost = _GPU_PASS_COST if device.type == "cuda" else _CPU_PASS_COST
+            batching = Batching(False, pad_id, pass_cost=pass_cost, reason=reason)
+        gap = _gap(loss, batching, examples, own, device)
+        # bf16 leaves rounding of its own in both.
+        allowed = max(1e-3, 2e-2 * own.abs().max().item()) if _is_bf16(model, device) else 1e-3
+    if not gap <= allowed:
+        raise UnsupportedModel(
+            f"{type(model).__name__}: the loss from the response-only head differs from the model's own by {gap:.2g} "
+            "nats, so its trajectories would be wrong; this architecture changes its states before the head in a way "
+            "that is not known here. Choose another model (GPT-NeoX, Llama, Qwen, Gemma, OLMo and many more work)"
+        )
+    return batching
+
+
+def _probe(vocab_size: int) -> Examples:
+    """Three sequences that begin alike: a position or a look at a neighbour that is wrong shows in the states."""
+    lengths = np.array([5, 11, 8])
+    tokens = np.concatenate([np.arange(2, 2 + n) for n in lengths]) % vocab_size
+    tokens[5:16] = tokens[5:16][::-1]
+    mask = np.ones(len(tokens), dtype=bool)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Examples(np.zeros((3, 2), np.uint64), tokens.astype(np.int32), mask, offsets)
+
+
+def _alone(model: Any, examples: Examples, device: torch.device) -> tuple[Tensor, Tensor]:
+    """By the model itself, sequence by sequence → last hidden states (T, H), losses of all tokens but the first."""
+    hidden, losses = [], []
+    for start, end in zip(examples.offsets[:-1], examples.offsets[1:], strict=True):
+        ids = torch.from_numpy(examples.tokens[start:end].astype(np.int64)).to(device)[None]
+        output = model(input_ids=ids, use_cache=False)
+        losses.append(F.cross_entropy(output.logits[0, :-1].float(), ids[0, 1:], reduction="none"))
+        hidden.append(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0].float())
+    return torch.cat(hidden), torch.cat(losses)
+
+
+def _gap(loss: ResponseLoss, batching: Batching, examples: Examples, own: Tensor, device: torch.device) -> float:
+    """Largest difference from the model's own losses (nats)."""
+    batch = batching.batch(examples, np.arange(len(examples))).to(device)
+    order = torch.argsort(batch.example_of_token, stable=True)
+    return float((loss(batch)[1][order] - own).abs().max())
+
+
+def _obstacle(model: Any, device: torch.device) -> str:
+    """Why it need not be tried; empty if nothing is known."""
+    if not getattr(model, "_supports_attention_backend", False):
+        return f"{type(model).__name__} does not dispatch through the attention interface of transformers"
+    text = model.config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds:
+        return f"{type(model).__name__} has layers of another kind ({', '.join(sorted(kinds))})"
+    if device.type == "cuda" and _varlen() is None:
+        return f"PyTorch {torch.__version__} has no variable-length attention (2.10 and later have it)"
+    return ""
+
+
+def _fault(
+    model: Any, loss: ResponseLoss, batching: Batching, examples: Examples, alone: Tensor, device: torch.device
+) -> str:
+    """What is wrong with the packed states; empty if they are those of the sequences alone."""
+    batch = batching.batch(examples, np.arange(len(examples))).to(device)
+    try:
+        model.train()  # what attention does in training alone (dropout) must be possible too
+        loss.states(batch)
+        model.eval()
+        states = loss.states(batch)[0, : len(alone)].float()
+    except (_CannotPack, TypeError, ValueError, RuntimeError) as error:
+        return f"{type(model).__name__}: {error}"
+    finally:
+        model.eval()
+    gap = float((states - alone).norm() / alone.norm())
+    # Attention to a neighbour changes a tenth and more; what is left is rounding.
+    if not gap <= (5e-2 if _is_bf16(model, device) else 1e-4):
+        return f"{type(model).__name__}: its states differ by {gap:.1g} when sequences share a row"
+    return ""
+
+
+def _is_bf16(model: Any, device: torch.device) -> bool:
+    return model.dtype == torch.bfloat16 or torch.is_autocast_enabled(device.type)
+
+
+def _give_packed_attention(model: Any) -> Callable[[], None]:
+    """Let the model call `packed_attention`; gives what takes it back."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_NAME, packed_attention)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(_NAME)
+    return lambda: model.set_attn_implementation("sdpa" if before == _NAME else before)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    **arguments: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each sequence of a packed row, as `transformers` calls it.
+
+    Args:
+        query: (1, heads, T, head dimension).
+        key: (1, key heads, T, head dimension), and `value`; fewer heads are shared by groups of query heads.
+        cu_seq_lens_q: (S + 1,) int32, where the sequences begin.
+
+    Returns:
+        (1, T, heads, head dimension).
+    """
+    if s_aux is not None:
+        raise _CannotPack("attention sinks")
+    if cu_seq_lens_q is None:  # the model's own forward pass: every line is one sequence
+        if key.shape[2] != query.shape[2]:
+            raise _CannotPack("generation with a cache")
+        return _by_sequence(query, key, value, scaling, dropout, sliding_window, softcap, (query.shape[2],)), None
+    if query.is_cuda:
+        if softcap is not None:
+            raise _CannotPack("capped attention scores on a GPU")
+        assert max_length_q is not None
+        return _on_gpu(query, key, value, scaling, dropout, sliding_window, cu_seq_lens_q, max_length_q), None
+    return _by_sequence(query, key, value, scaling, dropout, sliding_window, softcap, arguments[LENGTHS]), None
+
+
+def _varlen() -> Callable[..., Any] | None:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn if {"scale", "window_size"} <= set(inspect.signature(varlen_attn).parameters) else None
+
+
+def _on_gpu(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float, window: int | None,
+    bounds: Tensor, longest: int,
+) -> Tensor:  # fmt: skip
+    from torch.nn.attention.varlen import varlen_attn
+
+    if dropout:
+        raise _CannotPack(f"attention dropout of {dropout:g} on a GPU")
+    if query.shape[-1] > _MAX_FLASH_HEAD or value.shape[-1] != query.shape[-1]:
+        raise _CannotPack(f"heads of {query.shape[-1]} and {value.shape[-1]} values")
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else value.dtype
+    if dtype not in (torch.bfloat16, torch.float16):
+        raise _CannotPack("fp32 on a GPU")
+    q, k, v = (t[0].transpose(0, 1).to(dtype) for t in (query, key, value))  # (T, heads, head dimension)
+    shared: dict[str, Any] = {}
+    if k.shape[1] != q.shape[1]:
+        if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+            shared = {"enable_gqa": True}
+        else:
+            k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
+    # A window of W tokens is the token itself and W - 1 before it.
+    reach = -1 if window is None else window - 1
+    found = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(reach, 0), **shared)
+    assert isinstance(found, Tensor)
+    return found[None]
+
+
+@torch.compiler.disable  # a loop over lengths that are never the same twice
+def _by_sequence(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float, window: int | None,
+    softcap: float | None, lengths: tuple[int, ...],
+) -> Tensor:  # fmt: skip
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+    sizes = list(lengths)
+    found: list[Tensor] = []
+    for q, k, v in zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True):
+        mask = _window_mask(q.shape[2], window, q.device)
+        if softcap is not None:
+            found.append(_capped(q, k, v, scaling, dropout, softcap, mask))
+        else:
+            found.append(
+                F.scaled_dot_product_attention(
+                    q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
+                )
+            )
+    return torch.cat(found, dim=2).transpose(1, 2)
+
+
+def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """(L, L) bool, True where a token looks; None: at all before it."""
+    if window is None or length <= window:
+        return None
+    ones = torch.ones(length, length, dtype=torch.bool, device=device)
+    return ones.tril() & ones.triu(1 - window)
+
+
+def _capped(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float, cap: float, mask: Tensor | None
+) -> Tensor:
+    """Attention whose scores are capped smoothly, as Gemma 2's (https://arxiv.org/abs/2408.00118, section 2)."""
+    length = query.shape[2]
+    if mask is None:
+        mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.tanh(query @ key.transpose(-1, -2) * (scale / cap)) * cap
+    weights = scores.float().masked_fill(~mask, -torch.inf).softmax(-1).to(query.dtype)
+    return F.dropout(weights, dropout, training=dropout > 0) @ value
