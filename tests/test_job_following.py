@@ -16,7 +16,7 @@ from ray_head import RayHead
 from s2l_ray.cluster import job as following
 from s2l_ray.cluster.job import JobClient, JobError
 
-LINES = 50
+LINES = 30
 COUNTING = "import time\nfor i in range({n}):\n    print('line', i, flush=True); time.sleep(0.5)\n{end}"
 
 
