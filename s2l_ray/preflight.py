@@ -6,18 +6,13 @@ Loads no weights.
 from __future__ import annotations
 
 import importlib.util
-import os
 
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.target import TargetConfig
-from s2l_ray.errors import UserError, shown
+from s2l_ray.errors import UserError
 from s2l_ray.run_folder.filesystems import absolute
 from s2l_ray.run_folder.redact import strip_credentials
-
-_RAY_SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/dash_ReportHead"
-"""The longest of Ray's paths for a socket."""
-_MAX_SOCKET_PATH = 107
 
 
 class PreflightError(UserError):
@@ -26,6 +21,7 @@ class PreflightError(UserError):
 
 def preflight(config: S2LConfig) -> None:
     """Raises ModelError, ZeroConfigError, HeldOutError, … or PreflightError for what would fail hours later."""
+    from s2l_ray.cluster.local_ray import check_temp_folder
     from s2l_ray.cluster.session import is_embedded
     from s2l_ray.run_folder.loggers import check_loggers
     from s2l_ray.stages.heldout import check_deciding_set, check_heldout_files
@@ -33,7 +29,7 @@ def preflight(config: S2LConfig) -> None:
     _refuse_lost_folder(config.run_uri)
     _refuse_folder_within_run(config.run_uri)
     if is_embedded(config.resources):
-        _refuse_long_sockets()
+        check_temp_folder()
     check_loggers(config.loggers)
     on_cpu = config.resources.device == "cpu"
     for model in (config.proxy, config.target):
@@ -63,20 +59,6 @@ def _refuse_folder_within_run(run_uri: str) -> None:
         raise PreflightError(
             f"run_dir={strip_credentials(run_uri)} would lie inside another run's folder ({outer}), which deletes what "
             "it does not know when it makes a stage again; set run_dir to a folder beside it"
-        )
-
-
-def _refuse_long_sockets() -> None:
-    """Ray's sockets lie in its temporary folder, and Linux takes no longer path for one."""
-    from ray._common.utils import get_default_ray_temp_dir
-
-    path = f"{get_default_ray_temp_dir()}/{_RAY_SOCKET}"
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
-        name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
-        raise PreflightError(
-            f"{name}={shown(os.environ.get(name))} makes the paths of Ray's sockets {len(os.fsencode(path))} bytes "
-            f"long, and Linux takes {_MAX_SOCKET_PATH}: Ray would not start. Set RAY_TMPDIR to a shorter folder on the "
-            "same disk (RAY_TMPDIR=/scratch)"
         )
 
 

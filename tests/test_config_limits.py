@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from s2l_ray.cluster.local_ray import TempFolderError
 from s2l_ray.config import ConfigError, load_config
 from s2l_ray.config.faults import section_at
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import MAX_MESSAGE, S2LError
 from s2l_ray.lm.checks import ModelError, check_folder
 from s2l_ray.lm.load import load_model_config
-from s2l_ray.preflight import PreflightError, preflight
+from s2l_ray.preflight import preflight
 
 
 def refused(source: Any, *overrides: str) -> str:
@@ -188,5 +189,5 @@ def test_a_folder_for_rays_sockets_that_is_too_long_is_refused_with_the_cure(tmp
     monkeypatch.setenv("TMPDIR", "/tmp/" + "x" * 60)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    with pytest.raises(PreflightError, match="Set RAY_TMPDIR to a shorter folder"):
+    with pytest.raises(TempFolderError, match="Set RAY_TMPDIR to a shorter folder"):
         preflight(load_config("quickstart", [f"run_dir={tmp_path}"]))

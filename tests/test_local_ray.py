@@ -268,7 +268,18 @@ def test_a_folder_that_is_too_long_for_sockets_is_refused(tmp_path: Path, monkey
     with pytest.raises(TempFolderError, match=r"RAY_TMPDIR=/proc/nothing.*may write"), local_ray(1, False):
         pass
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
-    module._check_temp_folder()
+    module.check_temp_folder()
+
+
+def test_no_socket_of_rays_has_a_longer_path_than_is_reckoned_with() -> None:
+    from ray.dashboard.subprocesses.module import SubprocessModule
+    from ray.dashboard.subprocesses.utils import get_socket_path
+    from ray.dashboard.utils import get_all_modules
+
+    folder = module._SOCKET_PATH.rpartition("/")[0]
+    paths = [get_socket_path(folder, head.__name__) for head in get_all_modules(SubprocessModule)]
+    assert len(paths) > 5
+    assert max(map(len, [*paths, f"{folder}/plasma_store.10"])) == len(module._SOCKET_PATH)
 
 
 @pytest.mark.parametrize(

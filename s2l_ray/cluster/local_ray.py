@@ -20,8 +20,8 @@ _TRIES = 4
 _DASHBOARD_START_S = 300
 """Ray's own patience is 60 s, too little on a busy machine; without the dashboard's process nothing starts."""
 _LONGEST_SOCKET_PATH = 107 if platform.system() == "Linux" else 103
-_SOCKET_PATH = "ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store.10"
-"""How long Ray's socket paths become, below its folder for temporary files."""
+_SOCKET_PATH = "ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/dash_TaskEventsHead"
+"""The longest of Ray's socket paths, below the folder for temporary files."""
 
 _LOOPBACK = "127.0.0.1"
 _LOOPBACK_INTERFACE = "lo" if platform.system() == "Linux" else "lo0"
@@ -47,7 +47,7 @@ def local_ray(num_cpus: int, dashboard: bool) -> Iterator[None]:
     """
     import ray
 
-    _check_temp_folder()
+    check_temp_folder()
     with own_token(), environment(_environment()), _ray_constants():
         try:
             _start(num_cpus, dashboard)
@@ -136,13 +136,19 @@ def _free_port() -> int:
 
 
 def _temp_folder() -> Path:
-    on_linux = os.environ.get("TMPDIR") if platform.system() == "Linux" else None
-    return Path(os.environ.get("RAY_TMPDIR") or on_linux or "/tmp")
+    from ray._common.utils import get_default_system_temp_dir
+
+    return Path(get_default_system_temp_dir()).absolute()
 
 
-def _check_temp_folder() -> None:
+def check_temp_folder() -> None:
+    """Refuse, before Ray is started, a folder for temporary files in which it could not.
+
+    Raises:
+        TempFolderError: the paths of its sockets would be too long, or this user may not write there.
+    """
     folder = _temp_folder()
-    name = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
     length = len(os.fsencode(folder / _SOCKET_PATH.format(pid=os.getpid())))
     if length > _LONGEST_SOCKET_PATH:
         raise TempFolderError(
