@@ -16,6 +16,7 @@ from s2l_ray.corpus.parts import part_name
 from s2l_ray.errors import UserError, shown
 from s2l_ray.run_folder.display import printable
 from s2l_ray.summary import target_lines
+from s2l_ray.trajectories.matrix import snapshot_columns
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -30,14 +31,21 @@ def inspect_run(run: Run, console: Console, clusters: int | None = None, example
     """
     console.print(Text.assemble((printable(run.uri), "bold"), f"  seed {run.config.seed}"), highlight=False)
     for name, stage in run.stages.items():
-        manifest = stage.manifest
-        line = f"  {name:<22} {manifest.extra.get('said', '')}  ({manifest.wall_seconds:.1f} s)"
-        console.print(_shown(line), highlight=False)
+        console.print(_stage_line(name, stage), highlight=False)
+    if run.others:
+        console.print("  of the same names, from the same clusters (another seed, another model, …):", highlight=False)
+        for other in run.others:
+            console.print(_stage_line(other.name, other), highlight=False)
     if "clusters" in run.stages:
         _clusters(run, console, clusters, examples, source)
     if run.targets:
         console.print(Text("\n".join(target_lines(run))), highlight=False)
     _quarantine(run, console)
+
+
+def _stage_line(name: str, stage: Stage) -> Text:
+    manifest = stage.manifest
+    return _shown(f"  {name:<22} {manifest.extra.get('said', '')}  ({manifest.wall_seconds:.1f} s)")
 
 
 def sparkline(values: np.ndarray, top: float) -> str:
@@ -50,7 +58,8 @@ def _clusters(run: Run, console: Console, limit: int | None, examples: int, sour
     matrix = run.trajectories()
     stage = run.stage("clusters")
     table = stage.storage.read_table("centroids.parquet")
-    num_snapshots = matrix.losses.shape[1]
+    asked, recorded = stage.manifest.settings, matrix.losses.shape[1]
+    columns = snapshot_columns(recorded, asked["num_snapshots"], asked["snapshots"])
     centroids = table["centroid_loss_nats"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)  # (K, T)
     assignment = stage.storage.read_table("assignment.parquet")["cluster"].to_numpy()
     sizes = np.bincount(assignment, minlength=len(centroids))
@@ -65,7 +74,8 @@ def _clusters(run: Run, console: Console, limit: int | None, examples: int, sour
     out = Table(title=f"{len(sizes)} clusters, smallest first; mean losses in nats per token", show_lines=examples > 0)
     for heading in ("cluster", "size", "share"):
         out.add_column(heading, justify="right")
-    for heading in (f"loss over {num_snapshots} snapshots", "first → last", "commonest sources"):
+    snapshots = f"{recorded}" if len(columns) == recorded else f"{len(columns)} of {recorded}"
+    for heading in (f"loss over {snapshots} snapshots", "first → last", "commonest sources"):
         out.add_column(heading, no_wrap=heading != "commonest sources")
     if examples:
         out.add_column("nearest to the centre", overflow="fold", ratio=1)
@@ -73,14 +83,15 @@ def _clusters(run: Run, console: Console, limit: int | None, examples: int, sour
         members = np.flatnonzero((assignment == k) & allowed)
         names = Counter(matrix.source_names[s] for s in matrix.sources[members])
         common = ", ".join(f"{n or '(none)'} {c / max(1, len(members)):.0%}" for n, c in names.most_common(2))
-        row = [
+        row = [_shown(cell) for cell in (
             str(k), f"{sizes[k]:,}", f"{sizes[k] / sizes.sum():.1%}", sparkline(centroids[k], float(centroids.max())),
             f"{centroids[k][0]:.2f} → {centroids[k][-1]:.2f}", common,
-        ]  # fmt: skip
+        )]  # fmt: skip
         if examples:
-            near = members[np.argsort(((matrix.losses[members] - centroids[k]) ** 2).sum(axis=1))[:examples]]
-            row.append("\n".join(printable(_text(run, matrix, int(i))) for i in near))
-        out.add_row(*map(_shown, row))
+            distances = ((matrix.losses[np.ix_(members, columns)] - centroids[k]) ** 2).sum(axis=1)
+            nearest = members[np.argsort(distances, kind="stable")[:examples]]
+            row.append(Text("\n").join(_shown(_text(run, matrix, int(i))) for i in nearest))
+        out.add_row(*row)
     console.print(out)
 
 
@@ -95,8 +106,8 @@ def _text(run: Run, matrix: Any, row: int) -> str:
 
 
 def _shown(text: str) -> Text:
-    """Foreign text as it stands: rich reads neither markup nor emoji codes in it."""
-    return Text(printable(text, keep="\n"))
+    """Foreign text as it stands, in one line: rich reads neither markup nor emoji codes in it."""
+    return Text(printable(text))
 
 
 def quarantine_rows(stage: Stage) -> list[dict[str, Any]]:
@@ -118,5 +129,5 @@ def _quarantine(run: Run, console: Console) -> None:
     for reason, count in reasons.most_common(20):
         first = next(r for r in rows if r["reason"] == reason)
         cells = (f"{count:,}", reason, f"{first['origin']} at {first['index']}", first["text"][:160])
-        out.add_row(*(_shown(printable(cell)) for cell in cells))
+        out.add_row(*map(_shown, cells))
     console.print(out)

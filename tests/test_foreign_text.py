@@ -50,12 +50,13 @@ def hostile(tmp_path: Path) -> Run:
     centroids = pa.FixedSizeListArray.from_arrays(pa.array(losses.ravel()), 4)
     storage.write_table("clusters/centroids.parquet", pa.table({"centroid_loss_nats": centroids}))
     storage.write_table("clusters/assignment.parquet", pa.table({"cluster": list(range(num))}))
-    manifest = types.SimpleNamespace(extra={"said": ATTACKS[7]}, wall_seconds=1.0)
+    settings = {"num_snapshots": None, "snapshots": "even"}
+    manifest = types.SimpleNamespace(extra={"said": ATTACKS[7]}, settings=settings, wall_seconds=1.0)
     stages = {n: types.SimpleNamespace(storage=storage.sub(n), manifest=manifest) for n in ("corpus", "clusters")}
     matrix = types.SimpleNamespace(losses=losses, sources=np.arange(num), source_names=list(ATTACKS), ids=ids,
                                    part_rows=[(0, num)])  # fmt: skip
     run = types.SimpleNamespace(uri=storage.uri, config=types.SimpleNamespace(seed=0), stages=stages, targets={},
-                                stage=stages.__getitem__, trajectories=lambda: matrix)  # fmt: skip
+                                others=[], stage=stages.__getitem__, trajectories=lambda: matrix)  # fmt: skip
     return cast(Run, run)
 
 
@@ -71,6 +72,14 @@ def test_inspect_shows_every_source_and_text_as_it_stands(hostile: Run):
     flat = re.sub(r"[\s│┃]+", "", shown)
     for attack in ATTACKS:
         assert re.sub(r"\s+", "", printable(attack))[:40] in flat, attack
+
+
+def test_a_sources_name_stays_in_its_line(hostile: Run):
+    lines = [re.sub(r"\s+", "", line) for line in _ANSI.sub("", _inspected(hostile, examples=0)).splitlines()]
+    for attack in ATTACKS:
+        shown = re.sub(r"\s+", "", printable(attack)) + "100%"
+        if len(shown) < 30:  # longer ones are folded
+            assert any(shown in line for line in lines), attack
 
 
 def test_inspect_of_one_source_and_of_none(hostile: Run):

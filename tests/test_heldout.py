@@ -33,6 +33,7 @@ from s2l_ray.evaluation.metrics import summarise
 from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.preflight import preflight
 from s2l_ray.run_folder import Storage
+from s2l_ray.stages.heldout import heldout_inputs
 from s2l_ray.tokens.parts import TOKEN_SCHEMA
 from s2l_ray.tokens.render import Renderer, renderer_of
 
@@ -178,6 +179,24 @@ def test_a_missing_file_is_named_with_its_setting(tmp_path):
 def test_names_that_cannot_be_are_refused(files, message):
     with pytest.raises(ConfigError, match=message):
         load_config({**TREE, "heldout": {"files": files}})
+
+
+def test_the_quickstarts_own_set_is_not_replaced_in_silence():
+    with pytest.raises(ConfigError, match=r"heldout\.files\.balanced has the name of the quickstart's own"):
+        load_config("quickstart", ["heldout.files.balanced=[a.jsonl]"])
+    load_config("quickstart", ["heldout.files.mine=[a.jsonl]"])
+
+
+@given(
+    st.lists(st.sampled_from(["corpus", "split", "tokenizer", "files", "test", "a-b_C", "files-corpus"]), unique=True)
+)
+def test_a_set_of_any_name_is_an_input_of_its_own(names):
+    fixed = {"corpus": "c", "split": "s", "tokenizer": "t"}
+    inputs = heldout_inputs(fixed, {name: f"content of {name}" for name in names})
+    assert fixed.items() <= inputs.items()
+    assert sorted(inputs.values()) == sorted([*fixed.values(), *(f"content of {name}" for name in names)])
+    for name in set(names) - set(fixed):
+        assert inputs[name] == f"content of {name}", "the keys of earlier runs stay"
 
 
 def rows_of(rows: list[dict[str, Any]]) -> HeldOutRows:

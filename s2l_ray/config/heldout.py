@@ -8,6 +8,8 @@ from pydantic import Field, field_validator
 
 from s2l_ray.config.section import Location, Section, bounded
 
+QUICKSTART_SET = "balanced"
+"""The quickstart's own test: every skill as often as any other."""
 _MAX_SETS = 100
 
 

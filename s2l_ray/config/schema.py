@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from s2l_ray.config.budgets import check_budgets, plain_budgets
 from s2l_ray.config.corpus import CorpusConfig
-from s2l_ray.config.heldout import HeldOutConfig
+from s2l_ray.config.heldout import QUICKSTART_SET, HeldOutConfig
 from s2l_ray.config.loggers import LoggersConfig
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.proxy import ProxyConfig
@@ -256,6 +256,11 @@ class S2LConfig(Section):
             yield (
                 "clusters.snapshots=first would do nothing: of all snapshots none are the first; set "
                 "clusters.num_snapshots too, or leave it out"
+            )
+        if self.corpus.quickstart is not None and QUICKSTART_SET in self.heldout.files:
+            yield (
+                f"heldout.files.{QUICKSTART_SET} has the name of the quickstart's own held-out set, and one of them "
+                "would be lost; give yours another name"
             )
         for model in (self.proxy, self.target):
             if model is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from s2l_ray.artifacts import Stage, part_rows
+from s2l_ray.config.heldout import QUICKSTART_SET
 from s2l_ray.config.load import ConfigError
 from s2l_ray.config.model import RENDER_FIELDS
 from s2l_ray.config.schema import S2LConfig
@@ -15,9 +16,6 @@ from s2l_ray.lm.identity import tokenizer_digest
 from s2l_ray.pipeline import Built, Pipeline
 from s2l_ray.run_folder import Storage, fingerprint
 from s2l_ray.stages.tokens import open_tokenizer
-
-_QUICKSTART_SET = "balanced"
-"""The quickstart's test: every skill as often as any other."""
 
 
 def heldout_stage(pipeline: Pipeline, config: S2LConfig, corpus: Stage, tokens: Stage) -> Stage | None:
@@ -37,13 +35,20 @@ def heldout_stage(pipeline: Pipeline, config: S2LConfig, corpus: Stage, tokens: 
 
     settings = {"names": names, **target.stored(include={*RENDER_FIELDS, "max_length"})}
     settings["corpus"] = config.corpus.model_dump(mode="json", include={"format", "template", "source_column"})
-    inputs = {
-        "corpus": corpus.manifest.content_fingerprint,
-        "split": split["fingerprint"],
-        "tokenizer": tokenizer_fingerprint(tokens),
-        **{name: fingerprint([unit_content(u) for u in units]) for name, units in files.items()},
-    }
+    inputs = heldout_inputs(
+        {
+            "corpus": corpus.manifest.content_fingerprint,
+            "split": split["fingerprint"],
+            "tokenizer": tokenizer_fingerprint(tokens),
+        },
+        {name: fingerprint([unit_content(u) for u in units]) for name, units in files.items()},
+    )
     return pipeline.stage("heldout", settings, inputs, build)
+
+
+def heldout_inputs(fixed: dict[str, str], sets: dict[str, str]) -> dict[str, str]:
+    """The inputs in the stage's key. A set that is called like another input has a prefix; no set's name has a dot."""
+    return fixed | {f"files.{name}" if name in fixed else name: content for name, content in sets.items()}
 
 
 def heldout_files(pipeline: Pipeline, config: S2LConfig) -> dict[str, list[ReadUnit]]:
@@ -52,7 +57,7 @@ def heldout_files(pipeline: Pipeline, config: S2LConfig) -> dict[str, list[ReadU
     if config.corpus.quickstart is not None:
         quickstart = config.corpus.quickstart.model_dump()
         _, test = quickstart_units(pipeline.run.storage, seed=config.seed, say=pipeline.progress.say, **quickstart)
-        files.setdefault(_QUICKSTART_SET, [test])
+        files[QUICKSTART_SET] = [test]
     return files
 
 
@@ -80,7 +85,7 @@ def check_deciding_set(config: S2LConfig) -> None:
     from s2l_ray.evaluation.heldout import SPLIT
 
     quickstart, split = config.corpus.quickstart is not None, config.heldout.share > 0
-    names = {*config.heldout.files, *([_QUICKSTART_SET] * quickstart), *([SPLIT] * split)}
+    names = {*config.heldout.files, *([QUICKSTART_SET] * quickstart), *([SPLIT] * split)}
     asked = config.sweep.heldout_set
     if asked is not None and asked not in names:
         raise ConfigError(
