@@ -21,12 +21,24 @@ from s2l_ray.run_folder.file_record import read_record
 from s2l_ray.run_folder.outputs import MANIFEST_NAME
 
 _STAGE_FOLDER = re.compile(r"(?:^|/)(?:[0-9a-f]{12}|[^/]*-[0-9a-f]{8})$")
-_RECORD = re.compile(rf"^(?:{generated.FOLDER}/[0-9a-f]{{12}}\.json|huggingface/[0-9a-f]{{16}}/export\.json)$")
+_INPUT = re.compile(rf"^(?:{generated.FOLDER}/[0-9a-f]{{12}}\.json|huggingface/[0-9a-f]{{16}}/export\.json)$")
+_SWEEP = re.compile(r"^sweep/(?:files\.json|(?:trials|stopped)/[^/]+\.json)$")
 _STAGE_CURE = (
     "Delete it and run the command that made it again (`s2l run`; `s2l select`, `s2l finetune` or `s2l sweep` for what "
     "they added): the stage is made again from what it read"
 )
 _INPUT_CURE = "Delete it and run `s2l run` again: it is made anew"
+_SWEEP_CURE = (
+    "Delete it and run the same `s2l sweep` again: it is written anew, from the targets that are complete; only what "
+    "is missing is trained"
+)
+_WITHOUT_DIGEST = {
+    "locks": "locks have no digest", "stage_locks": "locks have no digest",
+    "tensorboard": "logs have no digest", "sweep/logs": "logs have no digest",
+    "sweep/made": "notes on which trials share a target have no digest",
+    "sweep/ray_tune": "working state of a sweep that was interrupted has no digest",
+}  # fmt: skip
+_UNFINISHED = "of no complete stage: checkpoints, and what an interrupted command has written, have no digest"
 
 
 @dataclass
@@ -39,13 +51,18 @@ class Verification:
     """One sentence or two for each bad file: name, stage, cure."""
     unverified: list[str] = field(default_factory=list)
     """What nothing vouches for, and why."""
+    num_unverified: int = 0
+    """Files."""
 
     def lines(self) -> list[str]:
         """For people."""
         told = [f"bad: {problem}" for problem in self.problems]
         told += [f"not verified: {what}" for what in self.unverified]
         outcome = f"{len(self.problems):,} bad" if self.problems else "all of them are what was written"
-        return [*told, f"{self.num_files:,} files, {self.num_bytes:,} bytes compared with their digests: {outcome}"]
+        compared = f"{self.num_files:,} files, {self.num_bytes:,} bytes compared with their digests: {outcome}"
+        if self.num_unverified:
+            compared += f"; nothing vouches for {self.num_unverified:,} more, named above as not verified"
+        return [*told, compared]
 
 
 @dataclass
@@ -72,8 +89,11 @@ def verify_run(storage: Storage, progress: Progress) -> Verification:
     folders = [folder for folder in folders if _STAGE_FOLDER.search(folder)]
     for folder in folders:
         _read_stage(storage, folder, claims, result)
-    for name in filter(_RECORD.match, names):
-        _read_record(storage, name, claims, result)
+    for name in filter(_INPUT.match, names):
+        owner = f"the input that the run made in {name.rpartition('/')[0]}"
+        _read_record(storage, name, owner, _INPUT_CURE, claims, result)
+    for name in filter(_SWEEP.match, names):
+        _read_record(storage, name, "the results of the sweep", _SWEEP_CURE, claims, result)
     if not folders:
         raise RunError(f"{storage.uri} holds no complete stage, so there is nothing to verify; check the path")
     total = sum(output.size for output in claims.outputs)
@@ -81,7 +101,9 @@ def verify_run(storage: Storage, progress: Progress) -> Verification:
         found = verify_digests(storage, claims.outputs, on_bytes=lambda size: bar.update(advance=size / 1e6))
     result.problems += [f"{problem.what} It belongs to {claims.owner[problem.name]}." for problem in found]
     result.num_files, result.num_bytes = len(claims.outputs), total
-    result.unverified += _unclaimed(names, folders, claims.spoken_for)
+    unclaimed = [name for name in names if name not in claims.spoken_for]
+    result.unverified += _unclaimed(unclaimed, folders)
+    result.num_unverified = len(unclaimed)
     return result
 
 
@@ -101,14 +123,14 @@ def _read_stage(storage: Storage, folder: str, claims: _Claims, result: Verifica
     _claim(claims, folder, manifest.outputs, f"the stage {manifest.stage} ({folder}). {_STAGE_CURE}")
 
 
-def _read_record(storage: Storage, name: str, claims: _Claims, result: Verification) -> None:
+def _read_record(storage: Storage, name: str, owner: str, cure: str, claims: _Claims, result: Verification) -> None:
     claims.spoken_for.add(name)
     folder, _, base = name.rpartition("/")
     record = read_record(storage.sub(folder), base)
     if record is None:
-        result.problems.append(f"{storage.uri}/{name} was altered: its digest does not fit. {_INPUT_CURE}.")
+        result.problems.append(f"{storage.uri}/{name} was altered: its digest does not fit. {cure}.")
         return
-    _claim(claims, folder, record.files, f"the input that the run made in {folder}. {_INPUT_CURE}")
+    _claim(claims, folder, record.files, f"{owner}. {cure}")
 
 
 def _claim(claims: _Claims, folder: str, outputs: list[OutputFile], owner: str) -> None:
@@ -119,18 +141,20 @@ def _claim(claims: _Claims, folder: str, outputs: list[OutputFile], owner: str) 
         claims.spoken_for.add(inside.name)
 
 
-def _unclaimed(names: list[str], folders: list[str], spoken_for: set[str]) -> list[str]:
-    """Files without a digest, counted by where they lie."""
-    counts: Counter[str] = Counter()
+def _unclaimed(names: list[str], folders: list[str]) -> list[str]:
+    """Files without a digest, counted by where they lie, and why they have none."""
+    complete, counts = set(folders), Counter[str]()
     for name in names:
-        if name in spoken_for:
-            continue
-        parts = name.split("/")
-        inside = next(("/".join(parts[:i]) for i in range(1, len(parts)) if "/".join(parts[:i]) in set(folders)), None)
-        if inside is not None:
-            counts[f"{inside}/ (not in its manifest, read by no stage)"] += 1
-        elif len(parts) == 1:
+        *parents, _ = name.split("/")
+        above = ["/".join(parents[: i + 1]) for i in range(len(parents))]
+        inside = next((folder for folder in above if folder in complete), None)
+        known = next((folder for folder in above if folder in _WITHOUT_DIGEST), None)
+        if not above:
             counts[f"{name} (settings, index and logs have no digest)"] += 1
+        elif inside is not None:
+            counts[f"{inside}/ (not in its manifest, read by no stage)"] += 1
+        elif known is not None:
+            counts[f"{known}/ ({_WITHOUT_DIGEST[known]})"] += 1
         else:
-            counts[f"{'/'.join(parts[: min(2, len(parts) - 1)])}/ (of no complete stage)"] += 1
+            counts[f"{above[:2][-1]}/ ({_UNFINISHED})"] += 1
     return [f"{where}: {count:,} file{'s' * (count > 1)}" for where, count in sorted(counts.items())]

@@ -32,6 +32,7 @@ from s2l_ray.run_folder import (
     verify_outputs,
     write_manifest,
 )
+from s2l_ray.run_folder.file_record import FileRecord
 from s2l_ray.verify import verify_run
 
 pytest_plugins = ("fixtures_s3",)
@@ -194,7 +195,10 @@ def test_a_whole_run_is_whole_and_what_was_not_verified_is_said(run_folder, caps
     assert "14 files, " in said
     assert "all of them are what was written" in said
     assert "not verified: config.yaml (settings, index and logs have no digest)" in said
-    assert "not verified: proxy/ba9876543210/ (of no complete stage): 1 file" in said
+    assert (
+        "not verified: proxy/ba9876543210/ (of no complete stage: checkpoints, and what an interrupted command" in said
+    )
+    assert said.endswith("; nothing vouches for 2 more, named above as not verified\n")
 
 
 def test_every_file_that_is_flipped_torn_replaced_or_gone_is_named_with_stage_and_cure(run_folder, capsys):
@@ -224,6 +228,52 @@ def test_what_lies_in_a_stage_and_is_not_of_it_is_said(run_folder, capsys):
     (run_folder / FOLDER / "parts/part-000009.parquet").write_bytes(b"")
     assert main(["verify", str(run_folder)]) == 0
     assert f"not verified: {FOLDER}/ (not in its manifest, read by no stage): 1 file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("config.unfinished.yaml", "config.unfinished.yaml (settings, index and logs have no digest)"),
+        ("run.json", "run.json (settings, index and logs have no digest)"),
+        ("metrics.jsonl", "metrics.jsonl (settings, index and logs have no digest)"),
+        ("locks/a", "locks/ (locks have no digest)"),
+        ("tensorboard/proxy/events", "tensorboard/ (logs have no digest)"),
+        ("sweep/logs/target-1.jsonl", "sweep/logs/ (logs have no digest)"),
+        ("sweep/made/1.json", "sweep/made/ (notes on which trials share a target have no digest)"),
+        ("sweep/report.json", "sweep/ (of no complete stage: "),
+        ("target/full-89abcdef/ray_train/step-4/weights", "target/full-89abcdef/ (of no complete stage: checkpoints, "),
+        ("huggingface/0123456789abcdef/part-0.parquet", "huggingface/0123456789abcdef/ (of no complete stage: "),
+    ],
+)
+def test_whatever_has_no_digest_is_said_with_the_reason(run_folder, name, said, capsys):
+    Storage.open(run_folder).write_bytes(name, b"x")
+    assert main(["verify", str(run_folder)]) == 0
+    out = capsys.readouterr().out
+    assert f"not verified: {said}" in out
+    assert "nothing vouches for 3 more" in out
+
+
+def test_records_and_results_of_a_sweep_have_digests(run_folder, capsys):
+    run = Storage.open(run_folder)
+    for name in ("trials/target-1", "stopped/target-2"):
+        FileRecord({"trial": {"seed": 0}}).write(run, f"sweep/{name}.json")
+    out = run.sub("sweep").recording()
+    out.write_bytes("results.csv", b"a,b\n")
+    FileRecord({"sweep": {}}, list_outputs(out, only=("results.csv",))).write(out, "files.json")
+    assert main(["verify", str(run_folder)]) == 0
+    said = capsys.readouterr().out
+    assert "15 files" in said
+    assert "not verified: sweep/" not in said
+    for name in ("trials/target-1.json", "stopped/target-2.json", "files.json", "results.csv"):
+        path = run_folder / "sweep" / name
+        whole = path.read_bytes()
+        for broken in (whole.replace(b"0", b"1").replace(b"a", b"b"), whole[:3], b"[" * 100_000, b"\xff", b"null"):
+            path.write_bytes(broken)
+            assert main(["verify", str(run_folder)]) == 1, (name, broken[:20])
+            [bad] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("bad: ")]
+            assert name in bad
+            assert "run the same `s2l sweep` again" in bad
+        path.write_bytes(whole)
 
 
 def test_a_folder_without_stages_is_refused(tmp_path):

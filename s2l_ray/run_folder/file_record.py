@@ -1,4 +1,4 @@
-"""Files that are made in the run folder before any stage reads them: a JSON beside says of what, and their digests."""
+"""Files and records of a run folder besides its stages: a JSON says what they were made from, with digests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class FileRecord:
     """What was made, and the files."""
 
     of: dict[str, Any]
-    """The settings or the source that they were made from."""
+    """The settings or the source that they were made from; or, without files, what is recorded."""
     files: list[OutputFile] = field(default_factory=list)
     """Relative to the record's folder."""
 
@@ -37,5 +37,5 @@ def read_record(folder: Storage, name: str) -> FileRecord | None:
         content = folder.read_json(name)
         record = FileRecord(dict(content["of"]), [OutputFile.model_validate(f) for f in content["files"]])
         return record if content["digest"] == fingerprint(record._plain()) else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -184,7 +184,7 @@ class Storage:
         """The file's JSON. Raises FileNotFoundError; ValueError, naming the file, if it is not JSON."""
         try:
             return json.loads(self.read_bytes(rel))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{self._display_of(rel)} is not valid JSON: {error}") from error
 
     def read_table(self, rel: str, columns: Names | None = None, filters: Any = None) -> pa.Table:

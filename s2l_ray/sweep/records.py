@@ -1,7 +1,12 @@
-"""What finished trials leave: which target stage is theirs. A sweep that runs again reads it and repeats nothing."""
+"""What finished trials leave: which target stage is theirs. A sweep that runs again reads it and repeats nothing.
+
+Records have digests. One that is damaged is deleted, which is said, and its trial counts as not done: where the target
+is still there, it is found and not trained again.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +14,14 @@ from s2l_ray.artifacts import Run, Stage
 from s2l_ray.config.load import ConfigError
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.run_folder import EarlierLayout, Storage, fingerprint, read_manifest
+from s2l_ray.run_folder.file_record import FileRecord, read_record
 from s2l_ray.sweep.trials import FULL, Trial
 
 if TYPE_CHECKING:
     from s2l_ray.sweep.tune import Shared
 
 _FINISHED, _STOPPED = "trials", "stopped"
+Say = Callable[[str], None]
 _NOT_RESULTS = {"name", "run_dir", "sweep", "resources", "loggers", "estimates"}
 
 
@@ -39,25 +46,45 @@ def write_record(shared: Shared, trial: Trial, run: Run, stage: Stage) -> None:
     everything = run.stage("trajectories").manifest.row_counts["trajectories"]
     chosen = everything if trial.selector == FULL else next(iter(run.subsets.values())).manifest.row_counts["examples"]
     record = {"trial": trial.plain(), "folder": stage.folder, "num_examples": chosen, "share": chosen / everything}
-    shared.storage.write_json(_name(shared.base, trial, shared.trajectories, shared.phase), record)
+    FileRecord(record).write(shared.storage, _name(shared.base, trial, shared.trajectories, shared.phase))
 
 
-def find_finished(base: S2LConfig, storage: Storage, trial: Trial, trajectories: str, phase: str) -> Finished | None:
+def find_finished(
+    base: S2LConfig, storage: Storage, trial: Trial, trajectories: str, phase: str, say: Say
+) -> Finished | None:
     """The trial's result; None if it has not finished or its files are gone."""
     name = _name(base, trial, trajectories, phase)
-    return _read(storage, name, trial) if storage.exists(name) else None
+    record = _content(storage, name, say) if storage.exists(name) else None
+    return None if record is None else _finished(storage, record, trial)
 
 
-def all_finished(base: S2LConfig, storage: Storage, trajectories: str, phase: str) -> list[Finished]:
+def all_finished(base: S2LConfig, storage: Storage, trajectories: str, phase: str, say: Say) -> list[Finished]:
     """Every finished trial of this sweep's base configuration, whoever proposed it."""
     found = []
-    for entry in storage.list("sweep/trials"):
-        if entry.name.rsplit("/", 1)[-1].startswith(f"{phase}-"):
-            trial = Trial.of(storage.read_json(entry.name)["trial"])
-            if _is_of(entry.name, base, trial, trajectories, phase, _FINISHED):
-                one = _read(storage, entry.name, trial)
-                found += [one] if one else []
+    for entry in storage.list(f"sweep/{_FINISHED}"):
+        if not entry.name.rpartition("/")[2].startswith(f"{phase}-"):
+            continue
+        if (record := _content(storage, entry.name, say)) is None:
+            continue
+        trial = Trial.of(record["trial"])
+        if _is_of(entry.name, base, trial, trajectories, phase, _FINISHED):
+            one = _finished(storage, record, trial)
+            found += [one] if one else []
     return found
+
+
+def _content(storage: Storage, name: str, say: Say) -> dict[str, Any] | None:
+    """What the record says; None, and the record is gone, if it is damaged."""
+    record = read_record(storage, name)
+    if record is not None:
+        return record.of
+    if storage.exists(name):
+        say(
+            f"[sweep] {storage.uri}/{name} is damaged, or an earlier s2l_ray wrote it: it is deleted, and what it said "
+            "of its trial is found out again (a target that is complete is not trained again)"
+        )
+        storage.delete(name)
+    return None
 
 
 def _is_of(name: str, base: S2LConfig, trial: Trial, trajectories: str, phase: str, folder: str) -> bool:
@@ -70,14 +97,17 @@ def _is_of(name: str, base: S2LConfig, trial: Trial, trajectories: str, phase: s
 def write_stopped(shared: Shared, trial: Trial, last: dict[str, Any]) -> None:
     """Called when the scheduler has ended the trial early, after the report `last`."""
     name = _name(shared.base, trial, shared.trajectories, shared.phase, _STOPPED)
-    shared.storage.write_json(name, {"trial": trial.plain(), "by": _scheduler(shared.base), "last": last})
+    FileRecord({"trial": trial.plain(), "by": _scheduler(shared.base), "last": last}).write(shared.storage, name)
 
 
-def all_stopped(base: S2LConfig, storage: Storage, trajectories: str, phase: str) -> dict[Trial, dict[str, Any]]:
+def all_stopped(
+    base: S2LConfig, storage: Storage, trajectories: str, phase: str, say: Say
+) -> dict[Trial, dict[str, Any]]:
     """Trials that this sweep's scheduler ended early, with their last reports; other rules would have to see anew."""
     found = {}
     for entry in storage.list(f"sweep/{_STOPPED}"):
-        record = storage.read_json(entry.name)
+        if (record := _content(storage, entry.name, say)) is None:
+            continue
         trial = Trial.of(record["trial"])
         if record["by"] == _scheduler(base) and _is_of(entry.name, base, trial, trajectories, phase, _STOPPED):
             found[trial] = record["last"]
@@ -88,8 +118,7 @@ def _scheduler(base: S2LConfig) -> dict[str, Any] | None:
     return None if base.sweep.asha is None else base.sweep.asha.model_dump(mode="json")
 
 
-def _read(storage: Storage, name: str, trial: Trial) -> Finished | None:
-    record: dict[str, Any] = storage.read_json(name)
+def _finished(storage: Storage, record: dict[str, Any], trial: Trial) -> Finished | None:
     folder = storage.sub(record["folder"])
     try:
         manifest = read_manifest(folder)

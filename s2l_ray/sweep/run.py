@@ -16,7 +16,8 @@ from s2l_ray.config.load import load_config
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.pipeline import Pipeline, open_pipeline
 from s2l_ray.preflight import preflight
-from s2l_ray.run_folder import Progress, Storage
+from s2l_ray.run_folder import Progress, Storage, list_outputs
+from s2l_ray.run_folder.file_record import FileRecord
 from s2l_ray.run_folder.formats import format_duration
 from s2l_ray.sweep.records import Finished, all_finished, all_stopped, deciding_set, find_finished, objective_of
 from s2l_ray.sweep.report import PREDICTED, TARGET, curves_of, make_report
@@ -34,6 +35,9 @@ from s2l_ray.sweep.results import (
 )
 from s2l_ray.sweep.trials import FULL, Trial, could_propose, full_trials, grid, num_possible
 from s2l_ray.sweep.tune import ENDED, OnDone, Outcome, Shared, concurrency, draw, propose, run_side_by_side
+
+RESULTS_RECORD = "files.json"
+"""In `sweep/`: the digests of the results."""
 
 
 @dataclass
@@ -122,7 +126,8 @@ class _Runner:
         self.stopped: dict[Trial, dict[str, Any]] = {}
 
     @property
-    def _trajectories(self) -> str:
+    def trajectories(self) -> str:
+        """Content of the base configuration's."""
         return self.pipeline.run.stage("trajectories").manifest.content_fingerprint
 
     def run(self, phase: str, trials: list[Trial]) -> None:
@@ -161,23 +166,29 @@ class _Runner:
                 say(f"[sweep] optuna proposes nothing new after {before} trials")
                 break
         self.stopped |= self._stopped(TARGET)
-        self.finished[TARGET] = all_finished(self.config, self.pipeline.run.storage, self._trajectories, TARGET)
+        self.finished[TARGET] = self._all_finished()
 
     def _ended(self) -> list[tuple[Trial, float]]:
         """Those of this search that have ended, early ones included, and their figures."""
-        found = all_finished(self.config, self.pipeline.run.storage, self._trajectories, TARGET)
+        found = self._all_finished()
         ended = {one.trial: objective_of(self.config, one.stage) for one in found}
         ended |= {t: last["objective"] for t, last in self._stopped(TARGET).items() if t not in ended}
         return [(trial, value) for trial, value in ended.items() if could_propose(self.config, trial)]
 
+    def _all_finished(self) -> list[Finished]:
+        pipeline = self.pipeline
+        return all_finished(self.config, pipeline.run.storage, self.trajectories, TARGET, pipeline.progress.say)
+
     def _find(self, phase: str, trial: Trial) -> Finished | None:
-        return find_finished(self.base[phase], self.pipeline.run.storage, trial, self._trajectories, phase)
+        storage, say = self.pipeline.run.storage, self.pipeline.progress.say
+        return find_finished(self.base[phase], storage, trial, self.trajectories, phase, say)
 
     def _stopped(self, phase: str) -> dict[Trial, dict[str, Any]]:
         """Of a sweep without a scheduler: none."""
         if self.base[phase].sweep.asha is None:
             return {}
-        return all_stopped(self.base[phase], self.pipeline.run.storage, self._trajectories, phase)
+        storage, say = self.pipeline.run.storage, self.pipeline.progress.say
+        return all_stopped(self.base[phase], storage, self.trajectories, phase, say)
 
     def _note(self, phase: str, outcome: Outcome) -> None:
         self.failed |= {f"{phase}: {trial.describe()}": why for trial, why in outcome.failed.items()}
@@ -186,7 +197,7 @@ class _Runner:
         from s2l_ray.cluster.session import is_embedded
 
         run, embedded = self.pipeline.run, is_embedded(self.config.resources)
-        return Shared(self.base[phase], run.storage, self.pipeline.placements, embedded, phase, self._trajectories)
+        return Shared(self.base[phase], run.storage, self.pipeline.placements, embedded, phase, self.trajectories)
 
     def _at_once(self) -> int:
         """As many trials as have room beside what others hold of the cluster; waits until one has."""
@@ -263,7 +274,8 @@ def _conclude(pipeline: Pipeline, runner: _Runner, config: S2LConfig) -> SweepRe
     from s2l_ray.sweep.plots import draw_all
     from s2l_ray.sweep.text import report_lines
 
-    out = pipeline.run.storage.sub("sweep")
+    out = pipeline.run.storage.sub("sweep").recording()
+    out.delete(RESULTS_RECORD)  # of the files that are about to be written anew
     table = result_table(runner.finished)
     out.write_table("results.parquet", table)
     buffer = io.BytesIO()
@@ -278,6 +290,9 @@ def _conclude(pipeline: Pipeline, runner: _Runner, config: S2LConfig) -> SweepRe
         [any_one, *_] = [one for found in runner.finished.values() for one in found]
         deciding = deciding_set(config, any_one.stage)
         files = draw_all(out, config.name, config.sweep.metric, curves, selection_cost(pipeline.run), table, deciding)
+    written = ("results.parquet", "results.csv", "report.json", *files)
+    made_of = {"sweep": config.sweep.stored(), "trajectories": runner.trajectories}
+    FileRecord(made_of, list_outputs(out, only=written)).write(out, RESULTS_RECORD)
     for leftover in ("sweep/ray_tune", "stage_locks"):  # of trials that were killed
         pipeline.run.storage.delete_dir(leftover)
     pipeline.run.find_others_work()
