@@ -59,8 +59,12 @@ def refused(tree: Any, *overrides: str) -> str:
         ("selection.budgets=[1.0]", ["full", "s2l-1.0", "random-1.0"]),
         ("selection={budgets: [7], selectors: [s2l, random]}", ["full", "s2l-7", "random-7"]),
         ("selection.stratify=true", ["full", "s2l-stratified-0.2", "random-0.2"]),
+        ("selection.budgets=[0.1, 0.2]", ["full", "s2l-0.1", "s2l-0.2", "random-0.1", "random-0.2"]),
+        ("selection.budgets=[5, 0.7]", ["full", "s2l-5", "s2l-0.7", "random-5", "random-0.7"]),
+        ("selection={budgets: [1, 2], selectors: [random, random_per_source, s2l]}",
+         ["full", "s2l-1", "s2l-2", "random-1", "random-2"]),
     ],
-)
+)  # fmt: skip
 def test_targets_follow_the_changed_selection_and_that_is_said(caplog, override, expected):
     assert subsets(FILE, override) == expected
     [record] = caplog.records
@@ -70,7 +74,7 @@ def test_targets_follow_the_changed_selection_and_that_is_said(caplog, override,
 
 @pytest.mark.parametrize(
     "override",
-    ["selection.budgets=[0.2, 0.3]", "selection.budgets=[0.2]", "selection.selectors=[random, s2l]", "seed=3",
+    ["selection.budgets=[0.2]", "selection.stratify=false", "selection.selectors=[random, s2l]", "seed=3",
      "selection.selectors=[s2l, random, random_per_source]", "target.epochs=1"],
 )  # fmt: skip
 def test_targets_that_are_still_chosen_stay_as_they_are(caplog, override):
@@ -81,15 +85,13 @@ def test_targets_that_are_still_chosen_stay_as_they_are(caplog, override):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (
-            ["selection.budgets=[0.05, 0.1]"],
-            ["s2l-0.2, random-0.2 of", "full,s2l-0.05,s2l-0.1,random-0.05,random-0.1]"],
-        ),
+        (["selection={budgets: [0.05, 0.1], selectors: [s2l]}"],
+         ["s2l-0.2, random-0.2 of", "target.subsets=[full,s2l-0.05,s2l-0.1]"]),
         (["selection.selectors=[s2l]"], ["random-0.2 of", "target.subsets=[full,s2l-0.2]"]),
         (["selection.selectors=[random_per_source]"], ["s2l-0.2, random-0.2 of", "[full,random_per_source-0.2]"]),
         (["selection={budgets: [0.1]}"], ["random-0.2 of", "target.subsets=[full,s2l-0.1]"]),
     ],
-)
+)  # fmt: skip
 def test_targets_that_cannot_follow_are_named_with_what_there_is(overrides, words):
     said = refused(FILE, *overrides)
     for word in words:
@@ -102,8 +104,27 @@ def test_budgets_keep_their_places():
     two = file(budgets=[0.1, 0.2])
     assert subsets(two, "selection.budgets=[0.3, 0.4]") == ["full", "s2l-0.4", "random-0.4"]
     assert subsets(two, "selection.budgets=[0.2, 0.3]") == ["full", "s2l-0.2", "random-0.2"]
-    both = two | {"target": {"model": "n", "subsets": ["s2l-0.1", "s2l-0.2"]}}
-    assert "s2l-0.1 of" in refused(both, "selection.budgets=[0.2, 0.3]"), "two targets would have become one"
+    some = two | {"target": {"model": "n", "subsets": ["s2l-0.2", "random-0.1", "random-0.2"]}}
+    assert "s2l-0.2, random-0.1, random-0.2 of" in refused(some, "selection.budgets=[0.3]"), (
+        "s2l has one of two budgets"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["s2l-0.1", "s2l-0.2"], ["s2l-0.2", "s2l-0.3", "s2l-0.4"]),
+        (["s2l-0.2", "s2l-0.1", "full"], ["s2l-0.2", "s2l-0.3", "s2l-0.4", "full"]),
+        (["random-0.1", "s2l-0.1", "random-0.2", "s2l-0.2"],
+         ["random-0.2", "random-0.3", "random-0.4", "s2l-0.2", "s2l-0.3", "s2l-0.4"]),
+        (["full"], ["full"]),
+    ],
+)  # fmt: skip
+def test_targets_on_every_budget_become_targets_on_every_new_one(names, expected):
+    tree = file(budgets=[0.1, 0.2]) | {"target": {"model": "n", "subsets": names}}
+    assert subsets(tree, "selection.budgets=[0.2, 0.3, 0.4]") == expected
+    assert subsets(tree, "seed=3") == names
+    assert subsets(tree, "selection.budgets=[0.2, 0.1]") == names
 
 
 def test_the_files_own_slip_is_not_mended():
@@ -116,6 +137,8 @@ def test_the_files_own_slip_is_not_mended():
 def test_a_recipe_with_targets_takes_another_budget():
     config = load_config("quickstart", ["selection.budgets=[0.1]"])
     assert config.target_subsets() == ["full", "s2l-0.1", "random-0.1"]
+    config = load_config("quickstart", ["selection.budgets=[0.1,0.2]"])
+    assert config.target_subsets() == ["full", "s2l-0.1", "s2l-0.2", "random-0.1", "random-0.2"]
 
 
 # --- overrides and options --------------------------------------------------------------------------------------------

@@ -10,14 +10,16 @@ from pydantic import ValidationError
 from s2l_ray.config.schema import SelectionConfig, subset_name
 
 FULL = "full"
+_Subsets = dict[str, tuple[str, int]]
+"""Name → (selector, number of the budget)."""
 
 
 def follow_selection(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[str], list[str]] | None:
     """Names in `target.subsets` after `selection` was changed on the command line.
 
-    A target of a selector's first budget becomes one of its new first budget, and so on; `full`, and what is chosen as
-    before, stays. Only as many budgets can follow as there were: which of more is meant, or which of fewer, is not ours
-    to say.
+    Where the file fine-tunes on every budget of some selectors, the new ones take their places, however many. Else a
+    target of a selector's first budget becomes one of its new first budget, and so on, if there are as many as before;
+    what is chosen as before stays. Which of more or of fewer is meant is not ours to say. `full` stays in any case.
 
     Args:
         before: the configuration as its file has it.
@@ -30,6 +32,8 @@ def follow_selection(before: Mapping[str, Any], after: Mapping[str, Any]) -> tup
     old, new = _subsets(before), _subsets(after)
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or old is None or new is None:
         return None  # validation will say it
+    if (product := _new_product(names, old, new)) is not None:
+        return product, []
     if all(n in new or n == FULL for n in names):
         return None
     as_many = {number for _, number in old.values()} == {number for _, number in new.values()}
@@ -45,13 +49,26 @@ def follow_selection(before: Mapping[str, Any], after: Mapping[str, Any]) -> tup
     return followed, lost
 
 
+def _new_product(names: list[str], old: _Subsets, new: _Subsets) -> list[str] | None:
+    """Every new budget of the selectors of which `names` has every old one; None if it is no such product."""
+    subsets = [n for n in names if n != FULL]
+    selectors = list(dict.fromkeys(old[n][0] for n in subsets if n in old))
+    every = {n for n, (selector, _) in old.items() if selector in selectors}
+    if not subsets or set(subsets) != every or not set(selectors) <= {selector for selector, _ in new.values()}:
+        return None
+    made = [n for chosen in selectors for n, (selector, _) in new.items() if selector == chosen]
+    if FULL in names:
+        made.insert(0 if names[0] == FULL else len(made), FULL)
+    return names if set(made) == set(names) else made
+
+
 def subset_names(tree: Mapping[str, Any]) -> list[str]:
     """All subsets of a valid section `selection`."""
     return list(_subsets(tree) or {})
 
 
-def _subsets(tree: Mapping[str, Any]) -> dict[str, tuple[str, int]] | None:
-    """Name → (selector, number of the budget); None for a section that validation will refuse."""
+def _subsets(tree: Mapping[str, Any]) -> _Subsets | None:
+    """None for a section that validation will refuse."""
     try:
         selection = SelectionConfig.model_validate(tree.get("selection") or {})
     except ValidationError:
