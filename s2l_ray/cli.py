@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from s2l_ray.errors import describe, exit_code, readable, shown
+from s2l_ray.run_folder.redact import redact_command
 
 _SWEEP = """\
 How much data is enough? Fine-tunes the target on subsets of every size and selector in section `sweep`, once a seed,
@@ -79,7 +80,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         arguments.overrides += [r for r in rest if "=" in r and not r.startswith("-")]
         rest = [r for r in rest if r not in arguments.overrides]
     if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(f"unrecognized arguments: {redact_command(rest)}")
     return arguments
 
 

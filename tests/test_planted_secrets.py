@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2l_ray.cli import main
 from s2l_ray.config import load_config, to_yaml
 from s2l_ray.corpus.units import ReadUnit
 from s2l_ray.errors import UserError, describe, shown
@@ -160,3 +161,29 @@ def test_time_grows_with_the_text_and_no_faster(unit: str):
 
     once, twice, four = (min(seconds(size) for _ in range(2)) for size in (50_000, 100_000, 200_000))
     assert four < 8 * once + 0.2, (once, twice, four)  # quadratic: sixteen times, and minutes for a megabyte
+
+
+SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCY"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "x.yaml", "--bogus", "{uri}"], ["run", "x.yaml", "--bogus={uri}"], ["{uri}"],
+        ["select", "r", "--{uri}"],
+        ["select", "r", "--budget", "{uri}"], ["select", "r", "--budget", "1", "--seed", "{uri}"],
+        ["run", "--dry-run={uri}"], ["submit", "x", "--command", "{uri}"], ["sweep", "x", "--within", "{uri}"],
+        ["run", "x.yaml", "--api-key", "{secret} and more"], ["run", "x.yaml", "--password", "one {secret}"],
+        ["verify", "r", "--token={secret}"], ["submit", "x", "--secret", "{secret}"],
+        ["inspect", "r", "password={secret}"],
+        ["inspect", "r", 'password="and {secret}"', "--examples", "{uri}"],
+    ],
+)  # fmt: skip
+def test_the_command_lines_own_errors_hold_no_secret(command: list[str], capsys: pytest.CaptureFixture[str]):
+    uri = f"s3://AKIAIOSFODNN7EXAMPLE:{SECRET}@bucket/x"
+    with pytest.raises(SystemExit) as ended:
+        main([word.format(uri=uri, secret=SECRET) for word in command])
+    shown = "".join(capsys.readouterr())
+    assert ended.value.code == 2
+    assert "error: " in shown
+    assert not any(piece in shown for piece in SECRET.replace("+", "/").split("/")), shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -75,6 +76,15 @@ def test_a_command_is_shown_without_credentials():
         "seed=1",
     ]
     assert redact_command(command) == 's2l run a.yaml x.password="***" --token *** corpus.paths=[s3://***@b/x] seed=1'
+
+
+@pytest.mark.parametrize("value", ["two words", 'a "quoted" word', "back\\slash and\nline", "plain"])
+def test_an_options_value_is_masked_whole(value: str):
+    for command in (["s2l", "--api-key", value, "x=1"], ["s2l", f"--api-key={value}", "x=1"]):
+        shown = redact_command(command)
+        assert not set(value.split()) & set(re.split(r"[\s\"]+", shown)), shown
+        assert shown.startswith("s2l --api-key")
+        assert shown.endswith(" x=1")
 
 
 def test_a_long_word_is_looked_through_at_once():

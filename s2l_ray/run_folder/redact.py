@@ -239,7 +239,7 @@ _NAME_ENDS = (
 _LONGEST_NAME = 64
 _ASSIGNS = re.compile(r"=(?!=)|:(?![:/])")
 _BEFORE_VALUE = re.compile(r"\s{0,3}(?:[bruf]?(\\{0,3}[\"']))?")
-_OPTION = re.compile(rf"--([A-Za-z][\w-]{{0,{_LONGEST_NAME}}})(\s{{1,3}})([^\s-]\S*)")
+_OPTION = re.compile(rf'--([A-Za-z][\w-]{{0,{_LONGEST_NAME}}})(\s{{1,3}})("(?:[^"\\\n]|\\.)*"|[^\s-]\S*)')
 _BARE_VALUE = re.compile(r"[^\s&#'\"]*")
 _QUOTED = {'"': re.compile(r'(?:[^"\\\n]|\\.)*'), "'": re.compile(r"(?:[^'\\\n]|\\.)*")}
 for _quotes in [backslashes + quote_mark for backslashes in ("\\", "\\" * 2, "\\" * 3) for quote_mark in "\"'"]:
@@ -265,7 +265,7 @@ def redact_command(arguments: Sequence[str]) -> str:
     """A command line as one text, without credentials."""
     quoted = []
     for argument in arguments:
-        name, equals, value = argument.partition("=")
+        name, equals, value = argument.partition("=") if "=" in argument else ("", "", argument)
         # In quotes a secret with spaces is masked whole.
         quoted.append(name + equals + json.dumps(value, ensure_ascii=False) if re.search(r"\s", value) else argument)
     return redact_text(" ".join(quoted))
