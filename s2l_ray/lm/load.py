@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from s2l_ray.config.model import TrainedModelConfig
-from s2l_ray.errors import shown
+from s2l_ray.errors import listed, shown
 from s2l_ray.lm.checks import ModelError, check_architecture, foreign_refused
 
 __all__ = ["ModelError", "load_model", "load_model_config", "load_tokenizer", "train_tokenizer"]
+
+logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(config: TrainedModelConfig, trained: str | Path | None = None) -> Any:
@@ -70,7 +73,7 @@ def load_model(
         attention: implementation, as `transformers` names it; None: its choice.
 
     Raises:
-        ModelError: it cannot be loaded, or does not fit the tokenizer or `max_length`.
+        ModelError: it cannot be loaded, lacks weights, or does not fit the tokenizer or `max_length`.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -90,8 +93,9 @@ def load_model(
         if config.revision:
             kind["revision"] = config.revision
         with _loading(config, "model", config.model):
-            model = AutoModelForCausalLM.from_pretrained(config.model, **kind)
+            model, loaded = AutoModelForCausalLM.from_pretrained(config.model, output_loading_info=True, **kind)
         check_architecture(model.config, config)
+        _check_weights(loaded, config)
     fuse_activations(model)
     # Not the weight's own shape, which is empty where ZeRO-3 shards it.
     check_vocabulary(model.get_input_embeddings().num_embeddings, len(tokenizer))
@@ -107,6 +111,21 @@ def fuse_activations(model: Any) -> None:
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation | FastGELUActivation):
                 setattr(module, name, GELUTanh())
+
+
+def _check_weights(loaded: dict[str, Any], config: TrainedModelConfig) -> None:
+    """Args: loaded: what `transformers` says of the checkpoint's keys; weights tied to others are not missing there."""
+    here = f"{config.section}.model={shown(config.model)}"
+    missing, unused = sorted(loaded["missing_keys"]), sorted(loaded["unexpected_keys"])
+    if missing:
+        raise ModelError(
+            f"{here} lacks {len(missing)} of the model's weights ({', '.join(listed(missing, 4))}), which would be "
+            "random numbers: it is of another kind of model (without a language-model head?), or a part of one. Give a "
+            f"whole causal language model, or set {config.section}.random_weights=true if random ones are meant"
+        )
+    if unused:
+        told = "%s holds %d weights that the model does not have, and they are left out: %s"
+        logger.warning(told, here, len(unused), ", ".join(listed(unused, 4)))
 
 
 def pad_id_of(tokenizer: Any) -> int:
