@@ -58,6 +58,23 @@ def running() -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def foreign_named(kind: type[S2LError], what: str, cure: str) -> Iterator[None]:
+    """An error of ours in place of whatever a library raises in the block; lack of memory stays what it is.
+
+    Args:
+        kind: of the error.
+        what: cannot be done; a sentence up to the library's own words.
+        cure: what would do.
+    """
+    try:
+        yield
+    except (S2LError, MemoryError):
+        raise
+    except Exception as error:
+        raise kind(f"{what}: {type(error).__name__}: {first_line(error)}. {cure}") from error
+
+
 def mark_started(error: BaseException) -> None:
     error.__dict__["after_start"] = True
 

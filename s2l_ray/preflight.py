@@ -5,12 +5,13 @@ Loads no weights.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.target import TargetConfig
-from s2l_ray.errors import UserError
+from s2l_ray.errors import UserError, foreign_named, shown
 from s2l_ray.run_folder.filesystems import absolute
 from s2l_ray.run_folder.redact import strip_credentials
 
@@ -27,7 +28,9 @@ def preflight(config: S2LConfig) -> None:
     from s2l_ray.stages.heldout import check_deciding_set, check_heldout_files
 
     _refuse_lost_folder(config.run_uri)
-    _refuse_folder_within_run(config.run_uri)
+    what = f"run_dir={shown(strip_credentials(config.run_uri))} cannot be looked at"
+    with foreign_named(PreflightError, what, "Check that it is there to be written, or set another one"):
+        _refuse_folder_within_run(config.run_uri)
     if is_embedded(config.resources):
         check_temp_folder()
     check_loggers(config.loggers)
@@ -78,28 +81,38 @@ def _check_model(model: TrainedModelConfig, embedded: bool, trains_here: bool) -
         model_config = load_model_config(model, vocab_size=vocab)
         check_length(model_config, model)
         check_vocabulary(model_config.get_text_config().vocab_size, vocab)
-    check_folder(model)
-    built = meta_model(model_config, model)
-    if embedded:
-        # Weights in fp32; and, where it trains, gradients and both moments of Adam.
-        check_size(built, model, host_memory_bytes(), 16 if trains_here else 4)
+        check_folder(model)
+        built = meta_model(model_config, model)
+        if embedded:
+            # Weights in fp32; and, where it trains, gradients and both moments of Adam.
+            check_size(built, model, host_memory_bytes(), 16 if trains_here else 4)
 
 
 def _check_target(target: TargetConfig, workers: int | None) -> None:
-    if target.lora is not None and importlib.util.find_spec("peft") is None:
-        raise PreflightError(
-            'target.lora needs the package peft, which is not installed; pip install "s2l_ray[target]", here and on '
-            "every node, or leave target.lora out"
-        )
-    if target.zero_stage in (1, 2, 3) and importlib.util.find_spec("deepspeed") is None:
-        raise PreflightError(
-            f"target.zero_stage={target.zero_stage} is DeepSpeed's, which is not installed; pip install "
-            '"s2l_ray[target]", here and on every node, or set target.zero_stage=0'
-        )
+    if target.lora is not None:
+        _import("peft", "target.lora", "leave target.lora out")
     if target.zero_stage in (1, 2, 3):
+        _import("deepspeed", f"target.zero_stage={target.zero_stage}", "set target.zero_stage=0")
         from s2l_ray.target.zero_config import Precision, make_zero_config
 
         # Batch sizes of the user's file are checked again when the number of workers is known.
         precision: Precision = "fp32" if target.precision == "fp32" else "bf16"
+        what = f"target.deepspeed_config={shown(target.deepspeed_config)} cannot be used"
         if workers is not None or target.deepspeed_config is None:
-            make_zero_config(target, target.zero_stage, precision, workers or 1, target.max_grad_norm)
+            with foreign_named(PreflightError, what, "Correct it, or leave it out"):
+                make_zero_config(target, target.zero_stage, precision, workers or 1, target.max_grad_norm)
+
+
+def _import(package: str, wanted: str, else_: str) -> None:
+    """A package that is there but does not import would end the target, hours later."""
+    cure = f'pip install "s2l_ray[target]", here and on every node, or {else_}'
+    what = f"{wanted} needs the package {package}, which is installed and cannot be imported"
+    with foreign_named(PreflightError, what, f"Install versions that go together (constraints.txt; {cure})"):
+        if importlib.util.find_spec(package) is None:
+            raise PreflightError(f"{wanted} needs the package {package}, which is not installed; {cure}")
+        if package == "deepspeed":
+            from s2l_ray.target.zero import import_deepspeed
+
+            import_deepspeed()
+        else:
+            importlib.import_module(package)

@@ -34,7 +34,7 @@ _SWEEP_CURE = (
 )
 _WITHOUT_DIGEST = {
     "locks": "locks have no digest", "stage_locks": "locks have no digest",
-    "tensorboard": "logs have no digest", "sweep/logs": "logs have no digest",
+    "tensorboard": "logs have no digest", "wandb": "logs have no digest", "sweep/logs": "logs have no digest",
     "sweep/made": "notes on which trials share a target have no digest",
     "sweep/ray_tune": "working state of a sweep that was interrupted has no digest",
 }  # fmt: skip

@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from s2l_ray.errors import UserError
+from s2l_ray.errors import UserError, first_line, foreign_named
 
 if TYPE_CHECKING:  # the configuration's package imports this one
     from s2l_ray.config.loggers import LoggersConfig
@@ -23,13 +23,15 @@ def check_loggers(config: LoggersConfig) -> None:
     """Refuse, before anything is started, loggers that could not work here.
 
     Raises:
-        LoggerError: a library is missing, Weights & Biases has no key, MLflow refuses the kind of store.
+        LoggerError: a library is missing or broken, Weights & Biases has no key, MLflow refuses the kind of store.
     """
     if config.tensorboard:
         _require("torch.utils.tensorboard", "loggers.tensorboard=true", "tensorboard")
     if config.wandb_project:
         _require("wandb", f"loggers.wandb_project={config.wandb_project!r}", "wandb")
-        _check_wandb(config.wandb_project)
+        what = f"loggers.wandb_project={config.wandb_project!r}: Weights & Biases cannot be set up here"
+        with foreign_named(LoggerError, what, "See its settings (WANDB_*, ~/.config/wandb), or leave the option out"):
+            _check_wandb(config.wandb_project)
     if config.mlflow_uri:
         wanted = f"loggers.mlflow_uri={config.mlflow_uri!r}"
         _require("mlflow", wanted, "mlflow")
@@ -37,7 +39,9 @@ def check_loggers(config: LoggersConfig) -> None:
             _require("sqlalchemy", wanted, "mlflow")
             _require("alembic", wanted, "mlflow")
         if config.mlflow_uri.startswith("file:"):
-            _check_mlflow_files(config.mlflow_uri)
+            what = f"loggers.mlflow_uri={config.mlflow_uri!r}: the store cannot be opened"
+            with foreign_named(LoggerError, what, "Give a folder that this user may write, or leave the option out"):
+                _check_mlflow_files(config.mlflow_uri)
 
 
 def _require(module: str, wanted: str, extra: str) -> None:
@@ -48,6 +52,12 @@ def _require(module: str, wanted: str, extra: str) -> None:
             f'{wanted} cannot be done, nothing would be logged there: {error}. Run pip install "s2l_ray[{extra}]", or '
             "leave the option out."
         ) from None
+    except Exception as error:  # of versions that do not go together, libraries raise anything
+        raise LoggerError(
+            f"{wanted} cannot be done, nothing would be logged there: the import of {module} ends in "
+            f'{type(error).__name__}: {first_line(error)}. Run pip install -U "s2l_ray[{extra}]", or leave the option '
+            "out."
+        ) from error
 
 
 def _check_wandb(project: str) -> None:
@@ -65,7 +75,7 @@ def _check_wandb(project: str) -> None:
         hosts.add("api.wandb.ai")  # where older versions of wandb logged in
     paths = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
     for path in paths:
-        with contextlib.suppress(OSError, netrc.NetrcParseError):
+        with contextlib.suppress(OSError, UnicodeDecodeError, netrc.NetrcParseError):
             entries = netrc.netrc(os.path.expanduser(path))
             if any(entries.authenticators(host) for host in hosts):
                 return

@@ -11,8 +11,10 @@ from s2l_ray.config.schema import CorpusConfig, S2LConfig
 from s2l_ray.corpus.generated import quickstart_units, recorded_unit
 from s2l_ray.corpus.parts import HoldOut
 from s2l_ray.corpus.sources import ReadUnit, plan_files
+from s2l_ray.corpus.units import SourceError
+from s2l_ray.errors import foreign_named, shown
 from s2l_ray.pipeline import Built, Pipeline
-from s2l_ray.run_folder import Storage, fingerprint
+from s2l_ray.run_folder import Storage, fingerprint, strip_credentials
 
 
 def corpus_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
@@ -64,7 +66,9 @@ def check_corpus_files(config: S2LConfig) -> None:
 
     corpus = config.corpus
     if corpus.paths:
-        sample_format(plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=config.run_uri), corpus)
+        what = f"corpus.paths={shown([strip_credentials(path) for path in corpus.paths])} cannot be read"
+        with foreign_named(SourceError, what, "Look at the files, or give others"):
+            sample_format(plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=config.run_uri), corpus)
 
 
 def corpus_units(

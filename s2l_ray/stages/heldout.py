@@ -12,6 +12,7 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.corpus.generated import quickstart_units
 from s2l_ray.corpus.sources import ReadUnit, plan_files
 from s2l_ray.corpus.unchanged import unit_content
+from s2l_ray.errors import foreign_named
 from s2l_ray.lm.identity import tokenizer_digest
 from s2l_ray.pipeline import Built, Pipeline
 from s2l_ray.run_folder import Storage, fingerprint
@@ -62,10 +63,11 @@ def heldout_files(pipeline: Pipeline, config: S2LConfig) -> dict[str, list[ReadU
 
 
 def _user_files(config: S2LConfig) -> dict[str, list[ReadUnit]]:
-    return {
-        name: plan_files(paths, 2**40, f"heldout.files.{name}", config.run_uri)
-        for name, paths in config.heldout.files.items()
-    }
+    return {name: _planned(config, name, paths) for name, paths in config.heldout.files.items()}
+
+
+def _planned(config: S2LConfig, name: str, paths: list[str]) -> list[ReadUnit]:
+    return plan_files(paths, 2**40, f"heldout.files.{name}", config.run_uri)
 
 
 def check_heldout_files(config: S2LConfig) -> None:
@@ -74,10 +76,12 @@ def check_heldout_files(config: S2LConfig) -> None:
     Raises:
         SourceError, HeldOutError: a file is missing, or holds nothing that can be used.
     """
-    from s2l_ray.evaluation.heldout import format_of
+    from s2l_ray.evaluation.heldout import HeldOutError, format_of
 
-    for name, units in _user_files(config).items():
-        format_of(name, units, config.corpus)
+    for name, paths in config.heldout.files.items():
+        cure = "Look at its files, or give others"
+        with foreign_named(HeldOutError, f"heldout.files.{name} cannot be used", cure):
+            format_of(name, _planned(config, name, paths), config.corpus)
 
 
 def check_deciding_set(config: S2LConfig) -> None:
