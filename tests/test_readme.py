@@ -89,6 +89,13 @@ def test_every_command_is_looked_at_by_one_of_these_tests():
         assert len(command) == 1 or command[1] in known[command[0]], command
 
 
+@pytest.mark.parametrize("file", ["README.md", "docs/scale.md", "cluster_configs/README.md"])
+def test_lines_are_as_long_as_those_of_the_code(file):
+    """But for rows of tables, which Markdown cannot break."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
 def test_what_is_to_be_installed_is_declared():
     tomllib = pytest.importorskip("tomllib")  # of Python 3.11
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
