@@ -51,11 +51,11 @@ class Sweep:
 
     def found(self) -> list[Any]:
         """What every reader finds."""
-        given: tuple[Any, ...] = (self.config, self.storage)
-        rest = ("content", "target", self.said.append)
-        one = find_finished(*given, TRIAL, *rest)
-        several = all_finished(*given, *rest)
-        return [one and one.num_examples, [f.trial for f in several], all_stopped(*given, *rest)]
+        config, storage, say = self.config, self.storage, self.said.append
+        one = find_finished(config, storage, TRIAL, "content", "target", say)
+        several = all_finished(config, storage, "content", "target", say)
+        stopped = all_stopped(config, storage, "content", "target", say)
+        return [one and one.num_examples, [f.trial for f in several], stopped]
 
 
 @pytest.fixture
