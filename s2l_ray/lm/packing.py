@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from s2l_ray.errors import InternalError
 from s2l_ray.lm.after_head import UnsupportedModel, find_after_head
 from s2l_ray.lm.batches import LENGTHS, Batching
 from s2l_ray.lm.response_loss import ResponseLoss
@@ -34,8 +35,8 @@ _MAX_FLASH_HEAD = 256
 _ELSEWHERE = "another worker cannot"
 
 
-class _CannotPack(Exception):
-    """The attention function does not do what the model asks of it; says what."""
+class _CannotPack(InternalError):
+    """The attention function does not do what the model asks of it; says what. Lines are padded then."""
 
 
 def choose_batching(
