@@ -22,7 +22,7 @@ from s2l_ray.run_folder.outputs import MANIFEST_NAME
 
 _STAGE_FOLDER = re.compile(r"(?:^|/)(?:[0-9a-f]{12}|[^/]*-[0-9a-f]{8})$")
 _INPUT = re.compile(rf"^(?:{generated.FOLDER}/[0-9a-f]{{12}}\.json|huggingface/[0-9a-f]{{16}}/export\.json)$")
-_SWEEP = re.compile(r"^sweep/(?:files\.json|(?:trials|stopped)/[^/]+\.json)$")
+_SWEEP = re.compile(r"^sweep/(?:trials|stopped)/[^/]+\.json$")
 _STAGE_CURE = (
     "Delete it and run the command that made it again (`s2l run`; `s2l select`, `s2l finetune` or `s2l sweep` for what "
     "they added): the stage is made again from what it read"
@@ -35,6 +35,7 @@ _SWEEP_CURE = (
 _WITHOUT_DIGEST = {
     "locks": "locks have no digest", "stage_locks": "locks have no digest",
     "tensorboard": "logs have no digest", "wandb": "logs have no digest", "sweep/logs": "logs have no digest",
+    "sweep": "tables and pictures have no digest: every sweep writes them anew",
     "sweep/made": "notes on which trials share a target have no digest",
     "sweep/ray_tune": "working state of a sweep that was interrupted has no digest",
 }  # fmt: skip
@@ -93,7 +94,7 @@ def verify_run(storage: Storage, progress: Progress) -> Verification:
         owner = f"the input that the run made in {name.rpartition('/')[0]}"
         _read_record(storage, name, owner, _INPUT_CURE, claims, result)
     for name in filter(_SWEEP.match, names):
-        _read_record(storage, name, "the results of the sweep", _SWEEP_CURE, claims, result)
+        _read_record(storage, name, "the sweep", _SWEEP_CURE, claims, result)
     if not folders:
         raise RunError(f"{storage.uri} holds no complete stage, so there is nothing to verify; check the path")
     total = sum(output.size for output in claims.outputs)
@@ -148,7 +149,7 @@ def _unclaimed(names: list[str], folders: list[str]) -> list[str]:
         *parents, _ = name.split("/")
         above = ["/".join(parents[: i + 1]) for i in range(len(parents))]
         inside = next((folder for folder in above if folder in complete), None)
-        known = next((folder for folder in above if folder in _WITHOUT_DIGEST), None)
+        known = next((folder for folder in reversed(above) if folder in _WITHOUT_DIGEST), None)
         if not above:
             counts[f"{name} (settings, index and logs have no digest)"] += 1
         elif inside is not None:

@@ -16,8 +16,7 @@ from s2l_ray.config.load import load_config
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.pipeline import Pipeline, open_pipeline
 from s2l_ray.preflight import preflight
-from s2l_ray.run_folder import Progress, Storage, list_outputs
-from s2l_ray.run_folder.file_record import FileRecord
+from s2l_ray.run_folder import Progress, Storage
 from s2l_ray.run_folder.formats import format_duration
 from s2l_ray.sweep.records import Finished, all_finished, all_stopped, deciding_set, find_finished, objective_of
 from s2l_ray.sweep.report import PREDICTED, TARGET, curves_of, make_report
@@ -35,9 +34,6 @@ from s2l_ray.sweep.results import (
 )
 from s2l_ray.sweep.trials import FULL, Trial, could_propose, full_trials, grid, num_possible
 from s2l_ray.sweep.tune import ENDED, OnDone, Outcome, Shared, concurrency, draw, propose, run_side_by_side
-
-RESULTS_RECORD = "files.json"
-"""In `sweep/`: the digests of the results."""
 
 
 @dataclass
@@ -274,8 +270,7 @@ def _conclude(pipeline: Pipeline, runner: _Runner, config: S2LConfig) -> SweepRe
     from s2l_ray.sweep.plots import draw_all
     from s2l_ray.sweep.text import report_lines
 
-    out = pipeline.run.storage.sub("sweep").recording()
-    out.delete(RESULTS_RECORD)  # of the files that are about to be written anew
+    out = pipeline.run.storage.sub("sweep")
     table = result_table(runner.finished)
     out.write_table("results.parquet", table)
     buffer = io.BytesIO()
@@ -290,9 +285,6 @@ def _conclude(pipeline: Pipeline, runner: _Runner, config: S2LConfig) -> SweepRe
         [any_one, *_] = [one for found in runner.finished.values() for one in found]
         deciding = deciding_set(config, any_one.stage)
         files = draw_all(out, config.name, config.sweep.metric, curves, selection_cost(pipeline.run), table, deciding)
-    written = ("results.parquet", "results.csv", "report.json", *files)
-    made_of = {"sweep": config.sweep.stored(), "trajectories": runner.trajectories}
-    FileRecord(made_of, list_outputs(out, only=written)).write(out, RESULTS_RECORD)
     for leftover in ("sweep/ray_tune", "stage_locks"):  # of trials that were killed
         pipeline.run.storage.delete_dir(leftover)
     pipeline.run.find_others_work()
