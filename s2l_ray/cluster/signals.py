@@ -1,7 +1,7 @@
 """SIGTERM (`ray job stop`, systemd, Kubernetes), SIGHUP (a terminal that is closed) and Ctrl-C end a run alike.
 
-They are told apart by the exit code. Ray and Ray Train put handlers of their own in the way: `ray.init` has the process
-dump its stack and abort at SIGTERM, and `fit` has it exit without a word at Ctrl-C, even long after training is over.
+They are told apart by the exit code. `ray.init` puts a handler of its own in the way, which has the process dump its
+stack and abort at SIGTERM; that of Ray Train is not installed at all (cluster.interruptible).
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def own_handlers_kept() -> Iterator[None]:
     """What the block does to the handlers of the signals is undone after it, where Python code had set them.
 
     Raises:
-        KeyboardInterrupt: also where a handler of Ray's turned the signal into SystemExit.
+        KeyboardInterrupt: where Ray's handler turned a SIGTERM into SystemExit.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -121,10 +121,10 @@ def own_handlers_kept() -> Iterator[None]:
     try:
         yield
     except SystemExit as wanted:
-        number = signal.SIGTERM if wanted.code == signal.SIGTERM else signal.SIGINT
-        ours = before[number]
-        if isinstance(ours, EndingSignals) and ours.first is None:
-            ours.note(number)
+        ours = before[signal.SIGTERM]
+        if wanted.code != signal.SIGTERM or not isinstance(ours, EndingSignals):
+            raise
+        ours.note(signal.SIGTERM)
         raise KeyboardInterrupt from None
     finally:
         for each, handler in before.items():

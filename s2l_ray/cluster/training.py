@@ -23,7 +23,6 @@ from s2l_ray.cluster.notice import NoticeWatch
 from s2l_ray.cluster.placement import Placement
 from s2l_ray.cluster.restarts import RESTART
 from s2l_ray.cluster.session import head_answers, quiet_ray_data
-from s2l_ray.cluster.signals import own_handlers_kept
 from s2l_ray.cluster.training_errors import WorkersFailed, ended, explain
 from s2l_ray.run_folder.retry import full_disk_named
 from s2l_ray.run_folder.scratch import scratch_folder
@@ -185,8 +184,7 @@ def run_on_workers(
             config = {"loop": loop, "job": job, "box": box, "out": out, "device": placement.device}
             trainer = _trainer(config, placement, max_failures, wait_s, checkpoints_to_keep, environment, callbacks)
             try:
-                with own_handlers_kept():
-                    summary: dict[str, Any] = trainer.fit().return_value
+                summary: dict[str, Any] = trainer.fit().return_value
                 return summary
             except ray.exceptions.ActorDiedError as error:
                 # Ray Train starts workers again, but not the process that leads them. Its workers end with it.
@@ -211,8 +209,9 @@ def _trainer(
     callbacks: Sequence[Any],
 ) -> Any:
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
+    from s2l_ray.cluster.interruptible import InterruptibleTrainer
     from s2l_ray.cluster.restart_callback import RestartEvents
     from s2l_ray.cluster.stop_at_once import StopAtOnce
 
@@ -222,7 +221,7 @@ def _trainer(
     if not on_gpu and ray.cluster_resources().get("GPU"):
         # Libraries ask for themselves whether there is a GPU, and some would take memory on it.
         environment = {**(environment or {}), "CUDA_VISIBLE_DEVICES": ""}
-    return TorchTrainer(
+    return InterruptibleTrainer(
         _worker,
         train_loop_config=config,
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),

@@ -1,0 +1,41 @@
+"""Ray Train's trainer, with Ctrl-C left to whoever handles it in this process."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import ray
+from ray.train.torch import TorchTrainer
+
+_ABORT_S = 1.5
+"""How long the controller may take to end its workers; `ray job stop` kills the driver after three seconds."""
+
+
+class InterruptibleTrainer(TorchTrainer):
+    """`fit` that ends within `_ABORT_S` when KeyboardInterrupt is raised in it.
+
+    Ray Train's own `fit` replaces the handler of Ctrl-C by one that waits for its controller without a limit and
+    ignores a second Ctrl-C meanwhile. (This overrides an internal method of Ray 2.60; there is no option for it.)
+    """
+
+    _controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Called where Ray Train would install its handler."""
+        self._controller = controller
+
+    def fit(self) -> Any:
+        try:
+            return super().fit()
+        except KeyboardInterrupt:
+            self._abort()
+            raise
+
+    def _abort(self) -> None:
+        """End the controller and its workers, and give their places back: the driver may live on (a notebook)."""
+        if self._controller is None:
+            return
+        with contextlib.suppress(ray.exceptions.RayError):  # it ends in the middle of the call
+            ray.get(self._controller.abort.remote(), timeout=_ABORT_S)
+        ray.kill(self._controller)
