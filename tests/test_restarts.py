@@ -19,8 +19,7 @@ from s2l_ray.cluster.training_errors import WorkersFailed, explain
 from s2l_ray.run_folder import Storage
 
 cloudpickle.register_pickle_by_value(faulty_loops)  # the workers' path has no tests
-# Slow until they have been seen to pass in one run on a quiet machine.
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def run(
