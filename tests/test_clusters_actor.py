@@ -22,8 +22,7 @@ from s2l_ray.corpus.example_id import array_to_ids
 from s2l_ray.corpus.parts import part_name
 from s2l_ray.run_folder import Storage
 
-# Slow until they have been seen to pass in one run on a quiet machine.
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 PARTS, ROWS, LENGTH = 3, 200_000, 4
 CONFIG = ClustersConfig(num_clusters=6, num_iterations=3, max_train_points=5000)
