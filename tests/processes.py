@@ -1,8 +1,17 @@
-"""Processes of this session."""
+"""Processes of this session, and how they are started."""
 
 from __future__ import annotations
 
+import signal
+
 import psutil
+
+
+def heed_signals() -> None:
+    """For `preexec_fn`: the tests themselves may run under nohup, or in the background of a shell, where signals that
+    end a process are ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def train_workers() -> list[psutil.Process]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from processes import heed_signals
 from tiny import tiny_run_config
 
 from s2l_ray.run_folder.processes import at_abrupt_end, run_abrupt_end
@@ -51,12 +52,6 @@ def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.02)
-
-
-def heed_signals() -> None:
-    """The tests themselves may run under nohup, or in the background of a shell, where these are ignored."""
-    for number in CODES:
-        signal.signal(number, signal.SIG_DFL)
 
 
 def worker(run: Path, clean_up_s: float, before: Callable[[], object] | None = None) -> subprocess.Popen[str]:

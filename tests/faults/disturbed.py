@@ -6,49 +6,29 @@ import contextlib
 import hashlib
 import json
 import os
-import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
+from fault_plan import SURVIVED, Fault
+from processes import heed_signals
 from ray_head import kill_family
+from striker import Striker
 
 HOOK = Path(__file__).parent / "hook"
 ROOT = Path(__file__).parents[2]
 HANGS_AFTER_S = 900
 """The tiny run takes half a minute; on a machine with ten times the work for its cores, minutes."""
-_RAY_STARTS = 6
-
-VICTIMS_BY_ROLE = {
-    "driver": ("tree", "driver", "SIGTERM", "SIGINT"),
-    "worker": ("self", "tree", "driver", "worker", "workers", "controller", "controller and workers", "raylet", "gcs"),
-}
-SURVIVED = ("self", "worker", "workers")
-"""Ray's tasks and Ray Train's workers are replaced: the command itself goes on."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """At the `nth` file operation of a process of `role` at `place`, and `delay` seconds later, `victim` is killed."""
-
-    place: str
-    role: str
-    nth: int
-    delay: float
-    victim: str
-
-    @property
-    def is_survived(self) -> bool:
-        return self.victim in SURVIVED and not self.place.startswith("clusters")  # an actor that is not replaced
 
 
 @dataclass(frozen=True)
@@ -84,33 +64,30 @@ class Workplace:
         shutil.rmtree(self.run, ignore_errors=True)
 
     def s2l(self, *arguments: str | Path, faults: Sequence[Fault] = (), record: Path | None = None) -> Outcome:
-        """`s2l ARGUMENTS`, to its end; again where the machine is so busy that Ray's own processes did not come up."""
-        for _ in range(_RAY_STARTS):
-            outcome = self.wait(*self.start(*arguments, faults=faults, record=record), faults)
-            if outcome.struck or "timed out during startup" not in outcome.output:
-                break
-        return outcome
+        """`s2l ARGUMENTS`, to its end."""
+        return self.wait(*self.start(*arguments, faults=faults, record=record), faults)
 
     def at_once(
         self, commands: Mapping[str, Sequence[str | Path]], faults: Mapping[str, Sequence[Fault]]
     ) -> dict[str, Outcome]:
         """Several commands of `s2l`, by some name, side by side."""
-        started = {name: self.start(*command, faults=faults.get(name, ())) for name, command in commands.items()}
-        return {name: self.wait(*running, faults.get(name, ())) for name, running in started.items()}
+        with ThreadPoolExecutor(len(commands)) as pool:
+            running = {
+                name: pool.submit(self.s2l, *command, faults=faults.get(name, ())) for name, command in commands.items()
+            }
+            return {name: future.result() for name, future in running.items()}
 
     def wait(self, driver: subprocess.Popen[bytes], folder: Path, faults: Sequence[Fault]) -> Outcome:
-        """Until it ends; `folder`: as `start` gave it."""
-        started, log = time.monotonic(), folder / "log.txt"
-        try:
-            code = driver.wait(HANGS_AFTER_S)
-        except subprocess.TimeoutExpired:
-            where = subprocess.run(["py-spy", "dump", "--pid", str(driver.pid)], capture_output=True, text=True)
-            kill_family(psutil.Process(driver.pid))
-            raise AssertionError(f"it hangs, after {faults}: {log.read_text()}\n{where.stdout}") from None
-        left = {fault: folder / str(i) for i, fault in enumerate(faults)}
-        struck = {fault: marker.read_text().strip() for fault, marker in left.items() if marker.exists()}
-        struck = {fault: pids for fault, pids in struck.items() if pids}  # else it ended before its delay was over
-        return Outcome(code, log.read_text(errors="replace"), struck, time.monotonic() - started)
+        """Until it ends, with what its faults want killed on the way; `folder`: as `start` gave it."""
+        started, log, striker = time.monotonic(), folder / "log.txt", Striker(driver.pid, folder, faults)
+        while driver.poll() is None:
+            striker.look()
+            if time.monotonic() - started > HANGS_AFTER_S:
+                where = subprocess.run(["py-spy", "dump", "--pid", str(driver.pid)], capture_output=True, text=True)
+                kill_family(psutil.Process(driver.pid))
+                raise AssertionError(f"it hangs, after {faults}: {log.read_text()}\n{where.stdout}")
+            time.sleep(0.005)
+        return Outcome(driver.returncode, log.read_text(errors="replace"), striker.struck, time.monotonic() - started)
 
     def start(
         self, *arguments: str | Path, faults: Sequence[Fault] = (), record: Path | None = None
@@ -125,12 +102,14 @@ class Workplace:
             "S2L_FAULT_PLAN": json.dumps(plan),
             "TMPDIR": str(self.tmp),
             "RAY_TMPDIR": str(self.ray_tmp),
-            "RAY_raylet_start_wait_time_s": "60",  # 30 s are few on a busy machine
-            "RAY_worker_register_timeout_seconds": "300",
+            "RAY_worker_register_timeout_seconds": "300",  # 60 s are few on a busy machine
         }
         command = [sys.executable, "-m", "s2l_ray.cli", *map(str, arguments)]
         with (folder / "log.txt").open("wb") as out:
-            return subprocess.Popen(command, env=environment, stdout=out, stderr=out, cwd=self.cwd), folder
+            driver = subprocess.Popen(
+                command, env=environment, stdout=out, stderr=out, cwd=self.cwd, preexec_fn=heed_signals
+            )
+        return driver, folder
 
     @property
     def cwd(self) -> Path:
@@ -172,49 +151,6 @@ def workplace() -> Iterator[Workplace]:
         shutil.rmtree(place.base, ignore_errors=True)
 
 
-# --- which faults ---------------------------------------------------------------------------------------------------
-
-
-Points = dict[tuple[str, str], int]
-"""(role, place) → how many file operations one process did there, in the order of their first."""
-
-
-def read_points(record: Path) -> Points:
-    counts: Counter[tuple[str, str, str]] = Counter()
-    for line in record.read_text().splitlines():
-        pid, role, place = line.split(" ", 2)
-        counts[role, place, pid] += 1
-    points: Points = {}
-    for (role, place, _), count in counts.items():
-        points[role, place] = max(count, points.get((role, place), 0))
-    return points
-
-
-_STAGE_KINDS = {"corpus", "tokens", "proxy", "trajectories", "clusters", "subset", "heldout", "target"}
-
-
-def section_of(place: str) -> str:
-    """What is to be hit once: a stage; of those that train, each of their phases."""
-    stage = "/".join(place.split("/")[:2])
-    return place if stage.split("/")[0] in ("proxy", "target") else stage
-
-
-def faults_over_all_stages(points: Points, rng: random.Random, max_delay: float) -> list[Fault]:
-    """One in every section, in the order in which a run comes to them."""
-    sections: dict[str, list[tuple[str, str]]] = {}
-    for role, place in points:
-        if place in _STAGE_KINDS:  # their folder is made
-            continue
-        sections.setdefault(section_of(place), []).append((role, place))
-    return [fault_at(points, rng.choice(places), rng, max_delay) for places in sections.values()]
-
-
-def fault_at(points: Points, at: tuple[str, str], rng: random.Random, max_delay: float) -> Fault:
-    role, place = at
-    delay = rng.choice((0.0, rng.uniform(0, 0.05), rng.uniform(0, max_delay)))
-    return Fault(place, role, rng.randint(1, points[at]), round(delay, 3), rng.choice(VICTIMS_BY_ROLE[role]))
-
-
 # --- what must hold -------------------------------------------------------------------------------------------------
 
 NOT_COMPARED = {
@@ -243,6 +179,7 @@ def contents(run: Path) -> dict[str, Any]:
         content = path.read_bytes()
         if name.endswith(("manifest.json", "run.json", "report.json")):
             found[name] = _plain(json.loads(content))
+            found[name].pop("digest", None)  # a manifest's own, its times included; those of its files are compared
         elif name == "sweep/results.parquet":
             found[name] = _plain(pq.read_table(path).to_pylist())
         else:
@@ -308,25 +245,14 @@ def assert_nothing_left(place: Workplace, seconds: float = 90) -> None:
 
 def assert_ends_well(outcome: Outcome) -> None:
     """An error is said in one piece, a stop has its own exit code, and a lost worker ends nothing."""
-    said, victims = outcome.output, [fault.victim for fault in outcome.struck]
+    said, victims = outcome.output, {fault.victim for fault in outcome.struck}
     assert "Traceback" not in said, said
-    if "tree" in victims or "driver" in victims:
-        return
     expected = {0}
-    for fault in outcome.struck:
-        expected |= {"SIGTERM": {143}, "SIGINT": {130}}.get(fault.victim, set() if fault.is_survived else {1})
+    if victims & {"tree", "driver"}:
+        expected = {-signal.SIGKILL}
+    elif not victims <= set(SURVIVED):
+        expected = {{"SIGTERM": 143, "SIGINT": 130}.get(victim, 1) for victim in victims - set(SURVIVED)}
     assert outcome.code in expected, f"exit code {outcome.code}, not {expected}: {said[-3000:]}"
-
-
-def until_complete(place: Workplace, *arguments: str | Path, attempts: int = 3) -> str:
-    """The same command again, until it ends with 0 → what the last one said."""
-    for attempt in range(attempts):
-        outcome = place.s2l(*arguments)
-        if outcome.code == 0:
-            break
-        print(f"attempt {attempt}: {outcome.code}, {outcome.output[-500:]}")
-    assert outcome.code == 0, outcome.output
-    return outcome.output
 
 
 def chain(place: Workplace, faults: Sequence[Fault], *arguments: str | Path) -> list[Fault]:

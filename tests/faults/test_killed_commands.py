@@ -16,11 +16,8 @@ from disturbed import (
     complete_files,
     contents,
     differences,
-    fault_at,
-    faults_over_all_stages,
-    read_points,
-    until_complete,
 )
+from fault_plan import fault_at, faults_over_all_stages, read_points
 from quiet import Quiet
 from undisturbed_run import SUBSET, Undisturbed
 
@@ -29,7 +26,7 @@ from s2l_ray.artifacts import load_run
 
 SEED = int(os.environ.get("S2L_FAULTS_SEED", "0"))
 BUDGETS = tuple(range(20, 30))
-# Slow until the harness has been seen to run through on a quiet machine; the small form belongs into every run.
+# Slow: ten minutes and more; test_kills.py has the form for every run.
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(7200)]
 
 
@@ -80,7 +77,6 @@ def test_ten_selects_at_once_of_which_half_are_killed(undisturbed: Undisturbed, 
     assert_nothing_left(copied)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["finetune", "sweep"])
 def test_a_killed_fine_tuning_or_sweep(undisturbed: Undisturbed, copied: Workplace, command: str) -> None:
     """From the finished run, in as many kills as there are stages and phases to come."""
@@ -100,7 +96,8 @@ def test_a_killed_fine_tuning_or_sweep(undisturbed: Undisturbed, copied: Workpla
     struck = chain(copied, faults_over_all_stages(new, rng, max_delay=1.0), *arguments)
     assert len(struck) > 3
     before = complete_files(copied.run)
-    until_complete(copied, *arguments)
+    last = copied.s2l(*arguments)
+    assert last.code == 0, last.output
     assert_not_made_again(before, copied.run)
     told = differences(contents(copied.run), alone)
     assert not told, told[:20]

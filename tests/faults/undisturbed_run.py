@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disturbed import Points, Workplace, assert_nothing_left, contents, differences, read_points, workplace
+from disturbed import Workplace, assert_nothing_left, contents, differences, workplace
+from fault_plan import Points, read_points
 from tiny import tiny_run_config
 
 SUBSET = "s2l-0.3"
@@ -41,7 +42,7 @@ class Undisturbed:
 
     def assert_same(self, run: Path) -> None:
         told = differences(contents(run), self.contents)
-        assert not told, told[:20]
+        assert not told, "\n".join(told[:20])
 
 
 @pytest.fixture(scope="session")

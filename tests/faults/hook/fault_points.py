@@ -1,8 +1,9 @@
 """Fault points between any two file operations of a run, in whichever of its processes they happen.
 
-An audit hook sees a process's file operations before they are done. In the variable S2L_FAULT_PLAN (JSON) stands what
-to do: `record` them, or for each of the `faults` strike at the `nth` that a process of `role` does at `place`. Each
-strikes once: in the process that creates the file of its number in the folder `markers`.
+An audit hook sees a process's file operations before they are done. The variable S2L_FAULT_PLAN (JSON) says what to do:
+`record` them, or announce for each of the `faults` that its moment has come: the `nth` operation, counted over all
+processes, that one of its `role` does at its `place`. Each is announced once, by a file of its number in the folder
+`markers`, to the test that planned it, which does the killing; where the fault has no delay, the process waits for it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import functools
 import json
 import os
 import re
-import signal
 import sys
 import threading
 import time
@@ -24,16 +24,9 @@ _CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.tr
 """Audit event → which argument is the path."""
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _TEMP = re.compile(r"^\.tmp-[0-9a-f]{12}-")
-_DRIVER_SIGNALS = {"driver": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
-_OF_RAY = {
-    "controller": ("ray::TrainController",),
-    "worker": ("ray::RayTrainWorker",),
-    "workers": ("ray::RayTrainWorker",),
-    "controller and workers": ("ray::TrainController", "ray::RayTrainWorker"),
-    "raylet": ("raylet",),
-    "gcs": ("gcs_server",),
-}
-"""Victim → starts of its command lines."""
+_KINDS = {"TrainWorker": "train", "TrainController": "controller", "ClusterActor": "kmeans", "ImplicitFunc": "trial"}
+"""Part of a Ray process's title → its role; others of Ray's do tasks."""
+_WAITS_S = 60
 
 
 def place_of(path: str) -> str:
@@ -42,14 +35,19 @@ def place_of(path: str) -> str:
     return parts[0] if parts[0] == "locks" else "/".join(parts[:3])
 
 
+def role_of(pid: int) -> str:
+    """What a process below the driver is there for, by the title that Ray gives it."""
+    with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
+        title = file.read()
+    return next((role for part, role in _KINDS.items() if part in title), "task")
+
+
 class FaultPoints:
-    """Counts this process's file operations, and strikes when it is time."""
+    """Counts file operations, and announces when it is time."""
 
     def __init__(self, plan: dict[str, Any], driver: int) -> None:
-        self.plan, self.driver = plan, driver
-        self.role = "driver" if driver == os.getpid() else "worker"
+        self.plan, self.is_driver = plan, driver == os.getpid()
         self._folder = plan["run"] + "/"
-        self._counts = [0] * len(plan["faults"])
         self._inside = threading.local()
 
     def audit(self, event: str, args: tuple[Any, ...]) -> None:
@@ -69,13 +67,14 @@ class FaultPoints:
         try:
             self._count_deletions_too()
             place = place_of(path[len(self._folder) :])
+            role = "driver" if self.is_driver else role_of(os.getpid())
             if self.plan["record"]:
-                _append(self.plan["record"], f"{os.getpid()} {self.role} {place}\n")
+                _append(self.plan["record"], f"{role} {place}\n")
             for i, fault in enumerate(self.plan["faults"]):
-                if self.role == fault["role"] and fnmatch.fnmatchcase(place, fault["place"]):
-                    self._counts[i] += 1
-                    if self._counts[i] == fault["nth"]:
-                        self._strike(fault, f"{self.plan['markers']}/{i}")
+                if role == fault["role"] and fnmatch.fnmatchcase(place, fault["place"]):
+                    marker = f"{self.plan['markers']}/{i}"
+                    if _append(f"{marker}.count", ".") >= fault["nth"]:
+                        _announce(marker, waits=fault["delay"] == 0)
         finally:
             self._inside.own = False
 
@@ -88,19 +87,6 @@ class FaultPoints:
         for name in ("delete", "delete_dir"):
             setattr(storage, name, _announced(getattr(storage, name), self))
 
-    def _strike(self, fault: dict[str, Any], marker: str) -> None:
-        if not _claim(marker):
-            return
-        if not fault["delay"]:
-            strike(fault["victim"], self.driver, marker)
-            return
-
-        def later() -> None:
-            time.sleep(fault["delay"])
-            strike(fault["victim"], self.driver, marker)
-
-        threading.Thread(target=later, daemon=True).start()
-
 
 def _announced(operation: Any, points: FaultPoints) -> Any:
     @functools.wraps(operation)
@@ -111,53 +97,25 @@ def _announced(operation: Any, points: FaultPoints) -> Any:
     return announced
 
 
-def strike(victim: str, driver: int, marker: str) -> None:
-    """Kill the victim; the marker says which processes that were."""
-    import psutil
-
-    if victim in _DRIVER_SIGNALS:
-        _append(marker, f"{victim}: {driver}\n")
-        os.kill(driver, _DRIVER_SIGNALS[victim])
-        return
-    below = psutil.Process(driver).children(recursive=True)
-    if victim == "tree":
-        chosen = [p.pid for p in below] + [driver]
-    else:  # where no training is under way, whoever has come to this point
-        chosen = _of_ray(victim, below) or [os.getpid()]
-    _append(marker, f"{victim}: {chosen}\n")
-    for pid in sorted(chosen, key=lambda pid: pid == os.getpid()):  # itself last
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
-def _of_ray(victim: str, below: list[Any]) -> list[int]:
-    import psutil
-
-    found = []
-    for process in below:
-        try:
-            names = (os.path.basename(process.cmdline()[0]), process.name())
-        except (psutil.Error, IndexError):  # it has ended meanwhile
-            continue
-        if any(name.startswith(_OF_RAY.get(victim, ())) for name in names):
-            found.append(process.pid)
-    return found[-1:] if victim == "worker" else found
-
-
-def _claim(marker: str) -> bool:
+def _announce(marker: str, waits: bool) -> None:
+    """Whoever comes first writes the marker, and waits until the test has done what it wanted."""
     try:
-        os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        descriptor = os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
-        return False
-    return True
+        return
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    os.close(descriptor)
+    deadline = time.monotonic() + _WAITS_S
+    while waits and time.monotonic() < deadline and not os.path.exists(f"{marker}.done"):
+        time.sleep(0.005)
 
 
-def _append(path: str, text: str) -> None:
+def _append(path: str, text: str) -> int:
+    """How long the file is then."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(descriptor, text.encode())
+        return os.lseek(descriptor, 0, os.SEEK_CUR)
     finally:
         os.close(descriptor)
 

@@ -1,0 +1,67 @@
+"""That a fault which kills nobody is not taken for one that does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from fault_plan import Fault
+from ray_head import kill_family
+from striker import Striker, is_dead
+
+PARENT = "import subprocess, time; print(subprocess.Popen(['sleep', '99']).pid, flush=True); time.sleep(99)"
+
+
+@pytest.fixture
+def driver() -> Iterator[subprocess.Popen[str]]:
+    """A process with one child."""
+    process = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    family = psutil.Process(process.pid)
+    yield process
+    kill_family(family)
+    process.wait()
+
+
+def child_of(driver: subprocess.Popen[str]) -> psutil.Process:
+    assert driver.stdout is not None
+    return psutil.Process(int(driver.stdout.readline()))
+
+
+def test_who_comes_is_killed_and_named(driver: subprocess.Popen[str], tmp_path: Path) -> None:
+    fault, child = Fault("corpus/*", "task", 1, 0.0, "self"), child_of(driver)
+    striker = Striker(driver.pid, tmp_path, [fault])
+    striker.look()
+    assert not striker.struck, "its moment has not come"
+    assert not is_dead(child)
+    Path(tmp_path, "0").write_text(f"{child.pid}\n")
+    striker.look()
+    assert striker.struck == {fault: f"{child.pid} sleep"}
+    assert is_dead(child)
+    assert not is_dead(psutil.Process(driver.pid))
+    assert Path(tmp_path, "0.done").exists()
+
+
+def test_all_there_is(driver: subprocess.Popen[str], tmp_path: Path) -> None:
+    fault, child = Fault("corpus/*", "task", 1, 0.0, "tree"), child_of(driver)
+    striker = Striker(driver.pid, tmp_path, [fault])
+    Path(tmp_path, "0").write_text(f"{child.pid}\n")
+    striker.look()
+    assert striker.struck
+    assert is_dead(child)
+    assert driver.poll() == -9
+
+
+@pytest.mark.parametrize("victim", ["worker", "workers", "controller", "raylet", "gcs", "self"])
+def test_a_fault_that_finds_nobody_of_its_kind_fails(
+    driver: subprocess.Popen[str], tmp_path: Path, victim: str
+) -> None:
+    child_of(driver)
+    striker = Striker(driver.pid, tmp_path, [Fault("corpus/*", "task", 1, 0.0, victim)])
+    Path(tmp_path, "0").write_text("999999999\n")
+    with pytest.raises(AssertionError, match="no such process"):
+        striker.look()
+    assert not striker.struck
