@@ -19,6 +19,8 @@ _SAY_AGAIN_S = 600.0
 class CapacityTimeoutError(EnvironmentFault):
     """The places for a stage's workers did not become free, or did not come, in time."""
 
+    retryable = False  # all the time that there was has been waited
+
 
 class Patience:
     """Says what is waited for, says it again now and then, and ends the wait after its limit."""

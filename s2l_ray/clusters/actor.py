@@ -31,6 +31,8 @@ _SETTLE_S = 5.0
 class ClusteringFailedError(EnvironmentFault):
     """The k-means process died again and again; says of what, and what would help."""
 
+    retryable = False  # the retries are spent
+
 
 @dataclass(frozen=True)
 class ClusterStats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from s2l_ray.cluster.capacity import Node, total
@@ -18,13 +19,14 @@ from s2l_ray.stages.room import gpu_facts, kmeans_placement
 from s2l_ray.stages.selection import clusters_stage, selection_inputs, subset_stage
 from s2l_ray.stages.target import shard_target, target_stages
 from s2l_ray.stages.tokens import tokens_stage
+from s2l_ray.subset.quota import check_budgets_fit
 
 
 def run_stages(pipeline: Pipeline) -> None:
     """All stages; Ray is connected."""
     config = pipeline.run.config
     place_stages(pipeline, config)
-    run_up_to_trajectories(pipeline, config)
+    run_up_to_trajectories(pipeline, config, config.selection.budgets)
     clusters_stage(pipeline, config)
     pipeline.run.commit()
     subset_stages(pipeline, config)
@@ -40,10 +42,19 @@ def subset_stages(pipeline: Pipeline, config: S2LConfig) -> None:
             subset_stage(pipeline, config, selector, budget, inputs)
 
 
-def run_up_to_trajectories(pipeline: Pipeline, config: S2LConfig) -> None:
-    """What all selections share."""
+def run_up_to_trajectories(
+    pipeline: Pipeline, config: S2LConfig, budgets: Sequence[int | float], where: str = "selection.budgets"
+) -> None:
+    """What all selections share.
+
+    Args:
+        budgets: what will be chosen from it; more than there is is refused before the proxy is trained.
+        where: the setting that holds them.
+    """
     corpus = corpus_stage(pipeline, config)
+    check_budgets_fit(where, budgets, corpus.manifest.row_counts["examples"])
     tokens = tokens_stage(pipeline, config, corpus, config.proxy)
+    check_budgets_fit(where, budgets, tokens.manifest.row_counts["examples"])
     proxy = proxy_stage(pipeline, config, tokens)
     trajectories_stage(pipeline, config, tokens, proxy)
 

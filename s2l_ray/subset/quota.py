@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
-from s2l_ray.errors import UserError
+from s2l_ray.errors import UserError, listed
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -44,6 +45,23 @@ def cluster_quotas(sizes: Array, budget: int, tie_keys: Array) -> Array:
         quotas[group] = min(int(sizes[group]), quota)
         left -= int(quotas[group])
     return quotas
+
+
+def check_budgets_fit(where: str, budgets: Sequence[int | float], num_examples: int) -> None:
+    """Refuse counts beyond the examples there are as soon as their number is known, before anything is trained.
+
+    Args:
+        where: the setting that holds the budgets.
+
+    Raises:
+        UserError: names all that are too large.
+    """
+    larger = [f"{b:,}" for b in budgets if isinstance(b, Integral) and b > num_examples]
+    if larger:
+        raise UserError(
+            f"{where} asks for {', '.join(listed(larger))} of the {num_examples:,} examples there are; no subset can "
+            f"hold so many. Give at most {num_examples:,}, or a share such as 0.1"
+        )
 
 
 def resolve_budget(budget: int | float, num_examples: int) -> int:

@@ -82,7 +82,7 @@ def sweep(
     ):
         run.begin(resolved)
         place_stages(pipeline, resolved)
-        run_up_to_trajectories(pipeline, resolved)
+        run_up_to_trajectories(pipeline, resolved, resolved.sweep.budgets, "sweep.budgets")
         clusters_stage(pipeline, resolved)
         run.commit()
         runner = _Runner(pipeline, resolved)

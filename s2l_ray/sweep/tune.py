@@ -19,10 +19,12 @@ import numpy as np
 
 from s2l_ray.artifacts import Run, Stage
 from s2l_ray.cluster.capacity import Node, fit
+from s2l_ray.cluster.failures import is_final
 from s2l_ray.cluster.leftovers import remove_leftover_groups
 from s2l_ray.cluster.placement import Placement
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.sweep import RangeConfig
+from s2l_ray.errors import describe
 from s2l_ray.pipeline import Pipeline
 from s2l_ray.run_folder import MetricsLog, Progress, Storage
 from s2l_ray.sweep.records import objective_of, write_record, write_stopped
@@ -72,12 +74,17 @@ class Outcome:
 
 
 def run_trial(asked: dict[str, Any], shared: Shared) -> None:
-    """In Tune's actor. A trial that cannot be done is reported and the sweep goes on; only lost actors start again."""
+    """In Tune's actor. A trial that cannot be done is reported and the sweep goes on; Tune starts lost actors again."""
     from ray import tune
 
     trial = _trial_of(asked)
+
+    def note(error: Exception, failures: int) -> None:
+        with _log_of(trial, shared) as log:
+            log.log("sweep", "trial_tried_again", failures=failures, error=describe(error))
+
     try:
-        stage = _whole_way(trial, shared)
+        stage = try_until_final(lambda: _whole_way(trial, shared), shared.base.resources.max_failures, note)
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         worst = math.inf if mode_of(shared.base) == "min" else -math.inf  # schedulers and searchers want a figure
@@ -85,6 +92,31 @@ def run_trial(asked: dict[str, Any], shared: Shared) -> None:
         return
     steps = stage.manifest.extra["summary"]["steps"]
     tune.report({STEP: steps, OBJECTIVE: objective_of(shared.base, stage), ENDED: True})
+
+
+def try_until_final(
+    make: Callable[[], Stage], max_failures: int, note: Callable[[Exception, int], None], pause_s: float = 5.0
+) -> Stage:
+    """`make()`; after an error that may pass (a storage that does not answer, a lost node) once more, `max_failures`
+    times at most (-1: always). What is complete by then is found, and a training resumes from its checkpoint.
+
+    Args:
+        note: told of every error after which it goes on, and the number of failures.
+    """
+    failures = 0
+    while True:
+        try:
+            return make()
+        except Exception as error:
+            failures += 1
+            if is_final(error) or 0 <= max_failures < failures:
+                raise
+            note(error, failures)
+        time.sleep(pause_s)
+
+
+def _log_of(trial: Trial, shared: Shared) -> MetricsLog:
+    return MetricsLog(shared.storage, f"sweep/logs/{shared.phase}-{trial.key}.jsonl")
 
 
 def _whole_way(trial: Trial, shared: Shared) -> Stage:
@@ -96,12 +128,13 @@ def _whole_way(trial: Trial, shared: Shared) -> Stage:
     quiet_ray_data()
     config = trial.config(shared.base)
     run = Run(config, shared.storage)
-    with MetricsLog(shared.storage, f"sweep/logs/{shared.phase}-{trial.key}.jsonl") as log:
+    with _log_of(trial, shared) as log:
         pipeline = Pipeline(run, Progress(io.StringIO(), interactive=False), log, shared=True)
         pipeline.placements = shared.placements
         pipeline.sharding = shard_target(config, shared.placements["target"], shared.embedded)
         pipeline.train_callbacks = [_objectives_to_tune()]
-        run_up_to_trajectories(pipeline, config)
+        budgets = [] if trial.selector == FULL else [trial.budget]
+        run_up_to_trajectories(pipeline, config, budgets, "sweep.budgets")
         clusters_stage(pipeline, config)
         if trial.selector != FULL:
             subset_stages(pipeline, config)
