@@ -34,7 +34,13 @@ def test_none_is_left_out():
     assert {path.stem for path in ROOT.glob("benchmarks/*.py")} == set(SMALLEST)
 
 
-@pytest.mark.parametrize("name", sorted(SMALLEST))
+# Slow: those that start whole runs.
+WHOLE_RUNS = {"scaling", "target"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in WHOLE_RUNS else n for n in sorted(SMALLEST)]
+)
 def test_a_benchmark_runs(name: str, tmp_path: Path):
     arguments, says = SMALLEST[name]
     corpus = str(write_corpus(tmp_path, 300)[0])

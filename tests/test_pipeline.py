@@ -202,6 +202,7 @@ def wait_for_snapshot(folder: Path, number: int, seconds: float) -> bool:
     return False
 
 
+@pytest.mark.slow  # tests/faults kills runs in every stage, always
 def test_a_killed_worker_costs_nothing_but_time(finished, tmp_path):
     killed = []
 
@@ -220,6 +221,7 @@ def test_a_killed_worker_costs_nothing_but_time(finished, tmp_path):
     np.testing.assert_array_equal(run.trajectories().losses, finished.trajectories().losses)
 
 
+@pytest.mark.slow  # tests/faults kills runs in every stage, always
 def test_a_killed_driver_resumes_to_the_same_end(finished, tmp_path):
     folder = tmp_path / "run"
     config = tmp_path / "config.json"

@@ -19,7 +19,8 @@ from s2l_ray.cluster.training_errors import WorkersFailed, explain
 from s2l_ray.run_folder import Storage
 
 cloudpickle.register_pickle_by_value(faulty_loops)  # the workers' path has no tests
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+# Slow: minutes, and tests/faults kills workers always.
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 
 
 def run(

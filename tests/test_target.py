@@ -401,7 +401,7 @@ def test_a_killed_worker_costs_nothing_but_time(finished: Run, tmp_path: Path):
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize(("stage", "resumed_stage"), [(0, 0), (2, 0)])
+@pytest.mark.parametrize(("stage", "resumed_stage"), [(0, 0), pytest.param(2, 0, marks=pytest.mark.slow)])
 def test_a_killed_driver_of_two_workers_is_resumed_with_one(
     finished: Run, tmp_path: Path, stage: int, resumed_stage: int
 ):
