@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A property does not fail because the machine is busy.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "faults")]
 pytest_plugins = ("fixtures_s3", "collection", "undisturbed_run")
