@@ -175,13 +175,13 @@ def _model(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]]) -> t
 
 
 def _lengths(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]], tokenizer: Any) -> None:
-    from s2l_ray.corpus.formats import resolve_format
+    from s2l_ray.corpus.formats import format_of_rows
     from s2l_ray.tokens.render import renderer_of
 
     if not rows or tokenizer is None:
         result.tokens_per_example = config.estimates.tokens_per_example
         return
-    format = resolve_format(config.corpus, rows[0])
+    format = format_of_rows(config.corpus, rows)
     messages = []
     for row in rows:
         try:

@@ -81,7 +81,7 @@ def value_of(rng: random.Random) -> Any:
         return [value_of(rng) for _ in range(rng.randint(0, 3))]
     if kind < 0.9:
         return deep(rng)
-    return rng.choice(FOREIGN) if rng.random() < 0.8 else ["x"] * 30_000
+    return rng.choice(FOREIGN) if rng.random() < 0.9 else ["x"] * rng.choice([300, 300, 300, 30_000])
 
 
 def places(model: type[BaseModel] = S2LConfig, at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -92,6 +92,13 @@ def places(model: type[BaseModel] = S2LConfig, at: tuple[str, ...] = ()) -> list
         inner = section_at([*at, name])
         found += places(inner, (*at, name)) if inner is not None else []
     return found
+
+
+def default_at(place: list[str]) -> Any:
+    node: Any = DEFAULTS
+    for name in place:
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
 
 
 FREE = [
@@ -113,18 +120,31 @@ PLACES += [
 ]
 
 
+def near(rng: random.Random, value: Any) -> Any:
+    """A value that may do in the place of this one."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return rng.choice([1, value, value + 1, value * 2, max(1, value // 2)])
+    if isinstance(value, float):
+        return rng.choice([value, value / 2, value * 1.5, 0.5])
+    return value if value is not None and rng.random() < 0.5 else rng.choice(GENTLE)
+
+
 def mutate(rng: random.Random, tree: dict[str, Any], gently: bool) -> None:
     *sections, last = rng.choice(PLACES)
+    if gently and isinstance(default_at([*sections, last]), dict):
+        return  # a whole section
     node: Any = tree
     for name in sections:
         if not isinstance(node.get(name), dict):
             node[name] = {}
         node = node[name]
-    if rng.random() < 0.15:
+    if rng.random() < (0.05 if gently else 0.15):
         node.pop(last, None)
     else:
-        value = rng.choice(GENTLE) if gently else value_of(rng)
-        node[rng.choice([last] * 9 + [last + "s"])] = value
+        value = near(rng, default_at([*sections, last])) if gently else value_of(rng)
+        node[last if gently else rng.choice([last] * 9 + [last + "s"])] = value
 
 
 def mutate_text(rng: random.Random, text: bytes) -> bytes:
@@ -140,7 +160,7 @@ def mutate_text(rng: random.Random, text: bytes) -> bytes:
     if kind < 0.9:
         return text + b"\n" + bomb().encode()
     if kind < 0.93:
-        return text * rng.choice([2, 500])
+        return text * rng.choice([2, 2, 2, 20, 500])
     return text[:at] + text[at : at + 40] * 3 + text[at:]
 
 
@@ -236,6 +256,7 @@ def main(seed: int, cases: int, folder: Path) -> None:
 
 RECIPES = Path(s2l_ray.config.__file__).parent / "recipes"
 TREES = {name: yaml.safe_load((RECIPES / f"{name}.yaml").read_text()) for name in list_recipes()}
+DEFAULTS = load_config("quickstart").model_dump(mode="json")
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-SEED, CASES = 2026, 700
+SEED = 2026
+CASES = 15_000 if os.environ.get("S2L_LONG_TESTS") else 1_500
 PROGRAM = Path(__file__).with_name("fuzz_configurations.py")
 
 
@@ -23,6 +24,6 @@ def test_every_mutated_configuration_is_accepted_or_refused_clearly(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["wrong_cases"] == []
-    assert report["accepted"] > CASES / 50
+    assert report["accepted"] > CASES / 10
     assert report["refused"] > CASES / 3
     assert report["peak_bytes"] < 10**9

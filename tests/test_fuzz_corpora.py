@@ -16,7 +16,7 @@ def test_random_corpora_are_read_whole_or_refused_in_words():
     assert done.returncode == 0, done.stderr[-4000:]
     cases, refused, used, quarantined, peak_mib = map(int, done.stdout.split())
     assert cases == CASES
-    assert cases // 20 < refused < cases * 0.8, "both outcomes are tried"
-    assert used > cases
-    assert quarantined > cases // 10
+    assert cases // 5 < refused < cases * 0.45, "both outcomes are tried"
+    assert used > 5 * cases
+    assert quarantined > cases
     assert peak_mib < 1000

@@ -17,6 +17,7 @@ import pytest
 import zstandard
 
 from s2l_ray.config import CorpusConfig
+from s2l_ray.corpus.quarantine import TooManyUnusable
 from s2l_ray.corpus.read_task import read_rows, sample_format
 from s2l_ray.corpus.sources import plan_files, read_unit
 from s2l_ray.corpus.units import RawRow, SourceError
@@ -245,3 +246,41 @@ def test_a_byte_order_mark_alone_is_no_row(tmp_path, name):
     for content in (b"\xef\xbb\xbf", b"\xef\xbb\xbf\n", b"\xef\xbb\xbf\n \n"):
         (tmp_path / name).write_bytes(pack(content))
         assert read(tmp_path / name) == []
+
+
+DAYS = pa.array([0, -800_000, 20_000], pa.date32())
+
+
+@pytest.mark.parametrize(
+    ("days", "kind"),
+    [(DAYS, "date32"), (pa.array([0, 2**62, 1], pa.timestamp("us")), "timestamp"), (pa.array([[0], [-(10**6)], None],
+      pa.list_(pa.date32())), "list")],
+)  # fmt: skip
+def test_a_value_out_of_range_is_one_row_and_its_column_can_be_dropped(tmp_path, days, kind):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"prompt": ["p"] * 3, "completion": ["c"] * 3, "day": days}), path)
+    units = plan_files([str(path)], 1 << 20)
+
+    def reasons(**options: Any) -> list[str]:
+        config = CorpusConfig(paths=[str(path)], **options)
+        return [reason for _, _, reason in read_rows(units[0], config, sample_format(units, config))]
+
+    whole = reasons()
+    assert [bool(reason) for reason in whole] == [False, True, False]
+    assert "column 'day' holds a value of type " + kind in whole[1]
+    assert "out of range" in whole[1]
+    assert "corpus.drop_columns" in whole[1]
+    assert reasons(drop_columns=["day"]) == [""] * 3, "the cure works"
+    assert "source column" in reasons(drop_columns=["day"], source_column="day")[1]
+
+
+def test_a_column_of_nothing_but_values_out_of_range_is_said_with_the_cure(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"prompt": ["p"], "completion": ["c"], "day": DAYS[1:2]}), path)
+    template: dict[str, Any] = {"template": {"prompt": "{day}", "response": "{prompt}"}}
+    config = CorpusConfig(paths=[str(path)], drop_columns=["day"], **template)
+    with pytest.raises(TooManyUnusable, match=r"'day' holds a value of type date32.* out of range"):
+        sample_format(plan_files(config.paths, 1 << 20), config)
+    config = CorpusConfig(paths=[str(path)])
+    with pytest.raises(TooManyUnusable, match=r"out of range: .*corpus\.drop_columns"):
+        sample_format(plan_files(config.paths, 1 << 20), config)

@@ -9,12 +9,13 @@ import datetime
 import decimal
 import json
 import string
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from s2l_ray.config.schema import CorpusConfig
 from s2l_ray.corpus.example_id import Messages
-from s2l_ray.corpus.units import clip, clip_names
+from s2l_ray.corpus.units import OutOfRange, clip, clip_names
 from s2l_ray.errors import DataError, UserError, shown
 
 MAX_DEPTH = 200
@@ -73,6 +74,15 @@ def resolve_format(config: CorpusConfig, columns: Iterable[str]) -> str:
     return detect_format(columns) if config.format == "auto" else config.format
 
 
+def format_of_rows(config: CorpusConfig, rows: list[dict[str, Any]]) -> str:
+    """The configured format, or the one that the columns of most rows tell: one odd row must not decide for all."""
+    counts = Counter(name for row in rows for name in row)
+    try:
+        return resolve_format(config, [name for name, count in counts.items() if count * 2 >= len(rows)])
+    except UnknownFormat:
+        return resolve_format(config, counts)
+
+
 def to_messages(row: Mapping[str, Any], format: str, config: CorpusConfig) -> Messages:
     """One conversation with at least one non-empty assistant turn.
 
@@ -115,8 +125,12 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     if value is None:
         raise UnusableRow(f"column {column!r} is null")
     if not isinstance(value, str):
-        raise UnusableRow(f"column {column!r} holds {type(value).__name__}, not text")
+        raise UnusableRow(f"column {column!r} holds {_kind_of(value)}, not text")
     return value
+
+
+def _kind_of(value: Any) -> str:
+    return value.reason if isinstance(value, OutOfRange) else type(value).__name__
 
 
 def template_columns(template: str) -> list[str]:
@@ -132,7 +146,7 @@ def _fill(template: str, row: Mapping[str, Any]) -> str:
         if row[name] is None:
             raise UnusableRow(f"column {name!r} is null")
         if not isinstance(row[name], str | int | float | decimal.Decimal | datetime.date | datetime.time):
-            raise UnusableRow(f"column {name!r} holds {type(row[name]).__name__}, not text or a number")
+            raise UnusableRow(f"column {name!r} holds {_kind_of(row[name])}, not text or a number")
         values[name] = row[name]
     # Not str.format_map on the row itself: `{a.b}` or `{a[0]}` must not reach into objects.
     return "".join(
@@ -219,6 +233,8 @@ def _as_text(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, decimal.Decimal):
         return str(value)
+    if isinstance(value, OutOfRange):
+        raise TypeError(value.reason)
     raise TypeError(f"a value of type {type(value).__name__}")
 
 

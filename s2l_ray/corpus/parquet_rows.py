@@ -13,7 +13,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from s2l_ray.corpus.readers import refuse_row
-from s2l_ray.corpus.units import MAX_COLUMNS, RawRow, ReadUnit, clip
+from s2l_ray.corpus.units import MAX_COLUMNS, OutOfRange, RawRow, ReadUnit, clip
 
 _BATCH_BYTES = 8 * 2**20
 _BATCH_ROWS = 256
@@ -145,12 +145,11 @@ def row_sizes(array: pa.Array) -> np.ndarray:
 
 
 def _row_alone(unit: ReadUnit, row: pa.RecordBatch, index: int) -> RawRow:
-    """A row of a batch in which some value cannot become Python's; the reason names the column of it."""
-    shown: dict[str, Any] = {}
+    """A row of a batch in which some value cannot become Python's: it stands there as `OutOfRange`."""
+    values: dict[str, Any] = {}
     for name, column in zip(row.schema.names, row.columns, strict=True):
         try:
-            shown[name] = column[0].as_py()
+            values[name] = column[0].as_py()
         except (ValueError, OverflowError, pa.ArrowException) as error:
-            reason = f"column {clip(name, 60)!r} holds a value of type {clip(column.type, 60)} that is out of range: "
-            return RawRow(unit.origin, index, None, reason + clip(error), clip(shown, 500))
-    return RawRow(unit.origin, index, shown)
+            values[name] = OutOfRange(f"a value of type {clip(column.type, 60)} that is out of range: {clip(error)}")
+    return RawRow(unit.origin, index, values)

@@ -17,7 +17,7 @@ from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.corpus.columns import OWN_COLUMNS, Columns
 from s2l_ray.corpus.diagnosis import diagnose
 from s2l_ray.corpus.example_id import content_id
-from s2l_ray.corpus.formats import UnknownFormat, UnusableRow, resolve_format, row_to_json, to_messages
+from s2l_ray.corpus.formats import UnknownFormat, UnusableRow, format_of_rows, row_to_json, to_messages
 from s2l_ray.corpus.parts import READ_SCHEMA, part_name
 from s2l_ray.corpus.quarantine import QuarantineWriter, TooManyUnusable
 from s2l_ray.corpus.sources import read_unit
@@ -49,12 +49,12 @@ def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
     if len(rows) * 2 < len(first) and (hint or not rows):
         raise SourceError(
             f"{clip(bad.origin)}: {'none' if not rows else f'only {len(rows)}'} of its first {len(first)} rows can be "
-            f"read ({bad.reason}); {hint or f'is it really {unit.kind}?'}"
+            f"read ({(bad.reason or '').removesuffix(f'; {hint}')}); {hint or f'is it really {unit.kind}?'}"
         )
     try:
-        format = resolve_format(config, dict.fromkeys(name for row in rows for name in row))
+        format = format_of_rows(config, rows)
     except UnknownFormat as error:
-        if hint:
+        if hint := hint or diagnose(unit):
             raise SourceError(f"{clip(bad.origin)}: {hint}") from error
         raise
     reasons: Counter[str] = Counter()

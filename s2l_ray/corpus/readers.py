@@ -134,7 +134,11 @@ def _parse(origin: str, index: int, line: bytes) -> RawRow:
 def encoding_hint(data: bytes) -> str:
     """`; it seems to be UTF-16 …` where the bytes look like it."""
     head = data[:64]
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or head.count(0) * 3 >= max(3, len(head)):
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "; it seems to be UTF-32: convert it with iconv -f UTF-32 -t UTF-8"
+    zeros = [head[start::2].count(0) for start in (0, 1)]
+    looks_wide = min(zeros) == 0 and max(zeros) * 3 >= max(3, len(head))  # one byte of every pair, never the other
+    if looks_wide or head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "; it seems to be UTF-16: convert it with iconv -f UTF-16 -t UTF-8"
     return ""
 

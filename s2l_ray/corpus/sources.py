@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 
 from s2l_ray.config.corpus import MAX_ROW_BYTES
+from s2l_ray.corpus.diagnosis import diagnose
 from s2l_ray.corpus.discovery import find_files, resolve_filesystem
 from s2l_ray.corpus.file_names import KINDS, FoundFile, kind_of
 from s2l_ray.corpus.parquet_rows import read_parquet
@@ -83,8 +84,11 @@ def read_unit(unit: ReadUnit, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[Ra
         yield from _READERS[unit.kind](unit, filesystem, path, max_row_bytes)
         check_unchanged(unit, filesystem, path)
     except (OSError, pa.ArrowException, UnicodeDecodeError, csv.Error, zlib.error) as error:
+        why, hint = _why(error), diagnose(unit)
+        if hint not in why:
+            why += f"; {hint}"
         raise SourceError(
-            f"{clip(unit.origin)} cannot be read ({_why(error)}); its rows would be missing. "
+            f"{clip(unit.origin)} cannot be read ({why}); its rows would be missing. "
             "Repair it, or take it out of the corpus"
         ) from error
 

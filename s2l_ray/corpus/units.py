@@ -50,6 +50,16 @@ class ReadUnit:
 
 
 @dataclass(frozen=True)
+class OutOfRange:
+    """What stands in a row for a value that Python cannot hold, as a date before year 1. The column may be dropped."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        raise ValueError(self.reason)
+
+
+@dataclass(frozen=True)
 class RawRow:
     """A row, or the reason why there is none, with its origin."""
 
