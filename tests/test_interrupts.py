@@ -101,7 +101,7 @@ def test_ctrl_c_while_ray_starts(place: Workplace) -> None:
     assert_goes_on(place, config)
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ctrl_c_where_ray_trains_controller_does_not_answer(place: Workplace, times: int) -> None:
     """One ends the wait for it soon, a second one at once."""
     config = without(place, "proxy")
