@@ -1,7 +1,9 @@
 """Ray glue of the corpus stage: read tasks → shuffle by content hash → one Parquet file per part.
 
-Memory: a read task holds one block of rows, a shuffle task one partition; both are bounded in bytes, so that tasks do
-not grow with the corpus. The driver holds the list of read units and one row of statistics per part.
+Memory: a read task holds one block of rows, a shuffle task one partition (corpus/shuffle.py); both are bounded in
+bytes, so that tasks do not grow with the corpus. Between them rows lie in Ray's object store, which all tasks of a node
+share (its pages count in the RSS of every process that has touched them) and which spills to disk. The driver holds the
+list of read units and one row of statistics per part.
 """
 
 from __future__ import annotations
@@ -16,21 +18,15 @@ from s2l_ray.cluster.failures import own_errors_alone
 from s2l_ray.cluster.mailbox import mailbox
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.corpus.columns import Columns
-from s2l_ray.corpus.parts import HoldOut, add_part_column, choose_rows_per_part, write_part
+from s2l_ray.corpus.parts import HoldOut, choose_rows_per_part
 from s2l_ray.corpus.quarantine import check_quarantine
 from s2l_ray.corpus.read_task import ReadTask, read_summaries, sample_format
+from s2l_ray.corpus.shuffle import write_in_parts
 from s2l_ray.corpus.units import ReadUnit, SourceError
 from s2l_ray.errors import InternalError
 from s2l_ray.run_folder.storage import Storage
 
 _BLOCK_BYTES = 32 * 2**20
-_PARTITION_BYTES = 64 * 2**20
-"""A task that sorts one holds it some four times."""
-_MAP_BYTES = 256 * 2**20
-"""What a task splits up into partitions at once. Partitions × such tasks are Ray's objects: 10⁶ at 10⁸ examples."""
-_FEW_BLOCKS = 64
-"""Up to so many are exchanged all with all, by plain tasks, in a third of the time that Ray Data's default takes to
-start; more would be thousands of crumbs, which that one is made for."""
 _NOTHING = HoldOut()
 
 
@@ -88,7 +84,6 @@ def build_corpus(
         TooManyUnusable, UnknownFormat, SourceError: the corpus cannot be used as it is.
     """
     import ray.data
-    from ray.data.context import ShuffleStrategy
 
     for folder in ("examples", "heldout", "quarantine", "read"):
         out.delete_dir(folder)
@@ -108,20 +103,8 @@ def build_corpus(
     if num_read == 0:
         raise SourceError("the corpus has no usable row; nothing can be selected from")
     num_parts = max(1, -(-num_read // choose_rows_per_part(num_read, rows_per_part, num_bytes // num_read)))
-    bucketed = rows.map_batches(
-        add_part_column, fn_kwargs={"num_parts": num_parts}, batch_format="pyarrow", batch_size=None
-    )
-    num_partitions = min(num_parts, max(2 * parallelism, -(-rows.size_bytes() // _PARTITION_BYTES)))
-    if rows.num_blocks() <= _FEW_BLOCKS:
-        bucketed.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
-    bucketed.context.shuffle_input_batch_bytes = _MAP_BYTES
-    written = bucketed.groupby("part", num_partitions=num_partitions).map_groups(
-        write_part,
-        fn_kwargs={"duplicates": config.duplicates, "out": out, "hold_out": hold_out},
-        batch_format="pyarrow",
-    )
     with own_errors_alone():
-        stats = written.take_all()
+        stats = write_in_parts(rows, num_parts, config.duplicates, out, hold_out, parallelism)
     for row in stats:
         out.note_written(row.pop("written"))
     parts = sorted(stats, key=lambda s: s["part"])
