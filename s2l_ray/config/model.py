@@ -23,7 +23,8 @@ def impossible_sizes(fields: Mapping[str, Any], at: str = "") -> Iterator[str]:
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, dict):
                 yield from impossible_sizes(one, f"{at}.{name}")
-            elif isinstance(one, int | float) and abs(one) > (_MAX_PARTS if _COUNTS.search(name) else _MAX_SIZE):
+            # Sizes are whole numbers; a frequency's base or an epsilon may be what it likes.
+            elif isinstance(one, int) and abs(one) > (_MAX_PARTS if _COUNTS.search(name) else _MAX_SIZE):
                 limit = _MAX_PARTS if _COUNTS.search(name) else _MAX_SIZE
                 yield f"{at}.{name}={one} is beyond {limit:,}, and no model is so large; lower it"
                 break
