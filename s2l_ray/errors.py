@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 MAX_MESSAGE = 2000
@@ -59,11 +59,11 @@ def running() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def foreign_named(kind: type[S2LError], what: str, cure: str) -> Iterator[None]:
+def foreign_named(kind: type[S2LError] | Callable[[Exception], type[S2LError]], what: str, cure: str) -> Iterator[None]:
     """An error of ours in place of whatever a library raises in the block; lack of memory stays what it is.
 
     Args:
-        kind: of the error.
+        kind: of the error, or what chooses it by the library's.
         what: cannot be done; a sentence up to the library's own words.
         cure: what would do.
     """
@@ -72,7 +72,10 @@ def foreign_named(kind: type[S2LError], what: str, cure: str) -> Iterator[None]:
     except (S2LError, MemoryError):
         raise
     except Exception as error:
-        raise kind(f"{what}: {type(error).__name__}: {first_line(error)}. {cure}") from error
+        if isinstance(error, RuntimeError) and "memory" in str(error):  # as PyTorch says it
+            raise
+        chosen = kind if isinstance(kind, type) else kind(error)
+        raise chosen(f"{what}: {type(error).__name__}: {first_line(error)}. {cure}") from error
 
 
 def mark_started(error: BaseException) -> None:

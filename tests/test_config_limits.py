@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from s2l_ray.cluster.local_ray import TempFolderError
 from s2l_ray.config import ConfigError, load_config
@@ -141,6 +142,10 @@ def test_texts_and_names_have_limits(override, words):
         (["hidden_size=50", "num_attention_heads=7"], "proxy.from_config"),
         (["hidden_size=-8"], "proxy.from_config"),
         (["hidden_size=abc"], "proxy.from_config"),
+        (["hidden_size=1.0e+12"], "proxy.from_config"),
+        (["vocab_size=1.0e+12"], "proxy.from_config"),
+        (["num_hidden_layers=1.0e+9"], "proxy.from_config"),
+        (["intermediate_size=[1.0e+12]"], "proxy.from_config"),
         (["num_attention_heads=0"], "proxy.from_config"),
         (["model_type=nothing"], "proxy.from_config"),
         (["model_type=bert"], "an encoder, "),
@@ -191,3 +196,14 @@ def test_a_folder_for_rays_sockets_that_is_too_long_is_refused_with_the_cure(tmp
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     with pytest.raises(TempFolderError, match="Set RAY_TMPDIR to a shorter folder"):
         preflight(load_config("quickstart", [f"run_dir={tmp_path}"]))
+
+
+@pytest.mark.parametrize(
+    "field", ["rms_norm_eps=1.0e+16", "rms_norm_eps=-1.0", "rope_parameters={rope_theta: 5.0e+12}"]
+)
+def test_numbers_that_are_no_sizes_have_no_bound(field):
+    minimal = ["corpus.quickstart={}", "proxy.from_config.model_type=llama", "proxy.train_tokenizer={}"]
+    name, _, value = field.partition("=")
+    fields = load_config({}, [*minimal, f"proxy.from_config.{field}"]).proxy.from_config
+    assert fields is not None
+    assert str(yaml.safe_load(value)) == str(fields[name])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.config.model import TrainedModelConfig
-from s2l_ray.errors import S2LError, UserError, first_line, shown
+from s2l_ray.errors import UserError, foreign_named, shown
 
 _MAX_MODULES = 100_000
 """Layers and their parts; the largest models have some ten thousand."""
@@ -26,21 +26,9 @@ class ModelUnreachable(ModelError):
     retryable = True
 
 
-@contextlib.contextmanager
-def foreign_refused(what: str, cure: str) -> Iterator[None]:
-    """ModelError in place of whatever a library raises for a model that is not what it should be.
-
-    Lack of memory stays what it is.
-    """
-    try:
-        yield
-    except (S2LError, MemoryError):
-        raise
-    except Exception as error:
-        if isinstance(error, RuntimeError) and "memory" in str(error):
-            raise
-        kind = ModelUnreachable if _is_network(error) else ModelError
-        raise kind(f"{what}: {type(error).__name__}: {first_line(error)}. {cure}") from error
+def foreign_refused(what: str, cure: str) -> contextlib.AbstractContextManager[None]:
+    """ModelError in place of whatever a library raises for a model that is not what it should be."""
+    return foreign_named(lambda error: ModelUnreachable if _is_network(error) else ModelError, what, cure)
 
 
 def _is_network(error: BaseException | None) -> bool:

@@ -159,8 +159,8 @@ class _LossWithGradients(torch.autograd.Function):
     def backward(ctx: Any, by_total: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         by_hidden, by_weight, by_bias = ctx.saved_tensors
         of_hidden, of_weight = ctx.dtypes
-        scaled = [
-            None if gradient is None else (gradient * by_total).to(dtype)
+        scaled = [  # in place: of a large vocabulary another copy would be gigabytes
+            None if gradient is None else gradient.mul_(by_total).to(dtype)
             for gradient, dtype in ((by_hidden, of_hidden), (by_weight, of_weight), (by_bias, of_weight))
         ]
         return *scaled, None, None, None, None, None

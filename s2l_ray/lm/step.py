@@ -114,7 +114,7 @@ class Stepper:
                 # Engines average over workers; the mean is over the tokens of all of them.
                 self.engine.backward(total_nll * (self.num_workers / total))
             loss_sum += total_nll.detach().double()
-            losses.append(_Losses(batch, nll, array_to_hex(mine.ids[rows])))
+            losses.append(_Losses(batch, nll, mine.ids[rows]))
         return loss_sum, losses
 
     def _stop(self, step: int, suspects: list[str], loss: float, norm: float) -> None:
@@ -139,16 +139,16 @@ class _Losses:
     batch: Batch
     nll: torch.Tensor
     """(R,)."""
-    ids: list[str]
-    """(B,) example ids."""
+    ids: np.ndarray
+    """(B, 2) uint64, example ids."""
 
 
 def _suspects(losses: list[_Losses]) -> list[str]:
     """Examples whose loss is not finite."""
-    found = []
+    found: list[str] = []
     for of in losses:
         wrong = np.flatnonzero(~np.isfinite(mean_per_example(of.nll, of.batch).cpu().numpy()))
-        found += [of.ids[i] for i in wrong]
+        found += array_to_hex(of.ids[wrong])
     return found
 
 

@@ -151,4 +151,6 @@ def _activation_bytes(sizes: ModelSizes, target: TargetConfig, precision: str, o
     )  # fmt: skip
     # A chunk's logits, rounded up to fp32, and their gradient.
     logits = 3 * 4 * min(CHUNK_ELEMENTS["cuda" if on_gpu else "cpu"], tokens * sizes.vocab_size)
-    return layers + logits
+    # The head's gradient, added up over the chunks in fp32 between its forward and its backward pass.
+    head = 4 * sizes.vocab_size * hidden if target.lora is None else 0
+    return layers + logits + head
