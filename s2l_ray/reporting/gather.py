@@ -1,0 +1,175 @@
+"""A run's folder → its facts. What is missing is left out; what is damaged is said in the warnings of the page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from s2l_ray.artifacts import Run, Stage
+from s2l_ray.errors import MAX_MESSAGE, UserError, listed
+from s2l_ray.reporting import contents
+from s2l_ray.reporting.costs import cost_of
+from s2l_ray.reporting.facts import Facts, Quarantined, Repeat, SetAside, Stability, StageFacts, SubsetFacts
+from s2l_ray.reporting.names import model_name, names_of
+from s2l_ray.reporting.overlaps import overlaps_of
+from s2l_ray.reporting.rows import SOURCE, Rows
+from s2l_ray.reporting.sweeps import budgets_of, read_sweep, sweep_metric, tuned_of
+from s2l_ray.reporting.training import training_facts
+from s2l_ray.reporting.worth import gather_worth, verdict_lines
+from s2l_ray.run_folder import one_line, printable
+
+_MAX_QUARANTINED = 10
+_MAX_REASONS = 20
+_MAX_WARNINGS = 20
+
+
+def gather_facts(
+    run: Run, *, by: str | None = None, compared: Sequence[tuple[str, Run]] = (), with_text: bool = True
+) -> Facts:
+    """The numbers of a run, as far as it has come.
+
+    Args:
+        by: the column whose values name clusters and colour topics; None: the first facet, else the source.
+        compared: name and run whose subsets are compared with this run's.
+        with_text: whether the texts of examples may be shown.
+
+    Raises:
+        UserError: the corpus has no column `by`.
+        DamagedFile, MissingFile: an artifact is not what was written.
+    """
+    main = _main_subset(run)
+    total = run.stages["trajectories"].manifest.row_counts["trajectories"] if "trajectories" in run.stages else None
+    subsets = [_subset(label, stage, total or 0) for label, stage in run.subsets.items()]
+    worth = gather_worth(run, main)
+    sweep = read_sweep(run)
+    made: dict[str, Any] = {
+        "subsets": subsets, "main": main, "worth": worth, "cost": cost_of(run, worth),
+        "budgets": None if sweep is None else budgets_of(run, *sweep),
+        "training": training_facts(run), "set_aside": _set_aside(run, main), "repeat": _repeat(run),
+    }  # fmt: skip
+    if total:
+        made |= _from_rows(run, main, subsets, by, with_text, compared, sweep)
+    made["has_text"] = bool(made.get("examples")) or bool(made["set_aside"] and made["set_aside"].rows)
+    made["verdict"] = verdict_lines(worth, main, names_of(subsets, worth))
+    return Facts(**_head(run, total), **made)
+
+
+def _from_rows(
+    run: Run, main: str | None, subsets: list[SubsetFacts], by: str | None, with_text: bool, compared: Any, sweep: Any
+) -> dict[str, Any]:
+    """What takes passes over the trajectories."""
+    rows = Rows(run, by)
+    column = by or (rows.facets[0] if rows.facets else SOURCE)
+    labels = [subset.label for subset in rows.subsets]
+    has_clusters = "clusters" in run.stages
+    num_clusters = run.stages["clusters"].manifest.row_counts["clusters"] if has_clusters else 1
+    sketch = contents.sketch_rows(rows, num_clusters, labels.index(main) if main in labels else -1)
+    if by is not None and len(rows.values(column)) == 1 and by != SOURCE:
+        known = listed([SOURCE, *Rows(run).facets])
+        raise UserError(f"the corpus has no text column {by!r} with several values; give one of {known}")
+    made: dict[str, Any] = {
+        "contents": contents.contents_of(sketch, rows, subsets),
+        "space": contents.space_of(sketch, rows),
+        "examples": contents.examples_of(sketch, rows, column, with_text) if has_clusters else [],
+        "stability": _stability(rows, compared, sweep),
+    }
+    if has_clusters:
+        steps = (
+            [int(s["step"]) for s in run.stages["proxy"].manifest.extra["snapshots"]] if "proxy" in run.stages else []
+        )
+        steps = steps if len(steps) == rows.num_snapshots else list(range(1, rows.num_snapshots + 1))
+        made["clusters"] = contents.clusters_of(sketch, rows, steps, column, main if main in labels else None)
+        made["purity"] = contents.purity_facts(sketch, run.config.seed)
+    return made
+
+
+def _main_subset(run: Run) -> str | None:
+    """The first of S2L that was trained on, best beside a random one of its size; else the first."""
+    chosen_by_s2l = [n for n, s in run.subsets.items() if s.manifest.extra.get("selector") == "s2l"]
+    trained = [n for n in chosen_by_s2l if n in run.targets]
+    beside_random = [n for n in trained if f"random-{run.subsets[n].manifest.extra['budget']!r}" in run.targets]
+    return next(iter([*beside_random, *trained, *chosen_by_s2l, *run.subsets]), None)
+
+
+def _subset(label: str, stage: Stage, total: int) -> SubsetFacts:
+    count = stage.manifest.row_counts["examples"]
+    return SubsetFacts(
+        label, printable(str(stage.manifest.extra.get("selector", ""))), count, count / max(1, total),
+        stage.manifest.seeds.get("selection"),
+    )  # fmt: skip
+
+
+def _stability(rows: Rows, compared: Any, sweep: Any) -> Stability | None:
+    overlap = overlaps_of(rows, compared)
+    metric = None if sweep is None else sweep_metric(sweep[1]["metric"])
+    tuned = [] if sweep is None or metric is None else tuned_of(sweep[0], metric)
+    return Stability(metric, tuned, overlap) if tuned or overlap else None
+
+
+def _head(run: Run, total: int | None) -> dict[str, Any]:
+    manifests = [stage.manifest for stage in run.stages.values()]
+    versions = [m.versions.get("s2l_ray", "") for m in manifests]
+    warnings = [printable(f"{name}: {w}")[:MAX_MESSAGE] for name, s in run.stages.items() for w in s.manifest.warnings]
+    clusters = run.stages.get("clusters")
+    proxy, target = run.stages.get("proxy"), next(iter(run.targets.values()), None)
+    return {
+        "name": run.config.name, "uri": printable(run.uri), "version": versions[-1] if versions else "",
+        "finished_at": max((m.finished_at for m in manifests), default=""), "seed": run.config.seed,
+        "num_examples": total, "warnings": warnings[:_MAX_WARNINGS],
+        "num_snapshots": None if total is None else run.stages["trajectories"].manifest.extra["num_snapshots"],
+        "num_clusters": None if clusters is None else clusters.manifest.row_counts["clusters"],
+        "proxy": model_name(run.config.proxy, proxy), "target": model_name(run.config.target, target),
+    }  # fmt: skip
+
+
+def _set_aside(run: Run, main: str | None) -> SetAside | None:
+    corpus = run.stages.get("corpus")
+    if corpus is None:
+        return None
+    counts = corpus.manifest.row_counts
+    dropped = counts["duplicates"] if run.config.corpus.duplicates == "drop" else 0
+    read = counts["examples"] + dropped + counts["quarantined"] + counts["held_out"]
+    fates = [("read", read), ("exact duplicates", dropped), ("unusable rows", counts["quarantined"])]
+    tokens = run.stages.get("tokens")
+    if tokens is not None:
+        fates.append(("not renderable", tokens.manifest.row_counts["quarantined"]))
+    fates.append(("held out", counts["held_out"]))
+    if "trajectories" in run.stages:
+        fates.append(("used", run.stages["trajectories"].manifest.row_counts["trajectories"]))
+    if main is not None:
+        fates.append(("chosen", run.subsets[main].manifest.row_counts["examples"]))
+    reasons: Counter[str] = Counter()
+    rows: list[Quarantined] = []
+    for stage in (s for s in (corpus, tokens) if s is not None):
+        folder = stage.storage.sub("quarantine")
+        for table in folder.read_tables([e.name for e in folder.list()], ["origin", "index", "reason"]):
+            for row in table.to_pylist():
+                reason = one_line(row["reason"])
+                reasons[reason if reason in reasons or len(reasons) < 1000 else "other reasons"] += 1
+                if len(rows) < _MAX_QUARANTINED:
+                    rows.append(Quarantined(stage.name, one_line(row["origin"] or ""), int(row["index"] or 0), reason))
+    return SetAside(fates, reasons.most_common(_MAX_REASONS), rows)
+
+
+def _repeat(run: Run) -> Repeat:
+    stages = [
+        StageFacts(
+            printable(name), s.folder, s.manifest.content_fingerprint, printable(s.manifest.device),
+            s.manifest.wall_seconds, s.manifest.device_seconds, s.manifest.seeds, s.manifest.finished_at,
+        )
+        for name, s in run.stages.items()
+    ]  # fmt: skip
+    changed = [(path, one_line(str(value), 300)) for path, value in _flat(run.config.stored(exclude_defaults=True))]
+    files = [f"{s.folder}/{name}" for s in run.subsets.values() for name in s.manifest.extra.get("files", [])[:2]]
+    versions = next((s.manifest.versions for s in reversed(run.stages.values())), {})
+    return Repeat(f"s2l run {printable(run.uri)}/config.yaml", changed, stages, versions, [printable(f) for f in files])
+
+
+def _flat(tree: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    """Nested settings → dotted paths."""
+    found = []
+    for name, value in tree.items():
+        dotted = f"{path}.{name}" if path else name
+        found += _flat(value, dotted) if isinstance(value, dict) and value else [(printable(dotted), value)]
+    return found

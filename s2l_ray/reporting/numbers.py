@@ -1,0 +1,37 @@
+"""Numbers of a report as people read them."""
+
+from __future__ import annotations
+
+from s2l_ray.reporting.facts import MetricFacts
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """`20 %`, `5.3 %`, `0.12 %`: two significant digits, all of them from 10 % on."""
+    value = share * 100
+    if value == 0 or abs(value) >= 10:
+        return f"{value:.0f} %"
+    return f"{value:.{digits}g} %" if abs(value) >= 0.1 else f"{value:.1g} %"
+
+
+def figure(value: float, metric: MetricFacts) -> str:
+    """`53.1 %` or `0.403`."""
+    return f"{value * 100:.1f} %" if metric.is_share else f"{value:.3f}"
+
+
+def signed(value: float, metric: MetricFacts) -> str:
+    """A difference: `+18.1 points`, `−0.27`; the minus sign is a real one."""
+    text = f"{value * 100:+.1f} points" if metric.is_share else f"{value:+.3f}"
+    return text.replace("-", "−")
+
+
+def compact(value: float) -> str:
+    """`3.1 × 10¹²`: FLOPs."""
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def loss(value: float) -> str:
+    """Three significant digits."""
+    return f"{value:.3g}"

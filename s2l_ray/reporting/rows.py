@@ -1,0 +1,168 @@
+"""Rows of the trajectories with all that is known of them, part by part: cluster, subsets, source and facets.
+
+Memory: 6 bytes an example and 16 for each example of a subset; of the parts, 16 at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from s2l_ray.artifacts import Run, Stage, part_rows
+from s2l_ray.corpus.example_id import ids_to_array
+from s2l_ray.corpus.parts import part_name
+from s2l_ray.errors import InternalError
+from s2l_ray.reporting.sketch import Part
+from s2l_ray.run_folder import printable
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MAX_SUBSETS = 8
+"""Subsets whose contents are counted; the others stand in the table of subsets only."""
+SOURCE = "source"
+MAX_VALUES = 200
+"""A text column with 2 to so many values is a facet."""
+MAX_FACETS = 4
+_MAX_CODES, _OTHERS = 2000, "(other values)"
+"""Of more values of a column the later ones are counted together: a table per cluster must stay small."""
+_TEXT_COLUMNS = {"instruction", "input", "output", "prompt", "completion", "response", "text", "question", "answer",
+                 "messages", "conversations", "chosen", "rejected", "id", "system", "history"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Ids of a subset by part."""
+
+    label: str
+    by_part: dict[int, Array]
+    """Part → (n, 2) uint64, in the order of the rows."""
+
+
+class Rows:
+    """What is known of every row, for two passes."""
+
+    def __init__(self, run: Run, by: str | None = None) -> None:
+        """Args: by: the column to look at beside the source; None: every facet that the corpus has."""
+        self.run = run
+        self.stage = run.stage("trajectories")
+        self.parts = part_rows(self.stage)
+        self.num_rows = sum(rows for _, rows in self.parts)
+        self.num_snapshots = int(self.stage.manifest.extra["num_snapshots"])
+        clusters = run.stages.get("clusters")
+        self.clusters: Array = np.zeros(self.num_rows, np.int32)
+        if clusters is not None:
+            self.clusters = clusters.storage.read_table("assignment.parquet", columns=["cluster"])["cluster"].to_numpy()
+            if len(self.clusters) != self.num_rows:
+                raise InternalError(f"{clusters.storage.uri} was made from other trajectories; delete it and run again")
+        labels = list(run.subsets)[:MAX_SUBSETS]
+        self.subsets = [_read_subset(label, run.subsets[label]) for label in labels]
+        self.facets = find_facets(run) if by is None else [by] if by != SOURCE else []
+        self.names: dict[str, dict[str, int]] = {}
+        """Column → value → code."""
+
+    def __iter__(self) -> Iterator[Part]:
+        names = [part_name(part) for part, _ in self.parts]
+        columns = ["example_id", "source", "num_response_tokens", "loss_nats"]
+        tables = self.stage.storage.read_tables(names, columns)
+        corpus: Iterator[Any] = iter([None] * len(names))
+        if self.facets:
+            corpus = self.run.stage("corpus").storage.sub("examples").read_tables(names, ["example_id", "row"])
+        start = 0
+        for (part, rows), table, examples in zip(self.parts, tables, corpus, strict=True):
+            ids = ids_to_array(table["example_id"])
+            losses = table["loss_nats"].combine_chunks().flatten().to_numpy().reshape(rows, self.num_snapshots)
+            chosen = np.zeros(rows, np.uint8)
+            for s, subset in enumerate(self.subsets):
+                if part in subset.by_part:
+                    chosen[positions(subset.by_part[part], ids)] |= np.uint8(1 << s)
+            categories = {SOURCE: self._codes(SOURCE, table["source"])}
+            if examples is not None:
+                categories |= self._facet_codes(ids, examples)
+            clusters = self.clusters[start : start + rows]
+            tokens = table["num_response_tokens"].to_numpy()
+            yield Part(start, losses, tokens, clusters, chosen, categories)
+            start += rows
+
+    def values(self, column: str) -> list[str]:
+        """Values by code."""
+        return list(self.names[column])
+
+    def where(self, row: int) -> tuple[int, int]:
+        """(part, row within it) of a row of the whole."""
+        starts = np.cumsum([0] + [rows for _, rows in self.parts])
+        at = int(np.searchsorted(starts, row, side="right")) - 1
+        return self.parts[at][0], int(row - starts[at])
+
+    def _codes(self, column: str, values: pa.ChunkedArray | pa.Array) -> Array:
+        codes = self.names.setdefault(column, {})
+        encoded = (values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values).dictionary_encode()
+        local = np.zeros(len(encoded.dictionary), np.int32)
+        for i, value in enumerate(encoded.dictionary.to_pylist()):
+            name = printable(value or "")[:120] or "(none)"
+            if name not in codes and len(codes) >= _MAX_CODES:
+                name = _OTHERS
+            local[i] = codes.setdefault(name, len(codes))
+        return local[encoded.indices.to_numpy()]
+
+    def _facet_codes(self, ids: Array, examples: pa.Table) -> dict[str, Array]:
+        at = positions(ids, ids_to_array(examples["example_id"]))
+        rows = [json.loads(text) for text in examples["row"].take(pa.array(at)).to_pylist()]
+        made = {}
+        for name in self.facets:
+            values = [value if isinstance(value := row.get(name), str) else "" for row in rows]
+            made[name] = self._codes(name, pa.array(values, pa.string()))
+        return made
+
+
+def _read_subset(label: str, stage: Stage) -> Subset:
+    table = stage.storage.read_table("ids.parquet", columns=["example_id", "part"])
+    ids, parts = ids_to_array(table["example_id"]), table["part"].to_numpy()
+    starts = np.flatnonzero(np.r_[True, parts[1:] != parts[:-1]]) if len(parts) else np.zeros(0, np.int64)
+    ends = np.r_[starts[1:], len(parts)]
+    return Subset(label, {int(parts[a]): ids[a:b] for a, b in zip(starts, ends, strict=True)})
+
+
+def positions(wanted: Array, ids: Array) -> Array:
+    """Where in `ids` (n, 2) each of `wanted` (m, 2) stands.
+
+    Raises:
+        InternalError: one is not there, so the artifacts do not belong together.
+    """
+    order = np.argsort(ids[:, 0], kind="stable")
+    at = order[np.minimum(np.searchsorted(ids[order, 0], wanted[:, 0]), max(0, len(ids) - 1))] if len(ids) else order
+    if len(at) != len(wanted) or not np.array_equal(ids[at], wanted):  # equal first halves: look each up
+        known = {tuple(i): n for n, i in enumerate(ids.tolist())}
+        found = [known.get(tuple(i), -1) for i in wanted.tolist()]
+        if -1 in found:
+            raise InternalError(
+                f"{found.count(-1)} of {len(wanted)} example ids are not in the part that should hold them, so the "
+                "run's stages do not belong together; run `s2l verify` on it"
+            )
+        return np.array(found, np.int64)
+    return at
+
+
+def find_facets(run: Run) -> list[str]:
+    """Text columns of the user's rows with 2 to MAX_VALUES values in the first part, in the order of the columns."""
+    corpus = run.stages.get("corpus")
+    if corpus is None or not part_rows(corpus):
+        return []
+    columns = sorted(corpus.manifest.extra.get("columns") or [], key=lambda c: c[1])
+    own = run.config.corpus.source_column
+    names = [name for name, _, kind in columns if kind == "string" and name not in _TEXT_COLUMNS | {own, SOURCE}]
+    if not names:
+        return []
+    part, _ = part_rows(corpus)[0]
+    rows = corpus.storage.sub("examples").read_table(part_name(part), columns=["row"])["row"].to_pylist()
+    parsed = [json.loads(row) for row in rows]
+    facets = []
+    for name in names:
+        values = {v for row in parsed if isinstance(v := row.get(name), str)}
+        if 2 <= len(values) <= min(MAX_VALUES, max(2, len(parsed) // 2)) and all(len(v) <= 120 for v in values):
+            facets.append(name)
+    return facets[:MAX_FACETS]

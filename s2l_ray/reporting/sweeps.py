@@ -1,0 +1,161 @@
+"""Budgets and settings of a sweep: its table, with intervals from the trials' own evaluations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from s2l_ray.artifacts import Run, Stage
+from s2l_ray.reporting.evaluations import HeldOutSet, Key, read_sets, values_of
+from s2l_ray.reporting.facts import BudgetPoint, Budgets, MetricFacts, TunedPoint
+from s2l_ray.reporting.intervals import Estimate, estimate, means_over_seeds, resampled_means
+from s2l_ray.run_folder import MissingFile, printable, read_manifest
+from s2l_ray.run_index import FULL
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Row = dict[str, Any]
+
+RESULTS, REPORT = "sweep/results.parquet", "sweep/report.json"
+_COLUMNS = {"micro": "loss", "macro": "macro", "per_token": "per_token", "exact_match": "exact_match"}
+_LABELS = {
+    "micro": "held-out loss (mean over examples)", "macro": "held-out loss (mean over sources)",
+    "per_token": "held-out loss (mean over tokens)", "exact_match": "exact matches",
+}  # fmt: skip
+
+
+def sweep_metric(key: str) -> MetricFacts:
+    """The figure by which a sweep judges."""
+    is_share = key == "exact_match"
+    return MetricFacts(key, _LABELS[key], "% of examples" if is_share else "nats/token", is_share, is_share)
+
+
+def read_sweep(run: Run) -> tuple[list[Row], dict[str, Any]] | None:
+    """(rows of the table, report) of a finished sweep; None if there was none."""
+    if not (run.storage.exists(RESULTS) and run.storage.exists(REPORT)):
+        return None
+    return run.storage.read_table(RESULTS).to_pylist(), run.storage.read_json(REPORT)
+
+
+def budgets_of(run: Run, rows: list[Row], report: dict[str, Any]) -> Budgets | None:
+    """The curves; None where only one subset was tried."""
+    metric = sweep_metric(report["metric"])
+    plain = [r for r in rows if r["source"] is None and r["parameters"] == "{}"]
+    points: list[BudgetPoint] = []
+    for phase in dict.fromkeys(r["phase"] for r in plain):
+        points += _phase_points(run, phase, [r for r in plain if r["phase"] == phase], metric)
+    if len({(p.selector, p.share) for p in points}) < 2:
+        return None
+    smallest = {printable(s): None if best is None else float(best["share"]) for s, best in report["smallest"].items()}
+    prediction = report.get("prediction") or {}
+    return Budgets(metric, float(report["within"]), points, smallest, prediction.get("rank_correlation"))
+
+
+def _phase_points(run: Run, phase: str, rows: list[Row], metric: MetricFacts) -> list[BudgetPoint]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_label(row), []).append(row)
+    sets = _aligned(run, rows) if metric.key != "per_token" else {}
+    column = _COLUMNS[metric.key]
+    points: list[BudgetPoint] = []
+    relatives: dict[str, list[tuple[float, Array | None]]] = {}
+    for name in dict.fromkeys(r["heldout_set"] for r in rows):
+        mine = {label: [r for r in group if r["heldout_set"] == name] for label, group in groups.items()}
+        mine = {label: group for label, group in mine.items() if group}
+        values = {label: float(np.mean([r[column] for r in group])) for label, group in mine.items()}
+        resampled = _resampled(sets.get(name), metric.key, mine)
+        num = len(sets[name].ids) if name in sets else 0
+        full = next((label for label, group in mine.items() if group[0]["selector"] == FULL), None)
+        for label, group in mine.items():
+            samples = resampled.get(label)
+            relative = None
+            if full is not None and values[full]:
+                ratio = values[label] / values[full] * 100
+                both = None if samples is None else samples / resampled[full] * 100
+                relative = _estimate(ratio, both, num)
+                relatives.setdefault(label, []).append((ratio, both))
+            told = _estimate(values[label], samples, num)
+            points.append(_point(phase, group, name, told, relative))
+    num_sets = len({r["heldout_set"] for r in rows})
+    if num_sets > 1:
+        for label, found in relatives.items():
+            if len(found) == num_sets:
+                told = _mean_estimate(found)
+                points.append(_point(phase, groups[label], "", told, told))
+    return points
+
+
+def _point(phase: str, group: list[Row], name: str, told: Estimate, relative: Estimate | None) -> BudgetPoint:
+    row = group[0]
+    seeds = len({r["seed"] for r in group})
+    selector = printable(row["selector"])
+    return BudgetPoint(phase, selector, name, row["num_examples"], row["share"], seeds, told, relative)
+
+
+def _estimate(value: float, resampled: Array | None, num: int) -> Estimate:
+    return Estimate(value) if resampled is None else estimate(value, resampled, num)
+
+
+def _mean_estimate(found: Sequence[tuple[float, Array | None]]) -> Estimate:
+    """Of several sets, which are resampled independently of each other."""
+    value = float(np.mean([v for v, _ in found]))
+    samples = [s for _, s in found if s is not None]
+    if len(samples) < len(found):
+        return Estimate(value)
+    low, high = np.percentile(np.mean(samples, axis=0), [2.5, 97.5])
+    return Estimate(value, float(low), float(high))
+
+
+def _label(row: Row) -> str:
+    return f"{row['selector']} {row['budget']!r} {row['budget_unit']}"
+
+
+def _aligned(run: Run, rows: list[Row]) -> dict[str, HeldOutSet]:
+    """Held-out set → figures of all trials by example; none where a trial's files are gone."""
+    stages: dict[Key, Stage] = {}
+    for row in rows:
+        folder = run.storage.sub(row["folder"])
+        manifest = read_manifest(folder)
+        if manifest is None:
+            return {}
+        stages[Key(_label(row), row["seed"])] = Stage(manifest.stage, row["folder"], folder, manifest)
+    try:
+        return {made.name: made for made in read_sets(stages, run.stages.get("heldout"))}
+    except MissingFile:
+        return {}
+
+
+def _resampled(made: HeldOutSet | None, metric: str, groups: dict[str, list[Row]]) -> dict[str, Array]:
+    """Label → (R,) bootstrap values over seeds and examples; all labels resampled alike. {} if nothing is known."""
+    if made is None:
+        return {}
+    keys = [Key(label, row["seed"]) for label, group in groups.items() for row in group]
+    columns = [[keys.index(Key(label, row["seed"])) for row in group] for label, group in groups.items()]
+    sums = values_of(made, "exact_match" if metric == "exact_match" else "loss", keys)
+    seed = len(made.ids)
+    if metric == "macro":  # each source resampled by itself, so that none is ever empty
+        sources = np.array(made.sources)
+        strata = [np.flatnonzero(sources == name) for name in np.unique(sources)]
+        each = [resampled_means(sums[rows], made.counts[rows], seed + i) for i, rows in enumerate(strata)]
+        means = np.mean(each, axis=0)
+    else:
+        means = resampled_means(sums, made.counts, seed)
+    out = means_over_seeds(means, columns)
+    return {label: out[:, i] for i, label in enumerate(groups)}
+
+
+def tuned_of(rows: list[Row], metric: MetricFacts) -> list[TunedPoint]:
+    """Trials with one further setting, the mean over seeds, by its value."""
+    groups: dict[tuple[str, str, str, float, str], list[float]] = {}
+    for row in rows:
+        settings = json.loads(row["parameters"])
+        if row["source"] is None and row["phase"] == "target" and len(settings) == 1:
+            [(name, value)] = settings.items()
+            key = (name, json.dumps(value), row["selector"], row["share"], row["heldout_set"])
+            groups.setdefault(key, []).append(float(row[_COLUMNS[metric.key]]))
+    return [
+        TunedPoint(printable(n), printable(v), printable(s), share, h, float(np.mean(values)), values)
+        for (n, v, s, share, h), values in groups.items()
+    ]

@@ -1,0 +1,87 @@
+"""How training went: losses over steps, of the proxy and the targets, from the record of events and the evaluations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from s2l_ray.artifacts import Run, Stage
+from s2l_ray.reporting.facts import Curve, Training
+from s2l_ray.run_folder import printable, read_metrics
+
+MAX_POINTS = 400
+MAX_CURVES = 8
+
+
+def training_facts(run: Run) -> Training | None:
+    """None where nothing was trained."""
+    proxy_stage = run.stages.get("proxy")
+    records = read_metrics(run.storage)
+    events = _by_folder(records)
+    proxy = _curve("proxy", events.get(proxy_stage.folder, [])) if proxy_stage is not None else None
+    snapshots = [] if proxy_stage is None else [
+        (int(s["step"]), float(s["mean_loss_nats"])) for s in proxy_stage.manifest.extra["snapshots"]
+    ]  # fmt: skip
+    targets, heldout, restarts = [], [], []
+    for label, stage in list(run.targets.items())[:MAX_CURVES]:
+        curve = _curve(label, events.get(stage.folder, []))
+        targets += [curve] if curve else []
+        heldout += _evaluations(label, stage)
+    known = {stage.folder for stage in run.stages.values()}
+    for folder, found in events.items():
+        if folder in known:
+            restarts += [
+                (printable(str(e["stage"])), int(e.get("step") or 0)) for e in found if e["event"] == "restart"
+            ]
+    if proxy is None and not snapshots and not targets and not heldout:
+        return None
+    return Training(proxy, snapshots, targets, heldout, restarts)
+
+
+def _by_folder(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Events between a stage's start and end, by the folder it worked on; of several tries all, in order."""
+    folders: dict[str, str] = {}
+    events: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        stage, event = record.get("stage"), record.get("event")
+        if not isinstance(stage, str) or not isinstance(event, str):
+            continue
+        if event == "stage_started" and isinstance(record.get("folder"), str):
+            folders[stage] = record["folder"]
+        elif stage in folders:
+            events.setdefault(folders[stage], []).append(record)
+    return events
+
+
+def _curve(name: str, events: list[dict[str, Any]]) -> Curve | None:
+    """Training losses by step; a step that was repeated after a restart has its last loss."""
+    by_step: dict[int, float] = {}
+    for event in events:
+        step, loss = event.get("step"), event.get("loss_nats")
+        if event["event"] == "train" and isinstance(step, int) and isinstance(loss, (int, float)):
+            by_step[step] = float(loss)
+    points = sorted(by_step.items())
+    return Curve(name, thinned(points)) if points else None
+
+
+def thinned(points: list[tuple[int, float]], most: int = MAX_POINTS) -> list[tuple[int, float]]:
+    """At most `most` points: of each stretch the least and the largest, so that spikes stay."""
+    if len(points) <= most:
+        return points
+    losses = np.array([loss for _, loss in points])
+    kept = {0, len(points) - 1}
+    for stretch in np.array_split(np.arange(len(points)), (most - 2) // 2):
+        kept |= {int(stretch[np.argmin(losses[stretch])]), int(stretch[np.argmax(losses[stretch])])}
+    return [points[i] for i in sorted(kept)]
+
+
+def _evaluations(label: str, stage: Stage) -> list[Curve]:
+    """Held-out losses by step, a curve a set."""
+    by_set: dict[str, list[tuple[int, float]]] = {}
+    for output in stage.manifest.outputs:
+        if output.name.startswith("evaluations/step-") and output.name.endswith(".json"):
+            step = int(output.name.removesuffix(".json").rpartition("-")[2])
+            for name, result in stage.storage.read_json(output.name).items():
+                by_set.setdefault(name, []).append((step, float(result["micro"])))
+    return [Curve(f"{label} on {name}", thinned(sorted(points))) for name, points in by_set.items()]

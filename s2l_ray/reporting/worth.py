@@ -1,0 +1,199 @@
+"""What the subsets are worth: figures of the targets with intervals, paired differences, and the verdict in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from s2l_ray.artifacts import Run, Stage
+from s2l_ray.reporting.evaluations import METRICS, HeldOutSet, Key, Metric, read_sets, values_of
+from s2l_ray.reporting.facts import Difference, MetricFacts, ModelFacts, Score, Worth
+from s2l_ray.reporting.intervals import BETTER, UNDECIDED, WORSE, estimate, means_over_seeds, resampled_means, verdict
+from s2l_ray.reporting.numbers import figure, signed
+from s2l_ray.run_index import FULL
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MAX_MODELS = 8
+MAX_SOURCES = 12
+_VERDICT_SETS = 2
+
+
+def gather_worth(run: Run, main: str | None) -> Worth | None:
+    """Figures of at most MAX_MODELS targets; None where none was trained or evaluated.
+
+    Args:
+        main: the subset of which the report speaks.
+    """
+    models = _chosen_models(run, main)
+    seeds = {label: _by_seed(run, label) for label in models}
+    stages = {Key(label, seed): stage for label, by_seed in seeds.items() for seed, stage in by_seed.items()}
+    if not stages:
+        return None
+    sets = read_sets(stages, run.stages.get("heldout"))
+    if not sets:
+        return None
+    metrics = [metric_facts(m) for m in METRICS]
+    scores: list[Score] = []
+    differences: list[Difference] = []
+    keys = {label: [Key(label, seed) for seed in by_seed] for label, by_seed in seeds.items()}
+    baselines = {label: _baselines(run, label, list(keys)) for label in keys}
+    for made in sets:
+        for metric in METRICS:
+            _compare(made, metric, keys, baselines, main, scores, differences)
+    total = run.stage("trajectories").manifest.row_counts["trajectories"]
+    facts = [_model(run, label, list(by_seed.values()), total) for label, by_seed in seeds.items()]
+    return Worth(metrics, [s.name for s in sets], facts, scores, differences, min(len(s) for s in seeds.values()))
+
+
+def metric_facts(metric: Metric) -> MetricFacts:
+    return MetricFacts(metric.key, metric.label, metric.unit, metric.more_is_better, metric.is_share)
+
+
+def _chosen_models(run: Run, main: str | None) -> list[str]:
+    """The full data, the main subset and those of its budget first, then the configuration's, then the others."""
+    labels = [name for name, stage in run.targets.items() if stage.manifest.extra.get("evaluation")]
+    budget = None if main is None else run.subsets[main].manifest.extra.get("budget")
+    same = [n for n in labels if n in run.subsets and run.subsets[n].manifest.extra.get("budget") == budget]
+    first = [n for n in [FULL, *([main] if main else []), *same, *run.config.target_subsets()] if n in labels]
+    return list(dict.fromkeys(first + labels))[:MAX_MODELS]
+
+
+def _by_seed(run: Run, label: str) -> dict[int, Stage]:
+    """The target of this name, and those that differ from it by the seed alone."""
+    own = run.targets[label]
+    found = {_seed(own): own}
+    for other in run.others:
+        alike = other.manifest.stage == own.manifest.stage and _without_seed(other) == _without_seed(own)
+        if alike and other.manifest.inputs.get("heldout") == own.manifest.inputs.get("heldout"):
+            found.setdefault(_seed(other), other)
+    return dict(sorted(found.items()))
+
+
+def _seed(stage: Stage) -> int:
+    return int(stage.manifest.settings.get("seed") or 0)
+
+
+def _without_seed(stage: Stage) -> dict[str, Any]:
+    return {name: value for name, value in stage.manifest.settings.items() if name != "seed"}
+
+
+def _model(run: Run, label: str, stages: list[Stage], total: int) -> ModelFacts:
+    manifests = [stage.manifest for stage in stages]
+    count = manifests[0].row_counts["examples"]
+    summary = manifests[0].extra["summary"]
+    selector = run.subsets[label].manifest.extra["selector"] if label in run.subsets else label.partition("-")[0]
+    return ModelFacts(
+        label, selector, count, count / max(1, total), len(stages), summary["steps"],
+        summary["tally"]["tokens"], float(np.mean([m.extra["summary"]["flops"] for m in manifests])),
+        float(np.mean([m.device_seconds for m in manifests])),
+    )  # fmt: skip
+
+
+def _compare(
+    made: HeldOutSet,
+    metric: Metric,
+    keys: dict[str, list[Key]],
+    baselines: dict[str, list[str]],
+    main: str | None,
+    scores: list[Score],
+    differences: list[Difference],
+) -> None:
+    """Add the figures of all models on one set, by source too, and their differences to the baselines."""
+    columns = [key for group in keys.values() for key in group]
+    groups = [[columns.index(key) for key in group] for group in keys.values()]
+    labels = list(keys)
+
+    def scored(rows: Any, source: str | None) -> tuple[Array, Array, int]:
+        sums, counts = values_of(made, metric.key, columns)[rows], made.counts[rows]
+        resampled = means_over_seeds(resampled_means(sums, counts), groups)
+        each = sums.sum(axis=0) / counts.sum()
+        values = np.array([each[group].mean() for group in groups])
+        for i, label in enumerate(labels):
+            told = estimate(values[i], resampled[:, i], len(counts))
+            scores.append(Score(metric.key, made.name, label, len(counts), told, source))
+        return values, resampled, len(counts)
+
+    values, resampled, num = scored(slice(None), None)
+    for i, label in enumerate(labels):
+        for baseline in baselines[label]:
+            j = labels.index(baseline)
+            told = estimate(values[i] - values[j], resampled[:, i] - resampled[:, j], num)
+            words = verdict(told, metric.more_is_better)
+            differences.append(Difference(metric.key, made.name, label, baseline, num, told, words))
+    sources = np.array(made.sources)
+    for name in _hardest_sources(made, sources, keys.get(main or "") or next(iter(keys.values()))):
+        scored(np.flatnonzero(sources == name), name)
+
+
+def _hardest_sources(made: HeldOutSet, sources: Array, keys: list[Key]) -> list[str]:
+    """At most MAX_SOURCES, those of the highest loss first; none where there is but one."""
+    names, codes = np.unique(sources, return_inverse=True)
+    if len(names) < 2:
+        return []
+    losses = values_of(made, "loss", keys).mean(axis=1)
+    means = np.bincount(codes, losses) / np.bincount(codes, made.counts)
+    return [str(names[i]) for i in np.argsort(-means, kind="stable")[:MAX_SOURCES]]
+
+
+def _baselines(run: Run, label: str, labels: list[str]) -> list[str]:
+    """The full data, and the random choice of the same budget."""
+    baselines = [] if label == FULL else [FULL]
+    subset = run.subsets.get(label)
+    if subset is not None and subset.manifest.extra["selector"] != "random":
+        baselines.append(f"random-{subset.manifest.extra['budget']!r}")
+    return [b for b in baselines if b in labels]
+
+
+def verdict_lines(worth: Worth | None, main: str | None, names: dict[str, str]) -> list[str]:
+    """At most four sentences: the main subset against each baseline on the first sets, every metric named.
+
+    Args:
+        names: label → how people read it.
+    """
+    if worth is None:
+        return []
+    label = main if any(d.label == main for d in worth.differences) else None
+    if label is None:
+        label = next((d.label for d in worth.differences), None)
+    lines = []
+    for heldout_set in worth.sets[:_VERDICT_SETS]:
+        for baseline in dict.fromkeys(d.baseline for d in worth.differences if d.label == label):
+            told = [
+                d for d in worth.differences if (d.label, d.baseline, d.heldout_set) == (label, baseline, heldout_set)
+            ]
+            if told:
+                lines.append(_sentence(worth, told, names))
+    return lines
+
+
+def _sentence(worth: Worth, told: list[Difference], names: dict[str, str]) -> str:
+    """`On “balanced”, S2L 20 % is better than the full data in held-out loss (…), but worse in exact matches (…).`"""
+    metrics = {m.key: m for m in worth.metrics}
+    by_word: dict[str, list[str]] = {BETTER: [], WORSE: [], UNDECIDED: []}
+    for difference in told:
+        by_word[difference.verdict].append(_measured(worth, difference, metrics[difference.metric]))
+    first = told[0]
+    baseline = "the full data" if first.baseline == FULL else names[first.baseline]
+    told_apart = [
+        f"{word} {f'than {baseline} ' if word == BETTER or not by_word[BETTER] else ''}in {' and '.join(by_word[word])}"
+        for word in (BETTER, WORSE) if by_word[word]
+    ]  # fmt: skip
+    said = f"is {', but '.join(told_apart)}" if told_apart else ""
+    if by_word[UNDECIDED]:
+        them = "it" if said else baseline
+        said += f"{', and ' if said else ''}cannot be told apart from {them} in {' and '.join(by_word[UNDECIDED])}"
+    return f"On “{first.heldout_set}”, {names[first.label]} {said}."
+
+
+def _measured(worth: Worth, difference: Difference, metric: MetricFacts) -> str:
+    """`held-out loss (0.403 against 0.670; −0.267, 95 % −0.301 to −0.233)`"""
+    values = {s.label: s.estimate.value for s in worth.scores
+              if (s.metric, s.heldout_set, s.source) == (metric.key, difference.heldout_set, None)}  # fmt: skip
+    numbers = f"{figure(values[difference.label], metric)} against {figure(values[difference.baseline], metric)}"
+    told = difference.estimate
+    if told.low is None or told.high is None:
+        return f"{metric.label} ({numbers}; {difference.num_examples} examples are too few to tell)"
+    low, high = (signed(bound, metric).removesuffix(" points") for bound in (told.low, told.high))
+    return f"{metric.label} ({numbers}; {signed(told.value, metric)}, 95 % interval {low} to {high})"
