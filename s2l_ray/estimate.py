@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from s2l_ray.artifacts import Run, RunError, load_run
 from s2l_ray.config.schema import S2LConfig
-from s2l_ray.corpus.formats import UnusableRow, to_messages
+from s2l_ray.corpus.formats import rendered_as, to_conversation
 from s2l_ray.corpus.read_task import sample_format
 from s2l_ray.corpus.sources import ReadUnit, plan_files, read_unit, resolve_filesystem
+from s2l_ray.corpus.units import UnusableRow
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.run_folder.progress import format_count, format_duration
 from s2l_ray.target.estimate import CorpusSize, target_lines
@@ -182,15 +183,17 @@ def _lengths(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]], to
         result.tokens_per_example = config.estimates.tokens_per_example
         return
     format = format_of_rows(config.corpus, rows)
-    messages = []
+    chats = []
     for row in rows:
         try:
-            messages.append(to_messages(row, format, config.corpus))
+            chats.append(to_conversation(row, format, config.corpus))
         except UnusableRow:
             continue
+    format = rendered_as(format, any(chat.is_chat for chat in chats))
+    render = renderer_of(config.proxy, format, tokenizer)
     done = [
         s
-        for row in renderer_of(config.proxy, format, tokenizer)(messages)
+        for row in render([chat.turns for chat in chats], [chat.tools for chat in chats])
         if not isinstance(row, UnusableRow)
         for s in row
     ]

@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from s2l_ray.corpus.formats import UnusableRow
+from s2l_ray.corpus.units import UnusableRow
 from s2l_ray.errors import UserError
 from s2l_ray.tokens import bounded
 from s2l_ray.tokens.bounded import BeyondBounds, BoundedEnvironment, within_bounds

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from families import FAMILIES, family_tokenizer
 
-from s2l_ray.corpus.formats import UnusableRow
+from s2l_ray.corpus.units import UnusableRow
 from s2l_ray.errors import UserError
 from s2l_ray.tokens.render import Renderer
 

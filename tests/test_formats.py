@@ -11,24 +11,24 @@ import pytest
 
 from s2l_ray.config import CorpusConfig, TemplateConfig
 from s2l_ray.corpus.example_id import content_id, occurrence_id
-from s2l_ray.corpus.formats import (
-    UnknownFormat,
-    UnusableRow,
-    detect_format,
-    resolve_format,
-    row_to_json,
-    to_messages,
-)
+from s2l_ray.corpus.formats import UnknownFormat, detect_format, resolve_format, to_conversation
+from s2l_ray.corpus.row_json import row_to_json
+from s2l_ray.corpus.units import UnusableRow
 
+KNOWN = "known: system, developer, user (human), assistant (gpt, model), tool (observation, function), function_call"
 PLAIN = CorpusConfig(paths=["a.jsonl"])
 TEMPLATE = CorpusConfig(
     paths=["a.jsonl"], template=TemplateConfig(prompt="{{F}}: {findings}\n{n}, {a.b}", response=" {impression}")
 )
 
 
+def turns(row: Any, format: str, config: CorpusConfig = PLAIN) -> list[dict[str, Any]]:
+    return to_conversation(row, format, config).turns
+
+
 def reason(row: Any, format: str, config: CorpusConfig = PLAIN) -> str:
     with pytest.raises(UnusableRow) as caught:
-        to_messages(row, format, config)
+        to_conversation(row, format, config)
     return str(caught.value)
 
 
@@ -62,32 +62,30 @@ def test_a_given_format_or_template_wins_over_the_columns():
 
 
 def test_single_turn_formats():
-    assert to_messages({"instruction": "i", "output": "o"}, "instruction", PLAIN) == pair("i", "o")
+    assert turns({"instruction": "i", "output": "o"}, "instruction") == pair("i", "o")
     for nothing in ("", None):
-        assert to_messages({"instruction": "i", "input": nothing, "output": "o"}, "instruction", PLAIN) == pair(
-            "i", "o"
-        )
-    assert to_messages({"instruction": "i", "input": "x", "output": "o"}, "instruction", PLAIN) == pair("i\n\nx", "o")
-    assert to_messages({"prompt": "", "completion": " c "}, "prompt_completion", PLAIN) == pair("", " c ")
+        assert turns({"instruction": "i", "input": nothing, "output": "o"}, "instruction") == pair("i", "o")
+    assert turns({"instruction": "i", "input": "x", "output": "o"}, "instruction") == pair("i\n\nx", "o")
+    assert turns({"prompt": "", "completion": " c "}, "prompt_completion") == pair("", " c ")
     row = {"findings": "clear {n}", "n": 3, "a.b": decimal.Decimal("1.50"), "impression": "ok"}
-    assert to_messages(row, "template", TEMPLATE) == pair("{F}: clear {n}\n3, 1.50", " ok")
+    assert turns(row, "template", TEMPLATE) == pair("{F}: clear {n}\n3, 1.50", " ok")
 
 
 def test_chats_keep_every_turn_and_role():
-    turns = [("system", "s"), ("developer", "d"), ("user", "u"), ("assistant", "a"), ("tool", "t"), ("assistant", "b")]
-    messages = [{"role": r, "content": c} for r, c in turns]
-    assert to_messages({"messages": messages}, "messages", PLAIN) == messages
+    said = [("system", "s"), ("developer", "d"), ("user", "u"), ("assistant", "a"), ("tool", "t"), ("assistant", "b")]
+    messages = [{"role": r, "content": c} for r, c in said]
+    assert turns({"messages": messages}, "messages") == messages
     parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
-    row = {"messages": [{"role": "user", "content": parts, "name": "n"}, {"role": "assistant", "content": "a"}]}
-    assert to_messages(row, "messages", PLAIN) == pair("one two", "a")
+    row = {"messages": [{"role": "user", "content": parts, "id": 7}, {"role": "assistant", "content": "a"}]}
+    assert turns(row, "messages") == pair("one two", "a")
 
 
 def test_sharegpt_roles():
     names = ["system", "human", "gpt", "user", "assistant", "model", "chatgpt", "tool", "observation"]
-    row = {"conversations": [{"from": n, "value": n} for n in [*names, "function_response"]]}
-    roles = [m["role"] for m in to_messages(row, "sharegpt", PLAIN)]
+    row = {"conversations": [{"from": n, "value": n} for n in [*names, "function_response", "function", "ipython"]]}
+    roles = [m["role"] for m in turns(row, "sharegpt")]
     a, u, t = "assistant", "user", "tool"
-    assert roles == ["system", u, a, u, a, a, a, t, t, t]
+    assert roles == ["system", u, a, u, a, a, a, t, t, t, t, t]
 
 
 @pytest.mark.parametrize(
@@ -105,26 +103,28 @@ def test_sharegpt_roles():
         ({"messages": None}, "messages", "column 'messages' is not a non-empty list of turns"),
         ({"messages": []}, "messages", "column 'messages' is not a non-empty list of turns"),
         ({"messages": "[]"}, "messages", "column 'messages' is not a non-empty list of turns"),
-        ({"messages": [{"role": "user"}]}, "messages", "messages[0] lacks 'role' or 'content'"),
-        ({"messages": ["hi"]}, "messages", "messages[0] lacks 'role' or 'content'"),
-        ({"messages": [{"role": "human", "content": "x"}]}, "messages", "messages[0] has the unknown role 'human'"),
-        ({"messages": [{"role": ["user"], "content": "x"}]}, "messages", "messages[0] has the unknown role ['user']"),
-        ({"messages": [{"role": None, "content": "x"}]}, "messages", "messages[0] has the unknown role None"),
-        (
-            {"messages": [{"role": "assistant", "content": None}]},
-            "messages",
-            "messages[0] has no text (tool calls cannot be trained on)",
-        ),
-        ({"messages": [{"role": "assistant", "content": 3}]}, "messages", "messages[0] is not text"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "messages",
-            "messages[0] holds parts that are not text",
-        ),
-        ({"messages": [{"role": "user", "content": "only a question"}]}, "messages", "empty response"),
+        ({"messages": [{"role": "user"}]}, "messages", "messages[0] (user) lacks 'content' (or 'value')"),
+        ({"messages": [{"text": "x"}]}, "messages",
+         "messages[0] lacks 'role' or 'content' (or 'from' and 'value'); its keys: ['text']"),
+        ({"messages": ["hi"]}, "messages",
+         "messages[0] is str, not an object with role and content (or from and value)"),
+        ({"messages": [{"role": "me", "content": "x"}]}, "messages", f"messages[0] has the unknown role 'me'; {KNOWN}"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, "messages",
+         f"messages[0] has the unknown role ['user']; {KNOWN}"),
+        ({"messages": [{"role": None, "content": "x"}]}, "messages",
+         f"messages[0] has the unknown role None; {KNOWN}"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "messages",
+         "messages[0] (assistant) has no text and no tool call"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages", "messages[0] (user) has no text"),
+        ({"messages": [{"role": "assistant", "content": 3}]}, "messages", "messages[0] is not text but int"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages",
+         "messages[0] holds parts that are not text ('image_url')"),
+        ({"messages": [{"role": "user", "content": "only a question"}]}, "messages",
+         "no assistant turn, so there is no response to train on"),
         ({"messages": pair("q", "  ")}, "messages", "empty response"),
-        ({"conversations": [{"from": "me", "value": "x"}]}, "sharegpt", "conversations[0] has the unknown role 'me'"),
-        ({"conversations": [{"role": "user", "content": "x"}]}, "sharegpt", "conversations[0] lacks 'from' or 'value'"),
+        ({"messages": pair("q", "") * 2}, "messages", "empty response: every assistant turn is empty"),
+        ({"conversations": [{"from": "me", "value": "x"}]}, "sharegpt",
+         f"conversations[0] has the unknown role 'me'; {KNOWN}"),
     ],
 )  # fmt: skip
 def test_unusable_rows_say_why(row, format, expected):
@@ -154,7 +154,7 @@ def test_half_a_character_is_no_text():
     with pytest.raises(UnusableRow, match="cannot travel"):
         row_to_json(row)
     whole = json.loads('{"prompt": "p", "completion": "\\ud83d\\ude00"}')
-    assert to_messages(whole, "prompt_completion", PLAIN) == pair("p", "😀")
+    assert turns(whole, "prompt_completion") == pair("p", "😀")
 
 
 def test_what_travels_and_what_cannot():

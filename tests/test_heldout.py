@@ -12,7 +12,7 @@ import pytest
 from colours import colour_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import write_jsonl
+from tiny import SHAPES, write_jsonl
 
 from s2l_ray.config import ConfigError, CorpusConfig, TargetConfig, load_config
 from s2l_ray.corpus.build import CorpusParts, build_corpus
@@ -125,7 +125,7 @@ def test_shares_that_leave_nothing_on_one_side_are_refused(tmp_path, share, mess
 
 
 CONFIG = CorpusConfig(paths=["unused"])
-MODEL = {"from_config": {"model_type": "llama"}, "train_tokenizer": {}}
+MODEL = {"from_config": SHAPES["llama"] | {"max_position_embeddings": 512}, "train_tokenizer": {"vocab_size": 300}}
 TREE = {"corpus": {"paths": ["unused"]}, "proxy": MODEL, "target": MODEL}
 
 

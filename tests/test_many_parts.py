@@ -13,8 +13,8 @@ from tiny import tiny_run_config
 
 import s2l_ray
 from s2l_ray.corpus.build import group_units
-from s2l_ray.corpus.example_id import array_to_hex, content_id
-from s2l_ray.corpus.formats import to_messages
+from s2l_ray.corpus.example_id import array_to_hex
+from s2l_ray.corpus.formats import to_conversation
 from s2l_ray.corpus.units import ReadUnit
 
 NUM_FILES = 10_000 if os.environ.get("S2L_LONG_TESTS") else 1_000
@@ -69,7 +69,7 @@ def test_a_corpus_of_thousands_of_files_and_parts_comes_through_whole(tmp_path: 
     with PeakMemory() as memory:
         run = s2l_ray.run(tree)
     config = run.config.corpus
-    expected = {content_id(to_messages(row, "instruction", config)).hex() for row in rows}
+    expected = {to_conversation(row, "instruction", config).id.hex() for row in rows}
     assert len(expected) == NUM_FILES
     matrix = run.trajectories()
     assert set(array_to_hex(matrix.ids)) == expected

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.corpus.formats import UnusableRow
+from s2l_ray.corpus.units import UnusableRow
 from s2l_ray.errors import UserError
 from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.load import train_tokenizer

@@ -73,8 +73,9 @@ class CorpusConfig(Section):
     quickstart: QuickstartSource | None = None
     """The embedded corpus, instead of `paths`."""
     format: Literal["auto", "instruction", "prompt_completion", "messages", "sharegpt", "template"] = "auto"
-    """How a row becomes prompt and response: `instruction` (instruction, input?, output), `prompt_completion`,
-    `messages` (chat: role, content), `sharegpt` (conversations: from, value), or your own `template`.
+    """How a row becomes prompt and response: `instruction` (instruction, input?, output; also system, history, tools),
+    `prompt_completion` (text, or lists of turns), `messages` and `sharegpt` (chats in the column `messages` or
+    `conversations`, with role and content or from and value; also columns system and tools), or your own `template`.
     `auto` decides from the first rows' columns."""
     template: TemplateConfig | None = None
     """Prompt and response over your own columns; sets `format: template`."""
@@ -88,6 +89,10 @@ class CorpusConfig(Section):
     """Share of rows that may be unusable before the run stops; every unusable row is listed with its reason."""
     drop_columns: list[str] = Field(default=[])
     """Columns that need not travel with the rows (binary columns cannot)."""
+    ignore_columns: list[str] = Field(default=[])
+    """Columns (and keys of turns) to be read as if they were not there, though they may change what a row means: the
+    `label` of KTO data, `images`, `rejected`. They travel with the rows. Unless they are named here, rows with such
+    columns are unusable."""
     max_row_bytes: int = bounded(MAX_ROW_BYTES, 2**30, "and a task takes some 30 times as much memory", ge=1024)
     """Largest row that is read (bytes as they stand in the unpacked file); a larger one stops the run and is named."""
     read_bytes_per_task: int = bounded(64 * 2**20, 2**33, "and a slice is read by one task", ge=1024)

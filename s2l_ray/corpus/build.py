@@ -38,6 +38,8 @@ class CorpusParts:
     num_duplicates: int
     num_quarantined: int
     format: str
+    is_chat: bool
+    """Whether a row is more than a prompt and its response; see `formats.rendered_as`."""
     fingerprint: str
     parts: list[dict[str, Any]]
     """[{part, rows, fingerprint}], in order; part p is `examples/part-<p>.parquet`."""
@@ -95,14 +97,15 @@ def build_corpus(
         read = ray.data.from_items(items, override_num_blocks=len(items))
         read.context.target_max_block_size = _BLOCK_BYTES
         rows = read.map_batches(task, batch_size=1, batch_format="numpy").materialize()
-    num_read, num_bytes, columns = read_summaries(out)
+    summary = read_summaries(out)
+    num_read = summary.num_rows
     out.delete_dir("read")
     if rows.count() != num_read:
         raise InternalError(f"{num_read} rows were read, {rows.count()} arrived; run again")
     num_quarantined = check_quarantine(out.sub("quarantine"), num_read, config.max_quarantined_share)
     if num_read == 0:
         raise SourceError("the corpus has no usable row; nothing can be selected from")
-    num_parts = max(1, -(-num_read // choose_rows_per_part(num_read, rows_per_part, num_bytes // num_read)))
+    num_parts = max(1, -(-num_read // choose_rows_per_part(num_read, rows_per_part, summary.num_bytes // num_read)))
     with own_errors_alone():
         stats = write_in_parts(rows, num_parts, config.duplicates, out, hold_out, parallelism)
     for row in stats:
@@ -126,7 +129,9 @@ def build_corpus(
         "parts": [s["part"] for s in parts if s["heldout_rows"]],
     }
     content = _digest_all(s["fingerprint"] for s in parts)
-    return CorpusParts(num_examples, num_repeats, num_quarantined, format, content, parts, heldout, columns)
+    return CorpusParts(
+        num_examples, num_repeats, num_quarantined, format, summary.is_chat, content, parts, heldout, summary.columns
+    )
 
 
 def _digest_all(digests: Iterable[str]) -> str:

@@ -14,15 +14,25 @@ from s2l_ray.errors import DataError
 ID_BYTES = 16
 ID_TYPE = pa.binary(ID_BYTES)
 
-Messages = list[dict[str, str]]
+Messages = list[dict[str, Any]]
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 
 
-def content_id(messages: Messages) -> bytes:
-    """BLAKE2b-128 over the roles and texts. Columns beside them (source, ids of the user's) do not count."""
-    canonical = _encode([[m["role"], m["content"]] for m in messages])
+def content_id(messages: Messages, tools: list[Any] | None = None) -> bytes:
+    """BLAKE2b-128 over all that is used: roles, texts, what else the turns hold (tool calls, thoughts, weights), tools.
+
+    Columns beside them (source, ids of the user's) do not count.
+    """
+    canonical = _encode([_canonical(m) for m in messages] + ([{"tools": tools}] if tools else []))
     return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=ID_BYTES).digest()
+
+
+def _canonical(turn: dict[str, Any]) -> list[Any]:
+    if len(turn) == 2:
+        return [turn["role"], turn["content"]]
+    more = {key: value for key, value in turn.items() if key not in ("role", "content")}
+    return [turn["role"], turn["content"], more]
 
 
 def occurrence_id(content: bytes, occurrence: int) -> bytes:

@@ -1,48 +1,55 @@
-"""A row of the user's → a conversation, and the JSON that travels.
+"""A row of the user's → a conversation.
 
-What cannot be used raises UnusableRow with the reason; nothing is repaired.
+All that a format's layout knows of is used: the system prompt, earlier rounds and tools beside prompt and response, in
+Alpaca's and ShareGPT's columns as LLaMA-Factory reads them
+(https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md), and lists of messages in TRL's prompt and
+completion (https://huggingface.co/docs/trl/dataset_formats). What cannot be used, and columns that mean something and
+are not read, raise UnusableRow with the reason; nothing is repaired.
 """
 
 from __future__ import annotations
 
 import datetime
 import decimal
-import json
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from s2l_ray.config.schema import CorpusConfig
+from s2l_ray.corpus.chats import is_empty, kind_of, parse_history, parse_tools, parse_turns
+from s2l_ray.corpus.conversation import Conversation, check_responses
 from s2l_ray.corpus.example_id import Messages
-from s2l_ray.corpus.units import OutOfRange, clip, clip_names
-from s2l_ray.errors import DataError, UserError, shown
+from s2l_ray.corpus.units import UnusableRow, clip_names
+from s2l_ray.errors import UserError, shown
 
-MAX_DEPTH = 200
-"""Levels of nesting that a row may have: far below what Python's own JSON can write from wherever it is called."""
-
-
-class UnusableRow(DataError):
-    """The row goes to the quarantine table with this reason."""
+CHAT_FORMATS = ("messages", "sharegpt")
+_CHAT_COLUMNS = {"messages": ("messages",), "sharegpt": ("conversations", "conversation")}
+_COLUMNS: dict[str, list[set[str]]] = {
+    "messages": [{"messages"}],
+    "sharegpt": [{"conversations"}, {"conversation"}],
+    "instruction": [{"instruction", "output"}],
+    "prompt_completion": [{"prompt", "completion"}],
+}
+"""Format → the columns that tell it; in the order of precedence."""
+_PREFERENCE = "preference data have one good and one bad answer"
+_KTO = "in KTO data it says which answers are bad"
+_MEDIA = "only text is read"
+_PROMPT = "it belongs to the prompt"
+_UNREAD = {
+    **dict.fromkeys(("chosen", "rejected", "chosen_response", "rejected_response"), _PREFERENCE),
+    **dict.fromkeys(("label", "kto_tag"), _KTO),
+    **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _MEDIA),
+    **dict.fromkeys(("system", "system_prompt", "history", "tools", "functions", "context", "documents"), _PROMPT),
+    **dict.fromkeys(("reasoning_content", "thinking", "reasoning"), "thoughts belong to the response"),
+    "chat_template_kwargs": "it changes how a row is rendered",
+    "weight": "it says how much a row counts",
+}
+"""Columns that change what a row means wherever they hold something, and how."""
 
 
 class UnknownFormat(UserError):
     """No format fits the columns; the run cannot start."""
-
-
-_SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-}
-_CHAT_ROLES = {"system", "developer", "user", "assistant", "tool"}
 
 
 def detect_format(columns: Iterable[str]) -> str:
@@ -52,14 +59,16 @@ def detect_format(columns: Iterable[str]) -> str:
         UnknownFormat: none fits.
     """
     names = set(columns)
-    if "messages" in names:
-        return "messages"
-    if "conversations" in names:
-        return "sharegpt"
-    if {"instruction", "output"} <= names:
-        return "instruction"
-    if {"prompt", "completion"} <= names:
-        return "prompt_completion"
+    for format, needed in _COLUMNS.items():
+        if any(one <= names for one in needed):
+            return format
+    if {"chosen", "rejected"} <= names:
+        raise UnknownFormat(
+            f"the columns {clip_names(sorted(names))} are preference data (a good and a bad answer), which a corpus "
+            "cannot be as it is. To train on the good answers: corpus.template.prompt='{prompt}' "
+            "corpus.template.response='{chosen}' where they are text; where they are lists of turns, rename chosen to "
+            "messages, and set corpus.ignore_columns=[rejected]"
+        )
     raise UnknownFormat(
         f"the columns {clip_names(sorted(names))} fit no known format (messages; conversations; instruction, output; "
         "prompt, completion), so prompt and response are unknown. Say which columns they are, for example "
@@ -74,48 +83,144 @@ def resolve_format(config: CorpusConfig, columns: Iterable[str]) -> str:
     return detect_format(columns) if config.format == "auto" else config.format
 
 
+def tells_format(columns: Iterable[str]) -> bool:
+    """Whether one of the known formats fits the columns."""
+    names = set(columns)
+    return any(one <= names for needed in _COLUMNS.values() for one in needed)
+
+
+def fits(config: CorpusConfig, columns: Iterable[str]) -> bool:
+    """Whether the columns are those of the configured format or template."""
+    names = set(columns)
+    if config.template is not None:
+        return {*template_columns(config.template.prompt), *template_columns(config.template.response)} <= names
+    return config.format == "auto" or any(one <= names for one in _COLUMNS[config.format])
+
+
 def format_of_rows(config: CorpusConfig, rows: list[dict[str, Any]]) -> str:
-    """The configured format, or the one that the columns of most rows tell: one odd row must not decide for all."""
+    """The configured format, or the one that the columns of most rows tell: one odd row must not decide for all.
+
+    A column that is empty does not tell: beside `messages: []`, a prompt and a completion are the row's content.
+    """
     counts = Counter(name for row in rows for name in row)
-    try:
-        return resolve_format(config, [name for name, count in counts.items() if count * 2 >= len(rows)])
-    except UnknownFormat:
-        return resolve_format(config, counts)
+    filled = Counter(name for row in rows for name, value in row.items() if value is not None and value != [])
+    for told in (filled, counts):
+        try:
+            return resolve_format(config, [name for name, count in told.items() if count * 2 >= len(rows)])
+        except UnknownFormat:
+            continue
+    return resolve_format(config, counts)
 
 
-def to_messages(row: Mapping[str, Any], format: str, config: CorpusConfig) -> Messages:
-    """One conversation with at least one non-empty assistant turn.
+def rendered_as(format: str, is_chat: bool) -> str:
+    """The format that decides how a corpus is written: one of pairs that holds a chat is written as chats are."""
+    return "messages" if is_chat and format not in CHAT_FORMATS else format
+
+
+def to_conversation(row: Mapping[str, Any], format: str, config: CorpusConfig) -> Conversation:
+    """One conversation with at least one assistant turn to train on.
 
     Raises:
-        UnusableRow: a column is missing, a text is not text, a role is unknown, or there is no response.
+        UnusableRow: a column is missing, a text is not text, a role is unknown, there is no response, or a column
+            that means something is not read.
     """
-    if format == "messages":
-        messages = _chat(row, "messages", "role", "content", {r: r for r in _CHAT_ROLES})
-    elif format == "sharegpt":
-        messages = _chat(row, "conversations", "from", "value", _SHAREGPT_ROLES)
+    if config.ignore_columns:
+        row = {name: value for name, value in row.items() if name not in config.ignore_columns}
+    if format in CHAT_FORMATS:
+        conversation, used = _chat(row, format, config)
+    elif format == "prompt_completion" and (
+        isinstance(row.get("prompt"), list) or isinstance(row.get("completion"), list)
+    ):
+        conversation, used = _prompt_and_completion_of_turns(row, config)
+    elif format == "instruction":
+        conversation, used = _instruction(row)
     else:
         prompt, response = _prompt_and_response(row, format, config)
-        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-    if not any(m["role"] == "assistant" and m["content"].strip() for m in messages):
-        raise UnusableRow("empty response")
-    for m in messages:
-        try:
-            m["content"].encode()
-        except UnicodeEncodeError:
-            raise UnusableRow("the text is not valid Unicode (half of a surrogate pair)") from None
-    return messages
+        conversation, used = Conversation(_pair(prompt, response)), ()
+    if format != "template" and (unread := [name for name in _UNREAD.keys() & row.keys() if name not in used]):
+        _refuse_unread(row, unread)
+    check_responses(conversation.turns)
+    return conversation
+
+
+def _refuse_unread(row: Mapping[str, Any], names: list[str]) -> None:
+    names = sorted(name for name in names if not is_empty(row[name]))
+    if names:
+        which = f"column {names[0]!r} is" if len(names) == 1 else f"columns {clip_names(names)} are"
+        raise UnusableRow(
+            f"{which} not read ({_UNREAD[names[0]]}); to go on without, set corpus.ignore_columns=[{','.join(names)}]"
+        )
+
+
+def _chat(row: Mapping[str, Any], format: str, config: CorpusConfig) -> tuple[Conversation, tuple[str, ...]]:
+    columns = _CHAT_COLUMNS[format]
+    column = next((name for name in columns if name in row), columns[0])
+    if column not in row:
+        raise UnusableRow(f"missing column {shown(column)}")
+    return _with_columns(row, parse_turns(row[column], column, config.ignore_columns))
+
+
+def _prompt_and_completion_of_turns(
+    row: Mapping[str, Any], config: CorpusConfig
+) -> tuple[Conversation, tuple[str, ...]]:
+    """TRL's conversational form: the completion alone is trained on, also where the prompt holds assistant turns."""
+    for name in ("prompt", "completion"):
+        if isinstance(row.get(name), str):
+            raise UnusableRow(f"column {name!r} is text and the other a list of turns; give both in the same form")
+    prompt, completion = (parse_turns(row.get(n), n, config.ignore_columns) for n in ("prompt", "completion"))
+    context = [turn | {"weight": 0} if turn["role"] == "assistant" else turn for turn in prompt]
+    return _with_columns(row, context + completion)
+
+
+def _instruction(row: Mapping[str, Any]) -> tuple[Conversation, tuple[str, ...]]:
+    prompt = _text(row, "instruction")
+    if row.get("input") not in (None, ""):
+        prompt = f"{prompt}\n\n{_text(row, 'input')}"
+    pair = _pair(prompt, _text(row, "output"))
+    history = parse_history(row.get("history"), "history")
+    conversation, used = _with_columns(row, history + pair)
+    is_chat = len(conversation.turns) > 2 or conversation.tools is not None
+    return Conversation(conversation.turns, conversation.tools, is_chat), ("history", *used)
+
+
+def _with_columns(row: Mapping[str, Any], turns: Messages) -> tuple[Conversation, tuple[str, ...]]:
+    """The chat with the system prompt and the tools that stand in columns of their own, and what these are called."""
+    system = next((name for name in ("system", "system_prompt") if not is_empty(row.get(name))), None)
+    if system is not None:
+        text = _text(row, system)
+        if turns[0]["role"] not in ("system", "developer"):
+            turns = [{"role": "system", "content": text}, *turns]
+            _check_unicode(text)
+        elif turns[0]["content"] != text:
+            raise UnusableRow(
+                f"column {system!r} and the chat's own system turn differ, so it is unclear which counts; leave one "
+                f"out, or set corpus.ignore_columns=[{system}]"
+            )
+    tools, functions = (parse_tools(row.get(name), name) for name in ("tools", "functions"))
+    if tools and functions and tools != functions:
+        raise UnusableRow("columns 'tools' and 'functions' differ, so it is unclear which count; leave one out")
+    used = ("system", "tools", "functions", *([system] if system else []))
+    return Conversation(turns, tools or functions, is_chat=True), used
 
 
 def _prompt_and_response(row: Mapping[str, Any], format: str, config: CorpusConfig) -> tuple[str, str]:
-    if format == "instruction":
-        prompt = _text(row, "instruction")
-        if row.get("input") not in (None, ""):
-            prompt = f"{prompt}\n\n{_text(row, 'input')}"
-        return prompt, _text(row, "output")
     if format == "prompt_completion":
         return _text(row, "prompt"), _text(row, "completion")
     assert config.template is not None
     return _fill(config.template.prompt, row), _fill(config.template.response, row)
+
+
+def _pair(prompt: str, response: str) -> Messages:
+    for text in (prompt, response):
+        _check_unicode(text)
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UnusableRow("the text is not valid Unicode (half of a surrogate pair)") from None
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:
@@ -125,12 +230,8 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     if value is None:
         raise UnusableRow(f"column {column!r} is null")
     if not isinstance(value, str):
-        raise UnusableRow(f"column {column!r} holds {_kind_of(value)}, not text")
+        raise UnusableRow(f"column {column!r} holds {kind_of(value)}, not text")
     return value
-
-
-def _kind_of(value: Any) -> str:
-    return value.reason if isinstance(value, OutOfRange) else type(value).__name__
 
 
 def template_columns(template: str) -> list[str]:
@@ -146,96 +247,10 @@ def _fill(template: str, row: Mapping[str, Any]) -> str:
         if row[name] is None:
             raise UnusableRow(f"column {name!r} is null")
         if not isinstance(row[name], str | int | float | decimal.Decimal | datetime.date | datetime.time):
-            raise UnusableRow(f"column {name!r} holds {_kind_of(row[name])}, not text or a number")
+            raise UnusableRow(f"column {name!r} holds {kind_of(row[name])}, not text or a number")
         values[name] = row[name]
     # Not str.format_map on the row itself: `{a.b}` or `{a[0]}` must not reach into objects.
     return "".join(
         literal + ("" if name is None else str(values[name]))
         for literal, name, _, _ in string.Formatter().parse(template)
     )
-
-
-def _chat(row: Mapping[str, Any], column: str, role_key: str, text_key: str, roles: Mapping[str, str]) -> Messages:
-    if column not in row:
-        raise UnusableRow(f"missing column {shown(column)}")
-    turns = row[column]
-    if not isinstance(turns, list) or not turns:
-        raise UnusableRow(f"column {column!r} is not a non-empty list of turns")
-    messages = []
-    for i, turn in enumerate(turns):
-        if not isinstance(turn, Mapping) or role_key not in turn or text_key not in turn:
-            raise UnusableRow(f"{column}[{i}] lacks {role_key!r} or {text_key!r}")
-        said = turn[role_key]
-        role = roles.get(said) if isinstance(said, str) else None
-        if role is None:
-            raise UnusableRow(f"{column}[{i}] has the unknown role {shown(said)}")
-        messages.append({"role": role, "content": _turn_text(turn[text_key], f"{column}[{i}]")})
-    return messages
-
-
-def _turn_text(content: Any, where: str) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):  # OpenAI's list of parts; only text can be trained on here
-        if all(isinstance(p, Mapping) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in content):
-            return "".join(p["text"] for p in content)
-        raise UnusableRow(f"{where} holds parts that are not text")
-    raise UnusableRow(
-        f"{where} has no text (tool calls cannot be trained on)" if content is None else f"{where} is not text"
-    )
-
-
-def row_to_json(row: dict[str, Any]) -> str:
-    """The row as it travels. Dates and decimals travel as ISO text.
-
-    Raises:
-        UnusableRow: a value that JSON cannot hold (bytes, NaN), text that is no text, or too deep nesting.
-    """
-    try:
-        text = _encode(row)
-        text.encode()  # JSON's \\ud800 alone stands for half a character
-    except (TypeError, ValueError, RecursionError):
-        raise UnusableRow(_why_it_cannot_travel(row)) from None
-    if text.count("{") + text.count("[") > MAX_DEPTH and depth_of(row) > MAX_DEPTH:
-        raise UnusableRow(_why_it_cannot_travel(row))
-    return text
-
-
-def _why_it_cannot_travel(row: dict[str, Any]) -> str:
-    """The first column that cannot, and what is wrong with it."""
-    for name, value in row.items():
-        why = ""
-        if depth_of(value) >= MAX_DEPTH:
-            why = f"is nested deeper than {MAX_DEPTH} levels"
-        else:
-            try:
-                _encode({name: value}).encode()
-            except UnicodeEncodeError:
-                why = "is not valid Unicode (half of a surrogate pair)"
-            except (TypeError, ValueError) as error:
-                why = f"holds {error}" if isinstance(error, TypeError) else f"holds NaN or Infinity ({error})"
-        if why:
-            return f"cannot travel: column {shown(name)} {clip(why)}; mend it, or name it in corpus.drop_columns"
-    return "cannot travel"
-
-
-def depth_of(value: Any) -> int:
-    """Levels of lists and objects within one another; does not recurse, so no depth is too deep for it."""
-    depth, level = 0, [value]
-    while level := [v for v in level if isinstance(v, dict | list | tuple)]:
-        depth += 1
-        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
-    return depth
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, decimal.Decimal):
-        return str(value)
-    if isinstance(value, OutOfRange):
-        raise TypeError(value.reason)
-    raise TypeError(f"a value of type {type(value).__name__}")
-
-
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_as_text).encode

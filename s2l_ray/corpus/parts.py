@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from s2l_ray.corpus.conversation import CHAT_COLUMN
 from s2l_ray.corpus.example_id import ID_TYPE, ids_to_array, occurrence_id
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.subset.ranking import sampling_keys
@@ -24,11 +25,15 @@ READ_SCHEMA = pa.schema(
         ("index", pa.int64()),
         ("source", pa.string()),
         ("messages", _MESSAGES),
+        (CHAT_COLUMN, pa.string()),
         ("row", pa.string()),
     ]
 )
-EXAMPLE_SCHEMA = pa.schema([pa.field("example_id", ID_TYPE), *list(READ_SCHEMA)[1:]])
-
+"""Rows on their way from read tasks to parts; for `chat` see corpus/conversation.py."""
+EXAMPLE_SCHEMA = pa.schema(
+    [pa.field("example_id", ID_TYPE), *(f for f in list(READ_SCHEMA)[1:] if f.name != CHAT_COLUMN)]
+)
+"""A part; one with a chat that messages alone do not hold has the column `chat` too."""
 
 _PART_BYTES = 64 * 2**20
 
@@ -92,7 +97,10 @@ def write_part(table: pa.Table, duplicates: str, out: Storage, hold_out: HoldOut
         content = table["id"].to_pylist()
         new = [occurrence_id(c, int(n)) for c, n in zip(content, occurrence, strict=True)]
         table = table.set_column(table.schema.get_field_index("id"), "id", pa.array(new, ID_TYPE))
+    chats = table[CHAT_COLUMN]
     rows = table.rename_columns({"id": "example_id"}).select(EXAMPLE_SCHEMA.names).cast(EXAMPLE_SCHEMA)
+    if chats.null_count < len(chats):
+        rows = rows.append_column(CHAT_COLUMN, chats)
     stats: dict[str, Any] = {"part": part, "duplicates": int(is_repeat.sum())}
     for folder, prefix, kept in (("examples", "", ~is_held_out), ("heldout", "heldout_", is_held_out)):
         mine = rows.filter(pa.array(kept))

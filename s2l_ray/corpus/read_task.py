@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
@@ -16,20 +17,23 @@ import pyarrow as pa
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.corpus.columns import OWN_COLUMNS, Columns
 from s2l_ray.corpus.diagnosis import diagnose
-from s2l_ray.corpus.example_id import content_id
-from s2l_ray.corpus.formats import UnknownFormat, UnusableRow, format_of_rows, row_to_json, to_messages
+from s2l_ray.corpus.formats import UnknownFormat, format_of_rows, to_conversation
 from s2l_ray.corpus.parts import READ_SCHEMA, part_name
 from s2l_ray.corpus.quarantine import QuarantineWriter, TooManyUnusable
+from s2l_ray.corpus.row_json import row_to_json
 from s2l_ray.corpus.sources import read_unit
-from s2l_ray.corpus.units import RawRow, ReadUnit, SourceError, clip, clip_names
+from s2l_ray.corpus.units import RawRow, ReadUnit, SourceError, UnusableRow, clip, clip_names
 from s2l_ray.run_folder.storage import Storage
 
 _SAMPLE_ROWS = 100
 _SAMPLE_BYTES = 32 * 2**20
 _ROWS_PER_BLOCK = 2048
 _BYTES_PER_BLOCK = 16 * 2**20
-SUMMARY_SCHEMA = pa.schema([("rows", pa.int64()), ("bytes", pa.int64()), ("columns", pa.string())])
-"""What a read task tells of its rows: how many, the bytes of their JSON, and their columns as plain data."""
+SUMMARY_SCHEMA = pa.schema(
+    [("rows", pa.int64()), ("bytes", pa.int64()), ("is_chat", pa.bool_()), ("columns", pa.string())]
+)
+"""What a read task tells of its rows: how many, the bytes of their JSON, whether one is a chat, and their columns as
+plain data."""
 
 
 def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
@@ -39,7 +43,7 @@ def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
         UnknownFormat, SourceError: no format fits, or no row can be read.
         TooManyUnusable: not one of the first rows can be used.
     """
-    first = list(_first_rows(units, config.max_row_bytes))
+    first = list(first_rows(units, config.max_row_bytes))
     rows = [raw.row for raw in first if raw.row is not None]
     if not first:
         raise SourceError(f"{clip(units[0].origin)} and all other files have no row; nothing can be selected from")
@@ -73,7 +77,8 @@ def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
     return format
 
 
-def _first_rows(units: list[ReadUnit], max_row_bytes: int) -> Iterator[RawRow]:
+def first_rows(units: list[ReadUnit], max_row_bytes: int) -> Iterator[RawRow]:
+    """A sample for the driver, bounded in rows and bytes."""
     num_bytes = 0
     raws = chain.from_iterable(read_unit(unit, max_row_bytes) for unit in units)
     for raw in islice(raws, _SAMPLE_ROWS):
@@ -85,6 +90,14 @@ def _first_rows(units: list[ReadUnit], max_row_bytes: int) -> Iterator[RawRow]:
                 num_bytes += _SAMPLE_BYTES // _SAMPLE_ROWS
         if num_bytes > _SAMPLE_BYTES:
             return
+
+
+def is_chat(raw: RawRow, config: CorpusConfig, format: str) -> bool:
+    """Whether the row can be used and is more than a prompt and its response."""
+    try:
+        return raw.row is not None and to_conversation(raw.row, format, config).is_chat
+    except UnusableRow:
+        return False
 
 
 def kept_columns(row: dict[str, Any], config: CorpusConfig) -> dict[str, Any]:
@@ -101,7 +114,7 @@ def to_record(raw: RawRow, kept: dict[str, Any], config: CorpusConfig, format: s
         UnusableRow: it is none.
     """
     assert raw.row is not None
-    messages = to_messages(raw.row, format, config)
+    conversation = to_conversation(raw.row, format, config)
     for name in OWN_COLUMNS:
         if name in kept:
             raise UnusableRow(
@@ -110,13 +123,16 @@ def to_record(raw: RawRow, kept: dict[str, Any], config: CorpusConfig, format: s
             )
     row = row_to_json(kept)
     source = None if config.source_column is None else raw.row.get(config.source_column)
+    messages, chat = conversation.packed()
     return {
-        "id": content_id(messages),
+        "id": conversation.id,
         "origin": raw.origin,
         "index": raw.index,
         "source": "" if source is None else _source_text(source),
         "messages": messages,
+        "chat": chat,
         "row": row,
+        "is_chat": conversation.is_chat,
     }
 
 
@@ -160,11 +176,13 @@ class ReadTask:
         quarantine = QuarantineWriter(self.out.sub("quarantine"), number)
         columns = Columns()
         total_rows = total_bytes = block_bytes = 0
+        is_chat = False
         block: list[dict[str, Any]] = []
         for record, raw, reason in chain.from_iterable(self._rows(units, columns)):
             if record is None:
                 quarantine.add(raw, reason)
                 continue
+            is_chat |= record.pop("is_chat")
             block.append(record)
             block_bytes += len(record["row"])
             if len(block) == _ROWS_PER_BLOCK or block_bytes > _BYTES_PER_BLOCK:
@@ -172,7 +190,7 @@ class ReadTask:
                 total_rows, total_bytes = total_rows + len(block), total_bytes + block_bytes
                 block, block_bytes = [], 0
         quarantine.flush()
-        summary = {"rows": total_rows + len(block), "bytes": total_bytes + block_bytes}
+        summary = {"rows": total_rows + len(block), "bytes": total_bytes + block_bytes, "is_chat": is_chat}
         text = json.dumps(columns.to_plain())
         table = pa.Table.from_pylist([{**summary, "columns": text}], schema=SUMMARY_SCHEMA)
         self.out.sub("read").write_table(part_name(number), table)
@@ -187,12 +205,26 @@ class ReadTask:
         return pa.Table.from_pylist(rows, schema=READ_SCHEMA)
 
 
-def read_summaries(out: Storage) -> tuple[int, int, Columns]:
-    """(rows, bytes of their JSON, columns) over all read tasks."""
-    columns, num_rows, num_bytes = Columns(), 0, 0
+@dataclass
+class ReadSummary:
+    """What all read tasks found."""
+
+    num_rows: int = 0
+    num_bytes: int = 0
+    """Of the rows' JSON."""
+    is_chat: bool = False
+    """Whether one of the rows is more than a prompt and its response."""
+    columns: Columns = field(default_factory=Columns)
+
+
+def read_summaries(out: Storage) -> ReadSummary:
+    """Over all read tasks."""
+    total = ReadSummary()
     folder = out.sub("read")
     for table in folder.read_tables([entry.name for entry in folder.list()]):
         [summary] = table.to_pylist()
-        num_rows, num_bytes = num_rows + summary["rows"], num_bytes + summary["bytes"]
-        columns.merge(Columns.from_plain(json.loads(summary["columns"])))
-    return num_rows, num_bytes, columns
+        total.num_rows += summary["rows"]
+        total.num_bytes += summary["bytes"]
+        total.is_chat |= summary["is_chat"]
+        total.columns.merge(Columns.from_plain(json.loads(summary["columns"])))
+    return total

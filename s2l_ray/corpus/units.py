@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from s2l_ray.errors import MAX_VALUE, UserError, shorten
+from s2l_ray.errors import MAX_VALUE, DataError, UserError, shorten
 from s2l_ray.run_folder.redact import strip_credentials
 
 MAX_COLUMNS = 2000
@@ -14,6 +14,10 @@ MAX_COLUMNS = 2000
 
 class SourceError(UserError):
     """The corpus's files cannot be found or read, or are of no known kind; says which and what would do."""
+
+
+class UnusableRow(DataError):
+    """The row goes to the quarantine table with this reason."""
 
 
 def clip(value: object, limit: int = MAX_VALUE) -> str:

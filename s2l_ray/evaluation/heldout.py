@@ -15,13 +15,14 @@ import pyarrow as pa
 
 from s2l_ray.cluster.parts import map_parts
 from s2l_ray.config.corpus import CorpusConfig
+from s2l_ray.corpus.conversation import CHAT_COLUMN, unpack, unpack_table
 from s2l_ray.corpus.example_id import ID_TYPE, Messages, array_to_ids, ids_to_array
-from s2l_ray.corpus.formats import UnknownFormat, UnusableRow
+from s2l_ray.corpus.formats import UnknownFormat, fits, rendered_as, tells_format
 from s2l_ray.corpus.parts import part_name
 from s2l_ray.corpus.quarantine import TooManyUnusable
-from s2l_ray.corpus.read_task import read_rows, sample_format
+from s2l_ray.corpus.read_task import first_rows, is_chat, read_rows, sample_format
 from s2l_ray.corpus.sources import ReadUnit
-from s2l_ray.corpus.units import SourceError
+from s2l_ray.corpus.units import SourceError, UnusableRow
 from s2l_ray.errors import UserError
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.parts import TOKEN_SCHEMA
@@ -43,6 +44,8 @@ class HeldOutRows:
     """(N, 2) uint64."""
     sources: list[str]
     messages: list[Messages]
+    tools: list[list[Any] | None] | None = None
+    """Of each example; None: none has any."""
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -50,35 +53,47 @@ class HeldOutRows:
     def without(self, dropped: np.ndarray) -> HeldOutRows:
         """dropped (N,) bool."""
         kept = np.flatnonzero(~dropped)
-        return HeldOutRows(self.ids[kept], [self.sources[i] for i in kept], [self.messages[i] for i in kept])
+        tools = None if self.tools is None else [self.tools[i] for i in kept]
+        return HeldOutRows(self.ids[kept], [self.sources[i] for i in kept], [self.messages[i] for i in kept], tools)
 
 
 def read_split(corpus: Storage, parts: list[int]) -> HeldOutRows:
     """What the corpus stage held out."""
-    tables = [corpus.read_table(f"heldout/{part_name(p)}", columns=["example_id", "source", "messages"]) for p in parts]
-    table = pa.concat_tables(tables)
-    return _unique(ids_to_array(table["example_id"]), table["source"].to_pylist(), table["messages"].to_pylist())
+    columns = ["example_id", "source", "messages"]
+    tables = [corpus.read_table(f"heldout/{part_name(p)}", columns, optional=[CHAT_COLUMN]) for p in parts]
+    table = pa.concat_tables(tables, promote_options="default")
+    return _unique(ids_to_array(table["example_id"]), table["source"].to_pylist(), *unpack_table(table))
 
 
 def format_of(name: str, units: list[ReadUnit], config: CorpusConfig) -> str:
-    """By the first rows.
+    """The format to render the set by, told by its first rows; see `formats.rendered_as`.
 
     Raises:
         HeldOutError: there are none, or none can be used.
     """
+    config, format = _own_format(name, units, config)
+    raws = first_rows(units, config.max_row_bytes)
+    return rendered_as(format, any(is_chat(raw, config, format) for raw in raws))
+
+
+def _own_format(name: str, units: list[ReadUnit], config: CorpusConfig) -> tuple[CorpusConfig, str]:
+    """(how the set is read, its format): the corpus's own format where the set's columns fit it, else the set's."""
     try:
-        return sample_format(units, config)
+        columns = {column for raw in first_rows(units, config.max_row_bytes) if raw.row for column in raw.row}
+        if not fits(config, columns) and tells_format(columns):
+            config = config.model_copy(update={"template": None, "format": "auto"})
+        return config, sample_format(units, config)
     except (SourceError, UnknownFormat, TooManyUnusable) as error:
         raise HeldOutError(f"heldout.files.{name} cannot be used: {error}") from error
 
 
 def read_files(name: str, units: list[ReadUnit], config: CorpusConfig) -> tuple[HeldOutRows, str, int]:
-    """A set of the user's files → its examples, their own format, and how many rows could not be used.
+    """A set of the user's files → its examples, the format to render them by, and how many rows could not be used.
 
     Raises:
         HeldOutError: none can be used.
     """
-    format = format_of(name, units, config)
+    config, format = _own_format(name, units, config)
     good: list[dict[str, Any]] = []
     reasons: list[str] = []
     for record, _, reason in chain.from_iterable(read_rows(unit, config, format) for unit in units):
@@ -89,12 +104,17 @@ def read_files(name: str, units: list[ReadUnit], config: CorpusConfig) -> tuple[
     if not good:
         raise HeldOutError(f"heldout.files.{name}: none of {len(reasons)} rows can be used ({reasons[0]}); mend them")
     ids = ids_to_array(pa.array([r["id"] for r in good], ID_TYPE))
-    return _unique(ids, [r["source"] for r in good], [r["messages"] for r in good]), format, len(reasons)
+    chats = [unpack(r["messages"], r["chat"]) for r in good]
+    rows = _unique(ids, [r["source"] for r in good], [c.turns for c in chats], [c.tools for c in chats])
+    return rows, rendered_as(format, any(r["is_chat"] for r in good)), len(reasons)
 
 
-def _unique(ids: np.ndarray, sources: list[str], messages: list[Messages]) -> HeldOutRows:
+def _unique(
+    ids: np.ndarray, sources: list[str], messages: list[Messages], tools: list[list[Any] | None] | None = None
+) -> HeldOutRows:
     _, first = np.unique(ids, axis=0, return_index=True)  # sorted by id
-    return HeldOutRows(ids[first], [sources[i] for i in first], [messages[i] for i in first])
+    mine = None if tools is None else [tools[i] for i in first]
+    return HeldOutRows(ids[first], [sources[i] for i in first], [messages[i] for i in first], mine)
 
 
 class FindInCorpus:
@@ -140,7 +160,7 @@ def tokenise(name: str, rows: HeldOutRows, render: Renderer) -> tuple[pa.Table, 
     Raises:
         HeldOutError: none had one.
     """
-    done = render(rows.messages)
+    done = render(rows.messages, rows.tools)
     bad = [row for row in done if isinstance(row, UnusableRow)]
     sequences = [(i, tokens) for i, row in enumerate(done) if not isinstance(row, UnusableRow) for tokens in row]
     if not sequences:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import IO, Any
 
 import pyarrow as pa
@@ -20,14 +21,23 @@ def write_parquet(table: pa.Table, stream: IO[bytes], **options: Any) -> None:
     pq.write_table(table, stream, write_page_checksum=True, **options)
 
 
-def read_parquet(file: pa.NativeFile, uri: str, columns: list[str] | None, filters: Any) -> pa.Table:
+def read_parquet(
+    file: pa.NativeFile, uri: str, columns: list[str] | None, filters: Any, optional: Sequence[str] = ()
+) -> pa.Table:
     """The whole table, or the rows that pass `filters`.
+
+    Args:
+        optional: columns to read beside `columns`, as far as the file has them.
 
     Raises:
         DamagedFile: torn, or other bytes than were written; names `uri`.
         pa.ArrowInvalid: unknown column.
     """
     try:
+        if columns is not None and optional:
+            present = pq.read_schema(file).names
+            columns = [*columns, *(name for name in optional if name in present)]
+            file.seek(0)
         return pq.read_table(file, columns=columns, partitioning=None, filters=filters, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         if not _is_damage(error):

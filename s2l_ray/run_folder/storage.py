@@ -8,7 +8,7 @@ import mmap
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,8 +187,13 @@ class Storage:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{self._display_of(rel)} is not valid JSON: {error}") from error
 
-    def read_table(self, rel: str, columns: Names | None = None, filters: Any = None) -> pa.Table:
+    def read_table(
+        self, rel: str, columns: Names | None = None, filters: Any = None, optional: Sequence[str] = ()
+    ) -> pa.Table:
         """The Parquet file in memory, whole or the rows that pass `filters` (as in pyarrow).
+
+        Args:
+            optional: columns to read beside `columns`, as far as the file has them.
 
         Raises MissingFile, DamagedFile (torn, or other bytes than were written); pa.ArrowInvalid on an unknown column.
         """
@@ -198,7 +203,7 @@ class Storage:
         def read() -> pa.Table:
             with self.filesystem.open_input_file(self._path(rel)) as file:
                 whole = file if known is None else self._compare(file, known, rel, in_memory=filters is None)
-                return read_parquet(whole, self._display_of(rel), columns, filters)
+                return read_parquet(whole, self._display_of(rel), columns, filters, optional)
 
         with self._missing_named(rel, True):
             return self._try("reading", rel, read)

@@ -46,10 +46,13 @@ def corpus_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
         if parts.heldout["rows"]:
             said += f", {parts.heldout['rows']:,} held out"
         extra: dict[str, Any] = {"parts": [[p["part"], p["rows"]] for p in parts.parts], "format": parts.format}
+        extra["is_chat"] = parts.is_chat
         extra |= {"heldout": parts.heldout, "columns": parts.columns.to_plain()}
         return Built(parts.fingerprint, counts, extra, parts.columns.warnings(), said=said)
 
-    settings = corpus.stored(exclude={"read_bytes_per_task", "max_row_bytes"})
+    # What came later and says nothing unless it is set, so that the keys of earlier runs stay.
+    unset = {name for name in ("ignore_columns",) if not getattr(corpus, name)}
+    settings = corpus.stored(exclude={"read_bytes_per_task", "max_row_bytes"} | unset)
     settings["examples_per_part"] = rows_per_part
     if hold_out.share:
         settings["held_out"] = [hold_out.share, hold_out.seed]

@@ -16,7 +16,7 @@ from s2l_ray.errors import foreign_named
 from s2l_ray.lm.identity import tokenizer_digest
 from s2l_ray.pipeline import Built, Pipeline
 from s2l_ray.run_folder import Storage, fingerprint
-from s2l_ray.stages.tokens import open_tokenizer
+from s2l_ray.stages.tokens import open_tokenizer, rendered_format
 
 
 def heldout_stage(pipeline: Pipeline, config: S2LConfig, corpus: Stage, tokens: Stage) -> Stage | None:
@@ -36,6 +36,8 @@ def heldout_stage(pipeline: Pipeline, config: S2LConfig, corpus: Stage, tokens: 
 
     settings = {"names": names, **target.stored(include={*RENDER_FIELDS, "max_length"})}
     settings["corpus"] = config.corpus.model_dump(mode="json", include={"format", "template", "source_column"})
+    if config.corpus.ignore_columns:
+        settings["corpus"]["ignore_columns"] = config.corpus.ignore_columns
     inputs = heldout_inputs(
         {
             "corpus": corpus.manifest.content_fingerprint,
@@ -77,11 +79,14 @@ def check_heldout_files(config: S2LConfig) -> None:
         SourceError, HeldOutError: a file is missing, or holds nothing that can be used.
     """
     from s2l_ray.evaluation.heldout import HeldOutError, format_of
+    from s2l_ray.tokens.render import resolve_style
 
     for name, paths in config.heldout.files.items():
         cure = "Look at its files, or give others"
         with foreign_named(HeldOutError, f"heldout.files.{name} cannot be used", cure):
-            format_of(name, _planned(config, name, paths), config.corpus)
+            format = format_of(name, _planned(config, name, paths), config.corpus)
+            if config.target is not None and config.target.render == "alpaca":
+                resolve_style("alpaca", format, None)
 
 
 def check_deciding_set(config: S2LConfig) -> None:
@@ -136,7 +141,7 @@ def _build(
                     warnings.append(f"{name}: {trained_on:,} examples are in the corpus too and were left out")
             else:
                 rows = read_split(corpus.storage, corpus.manifest.extra["heldout"]["parts"])
-                format = corpus.manifest.extra["format"]
+                format = rendered_format(corpus)
             table, unusable = tokenise(name, rows, renderer_of(config.target, format, tokenizer))
             if unusable:
                 warnings.append(f"{name}: {unusable:,} examples cannot be rendered within max_length and were left out")

@@ -9,6 +9,7 @@ from typing import Any
 from s2l_ray.artifacts import Stage, part_rows
 from s2l_ray.config.model import RENDER_FIELDS, TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.corpus.formats import detect_format, rendered_as, tells_format
 from s2l_ray.lm.identity import pinned, tokenizer_identity
 from s2l_ray.pipeline import Built, Pipeline
 from s2l_ray.run_folder import Storage, scratch_folder
@@ -34,7 +35,7 @@ def tokens_stage(
     from s2l_ray.tokens.render import options_of, resolve_style
 
     examples = corpus.storage.sub("examples")
-    format = corpus.manifest.extra["format"]
+    format = rendered_format(corpus)
     chosen = None if subset is None else Chosen(subset.storage, "ids.parquet")
     parts_to_do = [p for p, _ in part_rows(corpus)] if chosen is None else chosen.parts()
     total = (subset or corpus).manifest.row_counts["examples"]
@@ -75,9 +76,24 @@ def tokens_stage(
     places, inputs = tokenizer_identity(model)
     settings |= places
     inputs["corpus"] = corpus.manifest.content_fingerprint
+    if format != (told := _told_format(corpus)) and told:
+        settings["format"] = format  # the same rows, read otherwise than their columns tell
     if subset is not None:
         inputs["subset"] = subset.manifest.content_fingerprint
     return pipeline.stage(name, settings, inputs, build, kind="tokens")
+
+
+def _told_format(corpus: Stage) -> str | None:
+    """By the columns alone."""
+    columns = [name for name, *_ in corpus.manifest.extra.get("columns", [])]
+    if not tells_format(columns):
+        return None
+    return rendered_as(detect_format(columns), corpus.manifest.extra.get("is_chat", False))
+
+
+def rendered_format(corpus: Stage) -> str:
+    """The format by which the corpus is rendered; corpora of earlier versions say only which format they have."""
+    return rendered_as(corpus.manifest.extra["format"], corpus.manifest.extra.get("is_chat", False))
 
 
 def _tokenizer(model: TrainedModelConfig, examples: Storage, corpus: Stage, folder: Path) -> Any:
@@ -90,7 +106,7 @@ def _tokenizer(model: TrainedModelConfig, examples: Storage, corpus: Stage, fold
         tokenizer = load_tokenizer(pinned(model))
         tokenizer.save_pretrained(folder)
         return tokenizer
-    style = resolve_style(model.render, corpus.manifest.extra["format"], None)
+    style = resolve_style(model.render, rendered_format(corpus), None)
     wanted, parts = model.train_tokenizer, [p for p, _ in part_rows(corpus)]
     return train_corpus_tokenizer(examples, parts, style, wanted.vocab_size, wanted.max_examples, str(folder))
 

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2l_ray.cluster.parts import map_parts
-from s2l_ray.corpus.formats import UnusableRow
+from s2l_ray.corpus.conversation import CHAT_COLUMN, unpack_table
 from s2l_ray.corpus.parts import part_name
 from s2l_ray.corpus.quarantine import QUARANTINE_SCHEMA, TooManyUnusable, check_quarantine
+from s2l_ray.corpus.units import UnusableRow
 from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.run_folder.storage import Storage
 from s2l_ray.tokens.encode import Tokenised
@@ -81,13 +82,12 @@ class TokeniseTask:
         self._render = Renderer(tokenizer, style, max_length, **options)
 
     def __call__(self, part: int) -> dict[str, Any]:
-        table = self.examples.read_table(
-            part_name(part), columns=["example_id", "origin", "index", "source", "messages"]
-        )
+        columns = ["example_id", "origin", "index", "source", "messages"]
+        table = self.examples.read_table(part_name(part), columns, optional=[CHAT_COLUMN])
         if self.chosen is not None:
             table = table.filter(pc.is_in(table["example_id"], self.chosen.of_part(part)))
         before = (self._render.num_cut, self._render.num_with_control_tokens)
-        rendered = self._render(table["messages"].to_pylist())
+        rendered = self._render(*unpack_table(table))
         good: list[tuple[int, Tokenised]] = []
         bad: list[int] = []
         for i, tokens in enumerate(rendered):

@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 from jinja2.ext import Extension, loopcontrols
 
-from s2l_ray.corpus.formats import UnusableRow
+from s2l_ray.corpus.units import UnusableRow
 from s2l_ray.errors import first_line
 from s2l_ray.tokens.bounded import BoundedEnvironment, bounded_filter, within_bounds
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from s2l_ray.config.model import TrainedModelConfig
-from s2l_ray.corpus.formats import UnusableRow
+from s2l_ray.corpus.units import UnusableRow
 from s2l_ray.errors import UserError
 from s2l_ray.tokens.chat_template import ChatTemplate, Turn, any_of, mark_control_tokens, mark_response, unmark
 from s2l_ray.tokens.encode import Encoder, Tokenised
@@ -43,8 +43,8 @@ def resolve_style(render: str, format: str, tokenizer: Any) -> Style:
     if format in ("messages", "sharegpt"):
         if render == "alpaca":
             raise UserError(
-                f"render=alpaca has one instruction and one response, format={format} has turns; "
-                "choose render=plain, chat_template or auto"
+                f"render=alpaca has one instruction and one response, format={format} has turns (or a system prompt, "
+                "earlier rounds or tools in columns of their own); choose render=plain, chat_template or auto"
             )
         return "turns"
     if render == "alpaca":

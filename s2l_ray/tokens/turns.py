@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from s2l_ray.corpus.formats import UnusableRow
+from s2l_ray.corpus.units import UnusableRow
 from s2l_ray.tokens.chat_template import ChatTemplate, Rendering, Span, Turn, thoughts_of
 
 Turns = Literal["all", "last"]
