@@ -36,16 +36,16 @@ import transformers
 
 from s2l_ray.config.proxy import ProxyConfig
 from s2l_ray.config.target import TargetConfig
+from s2l_ray.data.token_examples import Examples
 from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.engine import TorchEngine
 from s2l_ray.lm.flops import ModelShape, peak_flops
 from s2l_ray.lm.load import fuse_activations
+from s2l_ray.lm.memory import ModelSizes, estimate_memory
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.lm.score import Scorer
 from s2l_ray.lm.step import Stepper, autocast_for
-from s2l_ray.target.memory import ModelSizes, estimate_memory
-from s2l_ray.tokens.examples import Examples
 
 SHAPES: dict[str, dict[str, Any]] = {
     "pythia-70m": {
@@ -286,7 +286,7 @@ class Bench:
 
     def kmeans(self) -> None:
         try:
-            from s2l_ray.clusters.kmeans import faiss_sees_gpu, fit_kmeans
+            from s2l_ray.selection.kmeans import faiss_sees_gpu, fit_kmeans
 
             sees = faiss_sees_gpu()
         except ImportError as error:

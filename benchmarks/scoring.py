@@ -32,24 +32,24 @@ import numpy as np
 import torch
 from gpu import published_loop
 
-from s2l_ray.cluster.placement import local_cores, node_resources, place
-from s2l_ray.cluster.session import ray_session
-from s2l_ray.cluster.training import run_on_workers
 from s2l_ray.config import CorpusConfig, ProxyConfig, ResourcesConfig, TrajectoriesConfig
-from s2l_ray.corpus.build import build_corpus
-from s2l_ray.corpus.sources import plan_files
+from s2l_ray.data.render import Renderer
+from s2l_ray.data.sources import plan_files
+from s2l_ray.data.token_examples import Examples
+from s2l_ray.data.token_parts import read_parts
+from s2l_ray.data.training_order import make_plan
+from s2l_ray.execution.placement import local_cores, node_resources, place
+from s2l_ray.execution.session import ray_session
+from s2l_ray.execution.training import run_on_workers
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.lm.load import load_model
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.lm.score import Scorer
-from s2l_ray.proxy.loop import ProxyJob, run_worker
-from s2l_ray.run_folder import Storage
-from s2l_ray.tokens.build import build_tokens, train_corpus_tokenizer
-from s2l_ray.tokens.examples import Examples
-from s2l_ray.tokens.parts import read_parts
-from s2l_ray.tokens.plan import make_plan
-from s2l_ray.tokens.render import Renderer
+from s2l_ray.stages.corpus.build import build_corpus
+from s2l_ray.stages.proxy.loop import ProxyJob, run_worker
+from s2l_ray.stages.tokens.build import build_tokens, train_corpus_tokenizer
+from s2l_ray.storage.folder import Storage
 
 VOCAB = 50_304
 SHAPES: dict[str, dict[str, Any]] = {
@@ -133,7 +133,7 @@ def per_snapshot_costs(
         load = statistics.median(
             [seconds(lambda: AutoModelForCausalLM.from_pretrained(folder), torch.device("cpu")) for _ in range(3)]
         )
-    from s2l_ray.corpus.parts import part_name
+    from s2l_ray.data.corpus_parts import part_name
 
     messages = [
         m for p in parts[:8] for m in examples.read_table(part_name(p), columns=["messages"])["messages"].to_pylist()

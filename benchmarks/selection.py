@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.clusters.kmeans import fit_kmeans
-from s2l_ray.subset.quota import resolve_budget
-from s2l_ray.subset.selectors import SelectionInputs, order_examples
+from s2l_ray.selection.kmeans import fit_kmeans
+from s2l_ray.selection.quotas import resolve_budget
+from s2l_ray.selection.rules import SelectionInputs, order_examples
 
 NUM_SKILLS = 40
 CHUNK_ROWS = 262_144

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import s2l_ray
-from s2l_ray.quickstart import write_corpus
+from s2l_ray.data.quickstart import write_corpus
 
 SHAPES: dict[str, dict[str, Any]] = {
     # Llama's kind, the second of Phi-2's size: https://huggingface.co/microsoft/phi-2/blob/main/config.json

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from s2l_ray.artifacts import Run, load_run
+    from s2l_ray.artifacts.run import Run, load_run
     from s2l_ray.config import S2LConfig, list_recipes, load_config
-    from s2l_ray.pipeline import finetune, run, select
+    from s2l_ray.workflow.pipeline import finetune, run, select
 
 _WHERE = {
     "S2LConfig": "config",

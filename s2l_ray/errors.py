@@ -11,10 +11,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from s2l_ray.text.display import MAX_VALUE, printable, shorten
+from s2l_ray.text.redact import redact_text
+
 MAX_MESSAGE = 2000
 """Longest message (characters)."""
-MAX_VALUE = 200
-"""Longest excerpt of one value (characters)."""
 _MAX_FAULTS = 12
 
 
@@ -27,7 +28,7 @@ class S2LError(Exception):
     def __str__(self) -> str:
         """The message, no longer than people can read; all of it with S2L_TRACEBACK=1."""
         whole = super().__str__()
-        return _redacted(whole) if os.environ.get("S2L_TRACEBACK") else readable(whole)
+        return redact_text(whole) if os.environ.get("S2L_TRACEBACK") else readable(whole)
 
 
 class UserError(S2LError, ValueError):
@@ -121,18 +122,18 @@ def first_line(error: BaseException) -> str:
         lines = str(error).strip().splitlines()
     except Exception:
         lines = []
-    return shorten(_redacted(lines[0]).rstrip(". "), 600) if lines else type(error).__name__
+    return shorten(redact_text(lines[0]).rstrip(". "), 600) if lines else type(error).__name__
 
 
 def shown(value: Any) -> str:
     """`repr(value)` for a message, cut; of large values only the beginning is ever written out."""
-    return shorten(_redacted(_bounded(value, MAX_VALUE)), MAX_VALUE)
+    return shorten(redact_text(_bounded(value, MAX_VALUE)), MAX_VALUE)
 
 
 def _bounded(value: Any, room: int, depth: int = 0) -> str:
     """About `repr`, in time and memory bounded by `room` whatever the value's size and depth."""
     if isinstance(value, str):
-        return repr(_redacted(value)[: room + 1])
+        return repr(redact_text(value)[: room + 1])
     if isinstance(value, bytes):
         return repr(value[: room + 1])
     if isinstance(value, int) and value.bit_length() > 512:
@@ -156,29 +157,10 @@ def _bounded(value: Any, room: int, depth: int = 0) -> str:
 
 def listed(faults: Sequence[str], limit: int = _MAX_FAULTS) -> list[str]:
     """At most so many, each cut, and how many more there are."""
-    cut = [shorten(_redacted(fault), MAX_MESSAGE // (min(len(faults), limit) + 1)) for fault in faults[:limit]]
+    cut = [shorten(redact_text(fault), MAX_MESSAGE // (min(len(faults), limit) + 1)) for fault in faults[:limit]]
     return cut if len(faults) <= limit else [*cut, f"… and {len(faults) - limit:,} more"]
 
 
 def readable(text: str) -> str:
     """For people and terminals: no credentials, control characters as their codes, no longer than `MAX_MESSAGE`."""
-    from s2l_ray.run_folder.display import printable  # whose package imports this module
-
-    return shorten(printable(shorten(_redacted(text), MAX_MESSAGE), keep="\n\t"), MAX_MESSAGE)
-
-
-def _redacted(text: str) -> str:
-    """Before anything is cut: half a credential is not known for what it is."""
-    from s2l_ray.run_folder.redact import redact_text
-
-    return redact_text(text)
-
-
-def shorten(text: str, limit: int) -> str:
-    """Cut in the middle: the beginning says what is wrong, the end what would do."""
-    if len(text) <= limit:
-        return text
-    gap = f" … [{len(text) - limit:,} characters more] … "
-    room = max(0, limit - len(gap))
-    head = room * 2 // 3
-    return text[:head] + gap + (text[-(room - head) :] if room > head else "")
+    return shorten(printable(shorten(redact_text(text), MAX_MESSAGE), keep="\n\t"), MAX_MESSAGE)

@@ -36,8 +36,8 @@ def ray_cluster():
     """The session's cluster: 4 logical CPUs, dashboard on (Train's clean-up asks it)."""
     import ray
 
-    from s2l_ray.cluster.local_ray import local_ray
-    from s2l_ray.cluster.session import quiet_ray_data
+    from s2l_ray.execution.local_ray import local_ray
+    from s2l_ray.execution.session import quiet_ray_data
 
     with local_ray(num_cpus=4, dashboard=True):
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from s2l_ray.lm.after_head import UnsupportedModel
-from s2l_ray.run_folder import StorageError
+from s2l_ray.storage.retry import StorageError
 
 
 def attempts(folder: Path) -> int:

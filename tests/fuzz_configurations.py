@@ -27,12 +27,12 @@ import yaml
 from pydantic import BaseModel
 
 import s2l_ray.config
-from s2l_ray import cli
+from s2l_ray.cli import main as cli
 from s2l_ray.config import list_recipes, load_config
 from s2l_ray.config.faults import section_at
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import MAX_MESSAGE, InternalError, S2LError, exit_code
-from s2l_ray.preflight import preflight
+from s2l_ray.workflow.preflight import preflight
 
 CASE_S = 120
 NUMBERS: list[Any] = [

@@ -26,14 +26,14 @@ import pyarrow.parquet as pq
 import zstandard
 
 from s2l_ray.config import CorpusConfig
-from s2l_ray.corpus.columns import Columns
-from s2l_ray.corpus.example_id import array_to_ids
-from s2l_ray.corpus.parts import READ_SCHEMA, part_name
-from s2l_ray.corpus.read_task import read_rows, sample_format
-from s2l_ray.corpus.sources import plan_files
+from s2l_ray.data.columns import Columns
+from s2l_ray.data.corpus_parts import READ_SCHEMA, part_name
+from s2l_ray.data.example_id import array_to_ids
+from s2l_ray.data.read_task import read_rows, sample_format
+from s2l_ray.data.sources import plan_files
 from s2l_ray.errors import MAX_MESSAGE, S2LError
-from s2l_ray.run_folder import Storage
-from s2l_ray.subset.rows import write_rows
+from s2l_ray.stages.subset.rows import write_rows
+from s2l_ray.storage.folder import Storage
 
 MEMORY = "/dev/shm"
 """Where it is there: to wait for a disk is half of the time."""

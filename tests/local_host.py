@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from s2l_ray.run_folder import Storage
-from s2l_ray.tokens.examples import Examples
-from s2l_ray.tokens.stream import stream_units
+from s2l_ray.data.token_examples import Examples
+from s2l_ray.execution.token_stream import stream_units
+from s2l_ray.storage.folder import Storage
 
 
 class Died(Exception):

@@ -13,9 +13,9 @@ import sys
 import time
 from typing import Any
 
-import s2l_ray.proxy.loop
-from s2l_ray.cli import main
-from s2l_ray.cluster import training
+import s2l_ray.stages.proxy.loop
+from s2l_ray.cli.main import main
+from s2l_ray.execution import training
 
 WAITS = {(8, 3), (14, 2)}
 """(step, workers): a fleet of so many waits there, until it is torn down for one of another size."""
@@ -23,7 +23,7 @@ NOTICE_STEP = 9
 
 
 def paced(pace: str, job: Any, host: Any) -> Any:
-    from s2l_ray.proxy.loop import run_worker
+    from s2l_ray.stages.proxy.loop import run_worker
 
     emit, notice = host.emit, host.notice
     asked_at: list[int] = []
@@ -51,7 +51,7 @@ def paced(pace: str, job: Any, host: Any) -> Any:
 
 
 if __name__ == "__main__":
-    s2l_ray.proxy.loop.run_worker = functools.partial(paced, sys.argv[1])
+    s2l_ray.stages.proxy.loop.run_worker = functools.partial(paced, sys.argv[1])
     training.RESIZE_CHECK_S = 2.0
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
     sys.exit(main(["run", *sys.argv[2:]]))

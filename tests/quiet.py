@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from s2l_ray.run_folder import Progress
+from s2l_ray.observability.progress import Progress
 
 
 class Quiet(Progress):

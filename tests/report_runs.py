@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from s2l_ray.artifacts.manifest import StageManifest, write_manifest
+from s2l_ray.artifacts.outputs import list_outputs
 from s2l_ray.config import load_config, to_yaml
 from s2l_ray.config.schema import S2LConfig
-from s2l_ray.corpus.example_id import array_to_hex, array_to_ids
-from s2l_ray.corpus.parts import EXAMPLE_SCHEMA, part_name
-from s2l_ray.run_folder import StageManifest, Storage, fingerprint, list_outputs, write_manifest
-from s2l_ray.subset.quota import resolve_budget
-from s2l_ray.subset.selectors import SelectionInputs, select
-from s2l_ray.trajectories.join import trajectory_schema
+from s2l_ray.data.corpus_parts import EXAMPLE_SCHEMA, part_name
+from s2l_ray.data.example_id import array_to_hex, array_to_ids
+from s2l_ray.selection.quotas import resolve_budget
+from s2l_ray.selection.rules import SelectionInputs, select
+from s2l_ray.stages.trajectories.join import trajectory_schema
+from s2l_ray.storage.fingerprint import fingerprint
+from s2l_ray.storage.folder import Storage
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PROXY = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,

@@ -15,8 +15,8 @@ import pytest
 from ray_autoscaler import AutoscalingHead
 from tiny import tiny_run_config
 
-from s2l_ray.artifacts import load_run
-from s2l_ray.run_folder import read_metrics
+from s2l_ray.artifacts.run import load_run
+from s2l_ray.observability.metrics_log import read_metrics
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -106,7 +106,7 @@ def _seconds(time_utc: str) -> float:
 def test_a_gpu_is_asked_for_where_there_may_be_one_and_given_back(head: AutoscalingHead):
     code = (
         "import ray; ray.init(logging_level='ERROR')\n"
-        "from s2l_ray.cluster.room import wait_for_gpu\n"
+        "from s2l_ray.execution.capacity_wait import wait_for_gpu\n"
         "from s2l_ray.config import ResourcesConfig\n"
         "assert wait_for_gpu(ResourcesConfig(device='auto', may_grow=True, gpu_wait_s=120), print)\n"
         "assert ray.cluster_resources()['GPU'] == 1\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ray.quickstart import write_corpus
+from s2l_ray.data.quickstart import write_corpus
 
 pytestmark = pytest.mark.ray  # each starts one of its own
 

@@ -11,11 +11,11 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from s2l_ray.corpus.units import UnusableRow
+from s2l_ray.data import bounded_templates as bounded
+from s2l_ray.data.bounded_templates import BeyondBounds, BoundedEnvironment, within_bounds
+from s2l_ray.data.render import Renderer
+from s2l_ray.data.units import UnusableRow
 from s2l_ray.errors import UserError
-from s2l_ray.tokens import bounded
-from s2l_ray.tokens.bounded import BeyondBounds, BoundedEnvironment, within_bounds
-from s2l_ray.tokens.render import Renderer
 
 CHAT = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}]
 LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"

@@ -12,8 +12,8 @@ from tiny import tiny_run_config
 import s2l_ray
 from s2l_ray.config import load_config
 from s2l_ray.errors import UserError
-from s2l_ray.subset.quota import check_budgets_fit
-from s2l_ray.sweep.run import sweep
+from s2l_ray.selection.quotas import check_budgets_fit
+from s2l_ray.sweeps.run import sweep
 
 
 def test_counts_alone_can_be_too_large_and_all_of_them_are_named():

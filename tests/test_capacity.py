@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.cluster.capacity import Demand, Node, fit, num_fitting_workers
-from s2l_ray.cluster.growth import Growth
-from s2l_ray.cluster.placement import PlacementError, place
 from s2l_ray.config import ResourcesConfig, WorkersConfig
+from s2l_ray.execution.autoscaler import Growth
+from s2l_ray.execution.capacity import Demand, Node, fit, num_fitting_workers
+from s2l_ray.execution.placement import PlacementError, place
 
 HEAD: Node = {"CPU": 0.0, "node:__internal_head__": 1.0}
 CPU_HEAD: Node = {"CPU": 4.0, "node:__internal_head__": 1.0}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from families import FAMILIES, family_tokenizer
 
-from s2l_ray.corpus.units import UnusableRow
+from s2l_ray.data.render import Renderer
+from s2l_ray.data.units import UnusableRow
 from s2l_ray.errors import UserError
-from s2l_ray.tokens.render import Renderer
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 CALL = {"type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}

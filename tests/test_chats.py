@@ -11,16 +11,16 @@ from families import family_tokenizer
 from tiny import write_jsonl
 
 from s2l_ray.config import CorpusConfig
-from s2l_ray.corpus.conversation import unpack
-from s2l_ray.corpus.example_id import content_id
-from s2l_ray.corpus.formats import UnknownFormat, detect_format, format_of_rows, rendered_as, to_conversation
-from s2l_ray.corpus.parts import EXAMPLE_SCHEMA, READ_SCHEMA, HoldOut, part_name, write_part
-from s2l_ray.corpus.quarantine import TooManyUnusable
-from s2l_ray.corpus.read_task import sample_format, to_record
-from s2l_ray.corpus.sources import plan_files
-from s2l_ray.corpus.units import RawRow, UnusableRow
-from s2l_ray.run_folder import Storage
-from s2l_ray.tokens.render import Renderer
+from s2l_ray.data.conversation import unpack
+from s2l_ray.data.corpus_parts import EXAMPLE_SCHEMA, READ_SCHEMA, HoldOut, part_name, write_part
+from s2l_ray.data.example_id import content_id
+from s2l_ray.data.formats import UnknownFormat, detect_format, format_of_rows, rendered_as, to_conversation
+from s2l_ray.data.quarantine import TooManyUnusable
+from s2l_ray.data.read_task import sample_format, to_record
+from s2l_ray.data.render import Renderer
+from s2l_ray.data.sources import plan_files
+from s2l_ray.data.units import RawRow, UnusableRow
+from s2l_ray.storage.folder import Storage
 
 PLAIN = CorpusConfig(paths=["a.jsonl"])
 Row = dict[str, Any]

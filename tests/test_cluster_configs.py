@@ -19,7 +19,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.util import accelerators
 
-from s2l_ray.cli import _parser
+from s2l_ray.cli.main import _parser
 from s2l_ray.config import ResourcesConfig, list_recipes, load_config
 
 Doc = dict[str, Any]

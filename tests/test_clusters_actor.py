@@ -14,13 +14,13 @@ import pyarrow as pa
 import pytest
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from s2l_ray.cluster.placement import Placement
-from s2l_ray.cluster.room import CapacityTimeoutError, free_resources
-from s2l_ray.clusters.actor import ClusteringFailedError, ClusterStats, cluster_trajectories
 from s2l_ray.config.schema import ClustersConfig
-from s2l_ray.corpus.example_id import array_to_ids
-from s2l_ray.corpus.parts import part_name
-from s2l_ray.run_folder import Storage
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.example_id import array_to_ids
+from s2l_ray.execution.capacity_wait import CapacityTimeoutError, free_resources
+from s2l_ray.execution.placement import Placement
+from s2l_ray.stages.clusters.build import ClusteringFailedError, ClusterStats, cluster_trajectories
+from s2l_ray.storage.folder import Storage
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.config import CorpusConfig
-from s2l_ray.corpus.columns import OWN_COLUMNS, Columns, join, type_of
-from s2l_ray.corpus.example_id import array_to_ids
-from s2l_ray.corpus.parts import part_name
-from s2l_ray.corpus.read_task import to_record
-from s2l_ray.corpus.row_json import row_to_json
-from s2l_ray.corpus.units import MAX_COLUMNS, RawRow, SourceError, UnusableRow
-from s2l_ray.run_folder import Storage
-from s2l_ray.subset.rows import write_rows
+from s2l_ray.data.columns import OWN_COLUMNS, Columns, join, type_of
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.example_id import array_to_ids
+from s2l_ray.data.read_task import to_record
+from s2l_ray.data.row_json import row_to_json
+from s2l_ray.data.units import MAX_COLUMNS, RawRow, SourceError, UnusableRow
+from s2l_ray.stages.subset.rows import write_rows
+from s2l_ray.storage.folder import Storage
 
 VALUES = st.recursive(
     st.one_of(

@@ -11,7 +11,7 @@ import pytest
 import ray
 import yaml
 
-from s2l_ray.cli import main
+from s2l_ray.cli.main import main
 from s2l_ray.config import ConfigError, S2LConfig, list_recipes, load_config, to_yaml
 
 RECIPES = ["clinical_summaries", "mathinstruct_pythia70m", "maths_curve", "quickstart"]
@@ -232,7 +232,7 @@ def test_wrong_values_are_refused(override, where):
 
 
 def test_a_budget_of_1_is_one_example_and_1_0_is_all():
-    from s2l_ray.subset.quota import resolve_budget
+    from s2l_ray.selection.quotas import resolve_budget
 
     budgets = load_config(MINIMAL, ["selection.budgets=[1, 1.0]"]).selection.budgets
     assert [resolve_budget(b, 1000) for b in budgets] == [1, 1000]

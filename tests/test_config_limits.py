@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from s2l_ray.cluster.local_ray import TempFolderError
 from s2l_ray.config import ConfigError, load_config
 from s2l_ray.config.faults import section_at
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import MAX_MESSAGE, S2LError
+from s2l_ray.execution.local_ray import TempFolderError
 from s2l_ray.lm.checks import ModelError, check_folder
 from s2l_ray.lm.load import load_model_config
-from s2l_ray.preflight import preflight
+from s2l_ray.workflow.preflight import preflight
 
 
 def refused(source: Any, *overrides: str) -> str:

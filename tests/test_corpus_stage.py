@@ -12,20 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import write_jsonl
 
+from s2l_ray.artifacts.generated_corpus import recorded_unit
+from s2l_ray.artifacts.huggingface import export_parquet
 from s2l_ray.config import CorpusConfig, HuggingFaceSource
-from s2l_ray.corpus.build import CorpusParts, build_corpus
-from s2l_ray.corpus.example_id import content_id, occurrence_id
-from s2l_ray.corpus.formats import UnknownFormat
-from s2l_ray.corpus.generated import recorded_unit
-from s2l_ray.corpus.huggingface import export_parquet
-from s2l_ray.corpus.parts import part_name
-from s2l_ray.corpus.quarantine import TooManyUnusable
-from s2l_ray.corpus.sources import plan_files
-from s2l_ray.corpus.units import SourceError
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.example_id import content_id, occurrence_id
+from s2l_ray.data.formats import UnknownFormat
+from s2l_ray.data.quarantine import TooManyUnusable
+from s2l_ray.data.sources import plan_files
+from s2l_ray.data.token_parts import read_parts
+from s2l_ray.data.units import SourceError
 from s2l_ray.lm.load import train_tokenizer
-from s2l_ray.run_folder import Storage
-from s2l_ray.tokens.build import TokenParts, build_tokens, train_corpus_tokenizer
-from s2l_ray.tokens.parts import read_parts
+from s2l_ray.stages.corpus.build import CorpusParts, build_corpus
+from s2l_ray.stages.tokens.build import TokenParts, build_tokens, train_corpus_tokenizer
+from s2l_ray.storage.folder import Storage
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

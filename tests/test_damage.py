@@ -15,14 +15,16 @@ from quiet import Quiet
 from tiny import tiny_run_config, write_jsonl
 
 import s2l_ray
-from s2l_ray.artifacts import Run
-from s2l_ray.cluster.checkpoints import CheckpointDamaged, drop_unusable_checkpoints, torn_named
+from s2l_ray.artifacts import outputs
+from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.snapshots import Snapshot, lost_part, snapshot_folder, write_snapshot
 from s2l_ray.config.corpus import CorpusConfig
-from s2l_ray.corpus.build import build_corpus
-from s2l_ray.corpus.sources import plan_files
-from s2l_ray.corpus.units import SourceError
-from s2l_ray.proxy.snapshots import Snapshot, lost_part, snapshot_folder, write_snapshot
-from s2l_ray.run_folder import DamagedFile, MissingFile, Storage, outputs
+from s2l_ray.data.sources import plan_files
+from s2l_ray.data.units import SourceError
+from s2l_ray.execution.checkpoints import CheckpointDamaged, drop_unusable_checkpoints, torn_named
+from s2l_ray.stages.corpus.build import build_corpus
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.retry import DamagedFile, MissingFile
 
 
 def rows(count: int, start: int = 0) -> list[dict[str, str]]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from s2l_ray.cluster.device import choose_devices
-from s2l_ray.cluster.node_facts import NodeFacts, local_facts
-from s2l_ray.cluster.node_memory import NodeMemory, memory_by_type, memory_of, smallest_shares
-from s2l_ray.cluster.placement import Placement, PlacementError
+from s2l_ray.execution.device import choose_devices
+from s2l_ray.execution.node_facts import NodeFacts, local_facts
+from s2l_ray.execution.node_memory import NodeMemory, memory_by_type, memory_of, smallest_shares
+from s2l_ray.execution.placement import Placement, PlacementError
 
 GOOD = NodeFacts("gpu1", 2000 * 10**9, 192, "2.13.0+cu130", True, 8, 85 * 10**9, True)
 CPU_TORCH = replace(GOOD, name="cpu-torch", torch_build="2.13.0+cpu", torch_has_cuda=False, num_gpus=0,

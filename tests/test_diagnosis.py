@@ -16,12 +16,12 @@ import pytest
 import zstandard
 
 from s2l_ray.config import CorpusConfig
-from s2l_ray.corpus.diagnosis import diagnose
-from s2l_ray.corpus.formats import UnknownFormat
-from s2l_ray.corpus.quarantine import TooManyUnusable
-from s2l_ray.corpus.read_task import read_rows, sample_format
-from s2l_ray.corpus.sources import plan_files
-from s2l_ray.corpus.units import SourceError
+from s2l_ray.data.diagnosis import diagnose
+from s2l_ray.data.formats import UnknownFormat
+from s2l_ray.data.quarantine import TooManyUnusable
+from s2l_ray.data.read_task import read_rows, sample_format
+from s2l_ray.data.sources import plan_files
+from s2l_ray.data.units import SourceError
 from s2l_ray.errors import MAX_MESSAGE
 
 ROWS: list[dict[str, Any]] = [{"prompt": f"p{i}", "completion": "c"} for i in range(5)]

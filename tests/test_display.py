@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.cells import cell_len
 
-from s2l_ray.errors import MAX_MESSAGE, UserError, listed, readable, shorten, shown
-from s2l_ray.run_folder.display import aligned, one_line, printable
+from s2l_ray.errors import MAX_MESSAGE, UserError, listed, readable, shown
+from s2l_ray.text.display import aligned, one_line, printable, shorten
 
 CODES = {
     "\x1b[31mred\x1b]8;;http://x\x07": r"\x1b[31mred\x1b]8;;http://x\x07",

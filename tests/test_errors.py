@@ -15,14 +15,16 @@ from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 import s2l_ray
-from s2l_ray import cli, errors
-from s2l_ray.artifacts import Run
-from s2l_ray.cluster.failures import final_error, is_final
+from s2l_ray import errors
+from s2l_ray.artifacts.run import Run
+from s2l_ray.cli import main as cli
 from s2l_ray.config import load_config
 from s2l_ray.errors import MAX_MESSAGE, DataError, EnvironmentFault, InternalError, S2LError, UserError
-from s2l_ray.pipeline import Built, open_pipeline
-from s2l_ray.run_folder import Progress, Storage
-from s2l_ray.run_folder.retry import DamagedFile, StorageError, StorageFull
+from s2l_ray.execution.failures import final_error, is_final
+from s2l_ray.observability.progress import Progress
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.retry import DamagedFile, StorageError, StorageFull
+from s2l_ray.workflow.pipeline import Built, open_pipeline
 
 
 def own_errors() -> list[type[BaseException]]:

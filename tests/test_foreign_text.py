@@ -20,17 +20,18 @@ from rich.console import Console
 from tiny import tiny_run_config
 
 import s2l_ray
-from s2l_ray.artifacts import Run
-from s2l_ray.cli import main
+from s2l_ray.artifacts.run import Run
+from s2l_ray.cli.main import main
 from s2l_ray.config import load_config
 from s2l_ray.config.target import TargetConfig
-from s2l_ray.corpus.example_id import array_to_ids
-from s2l_ray.corpus.parts import part_name
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.example_id import array_to_ids
 from s2l_ray.errors import UserError
-from s2l_ray.inspect import inspect_run
-from s2l_ray.run_folder import Progress, Storage
-from s2l_ray.run_folder.display import printable
-from s2l_ray.target.card import model_card
+from s2l_ray.observability.progress import Progress
+from s2l_ray.reporting.inspect import inspect_run
+from s2l_ray.stages.target.card import model_card
+from s2l_ray.storage.folder import Storage
+from s2l_ray.text.display import printable
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
@@ -136,7 +137,7 @@ def test_a_card_is_one_table_with_a_head_of_its_own(attack: str):
 
 
 def test_a_spreadsheet_takes_no_text_for_a_formula():
-    from s2l_ray.sweep.results import for_spreadsheets
+    from s2l_ray.sweeps.results import for_spreadsheets
 
     table = pa.table({"source": [*ATTACKS, None, "plain"], "loss": [-1.5] * (len(ATTACKS) + 2)})
     out = io.BytesIO()
@@ -154,7 +155,7 @@ def test_a_plot_shows_labels_as_they_stand(attack: str):
     from matplotlib.cbook import is_math_text
     from matplotlib.figure import Figure
 
-    from s2l_ray.sweep.plots import _literal
+    from s2l_ray.sweeps.plots import _literal
 
     label = _literal(attack)
     assert not is_math_text(label)

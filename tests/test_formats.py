@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from s2l_ray.config import CorpusConfig, TemplateConfig
-from s2l_ray.corpus.example_id import content_id, occurrence_id
-from s2l_ray.corpus.formats import UnknownFormat, detect_format, resolve_format, to_conversation
-from s2l_ray.corpus.row_json import row_to_json
-from s2l_ray.corpus.units import UnusableRow
+from s2l_ray.data.example_id import content_id, occurrence_id
+from s2l_ray.data.formats import UnknownFormat, detect_format, resolve_format, to_conversation
+from s2l_ray.data.row_json import row_to_json
+from s2l_ray.data.units import UnusableRow
 
 KNOWN = "known: system, developer, user (human), assistant (gpt, model), tool (observation, function), function_call"
 PLAIN = CorpusConfig(paths=["a.jsonl"])

@@ -15,12 +15,16 @@ from hypothesis import strategies as st
 from tiny import SHAPES, write_jsonl
 
 from s2l_ray.config import ConfigError, CorpusConfig, TargetConfig, load_config
-from s2l_ray.corpus.build import CorpusParts, build_corpus
-from s2l_ray.corpus.example_id import array_to_ids, content_id, ids_to_array
-from s2l_ray.corpus.parts import HoldOut, part_name
-from s2l_ray.corpus.sources import plan_files
-from s2l_ray.corpus.units import SourceError
-from s2l_ray.evaluation.heldout import (
+from s2l_ray.data.corpus_parts import HoldOut, part_name
+from s2l_ray.data.example_id import array_to_ids, content_id, ids_to_array
+from s2l_ray.data.render import Renderer, renderer_of
+from s2l_ray.data.sources import plan_files
+from s2l_ray.data.token_parts import TOKEN_SCHEMA
+from s2l_ray.data.units import SourceError
+from s2l_ray.evaluation.metrics import summarise
+from s2l_ray.lm.load import train_tokenizer
+from s2l_ray.stages.corpus.build import CorpusParts, build_corpus
+from s2l_ray.stages.heldout.build import (
     FindInCorpus,
     HeldOutError,
     HeldOutRows,
@@ -29,13 +33,9 @@ from s2l_ray.evaluation.heldout import (
     read_split,
     tokenise,
 )
-from s2l_ray.evaluation.metrics import summarise
-from s2l_ray.lm.load import train_tokenizer
-from s2l_ray.preflight import preflight
-from s2l_ray.run_folder import Storage
-from s2l_ray.stages.heldout import heldout_inputs
-from s2l_ray.tokens.parts import TOKEN_SCHEMA
-from s2l_ray.tokens.render import Renderer, renderer_of
+from s2l_ray.stages.heldout.stage import heldout_inputs
+from s2l_ray.storage.folder import Storage
+from s2l_ray.workflow.preflight import preflight
 
 ROWS = colour_rows(300, seed=0)
 

@@ -9,12 +9,12 @@ import pytest
 from tiny import SHAPES, write_jsonl
 
 from s2l_ray.config import CorpusConfig, TargetConfig, load_config
-from s2l_ray.corpus.sources import plan_files
+from s2l_ray.data.render import renderer_of
+from s2l_ray.data.sources import plan_files
 from s2l_ray.errors import UserError
-from s2l_ray.evaluation.heldout import HeldOutError, format_of, read_files, tokenise
 from s2l_ray.lm.load import train_tokenizer
-from s2l_ray.stages.heldout import check_heldout_files
-from s2l_ray.tokens.render import renderer_of
+from s2l_ray.stages.heldout.build import HeldOutError, format_of, read_files, tokenise
+from s2l_ray.stages.heldout.stage import check_heldout_files
 
 CHATS: list[dict[str, Any]] = [
     {"messages": [{"role": "system", "content": "You calculate."}, {"role": "user", "content": "Add 70 and 1."},

@@ -15,7 +15,8 @@ from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import ProxyConfig, TargetConfig
 from s2l_ray.lm import identity
 from s2l_ray.lm.identity import folder_digest, model_identity, pinned, tokenizer_digest, tokenizer_identity
-from s2l_ray.run_folder import Storage, columns_digest
+from s2l_ray.storage.digests import columns_digest
+from s2l_ray.storage.folder import Storage
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from tiny import tiny_run_config
 
 import s2l_ray
-from s2l_ray.artifacts import Run, load_run
-from s2l_ray.corpus.parts import part_name
-from s2l_ray.inspect import inspect_run
+from s2l_ray.artifacts.run import Run, load_run
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.reporting.inspect import inspect_run
 
 
 def inspected(run: Run, **options: Any) -> str:

@@ -13,9 +13,12 @@ from quiet import Quiet
 from tiny import tiny_run_config, write_jsonl
 
 import s2l_ray
-from s2l_ray.artifacts import Run
-from s2l_ray.run_folder import DamagedFile, ManifestError, Storage, read_manifest, verify_digests
-from s2l_ray.verify import verify_run
+from s2l_ray.artifacts.manifest import ManifestError, read_manifest
+from s2l_ray.artifacts.outputs import verify_digests
+from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.verify import verify_run
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.retry import DamagedFile
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -128,7 +131,7 @@ def test_the_next_command_makes_every_damaged_stage_again(run, tmp_path):
 
 def test_a_subset_whose_ids_were_exchanged_is_not_fine_tuned_on(run, tmp_path, monkeypatch):
     """A whole and valid file of other rows, larger than what is checked at the start."""
-    from s2l_ray.run_folder import outputs
+    from s2l_ray.artifacts import outputs
 
     folder = tmp_path / "run"
     shutil.copytree(run.storage.local_path(), folder)

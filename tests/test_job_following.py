@@ -13,8 +13,8 @@ import pytest
 from faulty_proxy import FaultyProxy, Mode
 from ray_head import RayHead
 
-from s2l_ray.cluster import job as following
-from s2l_ray.cluster.job import JobClient, JobError
+from s2l_ray.submission import job as following
+from s2l_ray.submission.job import JobClient, JobError
 
 LINES = 30
 COUNTING = "import time\nfor i in range({n}):\n    print('line', i, flush=True); time.sleep(0.5)\n{end}"
@@ -86,7 +86,7 @@ def test_what_does_not_come_back_ends_with_what_to_do(
 
 
 def test_a_connection_that_dies_while_the_job_is_sent_sends_it_once(head: RayHead, proxy: FaultyProxy) -> None:
-    from s2l_ray.cluster.submit import Submission
+    from s2l_ray.submission.submit import Submission
 
     client = JobClient(f"http://{proxy.address}")
     proxy.set("reset")

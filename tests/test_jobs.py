@@ -21,8 +21,8 @@ import yaml
 from ray_head import RAY, RayHead
 from tiny import tiny_run_config
 
-from s2l_ray.artifacts import load_run
-from s2l_ray.cluster.job import JobClient
+from s2l_ray.artifacts.run import load_run
+from s2l_ray.submission.job import JobClient
 
 S2L = [sys.executable, "-m", "s2l_ray.cli"]
 JOBS = Path(__file__).parents[1] / "jobs"

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.corpus.example_id import array_to_hex, array_to_ids
-from s2l_ray.proxy.snapshots import SCORE_SCHEMA
-from s2l_ray.trajectories.join import JoinError, join_part
+from s2l_ray.artifacts.snapshots import SCORE_SCHEMA
+from s2l_ray.data.example_id import array_to_hex, array_to_ids
+from s2l_ray.stages.trajectories.join import JoinError, join_part
 
 
 def ids_of(num: int, seed: int = 0) -> np.ndarray:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s2l_ray.clusters import kmeans
-from s2l_ray.clusters.kmeans import assign_clusters, fit_kmeans
+from s2l_ray.selection import kmeans
+from s2l_ray.selection.kmeans import assign_clusters, fit_kmeans
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,16 +11,17 @@ import ray
 from quiet import Quiet
 from tiny import tiny_run_config
 
-from s2l_ray.artifacts import Run
-from s2l_ray.cluster.placement import PlacementError
-from s2l_ray.cluster.room import CapacityTimeoutError, Patience
+from s2l_ray.artifacts.run import Run
 from s2l_ray.config import load_config
-from s2l_ray.pipeline import Pipeline
-from s2l_ray.run_folder import MetricsLog, Storage
-from s2l_ray.stages import place_stages
-from s2l_ray.stages.room import make_room
-from s2l_ray.stages.target import _shard_when_up
-from s2l_ray.target.sharding import DoesNotFit
+from s2l_ray.execution.capacity_wait import CapacityTimeoutError, Patience
+from s2l_ray.execution.placement import PlacementError
+from s2l_ray.lm.sharding import DoesNotFit
+from s2l_ray.observability.metrics_log import MetricsLog
+from s2l_ray.stages.capacity import make_room
+from s2l_ray.stages.target.stage import _shard_when_up
+from s2l_ray.storage.folder import Storage
+from s2l_ray.workflow.pipeline import Pipeline
+from s2l_ray.workflow.stages import place_stages
 
 H100 = {"accelerator_type": "H100", "workers": 8}
 
@@ -96,7 +97,7 @@ def test_elastic_targets_are_sized_for_the_fewest(ray_cluster: None, tmp_path: P
 
 
 def test_a_wait_is_told_again_now_and_then(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("s2l_ray.cluster.room._SAY_AGAIN_S", 0.2)
+    monkeypatch.setattr("s2l_ray.execution.capacity_wait._SAY_AGAIN_S", 0.2)
     said: list[str] = []
     patience = Patience("target", 1.0, said.append)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ray.run_folder import Storage, scratch_folder
-from s2l_ray.run_folder.atomic_files import delete_unfinished_files
-from s2l_ray.run_folder.scratch import new_scratch_prefix
+from s2l_ray.storage.atomic_files import delete_unfinished_files
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.scratch import new_scratch_prefix, scratch_folder
 
 ROOT = Path(__file__).parents[1]
 KILLED_INSIDE = """

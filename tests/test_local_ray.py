@@ -19,8 +19,8 @@ import psutil
 import pytest
 from ray_head import kill_family
 
-from s2l_ray.cluster import local_ray as module
-from s2l_ray.cluster.local_ray import TempFolderError, local_ray
+from s2l_ray.execution import local_ray as module
+from s2l_ray.execution.local_ray import TempFolderError, local_ray
 
 ROOT = Path(__file__).parents[1]
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")

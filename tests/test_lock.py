@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from lock_contender import Contender
 
-from s2l_ray.run_folder import RunLock, RunLockedError, RunLockLostError, Storage
-from s2l_ray.run_folder.processes import machine_id, start_time
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.lock import RunLock, RunLockedError, RunLockLostError
+from s2l_ray.storage.processes import machine_id, start_time
 
 pytest_plugins = ("fixtures_s3",)
 
@@ -130,7 +131,7 @@ def test_the_smaller_token_stays_and_the_larger_withdraws(tmp_path: Path, monkey
     with pytest.raises(RunLockedError, match="being taken by pid 77"), RunLock(storage):
         pass
     os.rename(tmp_path / "locks/0000.json", tmp_path / "locks/ffffffffffffffffz.json")
-    monkeypatch.setattr("s2l_ray.run_folder.lock.random.uniform", lambda *_: pytest.fail("withdrew"))
+    monkeypatch.setattr("s2l_ray.storage.lock.random.uniform", lambda *_: pytest.fail("withdrew"))
     threading.Timer(0.3, storage.delete, ["locks/ffffffffffffffffz.json"]).start()
     with RunLock(storage):
         assert len(storage.list("locks")) == 1

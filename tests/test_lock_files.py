@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ray.run_folder import RunLock, RunLockedError, Storage
-from s2l_ray.run_folder.lock_files import LARGEST_BYTES, SeenLock, describe, parse_record
-from s2l_ray.run_folder.processes import machine_id, start_time
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.lock import RunLock, RunLockedError
+from s2l_ray.storage.lock_files import LARGEST_BYTES, SeenLock, describe, parse_record
+from s2l_ray.storage.processes import machine_id, start_time
 
 DAY_S = 24 * 3600
 RECORD = {

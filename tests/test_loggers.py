@@ -19,8 +19,10 @@ import pytest
 from pyarrow import fs
 
 from s2l_ray.config.loggers import LoggersConfig
-from s2l_ray.run_folder import RetryPolicy, Storage, loggers
-from s2l_ray.run_folder.loggers import LoggerError, Loggers, check_loggers
+from s2l_ray.observability import loggers
+from s2l_ray.observability.loggers import LoggerError, Loggers, check_loggers
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.retry import RetryPolicy
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 SECRET = "hf_" + "S" * 30

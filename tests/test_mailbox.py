@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 
-from s2l_ray.cluster.mailbox import hand_over, mailbox
+from s2l_ray.execution.event_channel import hand_over, mailbox
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -84,7 +84,7 @@ def test_a_mailbox_that_dies_takes_nothing_with_it(caplog, every_s: float):
 
 def test_an_answer_that_is_lost_is_asked_for_again(monkeypatch):
     """A mailbox that stands still answers too late; what it answers then is said again."""
-    monkeypatch.setattr("s2l_ray.cluster.mailbox._ANSWER_S", 0.5)
+    monkeypatch.setattr("s2l_ray.execution.event_channel._ANSWER_S", 0.5)
     told: list[int] = []
     with mailbox(lambda event: told.append(event["n"]), every_s=0.05) as box:
         process = pid_of(box)

@@ -15,17 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from s2l_ray.run_folder import (
-    ManifestError,
-    OutputFile,
-    StageManifest,
-    Storage,
-    fingerprint,
-    list_outputs,
-    read_manifest,
-    verify_outputs,
-    write_manifest,
-)
+from s2l_ray.artifacts.manifest import ManifestError, StageManifest, read_manifest, write_manifest
+from s2l_ray.artifacts.outputs import OutputFile, list_outputs, verify_outputs
+from s2l_ray.storage.fingerprint import fingerprint
+from s2l_ray.storage.folder import Storage
 
 pytest_plugins = ("fixtures_s3",)
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from tiny import tiny_run_config
 
-from s2l_ray.artifacts import CONFIG, load_run
-from s2l_ray.run_index import NOTE
+from s2l_ray.artifacts.index import NOTE
+from s2l_ray.artifacts.run import CONFIG, load_run
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
 

@@ -12,10 +12,10 @@ import pytest
 from tiny import tiny_run_config
 
 import s2l_ray
-from s2l_ray.corpus.build import group_units
-from s2l_ray.corpus.example_id import array_to_hex
-from s2l_ray.corpus.formats import to_conversation
-from s2l_ray.corpus.units import ReadUnit
+from s2l_ray.data.example_id import array_to_hex
+from s2l_ray.data.formats import to_conversation
+from s2l_ray.data.units import ReadUnit
+from s2l_ray.stages.corpus.build import group_units
 
 NUM_FILES = 10_000 if os.environ.get("S2L_LONG_TESTS") else 1_000
 _MB = 2**20

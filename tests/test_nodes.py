@@ -20,8 +20,8 @@ from ray_head import RayHead
 from ray_nodes import Nodes, RayNode
 from tiny import tiny_run_config
 
-from s2l_ray.artifacts import Run, load_run
-from s2l_ray.run_folder import read_metrics
+from s2l_ray.artifacts.run import Run, load_run
+from s2l_ray.observability.metrics_log import read_metrics
 
 pytestmark = [
     pytest.mark.timeout(900),

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from test_sweep_results import config, curve, finished, tree
 
-from s2l_ray.cli import main
+from s2l_ray.artifacts.snapshots import snapshot_steps
+from s2l_ray.cli.main import main
 from s2l_ray.config import load_config
 from s2l_ray.config.load import ConfigError
-from s2l_ray.pipeline import _finetuning, _refuse_selecting, _selecting
-from s2l_ray.proxy.snapshots import snapshot_steps
-from s2l_ray.sweep.records import Finished
-from s2l_ray.sweep.report import PREDICTED, TARGET, curves_of
-from s2l_ray.sweep.resolve import resolve
-from s2l_ray.sweep.results import result_table
-from s2l_ray.sweep.run import _find_smallest, predicting
-from s2l_ray.sweep.text import report_lines
-from s2l_ray.sweep.trials import FULL, Trial, could_propose, grid, num_possible
-from s2l_ray.sweep.tune import _space, draw
-from s2l_ray.trajectories.matrix import snapshot_columns
+from s2l_ray.data.trajectories import snapshot_columns
+from s2l_ray.sweeps.records import Finished
+from s2l_ray.sweeps.report import PREDICTED, TARGET, curves_of
+from s2l_ray.sweeps.resolve import resolve
+from s2l_ray.sweeps.results import result_table
+from s2l_ray.sweeps.run import _find_smallest, predicting
+from s2l_ray.sweeps.text import report_lines
+from s2l_ray.sweeps.trials import FULL, Trial, could_propose, grid, num_possible
+from s2l_ray.sweeps.tune import _space, draw
+from s2l_ray.workflow.pipeline import _finetuning, _refuse_selecting, _selecting
 
 FILE: dict[str, Any] = {
     "corpus": {"paths": ["a.jsonl"]},
@@ -319,7 +319,7 @@ def both_finished() -> list[Finished]:
 def test_tables_curves_reports_and_words_keep_them_apart():
     from test_sweep_results import a_run
 
-    from s2l_ray.sweep.report import make_report
+    from s2l_ray.sweeps.report import make_report
 
     rows = [r for r in result_table({TARGET: both_finished()}).to_pylist() if r["source"] is None]
     assert {(r["selector"], r["budget"], r["budget_unit"]) for r in rows} == {

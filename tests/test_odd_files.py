@@ -13,11 +13,11 @@ import pytest
 from tiny import tiny_run_config
 
 from s2l_ray.config import load_config
-from s2l_ray.corpus.sources import plan_files, read_unit
-from s2l_ray.corpus.units import SourceError
+from s2l_ray.data.sources import plan_files, read_unit
+from s2l_ray.data.units import SourceError
 from s2l_ray.errors import MAX_MESSAGE
-from s2l_ray.preflight import PreflightError, preflight
-from s2l_ray.run_folder import Storage
+from s2l_ray.storage.folder import Storage
+from s2l_ray.workflow.preflight import PreflightError, preflight
 
 LINE = b'{"prompt": "p", "completion": "c"}\n'
 

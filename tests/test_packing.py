@@ -12,6 +12,8 @@ from test_losses import reference_losses
 from tiny import random_examples
 
 from s2l_ray.config import ProxyConfig
+from s2l_ray.data.token_examples import Examples
+from s2l_ray.data.training_order import deal
 from s2l_ray.lm import after_head, packing
 from s2l_ray.lm.after_head import AfterHead, UnsupportedModel
 from s2l_ray.lm.batches import Batching
@@ -20,8 +22,6 @@ from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.lm.score import Scorer
 from s2l_ray.lm.step import Stepper
-from s2l_ray.tokens.examples import Examples
-from s2l_ray.tokens.plan import deal
 
 CPU = torch.device("cpu")
 SMALL = {

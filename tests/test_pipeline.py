@@ -20,8 +20,9 @@ from quiet import Quiet
 from tiny import tiny_run_config
 
 import s2l_ray
-from s2l_ray.artifacts import RunError, load_run
-from s2l_ray.run_folder import Storage, read_metrics
+from s2l_ray.artifacts.run import RunError, load_run
+from s2l_ray.observability.metrics_log import read_metrics
+from s2l_ray.storage.folder import Storage
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

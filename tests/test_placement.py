@@ -12,12 +12,12 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from s2l_ray.cluster.capacity import total
-from s2l_ray.cluster.growth import growth
-from s2l_ray.cluster.leftovers import remove_leftover_groups
-from s2l_ray.cluster.placement import Placement, PlacementError, place
-from s2l_ray.cluster.room import free_resources, wait_for_free, wait_for_gpu
 from s2l_ray.config import ResourcesConfig, WorkersConfig
+from s2l_ray.execution.autoscaler import growth
+from s2l_ray.execution.capacity import total
+from s2l_ray.execution.capacity_wait import free_resources, wait_for_free, wait_for_gpu
+from s2l_ray.execution.orphaned_placement_groups import remove_leftover_groups
+from s2l_ray.execution.placement import Placement, PlacementError, place
 
 
 def test_embedded_ray_gives_the_cores_to_the_workers():

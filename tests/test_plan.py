@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.proxy.loop import group_parts
-from s2l_ray.proxy.snapshots import PlanError, snapshot_steps
-from s2l_ray.tokens.examples import Examples
-from s2l_ray.tokens.plan import TrainPlan, deal, make_plan
+from s2l_ray.artifacts.snapshots import PlanError, snapshot_steps
+from s2l_ray.data.token_examples import Examples
+from s2l_ray.data.training_order import TrainPlan, deal, make_plan
+from s2l_ray.stages.proxy.loop import group_parts
 
 part_rows = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 

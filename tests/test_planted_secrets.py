@@ -13,13 +13,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.cli import main
+from s2l_ray.cli.main import main
 from s2l_ray.config import load_config, to_yaml
-from s2l_ray.corpus.units import ReadUnit
+from s2l_ray.data.units import ReadUnit
 from s2l_ray.errors import UserError, describe, shown
-from s2l_ray.run_folder import Progress
-from s2l_ray.run_folder.display import one_line
-from s2l_ray.run_folder.redact import holds_credentials, redact_command, redact_text, strip_credentials
+from s2l_ray.observability.progress import Progress
+from s2l_ray.text.display import one_line
+from s2l_ray.text.redact import holds_credentials, redact_command, redact_text, strip_credentials
 
 _WORD = string.ascii_letters + string.digits
 secrets = st.builds("{}{}{}".format, st.sampled_from("kKz"), st.text(_WORD + "/+", min_size=14, max_size=40),

@@ -14,10 +14,10 @@ from tiny import tiny_run_config
 from s2l_ray.config import load_config
 from s2l_ray.config.loggers import LoggersConfig
 from s2l_ray.errors import InternalError, UserError, foreign_named
-from s2l_ray.evaluation import heldout
-from s2l_ray.evaluation.heldout import HeldOutError
-from s2l_ray.preflight import PreflightError, preflight
-from s2l_ray.run_folder.loggers import LoggerError, check_loggers
+from s2l_ray.observability.loggers import LoggerError, check_loggers
+from s2l_ray.stages.heldout import build as heldout
+from s2l_ray.stages.heldout.build import HeldOutError
+from s2l_ray.workflow.preflight import PreflightError, preflight
 
 BROKEN = [
     "raise RuntimeError('no CUDA_HOME')", "None.spec", "raise TypeError('Descriptors cannot be created directly.')",
@@ -140,7 +140,7 @@ def test_a_deepspeed_file_of_any_depth_is_refused_in_words(tmp_path, depth):
 
 
 def test_a_run_folder_that_cannot_be_looked_at_is_said(tmp_path, monkeypatch):
-    from s2l_ray.corpus import discovery
+    from s2l_ray.data import discovery
 
     def fail(uri: str) -> str:
         raise PermissionError(13, "Permission denied")

@@ -17,8 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s2l_ray.run_folder import MetricsLog, Progress, Storage, StorageError, read_metrics
-from s2l_ray.run_folder.formats import format_count, format_duration, format_rate, format_value
+from s2l_ray.observability.metrics_log import MetricsLog, read_metrics
+from s2l_ray.observability.progress import Progress
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.retry import StorageError
+from s2l_ray.text.formats import format_count, format_duration, format_rate, format_value
 
 pytest_plugins = ("fixtures_s3",)
 ROOT = Path(__file__).parent.parent

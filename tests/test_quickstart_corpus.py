@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ray.quickstart import SKILLS, generate_corpus, write_corpus
-from s2l_ray.quickstart.corpus import Row, apportion
+from s2l_ray.data.quickstart import SKILLS, generate_corpus, write_corpus
+from s2l_ray.data.quickstart.corpus import Row, apportion
 
 NUM_TRAIN, NUM_TEST_PER_SKILL = 20_000, 50
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import ray
 
-from s2l_ray.cluster import metrics
-from s2l_ray.run_folder import MetricsLog, Storage, read_metrics
+from s2l_ray.execution import ray_metrics as metrics
+from s2l_ray.observability.metrics_log import MetricsLog, read_metrics
+from s2l_ray.storage.folder import Storage
 
 
 class Series:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from s2l_ray.run_folder.redact import holds_credentials, redact_command, redact_text, split_user, strip_credentials
+from s2l_ray.text.redact import holds_credentials, redact_command, redact_text, split_user, strip_credentials
 
 URIS = {
     "s3://KEY:SEC/RET@bucket/path?region=r": "s3://bucket/path?region=r",  # AWS's secrets hold slashes

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.corpus.units import UnusableRow
+from s2l_ray.data.encode import Tokenised
+from s2l_ray.data.render import Renderer, resolve_style, training_text
+from s2l_ray.data.token_examples import Examples
+from s2l_ray.data.units import UnusableRow
 from s2l_ray.errors import UserError
 from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.load import train_tokenizer
-from s2l_ray.tokens.encode import Tokenised
-from s2l_ray.tokens.examples import Examples
-from s2l_ray.tokens.render import Renderer, resolve_style, training_text
 
 EOS = "<|endoftext|>"
 CHATML = (

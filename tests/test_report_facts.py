@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from report_runs import MadeRun
 
-from s2l_ray.artifacts import Run, load_run
+from s2l_ray.artifacts.run import Run, load_run
 from s2l_ray.errors import UserError
 from s2l_ray.reporting.gather import gather_facts
 from s2l_ray.reporting.intervals import (

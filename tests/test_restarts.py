@@ -12,11 +12,11 @@ from ray.train import ControllerError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from s2l_ray.cluster.placement import Placement
-from s2l_ray.cluster.restarts import RESTART, WAITING, restart_said
-from s2l_ray.cluster.training import run_on_workers
-from s2l_ray.cluster.training_errors import WorkersFailed, explain
-from s2l_ray.run_folder import Storage
+from s2l_ray.execution.placement import Placement
+from s2l_ray.execution.restarts import RESTART, WAITING, restart_said
+from s2l_ray.execution.training import run_on_workers
+from s2l_ray.execution.training_errors import WorkersFailed, explain
+from s2l_ray.storage.folder import Storage
 
 cloudpickle.register_pickle_by_value(faulty_loops)  # the workers' path has no tests
 # Slow: minutes, and tests/faults kills workers always.

@@ -17,10 +17,10 @@ import pytest
 import zstandard
 
 from s2l_ray.config import CorpusConfig
-from s2l_ray.corpus.quarantine import TooManyUnusable
-from s2l_ray.corpus.read_task import read_rows, sample_format
-from s2l_ray.corpus.sources import plan_files, read_unit
-from s2l_ray.corpus.units import RawRow, SourceError
+from s2l_ray.data.quarantine import TooManyUnusable
+from s2l_ray.data.read_task import read_rows, sample_format
+from s2l_ray.data.sources import plan_files, read_unit
+from s2l_ray.data.units import RawRow, SourceError
 
 LIMIT = 4096
 SMALL = {"prompt": "p", "completion": "c"}

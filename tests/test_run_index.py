@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from tiny import tiny_run_config
 
-from s2l_ray.artifacts import CONFIG, STAGES, UNFINISHED, Run, RunError, load_run, read_config
+from s2l_ray.artifacts.index import NOTE, READS
+from s2l_ray.artifacts.manifest import StageManifest, read_manifest, write_manifest
+from s2l_ray.artifacts.run import CONFIG, STAGES, UNFINISHED, Run, RunError, load_run, read_config
 from s2l_ray.config import S2LConfig, load_config, to_yaml
-from s2l_ray.run_folder import StageManifest, Storage, fingerprint, read_manifest, write_manifest
-from s2l_ray.run_index import NOTE, READS
+from s2l_ray.storage.fingerprint import fingerprint
+from s2l_ray.storage.folder import Storage
 
 
 class Maker:

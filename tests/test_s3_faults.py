@@ -17,8 +17,9 @@ from faulty_proxy import FaultyProxy, Mode
 from tiny import tiny_run_config
 
 import s2l_ray
-from s2l_ray.artifacts import Run
-from s2l_ray.run_folder import Storage, StorageError
+from s2l_ray.artifacts.run import Run
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.retry import StorageError
 
 
 @pytest.fixture

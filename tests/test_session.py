@@ -10,7 +10,7 @@ import pytest
 import ray
 
 _NEWER = (
-    "import sys\nfrom s2l_ray.cluster.local_ray import local_ray\nwith local_ray(num_cpus=1, dashboard=True):\n"
+    "import sys\nfrom s2l_ray.execution.local_ray import local_ray\nwith local_ray(num_cpus=1, dashboard=True):\n"
     "    print('up', flush=True); sys.stdin.read()"
 )
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from tiny import write_jsonl
 
 from s2l_ray.config import CorpusConfig
-from s2l_ray.corpus import build, shuffle
-from s2l_ray.corpus.build import CorpusParts, build_corpus
-from s2l_ray.corpus.parts import choose_rows_per_part
-from s2l_ray.corpus.sources import plan_files
-from s2l_ray.run_folder import Storage
+from s2l_ray.data.corpus_parts import choose_rows_per_part
+from s2l_ray.data.sources import plan_files
+from s2l_ray.stages.corpus import build, shuffle
+from s2l_ray.stages.corpus.build import CorpusParts, build_corpus
+from s2l_ray.storage.folder import Storage
 
 MIB = 2**20
 IN_STORE = 2000

@@ -17,7 +17,7 @@ import yaml
 from processes import heed_signals
 from tiny import tiny_run_config
 
-from s2l_ray.run_folder.processes import at_abrupt_end, run_abrupt_end
+from s2l_ray.storage.processes import at_abrupt_end, run_abrupt_end
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}

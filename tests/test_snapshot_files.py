@@ -11,15 +11,17 @@ import pytest
 from local_host import LocalHost
 from tiny import random_examples
 
+from s2l_ray.artifacts.outputs import list_outputs
+from s2l_ray.artifacts.snapshots import Snapshot, read_snapshot
 from s2l_ray.config.schema import ProxyConfig, TrajectoriesConfig
-from s2l_ray.corpus.example_id import array_to_ids
-from s2l_ray.corpus.parts import part_name
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.example_id import array_to_ids
+from s2l_ray.data.token_parts import TOKEN_SCHEMA
+from s2l_ray.data.training_order import make_plan
 from s2l_ray.lm.load import train_tokenizer
-from s2l_ray.proxy.loop import ProxyJob, run_worker
-from s2l_ray.proxy.snapshots import Snapshot, read_snapshot
-from s2l_ray.run_folder import FileDigest, Storage, list_outputs
-from s2l_ray.tokens.parts import TOKEN_SCHEMA
-from s2l_ray.tokens.plan import make_plan
+from s2l_ray.stages.proxy.loop import ProxyJob, run_worker
+from s2l_ray.storage.digests import FileDigest
+from s2l_ray.storage.folder import Storage
 
 PROXY: dict[str, Any] = {
     "from_config": {

@@ -18,9 +18,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.corpus.sources import plan_files, read_unit
-from s2l_ray.corpus.units import RawRow, ReadUnit, SourceError
-from s2l_ray.run_folder import Storage
+from s2l_ray.data.sources import plan_files, read_unit
+from s2l_ray.data.units import RawRow, ReadUnit, SourceError
+from s2l_ray.storage.folder import Storage
 
 ROWS = [{"prompt": f"p{i} é", "completion": "x" * i, "source": "s"} for i in range(7)]
 JSONL = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ROWS).encode()

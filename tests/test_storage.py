@@ -15,7 +15,9 @@ import pyarrow.dataset
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from s2l_ray.run_folder import MissingFile, RetryPolicy, Storage, StorageError, strip_credentials
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.retry import MissingFile, RetryPolicy, StorageError
+from s2l_ray.text.redact import strip_credentials
 
 pytest_plugins = ("fixtures_s3",)
 ROOT = Path(__file__).parent.parent

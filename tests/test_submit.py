@@ -12,9 +12,9 @@ import yaml
 from tiny import tiny_run_config, write_jsonl
 
 import s2l_ray
-from s2l_ray.cli import _parse, main
-from s2l_ray.cluster.submit import SubmitError, extra_requirements, prepare
+from s2l_ray.cli.main import _parse, main
 from s2l_ray.config import load_config
+from s2l_ray.submission.submit import SubmitError, extra_requirements, prepare
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_a_variable_goes_along_only_when_asked_for(monkeypatch):
 
 def test_of_a_wheel_only_the_package_is_sent():
     with zipfile.ZipFile("s2l_ray-9-py3-none-any.whl", "w") as wheel:
-        for name in ("s2l_ray/__init__.py", "s2l_ray/cli.py", "s2l_ray-9.dist-info/METADATA", "other/x.py"):
+        for name in ("s2l_ray/__init__.py", "s2l_ray/cli/main.py", "s2l_ray-9.dist-info/METADATA", "other/x.py"):
             wheel.writestr(name, "")
     sent = prepared(config(), "--package", "s2l_ray-9-py3-none-any.whl")
     (package,) = sent.runtime_env["py_modules"]

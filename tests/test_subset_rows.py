@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from s2l_ray.corpus.example_id import array_to_hex, array_to_ids
-from s2l_ray.corpus.parts import part_name
-from s2l_ray.run_folder import Storage
-from s2l_ray.subset import rows as subset_rows
-from s2l_ray.subset.rows import plan_files, write_dataset_info, write_rows
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.example_id import array_to_hex, array_to_ids
+from s2l_ray.stages.subset import rows as subset_rows
+from s2l_ray.stages.subset.rows import plan_files, write_dataset_info, write_rows
+from s2l_ray.storage.folder import Storage
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.subset import ranking
-from s2l_ray.subset.quota import cluster_quotas, resolve_budget
-from s2l_ray.subset.ranking import rank_within, sampling_keys
-from s2l_ray.subset.selectors import SELECTORS, Selection, SelectionInputs, order_examples, select
+from s2l_ray.data import ranking
+from s2l_ray.data.ranking import rank_within, sampling_keys
+from s2l_ray.selection.quotas import cluster_quotas, resolve_budget
+from s2l_ray.selection.rules import SELECTORS, Selection, SelectionInputs, order_examples, select
 
 group_sizes = st.lists(st.integers(0, 40), min_size=1, max_size=25)
 seeds = st.integers(0, 2**64)

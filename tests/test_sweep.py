@@ -25,10 +25,10 @@ from quiet import Quiet
 from ray_head import kill_family
 from tiny import tiny_run_config
 
-from s2l_ray.cli import main
+from s2l_ray.artifacts.manifest import read_manifest
+from s2l_ray.cli.main import main
 from s2l_ray.config import load_config
-from s2l_ray.run_folder import read_manifest
-from s2l_ray.sweep.run import SweepResult, sweep
+from s2l_ray.sweeps.run import SweepResult, sweep
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
 

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from s2l_ray.artifacts.stage import Stage
 from tiny import tiny_run_config
 
-from s2l_ray.artifacts import Run, Stage
+from s2l_ray.artifacts.manifest import StageManifest, write_manifest
+from s2l_ray.artifacts.run import Run
 from s2l_ray.config import S2LConfig, load_config
-from s2l_ray.run_folder import StageManifest, Storage, write_manifest
-from s2l_ray.sweep.records import all_finished, all_stopped, find_finished, write_record, write_stopped
-from s2l_ray.sweep.trials import Trial
-from s2l_ray.sweep.tune import Shared
+from s2l_ray.storage.folder import Storage
+from s2l_ray.sweeps.records import all_finished, all_stopped, find_finished, write_record, write_stopped
+from s2l_ray.sweeps.trials import Trial
+from s2l_ray.sweeps.tune import Shared
 
 TRIAL, OTHER, LAST = Trial("s2l", 0.1, 0), Trial("s2l", 0.1, 1), {"step": 5, "objective": 2.5}
 DAMAGE = [

@@ -10,17 +10,19 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from s2l_ray.artifacts.stage import Stage
 from tiny import tiny_run_config
 
-from s2l_ray.artifacts import Run, Stage
-from s2l_ray.cli import main
-from s2l_ray.cluster.placement import Placement
+from s2l_ray.artifacts.manifest import StageManifest
+from s2l_ray.artifacts.run import Run
+from s2l_ray.cli.main import main
 from s2l_ray.config import S2LConfig, load_config
-from s2l_ray.run_folder import StageManifest, Storage
-from s2l_ray.sweep.plots import draw_all
-from s2l_ray.sweep.records import Finished
-from s2l_ray.sweep.report import PREDICTED, TARGET, curves_of, make_report
-from s2l_ray.sweep.results import (
+from s2l_ray.execution.placement import Placement
+from s2l_ray.storage.folder import Storage
+from s2l_ray.sweeps.plots import draw_all
+from s2l_ray.sweeps.records import Finished
+from s2l_ray.sweeps.report import PREDICTED, TARGET, curves_of, make_report
+from s2l_ray.sweeps.results import (
     RESULT_SCHEMA,
     Cost,
     Point,
@@ -32,10 +34,10 @@ from s2l_ray.sweep.results import (
     shortfall,
     smallest_good_enough,
 )
-from s2l_ray.sweep.run import predicting
-from s2l_ray.sweep.text import report_lines
-from s2l_ray.sweep.trials import FULL, Trial, check_trials, could_propose, full_trials, grid, num_possible
-from s2l_ray.sweep.tune import concurrency, draw
+from s2l_ray.sweeps.run import predicting
+from s2l_ray.sweeps.text import report_lines
+from s2l_ray.sweeps.trials import FULL, Trial, check_trials, could_propose, full_trials, grid, num_possible
+from s2l_ray.sweeps.tune import concurrency, draw
 
 RATES = {"target.learning_rate": {"min": 1e-4, "max": 1e-2, "log": True}}
 

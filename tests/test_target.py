@@ -20,21 +20,23 @@ import yaml
 from colours import colour_rows
 from processes import train_workers
 from quiet import Quiet
+from s2l_ray.artifacts.stage import Stage
 from tiny import tiny_run_config, write_jsonl
 
 import s2l_ray
-from s2l_ray.artifacts import Run, RunError, Stage, load_run, part_rows
-from s2l_ray.cli import main
+from s2l_ray.artifacts.run import Run, RunError, load_run, part_rows
+from s2l_ray.cli.main import main
 from s2l_ray.config import ConfigError, load_config
-from s2l_ray.corpus.example_id import content_id
+from s2l_ray.data.example_id import content_id
+from s2l_ray.data.token_parts import read_parts
+from s2l_ray.data.training_order import make_plan
 from s2l_ray.lm.flops import ModelShape
-from s2l_ray.pipeline import Pipeline
-from s2l_ray.run_folder import MetricsLog, Storage, read_metrics
-from s2l_ray.stages import corpus_stage, place_stages
-from s2l_ray.stages.target import total_steps
-from s2l_ray.target.card import markdown
-from s2l_ray.tokens.parts import read_parts
-from s2l_ray.tokens.plan import make_plan
+from s2l_ray.observability.metrics_log import MetricsLog, read_metrics
+from s2l_ray.stages.target.card import markdown
+from s2l_ray.stages.target.stage import total_steps
+from s2l_ray.storage.folder import Storage
+from s2l_ray.workflow.pipeline import Pipeline
+from s2l_ray.workflow.stages import corpus_stage, place_stages
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -17,16 +17,16 @@ from local_host import Died, LocalHost
 from safetensors.torch import load_file
 
 from s2l_ray.config.target import TargetConfig
-from s2l_ray.corpus.example_id import ID_TYPE, content_id
-from s2l_ray.corpus.parts import part_name
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.example_id import ID_TYPE, content_id
+from s2l_ray.data.render import Renderer
+from s2l_ray.data.token_parts import TOKEN_SCHEMA, read_parts
+from s2l_ray.data.training_order import make_plan
 from s2l_ray.lm.load import train_tokenizer
-from s2l_ray.run_folder import Storage
-from s2l_ray.target.evaluate import read_evaluation
-from s2l_ray.target.job import TargetJob
-from s2l_ray.target.loop import fine_tune
-from s2l_ray.tokens.parts import TOKEN_SCHEMA, read_parts
-from s2l_ray.tokens.plan import make_plan
-from s2l_ray.tokens.render import Renderer
+from s2l_ray.stages.target.evaluate import read_evaluation
+from s2l_ray.stages.target.job import TargetJob
+from s2l_ray.stages.target.loop import fine_tune
+from s2l_ray.storage.folder import Storage
 
 SHAPE = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
          "num_attention_heads": 2, "max_position_embeddings": 32}  # fmt: skip

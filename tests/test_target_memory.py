@@ -10,11 +10,11 @@ from tiny import SHAPES, random_model
 
 from s2l_ray.config import load_config
 from s2l_ray.config.target import TargetConfig
+from s2l_ray.lm import sharding as sharding_module
 from s2l_ray.lm.load import ModelError, train_tokenizer
-from s2l_ray.preflight import preflight
-from s2l_ray.target import sharding as sharding_module
-from s2l_ray.target.memory import ModelSizes, estimate_memory, meta_model
-from s2l_ray.target.sharding import DoesNotFit, Sharding, WorkerMemory, choose_sharding
+from s2l_ray.lm.memory import ModelSizes, estimate_memory, meta_model
+from s2l_ray.lm.sharding import DoesNotFit, Sharding, WorkerMemory, choose_sharding
+from s2l_ray.workflow.preflight import preflight
 
 BILLION = ModelSizes(
     num_parameters=10**9, num_trained=10**9, num_layers=20, hidden_size=2048, intermediate_size=5632,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.corpus.units import UnusableRow
-from s2l_ray.tokens.render import Renderer
+from s2l_ray.data.render import Renderer
+from s2l_ray.data.units import UnusableRow
 
 CORPUS = [
     "What is 2 + 2? The answer is 4, surely.", "### User:\nAdd\n\n### Assistant:\n  12 and 34567", "foo  bar\n\nbaz",

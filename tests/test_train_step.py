@@ -12,7 +12,7 @@ import torch
 from tiny import random_examples, random_model
 
 from s2l_ray.config import ProxyConfig
-from s2l_ray.corpus.example_id import array_to_hex
+from s2l_ray.data.example_id import array_to_hex
 from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.engine import TorchEngine
 from s2l_ray.lm.step import NonFiniteLoss, Stepper, learning_rate

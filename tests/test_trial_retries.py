@@ -6,13 +6,13 @@ from typing import Any, cast
 
 import pytest
 import ray
+from s2l_ray.artifacts.stage import Stage
 
-from s2l_ray.artifacts import Stage
-from s2l_ray.cluster.room import CapacityTimeoutError
-from s2l_ray.clusters.actor import ClusteringFailedError
 from s2l_ray.errors import DataError, UserError
-from s2l_ray.run_folder.retry import StorageError, StorageFull
-from s2l_ray.sweep.tune import try_until_final
+from s2l_ray.execution.capacity_wait import CapacityTimeoutError
+from s2l_ray.stages.clusters.build import ClusteringFailedError
+from s2l_ray.storage.retry import StorageError, StorageFull
+from s2l_ray.sweeps.tune import try_until_final
 
 
 def tried(errors: list[Exception], max_failures: int) -> tuple[Any, int, list[tuple[Exception, int]]]:

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from s2l_ray.corpus.huggingface import export_parquet, loaded_commit
-from s2l_ray.corpus.sources import plan_files, read_unit
-from s2l_ray.corpus.unchanged import unit_content
-from s2l_ray.corpus.units import ReadUnit, SourceError
-from s2l_ray.run_folder import Storage
+from s2l_ray.artifacts.huggingface import export_parquet, loaded_commit
+from s2l_ray.data.sources import plan_files, read_unit
+from s2l_ray.data.unchanged import unit_content
+from s2l_ray.data.units import ReadUnit, SourceError
+from s2l_ray.storage.folder import Storage
 
 ROWS = [{"instruction": f"say {i}", "output": str(i)} for i in range(9000)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

@@ -11,29 +11,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from quiet import Quiet
+from s2l_ray.artifacts.stage import Stage
 
-from s2l_ray.artifacts import RunError, Stage
-from s2l_ray.cli import main
-from s2l_ray.corpus.generated import quickstart_units
-from s2l_ray.corpus.sources import read_unit
-from s2l_ray.run_folder import (
-    DamagedFile,
-    EarlierLayout,
-    ManifestError,
-    MissingFile,
-    OutputFile,
-    StageManifest,
-    Storage,
-    fingerprint,
-    list_outputs,
-    outputs,
-    read_manifest,
-    storage,
-    verify_outputs,
-    write_manifest,
-)
-from s2l_ray.run_folder.file_record import FileRecord
-from s2l_ray.verify import verify_run
+from s2l_ray.artifacts import outputs
+from s2l_ray.artifacts.file_record import FileRecord
+from s2l_ray.artifacts.generated_corpus import quickstart_units
+from s2l_ray.artifacts.manifest import EarlierLayout, ManifestError, StageManifest, read_manifest, write_manifest
+from s2l_ray.artifacts.outputs import OutputFile, list_outputs, verify_outputs
+from s2l_ray.artifacts.run import RunError
+from s2l_ray.artifacts.verify import verify_run
+from s2l_ray.cli.main import main
+from s2l_ray.data.sources import read_unit
+from s2l_ray.storage import folder as storage
+from s2l_ray.storage.fingerprint import fingerprint
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.retry import DamagedFile, MissingFile
 
 pytest_plugins = ("fixtures_s3",)
 FOLDER = "tokens/0123456789ab"

@@ -12,12 +12,12 @@ from ray import cloudpickle
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from s2l_ray.cluster.failures import cause_of
-from s2l_ray.cluster.placement import Placement
-from s2l_ray.cluster.training import run_on_workers
-from s2l_ray.cluster.training_errors import WorkersFailed
+from s2l_ray.execution.failures import cause_of
+from s2l_ray.execution.placement import Placement
+from s2l_ray.execution.training import run_on_workers
+from s2l_ray.execution.training_errors import WorkersFailed
 from s2l_ray.lm.after_head import UnsupportedModel
-from s2l_ray.run_folder import Storage
+from s2l_ray.storage.folder import Storage
 
 cloudpickle.register_pickle_by_value(faulty_loops)  # the workers' path has no tests
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -11,10 +11,10 @@ import yaml
 from tiny import tiny_run_config, write_jsonl
 
 import s2l_ray
-from s2l_ray.cli import _parse
-from s2l_ray.cluster import working_dir
-from s2l_ray.cluster.submit import SubmitError, prepare
-from s2l_ray.cluster.working_dir import WorkingDirError, select_files
+from s2l_ray.cli.main import _parse
+from s2l_ray.submission import working_dir
+from s2l_ray.submission.submit import SubmitError, prepare
+from s2l_ray.submission.working_dir import WorkingDirError, select_files
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEA\n"
 

@@ -22,7 +22,7 @@ from zero_worker import TOTAL_STEPS, Case, batch_of, config_of, evaluate, run_ca
 from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.lm.step import learning_rate
-from s2l_ray.target.zero_checkpoint import Checkpoint, CheckpointMismatch
+from s2l_ray.lm.zero_checkpoint import Checkpoint, CheckpointMismatch
 
 HERE = Path(__file__).parent
 HALF = TOTAL_STEPS // 2
@@ -258,7 +258,7 @@ def test_checkpoints_hold_what_is_trained_and_refuse_another_model(launches: Lau
 
 
 def test_the_lock_of_a_killed_compiler_is_forgotten_and_a_living_ones_is_not(tmp_path, monkeypatch):
-    from s2l_ray.target.zero import import_deepspeed
+    from s2l_ray.lm.zero import import_deepspeed
 
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     dead, living = tmp_path / "async_io/lock", tmp_path / "py311_cpu/cpu_adam/lock"
@@ -272,7 +272,7 @@ def test_the_lock_of_a_killed_compiler_is_forgotten_and_a_living_ones_is_not(tmp
 
 
 def test_without_deepspeed_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    from s2l_ray.target.zero import DeepSpeedMissing, import_deepspeed
+    from s2l_ray.lm.zero import DeepSpeedMissing, import_deepspeed
 
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(DeepSpeedMissing, match=r'pip install "s2l_ray\[target\]"'):

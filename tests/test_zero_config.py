@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from s2l_ray.config.target import TargetConfig
-from s2l_ray.target.zero_config import ZeroConfigError, make_zero_config
+from s2l_ray.lm.zero_config import ZeroConfigError, make_zero_config
 
 
 def target(**changes: Any) -> TargetConfig:

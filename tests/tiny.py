@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.tokens.examples import Examples
+from s2l_ray.data.token_examples import Examples
 
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt_neox": {

@@ -21,13 +21,12 @@ from tiny import random_examples, random_model
 from transformers import AutoModelForCausalLM
 
 from s2l_ray.config.target import LoraConfig, TargetConfig
-from s2l_ray.lm import response_loss
+from s2l_ray.data.token_examples import Examples
+from s2l_ray.lm import response_loss, zero_checkpoint
+from s2l_ray.lm.adapters import add_adapters
 from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.step import Stepper
-from s2l_ray.target import zero_checkpoint
-from s2l_ray.target.model import add_adapters
-from s2l_ray.tokens.examples import Examples
 
 CPU = torch.device("cpu")
 TOTAL_STEPS = 8
@@ -94,8 +93,8 @@ def engine_of(case: Case, num_workers: int) -> Any:
 
         model, bf16 = prepared(random_model(case.shape), case), case.precision == "bf16"
         return TorchEngine(model, config, CPU, num_workers, bf16=bf16)
-    from s2l_ray.target.zero import ZeroEngine, sharded_build
-    from s2l_ray.target.zero_config import make_zero_config
+    from s2l_ray.lm.zero import ZeroEngine, sharded_build
+    from s2l_ray.lm.zero_config import make_zero_config
 
     precision: Any = case.precision
     user = SHARD_ALL if case.shard_all else {}

@@ -11,7 +11,8 @@ from pydantic.fields import FieldInfo
 
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.section import Contradictions
-from s2l_ray.errors import shorten, shown
+from s2l_ray.errors import shown
+from s2l_ray.text.display import shorten
 
 _UPPER = ("less_than_equal", "finite_number", "int_parsing_size")
 

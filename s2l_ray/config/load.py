@@ -19,7 +19,7 @@ from s2l_ray.config.parse_yaml import MAX_BYTES, MAX_DEPTH, NotYaml, PlainCopy, 
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.targets import follow_selection, subset_names
 from s2l_ray.errors import UserError, listed, shown
-from s2l_ray.run_folder.redact import redact_text
+from s2l_ray.text.redact import redact_text
 
 logger = logging.getLogger(__name__)
 

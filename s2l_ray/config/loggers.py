@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field, field_validator
 
 from s2l_ray.config.section import Section
-from s2l_ray.run_folder.redact import holds_credentials
+from s2l_ray.text.redact import holds_credentials
 
 _SCHEMES = ("http", "https", "file", "sqlite", "databricks")
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from s2l_ray.errors import UserError, first_line, shorten, shown
+from s2l_ray.errors import UserError, first_line, shown
+from s2l_ray.text.display import shorten
 
 MAX_BYTES = 256 * 1024
 """Longest YAML text; a configuration has some kilobytes."""

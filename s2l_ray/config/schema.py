@@ -79,7 +79,7 @@ class SelectionConfig(Section):
     @field_validator("selectors")
     @classmethod
     def _selectors(cls, names: list[str]) -> list[str]:
-        from s2l_ray.subset.selectors import SELECTORS
+        from s2l_ray.selection.rules import SELECTORS
 
         for name in names:
             if name not in SELECTORS:
@@ -90,7 +90,7 @@ class SelectionConfig(Section):
         return names
 
     def contradictions(self) -> Iterator[str]:
-        from s2l_ray.subset.selectors import SELECTORS
+        from s2l_ray.selection.rules import SELECTORS
 
         if self.stratify and not any(SELECTORS[name].takes_stratify for name in self.selectors):
             can = ", ".join(name for name, one in sorted(SELECTORS.items()) if one.takes_stratify)
@@ -308,7 +308,7 @@ class S2LConfig(Section):
 
 def subset_name(selector: str, budget: int | float, stratify: bool) -> str:
     """`s2l-0.11`; 1 example and 1.0 of them all differ."""
-    from s2l_ray.subset.selectors import SELECTORS
+    from s2l_ray.selection.rules import SELECTORS
 
     mark = "-stratified" if stratify and SELECTORS[selector].takes_stratify else ""
     return f"{selector}{mark}-{budget!r}"

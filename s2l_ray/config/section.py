@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from s2l_ray.errors import UserError, shown
-from s2l_ray.run_folder.redact import strip_credentials
+from s2l_ray.text.redact import strip_credentials
 
 _STORED = {"stored": True}
 

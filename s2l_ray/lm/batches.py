@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s2l_ray.tokens.examples import Examples
+from s2l_ray.data.token_examples import Examples
 
 LENGTHS = "s2l_sequence_lengths"
 """Argument in which attention on CPUs finds the lengths: as numbers, since a tensor's would have to be read out."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.config.model import TrainedModelConfig
-from s2l_ray.run_folder.digests import digest_stream
-from s2l_ray.run_folder.manifest import fingerprint
+from s2l_ray.storage.digests import digest_stream
+from s2l_ray.storage.fingerprint import fingerprint
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ckpt")

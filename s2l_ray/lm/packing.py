@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from s2l_ray.data.token_examples import Examples
 from s2l_ray.errors import InternalError
 from s2l_ray.lm.after_head import UnsupportedModel, find_after_head
 from s2l_ray.lm.batches import LENGTHS, Batching
 from s2l_ray.lm.response_loss import ResponseLoss
-from s2l_ray.tokens.examples import Examples
 
 _NAME = "s2l_packed"
 _GPU_MULTIPLE = 64

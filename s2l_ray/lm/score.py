@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from s2l_ray.corpus.example_id import array_to_hex
+from s2l_ray.data.example_id import array_to_hex
+from s2l_ray.data.token_examples import Examples
 from s2l_ray.lm.batches import Batch, Batching
 from s2l_ray.lm.response_loss import ResponseLoss, mean_per_example
 from s2l_ray.lm.step import Diverged
-from s2l_ray.tokens.examples import Examples
 
 
 class NonFiniteScore(Diverged):

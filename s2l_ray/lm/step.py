@@ -13,13 +13,13 @@ import torch
 import torch.distributed as dist
 
 from s2l_ray.config.model import TrainedModelConfig
-from s2l_ray.corpus.example_id import array_to_hex
+from s2l_ray.data.example_id import array_to_hex
+from s2l_ray.data.token_examples import Examples
+from s2l_ray.data.training_order import deal
 from s2l_ray.errors import UserError
 from s2l_ray.lm.batches import Batch, Batching
 from s2l_ray.lm.engine import Engine
 from s2l_ray.lm.response_loss import mean_per_example
-from s2l_ray.tokens.examples import Examples
-from s2l_ray.tokens.plan import deal
 
 
 class Diverged(UserError, RuntimeError):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.corpus.parts import part_name
+from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.reporting import sketch as sketches
 from s2l_ray.reporting.facts import (
     Category,
@@ -22,7 +22,8 @@ from s2l_ray.reporting.facts import (
 )
 from s2l_ray.reporting.rows import SOURCE, Rows
 from s2l_ray.reporting.sketch import BINS, EDGES, KINDS, Sketch, percentiles, purity_of, random_purity
-from s2l_ray.run_folder import printable, redact_text
+from s2l_ray.text.display import printable
+from s2l_ray.text.redact import redact_text
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

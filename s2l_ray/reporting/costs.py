@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from s2l_ray.artifacts import Run
+from s2l_ray.artifacts.index import FULL
+from s2l_ray.artifacts.run import Run
 from s2l_ray.reporting.facts import Cost, CostPart, Worth
-from s2l_ray.run_index import FULL
 
 FREE_SELECTORS = ("random", "random_per_source", FULL)
 """Need no reference model."""

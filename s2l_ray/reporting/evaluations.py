@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from s2l_ray.artifacts import Stage
-from s2l_ray.corpus.example_id import ids_to_array
-from s2l_ray.run_folder import printable
+from s2l_ray.artifacts.stage import Stage
+from s2l_ray.data.example_id import ids_to_array
+from s2l_ray.text.display import printable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

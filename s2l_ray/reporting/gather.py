@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from s2l_ray.artifacts import Run, Stage
+from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.stage import Stage
 from s2l_ray.errors import MAX_MESSAGE, UserError, listed
 from s2l_ray.reporting import contents
 from s2l_ray.reporting.costs import cost_of
@@ -17,7 +18,7 @@ from s2l_ray.reporting.rows import SOURCE, Rows
 from s2l_ray.reporting.sweeps import budgets_of, read_sweep, sweep_metric, tuned_of
 from s2l_ray.reporting.training import training_facts
 from s2l_ray.reporting.worth import gather_worth, verdict_lines
-from s2l_ray.run_folder import one_line, printable
+from s2l_ray.text.display import one_line, printable
 
 _MAX_QUARANTINED = 10
 _MAX_REASONS = 20

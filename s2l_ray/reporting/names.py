@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from s2l_ray.artifacts import Stage
+from s2l_ray.artifacts.index import FULL
+from s2l_ray.artifacts.stage import Stage
 from s2l_ray.reporting.facts import SubsetFacts, Worth
 from s2l_ray.reporting.numbers import percent
-from s2l_ray.run_folder import printable
-from s2l_ray.run_folder.formats import format_count
-from s2l_ray.run_index import FULL
+from s2l_ray.text.display import printable
+from s2l_ray.text.formats import format_count
 
 SELECTORS = {"s2l": "S2L", "random": "random", "random_per_source": "random per source", FULL: "full data"}
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.artifacts import Run
-from s2l_ray.corpus.example_id import ids_to_array
+from s2l_ray.artifacts.run import Run
+from s2l_ray.data.example_id import ids_to_array
 from s2l_ray.reporting.facts import Overlap
 from s2l_ray.reporting.rows import Rows
 

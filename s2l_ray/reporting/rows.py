@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts import Run, Stage, part_rows
-from s2l_ray.corpus.example_id import ids_to_array
-from s2l_ray.corpus.parts import part_name
+from s2l_ray.artifacts.run import Run, part_rows
+from s2l_ray.artifacts.stage import Stage
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.example_id import ids_to_array
 from s2l_ray.errors import InternalError
 from s2l_ray.reporting.sketch import Part
-from s2l_ray.run_folder import printable
+from s2l_ray.text.display import printable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.artifacts import Run, Stage
+from s2l_ray.artifacts.index import FULL
+from s2l_ray.artifacts.manifest import read_manifest
+from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.stage import Stage
 from s2l_ray.reporting.evaluations import HeldOutSet, Key, read_sets, values_of
 from s2l_ray.reporting.facts import BudgetPoint, Budgets, MetricFacts, TunedPoint
 from s2l_ray.reporting.intervals import Estimate, estimate, means_over_seeds, resampled_means
-from s2l_ray.run_folder import MissingFile, printable, read_manifest
-from s2l_ray.run_index import FULL
+from s2l_ray.storage.retry import MissingFile
+from s2l_ray.text.display import printable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Row = dict[str, Any]

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.artifacts import Run, Stage
+from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.stage import Stage
+from s2l_ray.observability.metrics_log import read_metrics
 from s2l_ray.reporting.facts import Curve, Training
-from s2l_ray.run_folder import printable, read_metrics
+from s2l_ray.text.display import printable
 
 MAX_POINTS = 400
 MAX_CURVES = 8

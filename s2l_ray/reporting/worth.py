@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.artifacts import Run, Stage
+from s2l_ray.artifacts.index import FULL
+from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.stage import Stage
 from s2l_ray.reporting.evaluations import METRICS, HeldOutSet, Key, Metric, read_sets, values_of
 from s2l_ray.reporting.facts import Difference, MetricFacts, ModelFacts, Score, Worth
 from s2l_ray.reporting.intervals import BETTER, UNDECIDED, WORSE, estimate, means_over_seeds, resampled_means, verdict
 from s2l_ray.reporting.numbers import figure, signed
-from s2l_ray.run_index import FULL
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -22,7 +22,7 @@ from quiet import Quiet
 from undisturbed_run import SUBSET, Undisturbed
 
 import s2l_ray
-from s2l_ray.artifacts import load_run
+from s2l_ray.artifacts.run import load_run
 
 SEED = int(os.environ.get("S2L_FAULTS_SEED", "0"))
 BUDGETS = tuple(range(20, 30))

@@ -80,7 +80,7 @@ class FaultPoints:
 
     def _count_deletions_too(self) -> None:
         """pyarrow deletes without Python's knowledge."""
-        module = sys.modules.get("s2l_ray.run_folder.storage")
+        module = sys.modules.get("s2l_ray.storage.folder")
         storage = getattr(module, "Storage", None)
         if storage is None or hasattr(storage.delete, "__wrapped__"):
             return

@@ -1,0 +1,168 @@
+"""What a stage leaves behind last: the proof that it is complete, and of what it was made."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from s2l_ray.artifacts.outputs import MANIFEST_NAME, FileProblem, OutputFile
+from s2l_ray.errors import DataError
+from s2l_ray.storage.digests import FileDigest, digest_of
+from s2l_ray.storage.fingerprint import installed_versions
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.retry import DamagedFile
+
+SCHEMA_VERSION = 2
+"""1 had no digests."""
+
+
+class ManifestError(DataError):
+    """A manifest is there and cannot be used; the message says why and what to do."""
+
+
+class EarlierLayout(ManifestError):
+    """Made by an earlier s2l_ray: its files have no digests, so nothing vouches for them."""
+
+
+class StageManifest(BaseModel):
+    """One complete stage."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    stage: str
+    """The stage's name: `corpus`, `proxy`, …"""
+    key: str
+    """Fingerprint of the settings and inputs that made this artifact: equal key, equal artifact."""
+    settings: dict[str, Any] = {}
+    """The part of the config that the artifact depends on, secrets masked."""
+    inputs: dict[str, str] = {}
+    """What was read: name → content fingerprint."""
+    content_fingerprint: str = ""
+    """Fingerprint of what was made; later stages take it as their input."""
+    schema_version: int = SCHEMA_VERSION
+    """Layout of this file."""
+    row_counts: dict[str, int] = {}
+    """Rows by table or by fate (kept, duplicates, quarantined)."""
+    outputs: list[OutputFile] = []
+    """The artifact's files."""
+    seeds: dict[str, int] = {}
+    """Seeds by what they seeded."""
+    versions: dict[str, str] = Field(default_factory=installed_versions)
+    """Python and the libraries that matter, as installed where the manifest was made."""
+    started_at: str = ""
+    """ISO 8601, UTC."""
+    finished_at: str = ""
+    """ISO 8601, UTC."""
+    wall_seconds: float = 0.0
+    """Elapsed time (seconds)."""
+    device_seconds: float = 0.0
+    """Elapsed time times the devices held (seconds)."""
+    device: str = "cpu"
+    """What computed: `cpu`, `NVIDIA H200`, …"""
+    peak_memory_bytes: int | None = None
+    """Highest resident memory of the process that was measured (bytes)."""
+    warnings: list[str] = []
+    """What the user should know about this artifact."""
+    extra: dict[str, Any] = {}
+    """Figures of this stage alone."""
+    digest: str = ""
+    """SHA-256 (128 bits) of all the other fields as canonical JSON; empty until the manifest is written."""
+
+
+def write_manifest(storage: Storage, manifest: StageManifest) -> StageManifest:
+    """Declare the stage complete: call it last. The file appears atomically.
+
+    Returns:
+        The manifest as it will be read, with its digest.
+
+    Raises:
+        ValueError: a number is not finite, so the file could not be read back.
+        TypeError: settings or extra hold what JSON lacks.
+    """
+    content = json.loads(json.dumps(manifest.model_dump(mode="python"), allow_nan=False))  # as it will be read
+    content["digest"] = _digest_of_fields(content)
+    storage.write_json(MANIFEST_NAME, content)
+    return StageManifest.model_validate(content)
+
+
+def _digest_of_fields(content: Mapping[str, Any]) -> str:
+    fields = {name: value for name, value in content.items() if name != "digest"}
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return digest_of(canonical.encode("ascii")).digest
+
+
+def read_manifest(storage: Storage) -> StageManifest | None:
+    """The stage's manifest; None if the stage is not complete.
+
+    Raises:
+        EarlierLayout: written by an s2l_ray that computed no digests.
+        ManifestError: it is no JSON, not a manifest, was altered, or written by a newer s2l_ray.
+    """
+    where = f"{storage.uri}: {MANIFEST_NAME}"
+    try:
+        content = storage.read_json(MANIFEST_NAME)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ManifestError(
+            f"{where} cannot be read ({error}). Delete that file to have the stage run again."
+        ) from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ManifestError(
+            f"{where} has schema version {version}, this s2l_ray knows up to {SCHEMA_VERSION}: the run was made by a "
+            "newer version. Upgrade s2l_ray, or start another run folder."
+        )
+    if isinstance(version, int) and version < SCHEMA_VERSION and "stage" in content:
+        raise EarlierLayout(
+            f"{where} was written by an earlier s2l_ray (schema version {version}, this one's is {SCHEMA_VERSION}), "
+            "without digests of the files. Run `s2l run` on this run's configuration: its stages are made again "
+            "beside the old ones; or go on with the s2l_ray that made it"
+        )
+    try:
+        manifest = StageManifest.model_validate(content)
+    except ValidationError as error:
+        raise ManifestError(
+            f"{where} is not a stage's manifest. Delete it to have the stage run again.\n{error}"
+        ) from error
+    if manifest.digest != _digest_of_fields(content):
+        raise ManifestError(
+            f"{where} was altered after it was written: its digest does not fit its fields, so none of them can be "
+            "trusted. Delete it to have the stage run again, or put the original back"
+        )
+    return manifest
+
+
+def retract(storage: Storage, problems: Iterable[FileProblem]) -> None:
+    """The stage is complete no longer; files that are not what was written go too, or they would be used again."""
+    storage.delete(MANIFEST_NAME)
+    for problem in problems:
+        storage.delete(problem.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class ManifestFiles:
+    """The digests of a complete stage's files, for `Storage.checked`. Small to send: a process reads the manifest when
+    it first needs it."""
+
+    folder: Storage
+    digest: str
+    """Of the manifest."""
+
+    def get(self, name: str) -> FileDigest | None:
+        return _files_of(self.folder, self.digest).get(name)
+
+
+@functools.lru_cache(maxsize=32)
+def _files_of(folder: Storage, digest: str) -> dict[str, FileDigest]:
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.digest != digest:
+        raise DamagedFile(
+            f"{folder.uri} was deleted or made anew by somebody else while it was read; run the same command again"
+        )
+    return {output.name: output.known for output in manifest.outputs}

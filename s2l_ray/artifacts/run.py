@@ -1,0 +1,204 @@
+"""A run as an object: its configuration, its stages' manifests, and the way to their files."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from s2l_ray.artifacts.index import READS, Found, find_chain, find_index, is_complete, is_configured, note_chain
+from s2l_ray.artifacts.manifest import ManifestFiles, StageManifest
+from s2l_ray.config.load import ConfigError, load_config, to_yaml
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.errors import UserError
+from s2l_ray.storage.folder import Storage
+
+STAGES = tuple(READS)
+"""What every subset is made from."""
+
+CONFIG = "config.yaml"
+UNFINISHED = "config.unfinished.yaml"
+"""The configuration of a command whose selection is not complete yet, beside that of the complete one."""
+
+logger = logging.getLogger(__name__)
+
+
+class RunError(UserError):
+    """The folder holds no run, or not the stage that is needed."""
+
+
+@dataclass
+class Stage:
+    """One complete stage."""
+
+    name: str
+    folder: str
+    """Relative to the run's folder."""
+    storage: Storage
+    manifest: StageManifest
+    reused: bool = False
+    """True if it was complete before this command."""
+
+    def __post_init__(self) -> None:
+        """Whoever reads the stage's files reads what was written, or an error."""
+        known = ManifestFiles(self.storage.checked(None), self.manifest.digest) if self.manifest.digest else None
+        self.storage = self.storage.checked(known)
+
+
+@dataclass
+class Run:
+    """A run folder. `stages` holds those that belong to its present configuration."""
+
+    config: S2LConfig
+    storage: Storage
+    stages: dict[str, Stage] = field(default_factory=dict)
+    others: list[Stage] = field(default_factory=list)
+    """Subsets and targets from the same clusters that others of their name stand before (made with another seed,
+    another model, …), each under the name of its folder: `subset/s2l-0.11-1a2b3c4d`."""
+    _begun: S2LConfig | None = field(default=None, repr=False)
+    """What `begin` has stored."""
+
+    @property
+    def uri(self) -> str:
+        return self.storage.uri
+
+    @property
+    def subsets(self) -> dict[str, Stage]:
+        """Subset stages by name (`s2l-0.11`)."""
+        return {name.removeprefix("subset/"): s for name, s in self.stages.items() if name.startswith("subset/")}
+
+    @property
+    def targets(self) -> dict[str, Stage]:
+        """Target stages by what they were trained on (`s2l-0.11`, `full`)."""
+        return {name.removeprefix("target/"): s for name, s in self.stages.items() if name.startswith("target/")}
+
+    def subset(self, name: str) -> Stage:
+        """A subset by its name, or its folder's. Raises RunError if it was not chosen yet; says which were."""
+        there = self.subsets | {s.name.removeprefix("subset/"): s for s in self.others if s.name.startswith("subset/")}
+        there |= {s.folder.removeprefix("subset/"): s for s in self.subsets.values()}
+        if name not in there:
+            known = ", ".join(self.subsets) or "none"
+            raise RunError(f"{self.uri} has no subset {name!r} (there: {known}); make it with `s2l select`")
+        return there[name]
+
+    def stage(self, name: str) -> Stage:
+        """Raises RunError if the stage is not complete."""
+        if name not in self.stages:
+            raise RunError(
+                f"{self.uri} has no complete {name} stage, which is needed here; run `s2l run` on its configuration"
+            )
+        return self.stages[name]
+
+    def trajectories(self) -> Any:
+        """ids (N, 2), losses (N, T), sources; see trajectories.matrix.Trajectories."""
+        from s2l_ray.data.trajectories import load_trajectories
+
+        stage = self.stage("trajectories")
+        return load_trajectories(stage.storage, part_rows(stage), stage.manifest.extra["num_snapshots"])
+
+    def find_stages(self) -> None:
+        """Take from the folder's manifests what belongs to the configuration; see `run_index`."""
+        warnings: list[str] = []
+        self._take(find_chain(self.storage, self.config, warnings), warnings)
+
+    def find_others_work(self) -> None:
+        """Add the subsets and targets that other commands made from the stages that this one has now."""
+        made = self.stages
+        self._take({n: Found(made[n].folder, made[n].manifest) for n in STAGES if n in made}, [])
+        folders = {stage.folder: stage for stage in made.values()}
+        for name, stage in made.items():  # this command's own stand before others of their name
+            before = self.stages.get(name)
+            if before is not None and before.folder not in folders:
+                self.others.append(_under_its_folders_name(before))
+            self.stages[name] = stage
+        self.others = [s for s in self.others if s.folder not in folders]
+
+    def _take(self, chain: dict[str, Found], warnings: list[str]) -> None:
+        index = find_index(self.storage, self.config, chain, warnings)
+        self.stages = {name: self._stage(name, found) for name, found in index.stages.items()}
+        self.others = [_under_its_folders_name(self._stage(f.manifest.stage, f)) for f in index.others]
+        for warning in dict.fromkeys(warnings):
+            logger.warning("%s", warning)
+
+    def _stage(self, name: str, found: Found) -> Stage:
+        return Stage(name, found.folder, self.storage.sub(found.folder), found.manifest, reused=True)
+
+    def begin(self, config: S2LConfig) -> None:
+        """Store the configuration, beside that of a complete selection until this one's is complete; hold the lock.
+
+        So a command that fails or is interrupted changes nothing for those that read the run.
+        """
+        name = UNFINISHED if self._holds_another_selection(to_yaml(config)) else CONFIG
+        self.storage.write_bytes(name, to_yaml(config).encode())
+        self._begun = config
+
+    def _holds_another_selection(self, new: str) -> bool:
+        """Whether the stored configuration is another one than the new one, and its selection is complete."""
+        try:
+            stored = read_config(self.storage)
+        except RunError:
+            return False
+        chain = find_chain(self.storage, stored, [])
+        return to_yaml(stored) != new and is_complete(chain) and is_configured(chain, stored)
+
+    def commit(self) -> None:
+        """Make the configuration that was begun the run's, now that its selection is complete; hold the lock."""
+        assert self._begun is not None
+        self.note_chain()
+        self.storage.write_bytes(CONFIG, to_yaml(self._begun).encode())
+        self.storage.delete(UNFINISHED)
+
+    def note_chain(self) -> None:
+        """Note which stages the subsets are made from, if that is not noted yet; hold the lock."""
+        note_chain(self.storage, {name: self.stage(name).folder for name in STAGES})
+
+
+def _under_its_folders_name(stage: Stage) -> Stage:
+    return Stage(stage.folder, stage.folder, stage.storage, stage.manifest, stage.reused)
+
+
+def part_rows(stage: Stage) -> list[tuple[int, int]]:
+    """(part, rows) of a stage that is stored in parts."""
+    return [(int(p), int(n)) for p, n in stage.manifest.extra["parts"]]
+
+
+def load_run(where: str | Storage) -> Run:
+    """Open a run folder, local or s3://, gs://; another process may be writing it.
+
+    Raises:
+        RunError: there is no run in it.
+    """
+    storage = where if isinstance(where, Storage) else Storage.open(where)
+    run = Run(read_config(storage), storage)
+    run.find_stages()
+    return run
+
+
+def read_config(storage: Storage, unfinished: bool = False) -> S2LConfig:
+    """The configuration stored in a run's folder.
+
+    Args:
+        unfinished: that of a command that has not finished its selection, if there is one.
+
+    Raises:
+        RunError: there is none, or it cannot be used.
+    """
+    name = UNFINISHED if unfinished and storage.exists(UNFINISHED) else CONFIG
+    try:
+        content = storage.read_bytes(name)
+    except FileNotFoundError:
+        raise RunError(
+            f"{storage.uri} holds no run (no {CONFIG} in it); check the path, or start with `s2l run`"
+        ) from None
+    try:
+        tree = yaml.safe_load(content)
+        if not isinstance(tree, dict):
+            raise ConfigError(f"it holds {type(tree).__name__}, not a mapping of sections")
+        return load_config(tree)
+    except (yaml.YAMLError, ConfigError, RecursionError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"{storage.uri}/{name} cannot be used: {error}\n`s2l run` with this run's configuration (run_dir="
+            f"{storage.uri}) writes it anew; complete stages are kept"
+        ) from None

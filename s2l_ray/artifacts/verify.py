@@ -1,0 +1,155 @@
+"""`s2l verify`: are the files of a run what was written? Reads all of them, several at once, and changes nothing."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from s2l_ray.artifacts import generated_corpus as generated
+from s2l_ray.artifacts.file_record import read_record
+from s2l_ray.artifacts.manifest import EarlierLayout, ManifestError, read_manifest
+from s2l_ray.artifacts.outputs import MANIFEST_NAME, OutputFile, verify_digests
+from s2l_ray.artifacts.run import RunError
+from s2l_ray.observability.progress import Progress
+from s2l_ray.storage.folder import Storage
+
+_STAGE_FOLDER = re.compile(r"(?:^|/)(?:[0-9a-f]{12}|[^/]*-[0-9a-f]{8})$")
+_INPUT = re.compile(rf"^(?:{generated.FOLDER}/[0-9a-f]{{12}}\.json|huggingface/[0-9a-f]{{16}}/export\.json)$")
+_SWEEP = re.compile(r"^sweep/(?:trials|stopped)/[^/]+\.json$")
+_STAGE_CURE = (
+    "Delete it and run the command that made it again (`s2l run`; `s2l select`, `s2l finetune` or `s2l sweep` for what "
+    "they added): the stage is made again from what it read"
+)
+_INPUT_CURE = "Delete it and run `s2l run` again: it is made anew"
+_SWEEP_CURE = (
+    "Delete it and run the same `s2l sweep` again: it is written anew, from the targets that are complete; only what "
+    "is missing is trained"
+)
+_WITHOUT_DIGEST = {
+    "locks": "locks have no digest", "stage_locks": "locks have no digest",
+    "tensorboard": "logs have no digest", "wandb": "logs have no digest", "sweep/logs": "logs have no digest",
+    "sweep": "tables and pictures have no digest: every sweep writes them anew",
+    "sweep/made": "notes on which trials share a target have no digest",
+    "sweep/ray_tune": "working state of a sweep that was interrupted has no digest",
+}  # fmt: skip
+_UNFINISHED = "of no complete stage: checkpoints, and what an interrupted command has written, have no digest"
+
+
+@dataclass
+class Verification:
+    """What was found out."""
+
+    num_files: int = 0
+    num_bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+    """One sentence or two for each bad file: name, stage, cure."""
+    unverified: list[str] = field(default_factory=list)
+    """What nothing vouches for, and why."""
+    num_unverified: int = 0
+    """Files."""
+
+    def lines(self) -> list[str]:
+        """For people."""
+        told = [f"bad: {problem}" for problem in self.problems]
+        told += [f"not verified: {what}" for what in self.unverified]
+        outcome = f"{len(self.problems):,} bad" if self.problems else "all of them are what was written"
+        compared = f"{self.num_files:,} files, {self.num_bytes:,} bytes compared with their digests: {outcome}"
+        if self.num_unverified:
+            compared += f"; nothing vouches for {self.num_unverified:,} more, named above as not verified"
+        return [*told, compared]
+
+
+@dataclass
+class _Claims:
+    """What the run folder says that it holds."""
+
+    outputs: list[OutputFile] = field(default_factory=list)
+    """Named relative to the run folder."""
+    owner: dict[str, str] = field(default_factory=dict)
+    """Output → what it belongs to, and the cure."""
+    spoken_for: set[str] = field(default_factory=set)
+    """Files that are in `outputs` or say what is."""
+
+
+def verify_run(storage: Storage, progress: Progress) -> Verification:
+    """Compare every file that a manifest or a record of this run names, older stages included, with its digest.
+
+    Raises:
+        RunError: no stage in this folder is complete, so there is nothing to compare.
+    """
+    names = [entry.name for entry in storage.list(recursive=True)]
+    result, claims = Verification(), _Claims()
+    folders = [n.rpartition("/")[0] for n in names if n.endswith(f"/{MANIFEST_NAME}")]
+    folders = [folder for folder in folders if _STAGE_FOLDER.search(folder)]
+    for folder in folders:
+        _read_stage(storage, folder, claims, result)
+    for name in filter(_INPUT.match, names):
+        owner = f"the input that the run made in {name.rpartition('/')[0]}"
+        _read_record(storage, name, owner, _INPUT_CURE, claims, result)
+    for name in filter(_SWEEP.match, names):
+        _read_record(storage, name, "the sweep", _SWEEP_CURE, claims, result)
+    if not folders:
+        raise RunError(f"{storage.uri} holds no complete stage, so there is nothing to verify; check the path")
+    total = sum(output.size for output in claims.outputs)
+    with progress.stage("verify", total / 1e6, "MB") as bar:
+        found = verify_digests(storage, claims.outputs, on_bytes=lambda size: bar.update(advance=size / 1e6))
+    result.problems += [f"{problem.what} It belongs to {claims.owner[problem.name]}." for problem in found]
+    result.num_files, result.num_bytes = len(claims.outputs), total
+    unclaimed = [name for name in names if name not in claims.spoken_for]
+    result.unverified += _unclaimed(unclaimed, folders)
+    result.num_unverified = len(unclaimed)
+    return result
+
+
+def _read_stage(storage: Storage, folder: str, claims: _Claims, result: Verification) -> None:
+    claims.spoken_for.add(f"{folder}/{MANIFEST_NAME}")
+    try:
+        manifest = read_manifest(storage.sub(folder))
+    except EarlierLayout as earlier:
+        result.unverified.append(f"{folder}/: {earlier}")
+        return
+    except ManifestError as error:
+        result.problems.append(f"{str(error).rstrip('.')}.")
+        return
+    if manifest is None:
+        result.unverified.append(f"{folder}/: deleted by another command while this one was looking")
+        return
+    _claim(claims, folder, manifest.outputs, f"the stage {manifest.stage} ({folder}). {_STAGE_CURE}")
+
+
+def _read_record(storage: Storage, name: str, owner: str, cure: str, claims: _Claims, result: Verification) -> None:
+    claims.spoken_for.add(name)
+    folder, _, base = name.rpartition("/")
+    record = read_record(storage.sub(folder), base)
+    if record is None:
+        result.problems.append(f"{storage.uri}/{name} was altered: its digest does not fit. {cure}.")
+        return
+    _claim(claims, folder, record.files, f"{owner}. {cure}")
+
+
+def _claim(claims: _Claims, folder: str, outputs: list[OutputFile], owner: str) -> None:
+    for output in outputs:
+        inside = output.model_copy(update={"name": f"{folder}/{output.name}"})
+        claims.outputs.append(inside)
+        claims.owner[inside.name] = owner
+        claims.spoken_for.add(inside.name)
+
+
+def _unclaimed(names: list[str], folders: list[str]) -> list[str]:
+    """Files without a digest, counted by where they lie, and why they have none."""
+    complete, counts = set(folders), Counter[str]()
+    for name in names:
+        *parents, _ = name.split("/")
+        above = ["/".join(parents[: i + 1]) for i in range(len(parents))]
+        inside = next((folder for folder in above if folder in complete), None)
+        known = next((folder for folder in reversed(above) if folder in _WITHOUT_DIGEST), None)
+        if not above:
+            counts[f"{name} (settings, index and logs have no digest)"] += 1
+        elif inside is not None:
+            counts[f"{inside}/ (not in its manifest, read by no stage)"] += 1
+        elif known is not None:
+            counts[f"{known}/ ({_WITHOUT_DIGEST[known]})"] += 1
+        else:
+            counts[f"{above[:2][-1]}/ ({_UNFINISHED})"] += 1
+    return [f"{where}: {count:,} file{'s' * (count > 1)}" for where, count in sorted(counts.items())]

@@ -1,0 +1,1 @@
+"""Pure: example ids, formats, readers, rendering, token batches, training order, keyed ranking."""

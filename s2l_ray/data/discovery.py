@@ -1,0 +1,167 @@
+"""Which files a path, folder or glob names; what is no data file is refused or excluded, and said, never passed over.
+
+Folders and globs never reach into a run folder: a run must not read what it, or another run, writes. A file that is
+named in full may lie in another run (a subset of it, say), but not in the run that reads it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+import pyarrow.fs as pafs
+
+from s2l_ray.data.file_names import RUN_MARKS, Found, FoundFile, is_hidden, is_wild, kind_of, matches
+from s2l_ray.data.local_files import find_local, is_below, run_folder_around
+from s2l_ray.data.units import SourceError, clip
+from s2l_ray.storage.filesystems import absolute, is_uri, open_filesystem
+from s2l_ray.text.redact import strip_credentials
+
+
+def resolve_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """File system and path of a local path or URI."""
+    filesystem, path, _ = open_filesystem(absolute(uri))
+    return filesystem, path
+
+
+def find_files(
+    pattern: str, setting: str, run_uri: str | None, say: Callable[[str], None]
+) -> list[tuple[str, FoundFile]]:
+    """(URI, file) of all that a path, folder or glob names, in the order of their paths.
+
+    Args:
+        setting: which named the pattern, for messages.
+        run_uri: the run that will read the files, and never its own.
+        say: told which run folders were excluded.
+
+    Raises:
+        SourceError: nothing found; or something that cannot be read as a file; or all of it lies in run folders.
+    """
+    shown = _shown(pattern)
+    if not pattern.strip():
+        raise SourceError(
+            f"{setting} holds the empty path {pattern!r}, so there is nothing to read; name a file or folder"
+        )
+    if pattern.startswith("file://") and "?" in pattern:
+        raise SourceError(f"{setting}: in the URI {shown} the path ends at the ?; write %3F, or a plain path")
+    try:
+        filesystem, path = resolve_filesystem(pattern)
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            found = find_local(path, run_uri)
+        else:
+            found = _find_remote(filesystem, path, pattern, run_uri)
+    except SourceError as error:
+        raise SourceError(f"{setting}: {error}") from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise SourceError(f"{setting}: {shown} cannot be looked up ({clip(why, 600)}); correct the path") from error
+    if found.run_folders:
+        names = sorted(found.run_folders)
+        which = ", ".join(clip(strip_credentials(n)) for n in names[:3]) + (
+            f" and {len(names) - 3} more" * (len(names) > 3)
+        )
+        if not found.files:
+            raise SourceError(
+                f"{setting}: {shown} names only what lies in a run folder ({which}), where runs keep their own files; "
+                "name the data's own folder, or a single file of another run in full"
+            )
+        say(f"{setting}: {shown} reaches into a run folder, whose files are no corpus and are excluded: {which}")
+    if not found.files:
+        raise SourceError(f"{setting}: nothing matches {shown}, so there is nothing to read; check path and pattern")
+    return [(_uri_like(pattern, path, name), found.files[name]) for name in sorted(found.files)]
+
+
+# Remote files: one listing of all that is below the first wildcard.
+
+
+def _find_remote(filesystem: pafs.FileSystem, path: str, pattern: str, run_uri: str | None) -> Found:
+    info = filesystem.get_file_info(path)
+    parts = path.split("/")
+    wild = next((i for i, part in enumerate(parts) if is_wild(part)), None)
+    found = Found()
+    if info.type == pafs.FileType.File:
+        own = _path_in_run_of(filesystem, run_uri)
+        if own is not None and is_below(path, own):
+            found.run_folders.add(_uri_like(pattern, path, own))
+        else:
+            found.files[path] = _file(info)
+        return found
+    if info.type == pafs.FileType.Directory:
+        base, wanted = path, lambda rest: kind_of(rest)[0] is not None and not any(map(is_hidden, rest.split("/")))
+    elif wild is not None:
+        base, wanted = "/".join(parts[:wild]), lambda rest: matches(rest.split("/"), parts[wild:])
+    else:
+        return found
+    infos = filesystem.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
+    around = _remote_run_around(filesystem, base)
+    runs = _run_folders_among(infos) if around is None else {around}
+    for info in infos:
+        if info.type != pafs.FileType.File or not wanted(info.path[len(base) :].strip("/")):
+            continue
+        run = next((r for r in runs if is_below(info.path, r)), None)
+        if run is None:
+            found.files[info.path] = _file(info)
+        else:
+            found.run_folders.add(_uri_like(pattern, path, run))
+    return found
+
+
+def _shown(pattern: str) -> str:
+    try:
+        return clip(repr(strip_credentials(pattern)))
+    except ValueError:  # no URI at all; what stands in it may be a credential
+        return f"{pattern.partition('://')[0]}://…"
+
+
+def run_folder_above(uri: str) -> str | None:
+    """The run folder within which the folder `uri` lies or would lie, without credentials; None: in none."""
+    filesystem, path = resolve_filesystem(uri)
+    above = posixpath.dirname(path.rstrip("/"))
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return run_folder_around(above)
+    around = _remote_run_around(filesystem, above)
+    return None if around is None else strip_credentials(_uri_like(uri, path, around))
+
+
+def _file(info: pafs.FileInfo) -> FoundFile:
+    return FoundFile(info.path, info.size, info.mtime_ns or 0)
+
+
+def _run_folders_among(infos: list[pafs.FileInfo]) -> set[str]:
+    """Folders of a recursive listing that hold `config.yaml` and a mark."""
+    configured = {posixpath.dirname(i.path) for i in infos if posixpath.basename(i.path) == "config.yaml"}
+    marked = {posixpath.dirname(i.path) for i in infos if posixpath.basename(i.path) in RUN_MARKS}
+    # An object store may list no folders: `locks` is then only part of the names below it.
+    marked |= {posixpath.dirname(posixpath.dirname(i.path)) for i in infos if "/locks/" in i.path}
+    return configured & marked
+
+
+def _remote_run_around(filesystem: pafs.FileSystem, folder: str) -> str | None:
+    path = folder.rstrip("/")
+    while path:
+        asked = filesystem.get_file_info([f"{path}/{name}" for name in ("config.yaml", *RUN_MARKS)])
+        present = [i.type != pafs.FileType.NotFound for i in asked]
+        if present[0] and any(present[1:]):
+            return path
+        path = posixpath.dirname(path)
+    return None
+
+
+def _path_in_run_of(filesystem: pafs.FileSystem, run_uri: str | None) -> str | None:
+    """The run's folder, where it is on the same file system."""
+    if run_uri is None or not is_uri(run_uri) or run_uri.startswith("file://"):
+        return None
+    other, path = resolve_filesystem(run_uri)
+    return path if other.type_name == filesystem.type_name else None
+
+
+def _uri_like(pattern: str, base: str, path: str) -> str:
+    """A URI for `path`, on the file system where `pattern` is `base`; its credentials, endpoint and region kept."""
+    if not is_uri(pattern) or pattern.startswith("file://"):
+        return path
+    parts = urlsplit(pattern)
+    own = unquote(parts.path).strip("/")
+    host = base.strip("/")[: len(base.strip("/")) - len(own)].strip("/")  # the bucket, which the URI has elsewhere
+    rest = path.strip("/").removeprefix(host).lstrip("/")
+    return urlunsplit((parts.scheme, parts.netloc, "/" + quote(rest, safe="/=+,@~"), parts.query, parts.fragment))

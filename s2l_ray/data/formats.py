@@ -1,0 +1,256 @@
+"""A row of the user's → a conversation.
+
+All that a format's layout knows of is used: the system prompt, earlier rounds and tools beside prompt and response, in
+Alpaca's and ShareGPT's columns as LLaMA-Factory reads them
+(https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md), and lists of messages in TRL's prompt and
+completion (https://huggingface.co/docs/trl/dataset_formats). What cannot be used, and columns that mean something and
+are not read, raise UnusableRow with the reason; nothing is repaired.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from s2l_ray.config.schema import CorpusConfig
+from s2l_ray.data.chats import is_empty, kind_of, parse_history, parse_tools, parse_turns
+from s2l_ray.data.conversation import Conversation, check_responses
+from s2l_ray.data.example_id import Messages
+from s2l_ray.data.units import UnusableRow, clip_names
+from s2l_ray.errors import UserError, shown
+
+CHAT_FORMATS = ("messages", "sharegpt")
+_CHAT_COLUMNS = {"messages": ("messages",), "sharegpt": ("conversations", "conversation")}
+_COLUMNS: dict[str, list[set[str]]] = {
+    "messages": [{"messages"}],
+    "sharegpt": [{"conversations"}, {"conversation"}],
+    "instruction": [{"instruction", "output"}],
+    "prompt_completion": [{"prompt", "completion"}],
+}
+"""Format → the columns that tell it; in the order of precedence."""
+_PREFERENCE = "preference data have one good and one bad answer"
+_KTO = "in KTO data it says which answers are bad"
+_MEDIA = "only text is read"
+_PROMPT = "it belongs to the prompt"
+_UNREAD = {
+    **dict.fromkeys(("chosen", "rejected", "chosen_response", "rejected_response"), _PREFERENCE),
+    **dict.fromkeys(("label", "kto_tag"), _KTO),
+    **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _MEDIA),
+    **dict.fromkeys(("system", "system_prompt", "history", "tools", "functions", "context", "documents"), _PROMPT),
+    **dict.fromkeys(("reasoning_content", "thinking", "reasoning"), "thoughts belong to the response"),
+    "chat_template_kwargs": "it changes how a row is rendered",
+    "weight": "it says how much a row counts",
+}
+"""Columns that change what a row means wherever they hold something, and how."""
+
+
+class UnknownFormat(UserError):
+    """No format fits the columns; the run cannot start."""
+
+
+def detect_format(columns: Iterable[str]) -> str:
+    """The first format whose columns are all there.
+
+    Raises:
+        UnknownFormat: none fits.
+    """
+    names = set(columns)
+    for format, needed in _COLUMNS.items():
+        if any(one <= names for one in needed):
+            return format
+    if {"chosen", "rejected"} <= names:
+        raise UnknownFormat(
+            f"the columns {clip_names(sorted(names))} are preference data (a good and a bad answer), which a corpus "
+            "cannot be as it is. To train on the good answers: corpus.template.prompt='{prompt}' "
+            "corpus.template.response='{chosen}' where they are text; where they are lists of turns, rename chosen to "
+            "messages, and set corpus.ignore_columns=[rejected]"
+        )
+    raise UnknownFormat(
+        f"the columns {clip_names(sorted(names))} fit no known format (messages; conversations; instruction, output; "
+        "prompt, completion), so prompt and response are unknown. Say which columns they are, for example "
+        "corpus.template.prompt='{question}' corpus.template.response='{answer}'"
+    )
+
+
+def resolve_format(config: CorpusConfig, columns: Iterable[str]) -> str:
+    """The configured format, or the one that the columns tell."""
+    if config.template is not None:
+        return "template"
+    return detect_format(columns) if config.format == "auto" else config.format
+
+
+def tells_format(columns: Iterable[str]) -> bool:
+    """Whether one of the known formats fits the columns."""
+    names = set(columns)
+    return any(one <= names for needed in _COLUMNS.values() for one in needed)
+
+
+def fits(config: CorpusConfig, columns: Iterable[str]) -> bool:
+    """Whether the columns are those of the configured format or template."""
+    names = set(columns)
+    if config.template is not None:
+        return {*template_columns(config.template.prompt), *template_columns(config.template.response)} <= names
+    return config.format == "auto" or any(one <= names for one in _COLUMNS[config.format])
+
+
+def format_of_rows(config: CorpusConfig, rows: list[dict[str, Any]]) -> str:
+    """The configured format, or the one that the columns of most rows tell: one odd row must not decide for all.
+
+    A column that is empty does not tell: beside `messages: []`, a prompt and a completion are the row's content.
+    """
+    counts = Counter(name for row in rows for name in row)
+    filled = Counter(name for row in rows for name, value in row.items() if value is not None and value != [])
+    for told in (filled, counts):
+        try:
+            return resolve_format(config, [name for name, count in told.items() if count * 2 >= len(rows)])
+        except UnknownFormat:
+            continue
+    return resolve_format(config, counts)
+
+
+def rendered_as(format: str, is_chat: bool) -> str:
+    """The format that decides how a corpus is written: one of pairs that holds a chat is written as chats are."""
+    return "messages" if is_chat and format not in CHAT_FORMATS else format
+
+
+def to_conversation(row: Mapping[str, Any], format: str, config: CorpusConfig) -> Conversation:
+    """One conversation with at least one assistant turn to train on.
+
+    Raises:
+        UnusableRow: a column is missing, a text is not text, a role is unknown, there is no response, or a column
+            that means something is not read.
+    """
+    if config.ignore_columns:
+        row = {name: value for name, value in row.items() if name not in config.ignore_columns}
+    if format in CHAT_FORMATS:
+        conversation, used = _chat(row, format, config)
+    elif format == "prompt_completion" and (
+        isinstance(row.get("prompt"), list) or isinstance(row.get("completion"), list)
+    ):
+        conversation, used = _prompt_and_completion_of_turns(row, config)
+    elif format == "instruction":
+        conversation, used = _instruction(row)
+    else:
+        prompt, response = _prompt_and_response(row, format, config)
+        conversation, used = Conversation(_pair(prompt, response)), ()
+    if format != "template" and (unread := [name for name in _UNREAD.keys() & row.keys() if name not in used]):
+        _refuse_unread(row, unread)
+    check_responses(conversation.turns)
+    return conversation
+
+
+def _refuse_unread(row: Mapping[str, Any], names: list[str]) -> None:
+    names = sorted(name for name in names if not is_empty(row[name]))
+    if names:
+        which = f"column {names[0]!r} is" if len(names) == 1 else f"columns {clip_names(names)} are"
+        raise UnusableRow(
+            f"{which} not read ({_UNREAD[names[0]]}); to go on without, set corpus.ignore_columns=[{','.join(names)}]"
+        )
+
+
+def _chat(row: Mapping[str, Any], format: str, config: CorpusConfig) -> tuple[Conversation, tuple[str, ...]]:
+    columns = _CHAT_COLUMNS[format]
+    column = next((name for name in columns if name in row), columns[0])
+    if column not in row:
+        raise UnusableRow(f"missing column {shown(column)}")
+    return _with_columns(row, parse_turns(row[column], column, config.ignore_columns))
+
+
+def _prompt_and_completion_of_turns(
+    row: Mapping[str, Any], config: CorpusConfig
+) -> tuple[Conversation, tuple[str, ...]]:
+    """TRL's conversational form: the completion alone is trained on, also where the prompt holds assistant turns."""
+    for name in ("prompt", "completion"):
+        if isinstance(row.get(name), str):
+            raise UnusableRow(f"column {name!r} is text and the other a list of turns; give both in the same form")
+    prompt, completion = (parse_turns(row.get(n), n, config.ignore_columns) for n in ("prompt", "completion"))
+    context = [turn | {"weight": 0} if turn["role"] == "assistant" else turn for turn in prompt]
+    return _with_columns(row, context + completion)
+
+
+def _instruction(row: Mapping[str, Any]) -> tuple[Conversation, tuple[str, ...]]:
+    prompt = _text(row, "instruction")
+    if row.get("input") not in (None, ""):
+        prompt = f"{prompt}\n\n{_text(row, 'input')}"
+    pair = _pair(prompt, _text(row, "output"))
+    history = parse_history(row.get("history"), "history")
+    conversation, used = _with_columns(row, history + pair)
+    is_chat = len(conversation.turns) > 2 or conversation.tools is not None
+    return Conversation(conversation.turns, conversation.tools, is_chat), ("history", *used)
+
+
+def _with_columns(row: Mapping[str, Any], turns: Messages) -> tuple[Conversation, tuple[str, ...]]:
+    """The chat with the system prompt and the tools that stand in columns of their own, and what these are called."""
+    system = next((name for name in ("system", "system_prompt") if not is_empty(row.get(name))), None)
+    if system is not None:
+        text = _text(row, system)
+        if turns[0]["role"] not in ("system", "developer"):
+            turns = [{"role": "system", "content": text}, *turns]
+            _check_unicode(text)
+        elif turns[0]["content"] != text:
+            raise UnusableRow(
+                f"column {system!r} and the chat's own system turn differ, so it is unclear which counts; leave one "
+                f"out, or set corpus.ignore_columns=[{system}]"
+            )
+    tools, functions = (parse_tools(row.get(name), name) for name in ("tools", "functions"))
+    if tools and functions and tools != functions:
+        raise UnusableRow("columns 'tools' and 'functions' differ, so it is unclear which count; leave one out")
+    used = ("system", "tools", "functions", *([system] if system else []))
+    return Conversation(turns, tools or functions, is_chat=True), used
+
+
+def _prompt_and_response(row: Mapping[str, Any], format: str, config: CorpusConfig) -> tuple[str, str]:
+    if format == "prompt_completion":
+        return _text(row, "prompt"), _text(row, "completion")
+    assert config.template is not None
+    return _fill(config.template.prompt, row), _fill(config.template.response, row)
+
+
+def _pair(prompt: str, response: str) -> Messages:
+    for text in (prompt, response):
+        _check_unicode(text)
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UnusableRow("the text is not valid Unicode (half of a surrogate pair)") from None
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    if column not in row:
+        raise UnusableRow(f"missing column {shown(column)}")
+    value = row[column]
+    if value is None:
+        raise UnusableRow(f"column {column!r} is null")
+    if not isinstance(value, str):
+        raise UnusableRow(f"column {column!r} holds {kind_of(value)}, not text")
+    return value
+
+
+def template_columns(template: str) -> list[str]:
+    """Columns that a template names."""
+    return [name for _, name, _, _ in string.Formatter().parse(template) if name]
+
+
+def _fill(template: str, row: Mapping[str, Any]) -> str:
+    values: dict[str, Any] = {}
+    for name in template_columns(template):
+        if name not in row:
+            raise UnusableRow(f"missing column {name!r}")
+        if row[name] is None:
+            raise UnusableRow(f"column {name!r} is null")
+        if not isinstance(row[name], str | int | float | decimal.Decimal | datetime.date | datetime.time):
+            raise UnusableRow(f"column {name!r} holds {kind_of(row[name])}, not text or a number")
+        values[name] = row[name]
+    # Not str.format_map on the row itself: `{a.b}` or `{a[0]}` must not reach into objects.
+    return "".join(
+        literal + ("" if name is None else str(values[name]))
+        for literal, name, _, _ in string.Formatter().parse(template)
+    )

@@ -1,0 +1,175 @@
+"""Local files that a path, folder or glob names.
+
+Neither pyarrow's listing nor `glob`: both pass over folders that they cannot read, and links that lead nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from collections.abc import Callable
+
+from s2l_ray.data.file_names import RUN_MARKS, Found, FoundFile, is_hidden, is_wild, kind_of, matches
+from s2l_ray.data.units import SourceError, clip
+from s2l_ray.storage.filesystems import absolute, is_uri
+
+
+def find_local(path: str, run_uri: str | None) -> Found:
+    found = Found()
+    try:
+        info = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.islink(path):
+            raise SourceError(_dangling(path)) from None
+        parts = path.split("/")
+        wild = next((i for i, part in enumerate(parts) if is_wild(part)), None)
+        if wild is not None:
+            base = "/".join(parts[:wild]) or "/"
+            if os.path.isdir(base) and not _is_within_run(base, found):
+                _glob_local(base, parts[wild:], (_identity(os.stat(base)),), found)
+        return found
+    if stat.S_ISDIR(info.st_mode):
+        if not _is_within_run(path, found):
+            _walk_local(path, (_identity(info),), found)
+        return found
+    own = None if run_uri is None or is_uri(run_uri) else os.path.realpath(absolute(run_uri))
+    if own is not None and is_below(os.path.realpath(path), own):
+        found.run_folders.add(own)
+    else:
+        _take_local(path, found)
+    return found
+
+
+_Identity = tuple[int, int]
+"""Device and inode: by those of the folders on the way, a link that leads back to one of them is known."""
+
+
+def _walk_local(folder: str, above: tuple[_Identity, ...], found: Found) -> None:
+    """All data files below `folder`, without what other programs put beside the data."""
+    for name in _names(folder):
+        path = posixpath.join(folder, name)
+        if is_hidden(name):
+            continue
+        if os.path.isdir(path):
+            _descend(path, above, found, lambda here, at: _walk_local(here, at, found))
+        elif kind_of(name)[0] is not None:
+            _take_listed(path, found)
+
+
+def _glob_local(folder: str, pattern: list[str], above: tuple[_Identity, ...], found: Found) -> None:
+    """`*` stays within a folder, `**` is any number of folders, as in `matches`."""
+    head, rest = pattern[0], pattern[1:]
+    if head == "**" and rest:
+        _glob_local(folder, rest, above, found)
+    for name in _names(folder) if is_wild(head) else [head]:
+        path = posixpath.join(folder, name)
+        if head == "**":
+            wanted, then = not name.startswith("."), pattern
+        else:
+            wanted, then = matches([name], [head]) and os.path.lexists(path), rest
+        if not wanted:
+            continue
+        if os.path.isdir(path):
+            if then:
+                _descend(path, above, found, lambda here, at, then=then: _glob_local(here, then, at, found))
+            elif kind_of(name)[0] is not None:  # as Spark writes it: a folder `x.parquet` with the parts in it
+                _descend(path, above, found, lambda here, at: _walk_local(here, at, found))
+        elif not rest:
+            _take_listed(path, found)
+
+
+def _identity(info: os.stat_result) -> _Identity:
+    return info.st_dev, info.st_ino
+
+
+def _descend(path: str, above: tuple[_Identity, ...], found: Found, visit: Callable[..., None]) -> None:
+    identity = _identity(os.stat(path))
+    within = _is_within_run(path, found) if os.path.islink(path) else _is_run_folder(path)
+    if within and not os.path.islink(path):
+        found.run_folders.add(path)
+    if not within and identity not in above:
+        visit(path, (*above, identity))
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise SourceError(
+            f"the folder {clip(folder)!r} cannot be listed ({error.strerror}), so its files would be missing; "
+            "give this user access to it, or narrow the path"
+        ) from error
+
+
+def _is_run_folder(folder: str) -> bool:
+    return os.path.exists(posixpath.join(folder, "config.yaml")) and any(
+        os.path.exists(posixpath.join(folder, mark)) for mark in RUN_MARKS
+    )
+
+
+def run_folder_around(folder: str) -> str | None:
+    """The local run folder that `folder` is or lies in, by its path or where its links lead."""
+    for path in dict.fromkeys((posixpath.abspath(folder), os.path.realpath(folder))):
+        while True:
+            if _is_run_folder(path):
+                return path
+            if path == posixpath.dirname(path):
+                break
+            path = posixpath.dirname(path)
+    return None
+
+
+def _is_within_run(folder: str, found: Found) -> bool:
+    around = run_folder_around(folder)
+    if around is not None:
+        found.run_folders.add(around)
+    return around is not None
+
+
+def is_below(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip("/") + "/")
+
+
+def _take_listed(path: str, found: Found) -> None:
+    """A file that a folder or glob gave; by a link it may still lie in a run folder."""
+    if os.path.islink(path) and os.path.exists(path) and _is_within_run(os.path.dirname(os.path.realpath(path)), found):
+        return
+    _take_local(path, found)
+
+
+def _take_local(path: str, found: Found) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise SourceError(f"the name of the file {clip(path)!r} is not UTF-8; rename it") from None
+    try:
+        info = os.stat(path)
+    except FileNotFoundError:
+        raise SourceError(_dangling(path)) from None
+    except OSError as error:
+        raise SourceError(f"{clip(path)!r} cannot be read ({error.strerror}); correct or remove it") from error
+    if not stat.S_ISREG(info.st_mode):
+        raise SourceError(
+            f"{clip(path)!r} is {_describe(info.st_mode)}, which cannot be read like a file; write what it gives to a "
+            "file, or narrow the path"
+        )
+    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise SourceError(
+            f"{clip(path)!r} cannot be read (Permission denied); give this user access, or narrow the path"
+        )
+    found.files[path] = FoundFile(path, info.st_size, info.st_mtime_ns)
+
+
+def _dangling(path: str) -> str:
+    target = clip(os.readlink(path)) if os.path.islink(path) else ""
+    return (
+        f"{clip(path)!r} is a link to {target!r}, which does not exist; its rows would be missing. Remove or correct it"
+    )
+
+
+def _describe(mode: int) -> str:
+    for is_kind, name in ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a folder")):
+        if is_kind(mode):
+            return name
+    return "a device"

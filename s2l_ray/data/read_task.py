@@ -1,0 +1,230 @@
+"""Rows → records of usable rows: the first rows on the driver, all of them in read tasks.
+
+Memory: a read task holds one block of records, bounded in rows and bytes, and a bounded number of unusable rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any
+
+import pyarrow as pa
+
+from s2l_ray.config.corpus import CorpusConfig
+from s2l_ray.data.columns import OWN_COLUMNS, Columns
+from s2l_ray.data.corpus_parts import READ_SCHEMA, part_name
+from s2l_ray.data.diagnosis import diagnose
+from s2l_ray.data.formats import UnknownFormat, format_of_rows, to_conversation
+from s2l_ray.data.quarantine import QuarantineWriter, TooManyUnusable
+from s2l_ray.data.row_json import row_to_json
+from s2l_ray.data.sources import read_unit
+from s2l_ray.data.units import RawRow, ReadUnit, SourceError, UnusableRow, clip, clip_names
+from s2l_ray.storage.folder import Storage
+
+_SAMPLE_ROWS = 100
+_SAMPLE_BYTES = 32 * 2**20
+_ROWS_PER_BLOCK = 2048
+_BYTES_PER_BLOCK = 16 * 2**20
+SUMMARY_SCHEMA = pa.schema(
+    [("rows", pa.int64()), ("bytes", pa.int64()), ("is_chat", pa.bool_()), ("columns", pa.string())]
+)
+"""What a read task tells of its rows: how many, the bytes of their JSON, whether one is a chat, and their columns as
+plain data."""
+
+
+def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
+    """Look at the first rows on the driver, so that a wrong format is said before any task starts.
+
+    Raises:
+        UnknownFormat, SourceError: no format fits, or no row can be read.
+        TooManyUnusable: not one of the first rows can be used.
+    """
+    first = list(first_rows(units, config.max_row_bytes))
+    rows = [raw.row for raw in first if raw.row is not None]
+    if not first:
+        raise SourceError(f"{clip(units[0].origin)} and all other files have no row; nothing can be selected from")
+    bad = next((raw for raw in first if raw.row is None), first[0])
+    unit = next(unit for unit in units if unit.origin == bad.origin)
+    hint = diagnose(unit) if len(first) == 1 or len(rows) * 2 < len(first) else ""
+    if len(rows) * 2 < len(first) and (hint or not rows):
+        raise SourceError(
+            f"{clip(bad.origin)}: {'none' if not rows else f'only {len(rows)}'} of its first {len(first)} rows can be "
+            f"read ({(bad.reason or '').removesuffix(f'; {hint}')}); {hint or f'is it really {unit.kind}?'}"
+        )
+    try:
+        format = format_of_rows(config, rows)
+    except UnknownFormat as error:
+        if hint := hint or diagnose(unit):
+            raise SourceError(f"{clip(bad.origin)}: {hint}") from error
+        raise
+    reasons: Counter[str] = Counter()
+    for raw in first:
+        if raw.row is not None:
+            try:
+                to_record(raw, kept_columns(raw.row, config), config, format)
+            except UnusableRow as reason:
+                reasons[str(reason)] += 1
+    if sum(reasons.values()) == len(rows):
+        raise TooManyUnusable(
+            f"none of the first {len(rows)} rows of {clip(units[0].origin)} can be used as corpus.format={format}: "
+            f"{clip(reasons.most_common(1)[0][0], 600)}. Their columns: {clip_names(sorted(rows[0]))}"
+            + (f". Perhaps {hint}" if hint else "")
+        )
+    return format
+
+
+def first_rows(units: list[ReadUnit], max_row_bytes: int) -> Iterator[RawRow]:
+    """A sample for the driver, bounded in rows and bytes."""
+    num_bytes = 0
+    raws = chain.from_iterable(read_unit(unit, max_row_bytes) for unit in units)
+    for raw in islice(raws, _SAMPLE_ROWS):
+        yield raw
+        if raw.row is not None:
+            try:
+                num_bytes += len(row_to_json(raw.row))
+            except UnusableRow:
+                num_bytes += _SAMPLE_BYTES // _SAMPLE_ROWS
+        if num_bytes > _SAMPLE_BYTES:
+            return
+
+
+def is_chat(raw: RawRow, config: CorpusConfig, format: str) -> bool:
+    """Whether the row can be used and is more than a prompt and its response."""
+    try:
+        return raw.row is not None and to_conversation(raw.row, format, config).is_chat
+    except UnusableRow:
+        return False
+
+
+def kept_columns(row: dict[str, Any], config: CorpusConfig) -> dict[str, Any]:
+    """The row without `corpus.drop_columns`."""
+    if not config.drop_columns:
+        return row
+    return {name: value for name, value in row.items() if name not in config.drop_columns}
+
+
+def to_record(raw: RawRow, kept: dict[str, Any], config: CorpusConfig, format: str) -> dict[str, Any]:
+    """A usable row as it travels, with the columns that are kept.
+
+    Raises:
+        UnusableRow: it is none.
+    """
+    assert raw.row is not None
+    conversation = to_conversation(raw.row, format, config)
+    for name in OWN_COLUMNS:
+        if name in kept:
+            raise UnusableRow(
+                f"column {name!r} is one that every subset adds itself; rename it, or name it in corpus.drop_columns "
+                f"(rows of an earlier subset: corpus.drop_columns=[{','.join(OWN_COLUMNS)}])"
+            )
+    row = row_to_json(kept)
+    source = None if config.source_column is None else raw.row.get(config.source_column)
+    messages, chat = conversation.packed()
+    return {
+        "id": conversation.id,
+        "origin": raw.origin,
+        "index": raw.index,
+        "source": "" if source is None else _source_text(source),
+        "messages": messages,
+        "chat": chat,
+        "row": row,
+        "is_chat": conversation.is_chat,
+    }
+
+
+def _source_text(source: Any) -> str:
+    try:
+        text = str(source)
+        text.encode()
+    except (ValueError, RecursionError) as error:
+        raise UnusableRow(f"the source column cannot be taken as text ({type(error).__name__})") from None
+    return text
+
+
+def read_rows(
+    unit: ReadUnit, config: CorpusConfig, format: str, columns: Columns | None = None
+) -> Iterator[tuple[dict[str, Any] | None, RawRow, str]]:
+    """(usable row as a record, raw row, reason why not). `columns`: learns the usable rows' columns."""
+    for raw in read_unit(unit, config.max_row_bytes):
+        if raw.row is None:
+            yield None, raw, raw.reason or "unreadable"
+            continue
+        kept = kept_columns(raw.row, config)
+        try:
+            record = to_record(raw, kept, config, format)
+        except UnusableRow as reason:
+            yield None, raw, str(reason)
+            continue
+        if columns is not None:
+            columns.add(kept)
+        yield record, raw, ""
+
+
+class ReadTask:
+    """Some read units → blocks of usable rows; the unusable ones go to the quarantine, what they are like to `read`."""
+
+    def __init__(self, config: CorpusConfig, format: str, out: Storage, box: Any = None) -> None:
+        self.config, self.format, self.out, self.box = config, format, out, box
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
+        number = int(batch["number"][0])
+        units = [ReadUnit(**fields) for fields in json.loads(batch["units"][0])]
+        quarantine = QuarantineWriter(self.out.sub("quarantine"), number)
+        columns = Columns()
+        total_rows = total_bytes = block_bytes = 0
+        is_chat = False
+        block: list[dict[str, Any]] = []
+        for record, raw, reason in chain.from_iterable(self._rows(units, columns)):
+            if record is None:
+                quarantine.add(raw, reason)
+                continue
+            is_chat |= record.pop("is_chat")
+            block.append(record)
+            block_bytes += len(record["row"])
+            if len(block) == _ROWS_PER_BLOCK or block_bytes > _BYTES_PER_BLOCK:
+                yield self._block(block)
+                total_rows, total_bytes = total_rows + len(block), total_bytes + block_bytes
+                block, block_bytes = [], 0
+        quarantine.flush()
+        summary = {"rows": total_rows + len(block), "bytes": total_bytes + block_bytes, "is_chat": is_chat}
+        text = json.dumps(columns.to_plain())
+        table = pa.Table.from_pylist([{**summary, "columns": text}], schema=SUMMARY_SCHEMA)
+        self.out.sub("read").write_table(part_name(number), table)
+        yield self._block(block)
+
+    def _rows(self, units: list[ReadUnit], columns: Columns) -> Iterable[Iterator[Any]]:
+        return (read_rows(unit, self.config, self.format, columns) for unit in units)
+
+    def _block(self, rows: list[dict[str, Any]]) -> pa.Table:
+        if self.box is not None:
+            self.box.put.remote({"rows": len(rows)})
+        return pa.Table.from_pylist(rows, schema=READ_SCHEMA)
+
+
+@dataclass
+class ReadSummary:
+    """What all read tasks found."""
+
+    num_rows: int = 0
+    num_bytes: int = 0
+    """Of the rows' JSON."""
+    is_chat: bool = False
+    """Whether one of the rows is more than a prompt and its response."""
+    columns: Columns = field(default_factory=Columns)
+
+
+def read_summaries(out: Storage) -> ReadSummary:
+    """Over all read tasks."""
+    total = ReadSummary()
+    folder = out.sub("read")
+    for table in folder.read_tables([entry.name for entry in folder.list()]):
+        [summary] = table.to_pylist()
+        total.num_rows += summary["rows"]
+        total.num_bytes += summary["bytes"]
+        total.is_chat |= summary["is_chat"]
+        total.columns.merge(Columns.from_plain(json.loads(summary["columns"])))
+    return total

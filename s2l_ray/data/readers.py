@@ -1,0 +1,305 @@
+"""Text files → rows, one at a time: JSON lines, JSON arrays, CSV. A row that cannot be read says why.
+
+Memory: one row, and a buffer. Compressed files are read as they unpack; a row beyond `max_row_bytes` is refused before
+it is held, so that a few kilobytes cannot unpack to more than a task's memory.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from s2l_ray.data.units import MAX_COLUMNS, RawRow, ReadUnit, SourceError, clip, clip_names
+from s2l_ray.errors import DataError
+
+_BUFFER = 1 << 20
+_SHOWN = 500
+_BLANK = (b"", codecs.BOM_UTF8)
+
+
+def refuse_row(origin: str, where: str, limit: int, size: int | None = None) -> SourceError:
+    """The error for a row that is too large; `size`: its bytes, where they are known."""
+    has = f"has more than {limit:,} bytes" if size is None else f"has {size:,} bytes, more than the {limit:,}"
+    return SourceError(
+        f"{clip(origin)}: {where} {has} that one row may have (corpus.max_row_bytes), because a task's memory is some "
+        "30 times as much. Take the row out, or raise corpus.max_row_bytes where the nodes' memory allows"
+    )
+
+
+def read_jsonl(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_bytes: int) -> Iterator[RawRow]:
+    """Lines of a compressed file, or of a byte range of an uncompressed one."""
+    origin = unit.origin  # worked out at every call, which is not worth a fifth of the time per row
+    if unit.compression:
+        with filesystem.open_input_stream(path, compression=unit.compression) as stream:
+            reader, number = _buffered(stream), -1
+            while line := reader.readline(max_row_bytes + 1):
+                number += 1
+                if len(line) > max_row_bytes:
+                    raise refuse_row(origin, f"line {number + 1:,}", max_row_bytes)
+                if line.strip() not in _BLANK:
+                    yield _parse(origin, number, line)
+        return
+    assert unit.end is not None
+    with filesystem.open_input_file(path) as file:
+        # A slice owns the lines that start in it. Starting one byte early tells whether `start` begins a line.
+        position = max(0, unit.start - 1)
+        file.seek(position)
+        reader = _buffered(file)
+        if unit.start:
+            position += _skip_line(reader)
+        while position < unit.end:
+            line = reader.readline(max_row_bytes + 1)
+            if not line:
+                return
+            if len(line) > max_row_bytes:
+                raise refuse_row(origin, f"the line at byte {position:,}", max_row_bytes)
+            if line.strip() not in _BLANK:
+                yield _parse(origin, position, line)
+            position += len(line)
+
+
+class _Readable(io.RawIOBase):
+    """pyarrow stream → raw Python stream (its own readline is slow)."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _buffered(stream: Any) -> io.BufferedReader:
+    return io.BufferedReader(_Readable(stream), _BUFFER)
+
+
+def _skip_line(reader: io.BufferedReader) -> int:
+    """The rest of a line, which another slice owns, however long it is; → its bytes."""
+    skipped = 0
+    while piece := reader.readline(_BUFFER):
+        skipped += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return skipped
+
+
+class _DoubledKey(DataError):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        name = next(n for i, n in enumerate(names) if n in names[:i])
+        raise _DoubledKey(f"an object holds the key {clip(name, 60)!r} twice, so one of its values would be lost")
+    return row
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def why_unreadable(error: Exception) -> str:
+    """The reason why a text is no JSON that can be used."""
+    if isinstance(error, _DoubledKey):
+        return str(error)
+    return "bad JSON: nested too deeply" if isinstance(error, RecursionError) else f"bad JSON: {clip(error)}"
+
+
+def _parse(origin: str, index: int, line: bytes) -> RawRow:
+    try:
+        text = line.decode("utf-8-sig" if index == 0 else "utf-8").strip()
+    except UnicodeDecodeError:
+        reason = f"not UTF-8{encoding_hint(line)}"
+        return RawRow(origin, index, None, reason, line[:_SHOWN].decode("utf-8", "replace"))
+    try:
+        row = _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        return RawRow(origin, index, None, why_unreadable(error) + encoding_hint(line), text[:_SHOWN])
+    if not isinstance(row, dict):
+        return RawRow(origin, index, None, f"the line holds {type(row).__name__}, not an object", text[:_SHOWN])
+    return RawRow(origin, index, row)
+
+
+def encoding_hint(data: bytes) -> str:
+    """`; it seems to be UTF-16 …` where the bytes look like it."""
+    head = data[:64]
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "; it seems to be UTF-32: convert it with iconv -f UTF-32 -t UTF-8"
+    zeros = [head[start::2].count(0) for start in (0, 1)]
+    looks_wide = min(zeros) == 0 and max(zeros) * 3 >= max(3, len(head))  # one byte of every pair, never the other
+    if looks_wide or head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "; it seems to be UTF-16: convert it with iconv -f UTF-16 -t UTF-8"
+    return ""
+
+
+def read_json(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_bytes: int) -> Iterator[RawRow]:
+    """One array of objects, element by element; or JSON lines, which many ".json" files are in truth."""
+    origin = unit.origin
+    with filesystem.open_input_stream(path, compression=unit.compression) as stream:
+        reader = _buffered(stream)
+        if reader.peek(3).startswith(codecs.BOM_UTF8):
+            reader.read(len(codecs.BOM_UTF8))
+        head = reader.peek(1)
+        while not head.strip() and (skipped := reader.read(max(1, len(head)))):  # blank, as far as the buffer goes
+            head = reader.peek(1) if skipped else b""
+        if head.lstrip().startswith(b"["):
+            yield from _read_array(unit, reader, max_row_bytes)
+            return
+        index = -1
+        while line := reader.readline(max_row_bytes + 1):
+            if len(line) > max_row_bytes:
+                raise refuse_row(origin, f"line {index + 2:,}", max_row_bytes)
+            for piece in line.splitlines():
+                index += 1
+                if piece.strip() not in _BLANK:
+                    yield _parse(origin, index, piece)
+
+
+_SPACE = " \t\n\r"
+_CUT = 64
+"""A text that is not all there yet is no JSON at most so many characters before its end, but for strings."""
+
+
+class _ArrayText:
+    """The part of an array's text that is not parsed yet. Elements are parsed as soon as they are there."""
+
+    def __init__(self, reader: io.BufferedReader, limit: int) -> None:
+        self._reader, self._decode = reader, codecs.getincrementaldecoder("utf-8-sig")()
+        self._limit = limit
+        self.text, self.at, self.is_whole = "", 0, False
+
+    def more(self) -> bool:
+        """Read on: as much again as there is, so that long elements are not parsed too often. False at the end."""
+        if self.is_whole:
+            return False
+        data = self._reader.read(max(_BUFFER, len(self.text) - self.at))
+        self.is_whole = not data
+        self.text, self.at = self.text[self.at :] + self._decode.decode(data, final=self.is_whole), 0
+        return True
+
+    def next_character(self) -> str:
+        """The next one that is no space, not taken yet; "" at the end."""
+        while True:
+            while self.at < len(self.text) and self.text[self.at] in _SPACE:
+                self.at += 1
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.more():
+                return ""
+
+    def element(self) -> Any:
+        """Raises ValueError if there is none; OverflowError if it is longer than the limit."""
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.text, self.at)
+                if end < len(self.text) or self.is_whole:  # at the very end a number may go on
+                    if end - self.at > self._limit:
+                        raise OverflowError
+                    self.at = end
+                    return value
+                problem: json.JSONDecodeError | None = None
+            except json.JSONDecodeError as error:
+                problem = error
+                is_cut = error.msg.startswith("Unterminated string") or error.pos > len(self.text) - _CUT
+                if not is_cut:
+                    raise
+            if len(self.text) - self.at > self._limit:
+                raise OverflowError
+            if not self.more() and problem is not None:
+                raise problem
+
+
+def _read_array(unit: ReadUnit, reader: io.BufferedReader, max_row_bytes: int) -> Iterator[RawRow]:
+    """Not a library for JSON events: json's own scanner builds the rows, at several times their speed."""
+    origin = unit.origin
+    array = _ArrayText(reader, max_row_bytes)
+    index = 0
+    try:
+        array.next_character()
+        array.at += 1
+        if array.next_character() == "]":
+            array.at += 1
+        else:
+            while True:
+                row = array.element()
+                if isinstance(row, dict):
+                    yield RawRow(origin, index, row)
+                else:
+                    reason = f"the element is {type(row).__name__}, not an object"
+                    yield RawRow(origin, index, None, reason, str(row)[:_SHOWN])
+                index += 1
+                mark = array.next_character()
+                array.at += 1
+                if mark == "]":
+                    break
+                if mark != ",":
+                    raise ValueError(f"after it stands {mark!r}" if mark else "the file ends within the array")
+                if array.next_character() == "]":
+                    raise ValueError("a comma stands before the closing bracket")
+        if rest := array.next_character():
+            raise ValueError(f"after the array stands {rest!r}")
+    except OverflowError:
+        raise refuse_row(origin, f"element {index:,}", max_row_bytes) from None
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise OSError(f"not a JSON array: element {index:,}: {why_unreadable(error)}") from error
+
+
+def read_csv(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_bytes: int) -> Iterator[RawRow]:
+    """Rows of a file whose first line names the columns."""
+    origin = unit.origin
+    with filesystem.open_input_stream(path, compression=unit.compression) as stream:
+        text = io.TextIOWrapper(_buffered(stream), encoding="utf-8-sig", newline="")
+        csv.field_size_limit(max_row_bytes)  # the default, 128 kB, is less than a long document
+        lines = _CsvLines(text, origin, max_row_bytes)
+        reader = csv.reader(lines, strict=True)
+        names = next(reader, [])
+        if len(set(names)) < len(names):
+            raise OSError(f"its header names a column twice: {clip_names(names)}")
+        if len(names) > MAX_COLUMNS:
+            raise OSError(f"its header has {len(names):,} columns, more than the {MAX_COLUMNS:,} that are supported")
+        index = -1
+        for values in reader:
+            lines.length = 0
+            if not values:
+                continue
+            index += 1
+            if len(values) == len(names):
+                yield RawRow(origin, index, dict(zip(names, values, strict=True)))
+            else:
+                reason = "the row has another number of fields than the header"
+                yield RawRow(origin, index, None, reason, str(values[:100])[:_SHOWN])
+
+
+class _CsvLines:
+    """Lines for the CSV reader; `length` counts the characters since the last row was complete."""
+
+    def __init__(self, text: io.TextIOWrapper, origin: str, limit: int) -> None:
+        self._text, self._origin, self._limit = text, origin, limit
+        self._number = 0
+        self.length = 0
+
+    def __iter__(self) -> _CsvLines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(self._limit + 1)
+        if not line:
+            raise StopIteration
+        self._number += 1
+        self.length += len(line)
+        if self.length > self._limit:
+            raise refuse_row(self._origin, f"the row that ends on line {self._number:,} or later", self._limit)
+        return line

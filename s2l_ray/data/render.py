@@ -1,0 +1,229 @@
+"""Conversations → token ids and response masks, in the style that the configuration asks for.
+
+Styles of our own end every response with the tokenizer's EOS; a chat template has its own end of turn.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from s2l_ray.config.model import TrainedModelConfig
+from s2l_ray.data.chat_template import ChatTemplate, Turn, any_of, mark_control_tokens, mark_response, unmark
+from s2l_ray.data.encode import Encoder, Tokenised
+from s2l_ray.data.turns import TrainedText, TurnCutter, Turns, check_plain, trained_turns
+from s2l_ray.data.units import UnusableRow
+from s2l_ray.errors import UserError
+
+Style = Literal["verbatim", "plain", "turns", "alpaca", "chat_template"]
+
+# https://github.com/tatsu-lab/stanford_alpaca#data-release, the prompt that S2L's authors train with
+_ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:"
+)
+TEMPLATE_DATE = datetime.date(2025, 1, 1)
+
+
+def resolve_style(render: str, format: str, tokenizer: Any) -> Style:
+    """What `proxy.render` means for a corpus of this format.
+
+    Raises:
+        UserError: chat_template asked for, and the tokenizer has none; or alpaca, and the corpus has turns.
+    """
+    if render == "chat_template":
+        if not getattr(tokenizer, "chat_template", None):
+            raise UserError(
+                "render=chat_template, but the tokenizer has no chat template, so chats would have no form; "
+                "choose render=plain or alpaca, or a tokenizer with a template"
+            )
+        return "chat_template"
+    if format in ("messages", "sharegpt"):
+        if render == "alpaca":
+            raise UserError(
+                f"render=alpaca has one instruction and one response, format={format} has turns (or a system prompt, "
+                "earlier rounds or tools in columns of their own); choose render=plain, chat_template or auto"
+            )
+        return "turns"
+    if render == "alpaca":
+        return "alpaca"
+    if format in ("prompt_completion", "template"):
+        return "verbatim"  # the user wrote every character on purpose
+    return "plain" if render == "plain" else "alpaca"
+
+
+def renderer_of(model: TrainedModelConfig, format: str, tokenizer: Any) -> Renderer:
+    """The Renderer that the configuration asks for, for rows of this format.
+
+    Raises:
+        UserError: style, tokenizer and format do not go together.
+    """
+    return Renderer(tokenizer, resolve_style(model.render, format, tokenizer), model.max_length, **options_of(model))
+
+
+def options_of(model: TrainedModelConfig) -> dict[str, Any]:
+    """The Renderer's options, as configured."""
+    return {
+        "turns": model.turns,
+        "date": model.template_date,
+        "arguments": model.template_arguments,
+        "end_of_turn": model.end_of_turn,
+    }
+
+
+def training_text(messages: Sequence[Turn], style: Style) -> str:
+    """A conversation in a style of our own, without end tokens: what a new tokenizer is trained on."""
+    return _in_style(messages, style, any_of([]), "", set()).text
+
+
+class Renderer:
+    """Renders and tokenises conversations; build one per process.
+
+    Args:
+        tokenizer: a `transformers` tokenizer with an EOS token.
+        max_length: longer sequences are cut on the right (tokens).
+        turns: whether all of the assistant's turns are response, or the last.
+        date, arguments: what a chat template is told (see ChatTemplate).
+        end_of_turn: ends responses to which a chat template gives no end token.
+
+    Raises:
+        UserError: the tokenizer cannot say where a response ends.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        style: Style,
+        max_length: int,
+        turns: Turns = "all",
+        date: datetime.date = TEMPLATE_DATE,
+        arguments: Mapping[str, Any] | None = None,
+        end_of_turn: str | None = None,
+    ) -> None:
+        _check_ends(tokenizer, end_of_turn)
+        self.style, self.max_length, self.turns = style, max_length, turns
+        self.num_cut = 0
+        """Conversations that were cut at max_length so far."""
+        self.num_with_control_tokens = 0
+        """Conversations so far in which a control token stood as text."""
+        added = list(tokenizer.added_tokens_decoder.values())
+        self._special = any_of([t.content for t in added if t.special])
+        self._eos = tokenizer.eos_token
+        prefix: Sequence[int] = ()
+        self._cutter: TurnCutter | None = None
+        if style == "chat_template":
+            template = ChatTemplate(tokenizer, date, arguments)
+            control = any_of([t.content for t in added])
+            self._cutter = TurnCutter(template, control, self._special, self._eos, end_of_turn)
+        else:
+            prefix = _prefix(tokenizer)  # a chat template writes its own beginning
+        self._encode = Encoder(tokenizer, self._special, prefix)
+        if self._cutter is not None:
+            _check_template(self._cutter)
+
+    def __call__(
+        self, batch: Sequence[Sequence[Turn]], tools: Sequence[Any] | None = None
+    ) -> list[list[Tokenised] | UnusableRow]:
+        """Each conversation's sequences, at least one. A row that cannot be used comes back as its UnusableRow."""
+        texts = [self._texts(messages, tools[i] if tools else None) for i, messages in enumerate(batch)]
+        encoded = iter(self._encode([text for row in texts if isinstance(row, list) for text in row]))
+        out: list[list[Tokenised] | UnusableRow] = []
+        for row in texts:
+            if isinstance(row, UnusableRow):
+                out.append(row)
+                continue
+            self.num_with_control_tokens += any(text.plain for text in row)
+            out.append(self._fitted([tokens for _ in row for tokens in next(encoded)]))
+        return out
+
+    def texts(self, messages: Sequence[Turn], tools: Any = None) -> list[TrainedText]:
+        """What is trained on, as text. Raises UnusableRow."""
+        if self._cutter is not None:
+            return self._cutter(messages, tools, self.turns)
+        check_plain(messages, tools)
+        trained = set(trained_turns(messages, self.turns))
+        return [_in_style(messages, self.style, self._special, self._eos, trained)]
+
+    def _texts(self, messages: Sequence[Turn], tools: Any) -> list[TrainedText] | UnusableRow:
+        try:
+            return self.texts(messages, tools)
+        except UnusableRow as reason:
+            return reason
+
+    def _fitted(self, sequences: list[Tokenised]) -> list[Tokenised] | UnusableRow:
+        limit = self.max_length
+        self.num_cut += any(len(s.input_ids) > limit for s in sequences)
+        cut = [Tokenised(s.input_ids[:limit], s.response_mask[:limit]) for s in sequences]
+        # The first token has nothing before it that could predict it: it has no loss.
+        kept = [s for s in cut if any(s.response_mask[1:])]
+        return kept or UnusableRow(
+            f"no response token left within max_length={limit} tokens: the prompt fills it; raise max_length"
+        )
+
+
+def _in_style(
+    messages: Sequence[Turn], style: Style, special: re.Pattern[str], eos: str, trained: set[int]
+) -> TrainedText:
+    """A conversation in a style of our own.
+
+    Raises:
+        UnusableRow: the style has one prompt and one response, and the conversation is another.
+    """
+
+    def said(i: int) -> str:
+        return mark_control_tokens(messages[i]["content"], special)
+
+    if style == "turns":
+        marked = ""
+        for i, turn in enumerate(messages):
+            marked += f"### {turn['role'].capitalize()}:\n"
+            ends = eos if turn["role"] == "assistant" else "\n\n"
+            marked += mark_response(said(i) + ends) if i in trained else said(i) + ends
+    else:
+        roles = [turn["role"] for turn in messages]
+        if roles != ["user", "assistant"]:
+            raise UnusableRow(
+                f"render={style} has one prompt and one response, and this chat has the turns "
+                f"{', '.join(roles)[:200]}; choose render=plain for chats, or chat_template"
+            )
+        prompt = said(0)
+        if style == "alpaca":
+            prompt = _ALPACA.replace("{instruction}", prompt)
+        elif style == "plain":
+            prompt += "\n"
+        marked = prompt + mark_response(said(1) + eos)
+    rendering = unmark(marked)
+    return TrainedText(rendering.text, rendering.generated, rendering.plain)
+
+
+def _check_ends(tokenizer: Any, end_of_turn: str | None) -> None:
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            "the tokenizer has no EOS token, so the model could not learn where a response ends; "
+            "set one in the tokenizer's folder (eos_token in tokenizer_config.json)"
+        )
+    for name, token in (("EOS token", tokenizer.eos_token), ("end_of_turn", end_of_turn)):
+        ids = [] if token is None else tokenizer(token, add_special_tokens=False)["input_ids"]
+        if token is not None and ids[-1:] != [tokenizer.convert_tokens_to_ids(token)]:
+            raise UserError(
+                f"the tokenizer reads {name} {token!r} as ordinary text (ids {ids[:8]}), so no response could end with "
+                "it; name a token of the tokenizer, or add it to the tokenizer's added tokens"
+            )
+
+
+def _check_template(cutter: TurnCutter) -> None:
+    """A template that cannot write a question and its answer is refused before any row is read."""
+    try:
+        cutter([{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "It is 4."}])
+    except UnusableRow as reason:
+        raise UserError(f"render=chat_template cannot be used with this tokenizer: {reason}") from None
+
+
+def _prefix(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before every text (BOS)."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    with_special = tokenizer("a")["input_ids"]
+    at = next((i for i in range(len(with_special)) if with_special[i : i + len(plain)] == plain), 0)
+    return list(with_special[:at])

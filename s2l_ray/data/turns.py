@@ -1,0 +1,276 @@
+"""A conversation → the texts that are trained on, each with the characters that are response.
+
+What a model is taught must be what it will be asked for. At inference, an assistant's turn comes after the template's
+rendering of the turns before it, generation prompt included. So every turn is rendered as the last one, and compared
+with the rendering of what precedes it:
+
+- The response begins where the generation prompt ends. Where the template does not write the whole generation prompt
+  into a finished turn (DeepSeek-R1's `<think>`), it begins where the two part.
+- It ends with the template's end of turn, without what the template puts only at the very end of a conversation
+  (Phi-3's `<|endoftext|>`) and without line breaks.
+- Turns share one text where the template writes a turn the same way when others follow. Where it does not (the Qwen3
+  family keeps thoughts in the last turn only, gpt-oss ends only the last turn with `<|return|>`), each has its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from s2l_ray.data.chat_template import ChatTemplate, Rendering, Span, Turn, thoughts_of
+from s2l_ray.data.units import UnusableRow
+
+Turns = Literal["all", "last"]
+
+_PROBE = "\u2063next\u2063"
+"""What a user says next, where it must be seen how a turn looks when others follow; stands in no corpus."""
+
+
+@dataclass(frozen=True)
+class TrainedText:
+    """One text that is trained on."""
+
+    text: str
+    responses: tuple[Span, ...]
+    """Characters [start, end) of the responses, end tokens included; ascending."""
+    plain: tuple[Span, ...] = ()
+    """Characters [start, end) of control tokens that the user wrote: ordinary text."""
+
+
+def is_trained(turn: Turn) -> bool:
+    """Whether the turn is an assistant's that says something and is not marked as context only."""
+    if turn["role"] != "assistant" or turn.get("weight") == 0 or turn.get("train") is False:
+        return False
+    return bool(_payload(turn))
+
+
+def trained_turns(messages: Sequence[Turn], turns: Turns) -> list[int]:
+    """Which turns are response.
+
+    Raises:
+        UnusableRow: none is; says why.
+    """
+    mine = [i for i, turn in enumerate(messages) if is_trained(turn)]
+    if not mine:
+        theirs = [turn for turn in messages if turn["role"] == "assistant"]
+        if not theirs:
+            raise UnusableRow("no assistant turn, so there is no response to train on")
+        if any(_payload(turn) for turn in theirs):
+            raise UnusableRow("every assistant turn is excluded from training by its weight or train key")
+        raise UnusableRow("empty response: every assistant turn is empty")
+    return mine if turns == "all" else mine[-1:]
+
+
+def check_plain(messages: Sequence[Turn], tools: Any) -> None:
+    """Raises UnusableRow for what only chat templates have a place for."""
+    for i, turn in enumerate(messages):
+        what = "tool calls" if turn.get("tool_calls") else "thoughts of its own" if thoughts_of(turn) else ""
+        if what:
+            raise UnusableRow(
+                f"turn {i + 1} has {what}, which only a chat template can write; set render=chat_template"
+            )
+    if tools:
+        raise UnusableRow("the chat has tools, which only a chat template can write; set render=chat_template")
+
+
+class TurnCutter:
+    """Cuts conversations into texts with responses, as a chat template writes them.
+
+    Args:
+        template: the tokenizer's.
+        control: matches every added token of the tokenizer, special or not.
+        special: matches the special ones, of which one ends a turn.
+        eos: the tokenizer's EOS.
+        end_of_turn: ends responses to which the template gives no end token; None: such are refused.
+    """
+
+    def __init__(
+        self,
+        template: ChatTemplate,
+        control: re.Pattern[str],
+        special: re.Pattern[str],
+        eos: str,
+        end_of_turn: str | None = None,
+    ) -> None:
+        self._template, self._control, self._special, self._eos = template, control, special, eos
+        self._end_of_turn = end_of_turn
+        self._ends: dict[str, int | None] = {}
+
+    def __call__(self, messages: Sequence[Turn], tools: Any = None, turns: Turns = "all") -> list[TrainedText]:
+        """The texts of one conversation, in order.
+
+        Raises:
+            UnusableRow: the template refuses it, leaves out a text, or gives a response no end token.
+        """
+        out: list[TrainedText] = []
+        for i in trained_turns(messages, turns):
+            if i == 0:
+                raise UnusableRow("the chat begins with the assistant's turn, for which chat templates have no prompt")
+            turn = self._turn(messages, i, tools)
+            shared = out[-1].text[: out[-1].responses[-1][1]] if out else None
+            if shared is not None and turn.text.startswith(shared):
+                out[-1] = TrainedText(turn.text, out[-1].responses + turn.responses, turn.plain)
+            else:
+                out.append(turn)
+        return out
+
+    def _turn(self, messages: Sequence[Turn], i: int, tools: Any) -> TrainedText:
+        """Turn `i` as the last one."""
+        messages, whole = self._whole(messages, i, tools)
+        prompt = self._template.render(messages[:i], tools, generation_prompt=True)
+        start = len(prompt.text)
+        if not whole.text.startswith(prompt.text):
+            start = self._where_they_part(messages, i, tools, prompt.text, whole)
+        _check_nothing_left_out(messages, i, tools, whole.text, start)
+        said = _payload(messages[i])[-1]
+        places = self._places(whole, said, start)
+        if not places:
+            raise UnusableRow(_left_out("text", i, messages[i]))
+        payload_end = places[-1] + len(said)
+        own = [(a, b) for a, b in whole.generated if b > start]
+        if own:
+            start = max(start, own[0][0])
+        end = self._end(messages, i, tools, whole.text, payload_end)
+        if end is not None:
+            return TrainedText(whole.text, ((start, end),), whole.plain)
+        if self._end_of_turn is None:
+            raise UnusableRow(
+                "the chat template ends the response without an end token, so the model could not learn to stop; name "
+                "the token that ends a turn of this model (end_of_turn), or choose render=plain"
+            )
+        text = whole.text + self._end_of_turn
+        return TrainedText(text, ((start, len(text)),), whole.plain)
+
+    def _whole(self, messages: Sequence[Turn], i: int, tools: Any) -> tuple[Sequence[Turn], Rendering]:
+        """Arguments of tool calls are objects to most templates, and JSON text to a few (DeepSeek's)."""
+        parsed = [_with_arguments(turn, as_text=False) for turn in messages]
+        try:
+            return parsed, self._template.render(parsed[: i + 1], tools)
+        except UnusableRow:
+            if not any(turn.get("tool_calls") for turn in messages[: i + 1]):
+                raise
+            as_text = [_with_arguments(turn, as_text=True) for turn in messages]
+            return as_text, self._template.render(as_text[: i + 1], tools)
+
+    def _where_they_part(self, messages: Sequence[Turn], i: int, tools: Any, prompt: str, whole: Rendering) -> int:
+        parting = _common_prefix(prompt, whole.text)
+        history = self._template.render(messages[:i], tools).text
+        floor = _common_prefix(history, prompt)
+        if parting < floor:
+            raise UnusableRow(
+                f"the chat template writes the turns before turn {i + 1} differently once it is answered, so the "
+                "response cannot be told from its prompt"
+            )
+        # "<think>" and "</think>" part after "<", within a token; and a response may begin like the generation prompt.
+        said = [at for text in _payload(messages[i]) for at in self._places(whole, text, floor)[:1]]
+        parting = min([parting, *said])
+        for token in self._control.finditer(whole.text, max(0, parting - 200), parting + 200):
+            if token.start() < parting < token.end():
+                return token.start()
+        return parting
+
+    def _end(self, messages: Sequence[Turn], i: int, tools: Any, whole: str, payload_end: int) -> int | None:
+        """Where the turn's end token ends; None: it has none."""
+        tail = whole[payload_end:]
+        if tail not in self._ends:
+            ends = list(self._special.finditer(tail))
+            if len(ends) > 1:
+                # Which of them stand there too when the conversation goes on?
+                lasting = self._lasting(messages, i, tools, whole, payload_end)
+                ends = [end for end in ends if end.end() <= lasting][::-1] or ends
+                ends = [end for end in ends if end.group() == self._eos] or ends
+            self._ends[tail] = ends[0].end() if ends else None
+        end = self._ends[tail]
+        return None if end is None else payload_end + end
+
+    def _lasting(self, messages: Sequence[Turn], i: int, tools: Any, whole: str, payload_end: int) -> int:
+        """How far `whole` stands there too when a user's turn follows (characters after the payload)."""
+        try:
+            longer = self._template.render([*messages[: i + 1], {"role": "user", "content": _PROBE}], tools).text
+        except UnusableRow:
+            return len(whole) - payload_end
+        return _common_prefix(whole, longer) - payload_end
+
+    def _places(self, whole: Rendering, text: str, start: int) -> list[int]:
+        """Where `text` stands, as it is or as JSON writes it; not where its letters are part of a control token."""
+        tokens = [t.span() for t in self._control.finditer(whole.text, start) if t.span() not in whole.plain]
+        for form in dict.fromkeys([text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]]):
+            found = (at.start() for at in re.finditer(re.escape(form), whole.text[start:]))
+            places = [at + start for at in found]
+            inside = [any(a <= at and at + len(form) <= b for a, b in tokens) for at in places]
+            if not all(inside):
+                return [at for at, hidden in zip(places, inside, strict=True) if not hidden]
+        return []
+
+
+def _payload(turn: Turn) -> list[str]:
+    """The texts of a turn, in the order in which templates write them; without white space around them."""
+    texts = [thoughts_of(turn) or ""]
+    content = turn.get("content") or ""
+    # Templates take thoughts inside the content apart from the answer.
+    before, closing, after = content.rpartition("</think>")
+    texts += [before.rpartition("<think>")[2], after] if closing else [content]
+    for call in turn.get("tool_calls") or []:
+        texts.append(str(call.get("function", call).get("name") or ""))
+    return [stripped for text in texts if (stripped := text.strip())]
+
+
+def _find(whole: str, text: str, start: int = 0) -> int:
+    """Where `text` stands, as it is or as JSON writes it; -1: nowhere."""
+    at = whole.find(text, start)
+    for ascii_only in (False, True):
+        if at < 0:
+            at = whole.find(json.dumps(text, ensure_ascii=ascii_only)[1:-1], start)
+    return at
+
+
+def _check_nothing_left_out(messages: Sequence[Turn], i: int, tools: Any, whole: str, start: int) -> None:
+    """Raises UnusableRow if the template drops a text: what it drops, the model would never learn."""
+    for k, turn in enumerate(messages[: i + 1]):
+        texts = _payload(turn)
+        if turn["role"] == "assistant" and k < i:
+            texts = texts[-1:]  # thoughts of earlier turns may go: at inference they are gone too
+        for text in texts:
+            if _find(whole, text, start if k == i else 0) < 0:
+                what = "thoughts" if text != texts[-1] and not turn.get("tool_calls") else "text"
+                raise UnusableRow(_left_out(what, k, turn))
+    for tool in tools or []:
+        name = str(tool.get("function", tool).get("name") or "")
+        if name and name not in whole:
+            raise UnusableRow(f"the chat template leaves out the tool {name!r}: it has no place for tools")
+
+
+def _left_out(what: str, k: int, turn: Turn) -> str:
+    return f"the chat template leaves out the {what} of turn {k + 1} ({turn['role']}), so the model would never see it"
+
+
+def _with_arguments(turn: Turn, as_text: bool) -> Turn:
+    if not turn.get("tool_calls"):
+        return turn
+    calls = []
+    for call in turn["tool_calls"]:
+        function = dict(call.get("function", call))
+        arguments = function.get("arguments")
+        if as_text and not isinstance(arguments, str):
+            function["arguments"] = json.dumps(arguments, ensure_ascii=False)
+        elif not as_text and isinstance(arguments, str):
+            try:
+                function["arguments"] = json.loads(arguments)
+            except ValueError:
+                raise UnusableRow(f"the arguments of the tool call {function.get('name')!r} are not JSON") from None
+        calls.append({**call, "function": function} if "function" in call else function)
+    return {**turn, "tool_calls": calls}
+
+
+def _common_prefix(a: str, b: str) -> int:
+    low, high = 0, min(len(a), len(b))
+    while low < high:  # bisection: comparing slices is done in C
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

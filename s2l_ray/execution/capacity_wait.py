@@ -1,0 +1,151 @@
+"""Capacity of a cluster that others use too, or that grows: how much is free, and waiting for it, within a limit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from s2l_ray.config.schema import ResourcesConfig
+from s2l_ray.errors import EnvironmentFault
+from s2l_ray.execution.capacity import ACCELERATOR_TYPE, Node, fit, total
+from s2l_ray.execution.placement import Placement, describe_nodes, node_resources
+from s2l_ray.text.formats import format_duration
+
+Say = Callable[[str], None]
+
+_SAY_AGAIN_S = 600.0
+
+
+class CapacityTimeoutError(EnvironmentFault):
+    """The places for a stage's workers did not become free, or did not come, in time."""
+
+    retryable = False  # all the time that there was has been waited
+
+
+class Patience:
+    """Says what is waited for, says it again now and then, and ends the wait after its limit."""
+
+    def __init__(self, what: str, limit_s: float, say: Say) -> None:
+        """`what`: the stage, for messages."""
+        self._what, self._limit_s, self._say = what, limit_s, say
+        self._began = time.monotonic()
+        self._next_s = 0.0
+
+    @property
+    def left_s(self) -> float:
+        return self._limit_s - (time.monotonic() - self._began)
+
+    @property
+    def told(self) -> bool:
+        return self._next_s > 0
+
+    def tell(self, reason: str) -> None:
+        """Raises CapacityTimeoutError when the limit is reached."""
+        waited = time.monotonic() - self._began
+        if waited >= self._limit_s:
+            raise CapacityTimeoutError(
+                f"[{self._what}] gave up after {format_duration(waited)} "
+                f"(resources.capacity_wait_s={self._limit_s:g}): {reason}. What is complete stays; when there is room, "
+                "the same command goes on from there. Ask for less (resources.proxy, resources.target), or raise it"
+            )
+        if waited >= self._next_s:
+            already = f" since {format_duration(waited)}" if self.told else ""
+            self._say(f"[{self._what}] waiting{already} (at most {format_duration(self._limit_s)}): {reason}")
+            self._next_s = waited + _SAY_AGAIN_S
+
+
+def free_resources(settle_s: float = 15.0) -> list[Node]:
+    """What nobody holds now, node by node. What was just given back counts as held for a moment: it looks again."""
+    deadline = time.monotonic() + settle_s
+    while True:
+        nodes, free = node_resources(), free_now()
+        if all(total(free, n) >= total(nodes, n) for n in ("CPU", "GPU")) or time.monotonic() > deadline:
+            return free
+        time.sleep(0.2)
+
+
+def free_now() -> list[Node]:
+    """What nobody holds at this moment, node by node."""
+    from ray._private.state import available_resources_per_node, state
+
+    leaving = state.get_draining_nodes()
+    return [free for node, free in available_resources_per_node().items() if node not in leaving]
+
+
+def wait_for_free(placement: Placement, what: str, say: Say, limit_s: float, every_s: float = 2.0) -> list[Node]:
+    """Wait until these workers' places, and one CPU for reading, are free at the same time → what is free then.
+
+    Workers that took a busy cluster's last CPU would wait for data, and the tasks that read data for a CPU.
+
+    Raises:
+        CapacityTimeoutError: others held them all the time.
+    """
+    patience = Patience(what, limit_s, say)
+    while not fit(free := free_now(), placement.demand).num_replicas:
+        patience.tell(_who_holds_it(placement, node_resources(), free))
+        time.sleep(min(every_s, max(0.0, patience.left_s)))
+    if patience.told:
+        say(f"[{what}] there is room now")
+    return free
+
+
+def _who_holds_it(placement: Placement, nodes: Sequence[Node], free: Sequence[Node]) -> str:
+    has, left = (f"{total(n, 'CPU'):g} CPU and {total(n, 'GPU'):g} GPU" for n in (nodes, free))
+    needed = f"{placement.describe()}, and 1 CPU for reading, are needed"
+    if not fit(nodes, placement.demand).num_replicas:
+        return f"{needed}; the cluster has shrunk to {describe_nodes(nodes)}, which is too small even without others"
+    return f"{needed}; of the cluster's {has}, {left} are free, others hold the rest"
+
+
+def wait_for_nodes(placement: Placement, what: str, say: Say, limit_s: float) -> None:
+    """Wait until the autoscaler has added what these workers, and one CPU for reading, need.
+
+    A placement group is the one request that every autoscaler sees and that is taken back without a trace. It is given
+    back at once: Ray Train asks for the same again.
+
+    Raises:
+        CapacityTimeoutError: the nodes did not come.
+    """
+    bundles = [dict(placement.worker) for _ in range(placement.fewest_workers)] + [{"CPU": 1.0}]
+    hold_together(bundles, Patience(what, limit_s, say), lambda: (
+        f"{placement.describe()}, and 1 CPU for reading, are asked of the autoscaler; there is "
+        f"{describe_nodes(node_resources()) or 'no node'}"
+    ))  # fmt: skip
+
+
+def wait_for_gpu(resources: ResourcesConfig, say: Say) -> bool:
+    """Ask the autoscaler for one GPU, where `device: auto` may have one; True once it is there.
+
+    Of the kind that the proxy needs: no dearer node is started for the question.
+    """
+    import ray
+
+    if resources.device != "auto" or not resources.may_grow or ray.cluster_resources().get("GPU", 0) >= 1:
+        return False
+    if not resources.gpu_wait_s:
+        return False
+    asked, limit = resources.proxy, resources.gpu_wait_s
+    bundle = {"GPU": min(1.0, asked.gpus_per_worker), **asked.custom_resources}
+    if asked.accelerator_type:
+        bundle[f"{ACCELERATOR_TYPE}{asked.accelerator_type}"] = 0.001
+    reason = "resources.device=auto, and the autoscaler was asked for a GPU; if none comes, CPUs are taken"
+    try:
+        hold_together([bundle], Patience("cluster", limit, say), lambda: reason)
+    except CapacityTimeoutError:
+        say(f"[cluster] no GPU came within resources.gpu_wait_s={limit:g}: everything runs on CPUs")
+        return False
+    return True
+
+
+def hold_together(bundles: list[dict[str, float]], patience: Patience, reason: Callable[[], str]) -> None:
+    """Return once all bundles have had their places at the same time."""
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    group = placement_group(bundles)
+    try:
+        quick = 3.0  # what is there already is had within a moment, and nothing is said
+        while not group.wait(timeout_seconds=max(0.1, min(quick, patience.left_s))):
+            patience.tell(reason())
+            quick = 10.0
+    finally:
+        remove_placement_group(group)

@@ -1,0 +1,73 @@
+"""Checkpoints of a training on storage: `ray_train/<step>/`, with Ray Train's list of them beside. Imports no Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.errors import DataError
+from s2l_ray.storage.folder import Storage
+
+FOLDER = "ray_train"
+PROGRESS = "progress.json"
+_LIST = "checkpoint_manager_snapshot.json"
+_TORN_MARKS = ("PytorchStreamReader", "loading state_dict", "safetensor", "invalid load key", "corrupt")
+
+
+class CheckpointDamaged(DataError, RuntimeError):
+    """A checkpoint cannot be loaded; says which, and how to train without it."""
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """What the loop saved beside the weights."""
+    progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text())
+    return progress
+
+
+@contextlib.contextmanager
+def torn_named(uri: str) -> Iterator[None]:
+    """Raises CheckpointDamaged, naming the checkpoint, where the block finds its files torn."""
+    try:
+        yield
+    except (EOFError, pickle.UnpicklingError, json.JSONDecodeError, FileNotFoundError) as error:
+        raise CheckpointDamaged(_damaged(uri, error)) from error
+    except Exception as error:
+        if type(error).__module__.startswith("s2l_ray"):
+            raise
+        # torch and safetensors have no errors of their own for this:
+        if any(mark in f"{type(error).__name__} {error}".lower() for mark in map(str.lower, _TORN_MARKS)):
+            raise CheckpointDamaged(_damaged(uri, error)) from error
+        raise
+
+
+def _damaged(uri: str, error: Exception) -> str:
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    return (
+        f"the checkpoint {uri} cannot be loaded ({said[0][:300]}): its files are torn or not all there. Delete "
+        f"{uri.rpartition('/')[0]} and run the same command again: the training begins anew, complete stages stay"
+    )
+
+
+def drop_unusable_checkpoints(out: Storage, say: Callable[[str], None]) -> None:
+    """Forget the checkpoints in a stage's folder if the list of them is torn or names what is gone; says so.
+
+    Ray Train does not write its list atomically: a full disk or a kill can leave half of it, with which it never
+    starts again.
+    """
+    folder = out.sub(FOLDER)
+    if not folder.exists(_LIST):
+        return
+    try:
+        listed = json.loads(folder.read_bytes(_LIST))
+        names = [result["checkpoint_dir_name"] for result in listed["checkpoint_results"]]
+        gone = [name for name in names if not folder.exists(f"{name}/{PROGRESS}")]
+        why = f"checkpoint {gone[0]} is not all there" if gone else ""
+    except (ValueError, KeyError, TypeError) as error:
+        why = f"{_LIST} is torn ({error})"
+    if why:
+        say(f"{folder.uri}: {why}; the training begins anew.")
+        folder.delete_dir()

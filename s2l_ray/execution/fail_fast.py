@@ -1,0 +1,20 @@
+"""Ends a training at the first final error of any rank: no retry, and no rank is left waiting for the others.
+
+Ray Train ends a training whose callback raises, and with it all workers. (Its failure policy is not public.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.train import UserCallback
+
+from s2l_ray.execution.failures import final_among
+
+
+class StopAtOnce(UserCallback):
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raises the final error, if there is one among them."""
+        error = final_among(worker_exceptions)
+        if error is not None:
+            raise error

@@ -1,0 +1,88 @@
+"""What nodes that are up have inside: memory, and what their torch and their faiss can do. Starts no node.
+
+A task without CPUs or GPUs, one on each node that is asked: it waits for nobody, and no autoscaler adds a node for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from s2l_ray.execution.capacity import Node
+from s2l_ray.execution.placement import host_memory_bytes, local_cores
+
+_ANSWER_S = 180.0
+"""A node imports torch for the first time: seconds, on a cold disk a minute."""
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """Of one node."""
+
+    name: str
+    """For messages."""
+    host_memory_bytes: int
+    cores: int
+    torch_build: str | None
+    """`2.13.0+cu130`; None: not installed."""
+    torch_has_cuda: bool
+    """The build can use GPUs (CUDA or ROCm)."""
+    num_gpus: int
+    """GPUs that this torch sees."""
+    gpu_memory_bytes: int | None
+    """Of the smallest of them."""
+    faiss_sees_gpu: bool | None
+    """None: faiss is not installed."""
+
+
+def local_facts() -> NodeFacts:
+    """Of this machine."""
+    from s2l_ray.selection.kmeans import faiss_sees_gpu
+
+    build, has_cuda, memories = _torch_facts()
+    return NodeFacts(
+        os.uname().nodename, host_memory_bytes(), local_cores(), build, has_cuda, len(memories),
+        min(memories, default=None), faiss_sees_gpu(),
+    )  # fmt: skip
+
+
+def _torch_facts() -> tuple[str | None, bool, list[int]]:
+    try:
+        import torch
+    except ImportError:
+        return None, False, []
+    has_cuda = torch.version.cuda is not None or torch.version.hip is not None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return torch.__version__, has_cuda, [torch.cuda.get_device_properties(i).total_memory for i in range(count)]
+
+
+def facts_of_nodes(wanted: Callable[[Node], bool], embedded: bool) -> list[tuple[Node, NodeFacts]]:
+    """Of the living nodes whose resources are `wanted`; those that do not answer are left out.
+
+    embedded: the only node is this machine, and needs no task.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and wanted(node["Resources"])]
+    if embedded:
+        return [(node["Resources"], local_facts()) for node in nodes]
+    # Ray 2.60 leaves CUDA_VISIBLE_DEVICES alone where no GPU is asked for, unless it is told otherwise.
+    sees_all: dict[str, Any] = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
+    task = ray.remote(num_cpus=0, max_calls=1, max_retries=3, runtime_env=sees_all)(local_facts)
+    asked = {
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(): node
+        for node in nodes
+    }
+    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_S) if asked else ([], [])
+    for reference in late:
+        ray.cancel(reference, force=True)
+    found = []
+    for reference in done:
+        try:
+            found.append((asked[reference]["Resources"], ray.get(reference)))
+        except ray.exceptions.RayError:  # the node has left
+            continue
+    return found

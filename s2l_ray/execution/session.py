@@ -1,0 +1,159 @@
+"""Join a Ray cluster, or embed a local one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+
+from s2l_ray.config.schema import ResourcesConfig
+from s2l_ray.errors import EnvironmentFault, first_line
+from s2l_ray.execution.auth import TokenError, explain_refusal, take_token_if_there
+from s2l_ray.execution.local_ray import local_ray
+from s2l_ray.execution.placement import local_cores
+from s2l_ray.execution.preemption import WATCHER_ENV
+from s2l_ray.execution.signals import own_handlers_kept
+
+_ANSWER_S = 5.0
+
+
+class ClusterUnreachable(EnvironmentFault):
+    """Nothing answers as a Ray cluster there; nothing was started."""
+
+
+class ClusterLost(EnvironmentFault, RuntimeError):
+    """The cluster that this process was connected to is gone."""
+
+
+@contextlib.contextmanager
+def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator[None]:
+    """Inside the block Ray is connected; what was started here is shut down at its end, what was there stays.
+
+    An embedded Ray counts two logical CPUs more than there are cores: Ray Data's short tasks must find a place while
+    the workers hold the cores, or the pipeline would wait for itself for ever. `dashboard`: only of an embedded one.
+
+    Raises:
+        ClusterLost: in place of whatever went wrong because of it.
+    """
+    _quiet_environment()
+    import ray
+
+    if ray.is_initialized():
+        quiet_ray_data()
+        with _loss_is_said():
+            yield
+        return
+    with contextlib.ExitStack() as stack:
+        with own_handlers_kept():
+            if is_embedded(resources):
+                os.environ.setdefault(WATCHER_ENV, "0")  # nothing to watch on one machine
+                # Ray ends idle processes after a second; the next stage would wait for new ones to import everything.
+                os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
+                stack.enter_context(local_ray(local_cores() + 2, dashboard))
+            else:
+                stack.callback(ray.shutdown)
+                _join(resources.ray_address or os.environ["RAY_ADDRESS"])
+        quiet_ray_data()
+        with _loss_is_said():
+            yield
+
+
+def _join(address: str) -> None:
+    """Connect to a cluster that runs. Raises TokenError, ClusterUnreachable."""
+    import ray
+
+    has_token = take_token_if_there()
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    except Exception as error:
+        ray.shutdown()
+        if _is_refusal(error):
+            raise TokenError(explain_refusal(f"the Ray cluster at {address}", has_token)) from error
+        raise ClusterUnreachable(
+            f"the Ray cluster at {address} (RAY_ADDRESS or resources.ray_address) cannot be joined: "
+            f"{first_line(error)}. Is it up, and is the address its head's, HOST:6379? Unset it to run on this "
+            "machine alone"
+        ) from error
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Ray passes the error of its C++ part on as such, or as a part of another one's text."""
+    while error is not None:
+        if type(error).__name__ == "AuthenticationError" or "AuthenticationError" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def is_embedded(resources: ResourcesConfig) -> bool:
+    """Ray is (or will be) started here for this run alone."""
+    address = resources.ray_address or os.environ.get("RAY_ADDRESS")
+    return not address or address == "local"
+
+
+def is_on_head() -> bool:
+    """This process runs on the machine of the connected cluster's head."""
+    import ray
+
+    host = ray.get_runtime_context().gcs_address.rpartition(":")[0].strip("[]")
+    return host in (ray.util.get_node_ip_address(), "127.0.0.1", "localhost", "::1")
+
+
+@contextlib.contextmanager
+def _loss_is_said() -> Iterator[None]:
+    """Ray tells the death of the head in many ways: an actor is unavailable, a task has failed, a call timed out."""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    try:
+        yield
+    except Exception as error:
+        if head_answers(address):
+            raise
+        raise ClusterLost(
+            f"the Ray cluster at {address} is gone: its head does not answer any more ({type(error).__name__}). What "
+            "is complete stays in the run's folder; start a cluster, and the same command goes on from there"
+        ) from error
+
+
+def head_answers(address: str) -> bool:
+    """Whether the cluster's head (`host:port` of its store) can be reached."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):
+            return True
+    except OSError:
+        return False
+
+
+def quiet_ray_data() -> None:
+    """Settings of Ray Data that this project relies on; for the driver and for every worker that iterates."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    # A block is what a task yields: one window, one group of parts. Split blocks would have to be joined again.
+    context.target_max_block_size = None
+    # Silent for half an hour is a hang, not patience; autoscalers need minutes.
+    context.execution_no_progress_timeout_s = 900
+    # Errors of ours come as exceptions with a message; Ray Data would print its own traceback before them.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    for name in ("ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _quiet_environment() -> None:
+    defaults = {
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # workers' prints would come twice
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        # After a failure the workers that wait for a lost one are ended in any case; 30 s is Ray Train's patience.
+        "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "3",
+        "TOKENIZERS_PARALLELISM": "false",  # tokenizers fork-warns otherwise; tasks are the parallelism
+        # Small actors without resources are meant to be many here. (Ray reads this when it is imported.)
+        "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,133 @@
+"""SIGTERM (`ray job stop`, systemd, Kubernetes), SIGHUP (a terminal that is closed) and Ctrl-C end a run alike.
+
+They are told apart by the exit code. `ray.init` puts a handler of its own in the way, which has the process dump its
+stack and abort at SIGTERM; that of Ray Train is not installed at all (cluster.interruptible).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from s2l_ray.storage.processes import run_abrupt_end
+
+STOPPED = 128 + signal.SIGTERM
+"""Exit code after SIGTERM, as a shell says it."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code after Ctrl-C."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SAME_KEYPRESS_S = 0.2
+"""Ctrl-C reaches all processes of the terminal, and some of them pass it on."""
+
+
+class EndingSignals:
+    """Handler of all three. The first one raises KeyboardInterrupt: the one exception that Ray lets out of a waiting
+    `ray.get`, for any signal. A second Ctrl-C ends the process at once; other further signals change nothing, since
+    service managers send several and the clean-up is under way."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        """The number of the first signal."""
+        self._at = 0.0
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + (self.first or signal.SIGINT)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.note(number):
+            raise KeyboardInterrupt
+
+    def note(self, number: int) -> bool:
+        """Whether this is the first."""
+        if self.first is None:
+            self.first, self._at = number, time.monotonic()
+            if number == signal.SIGHUP:  # the terminal is gone, and a line to it would fail in mid-clean-up
+                _to_nowhere(self._terminals)
+            return True
+        if number == signal.SIGINT and time.monotonic() - self._at > _SAME_KEYPRESS_S:
+            end_at_once(128 + number)
+        return False
+
+
+def end_at_once(exit_code: int) -> None:
+    """End this process and all that it has started, now: locks are given back and tokens removed, nothing else."""
+    with contextlib.suppress(OSError):
+        os.write(2, b"\nending at once\n")
+    started = psutil.Process().children(recursive=True)
+    for process in started:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    run_abrupt_end()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(exit_code)
+
+
+def _to_nowhere(descriptors: list[int]) -> None:
+    """What is written there from now on is lost without an error."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in descriptors:
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def ending_signals() -> Iterator[EndingSignals]:
+    """Inside the block the three signals raise KeyboardInterrupt; what is yielded knows afterwards which came.
+
+    What this process ignores (`nohup`, a script's background job) it goes on to ignore.
+    """
+    handler = EndingSignals()
+    if threading.current_thread() is not threading.main_thread():
+        yield handler
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    ours = [number for number in _SIGNALS if before[number] is not signal.SIG_IGN]
+    for number in ours:
+        signal.signal(number, handler)
+    try:
+        yield handler
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+        if handler.first is not None:  # nothing is left to clean up, and the interpreter takes its time to end
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def own_handlers_kept() -> Iterator[None]:
+    """What the block does to the handlers of the signals is undone after it, where Python code had set them.
+
+    Raises:
+        KeyboardInterrupt: where Ray's handler turned a SIGTERM into SystemExit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    except SystemExit as wanted:
+        ours = before[signal.SIGTERM]
+        if wanted.code != signal.SIGTERM or not isinstance(ours, EndingSignals):
+            raise
+        ours.note(signal.SIGTERM)
+        raise KeyboardInterrupt from None
+    finally:
+        for each, handler in before.items():
+            # SIG_DFL would kill the process without any clean-up: then Ray's own is the better one.
+            if callable(handler):
+                signal.signal(each, handler)

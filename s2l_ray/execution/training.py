@@ -1,0 +1,240 @@
+"""Training loops on Ray Train workers: what a loop sees of its worker (`RayHost`), and the call that runs them all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from s2l_ray.data.token_examples import Examples
+from s2l_ray.execution.capacity import ACCELERATOR_TYPE
+from s2l_ray.execution.checkpoints import FOLDER, PROGRESS, read_progress, torn_named
+from s2l_ray.execution.event_channel import Event, hand_over, mailbox
+from s2l_ray.execution.failures import cause_of
+from s2l_ray.execution.orphaned_placement_groups import remove_leftover_groups
+from s2l_ray.execution.placement import Placement
+from s2l_ray.execution.preemption import NoticeWatch
+from s2l_ray.execution.restarts import RESTART
+from s2l_ray.execution.session import head_answers, quiet_ray_data
+from s2l_ray.execution.token_stream import stream_units
+from s2l_ray.execution.training_errors import WorkersFailed, ended, explain
+from s2l_ray.lm.worker import Host
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.retry import full_disk_named
+from s2l_ray.storage.scratch import scratch_folder
+
+RESIZE_CHECK_S = 60.0
+"""Elastic: how often to look whether more workers could be had (seconds). Growing restarts all of them from the last
+checkpoint, so nodes that come one after another should cost one restart."""
+
+
+class RayHost:
+    """`Host` inside a Ray Train worker."""
+
+    def __init__(self, box: Any, out: Storage, device: str) -> None:
+        """`out`: the stage's folder. `device`: the placement's, cpu or gpu."""
+        import ray.train
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
+        # Where no GPU is reserved, Ray 2.60 hides none, and Ray Train would give the first one that torch sees.
+        self.device = ray.train.torch.get_device() if device == "gpu" else torch.device("cpu")
+        self._box, self._checkpoints = box, out.sub(FOLDER)
+        self._notices = NoticeWatch(self.same)
+
+    def emit(self, **event: Any) -> None:
+        self._box.put.remote({"rank": self.rank, **event})
+
+    def same(self, value: Any) -> Any:
+        if self.num_workers == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, src=0)
+        return held[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        if self.num_workers == 1:
+            return [value]
+        held: list[Any] = [None] * self.num_workers
+        dist.all_gather_object(held, value)
+        return held
+
+    def save(self, name: str, progress: dict[str, Any], write: Callable[[Path], None]) -> None:
+        import ray.train
+
+        def upload(checkpoint: Any, to: str) -> Any:
+            """Ray Train's own copies files without retries, and leaves torn ones on a full disk."""
+            target = self._checkpoints.sub(to)
+            target.upload_folder(Path(checkpoint.path))
+            return ray.train.Checkpoint(target.path, target.filesystem)
+
+        with scratch_folder() as folder:
+            with full_disk_named(f"{folder} (TMPDIR, on the way to {self._checkpoints.uri})"):
+                write(folder)
+                if self.rank == 0:
+                    Path(folder, PROGRESS).write_text(json.dumps(progress))
+            checkpoint = ray.train.Checkpoint.from_directory(folder) if os.listdir(folder) else None
+            ray.train.report(
+                {"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name, checkpoint_upload_fn=upload
+            )
+
+    def notice(self, step: int) -> bool:
+        news = self._notices()
+        if news and self.rank == 0:
+            self.emit(event="notice", step=step, **news)
+        return news is not None
+
+    def report(self, metrics: dict[str, Any]) -> None:
+        import ray.train
+
+        ray.train.report(metrics)
+
+    @contextlib.contextmanager
+    def restore(self) -> Iterator[tuple[Path, dict[str, Any]] | None]:
+        import ray.train
+
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as folder, torn_named(f"{self._checkpoints.uri}/{Path(checkpoint.path).name}"):
+            yield Path(folder), read_progress(Path(folder))
+
+    def stream(self, tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Examples]:
+        return stream_units(tokens, units)
+
+
+def run_on_workers(
+    loop: Callable[[Any, Host], dict[str, Any]],
+    job: Any,
+    out: Storage,
+    placement: Placement,
+    *,
+    what: str,
+    max_failures: int,
+    wait_s: float = 86_400,
+    checkpoints_to_keep: int = 2,
+    environment: dict[str, str] | None = None,
+    callbacks: Sequence[Any] = (),
+    on_event: Callable[[Event], None],
+) -> dict[str, Any]:
+    """loop(job, host) on every worker; lost workers are replaced and resume at the newest checkpoint.
+
+    Args:
+        out: the stage's folder. It is named for the stage's settings, so that a checkpoint found in it is this job's.
+        what: who failed, for messages.
+        max_failures: of the workers, and of the process that leads them; -1: without end. A reclaimed node that was
+            announced is none.
+        wait_s: how long the workers may wait for their places, all waits together.
+        environment: of the worker processes.
+        callbacks: Ray Train's.
+
+    Returns:
+        What rank 0's loop returned.
+
+    Raises:
+        errors of this package, raised by the loop on any rank: at once, since another try would end alike; retryable
+            ones (StorageError) only after `max_failures`.
+        InternalError: in place of others that another try would meet again (ValueError, KeyError, …), at once too.
+        WorkersFailed: workers were lost more often than `max_failures`, or had no places in time.
+    """
+    import ray.train
+
+    lost_controllers = 0
+    while True:
+        with mailbox(on_event) as box, full_disk_named(f"{out.uri}/{FOLDER}"):
+            config = {"loop": loop, "job": job, "box": box, "out": out, "device": placement.device}
+            trainer = _trainer(config, placement, max_failures, wait_s, checkpoints_to_keep, environment, callbacks)
+            try:
+                summary: dict[str, Any] = trainer.fit().return_value
+                return summary
+            except ray.exceptions.ActorDiedError as error:
+                # Ray Train starts workers again, but not the process that leads them. Its workers end with it.
+                lost_controllers += 1
+                cause = f"the process that leads the workers (Ray Train's controller) was lost: {cause_of(error)}"
+                lost_cluster = not head_answers(ray.get_runtime_context().gcs_address)
+                if lost_cluster or 0 <= max_failures < lost_controllers:
+                    raise WorkersFailed(ended(what, cause, lost_controllers, max_failures, out)) from error
+                hand_over({"event": RESTART, "rank": 0, "cause": cause}, on_event)
+            except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+                raise explain(error, out, what, max_failures, wait_s) from error
+        _wait_for_leftovers()
+
+
+def _trainer(
+    config: dict[str, Any],
+    placement: Placement,
+    max_failures: int,
+    wait_s: float,
+    checkpoints_to_keep: int,
+    environment: dict[str, str] | None,
+    callbacks: Sequence[Any],
+) -> Any:
+    import ray.train
+    from ray.train.torch import TorchConfig
+
+    from s2l_ray.execution.fail_fast import StopAtOnce
+    from s2l_ray.execution.interruptible import InterruptibleTrainer
+    from s2l_ray.execution.restart_callback import RestartEvents
+
+    out, on_gpu = config["out"], placement.device == "gpu"
+    resources = {name: each for name, each in placement.worker.items() if not name.startswith(ACCELERATOR_TYPE)}
+    fewest = placement.min_workers
+    if not on_gpu and ray.cluster_resources().get("GPU"):
+        # Libraries ask for themselves whether there is a GPU, and some would take memory on it.
+        environment = {**(environment or {}), "CUDA_VISIBLE_DEVICES": ""}
+    return InterruptibleTrainer(
+        _worker,
+        train_loop_config=config,
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=placement.num_workers if fewest is None else (fewest, placement.num_workers),
+            use_gpu=on_gpu,
+            resources_per_worker=resources,
+            accelerator_type=placement.accelerator_type,
+            elastic_resize_monitor_interval_s=RESIZE_CHECK_S,
+        ),
+        run_config=ray.train.RunConfig(
+            name=FOLDER,
+            storage_path=out.path,
+            storage_filesystem=out.filesystem,
+            failure_config=ray.train.FailureConfig(
+                max_failures=max_failures, controller_failure_limit=max(1, math.ceil(wait_s / _start_timeout_s()))
+            ),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=checkpoints_to_keep),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            callbacks=[StopAtOnce(), RestartEvents(config["box"]), *callbacks],
+            worker_runtime_env={"env_vars": environment} if environment else None,
+        ),
+    )
+
+
+def _start_timeout_s() -> float:
+    """How long Ray Train waits for places before it counts a failure and asks again."""
+    from ray.train.v2._internal.constants import (
+        DEFAULT_WORKER_GROUP_START_TIMEOUT_S,
+        WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+    )
+
+    return float(os.environ.get(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, DEFAULT_WORKER_GROUP_START_TIMEOUT_S))
+
+
+def _wait_for_leftovers(settle_s: float = 10.0) -> None:
+    """Take back what the workers of a lost controller have reserved, or new ones would wait for it."""
+    deadline = time.monotonic() + settle_s
+    while not remove_leftover_groups() and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+
+def _worker(config: dict[str, Any]) -> dict[str, Any]:
+    quiet_ray_data()
+    return config["loop"](config["job"], RayHost(config["box"], config["out"], config["device"]))

@@ -1,0 +1,54 @@
+"""How a training on Ray Train workers ended, told to people: what was lost, how often, and how it goes on."""
+
+from __future__ import annotations
+
+from s2l_ray.errors import EnvironmentFault, InternalError, S2LError, first_line
+from s2l_ray.execution.failures import cause_of, final_error
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.retry import StorageError
+
+
+class WorkersFailed(EnvironmentFault, RuntimeError):
+    """The workers could not finish; what is complete stays, the same command resumes."""
+
+    retryable = False  # the retries are spent
+
+
+def explain(error: Exception, out: Storage, what: str, max_failures: int, wait_s: float) -> BaseException:
+    """The error to raise in place of Ray Train's: ours as it is, others as what ended the training."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    final = final_error(error)
+    if isinstance(final, S2LError):
+        return final
+    if final is not None:
+        return InternalError(
+            f"the training of the {what} ended with {type(final).__name__}: {first_line(final)}. Another try would end "
+            "alike; please report it, with what S2L_TRACEBACK=1 shows"
+        )
+    controller = getattr(error, "controller_failure", None)
+    if isinstance(controller, OSError):
+        if controller.errno is not None:
+            return controller  # a full disk is named by the caller
+        return StorageError(f"Storage failed while the {what} was trained: {controller}. {_goes_on(out)}")
+    if isinstance(controller, WorkerGroupStartupTimeoutError):
+        return WorkersFailed(
+            f"the workers of the {what} did not get their places within resources.capacity_wait_s={wait_s:g}: others "
+            f"hold them, or the autoscaler did not add the nodes. {_goes_on(out)}"
+        )
+    cause = cause_of(error)
+    if controller is not None:
+        return WorkersFailed(f"the training of the {what} could not go on: {cause}. {_goes_on(out)}")
+    if not hasattr(error, "worker_failures"):  # no word from the process that leads the workers, dead or not
+        return WorkersFailed(f"the training of the {what} was lost from sight: {cause}. {_goes_on(out)}")
+    return WorkersFailed(ended(what, f"the workers failed: {cause}", max_failures + 1, max_failures, out))
+
+
+def ended(what: str, cause: str, times: int, max_failures: int, out: Storage) -> str:
+    """What ended it, after how many failures, and how it can go on."""
+    often = "once" if times == 1 else f"{times} times, the last time so"
+    return f"the training of the {what} ended {often}: {cause} (resources.max_failures={max_failures}). {_goes_on(out)}"
+
+
+def _goes_on(out: Storage) -> str:
+    return f"The last checkpoint stays in {out.uri}; the same command resumes there."

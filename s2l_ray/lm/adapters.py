@@ -1,0 +1,32 @@
+"""Adapters (LoRA, https://arxiv.org/abs/2106.09685) in a model, by peft."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from s2l_ray.config.target import LoraConfig
+from s2l_ray.errors import shown
+from s2l_ray.lm.checks import foreign_refused
+
+
+def add_adapters(model: Any, lora: LoraConfig, seed: int) -> Any:
+    """Put adapters into the model, in place, and freeze the rest; gives peft's wrapper of it.
+
+    Their random weights are a function of the seed alone.
+
+    Raises:
+        ModelError: the model has no such layers.
+    """
+    import peft
+
+    settings = peft.LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules,
+        bias="none", task_type="CAUSAL_LM",
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        told = f"target.lora.target_modules={shown(lora.target_modules)} cannot be had"
+        with foreign_refused(told, "Name linear layers that the model has, or take all-linear"):
+            return peft.get_peft_model(model, settings)

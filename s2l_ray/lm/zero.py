@@ -1,0 +1,325 @@
+"""DeepSpeed ZeRO behind the `Engine` protocol. The only module that imports DeepSpeed. No Ray.
+
+ZeRO stage 1 shards the optimiser's state over the workers, 2 the gradients too, 3 the parameters too
+(https://www.deepspeed.ai/tutorials/zero/). On a machine without a GPU, DeepSpeed compiles small C++ extensions at first
+use (g++ and ninja), and on any machine for offload.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from s2l_ray.config.target import TargetConfig
+from s2l_ray.errors import UserError
+from s2l_ray.lm.batches import Batch, empty_batch
+from s2l_ray.lm.engine import compile_layers, parameter_groups
+from s2l_ray.lm.response_loss import ResponseLoss
+from s2l_ray.lm.zero_checkpoint import MOMENTS, WEIGHT, Checkpoint, write_checkpoint
+from s2l_ray.lm.zero_config import BETAS, EPS
+from s2l_ray.storage.scratch import scratch_folder
+
+WHOLE_BUILD_LIMIT = 500_000_000
+"""Random models of at most so many parameters are built whole on every worker (2 GB each) and sharded afterwards."""
+
+
+class DeepSpeedMissing(UserError):
+    """ZeRO was asked for and DeepSpeed is not installed."""
+
+
+_BUILD_S = 900.0
+"""One of DeepSpeed's extensions is compiled in less, on a busy machine too."""
+
+
+def import_deepspeed() -> Any:
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    _forget_dead_builds()
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise DeepSpeedMissing(
+            f"target.zero_stage above 0 and offload are DeepSpeed's, which cannot be imported ({error}); "
+            'run pip install "s2l_ray[target]" on every node, or set target.zero_stage=0'
+        ) from error
+    return deepspeed
+
+
+def _forget_dead_builds() -> None:
+    """A process that was killed while it compiled leaves a lock behind, for which PyTorch would wait for ever."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    for lock in (*root.glob("*/lock"), *root.glob("*/*/lock")):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - lock.stat().st_mtime > _BUILD_S:
+                lock.unlink()
+
+
+@contextlib.contextmanager
+def sharded_build(ds_config: dict[str, Any], random_parameters: int | None = None) -> Iterator[None]:
+    """Within, `transformers` builds causal LMs in shards (ZeRO-3): no worker ever holds a whole model.
+
+    torch.distributed is initialised by then. Pretrained weights are read by worker 0 and scattered.
+
+    Args:
+        ds_config: of stage 3; with other stages nothing happens.
+        random_parameters: number of parameters, if they are random. `transformers` draws them in another order when it
+            builds in shards: the same seed gives other weights than without ZeRO-3. So up to WHOLE_BUILD_LIMIT the
+            model is built whole on every worker, and the weights are those of the seed; `ZeroEngine` shards it.
+    """
+    small = random_parameters is not None and random_parameters <= WHOLE_BUILD_LIMIT
+    if ds_config["zero_optimization"]["stage"] != 3 or small:
+        yield
+        return
+    deepspeed = import_deepspeed()
+    from transformers.integrations import HfDeepSpeedConfig
+
+    _start_deepspeed(deepspeed)
+    alive = HfDeepSpeedConfig(ds_config)  # `transformers` holds a weak reference: sharding ends with this object
+    try:
+        yield
+    finally:
+        del alive
+        gc.collect()
+
+
+class ZeroEngine:
+    """The weights, gradients and optimiser's state of `ResponseLoss(model)`, sharded over the workers.
+
+    An update with a gradient that is not finite is not made, at any stage and precision: DeepSpeed looks at the global
+    norm first. `update` then gives infinity, the same on every worker.
+
+    bf16: the model's weights are bf16, the optimiser's fp32 copies start from them (not from an fp32 file); micro-batch
+    gradients add up in fp32. Do not autocast around it.
+
+    Evaluate under `torch.no_grad()`, not `inference_mode`: weights that ZeRO-3 keeps whole (below 1e5 elements) would
+    be inference tensors ever after. Offload to NVMe needs libaio; its checkpoints are slow, since a whole sub-group is
+    read from the disk for each parameter.
+    """
+
+    lockstep = True
+
+    def __init__(
+        self, model: Any, config: TargetConfig, device: torch.device, num_workers: int, ds_config: dict[str, Any]
+    ) -> None:
+        """`model`: whole, or from `sharded_build`; frozen parameters stay so. `ds_config`: from `make_zero_config`."""
+        deepspeed = import_deepspeed()
+        _start_deepspeed(deepspeed, device)
+        self._deepspeed, self.model, self.num_workers = deepspeed, model, num_workers
+        self.stage: int = ds_config["zero_optimization"]["stage"]
+        self._has_stepped = False
+        self.loss = ResponseLoss(model)
+        self.optimizer = _make_optimizer(model, config, device, ds_config)
+        self._engine = deepspeed.initialize(model=self.loss, optimizer=self.optimizer, config=ds_config)[0]
+        if self._engine.device.type != device.type or (device.index or 0) != (self._engine.device.index or 0):
+            raise UserError(
+                f"DeepSpeed chose {self._engine.device}, this worker was given {device}: set LOCAL_RANK={device.index}"
+            )
+        if self.stage < 3:
+            self._make_adam_states()
+        else:
+            self._spare_second_gradients()
+            # Used by HeadLoss, owned by another module: fetched once around its forward and backward pass.
+            for parameter in self.loss.head_loss.head.parameters(recurse=False):
+                deepspeed.zero.register_external_parameter(self.loss.head_loss, parameter)
+        _return_freed_memory()
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        total, nll, _ = self._engine(batch)
+        return total, nll
+
+    def compile(self) -> None:
+        compile_layers(self.loss)
+
+    @contextlib.contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        self._engine.set_gradient_accumulation_boundary(last)
+        yield
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss)
+
+    def clip(self, max_norm: float) -> None:
+        """DeepSpeed does it within `update`, to the `gradient_clipping` of its configuration."""
+
+    def update(self, learning_rate: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        _return_freed_memory()
+        self._engine.step()
+        self._has_stepped = True
+        return float(self._engine.get_global_grad_norm())
+
+    def save(self, folder: Path) -> None:
+        """Trained parameters only, no pickles, for any stage and number of workers: see zero_checkpoint."""
+        self._release()
+        if not self._has_stepped:
+            self._empty_step()
+        step = max(int(state["step"]) for state in self._adam_states())
+        trained = self._trained()
+        write_checkpoint(folder, trained, lambda name, kind: self._whole(trained[name], kind), step, self.stage)
+
+    def load(self, folder: Path) -> None:
+        """Under stages 1 and 2 every worker reads all of it, under 3 worker 0 does and the others read their shards.
+
+        Raises:
+            CheckpointMismatch: nothing was changed yet.
+        """
+        trained = self._trained()
+        checkpoint = Checkpoint(folder, {n: _num_elements(p) for n, p in trained.items()})
+        self._empty_step()
+        self._release()
+        for name, parameter in trained.items():
+            self._set_weight(parameter, checkpoint, name)
+            for kind in (WEIGHT, *MOMENTS):
+                self._set_master(parameter, checkpoint, name, kind)
+        self._set_adam_step(checkpoint.step)
+
+    def whole_weights(self) -> dict[str, Tensor] | None:
+        self._release()
+        whole: dict[str, Tensor] = {}
+        seen: dict[int, Tensor] = {}  # tied weights stay one tensor
+        for name, tensor in self.model.state_dict(keep_vars=True).items():
+            with self._gathered(tensor):
+                if dist.get_rank() == 0:
+                    if id(tensor) not in seen:
+                        seen[id(tensor)] = _copy_on_disk(tensor.detach())
+                    whole[name] = seen[id(tensor)]
+        return whole if dist.get_rank() == 0 else None
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def _adam_states(self) -> list[dict[str, Any]]:
+        return [state for state in self.optimizer.state.values() if "exp_avg" in state]
+
+    def _gathered(self, parameter: Tensor, modifier_rank: int | None = None) -> contextlib.AbstractContextManager[Any]:
+        """The whole parameter within, in ZeRO-3; changes by `modifier_rank` are kept."""
+        return self._deepspeed.zero.GatheredParameters([parameter], modifier_rank=modifier_rank)
+
+    def _whole(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        """The fp32 weight or a moment, whole, on every worker."""
+        utils = self._deepspeed.utils
+        if kind == WEIGHT:
+            return utils.safe_get_full_fp32_param(parameter)
+        return utils.safe_get_full_optimizer_state(parameter, kind)
+
+    def _set_weight(self, parameter: nn.Parameter, checkpoint: Checkpoint, name: str) -> None:
+        """The weight that the model computes with."""
+        with torch.no_grad(), self._gathered(parameter, modifier_rank=0):
+            if self.stage < 3 or dist.get_rank() == 0:
+                parameter.data.copy_(checkpoint.part(name, WEIGHT).view_as(parameter))
+
+    def _set_master(self, parameter: nn.Parameter, checkpoint: Checkpoint, name: str, kind: str) -> None:
+        """The optimiser's own fp32 weight or a moment, as far as this worker holds it."""
+        utils = self._deepspeed.utils
+        if self.stage == 3:
+            # Not safe_set_full_…: of a parameter whose size the number of workers does not divide, it takes the last
+            # worker's part from beyond the end (DeepSpeed 0.19).
+            size, total = utils.safe_get_local_fp32_param(parameter).numel(), _num_elements(parameter)
+            start, end = (min(total, (dist.get_rank() + i) * size) for i in (0, 1))
+            value = torch.zeros(size)
+            value[: end - start] = checkpoint.part(name, kind, start, end)
+            to_weight, to_state = utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
+        else:
+            value = checkpoint.part(name, kind).view_as(parameter)
+            to_weight, to_state = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
+        to_weight(parameter, value) if kind == WEIGHT else to_state(parameter, value, kind)
+
+    def _release(self) -> None:
+        """Weights that ZeRO-3 still holds whole, or fetches ahead, after a pass."""
+        self._engine.empty_partition_cache()
+
+    def _spare_second_gradients(self) -> None:
+        """With offload, DeepSpeed adds micro-batches up in one buffer and copies the sums into another beside the
+        optimiser's states: 4 bytes a parameter, twice. Where both are fp32 and in the node's memory the second becomes
+        a view of the first, and the copy one onto itself (DeepSpeed 0.19; other layouts stay as they are)."""
+        zero = self._engine.optimizer
+        sums, groups = getattr(zero, "grad_partitions_flat_buffer", None), zero.fp32_partitioned_groups_flat
+        if not zero.offload_optimizer or zero.swap_optimizer or sums is None:
+            return
+        start = 0
+        for group in groups:
+            if group.grad is None or (group.grad.dtype, group.grad.device) != (sums.dtype, sums.device):
+                return
+            group.grad = sums.narrow(0, start, group.numel())
+            start += group.numel()
+
+    def _make_adam_states(self) -> None:
+        """By an update of nothing. DeepSpeed lets parameters know of them after its first group's first update, when
+        those of the second group would not exist yet (stages 1 and 2, DeepSpeed 0.19)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+            for flat in group["params"]:
+                before = flat.grad
+                flat.grad = torch.zeros_like(flat) if before is None else before.zero_()
+                self.optimizer.step()
+                flat.grad = before
+        self._set_adam_step(0)
+
+    def _empty_step(self) -> None:
+        """Of gradient and learning rate 0: changes nothing, but DeepSpeed completes its books in the first step."""
+        with self.micro_batch(last=True):
+            total, _ = self.forward(empty_batch().to(self._engine.device))
+            self.backward(total)
+        self.update(0.0)
+        self._set_adam_step(0)
+
+    def _set_adam_step(self, step: int) -> None:
+        for state in self._adam_states():
+            if isinstance(state["step"], Tensor):
+                state["step"].fill_(step)
+            else:
+                state["step"] = step
+
+
+def _return_freed_memory() -> None:
+    """To the system. glibc keeps freed blocks of up to 32 MB: those of the unsharded model and of every gathered
+    weight lie scattered between what lives on, a quarter of a worker's memory beside states offloaded to it, when the
+    first update makes the moments. Hundredths of a second."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl and macOS have none
+    if trim is not None:
+        trim(0)
+
+
+def _copy_on_disk(tensor: Tensor) -> Tensor:
+    """In a file that is gone with the tensor: a whole model beside its own training would be too much for many nodes'
+    memory, and this is read once, on its way to another file."""
+    if tensor.numel() == 0:
+        return tensor.cpu()
+    with scratch_folder() as folder:
+        name = os.path.join(folder, "tensor")
+        copy = torch.from_file(name, shared=True, size=tensor.numel(), dtype=tensor.dtype)  # held by its mapping
+    return copy.view(tensor.shape).copy_(tensor)
+
+
+def _num_elements(parameter: nn.Parameter) -> int:
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def _make_optimizer(model: Any, config: TargetConfig, device: torch.device, ds_config: dict[str, Any]) -> Any:
+    groups = parameter_groups([p for p in model.parameters() if p.requires_grad], config.weight_decay)
+    where = ds_config["zero_optimization"].get("offload_optimizer", {}).get("device", "none")
+    if where != "none":
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(groups, lr=config.learning_rate, betas=BETAS, eps=EPS, adamw_mode=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, eps=EPS, fused=device.type == "cuda")
+
+
+def _start_deepspeed(deepspeed: Any, device: torch.device | None = None) -> None:
+    """Takes over the process group that exists. DeepSpeed reads this worker's device from LOCAL_RANK."""
+    index = device.index if device is not None else torch.cuda.current_device() if torch.cuda.is_available() else 0
+    os.environ.setdefault("LOCAL_RANK", str(index or 0))
+    deepspeed.init_distributed(verbose=False)

@@ -1,0 +1,173 @@
+"""`metrics.jsonl`: the run's record, one JSON object a line, only ever added to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from s2l_ray.storage.folder import Storage
+from s2l_ray.text.display import one_line
+
+logger = logging.getLogger(__name__)
+
+Listener = Callable[[str, str, dict[str, Any]], None]
+
+
+class MetricsLog:
+    """Append-only record. Every line has `time` (ISO 8601, UTC), `stage`, `event` and what else was given.
+
+    On a local disk each line is appended at once in a single write. Object stores cannot append: there the whole file
+    is kept in memory (about 200 bytes a line) and rewritten, at most every `flush_every_s` seconds and never more than
+    a tenth of the time, and on `close`. One process writes it: hold the run's lock.
+
+    The record is not worth a run: storage errors are logged, not raised, and the lines are written with the next flush.
+
+    Args:
+        listener: told (stage, event, fields) of every line, from whatever thread logs it.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        name: str = "metrics.jsonl",
+        flush_every_s: float = 5.0,
+        listener: Listener | None = None,
+    ):
+        self.storage, self.name, self.flush_every_s, self.listener = storage, name, flush_every_s, listener
+        self._mutex = threading.RLock()
+        self._pending: list[bytes] = []
+        self._written: bytes | None = None  # what the object holds; None on local disks
+        self._next_flush_s = 0.0
+        self._timer: threading.Timer | None = None
+        self._failing = False
+        if not storage.is_local:
+            self._written = _ended(storage.read_bytes(name)) if storage.exists(name) else b""
+        elif storage.exists(name):
+            self._end_torn_line()
+
+    def log(self, stage: str, event: str, **fields: Any) -> None:
+        """Add one line; field values are plain data (numpy scalars too), stored as they are; NaN becomes "NaN"."""
+        self.tell(stage, event, **fields)
+        # The three fixed names win over fields of the same name.
+        record = {**fields, "time": _now(), "stage": stage, "event": event}
+        ordered = {key: record.pop(key) for key in ("time", "stage", "event")} | record
+        plain = _jsonable(ordered)
+        try:
+            line = json.dumps(plain, ensure_ascii=False).encode() + b"\n"
+        except UnicodeEncodeError:  # half of a surrogate pair, which only JSON's own escapes can hold
+            line = json.dumps(plain).encode() + b"\n"
+        with self._mutex:
+            self._pending.append(line)
+            wait_s = 0.0 if self._written is None else self._next_flush_s - time.monotonic()
+            if wait_s <= 0:
+                self.flush()
+            elif self._timer is None:
+                self._timer = threading.Timer(wait_s, self.flush)  # the last lines before a quiet hour must show too
+                self._timer.daemon = True
+                self._timer.start()
+
+    def tell(self, stage: str, event: str, **fields: Any) -> None:
+        """Only to the listener: for what comes too often to be written down."""
+        if self.listener is not None:
+            self.listener(stage, event, fields)
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        with self._mutex:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if not self._pending:
+                return
+            started_s = time.monotonic()
+            try:
+                # On a full disk the last attempt may have ended within a line: what comes must not be joined to it.
+                self._write((b"\n" if self._failing else b"") + b"".join(self._pending))
+                self._pending.clear()
+                self._failing = False
+            except OSError as error:
+                if not self._failing:
+                    logger.warning(
+                        "Cannot write %s in %s (the run goes on): %s", self.name, self.storage.uri, one_line(str(error))
+                    )
+                self._failing = True
+            now_s = time.monotonic()
+            self._next_flush_s = now_s + max(self.flush_every_s, 10 * (now_s - started_s))
+
+    def close(self) -> None:
+        """Write what is waiting; more may be logged afterwards."""
+        self.flush()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, content: bytes) -> None:
+        if self._written is not None:
+            whole = self._written + content
+            self.storage.write_bytes(self.name, whole)
+            self._written = whole
+            return
+        path = self.storage.local_path(self.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            while content:
+                content = content[os.write(descriptor, content) :]
+        finally:
+            os.close(descriptor)
+
+    def _end_torn_line(self) -> None:
+        with open(self.storage.local_path(self.name), "rb+") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+
+
+def read_metrics(storage: Storage, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """The record's lines; a line torn by a crash is left out. [] if there is no record. Holds the whole file."""
+    if not storage.exists(name):
+        return []
+    records = []
+    for line in storage.read_bytes(name).splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def _ended(content: bytes) -> bytes:
+    return content + b"\n" if content and not content.endswith(b"\n") else content
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()  # numpy and torch scalars
+    if isinstance(value, float):
+        # JSON has no NaN; null would read as "not measured".
+        return (
+            value if math.isfinite(value) else {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(float(value))]
+        )
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

@@ -1,0 +1,1 @@
+"""Clusters: trajectories → centroids and assignment."""

@@ -1,0 +1,1 @@
+"""Corpus: the user's files → examples."""

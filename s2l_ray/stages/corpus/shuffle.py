@@ -1,0 +1,98 @@
+"""The shuffle: blocks of rows → parts, by Ray Data's sort with boundaries that are known beforehand.
+
+Memory: parts are equal ranges of a hash, so that boundaries need no sample of the rows, and a partition is a run of
+parts of about `_PARTITION_BYTES`. A task that splits rows up holds `_MAP_BYTES` about twice, one that puts a partition
+together holds it about three times, whatever the corpus's size. What does grow is the number of pieces, partitions ×
+tasks that split: each is an object of Ray's, of which the driver keeps some 3 kB. So a large corpus is exchanged in
+rounds, each of some of the parts: all rows are read again for every round, and only those parts' are sent.
+
+Rows of 1 kB take 2 kB here. 10⁷ of them: one round of 150 × 600 pieces; 10⁸: 7 rounds of 220 × 860.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from s2l_ray.data.corpus_parts import HoldOut, add_part_column, write_part
+from s2l_ray.storage.folder import Storage
+
+_PARTITION_BYTES = 32 * 2**20
+_MAP_BYTES = 128 * 2**20
+_MAX_PIECES = 200_000
+_FEW_BLOCKS = 64
+"""Up to so many are exchanged all with all, by plain tasks, in a third of the time that Ray Data's default takes to
+start; more would be thousands of crumbs, which that one is made for."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """Parts [`first`, `end`) that are exchanged at once; each of `starts` begins a partition after the first."""
+
+    first: int
+    end: int
+    starts: list[int]
+
+
+def plan_rounds(num_parts: int, num_bytes: int, parallelism: int) -> list[Round]:
+    """Partitions by bytes, but a few for every task that runs at once; and rounds that bound the number of pieces."""
+    num_partitions = min(num_parts, max(2 * parallelism, -(-num_bytes // _PARTITION_BYTES)))
+    pieces = num_partitions * -(-num_bytes // _MAP_BYTES)
+    num_rounds = min(num_partitions, max(1, math.ceil(math.sqrt(pieces / _MAX_PIECES))))  # fewer of both in each
+    starts = [i * num_parts // num_partitions for i in range(num_partitions)] + [num_parts]
+    cuts = [i * num_partitions // num_rounds for i in range(num_rounds + 1)]
+    return [Round(starts[begin], starts[end], starts[begin + 1 : end]) for begin, end in itertools.pairwise(cuts)]
+
+
+def write_in_parts(
+    rows: Any, num_parts: int, duplicates: str, out: Storage, hold_out: HoldOut, parallelism: int
+) -> list[dict[str, Any]]:
+    """Rows of a materialized data set → files of parts; → `write_part`'s statistics of each part, in any order."""
+    from ray.data.context import ShuffleStrategy
+
+    stats: list[dict[str, Any]] = []
+    for part_range in plan_rounds(num_parts, rows.size_bytes(), parallelism):
+        bucketed = rows.map_batches(
+            rows_of_parts,
+            fn_kwargs={"num_parts": num_parts, "first": part_range.first, "end": part_range.end},
+            batch_format="pyarrow",
+            batch_size=None,
+        )
+        if rows.num_blocks() <= _FEW_BLOCKS:
+            bucketed.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
+        bucketed.context.shuffle_input_batch_bytes = _MAP_BYTES
+        bucketed.context.target_max_block_size = None  # a part that is cut in two would be written twice
+        boundaries: list[int | float] = [*part_range.starts] or [part_range.end]
+        written = bucketed.sort("part", boundaries=boundaries).map_batches(
+            write_parts,
+            fn_kwargs={"duplicates": duplicates, "out": out, "hold_out": hold_out},
+            batch_format="pyarrow",
+            batch_size=None,
+        )
+        stats += written.take_all()
+    return stats
+
+
+def rows_of_parts(table: pa.Table, num_parts: int, first: int, end: int) -> pa.Table:
+    """The rows of parts [`first`, `end`), with their part."""
+    table = add_part_column(table, num_parts)
+    if (first, end) == (0, num_parts):
+        return table
+    part = table["part"].to_numpy()
+    return table.filter(pa.array((part >= first) & (part < end)))
+
+
+def write_parts(table: pa.Table, duplicates: str, out: Storage, hold_out: HoldOut) -> Iterator[pa.Table]:
+    """A partition, in order of its parts → its parts, one after the other."""
+    if not table.num_rows:
+        return
+    part = table["part"].to_numpy()
+    bounds = np.flatnonzero(np.diff(part, prepend=-1, append=-1))
+    for start, end in itertools.pairwise(bounds):
+        yield write_part(table.slice(start, end - start), duplicates, out, hold_out)

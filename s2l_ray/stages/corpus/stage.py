@@ -1,0 +1,107 @@
+"""Corpus: files → examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from s2l_ray.artifacts.generated_corpus import quickstart_units, recorded_unit
+from s2l_ray.artifacts.stage import Stage
+from s2l_ray.config.corpus import HuggingFaceSource
+from s2l_ray.config.schema import CorpusConfig, S2LConfig
+from s2l_ray.data.corpus_parts import HoldOut
+from s2l_ray.data.sources import ReadUnit, plan_files
+from s2l_ray.data.units import SourceError
+from s2l_ray.errors import foreign_named, shown
+from s2l_ray.storage.fingerprint import fingerprint
+from s2l_ray.storage.folder import Storage
+from s2l_ray.text.redact import strip_credentials
+from s2l_ray.workflow.pipeline import Built, Pipeline
+
+
+def corpus_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
+    """Files → examples."""
+    from s2l_ray.stages.corpus.build import build_corpus
+
+    corpus = config.corpus
+    units, inputs = corpus_units(corpus, config.seed, pipeline.run.storage, pipeline.progress.say)
+    rows_per_part = config.trajectories.examples_per_part
+    hold_out = HoldOut(config.heldout.share, config.seed)
+
+    def build(out: Storage) -> Built:
+        with pipeline.progress.stage("corpus", None, "rows") as bar:
+            parts = build_corpus(
+                units, corpus, out, rows_per_part, pipeline.parallelism, hold_out,
+                on_rows=lambda rows: bar.update(advance=rows),
+            )  # fmt: skip
+        counts = {
+            "examples": parts.num_examples,
+            "duplicates": parts.num_duplicates,
+            "quarantined": parts.num_quarantined,
+            "held_out": parts.heldout["rows"],
+        }
+        dropped = "dropped" if corpus.duplicates == "drop" else "kept"
+        said = (
+            f"{parts.num_examples:,} examples ({parts.format}); {parts.num_duplicates:,} exact duplicates {dropped}, "
+            f"{parts.num_quarantined:,} rows quarantined"
+        )
+        if parts.heldout["rows"]:
+            said += f", {parts.heldout['rows']:,} held out"
+        extra: dict[str, Any] = {"parts": [[p["part"], p["rows"]] for p in parts.parts], "format": parts.format}
+        extra["is_chat"] = parts.is_chat
+        extra |= {"heldout": parts.heldout, "columns": parts.columns.to_plain()}
+        return Built(parts.fingerprint, counts, extra, parts.columns.warnings(), said=said)
+
+    # What came later and says nothing unless it is set, so that the keys of earlier runs stay.
+    unset = {name for name in ("ignore_columns",) if not getattr(corpus, name)}
+    settings = corpus.stored(exclude={"read_bytes_per_task", "max_row_bytes"} | unset)
+    settings["examples_per_part"] = rows_per_part
+    if hold_out.share:
+        settings["held_out"] = [hold_out.share, hold_out.seed]
+    return pipeline.stage("corpus", settings, inputs, build)
+
+
+def check_corpus_files(config: S2LConfig) -> None:
+    """Look at the corpus's first rows before anything is started.
+
+    Raises:
+        SourceError, UnknownFormat, TooManyUnusable: files are missing or cannot be read, or no row can be used.
+    """
+    from s2l_ray.data.read_task import sample_format
+
+    corpus = config.corpus
+    if corpus.paths:
+        what = f"corpus.paths={shown([strip_credentials(path) for path in corpus.paths])} cannot be read"
+        with foreign_named(SourceError, what, "Look at the files, or give others"):
+            sample_format(plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=config.run_uri), corpus)
+
+
+def corpus_units(
+    corpus: CorpusConfig, seed: int, run_storage: Storage, say: Callable[[str], None]
+) -> tuple[list[ReadUnit], dict[str, str]]:
+    """What to read, and its fingerprint: digests of what is made in the run folder; names, sizes and times of files.
+
+    The latter are a cheap first look: where they changed and the content did not, this stage is made again and what
+    follows is not, as it depends on the content of the examples alone.
+    """
+    if corpus.quickstart is not None:
+        train, _ = quickstart_units(run_storage, seed=seed, say=say, **corpus.quickstart.model_dump())
+        return [train], {"quickstart": train.digest}
+    if corpus.huggingface is not None:
+        return _huggingface_units(corpus.huggingface, run_storage, say)
+    units = plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=run_storage.locator(), say=say)
+    files = sorted({(u.origin, u.size, u.mtime_ns) for u in units})
+    return units, {"files": fingerprint([list(f) for f in files])}
+
+
+def _huggingface_units(
+    source: HuggingFaceSource, run_storage: Storage, say: Callable[[str], None]
+) -> tuple[list[ReadUnit], dict[str, str]]:
+    """Write the data set as Parquet into the run folder, where every node can read it; streamed, not held."""
+    from s2l_ray.artifacts.huggingface import export_parquet
+
+    export = export_parquet(source, run_storage, say)
+    inputs = {"huggingface": fingerprint([f.digest for f in export.files])}
+    if export.commit:
+        inputs["commit"] = export.commit
+    return [recorded_unit(export.folder, file, "parquet") for file in export.files], inputs

@@ -1,0 +1,1 @@
+"""Held-out sets: files and the corpus's own split → tokens."""

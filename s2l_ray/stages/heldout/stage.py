@@ -1,0 +1,155 @@
+"""Held-out sets: the corpus's own split and the user's files → tokens for the target's evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from s2l_ray.artifacts.generated_corpus import quickstart_units
+from s2l_ray.artifacts.run import part_rows
+from s2l_ray.artifacts.stage import Stage
+from s2l_ray.config.heldout import QUICKSTART_SET
+from s2l_ray.config.load import ConfigError
+from s2l_ray.config.model import RENDER_FIELDS
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.data.sources import ReadUnit, plan_files
+from s2l_ray.data.unchanged import unit_content
+from s2l_ray.errors import foreign_named
+from s2l_ray.lm.identity import tokenizer_digest
+from s2l_ray.stages.tokens.stage import open_tokenizer, rendered_format
+from s2l_ray.storage.fingerprint import fingerprint
+from s2l_ray.storage.folder import Storage
+from s2l_ray.workflow.pipeline import Built, Pipeline
+
+
+def heldout_stage(pipeline: Pipeline, config: S2LConfig, corpus: Stage, tokens: Stage) -> Stage | None:
+    """None if nothing is held out. `tokens`: the target's, for its tokenizer and style."""
+    from s2l_ray.stages.heldout.build import SPLIT
+
+    assert config.target is not None
+    files = heldout_files(pipeline, config)
+    split = corpus.manifest.extra["heldout"]
+    names = [*files, *([SPLIT] if split["rows"] else [])]
+    if not names:
+        return None
+    target = config.target
+
+    def build(out: Storage) -> Built:
+        return _build(pipeline, config, corpus, tokens, files, names, out)
+
+    settings = {"names": names, **target.stored(include={*RENDER_FIELDS, "max_length"})}
+    settings["corpus"] = config.corpus.model_dump(mode="json", include={"format", "template", "source_column"})
+    if config.corpus.ignore_columns:
+        settings["corpus"]["ignore_columns"] = config.corpus.ignore_columns
+    inputs = heldout_inputs(
+        {
+            "corpus": corpus.manifest.content_fingerprint,
+            "split": split["fingerprint"],
+            "tokenizer": tokenizer_fingerprint(tokens),
+        },
+        {name: fingerprint([unit_content(u) for u in units]) for name, units in files.items()},
+    )
+    return pipeline.stage("heldout", settings, inputs, build)
+
+
+def heldout_inputs(fixed: dict[str, str], sets: dict[str, str]) -> dict[str, str]:
+    """The inputs in the stage's key. A set that is called like another input has a prefix; no set's name has a dot."""
+    return fixed | {f"files.{name}" if name in fixed else name: content for name, content in sets.items()}
+
+
+def heldout_files(pipeline: Pipeline, config: S2LConfig) -> dict[str, list[ReadUnit]]:
+    """The sets that are files."""
+    files = _user_files(config)
+    if config.corpus.quickstart is not None:
+        quickstart = config.corpus.quickstart.model_dump()
+        _, test = quickstart_units(pipeline.run.storage, seed=config.seed, say=pipeline.progress.say, **quickstart)
+        files[QUICKSTART_SET] = [test]
+    return files
+
+
+def _user_files(config: S2LConfig) -> dict[str, list[ReadUnit]]:
+    return {name: _planned(config, name, paths) for name, paths in config.heldout.files.items()}
+
+
+def _planned(config: S2LConfig, name: str, paths: list[str]) -> list[ReadUnit]:
+    return plan_files(paths, 2**40, f"heldout.files.{name}", config.run_uri)
+
+
+def check_heldout_files(config: S2LConfig) -> None:
+    """Look at the first rows of the user's files, before hours of training that they are to judge.
+
+    Raises:
+        SourceError, HeldOutError: a file is missing, or holds nothing that can be used.
+    """
+    from s2l_ray.data.render import resolve_style
+    from s2l_ray.stages.heldout.build import HeldOutError, format_of
+
+    for name, paths in config.heldout.files.items():
+        cure = "Look at its files, or give others"
+        with foreign_named(HeldOutError, f"heldout.files.{name} cannot be used", cure):
+            format = format_of(name, _planned(config, name, paths), config.corpus)
+            if config.target is not None and config.target.render == "alpaca":
+                resolve_style("alpaca", format, None)
+
+
+def check_deciding_set(config: S2LConfig) -> None:
+    """Raises ConfigError if the set that is to decide will not be there."""
+    from s2l_ray.stages.heldout.build import SPLIT
+
+    quickstart, split = config.corpus.quickstart is not None, config.heldout.share > 0
+    names = {*config.heldout.files, *([QUICKSTART_SET] * quickstart), *([SPLIT] * split)}
+    asked = config.sweep.heldout_set
+    if asked is not None and asked not in names:
+        raise ConfigError(
+            f"sweep.heldout_set={asked!r} is no held-out set of this run, so nothing could be judged by it; there will "
+            f"be: {', '.join(sorted(names)) or 'none'}"
+        )
+
+
+def tokenizer_fingerprint(tokens: Stage) -> str:
+    """Of the tokenizer stored with the tokens."""
+    names = [o.name for o in tokens.manifest.outputs if o.name.startswith("tokenizer/")]
+    return tokenizer_digest((name, tokens.storage.read_bytes(name)) for name in names)
+
+
+def _build(
+    pipeline: Pipeline,
+    config: S2LConfig,
+    corpus: Stage,
+    tokens: Stage,
+    files: dict[str, list[ReadUnit]],
+    names: list[str],
+    out: Storage,
+) -> Built:
+    from s2l_ray.data.render import renderer_of
+    from s2l_ray.stages.heldout.build import drop_trained_on, read_files, read_split, tokenise
+
+    assert config.target is not None
+    tokenizer = open_tokenizer(tokens)
+    parts = part_rows(corpus)
+    counts: dict[str, int] = {}
+    warnings: list[str] = []
+    contents: list[Any] = []
+    with pipeline.progress.stage("heldout", len(files) * sum(n for _, n in parts), "rows") as bar:
+        for name in names:
+            if name in files:
+                rows, format, unusable = read_files(name, files[name], config.corpus)
+                rows, trained_on = drop_trained_on(
+                    name, rows, corpus.storage.sub("examples"), [p for p, _ in parts], pipeline.parallelism,
+                    on_rows=lambda rows: bar.update(advance=rows),
+                )  # fmt: skip
+                if unusable:
+                    warnings.append(f"{name}: {unusable:,} rows cannot be used and were left out")
+                if trained_on:
+                    warnings.append(f"{name}: {trained_on:,} examples are in the corpus too and were left out")
+            else:
+                rows = read_split(corpus.storage, corpus.manifest.extra["heldout"]["parts"])
+                format = rendered_format(corpus)
+            table, unusable = tokenise(name, rows, renderer_of(config.target, format, tokenizer))
+            if unusable:
+                warnings.append(f"{name}: {unusable:,} examples cannot be rendered within max_length and were left out")
+            out.write_table(f"{name}.parquet", table, compression="zstd")
+            counts[name] = table.num_rows
+            contents.append([name, fingerprint([[i.hex() for i in table["example_id"].to_pylist()],
+                                                table["input_ids"].to_pylist()])])  # fmt: skip
+    said = ", ".join(f"{name}: {n:,} examples" for name, n in counts.items())
+    return Built(fingerprint(contents), counts, {"names": names}, warnings, said=said)

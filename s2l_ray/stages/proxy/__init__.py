@@ -1,0 +1,1 @@
+"""Proxy: tokens → a small trained model and the losses of every example at T snapshots."""

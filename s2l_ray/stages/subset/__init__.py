@@ -1,0 +1,1 @@
+"""Subset: trajectories, clusters and a budget → the chosen rows."""

@@ -1,0 +1,139 @@
+"""The subset stage: choose, then write ids and rows. Plain functions; writing spreads over Ray tasks when it is large.
+
+Memory: ids, cluster and source numbers of the whole corpus (28 bytes an example) where the choice is made; a task that
+writes rows holds one corpus part and one output file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from s2l_ray.data.columns import Columns
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.example_id import array_to_hex, array_to_ids, ids_to_array
+from s2l_ray.errors import InternalError
+from s2l_ray.execution.failures import own_errors_alone
+from s2l_ray.selection.rules import Selection, SelectionInputs, select
+from s2l_ray.stages.subset.rows import plan_files, write_dataset_info, write_rows
+from s2l_ray.storage.digests import columns_digest
+from s2l_ray.storage.folder import Storage
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class SubsetSources:
+    """Where the stage reads."""
+
+    trajectories: Storage
+    part_rows: list[tuple[int, int]]
+    examples: Storage
+    clusters: Storage
+    format: str
+    """Of the corpus, for dataset_info.json."""
+    columns: Columns | None
+    """Of the corpus; None where an earlier version made it."""
+
+
+@dataclass(frozen=True)
+class SubsetStats:
+    num_chosen: int
+    num_examples: int
+    files: list[str]
+    per_source: dict[str, int]
+    fingerprint: str
+    """Of the chosen ids and their order and rank."""
+
+
+def read_inputs(sources: SubsetSources) -> SelectionInputs:
+    """ids, sources and clusters of all examples; the losses stay on storage."""
+    names = [part_name(part) for part, _ in sources.part_rows]
+    joined = pa.concat_tables(sources.trajectories.read_tables(names, ["example_id", "source"])).combine_chunks()
+    ids = ids_to_array(joined["example_id"])
+    encoded = joined["source"].combine_chunks().dictionary_encode()
+    assignment = sources.clusters.read_table("assignment.parquet")
+    if not np.array_equal(ids_to_array(assignment["example_id"]), ids):
+        raise InternalError(
+            f"{sources.clusters.uri} was made from other trajectories; delete that folder and run again"
+        )
+    return SelectionInputs(
+        example_ids=ids,
+        clusters=assignment["cluster"].to_numpy(),
+        sources=encoded.indices.to_numpy().astype(np.int32),
+        source_names=encoded.dictionary.to_pylist(),
+    )
+
+
+def build_subset(
+    sources: SubsetSources, inputs: SelectionInputs, selector: str, budget: int, seed: int, stratify: bool, out: Storage
+) -> SubsetStats:
+    """Choose `budget` examples and write them; see subset.rows for the files."""
+    out.delete_dir()
+    selection = select(selector, inputs, budget, seed, stratify=stratify)
+    chosen = _chosen_table(sources, inputs, selection)
+    # In the order of the parts, in small row groups: who needs one part's ids reads little more.
+    out.write_table("ids.parquet", chosen, compression="zstd", row_group_size=65_536)
+    out.write_json("groups.json", selection.groups)
+    jobs = plan_files(chosen)
+    files = _write_all(jobs, sources, out)
+    write_dataset_info(out, files, sources.format)
+    assert inputs.sources is not None
+    counts = np.bincount(inputs.sources[selection.rows], minlength=len(inputs.source_names))
+    per_source = {name: int(n) for name, n in zip(inputs.source_names, counts, strict=True)}
+    content = columns_digest(chosen, ["example_id", "s2l_rank"])
+    return SubsetStats(len(selection.rows), inputs.num_examples, files, per_source, content)
+
+
+def _chosen_table(sources: SubsetSources, inputs: SelectionInputs, selection: Selection) -> pa.Table:
+    """One row per chosen example: id, part, cluster, rank in its group, first and last loss."""
+    rows = selection.rows  # (n,) sorted
+    starts = np.cumsum([0] + [n for _, n in sources.part_rows])
+    which = np.searchsorted(starts, rows, side="right") - 1  # (n,)
+    first, last = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
+    touched, begins = np.unique(which, return_index=True)
+    names = [part_name(sources.part_rows[i][0]) for i in touched]
+    tables = sources.trajectories.read_tables(names, ["loss_nats"])
+    for i, begin, end, table in zip(touched, begins, [*begins[1:], len(rows)], tables, strict=True):
+        losses = table["loss_nats"].combine_chunks()
+        matrix = losses.flatten().to_numpy().reshape(len(losses), -1)[rows[begin:end] - starts[i]]
+        first[begin:end], last[begin:end] = matrix[:, 0], matrix[:, -1]
+    parts = np.array([p for p, _ in sources.part_rows], dtype=np.int64)
+    assert inputs.clusters is not None
+    ids = inputs.example_ids[rows]
+    return pa.table(
+        {
+            "example_id": array_to_ids(ids),
+            "s2l_id": pa.array(array_to_hex(ids)),
+            "part": pa.array(parts[which]),
+            "s2l_cluster": pa.array(inputs.clusters[rows].astype(np.int32)),
+            "s2l_rank": pa.array(selection.rank.astype(np.int64)),
+            "s2l_loss_first": pa.array(first),
+            "s2l_loss_last": pa.array(last),
+        }
+    )
+
+
+def _write_all(jobs: list[tuple[str, pa.Table]], sources: SubsetSources, out: Storage) -> list[str]:
+    import ray
+
+    if len(jobs) == 1 or not ray.is_initialized():  # `s2l select` starts no Ray
+        return [
+            name for stem, table in jobs for name in write_rows(stem, table, sources.examples, out, sources.columns)
+        ]
+    write = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="DEFAULT")(_write_file)
+    with own_errors_alone():
+        done = ray.get([write.remote(stem, table, sources, out) for stem, table in jobs])
+    for _, written in done:
+        out.note_written(written)
+    return [name for names, _ in done for name in names]
+
+
+def _write_file(
+    stem: str, chosen: pa.Table, sources: SubsetSources, out: Storage
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """→ (names of the files, what Storage.take_written says of them)."""
+    return write_rows(stem, chosen, sources.examples, out, sources.columns), out.take_written()

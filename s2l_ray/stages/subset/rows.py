@@ -1,0 +1,128 @@
+"""The chosen rows in the corpus's own columns, as JSONL and Parquet, with the s2l_ columns beside them.
+
+`subset.jsonl` and `subset.parquet`, or numbered shards of at most ROWS_PER_FILE rows; `dataset_info.json` registers
+them for LLaMA-Factory. Rows keep the order of the example ids, which is random with respect to the corpus.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from s2l_ray.data.columns import Columns
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.example_id import ids_to_array
+from s2l_ray.storage.folder import Storage
+
+ROWS_PER_FILE = 250_000
+_BLOCK_BYTES = 32 * 2**20
+"""JSON of the rows that are turned into a row group of Parquet at once."""
+
+
+def plan_files(chosen: pa.Table) -> list[tuple[str, pa.Table]]:
+    """(name without ending, its rows); rows of one corpus part stay together."""
+    if chosen.num_rows <= ROWS_PER_FILE:
+        return [("subset", chosen)]
+    parts = chosen["part"].to_numpy()
+    starts = np.flatnonzero(np.r_[True, parts[1:] != parts[:-1]])
+    cuts = [0]
+    for start in starts[1:]:
+        if start - cuts[-1] >= ROWS_PER_FILE:
+            cuts.append(int(start))
+    cuts.append(chosen.num_rows)
+    count = len(cuts) - 1
+    return [(f"subset-{i:05d}-of-{count:05d}", chosen.slice(cuts[i], cuts[i + 1] - cuts[i])) for i in range(count)]
+
+
+def write_rows(
+    stem: str, chosen: pa.Table, examples: Storage, out: Storage, columns: Columns | None = None
+) -> list[str]:
+    """Look the rows up in the corpus's parts and write both files, some rows at a time.
+
+    Args:
+        columns: of the corpus, found when it was read; None: of an earlier version's corpus, found here.
+    """
+    if columns is None:
+        columns = Columns()
+        for text, _ in _lookup(chosen, examples):
+            columns.add(json.loads(text))
+    types = columns.arrow_types()
+    own = chosen.drop_columns(["example_id", "part"]).schema
+    schema = pa.schema([(name, pa.string() if kind is None else kind) for name, kind in types.items()] + list(own))
+    block: list[dict[str, Any]] = []
+    block_bytes = 0
+    with (
+        out.atomic_output(f"{stem}.jsonl") as jsonl,
+        out.atomic_output(f"{stem}.parquet") as parquet,
+        pq.ParquetWriter(parquet, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for text, extra in _lookup(chosen, examples):
+            # Spliced as text: the rows stay as they are, to the last digit.
+            comma = ", " if len(text) > len("{}") else ""
+            jsonl.write(f"{text[:-1]}{comma}{json.dumps(extra)[1:]}\n".encode())
+            block.append(json.loads(text) | extra)
+            block_bytes += len(text)
+            if block_bytes > _BLOCK_BYTES:
+                writer.write_table(_to_table(block, types, schema))
+                block, block_bytes = [], 0
+        writer.write_table(_to_table(block, types, schema))
+    return [f"{stem}.jsonl", f"{stem}.parquet"]
+
+
+def _lookup(chosen: pa.Table, examples: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(row as JSON, the s2l_ columns) of every chosen example, one part in memory at a time."""
+    for part in dict.fromkeys(chosen["part"].to_pylist()):
+        mine = chosen.filter(pc.equal(chosen["part"], part))
+        table = examples.read_table(part_name(part), columns=["example_id", "row"])
+        at = {tuple(i): n for n, i in enumerate(ids_to_array(table["example_id"]).tolist())}
+        texts = table["row"]
+        extras = mine.drop_columns(["example_id", "part"]).to_pylist()
+        for example_id, extra in zip(ids_to_array(mine["example_id"]).tolist(), extras, strict=True):
+            yield texts[at[tuple(example_id)]].as_py(), extra
+
+
+def _to_table(rows: list[dict[str, Any]], types: dict[str, pa.DataType | None], schema: pa.Schema) -> pa.Table:
+    """Columns without a type become JSON text."""
+    arrays = []
+    for field in schema:
+        values = [row.get(field.name) for row in rows]
+        if types.get(field.name, field.type) is None:
+            values = [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
+        arrays.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+_LLAMA_FACTORY: dict[str, dict[str, Any]] = {
+    "instruction": {"columns": {"prompt": "instruction", "query": "input", "response": "output"}},
+    "prompt_completion": {"columns": {"prompt": "prompt", "response": "completion"}},
+    "messages": {
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
+    },
+    "sharegpt": {"formatting": "sharegpt", "columns": {"messages": "conversations"}},
+}
+
+
+def write_dataset_info(out: Storage, files: list[str], format: str) -> None:
+    """https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md; a user's own template has no entry there."""
+    layout = copy.deepcopy(_LLAMA_FACTORY.get(format))
+    if layout is None:
+        return
+    jsonl = [f for f in files if f.endswith(".jsonl")]
+    with out.open_input(next(f for f in files if f.endswith(".parquet"))) as file:
+        names = pq.read_schema(file).names
+    # LLaMA-Factory looks up every column that is named here.
+    layout["columns"] = {k: v for k, v in layout["columns"].items() if v in names}
+    info = {
+        ("s2l_subset" if len(jsonl) == 1 else f"s2l_subset_{i:05d}"): {"file_name": name, **layout}
+        for i, name in enumerate(jsonl)
+    }
+    out.write_json("dataset_info.json", info)

@@ -1,0 +1,54 @@
+"""The fine-tuned target as a Hugging Face folder: safetensors, tokenizer, generation config, model card.
+
+Memory: under ZeRO, worker 0 gathers the weights one by one into files below `TMPDIR` (2 bytes a parameter in bf16, 4 in
+fp32, and the same again for the folder); while adapters are merged it holds a whole model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s2l_ray.lm.adapters import add_adapters
+from s2l_ray.lm.load import load_model
+from s2l_ray.lm.worker import Host
+from s2l_ray.stages.target.job import TargetJob
+from s2l_ray.stages.target.model import TargetModel
+from s2l_ray.storage.scratch import scratch_folder
+
+Weights = dict[str, torch.Tensor]
+
+
+def export(job: TargetJob, host: Host, built: TargetModel) -> None:
+    """Write `model/` into the stage's folder. Every worker calls it: sharded weights are gathered."""
+    weights = built.engine.whole_weights()
+    if host.rank == 0:
+        assert weights is not None
+        with scratch_folder() as scratch:
+            folder = str(scratch)
+            if job.target.lora is None:
+                built.model.save_pretrained(folder, state_dict=weights, max_shard_size=job.target.max_shard_size)
+            else:
+                _save_adapted(job, weights, folder)
+            job.tokenizer.save_pretrained(folder)
+            Path(folder, "README.md").write_text(job.card, encoding="utf-8")
+            model = job.out.sub("model")
+            model.delete_dir()  # an earlier best may have had other files
+            model.upload_folder(Path(folder))
+    host.gather(None)
+
+
+def _save_adapted(job: TargetJob, weights: Weights, folder: str) -> None:
+    """Into a whole copy of the base: merging needs all of a layer's weights in one place."""
+    import peft
+
+    assert job.target.lora is not None
+    base = load_model(job.target, job.tokenizer, job.seed, next(iter(weights.values())).dtype)
+    wrapped: Any = add_adapters(base, job.target.lora, job.seed)
+    wrapped.get_base_model().load_state_dict(weights)
+    if job.target.lora.export == "adapter":
+        wrapped.save_pretrained(folder, state_dict=peft.get_peft_model_state_dict(wrapped))
+        return
+    wrapped.merge_and_unload().save_pretrained(folder, max_shard_size=job.target.max_shard_size)

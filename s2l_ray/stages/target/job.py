@@ -1,0 +1,45 @@
+"""What a target worker is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from s2l_ray.config.target import TargetConfig
+from s2l_ray.data.training_order import TrainPlan
+from s2l_ray.storage.folder import Storage
+
+
+@dataclass(frozen=True)
+class TargetJob:
+    """Everything that a worker needs; the same for all."""
+
+    name: str
+    """What it is trained on: `s2l-0.11`, `full`."""
+    target: TargetConfig
+    plan: TrainPlan
+    seed: int
+    tokenizer: Any
+    tokens: Storage
+    """Folder of the token parts."""
+    heldout: Storage | None
+    heldout_names: tuple[str, ...]
+    heldout_tokens_per_batch: int
+    out: Storage
+    """Folder of the stage."""
+    num_parameters: int
+    zero_stage: int
+    zero_config: dict[str, Any] | None
+    """DeepSpeed's configuration; None without it."""
+    precision: str
+    """fp32 or bf16."""
+    deciding_set: str | None
+    deciding_metric: str
+    """What a sweep judges by."""
+    card: str
+    """The model card, without what training will find out."""
+    threads: int | None = None
+
+    @property
+    def checkpoint_steps(self) -> int:
+        return self.target.checkpoint_every_steps or max(1, -(-self.plan.total_steps // 5))

@@ -1,0 +1,66 @@
+"""The target as an engine: loaded or built, with adapters if asked for, whole (PyTorch) or sharded (DeepSpeed)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from s2l_ray.lm.adapters import add_adapters
+from s2l_ray.lm.engine import Engine
+from s2l_ray.lm.flops import ModelShape, num_elements
+from s2l_ray.lm.load import load_model
+from s2l_ray.lm.whole import WholeEngine
+from s2l_ray.lm.worker import Host
+from s2l_ray.stages.target.job import TargetJob
+
+
+@dataclass(frozen=True)
+class TargetModel:
+    engine: Engine
+    model: Any
+    """The causal LM, adapters inside; its weights have the precision, so nothing is autocast."""
+    is_adapted: bool
+    shape: ModelShape
+    num_parameters: int
+    num_trained_parameters: int
+
+
+def build_target(job: TargetJob, host: Host) -> TargetModel:
+    """Every worker calls it.
+
+    Raises:
+        ModelError: the model cannot be loaded, or does not fit the tokenizer.
+    """
+    if job.zero_stage == 0:
+        model = _prepared(job, torch.float32)
+        engine: Engine = WholeEngine(model, job.target, host.device, host.num_workers, bf16=job.precision == "bf16")
+    else:
+        from s2l_ray.lm.zero import ZeroEngine, sharded_build
+
+        assert job.zero_config is not None
+        # Elastic training may have started with fewer workers than were asked for.
+        zero_config = job.zero_config | {"train_batch_size": host.num_workers}
+        dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
+        is_random = job.target.from_config is not None or job.target.random_weights
+        with sharded_build(zero_config, job.num_parameters if is_random else None):
+            model = _prepared(job, dtype)
+        engine = ZeroEngine(model, job.target, host.device, host.num_workers, zero_config)
+    parameters = list(model.parameters())
+    return TargetModel(
+        engine, model, job.target.lora is not None, ModelShape.of(model), sum(map(num_elements, parameters)),
+        sum(num_elements(p) for p in parameters if p.requires_grad),
+    )  # fmt: skip
+
+
+def _prepared(job: TargetJob, dtype: torch.dtype) -> Any:
+    """The model before it is handed to an engine."""
+    target = job.target
+    attention = None if target.attention == "auto" else target.attention
+    model = load_model(target, job.tokenizer, job.seed, dtype, attention)
+    if target.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if target.lora is not None:
+        add_adapters(model, target.lora, job.seed)
+    return model

@@ -1,0 +1,1 @@
+"""Tokens: examples → token ids with the response mask."""

@@ -1,0 +1,1 @@
+"""Trajectories: T snapshots → the N × T matrix of losses."""

@@ -1,0 +1,107 @@
+"""URI → file system: what pyarrow knows, else what fsspec knows."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+import pyarrow as pa
+from pyarrow import fs
+
+from s2l_ray.errors import UserError
+from s2l_ray.storage.retry import StorageError
+from s2l_ray.text.redact import redact_text, split_user
+
+Kind = Literal["local", "object", "other"]
+"""How a file comes into being whole: `local` by rename, `object` by closing the upload, `other` by move."""
+
+_SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
+_OBJECT_STORES = {"s3", "gcs", "gs", "abfs"}
+
+
+def scheme_of(uri: str) -> str | None:
+    """`s3` of `s3://…`; None for a plain path."""
+    match = _SCHEME.match(uri)
+    return match.group(1).lower() if match else None
+
+
+def is_uri(text: str) -> bool:
+    """Whether this is a URI (`scheme://…`) and not a plain path."""
+    return scheme_of(text) is not None
+
+
+def absolute(uri: str) -> str:
+    """Plain paths and file:// URIs as an absolute path (a Ray worker has another working directory); others as given.
+
+    Raises:
+        ValueError: empty path, or file:// with a host.
+    """
+    if not uri:
+        raise UserError("The folder is empty; give a path, or a URI such as s3://bucket/folder.")
+    scheme = scheme_of(uri)
+    if scheme == "file":
+        parts = urlsplit(uri)
+        if parts.netloc not in ("", "localhost"):
+            raise UserError(f"{uri} names a host ({parts.netloc}); a file:// URI has three slashes: file:///folder.")
+        uri = unquote(parts.path)
+    elif scheme is not None:
+        return uri
+    return os.path.abspath(os.path.expanduser(uri))
+
+
+def open_filesystem(uri: str) -> tuple[fs.FileSystem, str, Kind]:
+    """The file system of an `absolute` URI, the path on it, and its kind.
+
+    Raises:
+        ValueError: nobody knows the scheme, or the URI cannot be parsed.
+        StorageError: the file system cannot be reached (its region is looked up over the network).
+    """
+    if scheme_of(uri) is None:
+        return fs.LocalFileSystem(), Path(uri).as_posix(), "local"
+    try:
+        filesystem, path = fs.FileSystem.from_uri(_for_pyarrow(uri))
+    except pa.ArrowInvalid as error:
+        if "Unrecognized filesystem type" in str(error):
+            return _open_with_fsspec(uri)
+        raise UserError(f"Cannot open {redact_text(uri)}: {redact_text(str(error))}. Write a space as %20.") from error
+    except OSError as error:
+        raise StorageError(
+            f"Cannot reach {redact_text(uri)}: {redact_text(str(error))}. Check bucket, endpoint and network; "
+            "`?region=…` spares the look-up of the region."
+        ) from error
+    return filesystem, path, "object" if filesystem.type_name in _OBJECT_STORES else "other"
+
+
+def _open_with_fsspec(uri: str) -> tuple[fs.FileSystem, str, Kind]:
+    import fsspec  # only schemes that pyarrow lacks need it
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"Cannot open {redact_text(uri)}: {error}. pyarrow opens paths, file://, s3://, gs://, abfs://, hdfs://; "
+            "another scheme needs its fsspec package installed here and on every node."
+        ) from error
+    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path, "other"
+
+
+def _for_pyarrow(uri: str) -> str:
+    """S3 URIs as pyarrow wants them: keys as the user part only, where people also write them as query parameters.
+
+    Small files then go up in one request instead of the three of a multipart upload (`allow_delayed_open`), which also
+    leaves no unfinished upload behind a killed process.
+    """
+    if scheme_of(uri) != "s3":
+        return uri
+    scheme, user, rest = split_user(uri)
+    # A slash, which many a secret holds, would end the user part.
+    uri = f"{scheme}{quote(unquote(user), safe=':')}@{rest}" if user else uri
+    parts = urlsplit(uri)
+    query = {"allow_delayed_open": "true"} | dict(parse_qsl(parts.query, keep_blank_values=True))
+    netloc = parts.netloc
+    if {"access_key", "secret_key"} <= query.keys():
+        netloc = f"{quote(query.pop('access_key'), safe='')}:{quote(query.pop('secret_key'), safe='')}@{netloc}"
+    return urlunsplit((parts.scheme, netloc, parts.path, urlencode(query), parts.fragment))

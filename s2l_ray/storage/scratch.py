@@ -1,0 +1,52 @@
+"""Temporary folders on this machine, of which a killed process leaves none behind for good."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from s2l_ray.storage.processes import machine_id, start_time
+
+_SCRATCH = "s2l-scratch-"
+_SCRATCH_NAME = re.compile(rf"^{_SCRATCH}(?P<machine>[0-9a-f]{{12}})-(?P<pid>\d+)-(?P<start>[^-]*)-")
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder below TMPDIR, deleted after the block; one that a killed process left there is deleted by the
+    next process that asks for one on the same machine. A checkpoint on its way may have gigabytes."""
+    with tempfile.TemporaryDirectory(prefix=new_scratch_prefix()) as folder:
+        yield Path(folder)
+
+
+def new_scratch_prefix() -> str:
+    """Beginning of the name of a folder of this process; deletes those of dead ones."""
+    _delete_orphans(Path(tempfile.gettempdir()))
+    pid = os.getpid()
+    # The start time, since pids are used again. Where it has spaces or dashes (macOS), only its digest does.
+    return f"{_SCRATCH}{_machine()}-{pid}-{_digest(start_time(pid) or '')}-"
+
+
+def _delete_orphans(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            match = _SCRATCH_NAME.match(entry.name)
+            if match is None or match["machine"] != _machine():
+                continue
+            started = start_time(int(match["pid"]))
+            if started is None or _digest(started) != match["start"]:
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _machine() -> str:
+    return _digest(machine_id())
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

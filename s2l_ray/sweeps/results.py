@@ -1,0 +1,213 @@
+"""Finished trials → one tidy table, curves, costs, the smallest budget that is good enough. Pure but for reading."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from s2l_ray.artifacts.run import Run
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.sweeps.records import Finished, objective_of
+from s2l_ray.sweeps.trials import FULL, Trial
+
+_SELECTING = ("tokens", "proxy", "trajectories", "clusters")
+"""Stages whose cost is the selection's."""
+
+RESULT_SCHEMA = pa.schema(
+    [
+        ("phase", pa.string()), ("trial", pa.string()), ("selector", pa.string()), ("budget", pa.float64()),
+        ("budget_unit", pa.string()),
+        ("num_examples", pa.int64()), ("share", pa.float64()), ("seed", pa.int64()), ("parameters", pa.string()),
+        ("heldout_set", pa.string()), ("source", pa.string()), ("loss", pa.float64()), ("macro", pa.float64()),
+        ("per_token", pa.float64()), ("exact_match", pa.float64()), ("loss_before", pa.float64()),
+        ("steps", pa.int64()), ("tokens", pa.int64()), ("flops", pa.float64()), ("wall_seconds", pa.float64()),
+        ("device_seconds", pa.float64()), ("folder", pa.string()),
+    ]
+)  # fmt: skip
+"""A row per trial and held-out set (source null) and per source of it. `loss`: mean over the row's examples;
+`budget_unit`: `examples` or `share`."""
+
+
+def result_table(finished: dict[str, list[Finished]]) -> pa.Table:
+    """finished: phase → trials."""
+    rows = [row for phase, found in finished.items() for one in found for row in _rows(phase, one)]
+    return pa.Table.from_pylist(rows, schema=RESULT_SCHEMA)
+
+
+def for_spreadsheets(table: pa.Table) -> pa.Table:
+    """The table for a CSV file, which people open in a spreadsheet: no text of it is taken for a formula there.
+
+    Text that begins like one gets an apostrophe in front; as it is, it stands in the Parquet file.
+    """
+    for index, column in enumerate(table.schema):
+        if pa.types.is_string(column.type):
+            safe = pc.replace_substring_regex(table.column(index), "^([=+\\-@\t\r])", r"'\1")
+            table = table.set_column(index, column, safe)
+    return table
+
+
+def budget_unit(budget: int | float) -> str:
+    """What the number counts: 1 example and 1.0 of them all are different budgets."""
+    return "examples" if isinstance(budget, int) else "share"
+
+
+def _rows(phase: str, one: Finished) -> list[dict[str, Any]]:
+    manifest, trial = one.stage.manifest, one.trial
+    summary = manifest.extra["summary"]
+    shared = {
+        "phase": phase, "trial": trial.key, "selector": trial.selector, "budget": float(trial.budget),
+        "budget_unit": budget_unit(trial.budget),
+        "num_examples": one.num_examples, "share": one.share, "seed": trial.seed,
+        "parameters": json.dumps(dict(trial.parameters), sort_keys=True), "steps": summary["steps"],
+        "tokens": summary["tally"]["tokens"], "flops": summary["flops"], "wall_seconds": manifest.wall_seconds,
+        "device_seconds": manifest.device_seconds, "folder": one.stage.folder,
+    }  # fmt: skip
+    rows = []
+    for name, both in manifest.extra["evaluation"].items():
+        after, before = both["after"], both["before"] or {}
+        figures = {k: after[k] for k in ("macro", "per_token", "exact_match")}
+        rows.append(
+            {**shared, "heldout_set": name, "loss": after["micro"], "loss_before": before.get("micro"), **figures}
+        )
+        for source, own in after["per_source"].items():
+            then = before.get("per_source", {}).get(source, {}).get("loss")
+            rows.append({**shared, "heldout_set": name, "source": source, "loss": own["loss"],
+                         "exact_match": own["exact_match"], "loss_before": then})  # fmt: skip
+    return rows
+
+
+@dataclass(frozen=True)
+class Point:
+    """One budget of one selector, over the seeds."""
+
+    selector: str
+    budget: int | float
+    share: float
+    values: tuple[float, ...]
+    """The deciding figure, a value a seed."""
+    flops: float
+    """Of one target (mean)."""
+    parameters: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def subset(self) -> tuple[str, str]:
+        """Selector and budget, a count and a share apart (1 == 1.0 in Python)."""
+        return self.selector, repr(self.budget)
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over the seeds; 0 for one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+
+def points(config: S2LConfig, finished: list[Finished]) -> list[Point]:
+    """Trials without further parameters, by selector and budget; the full data is the selector `full` at 1.0."""
+    found = _points(config, [one for one in finished if not one.trial.parameters])
+    return sorted(found, key=lambda p: (p.selector != FULL, p.selector, p.share))
+
+
+def tuned_points(config: S2LConfig, finished: list[Finished]) -> list[Point]:
+    """Trials with further parameters, the best first."""
+    found = _points(config, [one for one in finished if one.trial.parameters])
+    return sorted(found, key=lambda p: -p.mean if config.sweep.metric == "exact_match" else p.mean)
+
+
+def _points(config: S2LConfig, finished: list[Finished]) -> list[Point]:
+    grouped: dict[Trial, list[Finished]] = {}
+    for one in finished:
+        grouped.setdefault(replace(one.trial, seed=0), []).append(one)
+    return [
+        Point(
+            trial.selector, trial.budget, members[0].share, tuple(objective_of(config, m.stage) for m in members),
+            statistics.fmean(m.stage.manifest.extra["summary"]["flops"] for m in members), trial.parameters,
+        )
+        for trial, members in grouped.items()
+    ]  # fmt: skip
+
+
+def full_point(found: list[Point]) -> Point | None:
+    return next((p for p in found if p.selector == FULL), None)
+
+
+def shortfall(point: Point, full: Point, metric: str) -> float:
+    """How much worse than the full data, relative to it; negative: better."""
+    worse = full.mean - point.mean if metric == "exact_match" else point.mean - full.mean
+    return worse / abs(full.mean) if full.mean else 0.0
+
+
+def smallest_good_enough(found: list[Point], selector: str, metric: str, within: float) -> Point | None:
+    """The smallest budget within `within` of the full data, if any."""
+    full = full_point(found)
+    if full is None:
+        return None
+    good = [p for p in found if p.selector == selector and shortfall(p, full, metric) <= within]
+    return min(good, key=lambda p: p.share) if good else None
+
+
+def bisect(num_budgets: int, guess: int, is_good: Callable[[int], bool | None]) -> int | None:
+    """Where the good budgets begin → number of the smallest good one; None: none is, or `is_good` could not tell.
+
+    A right guess is confirmed by two looks, at it and beside it; a wrong one costs what halving costs.
+    """
+    low, high, at, looks = -1, num_budgets, guess, 0  # too small up to low, good from high on
+    while high - low > 1:
+        good = is_good(at)
+        if good is None:
+            return None
+        low, high = (low, at) if good else (at, high)
+        beside, looks = at - 1 if good else at + 1, looks + 1
+        at = beside if looks == 1 and low < beside < high else (low + high) // 2
+    return high if high < num_budgets else None
+
+
+def rank_correlation(a: list[float], b: list[float]) -> float | None:
+    """Spearman's, ties by mean rank; None for fewer than three points or constant values."""
+    if len(a) < 3:
+        return None
+    ranks = [_mean_ranks(np.asarray(x)) for x in (a, b)]
+    if any(np.ptp(r) == 0 for r in ranks):
+        return None
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _mean_ranks(values: np.ndarray) -> np.ndarray:
+    _, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts - 1) / 2)[codes]
+
+
+@dataclass(frozen=True)
+class Cost:
+    flops: float
+    device_seconds: float
+
+    def plain(self, price_per_hour: float | None) -> dict[str, float]:
+        money = {} if price_per_hour is None else {"money": self.device_seconds / 3600 * price_per_hour}
+        return {"flops": self.flops, "device_seconds": self.device_seconds, **money}
+
+
+def selection_cost(run: Run) -> Cost:
+    """Of proxy, scoring and clustering; tokenising and clustering count their time only, beside which FLOPs are few."""
+    stages = [run.stages[n] for n in _SELECTING if n in run.stages]
+    flops = run.stage("proxy").manifest.extra["flops"]
+    return Cost(flops["training"] + flops["scoring"], sum(s.manifest.device_seconds for s in stages))
+
+
+def break_even(selecting: Cost, full_flops: float, num_targets: int) -> float | None:
+    """Share of the data below which selecting and training on the subset costs less than training on all of it.
+
+    In FLOPs, both trained for the same number of epochs, `num_targets` targets reusing one selection. None: never.
+    """
+    share = 1 - selecting.flops / (num_targets * full_flops)
+    return share if share > 0 else None

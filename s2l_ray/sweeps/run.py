@@ -1,0 +1,293 @@
+"""`s2l sweep`: upstream once, trials side by side, then table, curve and answer. What is finished is never repeated."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+
+from s2l_ray.artifacts.run import Run
+from s2l_ray.config.load import load_config
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.observability.progress import Progress
+from s2l_ray.storage.folder import Storage
+from s2l_ray.sweeps.records import Finished, all_finished, all_stopped, deciding_set, find_finished, objective_of
+from s2l_ray.sweeps.report import PREDICTED, TARGET, curves_of, make_report
+from s2l_ray.sweeps.resolve import resolve
+from s2l_ray.sweeps.results import (
+    Point,
+    bisect,
+    for_spreadsheets,
+    full_point,
+    points,
+    result_table,
+    selection_cost,
+    shortfall,
+    smallest_good_enough,
+)
+from s2l_ray.sweeps.trials import FULL, Trial, could_propose, full_trials, grid, num_possible
+from s2l_ray.sweeps.tune import ENDED, OnDone, Outcome, Shared, concurrency, draw, propose, run_side_by_side
+from s2l_ray.text.formats import format_duration
+from s2l_ray.workflow.pipeline import Pipeline, open_pipeline
+from s2l_ray.workflow.preflight import preflight
+
+
+@dataclass
+class SweepResult:
+    run: Run
+    report: dict[str, Any]
+    """As in `sweep/report.json`."""
+    lines: list[str]
+    """For people."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Trial → what went wrong."""
+
+
+def sweep(
+    config: S2LConfig | str,
+    overrides: Sequence[str] = (),
+    *,
+    find_smallest: bool = False,
+    within: float | None = None,
+    progress: Progress | None = None,
+) -> SweepResult:
+    """Try budgets, selectors, seeds and settings; fine-tune a target for each; write `sweep/` into the run's folder.
+
+    Args:
+        config: a recipe, a YAML file, a run's folder (goes on with it), or the typed tree.
+        find_smallest: predict the curve with the proxy's model, then confirm with the target at the budgets that
+            matter, by bisection, for each selector.
+        within: overrides `sweep.within`.
+
+    Raises:
+        ConfigError, PlacementError, …: before any trial starts.
+    """
+    from s2l_ray.execution.session import ray_session
+    from s2l_ray.stages.corpus.stage import check_corpus_files
+    from s2l_ray.workflow.stages import clusters_stage, place_stages, run_up_to_trajectories
+
+    resolved = resolve(config, overrides, within, find_smallest)
+    preflight(resolved)
+    check_corpus_files(resolved)
+    progress = progress or Progress()
+    run = Run(resolved, Storage.open(resolved.run_uri))
+    # With its dashboard: Ray Train asks it which placement groups a stopped trial has left.
+    with (
+        open_pipeline(run, progress) as pipeline,
+        ray_session(resolved.resources, dashboard=True),
+    ):
+        run.begin(resolved)
+        place_stages(pipeline, resolved)
+        run_up_to_trajectories(pipeline, resolved, resolved.sweep.budgets, "sweep.budgets")
+        clusters_stage(pipeline, resolved)
+        run.commit()
+        runner = _Runner(pipeline, resolved)
+        if resolved.sweep.predict or find_smallest:
+            runner.run(PREDICTED, grid(predicting(resolved)))
+        if find_smallest:
+            _find_smallest(runner, resolved)
+        elif resolved.sweep.search == "grid":
+            runner.run(TARGET, grid(resolved))
+        elif resolved.sweep.search == "random":
+            runner.run(TARGET, [*full_trials(resolved), *draw(resolved)])
+        else:
+            runner.run(TARGET, full_trials(resolved))
+            runner.search()
+        return _conclude(pipeline, runner, resolved)
+
+
+def predicting(config: S2LConfig) -> S2LConfig:
+    """The same sweep with the proxy's model as the target, trained as long as the section `target` says."""
+    assert config.target is not None
+    tree = config.model_dump(mode="json")
+    how_long = {name: tree["target"][name] for name in ("length", "epochs", "max_steps", "max_tokens")}
+    tree["target"] = tree["proxy"] | how_long
+    tree["sweep"] |= {"parameters": {}, "search": "grid", "num_samples": None, "asha": None}
+    return load_config(tree)
+
+
+class _Runner:
+    """Runs batches of trials of one phase and remembers what is finished."""
+
+    def __init__(self, pipeline: Pipeline, config: S2LConfig) -> None:
+        self.pipeline, self.config = pipeline, config
+        self.base = {TARGET: config, PREDICTED: predicting(config)}
+        self.finished: dict[str, list[Finished]] = {}
+        self.failed: dict[str, str] = {}
+        """By what the trial was."""
+        self.stopped: dict[Trial, dict[str, Any]] = {}
+
+    @property
+    def trajectories(self) -> str:
+        """Content of the base configuration's."""
+        return self.pipeline.run.stage("trajectories").manifest.content_fingerprint
+
+    def run(self, phase: str, trials: list[Trial]) -> None:
+        """Those that have not ended yet."""
+        stopped = self._stopped(phase)
+        missing = [t for t in trials if self._find(phase, t) is None and t not in stopped]
+        told = f"{len(trials)} trials"
+        if len(missing) < len(trials):
+            told += f", {len(trials) - len(missing)} of them done before"
+        if not missing:
+            self.pipeline.progress.say(f"[sweep] {phase}: {told}")
+        else:
+            at_once, logs = self._at_once(), f"{self.pipeline.run.storage.uri}/sweep/logs"
+            self.pipeline.progress.say(f"[sweep] {phase}: {told}; {at_once} at once; each one's progress is in {logs}")
+            self.pipeline.started = True
+            outcome = run_side_by_side(self._shared(phase), missing, at_once, self._reporter(phase, len(missing)))
+            self._note(phase, outcome)
+        self.stopped |= {t: last for t, last in self._stopped(phase).items() if t in trials}
+        found = [one for t in trials if (one := self._find(phase, t)) is not None]
+        known = {one.trial for one in self.finished.setdefault(phase, [])}
+        self.finished[phase] += [one for one in found if one.trial not in known]
+
+    def search(self) -> None:
+        """`sweep.num_samples` different trials that Optuna proposes, those of before included."""
+        wanted = min(self.config.sweep.num_samples or 0, num_possible(self.config))
+        ended, say = self._ended(), self.pipeline.progress.say
+        say(f"[sweep] optuna: {wanted} trials, {len(ended)} of them done before; {self._at_once()} at once")
+        while (left := int(wanted - len(ended))) > 0:
+            self.pipeline.started = True
+            outcome = propose(self._shared(TARGET), ended, left, self._at_once(), self._reporter(TARGET, left))
+            self._note(TARGET, outcome)
+            before, ended = len(ended), self._ended()
+            if outcome.failed:
+                break
+            if len(ended) == before:  # proposals may repeat each other
+                say(f"[sweep] optuna proposes nothing new after {before} trials")
+                break
+        self.stopped |= self._stopped(TARGET)
+        self.finished[TARGET] = self._all_finished()
+
+    def _ended(self) -> list[tuple[Trial, float]]:
+        """Those of this search that have ended, early ones included, and their figures."""
+        found = self._all_finished()
+        ended = {one.trial: objective_of(self.config, one.stage) for one in found}
+        ended |= {t: last["objective"] for t, last in self._stopped(TARGET).items() if t not in ended}
+        return [(trial, value) for trial, value in ended.items() if could_propose(self.config, trial)]
+
+    def _all_finished(self) -> list[Finished]:
+        pipeline = self.pipeline
+        return all_finished(self.config, pipeline.run.storage, self.trajectories, TARGET, pipeline.progress.say)
+
+    def _find(self, phase: str, trial: Trial) -> Finished | None:
+        storage, say = self.pipeline.run.storage, self.pipeline.progress.say
+        return find_finished(self.base[phase], storage, trial, self.trajectories, phase, say)
+
+    def _stopped(self, phase: str) -> dict[Trial, dict[str, Any]]:
+        """Of a sweep without a scheduler: none."""
+        if self.base[phase].sweep.asha is None:
+            return {}
+        storage, say = self.pipeline.run.storage, self.pipeline.progress.say
+        return all_stopped(self.base[phase], storage, self.trajectories, phase, say)
+
+    def _note(self, phase: str, outcome: Outcome) -> None:
+        self.failed |= {f"{phase}: {trial.describe()}": why for trial, why in outcome.failed.items()}
+
+    def _shared(self, phase: str) -> Shared:
+        from s2l_ray.execution.session import is_embedded
+
+        run, embedded = self.pipeline.run, is_embedded(self.config.resources)
+        return Shared(self.base[phase], run.storage, self.pipeline.placements, embedded, phase, self.trajectories)
+
+    def _at_once(self) -> int:
+        """As many trials as have room beside what others hold of the cluster; waits until one has."""
+        from s2l_ray.execution.capacity import Node, fit, total
+        from s2l_ray.execution.capacity_wait import free_resources, wait_for_free
+        from s2l_ray.execution.placement import local_cores, node_resources
+        from s2l_ray.execution.session import is_embedded
+
+        resources, asked = self.config.resources, self.config.sweep.max_concurrent
+        placement, say = self.pipeline.placements["target"], self.pipeline.progress.say
+        if resources.may_grow:  # the cluster grows to what was asked for
+            return asked or concurrency(placement, node_resources(), None)
+        if is_embedded(resources):
+            # It counts more CPUs than there are: the cores for workers, and one more for reading.
+            most = local_cores() + 1
+            free: list[Node] = [{**node, "CPU": min(node.get("CPU", 0), most)} for node in node_resources()]
+        else:
+            free = free_resources()
+            if not fit(free, placement.demand).num_replicas:
+                free = wait_for_free(placement, "sweep", say, resources.capacity_wait_s)
+        at_once = concurrency(placement, free, asked)
+        if asked is not None and at_once < asked:
+            has = ", ".join(f"{total(free, n):g} {n}" for n in ("CPU", "GPU") if total(free, n))
+            say(f"[sweep] sweep.max_concurrent={asked} is more than fit: {placement.describe()} each; free are {has}")
+        return at_once
+
+    def _reporter(self, phase: str, num_trials: int) -> OnDone:
+        count, started = 0, time.monotonic()
+
+        def on_done(trial: Trial, last: dict[str, Any]) -> None:
+            nonlocal count
+            count += 1
+            value, step = last.get("objective"), last.get("step")
+            if "error" in last:
+                value, how = None, f"failed, {last['error']}"
+            else:
+                early = "" if ENDED in last else " (stopped early)"
+                how = f"{self.config.sweep.metric} {value:.4f} after {step:,} steps{early}"
+            left = (time.monotonic() - started) / count * (num_trials - count)
+            when = f"; about {format_duration(left)} left" if count < num_trials else ""
+            self.pipeline.progress.say(f"[sweep] {phase} {count}/{num_trials}  {trial.describe()}: {how}{when}")
+            self.pipeline.metrics.log("sweep", "trial", phase=phase, trial=trial.key, step=step, objective=value)
+
+        return on_done
+
+
+def _find_smallest(runner: _Runner, config: S2LConfig) -> None:
+    """Confirm with the target, for each selector: the full data, and the budgets around the predicted one until two
+    neighbours differ.
+
+    The curve is taken to fall with the budget; where seeds scatter more than budgets differ, the answer is a guess.
+    """
+    metric, within, seeds = config.sweep.metric, config.sweep.within, range(config.sweep.num_seeds)
+    predicted = points(runner.base[PREDICTED], runner.finished[PREDICTED])
+    runner.run(TARGET, [Trial(FULL, 1.0, n) for n in seeds])
+    for selector in config.sweep.selectors:
+        curve = [p for p in predicted if p.selector == selector]  # sorted by share
+        guess = smallest_good_enough(predicted, selector, metric, within)
+
+        def is_good(at: int, curve: list[Point] = curve) -> bool | None:
+            runner.run(TARGET, [Trial(curve[at].selector, curve[at].budget, n) for n in seeds])
+            found = points(config, runner.finished[TARGET])
+            yardstick = full_point(found)
+            match = [p for p in found if p.subset == curve[at].subset]
+            if yardstick is None or not match:
+                return None  # trials failed; said at the end
+            return shortfall(match[0], yardstick, metric) <= within
+
+        bisect(len(curve), len(curve) - 1 if guess is None else curve.index(guess), is_good)
+
+
+def _conclude(pipeline: Pipeline, runner: _Runner, config: S2LConfig) -> SweepResult:
+    """Table, pictures, report."""
+    from s2l_ray.sweeps.plots import draw_all
+    from s2l_ray.sweeps.text import report_lines
+
+    out = pipeline.run.storage.sub("sweep")
+    table = result_table(runner.finished)
+    out.write_table("results.parquet", table)
+    buffer = io.BytesIO()
+    pa.csv.write_csv(for_spreadsheets(table), buffer)
+    out.write_bytes("results.csv", buffer.getvalue())
+    curves = curves_of(config, runner.finished)
+    stopped = [trial.describe() for trial in runner.stopped]
+    report = make_report(pipeline.run, config, runner.finished, runner.failed, stopped)
+    out.write_json("report.json", report)
+    files: list[str] = []
+    if any(len(found) > 1 for found in curves.values()):
+        [any_one, *_] = [one for found in runner.finished.values() for one in found]
+        deciding = deciding_set(config, any_one.stage)
+        files = draw_all(out, config.name, config.sweep.metric, curves, selection_cost(pipeline.run), table, deciding)
+    for leftover in ("sweep/ray_tune", "stage_locks"):  # of trials that were killed
+        pipeline.run.storage.delete_dir(leftover)
+    pipeline.run.find_others_work()
+    lines = report_lines(report, out.uri, files, runner.failed)
+    return SweepResult(pipeline.run, report, lines, runner.failed)

@@ -1,0 +1,313 @@
+"""Ray Tune's part: trials side by side, as many as fit, each a fine-tuning on Ray Train workers of its own.
+
+A trial is a small actor without resources that starts Ray Train workers. Tune does not see those, so the number of
+trials at once is reckoned here: more would wait for each other's workers for ever.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.stage import Stage
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.sweep import RangeConfig
+from s2l_ray.errors import describe
+from s2l_ray.execution.capacity import Node, fit
+from s2l_ray.execution.failures import is_final
+from s2l_ray.execution.orphaned_placement_groups import remove_leftover_groups
+from s2l_ray.execution.placement import Placement
+from s2l_ray.observability.metrics_log import MetricsLog
+from s2l_ray.observability.progress import Progress
+from s2l_ray.storage.folder import Storage
+from s2l_ray.sweeps.records import objective_of, write_record, write_stopped
+from s2l_ray.sweeps.trials import FULL, Trial, num_possible
+from s2l_ray.workflow.pipeline import Pipeline
+
+STEP, OBJECTIVE = "step", "objective"
+ENDED = "ended"
+"""Only in a trial's own last report."""
+
+_NEXT_TO_NOTHING = {"memory": 1}
+"""Of a trial's own actor: nothing at all is not allowed. A thousandth of a CPU would be missing where just one CPU is
+left for reading: a task that needs a whole one would wait for ever, and all trials for it."""
+_LOOK_FOR_LEFTOVERS_S = 5.0
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the other kind of output can be silent
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # logs that nobody reads: what a trial leaves is in the run
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's makes Ctrl-C look like the sweep's end
+}
+
+OnDone = Callable[[Trial, dict[str, Any]], None]
+"""Told of every trial that has ended, with its last report."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials have in common."""
+
+    base: S2LConfig
+    storage: Storage
+    """The run's folder."""
+    placements: dict[str, Placement]
+    embedded: bool
+    phase: str
+    """`target`, or `predicted` where the proxy's model stands in."""
+    trajectories: str
+    """Content of the base configuration's."""
+
+
+@dataclass
+class Outcome:
+    """How Tune's trials ended."""
+
+    failed: dict[Trial, str] = field(default_factory=dict)
+    """What went wrong."""
+    stopped: dict[Trial, dict[str, Any]] = field(default_factory=dict)
+    """Last report of trials that the scheduler ended early."""
+
+
+def run_trial(asked: dict[str, Any], shared: Shared) -> None:
+    """In Tune's actor. A trial that cannot be done is reported and the sweep goes on; Tune starts lost actors again."""
+    from ray import tune
+
+    trial = _trial_of(asked)
+
+    def note(error: Exception, failures: int) -> None:
+        with _log_of(trial, shared) as log:
+            log.log("sweep", "trial_tried_again", failures=failures, error=describe(error))
+
+    try:
+        stage = try_until_final(lambda: _whole_way(trial, shared), shared.base.resources.max_failures, note)
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        worst = math.inf if mode_of(shared.base) == "min" else -math.inf  # schedulers and searchers want a figure
+        tune.report({OBJECTIVE: worst, ENDED: True, "error": first})
+        return
+    steps = stage.manifest.extra["summary"]["steps"]
+    tune.report({STEP: steps, OBJECTIVE: objective_of(shared.base, stage), ENDED: True})
+
+
+def try_until_final(
+    make: Callable[[], Stage], max_failures: int, note: Callable[[Exception, int], None], pause_s: float = 5.0
+) -> Stage:
+    """`make()`; after an error that may pass (a storage that does not answer, a lost node) once more, `max_failures`
+    times at most (-1: always). What is complete by then is found, and a training resumes from its checkpoint.
+
+    Args:
+        note: told of every error after which it goes on, and the number of failures.
+    """
+    failures = 0
+    while True:
+        try:
+            return make()
+        except Exception as error:
+            failures += 1
+            if is_final(error) or 0 <= max_failures < failures:
+                raise
+            note(error, failures)
+        time.sleep(pause_s)
+
+
+def _log_of(trial: Trial, shared: Shared) -> MetricsLog:
+    return MetricsLog(shared.storage, f"sweep/logs/{shared.phase}-{trial.key}.jsonl")
+
+
+def _whole_way(trial: Trial, shared: Shared) -> Stage:
+    """The target stage of one configuration; what others have made on the way is found, not made again."""
+    from s2l_ray.execution.session import quiet_ray_data
+    from s2l_ray.stages.target.stage import shard_target, target_stages
+    from s2l_ray.workflow.stages import clusters_stage, run_up_to_trajectories, subset_stages
+
+    quiet_ray_data()
+    config = trial.config(shared.base)
+    run = Run(config, shared.storage)
+    with _log_of(trial, shared) as log:
+        pipeline = Pipeline(run, Progress(io.StringIO(), interactive=False), log, shared=True)
+        pipeline.placements = shared.placements
+        pipeline.sharding = shard_target(config, shared.placements["target"], shared.embedded)
+        pipeline.train_callbacks = [_objectives_to_tune()]
+        budgets = [] if trial.selector == FULL else [trial.budget]
+        run_up_to_trajectories(pipeline, config, budgets, "sweep.budgets")
+        clusters_stage(pipeline, config)
+        if trial.selector != FULL:
+            subset_stages(pipeline, config)
+        target_stages(pipeline, config)
+    [stage] = run.targets.values()
+    write_record(shared, trial, run, stage)
+    return stage
+
+
+def _objectives_to_tune() -> Any:
+    """Ray Train's callback that hands evaluations on to Ray Tune; schedulers know no reports of checkpoints alone."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    class ObjectivesToTune(TuneReportCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            if OBJECTIVE in metrics[0]:
+                super().after_report(run_context, metrics, checkpoint)
+
+    return ObjectivesToTune()
+
+
+def concurrency(placement: Placement, free: Sequence[Node], asked: int | None) -> int:
+    """Trials at once: as many as have all their workers at the same time."""
+    fitting = max(1, fit(free, placement.demand).num_replicas)
+    return fitting if asked is None else min(asked, fitting)
+
+
+def run_side_by_side(shared: Shared, trials: list[Trial], at_once: int, on_done: OnDone) -> Outcome:
+    """These trials, in their order."""
+    from ray import tune
+
+    space = {"trial": tune.grid_search([t.plain() for t in trials])}
+    return _fit(shared, space, at_once, 1, None, on_done)
+
+
+def draw(config: S2LConfig) -> list[Trial]:
+    """`sweep.num_samples` different trials at random, or as many as there are; a larger number begins with the same."""
+    space, random = _space(config), np.random.default_rng(config.seed)
+    parameters = space.pop("parameters", {})
+    wanted = min(config.sweep.num_samples or 0, num_possible(config))
+    drawn: dict[Trial, None] = {}
+    while len(drawn) < wanted:
+        one = {name: domain.sample(random_state=random) for name, domain in space.items()}
+        one["parameters"] = {path: domain.sample(random_state=random) for path, domain in parameters.items()}
+        drawn[Trial.of(one)] = None
+    return list(drawn)
+
+
+def propose(
+    shared: Shared, done: list[tuple[Trial, float]], num_samples: int, at_once: int, on_done: OnDone
+) -> Outcome:
+    """Trials that Optuna proposes, told what is `done` already."""
+    from ray.tune.search import ConcurrencyLimiter
+    from ray.tune.search.optuna import OptunaSearch
+    from ray.tune.utils import flatten_dict
+
+    plain = [t.plain() | {"budget": repr(t.budget)} for t, _ in done]
+    points = [{k: v for k, v in flatten_dict(p).items() if v != {}} for p in plain]
+    algorithm = OptunaSearch(
+        OptunaSearch.convert_search_space(_space(shared.base)), metric=OBJECTIVE, mode=mode_of(shared.base),
+        seed=shared.base.seed + len(done),  # other first guesses than those that are done
+        points_to_evaluate=points or None, evaluated_rewards=[value for _, value in done] or None,
+    )  # fmt: skip
+    return _fit(shared, {}, at_once, num_samples, ConcurrencyLimiter(algorithm, at_once), on_done)
+
+
+def mode_of(config: S2LConfig) -> str:
+    return "max" if config.sweep.metric == "exact_match" else "min"
+
+
+def _space(config: S2LConfig) -> dict[str, Any]:
+    from ray import tune
+
+    sweep = config.sweep
+    return {
+        "selector": tune.choice(sweep.selectors),
+        "budget": tune.choice([repr(budget) for budget in sweep.budgets]),
+        "seed": tune.choice(list(range(sweep.num_seeds))),
+        **({"parameters": {path: _domain(v) for path, v in sweep.parameters.items()}} if sweep.parameters else {}),
+    }
+
+
+def _domain(values: list[Any] | RangeConfig) -> Any:
+    from ray import tune
+
+    if isinstance(values, list):
+        return tune.choice(values)
+    if values.integer:
+        low, high = int(values.min), int(values.max) + 1
+        return tune.lograndint(low, high) if values.log else tune.randint(low, high)
+    return tune.loguniform(values.min, values.max) if values.log else tune.uniform(values.min, values.max)
+
+
+def _fit(
+    shared: Shared, space: dict[str, Any], at_once: int, num_samples: int, algorithm: Any, on_done: OnDone
+) -> Outcome:
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the logs that are not kept
+    from ray import tune
+
+    base = shared.base
+    outcome = Outcome()
+    with_own_folder = shared.storage.sub("sweep", "ray_tune")
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(run_trial, shared=shared), _NEXT_TO_NOTHING),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=at_once if algorithm is None else None,
+            num_samples=num_samples, search_alg=algorithm, scheduler=_scheduler(base),
+        ),
+        run_config=tune.RunConfig(
+            storage_path=with_own_folder.path, storage_filesystem=with_own_folder.filesystem, verbose=0,
+            failure_config=tune.FailureConfig(max_failures=base.resources.max_failures),
+            callbacks=[_watcher(shared, outcome, on_done)],
+        ),
+    )  # fmt: skip
+    for result in tuner.fit():
+        if result.error is not None:
+            outcome.failed[_trial_of(result.config or {})] = str(result.error).strip().splitlines()[-1]
+    remove_leftover_groups()
+    with_own_folder.delete_dir()  # what a trial leaves is in the run; Tune's own notes are of no more use
+    return outcome
+
+
+def _scheduler(base: S2LConfig) -> Any:
+    if base.sweep.asha is None:
+        return None
+    from ray.tune.schedulers import ASHAScheduler
+
+    # Not Tune's own count of reports: it begins anew when a trial is resumed.
+    return ASHAScheduler(
+        time_attr=STEP, metric=OBJECTIVE, mode=mode_of(base), max_t=10**9,
+        grace_period=base.sweep.asha.grace_steps, reduction_factor=base.sweep.asha.reduction_factor,
+    )  # fmt: skip
+
+
+def _watcher(shared: Shared, outcome: Outcome, on_done: OnDone) -> Any:
+    """Tune's callback, in the driver."""
+    from ray import tune
+
+    last_look = time.monotonic()
+
+    class Watcher(tune.Callback):
+        # Tune pickles its callbacks beside its own state, which nobody reads; this one holds open files and locks.
+        def __getstate__(self) -> dict[str, Any]:
+            return {}
+
+        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            nonlocal last_look
+            if time.monotonic() - last_look > _LOOK_FOR_LEFTOVERS_S:  # of killed trials, or later ones would wait
+                remove_leftover_groups()
+                last_look = time.monotonic()
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self.watch(_trial_of(trial.config), dict(trial.last_result or {}))
+
+    def watch(trial: Trial, last: dict[str, Any]) -> None:
+        if "error" in last:
+            outcome.failed[trial] = last["error"]
+        elif ENDED not in last:
+            last = {k: last[k] for k in (STEP, OBJECTIVE) if k in last}
+            outcome.stopped[trial] = last
+            write_stopped(shared, trial, last)
+        on_done(trial, last)
+
+    watcher = Watcher()
+    watcher.watch = watch
+    return watcher
+
+
+def _trial_of(config: dict[str, Any]) -> Trial:
+    return Trial.of(config.get("trial", config))

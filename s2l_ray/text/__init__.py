@@ -1,0 +1,1 @@
+"""Text for people: foreign text made harmless, credentials masked, numbers as people read them."""

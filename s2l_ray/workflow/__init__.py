@@ -1,0 +1,1 @@
+"""The order of the stages, what is checked before anything starts, and what it will cost."""

@@ -1,0 +1,233 @@
+"""What a run will cost, before it starts: rows, tokens, steps, FLOPs, disk, nodes. Starts nothing, loads no weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from s2l_ray.artifacts.run import Run, RunError, load_run
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.data.formats import rendered_as, to_conversation
+from s2l_ray.data.read_task import sample_format
+from s2l_ray.data.sources import ReadUnit, plan_files, read_unit, resolve_filesystem
+from s2l_ray.data.units import UnusableRow
+from s2l_ray.lm.flops import ModelShape
+from s2l_ray.observability.progress import format_count, format_duration
+from s2l_ray.workflow.target_estimate import CorpusSize, target_lines
+
+_SAMPLE_ROWS = 400
+_COUNTED_BYTES = 2 * 2**30
+"""Line-based files up to this size together are counted, larger ones extrapolated from their first rows."""
+
+
+@dataclass
+class Estimate:
+    num_examples: int | None = None
+    tokens_per_example: float | None = None
+    response_share: float = 0.5
+    num_parameters: int | None = None
+    steps: int | None = None
+    training_flops: float | None = None
+    scoring_flops: float | None = None
+    seconds: float | None = None
+    disk_bytes: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self, config: S2LConfig) -> list[str]:
+        """For people."""
+        t = config.trajectories.num_snapshots
+        tokens = None if self.num_examples is None or self.tokens_per_example is None else (
+            self.num_examples * self.tokens_per_example
+        )  # fmt: skip
+        workers = config.resources.proxy.workers
+        out = [
+            f"examples      {_count(self.num_examples)}",
+            f"tokens        {_count(tokens)} a pass ({_count(self.tokens_per_example)} an example, "
+            f"{self.response_share:.0%} of them response)",
+            f"proxy         {_count(self.num_parameters)} parameters, {_count(self.steps)} optimiser steps of "
+            f"{config.proxy.global_batch_size} examples, {t} snapshots",
+            f"FLOPs         {_flops(self.training_flops)} training + {_flops(self.scoring_flops)} scoring "
+            f"= {_flops(_add(self.training_flops, self.scoring_flops))}",
+            f"time          {'unknown' if self.seconds is None else 'about ' + format_duration(self.seconds)} at "
+            f"{config.estimates.device_tflops:g} TFLOP/s a worker (estimates.device_tflops)",
+            f"disk          {'unknown' if self.disk_bytes is None else _bytes(self.disk_bytes)} in {config.run_uri}",
+            f"nodes         {workers or 'one worker per GPU, or 1 on CPUs:'}{' workers' if workers else ''} "
+            f"({config.resources.device}) for the proxy, one actor for k-means, CPU tasks for the rest",
+        ]
+        known = self.num_examples is not None and self.tokens_per_example is not None
+        corpus = (
+            CorpusSize(self.num_examples or 0, self.tokens_per_example or 0.0, self.response_share) if known else None
+        )
+        out += target_lines(config, corpus)
+        return out + [f"note          {n}" for n in self.notes]
+
+
+def estimate(config: S2LConfig) -> Estimate:
+    """Measure what can be measured here, take `estimates.*` for the rest."""
+    result = Estimate()
+    rows = _corpus(config, result)
+    shape, tokenizer = _model(config, result, rows)
+    _lengths(config, result, rows, tokenizer)
+    if result.num_examples is None:
+        return result
+    per_epoch = math.ceil(result.num_examples / config.proxy.global_batch_size)
+    result.steps = config.proxy.max_steps or max(1, round(config.proxy.epochs * per_epoch))
+    if result.tokens_per_example is None or result.num_parameters is None:
+        return result
+    n, length = result.num_examples, result.tokens_per_example
+    if shape is None:
+        shape = ModelShape(result.num_parameters // 2, result.num_parameters // 2, 0, 0)
+    one_pass = shape.forward_flops(int(n * length), int(n * length * result.response_share), int(n * length**2))
+    result.training_flops = 3.0 * one_pass * result.steps / per_epoch
+    result.scoring_flops = float(one_pass) * config.trajectories.num_snapshots
+    speed = config.estimates.device_tflops * 1e12 * (config.resources.proxy.workers or 1)
+    result.seconds = (result.training_flops + result.scoring_flops) / speed
+    # Rows and tokens compressed, 28 bytes a score, two checkpoints of weights and both moments, the model.
+    scores = 28.0 * n * config.trajectories.num_snapshots + (4.0 * config.trajectories.num_snapshots + 30) * n
+    result.disk_bytes = n * length * 5 + scores + 28.0 * result.num_parameters
+    return result
+
+
+def _corpus(config: S2LConfig, result: Estimate) -> list[dict[str, Any]]:
+    """Count the rows; the first ones as a sample."""
+    corpus = config.corpus
+    if corpus.quickstart is not None:
+        from s2l_ray.data.quickstart import generate_corpus
+
+        result.num_examples = corpus.quickstart.num_examples
+        rows, _ = generate_corpus(num_train=_SAMPLE_ROWS, seed=config.seed)
+        return rows
+    if corpus.huggingface is not None:
+        result.num_examples = config.estimates.num_examples
+        result.notes.append(f"{corpus.huggingface.name} is not downloaded for a dry run; rows as in estimates.*")
+        return []
+    try:
+        units = plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=config.run_uri)
+    except (ValueError, OSError) as error:
+        if config.estimates.num_examples is None:
+            raise
+        result.num_examples = config.estimates.num_examples
+        result.notes.append(f"{error}; rows as in estimates.*")
+        return []
+    sample_format(units, corpus)
+    result.num_examples, exact = _count_rows(units)
+    if not exact:
+        result.notes.append("rows are extrapolated from the files' sizes")
+    return [r.row for r in islice(read_unit(units[0]), _SAMPLE_ROWS) if r.row is not None]
+
+
+def _count_rows(units: list[ReadUnit]) -> tuple[int, bool]:
+    rows, exact = 0, True
+    files = {u.uri: u for u in units}
+    budget = _COUNTED_BYTES
+    per_byte: float | None = None
+    for unit in files.values():
+        filesystem, path = resolve_filesystem(unit.uri)
+        if unit.kind == "parquet":
+            with filesystem.open_input_file(path) as file:
+                rows += pq.ParquetFile(file).metadata.num_rows
+        elif budget > 0:
+            count = _count_lines(unit, filesystem, path)
+            per_byte = count / unit.size
+            rows, budget = rows + count, budget - unit.size
+        else:
+            rows, exact = rows + int(unit.size * (per_byte or 0)), False
+    return rows, exact
+
+
+def _count_lines(unit: ReadUnit, filesystem: Any, path: str) -> int:
+    if unit.kind != "jsonl":
+        return sum(1 for _ in read_unit(unit))
+    lines, last = 0, b"\n"
+    with filesystem.open_input_stream(path, compression=unit.compression) as stream:
+        while chunk := stream.read(1 << 22):
+            lines, last = lines + chunk.count(b"\n"), chunk[-1:]
+    return lines + (last != b"\n")
+
+
+def _model(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]]) -> tuple[ModelShape | None, Any]:
+    """Shape from the config alone, on the meta device; nothing is downloaded but small JSON files."""
+    from s2l_ray.lm.checks import meta_model
+    from s2l_ray.lm.load import ModelError, load_model_config, load_tokenizer, train_tokenizer
+
+    tokenizer = None
+    try:
+        if config.proxy.train_tokenizer is not None:
+            texts = [str(v) for r in rows for v in r.values()]
+            tokenizer = train_tokenizer(iter(texts), config.proxy.train_tokenizer.vocab_size)
+        else:
+            tokenizer = load_tokenizer(config.proxy)
+        vocab = config.proxy.train_tokenizer.vocab_size if config.proxy.train_tokenizer else None
+        model_config = load_model_config(config.proxy, vocab_size=vocab or len(tokenizer))
+        model = meta_model(model_config, config.proxy)
+    except ModelError as error:
+        if config.proxy.from_config is not None and tokenizer is not None:
+            raise  # no download could mend that
+        result.num_parameters = config.estimates.num_parameters
+        result.notes.append(f"{str(error).split(':')[0]}; its size as in estimates.*")
+        return None, tokenizer
+    result.num_parameters = sum(p.numel() for p in model.parameters())
+    return ModelShape.of(model), tokenizer
+
+
+def _lengths(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]], tokenizer: Any) -> None:
+    from s2l_ray.data.formats import format_of_rows
+    from s2l_ray.data.render import renderer_of
+
+    if not rows or tokenizer is None:
+        result.tokens_per_example = config.estimates.tokens_per_example
+        return
+    format = format_of_rows(config.corpus, rows)
+    chats = []
+    for row in rows:
+        try:
+            chats.append(to_conversation(row, format, config.corpus))
+        except UnusableRow:
+            continue
+    format = rendered_as(format, any(chat.is_chat for chat in chats))
+    render = renderer_of(config.proxy, format, tokenizer)
+    done = [
+        s
+        for row in render([chat.turns for chat in chats], [chat.tools for chat in chats])
+        if not isinstance(row, UnusableRow)
+        for s in row
+    ]
+    if done:
+        result.tokens_per_example = float(np.mean([len(r.input_ids) for r in done]))
+        result.response_share = sum(sum(r.response_mask) for r in done) / sum(len(r.input_ids) for r in done)
+
+
+def complete_stages(config: S2LConfig) -> Run | None:
+    """What lies in the run's folder already."""
+    from s2l_ray.artifacts.manifest import EarlierLayout
+    from s2l_ray.storage.folder import Storage
+
+    try:
+        return load_run(Storage.open(config.run_uri))
+    except (RunError, EarlierLayout, OSError):
+        return None
+
+
+def _add(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a + b
+
+
+def _count(n: float | None) -> str:
+    return "unknown" if n is None else format_count(n)
+
+
+def _flops(n: float | None) -> str:
+    return "unknown" if n is None else f"{n:.2e}"
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"

@@ -1,0 +1,118 @@
+"""What can be found out before a node is started: models, tokenizers, held-out files, DeepSpeed's file, loggers.
+
+Loads no weights.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+from s2l_ray.config.model import TrainedModelConfig
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.target import TargetConfig
+from s2l_ray.errors import UserError, foreign_named, shown
+from s2l_ray.storage.filesystems import absolute
+from s2l_ray.text.redact import strip_credentials
+
+
+class PreflightError(UserError):
+    """The run would fail later; says why and what would do."""
+
+
+def preflight(config: S2LConfig) -> None:
+    """Raises ModelError, ZeroConfigError, HeldOutError, … or PreflightError for what would fail hours later."""
+    from s2l_ray.execution.local_ray import check_temp_folder
+    from s2l_ray.execution.session import is_embedded
+    from s2l_ray.observability.loggers import check_loggers
+    from s2l_ray.stages.heldout.stage import check_deciding_set, check_heldout_files
+
+    _refuse_lost_folder(config.run_uri)
+    what = f"run_dir={shown(strip_credentials(config.run_uri))} cannot be looked at"
+    with foreign_named(PreflightError, what, "Check that it is there to be written, or set another one"):
+        _refuse_folder_within_run(config.run_uri)
+    if is_embedded(config.resources):
+        check_temp_folder()
+    check_loggers(config.loggers)
+    on_cpu = config.resources.device == "cpu"
+    for model in (config.proxy, config.target):
+        if model is not None:
+            _check_model(model, is_embedded(config.resources), on_cpu and model is config.proxy)
+    if config.target is not None:
+        _check_target(config.target, config.resources.target.workers)
+        check_deciding_set(config)
+        check_heldout_files(config)
+
+
+def _refuse_lost_folder(run_uri: str) -> None:
+    """A Ray job starts in a copy of its working directory that Ray deletes some time after it."""
+    if "/runtime_resources/working_dir_files/" in absolute(run_uri):
+        raise PreflightError(
+            f"run_dir={run_uri} would lie in this job's temporary working directory and be lost with it; set "
+            "run_dir=s3://bucket/… or a folder that all nodes mount"
+        )
+
+
+def _refuse_folder_within_run(run_uri: str) -> None:
+    """Whatever makes the outer run's stage again deletes what lies in its folder."""
+    from s2l_ray.data.discovery import run_folder_above
+
+    outer = run_folder_above(run_uri)
+    if outer is not None:
+        raise PreflightError(
+            f"run_dir={strip_credentials(run_uri)} would lie inside another run's folder ({outer}), which deletes what "
+            "it does not know when it makes a stage again; set run_dir to a folder beside it"
+        )
+
+
+def _check_model(model: TrainedModelConfig, embedded: bool, trains_here: bool) -> None:
+    """`embedded`: it is loaded on this machine; `trains_here`: and trained in its memory."""
+    from s2l_ray.execution.placement import host_memory_bytes
+    from s2l_ray.lm.checks import check_folder, check_size, foreign_refused, meta_model
+    from s2l_ray.lm.load import check_length, check_tokenizer, check_vocabulary, load_model_config, load_tokenizer
+
+    with foreign_refused(f"the model or tokenizer of the {model.section} cannot be used", "Take another one"):
+        if model.train_tokenizer is not None:
+            vocab = model.train_tokenizer.vocab_size
+        else:
+            tokenizer = load_tokenizer(model)
+            check_tokenizer(tokenizer, model)
+            vocab = len(tokenizer)
+        model_config = load_model_config(model, vocab_size=vocab)
+        check_length(model_config, model)
+        check_vocabulary(model_config.get_text_config().vocab_size, vocab)
+        check_folder(model)
+        built = meta_model(model_config, model)
+        if embedded:
+            # Weights in fp32; and, where it trains, gradients and both moments of Adam.
+            check_size(built, model, host_memory_bytes(), 16 if trains_here else 4)
+
+
+def _check_target(target: TargetConfig, workers: int | None) -> None:
+    if target.lora is not None:
+        _import("peft", "target.lora", "leave target.lora out")
+    if target.zero_stage in (1, 2, 3):
+        _import("deepspeed", f"target.zero_stage={target.zero_stage}", "set target.zero_stage=0")
+        from s2l_ray.lm.zero_config import Precision, make_zero_config
+
+        # Batch sizes of the user's file are checked again when the number of workers is known.
+        precision: Precision = "fp32" if target.precision == "fp32" else "bf16"
+        what = f"target.deepspeed_config={shown(target.deepspeed_config)} cannot be used"
+        if workers is not None or target.deepspeed_config is None:
+            with foreign_named(PreflightError, what, "Correct it, or leave it out"):
+                make_zero_config(target, target.zero_stage, precision, workers or 1, target.max_grad_norm)
+
+
+def _import(package: str, wanted: str, else_: str) -> None:
+    """A package that is there but does not import would end the target, hours later."""
+    cure = f'pip install "s2l_ray[target]", here and on every node, or {else_}'
+    what = f"{wanted} needs the package {package}, which is installed and cannot be imported"
+    with foreign_named(PreflightError, what, f"Install versions that go together (constraints.txt; {cure})"):
+        if importlib.util.find_spec(package) is None:
+            raise PreflightError(f"{wanted} needs the package {package}, which is not installed; {cure}")
+        if package == "deepspeed":
+            from s2l_ray.lm.zero import import_deepspeed
+
+            import_deepspeed()
+        else:
+            importlib.import_module(package)

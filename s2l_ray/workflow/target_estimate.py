@@ -1,0 +1,88 @@
+"""What the targets will cost, before anything starts: steps, tokens, FLOPs, time, money, memory. For `--dry-run`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.execution.placement import host_memory_bytes, local_cores
+from s2l_ray.lm.flops import ModelShape
+from s2l_ray.lm.memory import ModelSizes, meta_model
+from s2l_ray.lm.sharding import WorkerMemory, choose_sharding
+from s2l_ray.lm.zero_config import Precision
+from s2l_ray.observability.progress import format_count, format_duration
+from s2l_ray.selection.quotas import resolve_budget
+
+
+@dataclass(frozen=True)
+class CorpusSize:
+    """What is known of the corpus."""
+
+    num_examples: int
+    tokens_per_example: float
+    response_share: float
+
+
+def target_lines(config: S2LConfig, corpus: CorpusSize | None) -> list[str]:
+    """For people.
+
+    Raises:
+        ModelError: the target's config cannot be loaded.
+        DoesNotFit, ZeroConfigError: the run would be refused later.
+    """
+    target = config.target
+    if target is None:
+        return []
+    model = meta_model(target)
+    sizes, shape = ModelSizes.of(model), ModelShape.of(model)
+    workers = config.resources.target.workers or 1
+    given = config.estimates.worker_memory_gb
+    on_gpu = config.resources.device == "gpu" or given is not None
+    precision: Precision = "fp32" if target.precision == "fp32" or not on_gpu else "bf16"
+    # On GPUs nothing is known of their memory before they are up, unless it is said.
+    own = given * 1e9 if given else None if on_gpu else host_memory_bytes() / min(workers, local_cores())
+    sharding = choose_sharding(sizes, target, workers, precision, on_gpu, WorkerMemory(own, None))
+    lines = [
+        f"target        {format_count(sizes.num_parameters)} parameters, {format_count(sizes.num_trained)} of them "
+        f"trained; {sharding.describe()} of {workers} ({precision})"
+    ]
+    lines += [f"note          {warning}" for warning in sharding.warnings]
+    if corpus is None:
+        return lines
+    for name in config.target_subsets():
+        lines.append(_cost_line(config, corpus, name, shape, workers))
+    return lines
+
+
+def steps_of(config: S2LConfig, name: str, corpus: CorpusSize) -> int:
+    """Optimiser steps of the target that is trained on the subset called `name`."""
+    target = config.target
+    assert target is not None
+    if target.max_steps is not None:
+        return target.max_steps
+    if target.max_tokens is not None:
+        examples = _examples_of(config, name, corpus.num_examples)
+        passes = target.max_tokens / (corpus.tokens_per_example * examples)
+        return max(1, round(passes * -(-examples // target.global_batch_size)))
+    over = corpus.num_examples if target.length == "same_steps" else _examples_of(config, name, corpus.num_examples)
+    return max(1, round(target.epochs * -(-over // target.global_batch_size)))
+
+
+def _examples_of(config: S2LConfig, name: str, num_examples: int) -> int:
+    return num_examples if name == "full" else resolve_budget(config.subset_budgets()[name], num_examples)
+
+
+def _cost_line(config: S2LConfig, corpus: CorpusSize, name: str, shape: ModelShape, workers: int) -> str:
+    assert config.target is not None
+    steps, length = steps_of(config, name, corpus), corpus.tokens_per_example
+    examples = steps * config.target.global_batch_size
+    tokens = examples * length
+    flops = shape.training_flops(int(tokens), int(tokens * corpus.response_share), int(examples * length**2))
+    flops_done = flops * (2 / 3 if config.target.lora else 1)
+    seconds = flops_done / (config.estimates.device_tflops * 1e12 * workers)
+    price = config.estimates.price_per_worker_hour
+    money = "" if price is None else f", {seconds / 3600 * workers * price:,.2f} at {price:g} a worker and hour"
+    return (
+        f"  {name:<12}  {_examples_of(config, name, corpus.num_examples):,} examples, {steps:,} steps, "
+        f"{format_count(tokens)} tokens, {flops_done:.2e} FLOPs, about {format_duration(seconds)}{money}"
+    )
