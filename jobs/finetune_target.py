@@ -10,7 +10,7 @@ same command goes on where an earlier job ended; what is complete is skipped.
 
 import sys
 
-from s2l_ray.cli.main import main
+from s2l_ray.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(["finetune", *sys.argv[1:]]))

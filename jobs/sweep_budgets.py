@@ -10,7 +10,7 @@ Exit codes: 0 done, 1 failed (or some trial did), 2 refused before anything star
 
 import sys
 
-from s2l_ray.cli.main import main
+from s2l_ray.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(["sweep", *sys.argv[1:]]))

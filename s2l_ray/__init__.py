@@ -25,11 +25,11 @@ _WHERE = {
     "S2LConfig": "config",
     "load_config": "config",
     "list_recipes": "config",
-    "run": "pipeline",
-    "select": "pipeline",
-    "finetune": "pipeline",
-    "Run": "artifacts",
-    "load_run": "artifacts",
+    "run": "workflow.pipeline",
+    "select": "workflow.pipeline",
+    "finetune": "workflow.pipeline",
+    "Run": "artifacts.run",
+    "load_run": "artifacts.run",
 }
 
 __all__ = ["Run", "S2LConfig", "__version__", "finetune", "list_recipes", "load_config", "load_run", "run", "select"]

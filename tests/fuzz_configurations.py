@@ -27,7 +27,7 @@ import yaml
 from pydantic import BaseModel
 
 import s2l_ray.config
-from s2l_ray.cli import main as cli
+from s2l_ray import cli
 from s2l_ray.config import list_recipes, load_config
 from s2l_ray.config.faults import section_at
 from s2l_ray.config.schema import S2LConfig

@@ -20,7 +20,7 @@ class Died(Exception):
 
 
 class LocalHost:
-    """`cluster.training.Host` of a single worker."""
+    """`lm.worker.Host` of a single worker."""
 
     rank, num_workers, device = 0, 1, torch.device("cpu")
 

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 import s2l_ray.stages.proxy.loop
-from s2l_ray.cli.main import main
+from s2l_ray.cli import main
 from s2l_ray.execution import training
 
 WAITS = {(8, 3), (14, 2)}

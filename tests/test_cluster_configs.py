@@ -19,7 +19,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.util import accelerators
 
-from s2l_ray.cli.main import _parser
+from s2l_ray.cli import make_parser
 from s2l_ray.config import ResourcesConfig, list_recipes, load_config
 
 Doc = dict[str, Any]
@@ -305,7 +305,7 @@ def commands(path: Path) -> list[str]:
 
 def runnable(lines: list[str]) -> None:
     """Files that commands name exist, `s2l` has the subcommand, recipes and settings are known."""
-    choices = next(a.choices for a in _parser()._actions if isinstance(a.choices, dict))
+    choices = next(a.choices for a in make_parser()._actions if isinstance(a.choices, dict))
     for line in lines:
         words = shlex.split(line)
         for word in words:

@@ -11,7 +11,7 @@ import pytest
 import ray
 import yaml
 
-from s2l_ray.cli.main import main
+from s2l_ray.cli import main
 from s2l_ray.config import ConfigError, S2LConfig, list_recipes, load_config, to_yaml
 
 RECIPES = ["clinical_summaries", "mathinstruct_pythia70m", "maths_curve", "quickstart"]

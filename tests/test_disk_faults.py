@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tiny import tiny_run_config
 
-from s2l_ray.cli.main import main
+from s2l_ray.cli import main
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.retry import StorageError, StorageFull
 

@@ -15,9 +15,8 @@ from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 import s2l_ray
-from s2l_ray import errors
+from s2l_ray import cli, errors
 from s2l_ray.artifacts.run import Run
-from s2l_ray.cli import main as cli
 from s2l_ray.config import load_config
 from s2l_ray.errors import MAX_MESSAGE, DataError, EnvironmentFault, InternalError, S2LError, UserError
 from s2l_ray.execution.failures import final_error, is_final

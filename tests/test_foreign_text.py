@@ -21,7 +21,7 @@ from tiny import tiny_run_config
 
 import s2l_ray
 from s2l_ray.artifacts.run import Run
-from s2l_ray.cli.main import main
+from s2l_ray.cli import main
 from s2l_ray.config import load_config
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.data.corpus_parts import part_name

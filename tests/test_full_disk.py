@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import tiny_run_config
 
+from s2l_ray import cli
 from s2l_ray.artifacts.run import load_run
-from s2l_ray.cli import main as cli
 from s2l_ray.observability.metrics_log import MetricsLog, read_metrics
 from s2l_ray.storage.atomic_files import TEMP_PREFIX
 from s2l_ray.storage.folder import Storage

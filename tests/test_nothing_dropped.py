@@ -10,7 +10,7 @@ import pytest
 from test_sweep_results import config, curve, finished, tree
 
 from s2l_ray.artifacts.snapshots import snapshot_steps
-from s2l_ray.cli.main import main
+from s2l_ray.cli import main
 from s2l_ray.config import load_config
 from s2l_ray.config.load import ConfigError
 from s2l_ray.data.trajectories import snapshot_columns

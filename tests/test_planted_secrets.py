@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.cli.main import main
+from s2l_ray.cli import main
 from s2l_ray.config import load_config, to_yaml
 from s2l_ray.data.units import ReadUnit
 from s2l_ray.errors import UserError, describe, shown

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from s2l_ray.artifacts.run import load_run
-from s2l_ray.cli.main import _parse, main
+from s2l_ray.cli import main, parse
 from s2l_ray.config import load_config
 from s2l_ray.storage.folder import Storage
 from s2l_ray.submission.submit import prepare
@@ -140,7 +140,7 @@ def test_finetuning_asks_for_what_there_is(s3_uri):
     asked = [c for c in of("s2l", "finetune") if "runs/quickstart" not in c]
     assert len(asked) == 3
     for command in asked:
-        parsed = _parse(command)
+        parsed = parse(command)
         _refuse_selecting(parsed.overrides)
         overrides = parsed.overrides or ["target.model=m"]
         made = _finetuning(load_config(tree), overrides, parsed.budget, parsed.subset)
@@ -153,7 +153,7 @@ def test_finetuning_asks_for_what_there_is(s3_uri):
 def test_sweeps_are_valid_up_to_their_start(my_yaml):
     for command in of("s2l", "sweep"):
         if command[1] == "my.yaml":
-            parsed = _parse(command)
+            parsed = parse(command)
             overrides = [*parsed.overrides, "target.model=m", "heldout.share=0.1"]
             resolve(parsed.config, overrides, parsed.within, parsed.find_smallest)
     assert "s2l sweep maths_curve corpus.paths=[train.jsonl]" in README.read_text()
@@ -162,9 +162,9 @@ def test_sweeps_are_valid_up_to_their_start(my_yaml):
 
 def test_jobs_are_prepared_and_their_programs_are_there(my_yaml, tmp_path):
     for command in of("s2l", "submit"):
-        options = _parse(command)
+        options = parse(command)
         assert isinstance(options, argparse.Namespace)
-        prepared = prepare(options, _parse([options.command, options.what, *options.overrides]), tmp_path)
+        prepared = prepare(options, parse([options.command, options.what, *options.overrides]), tmp_path)
         assert "s2l_ray.cli run" in prepared.entrypoint
     for command in of("ray", "job", "submit"):
         program = command[command.index("--") + 1 :]

@@ -41,7 +41,7 @@ def work(arguments):
             print("clean", flush=True)
 
 import s2l_ray.cli
-s2l_ray.cli._recipes = work
+s2l_ray.cli.recipes._recipes = work
 sys.exit(main(["recipes"]))
 """
 """A command that holds a run's lock, has a child, and takes a given time to clean up."""

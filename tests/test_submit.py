@@ -12,7 +12,7 @@ import yaml
 from tiny import tiny_run_config, write_jsonl
 
 import s2l_ray
-from s2l_ray.cli.main import _parse, main
+from s2l_ray.cli import main, parse
 from s2l_ray.config import load_config
 from s2l_ray.submission.submit import SubmitError, extra_requirements, prepare
 
@@ -32,8 +32,8 @@ def config(where: str = "my.yaml", **changes: Any) -> str:
 
 
 def prepared(*line: str) -> Any:
-    options = _parse(["submit", *line])
-    parsed = _parse([options.command, options.what, *options.overrides, *options.rest])
+    options = parse(["submit", *line])
+    parsed = parse([options.command, options.what, *options.overrides, *options.rest])
     folder = Path("work")
     folder.mkdir()
     return prepare(options, parsed, folder)
@@ -114,7 +114,7 @@ def test_a_variable_goes_along_only_when_asked_for(monkeypatch):
 
 def test_of_a_wheel_only_the_package_is_sent():
     with zipfile.ZipFile("s2l_ray-9-py3-none-any.whl", "w") as wheel:
-        for name in ("s2l_ray/__init__.py", "s2l_ray/cli/main.py", "s2l_ray-9.dist-info/METADATA", "other/x.py"):
+        for name in ("s2l_ray/__init__.py", "s2l_ray/cli/__init__.py", "s2l_ray-9.dist-info/METADATA", "other/x.py"):
             wheel.writestr(name, "")
     sent = prepared(config(), "--package", "s2l_ray-9-py3-none-any.whl")
     (package,) = sent.runtime_env["py_modules"]

@@ -26,7 +26,7 @@ from ray_head import kill_family
 from tiny import tiny_run_config
 
 from s2l_ray.artifacts.manifest import read_manifest
-from s2l_ray.cli.main import main
+from s2l_ray.cli import main
 from s2l_ray.config import load_config
 from s2l_ray.sweeps.run import SweepResult, sweep
 

@@ -15,7 +15,7 @@ from tiny import tiny_run_config
 
 from s2l_ray.artifacts.manifest import StageManifest
 from s2l_ray.artifacts.run import Run
-from s2l_ray.cli.main import main
+from s2l_ray.cli import main
 from s2l_ray.config import S2LConfig, load_config
 from s2l_ray.execution.placement import Placement
 from s2l_ray.storage.folder import Storage

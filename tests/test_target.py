@@ -25,7 +25,7 @@ from tiny import tiny_run_config, write_jsonl
 
 import s2l_ray
 from s2l_ray.artifacts.run import Run, RunError, load_run, part_rows
-from s2l_ray.cli.main import main
+from s2l_ray.cli import main
 from s2l_ray.config import ConfigError, load_config
 from s2l_ray.data.example_id import content_id
 from s2l_ray.data.token_parts import read_parts

@@ -20,7 +20,7 @@ from s2l_ray.artifacts.manifest import EarlierLayout, ManifestError, StageManife
 from s2l_ray.artifacts.outputs import OutputFile, list_outputs, verify_outputs
 from s2l_ray.artifacts.run import RunError
 from s2l_ray.artifacts.verify import verify_run
-from s2l_ray.cli.main import main
+from s2l_ray.cli import main
 from s2l_ray.data.sources import read_unit
 from s2l_ray.storage import folder as storage
 from s2l_ray.storage.fingerprint import fingerprint

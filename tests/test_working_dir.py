@@ -11,7 +11,7 @@ import yaml
 from tiny import tiny_run_config, write_jsonl
 
 import s2l_ray
-from s2l_ray.cli.main import _parse
+from s2l_ray.cli import parse
 from s2l_ray.submission import working_dir
 from s2l_ray.submission.submit import SubmitError, prepare
 from s2l_ray.submission.working_dir import WorkingDirError, select_files
@@ -139,8 +139,8 @@ def test_a_name_that_cannot_be_sent_is_named(folder: Path) -> None:
 
 
 def prepared(*line: str) -> Any:
-    options = _parse(["submit", *line])
-    parsed = _parse([options.command, options.what, *options.overrides, *options.rest])
+    options = parse(["submit", *line])
+    parsed = parse([options.command, options.what, *options.overrides, *options.rest])
     out = Path("out")
     out.mkdir()
     return prepare(options, parsed, out)

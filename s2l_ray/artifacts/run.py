@@ -92,7 +92,7 @@ class Run:
         return self.stages[name]
 
     def trajectories(self) -> Any:
-        """ids (N, 2), losses (N, T), sources; see trajectories.matrix.Trajectories."""
+        """ids (N, 2), losses (N, T), sources; see data.trajectories.Trajectories."""
         from s2l_ray.data.trajectories import load_trajectories
 
         stage = self.stage("trajectories")

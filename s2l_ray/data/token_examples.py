@@ -12,7 +12,7 @@ class Examples:
     """Tokenised examples, ragged, as flat arrays: cheap to slice, nothing is a Python object per example."""
 
     ids: np.ndarray
-    """(N, 2) uint64, see corpus.example_id."""
+    """(N, 2) uint64, see data.example_id."""
     tokens: np.ndarray
     """(sum of lengths,) int32."""
     mask: np.ndarray

@@ -85,7 +85,7 @@ def place(
         cores: physical cores of this machine, when the cluster is an embedded one.
         who: whose workers.
         growth: what the autoscaler can add, where `may_grow` is set and it is known.
-        device: what `auto` comes to (`cluster.device`); None: GPUs if the nodes have one.
+        device: what `auto` comes to (`execution.device`); None: GPUs if the nodes have one.
 
     Raises:
         PlacementError: more workers than the nodes can hold, those to come included; says what is asked for and what

@@ -1,7 +1,7 @@
 """SIGTERM (`ray job stop`, systemd, Kubernetes), SIGHUP (a terminal that is closed) and Ctrl-C end a run alike.
 
 They are told apart by the exit code. `ray.init` puts a handler of its own in the way, which has the process dump its
-stack and abort at SIGTERM; that of Ray Train is not installed at all (cluster.interruptible).
+stack and abort at SIGTERM; that of Ray Train is not installed at all (execution.interruptible).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who holds the weights and updates them: plain PyTorch here, DeepSpeed in target/zero.py. Plain torch, no Ray."""
+"""Who holds the weights and updates them: plain PyTorch here, DeepSpeed in zero.py. Plain torch, no Ray."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _GB = 1e9
 _PROCESS_BYTES = 0.7e9
 """Python, PyTorch and Ray in one worker; on GPUs about as much for the CUDA context."""
 _BUCKET_ELEMENTS = 5e7
-"""DeepSpeed's reduce and prefetch buckets, as target/zero_config.py sets them."""
+"""DeepSpeed's reduce and prefetch buckets, as zero_config.py sets them."""
 _MAX_LIVE_PARAMETERS = 1e8
 """Gathered parameters that ZeRO-3 holds at once, likewise."""
 

@@ -40,7 +40,7 @@ _FOR_EVER_S = 30 * 24 * 3600.0
 _WAIT_FOR_OTHERS_S = 600.0
 """How long `select` and `finetune` wait for those that write the run: several are started at once, and take seconds."""
 
-_NOT_OUTPUTS = ("ray_train/",)  # cluster.checkpoints.FOLDER
+_NOT_OUTPUTS = ("ray_train/",)  # execution.checkpoints.FOLDER
 """Working state inside a stage's folder, deleted once the stage is complete."""
 
 

@@ -1,6 +1,6 @@
 """Ray glue of the clusters stage: one actor, on a GPU if the nodes' faiss can use one, else on a node's free CPUs.
 
-Memory: the trajectory matrix (trajectories.matrix), in the actor alone.
+Memory: the trajectory matrix (data.trajectories), in the actor alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Ray glue of the corpus stage: read tasks → shuffle by content hash → one Parquet file per part.
 
-Memory: a read task holds one block of rows, a shuffle task one partition (corpus/shuffle.py); both are bounded in
+Memory: a read task holds one block of rows, a shuffle task one partition (shuffle.py); both are bounded in
 bytes, so that tasks do not grow with the corpus. Between them rows lie in Ray's object store, which all tasks of a node
 share (its pages count in the RSS of every process that has touched them) and which spills to disk. The driver holds the
 list of read units and one row of statistics per part.

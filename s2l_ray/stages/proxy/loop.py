@@ -1,6 +1,6 @@
 """What one worker does: restore, then train and score in turn until the last snapshot. Knows torch, not Ray.
 
-The host (`cluster.training.RayHost`, or a test's) provides checkpoints, barriers and messages.
+The host (`execution.training.RayHost`, or a test's) provides checkpoints, barriers and messages.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def read_inputs(sources: SubsetSources) -> SelectionInputs:
 def build_subset(
     sources: SubsetSources, inputs: SelectionInputs, selector: str, budget: int, seed: int, stratify: bool, out: Storage
 ) -> SubsetStats:
-    """Choose `budget` examples and write them; see subset.rows for the files."""
+    """Choose `budget` examples and write them; see rows.py for the files."""
     out.delete_dir()
     selection = select(selector, inputs, budget, seed, stratify=stratify)
     chosen = _chosen_table(sources, inputs, selection)
