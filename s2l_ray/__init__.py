@@ -19,15 +19,15 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from s2l_ray.artifacts.run import Run, load_run
     from s2l_ray.config import S2LConfig, list_recipes, load_config
-    from s2l_ray.workflow.pipeline import finetune, run, select
+    from s2l_ray.workflow.commands import finetune, run, select
 
 _WHERE = {
     "S2LConfig": "config",
     "load_config": "config",
     "list_recipes": "config",
-    "run": "workflow.pipeline",
-    "select": "workflow.pipeline",
-    "finetune": "workflow.pipeline",
+    "run": "workflow.commands",
+    "select": "workflow.commands",
+    "finetune": "workflow.commands",
     "Run": "artifacts.run",
     "load_run": "artifacts.run",
 }

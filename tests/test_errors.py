@@ -16,14 +16,16 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 import s2l_ray
 from s2l_ray import cli, errors
+from s2l_ray.artifacts.models import Artifact
 from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.runner import open_runner
+from s2l_ray.artifacts.stage import StageResult, StageSpec
 from s2l_ray.config import load_config
 from s2l_ray.errors import MAX_MESSAGE, DataError, EnvironmentFault, InternalError, S2LError, UserError
 from s2l_ray.execution.failures import final_error, is_final
 from s2l_ray.observability.progress import Progress
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.retry import DamagedFile, StorageError, StorageFull
-from s2l_ray.workflow.pipeline import Built, open_pipeline
 
 
 def own_errors() -> list[type[BaseException]]:
@@ -56,37 +58,38 @@ def called(monkeypatch: pytest.MonkeyPatch, raises: BaseException | Any) -> int:
             raises()
         raise raises
 
-    monkeypatch.setattr(cli, "_parse", lambda argv: SimpleNamespace(call=call))
+    monkeypatch.setattr(cli, "parse", lambda argv: SimpleNamespace(call=call))
     return cli.main([])
 
 
 @pytest.fixture
-def pipeline_in(tmp_path):
+def runner_in(tmp_path):
     config = load_config("quickstart", [f"run_dir={tmp_path}"])
-    return lambda: open_pipeline(Run(config, Storage.open(tmp_path)), Progress(interactive=False))
+    return lambda: open_runner(Run(config, Storage.open(tmp_path)), Progress(interactive=False))
 
 
 @pytest.mark.parametrize("error", [UserError("no"), DataError("no"), StorageError("no"), StorageFull("no")])
-def test_an_error_of_ours_is_a_refusal_until_a_stage_has_begun(monkeypatch, pipeline_in, error):
-    def fails(storage: Storage) -> Built:
+def test_an_error_of_ours_is_a_refusal_until_a_stage_has_begun(monkeypatch, runner_in, error):
+    def fails(storage: Storage) -> StageResult:
         raise error
 
     def refused() -> None:
-        with pipeline_in():
+        with runner_in():
             raise type(error)("before any stage")
 
     def failed() -> None:
-        with pipeline_in() as pipeline:
-            pipeline.stage("corpus", {}, {}, fails)
+        with runner_in() as runner:
+            runner.ensure(StageSpec("corpus", {}, {}, fails))
 
     assert called(monkeypatch, refused) == 2
     assert called(monkeypatch, failed) == 1
 
 
-def test_between_two_stages_it_is_a_failure_too_and_so_is_what_is_raised_in_its_place(monkeypatch, pipeline_in):
+def test_between_two_stages_it_is_a_failure_too_and_so_is_what_is_raised_in_its_place(monkeypatch, runner_in):
     def between(seed: int = 0) -> None:
-        with pipeline_in() as pipeline:
-            pipeline.stage("corpus", {"seed": seed}, {}, lambda storage: Built("f", {}, {}))
+        with runner_in() as runner:
+            result = StageResult("f", {}, Artifact())
+            runner.ensure(StageSpec("corpus", {"seed": seed}, {}, lambda storage: result))
             raise UserError("the next stage's settings")
 
     def wrapped() -> None:
@@ -96,8 +99,8 @@ def test_between_two_stages_it_is_a_failure_too_and_so_is_what_is_raised_in_its_
             raise EnvironmentFault("the cluster is gone") from error
 
     def skipped() -> None:
-        with pipeline_in() as pipeline:
-            pipeline.stage("corpus", {"seed": 0}, {}, lambda storage: pytest.fail("it is there"))
+        with runner_in() as runner:
+            runner.ensure(StageSpec("corpus", {"seed": 0}, {}, lambda storage: pytest.fail("it is there")))
             raise UserError("nothing was started")
 
     assert called(monkeypatch, between) == 1

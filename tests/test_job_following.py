@@ -86,7 +86,7 @@ def test_what_does_not_come_back_ends_with_what_to_do(
 
 
 def test_a_connection_that_dies_while_the_job_is_sent_sends_it_once(head: RayHead, proxy: FaultyProxy) -> None:
-    from s2l_ray.submission.submit import Submission
+    from s2l_ray.submission.prepare import Submission
 
     client = JobClient(f"http://{proxy.address}")
     proxy.set("reset")

@@ -11,30 +11,24 @@ import ray
 from quiet import Quiet
 from tiny import tiny_run_config
 
-from s2l_ray.artifacts.run import Run
-from s2l_ray.config import load_config
+from s2l_ray.config import S2LConfig, load_config
 from s2l_ray.execution.capacity_wait import CapacityTimeoutError, Patience
 from s2l_ray.execution.placement import PlacementError
 from s2l_ray.lm.sharding import DoesNotFit
-from s2l_ray.observability.metrics_log import MetricsLog
-from s2l_ray.stages.capacity import make_room
-from s2l_ray.stages.target.stage import _shard_when_up
-from s2l_ray.storage.folder import Storage
-from s2l_ray.workflow.pipeline import Pipeline
-from s2l_ray.workflow.stages import place_stages
+from s2l_ray.stages.layout import Layout, lay_out
 
 H100 = {"accelerator_type": "H100", "workers": 8}
 
 
-def laid_out(folder: Path, model: Any = None, estimates: Any = None, **resources: Any) -> tuple[Pipeline, Quiet]:
+def laid_out(
+    folder: Path, model: Any = None, estimates: Any = None, **resources: Any
+) -> tuple[S2LConfig, Layout, Quiet]:
     tree = tiny_run_config(folder)
     tree["target"] = {**tree["proxy"], **(model or {})}
     tree["resources"] = {"device": "gpu", "may_grow": True, **resources}
     tree["estimates"] = estimates or {}
-    run, said = Run(load_config(tree), Storage.open(folder)), Quiet()
-    pipeline = Pipeline(run, said, MetricsLog(run.storage))
-    place_stages(pipeline, run.config)
-    return pipeline, said
+    config, said = load_config(tree), Quiet()
+    return config, lay_out(config, said.say), said
 
 
 def pending_groups() -> int:
@@ -43,8 +37,8 @@ def pending_groups() -> int:
 
 def test_an_accelerator_that_comes_in_one_size_is_not_asked(ray_cluster: None, tmp_path: Path):
     before, started = pending_groups(), time.monotonic()
-    pipeline, said = laid_out(tmp_path, target=H100)
-    assert pipeline.sharding is not None
+    _, layout, said = laid_out(tmp_path, target=H100)
+    assert layout.sharding is not None
     assert "not known before" not in said.lines()
     assert pending_groups() == before
     assert time.monotonic() - started < 60
@@ -59,26 +53,26 @@ def test_a_target_that_cannot_fit_an_accelerator_is_refused_at_once(ray_cluster:
 
 def test_memory_that_nobody_knows_is_asked_when_the_nodes_are_up(ray_cluster: None, tmp_path: Path):
     before = pending_groups()
-    pipeline, said = laid_out(tmp_path, target={"workers": 2})
-    assert pipeline.sharding is None
+    config, layout, said = laid_out(tmp_path, target={"workers": 2})
+    assert layout.sharding is None
     assert "[target] the memory of its workers is not known before their nodes are up" in said.lines()
     assert "estimates.worker_memory_gb tells it now" in said.lines()
     assert pending_groups() == before, "no node is asked for at the start"
     with pytest.raises(PlacementError, match=r"cannot be found out: .*worker_memory_gb"):
-        _shard_when_up(pipeline, pipeline.run.config)
+        layout.sharding_of(config)
 
 
 def test_what_is_told_needs_no_node(ray_cluster: None, tmp_path: Path):
-    pipeline, said = laid_out(tmp_path, estimates={"worker_memory_gb": 40}, target={"workers": 2})
-    assert pipeline.sharding is not None
+    _, layout, said = laid_out(tmp_path, estimates={"worker_memory_gb": 40}, target={"workers": 2})
+    assert layout.sharding is not None
     assert "not known" not in said.lines()
 
 
 def test_nodes_that_do_not_come_are_waited_for_so_long(ray_cluster: None, tmp_path: Path):
-    pipeline, said = laid_out(tmp_path, capacity_wait_s=4, target=H100)
+    _, layout, said = laid_out(tmp_path, capacity_wait_s=4, target=H100)
     before = pending_groups()
     with pytest.raises(CapacityTimeoutError) as late:
-        make_room(pipeline, "target")
+        layout.wait_for_capacity("target", said.say)
     assert "[target] waiting (at most 4" in said.lines()
     assert "8 workers with 1 CPU + 1 GPU (H100), and 1 CPU for reading, are asked of the autoscaler" in said.lines()
     assert "resources.capacity_wait_s=4" in str(late.value)
@@ -90,7 +84,7 @@ def test_elastic_targets_are_sized_for_the_fewest(ray_cluster: None, tmp_path: P
     """Eight shards fit, two do not: a fleet that begins with two would end out of memory."""
     big = {"from_config": {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008,
                            "num_hidden_layers": 32, "num_attention_heads": 32}, "zero_stage": 3}  # fmt: skip
-    fixed, _ = laid_out(tmp_path / "fixed", model=big, target=H100)
+    _, fixed, _ = laid_out(tmp_path / "fixed", model=big, target=H100)
     assert fixed.sharding is not None
     with pytest.raises(DoesNotFit, match="on 1 workers"):
         laid_out(tmp_path / "elastic", model=big, target={**H100, "min_workers": 1})

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import SHAPES, random_examples, random_model
 
-from s2l_ray.artifacts.snapshots import weights_fingerprint
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.lm import response_loss
 from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.lm.score import NonFiniteScore, Scorer
+from s2l_ray.lm.weights import weights_fingerprint
 
 
 def reference_losses(model, examples: Examples) -> np.ndarray:

@@ -14,7 +14,7 @@ from tiny import tiny_run_config, write_jsonl
 import s2l_ray
 from s2l_ray.cli import main, parse
 from s2l_ray.config import load_config
-from s2l_ray.submission.submit import SubmitError, extra_requirements, prepare
+from s2l_ray.submission.prepare import SubmitError, extra_requirements, prepare
 
 
 @pytest.fixture(autouse=True)

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s2l_ray.artifacts.stage import Stage
 from tiny import tiny_run_config
 
 from s2l_ray.artifacts.manifest import StageManifest, write_manifest
 from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config import S2LConfig, load_config
 from s2l_ray.storage.folder import Storage
+from s2l_ray.sweeps.context import SweepContext
 from s2l_ray.sweeps.records import all_finished, all_stopped, find_finished, write_record, write_stopped
 from s2l_ray.sweeps.trials import Trial
-from s2l_ray.sweeps.tune import Shared
 
 TRIAL, OTHER, LAST = Trial("s2l", 0.1, 0), Trial("s2l", 0.1, 1), {"step": 5, "objective": 2.5}
 DAMAGE = [
@@ -38,7 +38,7 @@ class Sweep:
         tree |= {"target": {**tree["proxy"], "evaluate_every_steps": 5}, "sweep": {"budgets": [0.1], "asha": {}}}
         self.config: S2LConfig = load_config(tree)
         self.storage, self.said = Storage.open(folder), list[str]()
-        shared = Shared(self.config, self.storage, {}, True, "target", "content")
+        shared = SweepContext(self.config, self.storage, {}, True, "target", "content")
         stages = {"trajectories": self._stage("trajectories", {"trajectories": 600}),
                   "subset/s2l-0.1": self._stage("subset/s2l-0.1", {"examples": 60})}  # fmt: skip
         target = self._stage("target/s2l-0.1-01234567", {"examples": 60})

@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from s2l_ray.artifacts.stage import Stage
 from tiny import tiny_run_config
 
 from s2l_ray.artifacts.manifest import StageManifest
 from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.stage import Stage
 from s2l_ray.cli import main
 from s2l_ray.config import S2LConfig, load_config
 from s2l_ray.execution.placement import Placement

@@ -20,11 +20,12 @@ import yaml
 from colours import colour_rows
 from processes import train_workers
 from quiet import Quiet
-from s2l_ray.artifacts.stage import Stage
 from tiny import tiny_run_config, write_jsonl
 
 import s2l_ray
 from s2l_ray.artifacts.run import Run, RunError, load_run, part_rows
+from s2l_ray.artifacts.runner import StageRunner
+from s2l_ray.artifacts.stage import Stage
 from s2l_ray.cli import main
 from s2l_ray.config import ConfigError, load_config
 from s2l_ray.data.example_id import content_id
@@ -32,11 +33,12 @@ from s2l_ray.data.token_parts import read_parts
 from s2l_ray.data.training_order import make_plan
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.observability.metrics_log import MetricsLog, read_metrics
+from s2l_ray.stages.context import RunContext
+from s2l_ray.stages.corpus.stage import corpus_spec
+from s2l_ray.stages.layout import lay_out
 from s2l_ray.stages.target.card import markdown
 from s2l_ray.stages.target.stage import total_steps
 from s2l_ray.storage.folder import Storage
-from s2l_ray.workflow.pipeline import Pipeline
-from s2l_ray.workflow.stages import corpus_stage, place_stages
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -269,7 +271,9 @@ def test_length_rules_become_steps(finished: Run, changes: dict[str, Any], expec
     target = type(finished.config.target).model_validate(finished.config.target.model_dump() | given)
     tokens = finished.stage(f"target-tokens/{SUBSET}")
     subset, full = (finished.stage(f"target-tokens/{n}").manifest.row_counts["examples"] for n in (SUBSET, "full"))
-    assert total_steps(target, finished, tokens) == expected(subset, full, tokens.manifest.extra["num_tokens"])
+    assert total_steps(target, tokens, finished.stage("tokens")) == expected(
+        subset, full, tokens.manifest.extra["num_tokens"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -343,9 +347,8 @@ def test_the_share_changes_the_corpus_and_files_do_not(finished: Run, tmp_path: 
     tree = finished.config.model_dump(mode="json") | {"heldout": heldout, "run_dir": str(copy)}
     run = Run(load_config(tree), Storage.open(copy))
     with MetricsLog(run.storage) as metrics:
-        pipeline = Pipeline(run, Quiet(), metrics)
-        place_stages(pipeline, run.config)
-        stage = corpus_stage(pipeline, run.config)
+        runner = StageRunner(run, Quiet(), metrics)
+        stage = runner.ensure(corpus_spec(RunContext(run.config, runner, lay_out(run.config, Quiet().say))))
     assert stage.reused == reused
     same = finished.stage("corpus").manifest.content_fingerprint == stage.manifest.content_fingerprint
     assert same == reused

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 import ray
-from s2l_ray.artifacts.stage import Stage
 
+from s2l_ray.artifacts.stage import Stage
 from s2l_ray.errors import DataError, UserError
 from s2l_ray.execution.capacity_wait import CapacityTimeoutError
 from s2l_ray.stages.clusters.build import ClusteringFailedError

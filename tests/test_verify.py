@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from quiet import Quiet
-from s2l_ray.artifacts.stage import Stage
 
 from s2l_ray.artifacts import outputs
 from s2l_ray.artifacts.file_record import FileRecord
@@ -19,6 +18,7 @@ from s2l_ray.artifacts.generated_corpus import quickstart_units
 from s2l_ray.artifacts.manifest import EarlierLayout, ManifestError, StageManifest, read_manifest, write_manifest
 from s2l_ray.artifacts.outputs import OutputFile, list_outputs, verify_outputs
 from s2l_ray.artifacts.run import RunError
+from s2l_ray.artifacts.stage import Stage
 from s2l_ray.artifacts.verify import verify_run
 from s2l_ray.cli import main
 from s2l_ray.data.sources import read_unit

@@ -13,7 +13,7 @@ from tiny import tiny_run_config, write_jsonl
 import s2l_ray
 from s2l_ray.cli import parse
 from s2l_ray.submission import working_dir
-from s2l_ray.submission.submit import SubmitError, prepare
+from s2l_ray.submission.prepare import SubmitError, prepare
 from s2l_ray.submission.working_dir import WorkingDirError, select_files
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEA\n"

@@ -19,6 +19,8 @@ from s2l_ray.storage.retry import DamagedFile
 
 SCHEMA_VERSION = 2
 """1 had no digests."""
+SUMMARY = "said"
+"""Where `extra` holds the line for people."""
 
 
 class ManifestError(DataError):
@@ -69,9 +71,14 @@ class StageManifest(BaseModel):
     warnings: list[str] = []
     """What the user should know about this artifact."""
     extra: dict[str, Any] = {}
-    """Figures of this stage alone."""
+    """What this stage alone says of its artifact, as artifacts.models has it, and the line for people."""
     digest: str = ""
     """SHA-256 (128 bits) of all the other fields as canonical JSON; empty until the manifest is written."""
+
+    @property
+    def summary(self) -> str:
+        """What was made, in one line for people."""
+        return str(self.extra.get(SUMMARY, ""))
 
 
 def write_manifest(storage: Storage, manifest: StageManifest) -> StageManifest:
@@ -138,7 +145,7 @@ def read_manifest(storage: Storage) -> StageManifest | None:
     return manifest
 
 
-def retract(storage: Storage, problems: Iterable[FileProblem]) -> None:
+def invalidate(storage: Storage, problems: Iterable[FileProblem]) -> None:
     """The stage is complete no longer; files that are not what was written go too, or they would be used again."""
     storage.delete(MANIFEST_NAME)
     for problem in problems:

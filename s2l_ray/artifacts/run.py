@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from s2l_ray.artifacts.index import READS, Found, find_chain, find_index, is_complete, is_configured, note_chain
-from s2l_ray.artifacts.manifest import ManifestFiles, StageManifest
+from s2l_ray.artifacts.models import TrajectoriesArtifact
+from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.load import ConfigError, load_config, to_yaml
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import UserError
@@ -27,24 +28,6 @@ logger = logging.getLogger(__name__)
 
 class RunError(UserError):
     """The folder holds no run, or not the stage that is needed."""
-
-
-@dataclass
-class Stage:
-    """One complete stage."""
-
-    name: str
-    folder: str
-    """Relative to the run's folder."""
-    storage: Storage
-    manifest: StageManifest
-    reused: bool = False
-    """True if it was complete before this command."""
-
-    def __post_init__(self) -> None:
-        """Whoever reads the stage's files reads what was written, or an error."""
-        known = ManifestFiles(self.storage.checked(None), self.manifest.digest) if self.manifest.digest else None
-        self.storage = self.storage.checked(known)
 
 
 @dataclass
@@ -74,6 +57,13 @@ class Run:
         """Target stages by what they were trained on (`s2l-0.11`, `full`)."""
         return {name.removeprefix("target/"): s for name, s in self.stages.items() if name.startswith("target/")}
 
+    def target(self, name: str) -> Stage:
+        """A target by what it was trained on. Raises RunError if there is none; says which there are."""
+        if name not in self.targets:
+            known = ", ".join(self.targets) or "none"
+            raise RunError(f"{self.uri} has no target {name!r} (there: {known}); make it with `s2l finetune`")
+        return self.targets[name]
+
     def subset(self, name: str) -> Stage:
         """A subset by its name, or its folder's. Raises RunError if it was not chosen yet; says which were."""
         there = self.subsets | {s.name.removeprefix("subset/"): s for s in self.others if s.name.startswith("subset/")}
@@ -96,7 +86,7 @@ class Run:
         from s2l_ray.data.trajectories import load_trajectories
 
         stage = self.stage("trajectories")
-        return load_trajectories(stage.storage, part_rows(stage), stage.manifest.extra["num_snapshots"])
+        return load_trajectories(stage.storage, part_rows(stage), TrajectoriesArtifact.of(stage).num_snapshots)
 
     def find_stages(self) -> None:
         """Take from the folder's manifests what belongs to the configuration; see `run_index`."""
@@ -161,7 +151,7 @@ def _under_its_folders_name(stage: Stage) -> Stage:
 
 def part_rows(stage: Stage) -> list[tuple[int, int]]:
     """(part, rows) of a stage that is stored in parts."""
-    return [(int(p), int(n)) for p, n in stage.manifest.extra["parts"]]
+    return [(int(part), int(rows)) for part, rows in stage.manifest.extra["parts"]]
 
 
 def load_run(where: str | Storage) -> Run:

@@ -6,13 +6,11 @@ need not repeat bit for bit) starts that snapshot anew instead of mixing.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import ID_TYPE, array_to_ids
@@ -102,15 +100,6 @@ def score_table(examples: Examples, snapshot: int, losses: np.ndarray, counts: n
         pa.array(counts),
     ]
     return pa.table(columns, schema=SCORE_SCHEMA)
-
-
-def weights_fingerprint(model: torch.nn.Module) -> str:
-    """Hash of all parameters and buffers. Losses of one snapshot must all come from the same weights."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().reshape(-1).cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def snapshot_steps(total_steps: int, num_snapshots: int, include_step_zero: bool) -> list[int]:

@@ -34,11 +34,11 @@ def _finetune(arguments: argparse.Namespace) -> int:
     from s2l_ray.artifacts.run import load_run
     from s2l_ray.config.load import ConfigError
     from s2l_ray.reporting.summary import target_lines
-    from s2l_ray.workflow import pipeline
+    from s2l_ray.workflow import commands
 
     if arguments.full and arguments.subset:
         raise ConfigError(f"--full is all of the data and --subset {arguments.subset} a part of it; give one of them")
-    stage = pipeline.finetune(
+    stage = commands.finetune(
         arguments.run, "full" if arguments.full else None, arguments.overrides,
         budget=arguments.budget, selector=arguments.subset,
     )  # fmt: skip

@@ -29,9 +29,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _dry_run(config)
     from s2l_ray.reporting.summary import summary_lines
-    from s2l_ray.workflow import pipeline
+    from s2l_ray.workflow import commands
 
-    run = pipeline.run(config, select_only=arguments.select_only)
+    run = commands.run(config, select_only=arguments.select_only)
     print("\n".join(summary_lines(run)))
     return 0
 

@@ -19,9 +19,10 @@ def add_to(commands: Commands) -> None:
 
 
 def _select(arguments: argparse.Namespace) -> int:
-    from s2l_ray.workflow import pipeline
+    from s2l_ray.artifacts.models import SubsetArtifact
+    from s2l_ray.workflow import commands
 
-    stage = pipeline.select(arguments.run, arguments.budget, arguments.selector, arguments.seed, arguments.stratify)
-    for name in stage.manifest.extra["files"]:
+    stage = commands.select(arguments.run, arguments.budget, arguments.selector, arguments.seed, arguments.stratify)
+    for name in SubsetArtifact.of(stage).files:
         print(f"{stage.storage.uri}/{name}")
     return 0

@@ -46,7 +46,7 @@ def inspect_run(run: Run, console: Console, clusters: int | None = None, example
 
 def _stage_line(name: str, stage: Stage) -> Text:
     manifest = stage.manifest
-    return _shown(f"  {name:<22} {manifest.extra.get('said', '')}  ({manifest.wall_seconds:.1f} s)")
+    return _shown(f"  {name:<22} {manifest.summary}  ({manifest.wall_seconds:.1f} s)")
 
 
 def sparkline(values: np.ndarray, top: float) -> str:

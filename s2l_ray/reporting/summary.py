@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from s2l_ray.artifacts.models import ProxyArtifact, SubsetArtifact, TargetArtifact
 from s2l_ray.artifacts.run import STAGES, Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.observability.progress import format_count, format_duration
@@ -11,8 +12,7 @@ from s2l_ray.text.display import aligned, printable
 def summary_lines(run: Run) -> list[str]:
     """About ten lines."""
     corpus, tokens, proxy = run.stage("corpus"), run.stage("tokens"), run.stage("proxy")
-    counts, summary = corpus.manifest.row_counts, proxy.manifest.extra["summary"]
-    snapshots = proxy.manifest.extra["snapshots"]
+    counts, made = corpus.manifest.row_counts, ProxyArtifact.of(proxy)
     seconds = sum(s.manifest.wall_seconds for s in run.stages.values() if not s.reused)
     clusters = run.stage("clusters").manifest.row_counts["clusters"]
     bad = counts["quarantined"] + tokens.manifest.row_counts["quarantined"]
@@ -21,17 +21,17 @@ def summary_lines(run: Run) -> list[str]:
         f"Done in {format_duration(seconds)}: {run.config.name}",
         f"  Read      {counts['examples']:,} examples ({counts['duplicates']:,} exact duplicates found, "
         f"{bad:,} unusable rows set aside).",
-        f"  Trained   a small proxy model ({format_count(summary['num_parameters'])} parameters) on all of them "
-        f"and noted every example's loss {len(snapshots)} times.",
+        f"  Trained   a small proxy model ({format_count(made.summary['num_parameters'])} parameters) on all of them "
+        f"and noted every example's loss {len(made.snapshots)} times.",
         f"  Grouped   examples whose loss falls alike into {clusters} clusters, and drew evenly from them (s2l):",
     ]
     by_selector: dict[str, list[Stage]] = {}
     for stage in run.subsets.values():
-        by_selector.setdefault(stage.manifest.extra["selector"], []).append(stage)
+        by_selector.setdefault(SubsetArtifact.of(stage).selector, []).append(stage)
     for selector, stages in by_selector.items():
         sizes = ", ".join(f"{s.manifest.row_counts['examples']:,}" for s in stages)
         where = f"{run.uri}/subset/{selector}-*/" if len(stages) > 1 else f"{stages[0].storage.uri}/"
-        lines.append(f"    {selector:<18} {sizes} examples: {where}{stages[0].manifest.extra['files'][0]}")
+        lines.append(f"    {selector:<18} {sizes} examples: {where}{SubsetArtifact.of(stages[0]).files[0]}")
     if run.targets:
         return [*map(printable, lines), *target_lines(run), f"  Look at it:    s2l inspect {printable(run.uri)}"]
     lines += [
@@ -44,11 +44,11 @@ def summary_lines(run: Run) -> list[str]:
 
 def target_lines(run: Run) -> list[str]:
     """The fine-tuned targets side by side: what each was trained on, for how long, and how good it is."""
-    sets = list(dict.fromkeys(n for t in run.targets.values() for n in t.manifest.extra["evaluation"]))
+    made = {name: TargetArtifact.of(stage) for name, stage in run.targets.items()}
+    sets = list(dict.fromkeys(n for target in made.values() for n in target.evaluation))
     rows = [["trained on", "examples", "steps", "tokens", "time", *(f"{n}: loss, exact match" for n in sets)]]
     for name, stage in run.targets.items():
-        manifest = stage.manifest
-        summary, results = manifest.extra["summary"], manifest.extra["evaluation"]
+        manifest, summary, results = stage.manifest, made[name].summary, made[name].evaluation
         figures = [results[n]["after"] if n in results else None for n in sets]
         rows.append(
             [

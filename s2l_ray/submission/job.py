@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from s2l_ray.errors import EnvironmentFault, S2LError
 from s2l_ray.execution.auth import TokenError, explain_refusal, take_token_if_there
 from s2l_ray.execution.signals import STOPPED
-from s2l_ray.submission.submit import Submission, SubmitError
+from s2l_ray.submission.prepare import Submission, SubmitError
 from s2l_ray.text.display import shorten
 
 T = TypeVar("T")

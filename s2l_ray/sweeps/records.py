@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from s2l_ray.artifacts.file_record import FileRecord, read_record
 from s2l_ray.artifacts.manifest import EarlierLayout, read_manifest
+from s2l_ray.artifacts.models import TargetArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.load import ConfigError
@@ -21,7 +22,7 @@ from s2l_ray.storage.folder import Storage
 from s2l_ray.sweeps.trials import FULL, Trial
 
 if TYPE_CHECKING:
-    from s2l_ray.sweeps.tune import Shared
+    from s2l_ray.sweeps.context import SweepContext
 
 _FINISHED, _STOPPED = "trials", "stopped"
 Say = Callable[[str], None]
@@ -44,7 +45,7 @@ def _name(base: S2LConfig, trial: Trial, trajectories: str, phase: str, folder: 
     return f"sweep/{folder}/{phase}-{fingerprint([tree, trajectories])[:16]}.json"
 
 
-def write_record(shared: Shared, trial: Trial, run: Run, stage: Stage) -> None:
+def write_record(shared: SweepContext, trial: Trial, run: Run, stage: Stage) -> None:
     """Called when the trial's target is complete."""
     everything = run.stage("trajectories").manifest.row_counts["trajectories"]
     chosen = everything if trial.selector == FULL else next(iter(run.subsets.values())).manifest.row_counts["examples"]
@@ -97,7 +98,7 @@ def _is_of(name: str, base: S2LConfig, trial: Trial, trajectories: str, phase: s
         return False
 
 
-def write_stopped(shared: Shared, trial: Trial, last: dict[str, Any]) -> None:
+def write_stopped(shared: SweepContext, trial: Trial, last: dict[str, Any]) -> None:
     """Called when the scheduler has ended the trial early, after the report `last`."""
     name = _name(shared.base, trial, shared.trajectories, shared.phase, _STOPPED)
     FileRecord({"trial": trial.plain(), "by": _scheduler(shared.base), "last": last}).write(shared.storage, name)
@@ -135,10 +136,10 @@ def _finished(storage: Storage, record: dict[str, Any], trial: Trial) -> Finishe
 
 def deciding_set(base: S2LConfig, stage: Stage) -> str:
     """Name of the held-out set by which trials are judged."""
-    names = list(stage.manifest.extra["evaluation"])
+    names = list(TargetArtifact.of(stage).evaluation)
     return base.sweep.heldout_set or names[0]
 
 
 def objective_of(base: S2LConfig, stage: Stage) -> float:
     """The figure by which trials are judged."""
-    return float(stage.manifest.extra["evaluation"][deciding_set(base, stage)]["after"][base.sweep.metric])
+    return float(TargetArtifact.of(stage).evaluation[deciding_set(base, stage)]["after"][base.sweep.metric])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from s2l_ray.artifacts.models import TargetArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.sweeps.records import Finished
@@ -78,9 +79,10 @@ def _plain(point: Point, full: Point | None, metric: str) -> dict[str, Any]:
 def _targets_cost(finished: dict[str, list[Finished]], price: float | None) -> dict[str, Any]:
     costs = {}
     for phase, found in finished.items():
-        manifests = {one.stage.folder: one.stage.manifest for one in found}.values()  # equal trials once
-        flops = sum(m.extra["summary"]["flops"] for m in manifests)
-        costs[phase] = Cost(flops, sum(m.device_seconds for m in manifests)).plain(price) | {"num": len(manifests)}
+        stages = {one.stage.folder: one.stage for one in found}.values()  # equal trials once
+        flops = sum(TargetArtifact.of(stage).summary["flops"] for stage in stages)
+        seconds = sum(stage.manifest.device_seconds for stage in stages)
+        costs[phase] = Cost(flops, seconds).plain(price) | {"num": len(stages)}
     return costs
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from s2l_ray.artifacts.models import ProxyArtifact, TargetArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.sweeps.records import Finished, objective_of
@@ -60,7 +61,8 @@ def budget_unit(budget: int | float) -> str:
 
 def _rows(phase: str, one: Finished) -> list[dict[str, Any]]:
     manifest, trial = one.stage.manifest, one.trial
-    summary = manifest.extra["summary"]
+    target = TargetArtifact.of(one.stage)
+    summary = target.summary
     shared = {
         "phase": phase, "trial": trial.key, "selector": trial.selector, "budget": float(trial.budget),
         "budget_unit": budget_unit(trial.budget),
@@ -70,7 +72,7 @@ def _rows(phase: str, one: Finished) -> list[dict[str, Any]]:
         "device_seconds": manifest.device_seconds, "folder": one.stage.folder,
     }  # fmt: skip
     rows = []
-    for name, both in manifest.extra["evaluation"].items():
+    for name, both in target.evaluation.items():
         after, before = both["after"], both["before"] or {}
         figures = {k: after[k] for k in ("macro", "per_token", "exact_match")}
         rows.append(
@@ -130,7 +132,7 @@ def _points(config: S2LConfig, finished: list[Finished]) -> list[Point]:
     return [
         Point(
             trial.selector, trial.budget, members[0].share, tuple(objective_of(config, m.stage) for m in members),
-            statistics.fmean(m.stage.manifest.extra["summary"]["flops"] for m in members), trial.parameters,
+            statistics.fmean(TargetArtifact.of(m.stage).summary["flops"] for m in members), trial.parameters,
         )
         for trial, members in grouped.items()
     ]  # fmt: skip
@@ -200,7 +202,7 @@ class Cost:
 def selection_cost(run: Run) -> Cost:
     """Of proxy, scoring and clustering; tokenising and clustering count their time only, beside which FLOPs are few."""
     stages = [run.stages[n] for n in _SELECTING if n in run.stages]
-    flops = run.stage("proxy").manifest.extra["flops"]
+    flops = ProxyArtifact.of(run.stage("proxy")).flops
     return Cost(flops["training"] + flops["scoring"], sum(s.manifest.device_seconds for s in stages))
 
 

@@ -12,10 +12,14 @@ import pyarrow as pa
 import pyarrow.csv
 
 from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.runner import open_runner
 from s2l_ray.config.load import load_config
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.execution.ray_metrics import RayMetrics
 from s2l_ray.observability.progress import Progress
+from s2l_ray.stages.context import RunContext
 from s2l_ray.storage.folder import Storage
+from s2l_ray.sweeps.context import SweepContext
 from s2l_ray.sweeps.records import Finished, all_finished, all_stopped, deciding_set, find_finished, objective_of
 from s2l_ray.sweeps.report import PREDICTED, TARGET, curves_of, make_report
 from s2l_ray.sweeps.resolve import resolve
@@ -31,9 +35,8 @@ from s2l_ray.sweeps.results import (
     smallest_good_enough,
 )
 from s2l_ray.sweeps.trials import FULL, Trial, could_propose, full_trials, grid, num_possible
-from s2l_ray.sweeps.tune import ENDED, OnDone, Outcome, Shared, concurrency, draw, propose, run_side_by_side
+from s2l_ray.sweeps.tune import ENDED, OnDone, Outcome, concurrency, draw, propose, run_side_by_side
 from s2l_ray.text.formats import format_duration
-from s2l_ray.workflow.pipeline import Pipeline, open_pipeline
 from s2l_ray.workflow.preflight import preflight
 
 
@@ -69,7 +72,8 @@ def sweep(
     """
     from s2l_ray.execution.session import ray_session
     from s2l_ray.stages.corpus.stage import check_corpus_files
-    from s2l_ray.workflow.stages import clusters_stage, place_stages, run_up_to_trajectories
+    from s2l_ray.stages.layout import lay_out
+    from s2l_ray.workflow.stages import run_up_to_clusters
 
     resolved = resolve(config, overrides, within, find_smallest)
     preflight(resolved)
@@ -78,15 +82,14 @@ def sweep(
     run = Run(resolved, Storage.open(resolved.run_uri))
     # With its dashboard: Ray Train asks it which placement groups a stopped trial has left.
     with (
-        open_pipeline(run, progress) as pipeline,
+        open_runner(run, progress, RayMetrics(resolved.name)) as stage_runner,
         ray_session(resolved.resources, dashboard=True),
     ):
         run.begin(resolved)
-        place_stages(pipeline, resolved)
-        run_up_to_trajectories(pipeline, resolved, resolved.sweep.budgets, "sweep.budgets")
-        clusters_stage(pipeline, resolved)
+        context = RunContext(resolved, stage_runner, lay_out(resolved, progress.say))
+        run_up_to_clusters(context, resolved.sweep.budgets, "sweep.budgets")
         run.commit()
-        runner = _Runner(pipeline, resolved)
+        runner = _Runner(context)
         if resolved.sweep.predict or find_smallest:
             runner.run(PREDICTED, grid(predicting(resolved)))
         if find_smallest:
@@ -98,7 +101,7 @@ def sweep(
         else:
             runner.run(TARGET, full_trials(resolved))
             runner.search()
-        return _conclude(pipeline, runner, resolved)
+        return _conclude(context, runner)
 
 
 def predicting(config: S2LConfig) -> S2LConfig:
@@ -114,8 +117,9 @@ def predicting(config: S2LConfig) -> S2LConfig:
 class _Runner:
     """Runs batches of trials of one phase and remembers what is finished."""
 
-    def __init__(self, pipeline: Pipeline, config: S2LConfig) -> None:
-        self.pipeline, self.config = pipeline, config
+    def __init__(self, context: RunContext) -> None:
+        self.context, self.config = context, context.config
+        config = context.config
         self.base = {TARGET: config, PREDICTED: predicting(config)}
         self.finished: dict[str, list[Finished]] = {}
         self.failed: dict[str, str] = {}
@@ -125,7 +129,7 @@ class _Runner:
     @property
     def trajectories(self) -> str:
         """Content of the base configuration's."""
-        return self.pipeline.run.stage("trajectories").manifest.content_fingerprint
+        return self.context.run.stage("trajectories").manifest.content_fingerprint
 
     def run(self, phase: str, trials: list[Trial]) -> None:
         """Those that have not ended yet."""
@@ -135,11 +139,11 @@ class _Runner:
         if len(missing) < len(trials):
             told += f", {len(trials) - len(missing)} of them done before"
         if not missing:
-            self.pipeline.progress.say(f"[sweep] {phase}: {told}")
+            self.context.progress.say(f"[sweep] {phase}: {told}")
         else:
-            at_once, logs = self._at_once(), f"{self.pipeline.run.storage.uri}/sweep/logs"
-            self.pipeline.progress.say(f"[sweep] {phase}: {told}; {at_once} at once; each one's progress is in {logs}")
-            self.pipeline.started = True
+            at_once, logs = self._at_once(), f"{self.context.run.storage.uri}/sweep/logs"
+            self.context.progress.say(f"[sweep] {phase}: {told}; {at_once} at once; each one's progress is in {logs}")
+            self.context.runner.mark_started()
             outcome = run_side_by_side(self._shared(phase), missing, at_once, self._reporter(phase, len(missing)))
             self._note(phase, outcome)
         self.stopped |= {t: last for t, last in self._stopped(phase).items() if t in trials}
@@ -150,10 +154,10 @@ class _Runner:
     def search(self) -> None:
         """`sweep.num_samples` different trials that Optuna proposes, those of before included."""
         wanted = min(self.config.sweep.num_samples or 0, num_possible(self.config))
-        ended, say = self._ended(), self.pipeline.progress.say
+        ended, say = self._ended(), self.context.progress.say
         say(f"[sweep] optuna: {wanted} trials, {len(ended)} of them done before; {self._at_once()} at once")
         while (left := int(wanted - len(ended))) > 0:
-            self.pipeline.started = True
+            self.context.runner.mark_started()
             outcome = propose(self._shared(TARGET), ended, left, self._at_once(), self._reporter(TARGET, left))
             self._note(TARGET, outcome)
             before, ended = len(ended), self._ended()
@@ -173,28 +177,30 @@ class _Runner:
         return [(trial, value) for trial, value in ended.items() if could_propose(self.config, trial)]
 
     def _all_finished(self) -> list[Finished]:
-        pipeline = self.pipeline
-        return all_finished(self.config, pipeline.run.storage, self.trajectories, TARGET, pipeline.progress.say)
+        context = self.context
+        return all_finished(self.config, context.run.storage, self.trajectories, TARGET, context.progress.say)
 
     def _find(self, phase: str, trial: Trial) -> Finished | None:
-        storage, say = self.pipeline.run.storage, self.pipeline.progress.say
+        storage, say = self.context.run.storage, self.context.progress.say
         return find_finished(self.base[phase], storage, trial, self.trajectories, phase, say)
 
     def _stopped(self, phase: str) -> dict[Trial, dict[str, Any]]:
         """Of a sweep without a scheduler: none."""
         if self.base[phase].sweep.asha is None:
             return {}
-        storage, say = self.pipeline.run.storage, self.pipeline.progress.say
+        storage, say = self.context.run.storage, self.context.progress.say
         return all_stopped(self.base[phase], storage, self.trajectories, phase, say)
 
     def _note(self, phase: str, outcome: Outcome) -> None:
         self.failed |= {f"{phase}: {trial.describe()}": why for trial, why in outcome.failed.items()}
 
-    def _shared(self, phase: str) -> Shared:
+    def _shared(self, phase: str) -> SweepContext:
         from s2l_ray.execution.session import is_embedded
 
-        run, embedded = self.pipeline.run, is_embedded(self.config.resources)
-        return Shared(self.base[phase], run.storage, self.pipeline.placements, embedded, phase, self.trajectories)
+        run, embedded = self.context.run, is_embedded(self.config.resources)
+        return SweepContext(
+            self.base[phase], run.storage, self.context.layout.placements, embedded, phase, self.trajectories
+        )
 
     def _at_once(self) -> int:
         """As many trials as have room beside what others hold of the cluster; waits until one has."""
@@ -204,7 +210,7 @@ class _Runner:
         from s2l_ray.execution.session import is_embedded
 
         resources, asked = self.config.resources, self.config.sweep.max_concurrent
-        placement, say = self.pipeline.placements["target"], self.pipeline.progress.say
+        placement, say = self.context.layout.placements["target"], self.context.progress.say
         if resources.may_grow:  # the cluster grows to what was asked for
             return asked or concurrency(placement, node_resources(), None)
         if is_embedded(resources):
@@ -235,8 +241,8 @@ class _Runner:
                 how = f"{self.config.sweep.metric} {value:.4f} after {step:,} steps{early}"
             left = (time.monotonic() - started) / count * (num_trials - count)
             when = f"; about {format_duration(left)} left" if count < num_trials else ""
-            self.pipeline.progress.say(f"[sweep] {phase} {count}/{num_trials}  {trial.describe()}: {how}{when}")
-            self.pipeline.metrics.log("sweep", "trial", phase=phase, trial=trial.key, step=step, objective=value)
+            self.context.progress.say(f"[sweep] {phase} {count}/{num_trials}  {trial.describe()}: {how}{when}")
+            self.context.metrics.log("sweep", "trial", phase=phase, trial=trial.key, step=step, objective=value)
 
         return on_done
 
@@ -266,12 +272,13 @@ def _find_smallest(runner: _Runner, config: S2LConfig) -> None:
         bisect(len(curve), len(curve) - 1 if guess is None else curve.index(guess), is_good)
 
 
-def _conclude(pipeline: Pipeline, runner: _Runner, config: S2LConfig) -> SweepResult:
+def _conclude(context: RunContext, runner: _Runner) -> SweepResult:
     """Table, pictures, report."""
     from s2l_ray.sweeps.plots import draw_all
     from s2l_ray.sweeps.text import report_lines
 
-    out = pipeline.run.storage.sub("sweep")
+    run, config = context.run, context.config
+    out = run.storage.sub("sweep")
     table = result_table(runner.finished)
     out.write_table("results.parquet", table)
     buffer = io.BytesIO()
@@ -279,15 +286,15 @@ def _conclude(pipeline: Pipeline, runner: _Runner, config: S2LConfig) -> SweepRe
     out.write_bytes("results.csv", buffer.getvalue())
     curves = curves_of(config, runner.finished)
     stopped = [trial.describe() for trial in runner.stopped]
-    report = make_report(pipeline.run, config, runner.finished, runner.failed, stopped)
+    report = make_report(run, config, runner.finished, runner.failed, stopped)
     out.write_json("report.json", report)
     files: list[str] = []
     if any(len(found) > 1 for found in curves.values()):
         [any_one, *_] = [one for found in runner.finished.values() for one in found]
         deciding = deciding_set(config, any_one.stage)
-        files = draw_all(out, config.name, config.sweep.metric, curves, selection_cost(pipeline.run), table, deciding)
+        files = draw_all(out, config.name, config.sweep.metric, curves, selection_cost(run), table, deciding)
     for leftover in ("sweep/ray_tune", "stage_locks"):  # of trials that were killed
-        pipeline.run.storage.delete_dir(leftover)
-    pipeline.run.find_others_work()
+        run.storage.delete_dir(leftover)
+    run.find_others_work()
     lines = report_lines(report, out.uri, files, runner.failed)
-    return SweepResult(pipeline.run, report, lines, runner.failed)
+    return SweepResult(run, report, lines, runner.failed)

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from s2l_ray.artifacts.models import TargetArtifact
 from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.runner import StageRunner
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.sweep import RangeConfig
@@ -28,10 +30,9 @@ from s2l_ray.execution.orphaned_placement_groups import remove_leftover_groups
 from s2l_ray.execution.placement import Placement
 from s2l_ray.observability.metrics_log import MetricsLog
 from s2l_ray.observability.progress import Progress
-from s2l_ray.storage.folder import Storage
+from s2l_ray.sweeps.context import SweepContext
 from s2l_ray.sweeps.records import objective_of, write_record, write_stopped
 from s2l_ray.sweeps.trials import FULL, Trial, num_possible
-from s2l_ray.workflow.pipeline import Pipeline
 
 STEP, OBJECTIVE = "step", "objective"
 ENDED = "ended"
@@ -51,21 +52,6 @@ OnDone = Callable[[Trial, dict[str, Any]], None]
 """Told of every trial that has ended, with its last report."""
 
 
-@dataclass(frozen=True)
-class Shared:
-    """What all trials have in common."""
-
-    base: S2LConfig
-    storage: Storage
-    """The run's folder."""
-    placements: dict[str, Placement]
-    embedded: bool
-    phase: str
-    """`target`, or `predicted` where the proxy's model stands in."""
-    trajectories: str
-    """Content of the base configuration's."""
-
-
 @dataclass
 class Outcome:
     """How Tune's trials ended."""
@@ -76,7 +62,7 @@ class Outcome:
     """Last report of trials that the scheduler ended early."""
 
 
-def run_trial(asked: dict[str, Any], shared: Shared) -> None:
+def run_trial(asked: dict[str, Any], shared: SweepContext) -> None:
     """In Tune's actor. A trial that cannot be done is reported and the sweep goes on; Tune starts lost actors again."""
     from ray import tune
 
@@ -93,7 +79,7 @@ def run_trial(asked: dict[str, Any], shared: Shared) -> None:
         worst = math.inf if mode_of(shared.base) == "min" else -math.inf  # schedulers and searchers want a figure
         tune.report({OBJECTIVE: worst, ENDED: True, "error": first})
         return
-    steps = stage.manifest.extra["summary"]["steps"]
+    steps = TargetArtifact.of(stage).summary["steps"]
     tune.report({STEP: steps, OBJECTIVE: objective_of(shared.base, stage), ENDED: True})
 
 
@@ -118,30 +104,30 @@ def try_until_final(
         time.sleep(pause_s)
 
 
-def _log_of(trial: Trial, shared: Shared) -> MetricsLog:
+def _log_of(trial: Trial, shared: SweepContext) -> MetricsLog:
     return MetricsLog(shared.storage, f"sweep/logs/{shared.phase}-{trial.key}.jsonl")
 
 
-def _whole_way(trial: Trial, shared: Shared) -> Stage:
+def _whole_way(trial: Trial, shared: SweepContext) -> Stage:
     """The target stage of one configuration; what others have made on the way is found, not made again."""
     from s2l_ray.execution.session import quiet_ray_data
-    from s2l_ray.stages.target.stage import shard_target, target_stages
-    from s2l_ray.workflow.stages import clusters_stage, run_up_to_trajectories, subset_stages
+    from s2l_ray.stages.context import RunContext
+    from s2l_ray.stages.layout import Layout, shard_target
+    from s2l_ray.workflow.stages import run_up_to_clusters, subset_stages, target_stages
 
     quiet_ray_data()
     config = trial.config(shared.base)
     run = Run(config, shared.storage)
     with _log_of(trial, shared) as log:
-        pipeline = Pipeline(run, Progress(io.StringIO(), interactive=False), log, shared=True)
-        pipeline.placements = shared.placements
-        pipeline.sharding = shard_target(config, shared.placements["target"], shared.embedded)
-        pipeline.train_callbacks = [_objectives_to_tune()]
+        runner = StageRunner(run, Progress(io.StringIO(), interactive=False), log, shared=True)
+        sharding = shard_target(config, shared.placements["target"], shared.embedded)
+        layout = Layout(config.resources, shared.embedded, dict(shared.placements), sharding, crowded=True)
+        context = RunContext(config, runner, layout, (_objectives_to_tune(),))
         budgets = [] if trial.selector == FULL else [trial.budget]
-        run_up_to_trajectories(pipeline, config, budgets, "sweep.budgets")
-        clusters_stage(pipeline, config)
+        run_up_to_clusters(context, budgets, "sweep.budgets")
         if trial.selector != FULL:
-            subset_stages(pipeline, config)
-        target_stages(pipeline, config)
+            subset_stages(context)
+        target_stages(context)
     [stage] = run.targets.values()
     write_record(shared, trial, run, stage)
     return stage
@@ -165,7 +151,7 @@ def concurrency(placement: Placement, free: Sequence[Node], asked: int | None) -
     return fitting if asked is None else min(asked, fitting)
 
 
-def run_side_by_side(shared: Shared, trials: list[Trial], at_once: int, on_done: OnDone) -> Outcome:
+def run_side_by_side(shared: SweepContext, trials: list[Trial], at_once: int, on_done: OnDone) -> Outcome:
     """These trials, in their order."""
     from ray import tune
 
@@ -187,7 +173,7 @@ def draw(config: S2LConfig) -> list[Trial]:
 
 
 def propose(
-    shared: Shared, done: list[tuple[Trial, float]], num_samples: int, at_once: int, on_done: OnDone
+    shared: SweepContext, done: list[tuple[Trial, float]], num_samples: int, at_once: int, on_done: OnDone
 ) -> Outcome:
     """Trials that Optuna proposes, told what is `done` already."""
     from ray.tune.search import ConcurrencyLimiter
@@ -232,7 +218,7 @@ def _domain(values: list[Any] | RangeConfig) -> Any:
 
 
 def _fit(
-    shared: Shared, space: dict[str, Any], at_once: int, num_samples: int, algorithm: Any, on_done: OnDone
+    shared: SweepContext, space: dict[str, Any], at_once: int, num_samples: int, algorithm: Any, on_done: OnDone
 ) -> Outcome:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -275,7 +261,7 @@ def _scheduler(base: S2LConfig) -> Any:
     )  # fmt: skip
 
 
-def _watcher(shared: Shared, outcome: Outcome, on_done: OnDone) -> Any:
+def _watcher(shared: SweepContext, outcome: Outcome, on_done: OnDone) -> Any:
     """Tune's callback, in the driver."""
     from ray import tune
 

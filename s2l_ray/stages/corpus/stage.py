@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from s2l_ray.artifacts.generated_corpus import quickstart_units, recorded_unit
-from s2l_ray.artifacts.stage import Stage
+from s2l_ray.artifacts.models import CorpusArtifact
+from s2l_ray.artifacts.stage import StageResult, StageSpec
 from s2l_ray.config.corpus import HuggingFaceSource
 from s2l_ray.config.schema import CorpusConfig, S2LConfig
 from s2l_ray.data.corpus_parts import HoldOut
 from s2l_ray.data.sources import ReadUnit, plan_files
 from s2l_ray.data.units import SourceError
 from s2l_ray.errors import foreign_named, shown
+from s2l_ray.stages.context import RunContext
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 from s2l_ray.text.redact import strip_credentials
-from s2l_ray.workflow.pipeline import Built, Pipeline
 
 
-def corpus_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
+def corpus_spec(context: RunContext) -> StageSpec:
     """Files → examples."""
     from s2l_ray.stages.corpus.build import build_corpus
 
-    corpus = config.corpus
-    units, inputs = corpus_units(corpus, config.seed, pipeline.run.storage, pipeline.progress.say)
+    config, corpus = context.config, context.config.corpus
+    units, inputs = corpus_units(corpus, config.seed, context.run.storage, context.progress.say)
     rows_per_part = config.trajectories.examples_per_part
     hold_out = HoldOut(config.heldout.share, config.seed)
 
-    def build(out: Storage) -> Built:
-        with pipeline.progress.stage("corpus", None, "rows") as bar:
+    def build(out: Storage) -> StageResult:
+        with context.progress.stage("corpus", None, "rows") as bar:
             parts = build_corpus(
-                units, corpus, out, rows_per_part, pipeline.parallelism, hold_out,
+                units, corpus, out, rows_per_part, context.parallelism, hold_out,
                 on_rows=lambda rows: bar.update(advance=rows),
             )  # fmt: skip
         counts = {
@@ -41,16 +41,17 @@ def corpus_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
             "held_out": parts.heldout["rows"],
         }
         dropped = "dropped" if corpus.duplicates == "drop" else "kept"
-        said = (
+        summary = (
             f"{parts.num_examples:,} examples ({parts.format}); {parts.num_duplicates:,} exact duplicates {dropped}, "
             f"{parts.num_quarantined:,} rows quarantined"
         )
         if parts.heldout["rows"]:
-            said += f", {parts.heldout['rows']:,} held out"
-        extra: dict[str, Any] = {"parts": [[p["part"], p["rows"]] for p in parts.parts], "format": parts.format}
-        extra["is_chat"] = parts.is_chat
-        extra |= {"heldout": parts.heldout, "columns": parts.columns.to_plain()}
-        return Built(parts.fingerprint, counts, extra, parts.columns.warnings(), said=said)
+            summary += f", {parts.heldout['rows']:,} held out"
+        artifact = CorpusArtifact(
+            parts=[(p["part"], p["rows"]) for p in parts.parts], format=parts.format, heldout=parts.heldout,
+            columns=parts.columns.to_plain(), is_chat=parts.is_chat,
+        )  # fmt: skip
+        return StageResult(parts.fingerprint, counts, artifact, parts.columns.warnings(), summary=summary)
 
     # What came later and says nothing unless it is set, so that the keys of earlier runs stay.
     unset = {name for name in ("ignore_columns",) if not getattr(corpus, name)}
@@ -58,7 +59,7 @@ def corpus_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
     settings["examples_per_part"] = rows_per_part
     if hold_out.share:
         settings["held_out"] = [hold_out.share, hold_out.seed]
-    return pipeline.stage("corpus", settings, inputs, build)
+    return StageSpec("corpus", settings, inputs, build)
 
 
 def check_corpus_files(config: S2LConfig) -> None:

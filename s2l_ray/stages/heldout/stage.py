@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from s2l_ray.artifacts.generated_corpus import quickstart_units
-from s2l_ray.artifacts.run import part_rows
-from s2l_ray.artifacts.stage import Stage
+from s2l_ray.artifacts.models import CorpusArtifact, HeldOutArtifact
+from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
 from s2l_ray.config.heldout import QUICKSTART_SET
 from s2l_ray.config.load import ConfigError
 from s2l_ray.config.model import RENDER_FIELDS
@@ -14,27 +14,27 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.data.sources import ReadUnit, plan_files
 from s2l_ray.data.unchanged import unit_content
 from s2l_ray.errors import foreign_named
-from s2l_ray.lm.identity import tokenizer_digest
-from s2l_ray.stages.tokens.stage import open_tokenizer, rendered_format
+from s2l_ray.stages.context import RunContext
+from s2l_ray.stages.tokenizer import open_tokenizer, tokenizer_fingerprint
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
-from s2l_ray.workflow.pipeline import Built, Pipeline
 
 
-def heldout_stage(pipeline: Pipeline, config: S2LConfig, corpus: Stage, tokens: Stage) -> Stage | None:
+def heldout_spec(context: RunContext, corpus: Stage, tokens: Stage) -> StageSpec | None:
     """None if nothing is held out. `tokens`: the target's, for its tokenizer and style."""
     from s2l_ray.stages.heldout.build import SPLIT
 
+    config = context.config
     assert config.target is not None
-    files = heldout_files(pipeline, config)
-    split = corpus.manifest.extra["heldout"]
+    files = heldout_files(context)
+    split = CorpusArtifact.of(corpus).heldout
     names = [*files, *([SPLIT] if split["rows"] else [])]
     if not names:
         return None
     target = config.target
 
-    def build(out: Storage) -> Built:
-        return _build(pipeline, config, corpus, tokens, files, names, out)
+    def build(out: Storage) -> StageResult:
+        return _build(context, corpus, tokens, files, names, out)
 
     settings = {"names": names, **target.stored(include={*RENDER_FIELDS, "max_length"})}
     settings["corpus"] = config.corpus.model_dump(mode="json", include={"format", "template", "source_column"})
@@ -42,13 +42,13 @@ def heldout_stage(pipeline: Pipeline, config: S2LConfig, corpus: Stage, tokens: 
         settings["corpus"]["ignore_columns"] = config.corpus.ignore_columns
     inputs = heldout_inputs(
         {
-            "corpus": corpus.manifest.content_fingerprint,
+            "corpus": corpus.content,
             "split": split["fingerprint"],
             "tokenizer": tokenizer_fingerprint(tokens),
         },
         {name: fingerprint([unit_content(u) for u in units]) for name, units in files.items()},
     )
-    return pipeline.stage("heldout", settings, inputs, build)
+    return StageSpec("heldout", settings, inputs, build)
 
 
 def heldout_inputs(fixed: dict[str, str], sets: dict[str, str]) -> dict[str, str]:
@@ -56,12 +56,13 @@ def heldout_inputs(fixed: dict[str, str], sets: dict[str, str]) -> dict[str, str
     return fixed | {f"files.{name}" if name in fixed else name: content for name, content in sets.items()}
 
 
-def heldout_files(pipeline: Pipeline, config: S2LConfig) -> dict[str, list[ReadUnit]]:
+def heldout_files(context: RunContext) -> dict[str, list[ReadUnit]]:
     """The sets that are files."""
+    config = context.config
     files = _user_files(config)
     if config.corpus.quickstart is not None:
         quickstart = config.corpus.quickstart.model_dump()
-        _, test = quickstart_units(pipeline.run.storage, seed=config.seed, say=pipeline.progress.say, **quickstart)
+        _, test = quickstart_units(context.run.storage, seed=config.seed, say=context.progress.say, **quickstart)
         files[QUICKSTART_SET] = [test]
     return files
 
@@ -105,36 +106,29 @@ def check_deciding_set(config: S2LConfig) -> None:
         )
 
 
-def tokenizer_fingerprint(tokens: Stage) -> str:
-    """Of the tokenizer stored with the tokens."""
-    names = [o.name for o in tokens.manifest.outputs if o.name.startswith("tokenizer/")]
-    return tokenizer_digest((name, tokens.storage.read_bytes(name)) for name in names)
-
-
 def _build(
-    pipeline: Pipeline,
-    config: S2LConfig,
+    context: RunContext,
     corpus: Stage,
     tokens: Stage,
     files: dict[str, list[ReadUnit]],
     names: list[str],
     out: Storage,
-) -> Built:
+) -> StageResult:
     from s2l_ray.data.render import renderer_of
     from s2l_ray.stages.heldout.build import drop_trained_on, read_files, read_split, tokenise
 
+    config, made = context.config, CorpusArtifact.of(corpus)
     assert config.target is not None
     tokenizer = open_tokenizer(tokens)
-    parts = part_rows(corpus)
     counts: dict[str, int] = {}
     warnings: list[str] = []
     contents: list[Any] = []
-    with pipeline.progress.stage("heldout", len(files) * sum(n for _, n in parts), "rows") as bar:
+    with context.progress.stage("heldout", len(files) * sum(n for _, n in made.parts), "rows") as bar:
         for name in names:
             if name in files:
                 rows, format, unusable = read_files(name, files[name], config.corpus)
                 rows, trained_on = drop_trained_on(
-                    name, rows, corpus.storage.sub("examples"), [p for p, _ in parts], pipeline.parallelism,
+                    name, rows, corpus.storage.sub("examples"), [p for p, _ in made.parts], context.parallelism,
                     on_rows=lambda rows: bar.update(advance=rows),
                 )  # fmt: skip
                 if unusable:
@@ -142,8 +136,8 @@ def _build(
                 if trained_on:
                     warnings.append(f"{name}: {trained_on:,} examples are in the corpus too and were left out")
             else:
-                rows = read_split(corpus.storage, corpus.manifest.extra["heldout"]["parts"])
-                format = rendered_format(corpus)
+                rows = read_split(corpus.storage, made.heldout["parts"])
+                format = made.rendered_format
             table, unusable = tokenise(name, rows, renderer_of(config.target, format, tokenizer))
             if unusable:
                 warnings.append(f"{name}: {unusable:,} examples cannot be rendered within max_length and were left out")
@@ -151,5 +145,5 @@ def _build(
             counts[name] = table.num_rows
             contents.append([name, fingerprint([[i.hex() for i in table["example_id"].to_pylist()],
                                                 table["input_ids"].to_pylist()])])  # fmt: skip
-    said = ", ".join(f"{name}: {n:,} examples" for name, n in counts.items())
-    return Built(fingerprint(contents), counts, {"names": names}, warnings, said=said)
+    summary = ", ".join(f"{name}: {n:,} examples" for name, n in counts.items())
+    return StageResult(fingerprint(contents), counts, HeldOutArtifact(names=names), warnings, summary=summary)

@@ -20,7 +20,6 @@ from s2l_ray.artifacts.snapshots import (
     score_name,
     score_table,
     snapshot_folder,
-    weights_fingerprint,
     write_snapshot,
 )
 from s2l_ray.config.schema import ProxyConfig, TrajectoriesConfig
@@ -34,6 +33,7 @@ from s2l_ray.lm.load import load_model, pad_id_of
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.score import NonFiniteScore, Scorer
 from s2l_ray.lm.step import Stepper, StepResult, autocast_for
+from s2l_ray.lm.weights import weights_fingerprint
 from s2l_ray.lm.worker import Host
 from s2l_ray.storage.digests import FileDigest
 from s2l_ray.storage.folder import Storage

@@ -1,91 +1,66 @@
-"""Clusters and subsets: trajectories → centroids and assignment → chosen rows."""
+"""Subset: trajectories, clusters and a budget → the chosen rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from s2l_ray.artifacts.run import part_rows
-from s2l_ray.artifacts.stage import Stage
+from s2l_ray.artifacts.models import CorpusArtifact, SubsetArtifact
+from s2l_ray.artifacts.run import Run, part_rows
+from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
 from s2l_ray.config.schema import S2LConfig, subset_name
-from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
-from s2l_ray.workflow.pipeline import Built, Pipeline
 
 
-def clusters_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
-    """The matrix → centroids and assignment."""
-    from s2l_ray.stages.clusters.build import cluster_trajectories
+class SelectionReader:
+    """What selectors read of a run, read when first needed and once for many budgets."""
 
-    trajectories = pipeline.run.stage("trajectories")
-    seed = config.seed_of("clusters")
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._inputs: Any = None
 
-    def build(out: Storage) -> Built:
-        placement, resources = pipeline.placements["clusters"], config.resources
-        stats = cluster_trajectories(
-            trajectories.storage, part_rows(trajectories), trajectories.manifest.extra["num_snapshots"],
-            config.clusters, seed, placement, out, max_failures=resources.max_failures,
-            wait_s=resources.capacity_wait_s, say=pipeline.progress.say,
-        )  # fmt: skip
-        said = f"{stats.num_clusters} clusters of {min(stats.sizes):,} to {max(stats.sizes):,} examples"
-        content = fingerprint([trajectories.manifest.content_fingerprint, stats.fingerprint])
-        return Built(
-            content, {"clusters": stats.num_clusters, "examples": stats.num_examples}, {"inertia": stats.inertia},
-            stats.warnings, {"clusters": seed}, placement.device,
-            peak_memory_bytes=stats.peak_memory_bytes, said=said,
+    def sources(self) -> Any:
+        """Where it lies; see build.SubsetSources."""
+        from s2l_ray.data.columns import Columns
+        from s2l_ray.stages.subset.build import SubsetSources
+
+        corpus, trajectories = self._run.stage("corpus"), self._run.stage("trajectories")
+        made = CorpusArtifact.of(corpus)
+        return SubsetSources(
+            trajectories.storage, part_rows(trajectories), corpus.storage.sub("examples"),
+            self._run.stage("clusters").storage, made.format,
+            None if made.columns is None else Columns.from_plain(made.columns),
         )  # fmt: skip
 
-    settings = config.clusters.model_dump(mode="json", exclude={"seed"}) | {"seed": seed}
-    return pipeline.stage("clusters", settings, {"trajectories": trajectories.manifest.content_fingerprint}, build)
+    def inputs(self) -> Any:
+        """Trajectories and clusters in memory; see build.read_inputs."""
+        from s2l_ray.stages.subset.build import read_inputs
+
+        if self._inputs is None:
+            self._inputs = read_inputs(self.sources())
+        return self._inputs
 
 
-def _subset_sources(pipeline: Pipeline) -> Any:
-    from s2l_ray.data.columns import Columns
-    from s2l_ray.stages.subset.build import SubsetSources
-
-    run = pipeline.run
-    corpus, trajectories = run.stage("corpus"), run.stage("trajectories")
-    return SubsetSources(
-        trajectories.storage,
-        part_rows(trajectories),
-        corpus.storage.sub("examples"),
-        run.stage("clusters").storage,
-        corpus.manifest.extra["format"],
-        Columns.from_plain(corpus.manifest.extra["columns"]) if "columns" in corpus.manifest.extra else None,
-    )
-
-
-def selection_inputs(pipeline: Pipeline) -> Any:
-    from s2l_ray.stages.subset.build import read_inputs
-
-    return read_inputs(_subset_sources(pipeline))
-
-
-def subset_stage(
-    pipeline: Pipeline, config: S2LConfig, selector: str, budget: int | float, inputs: Any | None
-) -> Stage:
-    """Clusters and a budget → one subset. `inputs`: read once for many budgets; None reads them when needed."""
+def subset_spec(config: S2LConfig, run: Run, selector: str, budget: int | float, reader: SelectionReader) -> StageSpec:
+    """Clusters and a budget → one subset."""
     from s2l_ray.selection.quotas import resolve_budget
     from s2l_ray.selection.rules import SELECTORS
     from s2l_ray.stages.subset.build import build_subset
 
-    run = pipeline.run
     corpus, trajectories, clusters = run.stage("corpus"), run.stage("trajectories"), run.stage("clusters")
-    num_examples = trajectories.manifest.row_counts["trajectories"]
-    count = resolve_budget(budget, num_examples)
+    count = resolve_budget(budget, trajectories.manifest.row_counts["trajectories"])
     seed = config.seed_of("selection")
     stratify = config.selection.stratify and SELECTORS[selector].takes_stratify
 
-    def build(out: Storage) -> Built:
-        stats = build_subset(
-            _subset_sources(pipeline), inputs or selection_inputs(pipeline), selector, count, seed, stratify, out
+    def build(out: Storage) -> StageResult:
+        stats = build_subset(reader.sources(), reader.inputs(), selector, count, seed, stratify, out)
+        summary = f"{stats.num_chosen:,} of {stats.num_examples:,} examples → {out.uri}/{stats.files[0]}"
+        artifact = SubsetArtifact(files=stats.files, per_source=stats.per_source, selector=selector, budget=budget)
+        return StageResult(
+            stats.fingerprint, {"examples": stats.num_chosen}, artifact, seeds={"selection": seed}, summary=summary
         )
-        said = f"{stats.num_chosen:,} of {stats.num_examples:,} examples → {out.uri}/{stats.files[0]}"
-        extra = {"files": stats.files, "per_source": stats.per_source, "selector": selector, "budget": budget}
-        return Built(stats.fingerprint, {"examples": stats.num_chosen}, extra, seeds={"selection": seed}, said=said)
 
     settings = {"selector": selector, "budget": count, "seed": seed, "stratify": stratify}
     reads: Sequence[Stage] = (corpus, trajectories, clusters)
-    read = {s.name: s.manifest.content_fingerprint for s in reads}
-    label = subset_name(selector, budget, config.selection.stratify)
-    return pipeline.stage(f"subset/{label}", settings, read, build, folder=f"subset/{label}")
+    name = f"subset/{subset_name(selector, budget, config.selection.stratify)}"
+    return StageSpec(name, settings, {stage.name: stage.content for stage in reads}, build, folder=name)

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from s2l_ray.artifacts.models import SubsetArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.target import TargetConfig
@@ -34,9 +35,9 @@ def model_card(run: Run, name: str, target: TargetConfig, subset: Stage | None, 
         f"content `{corpus.content_fingerprint}` |",
     ]  # fmt: skip
     if subset is not None:
-        manifest = subset.manifest
+        manifest, chosen = subset.manifest, SubsetArtifact.of(subset)
         lines += [
-            f"| selection | {markdown(manifest.extra['selector'])}, budget {manifest.extra['budget']} = "
+            f"| selection | {markdown(chosen.selector)}, budget {chosen.budget} = "
             f"{manifest.row_counts['examples']:,} examples, seed {manifest.seeds['selection']}, "
             f"content `{manifest.content_fingerprint}` |",
         ]

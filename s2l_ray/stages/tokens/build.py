@@ -50,7 +50,7 @@ class TokenParts:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SubsetFilter:
     """A table of chosen examples: `example_id` and `part`."""
 
     storage: Storage
@@ -76,7 +76,7 @@ class TokeniseTask:
         style: Style,
         max_length: int,
         options: Mapping[str, Any],
-        chosen: Chosen | None,
+        chosen: SubsetFilter | None,
     ) -> None:
         self.examples, self.out, self.chosen = examples, out, chosen
         self._render = Renderer(tokenizer, style, max_length, **options)
@@ -166,7 +166,7 @@ def build_tokens(
     max_quarantined_share: float,
     parallelism: int,
     options: Mapping[str, Any] | None = None,
-    chosen: Chosen | None = None,
+    chosen: SubsetFilter | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> TokenParts:
     """Tokenise every part once; of `chosen`, only those examples.

@@ -1,0 +1,160 @@
+"""What each stage says of its artifact, beside files and counts: one typed, versioned model a stage.
+
+They lie in the manifest's field `extra`. A stage that is registered from outside may bring a model of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import Self
+
+from s2l_ray.artifacts.manifest import SUMMARY, ManifestError, StageManifest
+from s2l_ray.data.formats import detect_format, rendered_as, tells_format
+
+
+class HasManifest(Protocol):
+    """A complete stage."""
+
+    manifest: StageManifest
+
+
+class Artifact(BaseModel):
+    """What a stage says of its artifact."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    VERSION: ClassVar[int] = 1
+
+    version: int = 1
+    """Of this model's layout."""
+
+    @classmethod
+    def of(cls, stage: HasManifest) -> Self:
+        """Read it from the stage's manifest.
+
+        Raises:
+            ManifestError: it is another stage's, or of a newer s2l_ray.
+        """
+        fields = {name: value for name, value in stage.manifest.extra.items() if name != SUMMARY}
+        version, name = fields.get("version", 1), stage.manifest.stage
+        if isinstance(version, int) and version > cls.VERSION:
+            raise ManifestError(
+                f"the {name} stage was written by a newer s2l_ray (layout {version}; this one knows up to "
+                f"{cls.VERSION}); upgrade s2l_ray, or start another run folder"
+            )
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise ManifestError(
+                f"the manifest of the {name} stage does not hold what this s2l_ray reads there "
+                f"({'.'.join(map(str, first['loc']))}: {first['msg']}); delete it to have the stage run again"
+            ) from error
+
+
+class InParts(Artifact):
+    """An artifact that is stored in parts."""
+
+    parts: list[tuple[int, int]]
+    """(part, its rows), in order; parts without rows are left out."""
+
+
+class CorpusArtifact(InParts):
+    """The examples of a corpus."""
+
+    format: str
+    """How its rows were read: `alpaca`, `messages`, …"""
+    is_chat: bool = False
+    """Whether its rows are chats, whatever columns they came in."""
+    heldout: dict[str, Any]
+    """Of the share that is held out: `rows`, `fingerprint` and `parts`."""
+    columns: list[list[Any]] | None = None
+    """Types of the user's columns, see data.columns.Columns."""
+
+    @property
+    def rendered_format(self) -> str:
+        """The format by which the corpus is rendered; corpora of earlier versions say only which format they have."""
+        return rendered_as(self.format, self.is_chat)
+
+    @property
+    def told_format(self) -> str | None:
+        """The same by the columns alone; None where they tell none."""
+        columns = [name for name, *_ in self.columns or []]
+        return rendered_as(detect_format(columns), self.is_chat) if tells_format(columns) else None
+
+
+class TokensArtifact(InParts):
+    """Token ids of a corpus, or of a subset."""
+
+    num_examples: int
+    num_sequences: int
+    """At least as many as examples: a chat may need one for each of its responses."""
+    num_quarantined: int
+    num_cut: int = 0
+    """Examples that were cut at `max_length`."""
+    num_with_control_tokens: int = 0
+    """Examples in whose text a control token stood."""
+    num_tokens: int
+    num_response_tokens: int
+    sum_squared_lengths: int
+    """For attention's FLOPs."""
+    max_length: int
+    """Of the longest sequence (tokens)."""
+    style: str
+    """How conversations were rendered."""
+
+
+class ProxyArtifact(Artifact):
+    """The trained proxy and its snapshots."""
+
+    snapshots: list[dict[str, Any]]
+    """See artifacts.snapshots.Snapshot."""
+    flops: dict[str, float]
+    """`training` and `scoring`, restarts not counted."""
+    summary: dict[str, Any]
+    """What the training's rank 0 says at its end."""
+
+
+class TrajectoriesArtifact(InParts):
+    """The N × T matrix of losses."""
+
+    num_snapshots: int
+
+
+class ClustersArtifact(Artifact):
+    """Centroids and assignment."""
+
+    inertia: float
+    """Sum of squared distances to the centroids."""
+
+
+class SubsetArtifact(Artifact):
+    """The chosen examples."""
+
+    files: list[str]
+    """The first is the one to train on."""
+    per_source: dict[str, int]
+    """Chosen examples of each source."""
+    selector: str
+    budget: int | float
+    """As asked for: a count, or a share of the corpus."""
+
+
+class HeldOutArtifact(Artifact):
+    """Tokens of the held-out sets."""
+
+    names: list[str]
+
+
+class TargetArtifact(Artifact):
+    """A fine-tuned target."""
+
+    subset: str
+    """What it was trained on: a subset's name, or `full`."""
+    summary: dict[str, Any]
+    """What the training's rank 0 says at its end."""
+    evaluation: dict[str, Any]
+    """Held-out set → `before` and `after` training, see evaluation.metrics.SetResult."""
+    memory: dict[str, Any]
+    """What a worker was estimated to need, see lm.memory."""

@@ -1,0 +1,203 @@
+"""Builds stages in one run folder, under its lock, or skips those that are complete.
+
+A stage's folder is named for the fingerprint of its settings and inputs: a changed setting makes another folder and
+leaves the old one alone (changing back finds it again), and everything downstream follows by content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import time
+from collections.abc import Iterator
+
+from s2l_ray.artifacts.manifest import (
+    SUMMARY,
+    EarlierLayout,
+    StageManifest,
+    invalidate,
+    read_manifest,
+    write_manifest,
+)
+from s2l_ray.artifacts.outputs import list_outputs, verify_outputs
+from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.stage import Stage, StageSpec
+from s2l_ray.errors import mark_started
+from s2l_ray.observability.metrics_log import Listener, MetricsLog
+from s2l_ray.observability.progress import Progress
+from s2l_ray.storage.atomic_files import delete_unfinished_files
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.lock import RunLock
+
+_STAGE_LOCK_TIMEOUT_S = 30 * 24 * 3600.0
+
+_WORKING_DIRS = ("ray_train",)
+"""Working state inside a stage's folder (execution.checkpoints.FOLDER), deleted once the stage is complete."""
+
+
+class StageRunner:
+    """Runs the stages of one run.
+
+    Args:
+        shared: others build stages of this run beside it (trials of a sweep): each stage is locked by itself.
+    """
+
+    def __init__(
+        self, run: Run, progress: Progress, metrics: MetricsLog, lock: RunLock | None = None, shared: bool = False
+    ) -> None:
+        self.run, self.progress, self.metrics, self.shared = run, progress, metrics, shared
+        self._lock = lock
+        self._started = False
+
+    @property
+    def started(self) -> bool:
+        """A stage was begun, or trials: whatever goes wrong from then on is a failure, no refusal."""
+        return self._started
+
+    def mark_started(self) -> None:
+        """Something that cannot be refused any more has begun outside a stage."""
+        self._started = True
+
+    def ensure(self, spec: StageSpec) -> Stage:
+        """Build the stage, or skip it because its manifest stands and its files are there; says which."""
+        found = self._complete(spec, spec.place, repair=not self.shared)
+        if found is not None:
+            return self._record(found)
+        if not self.shared:
+            return self._build(spec, spec.place, self._lock)
+        own = RunLock(
+            self.run.storage.sub("stage_locks", spec.key), wait_s=_STAGE_LOCK_TIMEOUT_S, on_wait=self.progress.say
+        )
+        with own as lock:  # another trial may have built it meanwhile, or the very same under another name
+            place = self._first_place(spec) if spec.folder and spec.kind else spec.place
+            found = self._complete(spec, place, repair=True)
+            return self._record(found) if found else self._build(spec, place, lock)
+
+    def find(self, spec: StageSpec) -> Stage | None:
+        """The stage if it is complete; builds nothing."""
+        return self._complete(spec, spec.place, repair=False)
+
+    def _first_place(self, spec: StageSpec) -> str:
+        """Where trials make what has this key: the folder that the first of them chose."""
+        note = f"sweep/made/{spec.key}.json"
+        try:
+            noted = self.run.storage.read_json(note)["folder"]
+            if isinstance(noted, str) and noted.startswith("target/") and noted.endswith(f"-{spec.key[:8]}"):
+                return noted
+        except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
+            pass  # not made before, or the note is damaged: this one is the first
+        self.run.storage.write_json(note, {"folder": spec.place})
+        return spec.place
+
+    def _complete(self, spec: StageSpec, place: str, repair: bool) -> Stage | None:
+        storage = self.run.storage.sub(place)
+        try:
+            manifest = read_manifest(storage)
+        except EarlierLayout as earlier:
+            if repair:
+                self.progress.say(f"[{spec.name}] {str(earlier).partition('. ')[0]}. Made again.")
+            return None
+        if manifest is None or manifest.key != spec.key:
+            return None
+        problems = verify_outputs(storage, manifest.outputs)
+        if not problems:
+            if repair:
+                _delete_working_dirs(storage)
+            return Stage(spec.name, place, storage, manifest, reused=True)
+        if repair:
+            more = f" {len(problems) - 1} more of its files are damaged or gone." if len(problems) > 1 else ""
+            self.progress.say(f"[{spec.name}] {problems[0].what}{more} Made again.")
+            invalidate(storage, problems)
+        return None
+
+    def _build(self, spec: StageSpec, place: str, lock: RunLock | None) -> Stage:
+        storage = self.run.storage.sub(place).recording()
+        self.mark_started()
+        started, clock = _now(), time.monotonic()
+        self.metrics.log(spec.name, "stage_started", folder=place)
+        result = spec.build(storage)
+        delete_unfinished_files(storage.filesystem, storage.path)
+        seconds = time.monotonic() - clock
+        manifest = StageManifest(
+            stage=spec.name,
+            key=spec.key,
+            settings=dict(spec.settings),
+            inputs=dict(spec.inputs),
+            content_fingerprint=result.content,
+            row_counts=result.row_counts,
+            outputs=list_outputs(storage, leave_out=tuple(f"{folder}/" for folder in _WORKING_DIRS)),
+            seeds=result.seeds,
+            started_at=started,
+            finished_at=_now(),
+            wall_seconds=seconds,
+            device_seconds=seconds * result.num_devices,
+            device=result.device,
+            peak_memory_bytes=result.peak_memory_bytes,
+            warnings=result.warnings,
+            extra={**result.artifact.model_dump(mode="json"), SUMMARY: result.summary},
+        )
+        if lock:
+            lock.check()
+        manifest = write_manifest(storage, manifest)
+        _delete_working_dirs(storage)
+        return self._record(Stage(spec.name, place, storage, manifest))
+
+    def _record(self, stage: Stage) -> Stage:
+        manifest = stage.manifest
+        self.run.stages[stage.name] = stage
+        how = "unchanged, skipped" if stage.reused else f"done in {_cost(manifest)}"
+        self.progress.say(f"[{stage.name}] {how}: {manifest.summary}")
+        for warning in manifest.warnings:
+            self.progress.say(f"[{stage.name}] warning: {warning}")
+        self.metrics.log(
+            stage.name, "stage_skipped" if stage.reused else "stage_done", folder=stage.folder,
+            wall_seconds=manifest.wall_seconds, device_seconds=manifest.device_seconds,
+            peak_memory_bytes=manifest.peak_memory_bytes, rows=manifest.row_counts,
+        )  # fmt: skip
+        return stage
+
+
+@contextlib.contextmanager
+def open_runner(
+    run: Run, progress: Progress, listener: Listener | None = None, wait_for_living_s: float = 5
+) -> Iterator[StageRunner]:
+    """The run's only writer, for the block.
+
+    Args:
+        listener: what else hears the run's record.
+        wait_for_living_s: how long to wait for a process on this machine that writes the run (seconds).
+    """
+    storage = run.storage
+    # A node that is gone may have left its lock: wait until it is stale. A process here is known to live or not; one
+    # that lives may be a job that is just being stopped.
+    lock = RunLock(
+        storage, wait_s=max(75, wait_for_living_s), wait_for_living_s=wait_for_living_s, on_wait=progress.say
+    )
+    with lock, MetricsLog(storage, listener=listener) as metrics:
+        if storage.is_local:
+            delete_unfinished_files(storage.filesystem, storage.path, shared=("locks",))
+        runner = StageRunner(run, progress, metrics, lock)
+        try:
+            yield runner
+        except BaseException as error:
+            if runner.started:
+                mark_started(error)
+            raise
+
+
+def _delete_working_dirs(storage: Storage) -> None:
+    for folder in _WORKING_DIRS:
+        storage.delete_dir(folder)
+
+
+def _cost(manifest: StageManifest) -> str:
+    """`26.9 s`; with workers of its own `26.9 s (53.8 worker-seconds, peak memory 0.61 GB a worker)`."""
+    cost = f"{manifest.wall_seconds:.1f} s"
+    if manifest.peak_memory_bytes is not None:
+        peak = manifest.peak_memory_bytes / 1e9
+        cost += f" ({manifest.device_seconds:,.1f} worker-seconds, peak memory {peak:.2f} GB a worker)"
+    return cost
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,42 @@
+"""What every stage is given: the run, what this command asks for, who builds, and who gets what of the cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.runner import StageRunner
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.observability.metrics_log import MetricsLog
+from s2l_ray.observability.progress import Progress
+from s2l_ray.stages.layout import Layout
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Built once a command."""
+
+    config: S2LConfig
+    """What this command asks for; the run's own configuration may hold more."""
+    runner: StageRunner
+    layout: Layout
+    callbacks: tuple[Any, ...] = ()
+    """Ray Train's, for the target's training."""
+
+    @property
+    def run(self) -> Run:
+        return self.runner.run
+
+    @property
+    def progress(self) -> Progress:
+        return self.runner.progress
+
+    @property
+    def metrics(self) -> MetricsLog:
+        return self.runner.metrics
+
+    @property
+    def parallelism(self) -> int:
+        """About how many one-CPU tasks run at once."""
+        return self.layout.placements["proxy"].parallelism

@@ -1,0 +1,203 @@
+"""Who gets what of the cluster. What only nodes that are up can tell is found out when they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from s2l_ray.config.schema import ResourcesConfig, S2LConfig
+from s2l_ray.config.target import TargetConfig
+from s2l_ray.execution.autoscaler import Growth, growth
+from s2l_ray.execution.capacity import Node, num_fitting_workers, total
+from s2l_ray.execution.capacity_wait import wait_for_free, wait_for_gpu, wait_for_nodes
+from s2l_ray.execution.device import Devices, choose_devices
+from s2l_ray.execution.node_facts import NodeFacts, facts_of_nodes
+from s2l_ray.execution.node_memory import NodeMemory, node_memories, smallest_shares
+from s2l_ray.execution.placement import (
+    Placement,
+    PlacementError,
+    describe_nodes,
+    local_cores,
+    node_resources,
+    place,
+)
+from s2l_ray.execution.session import is_embedded, is_on_head
+from s2l_ray.stages.training import precision_of
+
+if TYPE_CHECKING:
+    from s2l_ray.lm.sharding import Sharding  # imports torch
+
+Role = Literal["proxy", "target"]
+
+
+@dataclass
+class Layout:
+    """Placements of the roles' workers; and how the target is sharded, as soon as that is known.
+
+    Of a cluster that grows some of it is known only once its nodes are up: `wait_for_capacity` and `sharding_of` find
+    it out.
+    """
+
+    resources: ResourcesConfig
+    embedded: bool
+    """Ray was started for this command alone."""
+    placements: dict[str, Placement] = field(default_factory=dict)
+    """Of `proxy`, `target` and `clusters`; empty where no Ray is needed."""
+    sharding: Sharding | None = None
+    """The target's."""
+    crowded: bool = False
+    """Whoever laid this out starts no more trainings than have room, so none waits for its own."""
+
+    def wait_for_capacity(self, role: Role, say: Callable[[str], None]) -> None:
+        """Return when there is room for the workers of `role`.
+
+        Nothing to wait for on a Ray of our own; a cluster that may grow is asked to.
+
+        Raises:
+            CapacityTimeoutError: there was none for `resources.capacity_wait_s`.
+            PlacementError: the nodes that came cannot use their GPUs.
+        """
+        resources, placement = self.resources, self.placements[role]
+        if self.embedded:
+            return
+        if resources.may_grow:
+            wait_for_nodes(placement, role, say, resources.capacity_wait_s)
+            if placement.device == "gpu":
+                self._check_gpus(role, say)
+        elif not self.crowded:
+            wait_for_free(placement, role, say, resources.capacity_wait_s)
+
+    def _check_gpus(self, role: Role, say: Callable[[str], None]) -> None:
+        """Of nodes that came after the start: whether their torch can use the GPUs, and for the proxy their faiss."""
+        placement = self.placements[role]
+        facts = _gpu_facts([placement], self.embedded)
+        devices = choose_devices(self.resources.device, facts, True, with_kmeans=role == "proxy", laid_out=True)
+        for note in devices.notes:
+            say(f"[{role}] {note}")
+        if role == "proxy":
+            self.placements["clusters"] = _kmeans_placement(placement, devices.kmeans)
+
+    def sharding_of(self, config: S2LConfig) -> Sharding:
+        """The target's sharding; its nodes are up.
+
+        Raises:
+            PlacementError: nobody can tell what memory they have.
+        """
+        if self.sharding is None:
+            self.sharding = shard_target(config, self.placements["target"], self.embedded)
+        if self.sharding is None:
+            raise PlacementError(
+                "the memory of the target's workers cannot be found out: their nodes have left again, or do not "
+                "answer. Set estimates.worker_memory_gb, or run the same command again"
+            )
+        return self.sharding
+
+
+def lay_out(config: S2LConfig, say: Callable[[str], None], with_kmeans: bool = True) -> Layout:
+    """Who gets what, before anything starts; Ray is connected.
+
+    Args:
+        with_kmeans: trajectories will be clustered.
+
+    Raises:
+        PlacementError, InsufficientMemoryError: it can never be had.
+    """
+    resources = config.resources
+    embedded = is_embedded(resources)
+    layout = Layout(resources, embedded)
+    cores = local_cores() if embedded else None
+    grown = growth() if resources.may_grow and not embedded and is_on_head() else None
+    if grown is None:  # nobody knows what may come
+        wait_for_gpu(resources, say)
+    nodes = node_resources()
+    devices = _devices(config, embedded, nodes, grown, with_kmeans)
+    for note in devices.notes:
+        say(f"[cluster] {note}")
+    for role in _roles(config):
+        layout.placements[role] = place(resources, nodes, cores, role, grown, devices.training)
+    if not embedded:
+        who = "; ".join(f"{name}: {placement.describe()}" for name, placement in layout.placements.items())
+        grows = "; what is missing is waited for (resources.may_grow)" if resources.may_grow else ""
+        grows += f"; it can grow by {describe_nodes(grown.nodes)}" if grown else ""
+        say(f"[cluster] {describe_nodes(nodes)}; {who}{grows}")
+    layout.placements["clusters"] = _kmeans_placement(layout.placements["proxy"], devices.kmeans, cores)
+    if config.target is not None:
+        layout.sharding = shard_target(config, layout.placements["target"], embedded)
+        if layout.sharding is None:
+            say(
+                "[target] the memory of its workers is not known before their nodes are up: whether it fits, and with "
+                "which ZeRO stage, is found out when it begins (estimates.worker_memory_gb tells it now)"
+            )
+    return layout
+
+
+def _roles(config: S2LConfig) -> list[Role]:
+    return ["proxy"] if config.target is None else ["proxy", "target"]
+
+
+def _devices(config: S2LConfig, embedded: bool, nodes: list[Node], grown: Growth | None, with_kmeans: bool) -> Devices:
+    """What `resources.device` comes to on the nodes that are up; of those to come nobody knows what they can do."""
+    resources = config.resources
+    has_gpus = total(nodes, "GPU") >= 1
+    to_come = grown is not None and total(grown.nodes, "GPU") >= 1
+    if resources.device == "cpu" or not has_gpus:
+        return choose_devices(resources.device, [], to_come)
+    open_to_all = resources.model_copy(update={"may_grow": True})  # refused later, when the device is known
+    wanted = [place(open_to_all, nodes, None, role, None, "gpu") for role in _roles(config)]
+    return choose_devices(resources.device, _gpu_facts(wanted, embedded), True, with_kmeans)
+
+
+def _gpu_facts(placements: Sequence[Placement], embedded: bool) -> list[NodeFacts]:
+    """Of the living nodes with GPUs that may get such workers; of all with GPUs where none may."""
+    workers = [placement.worker for placement in placements if placement.device == "gpu"]
+    found = facts_of_nodes(lambda node: node.get("GPU", 0) >= 1, embedded)
+    wanted = [facts for node, facts in found if any(num_fitting_workers(node, worker) for worker in workers)]
+    return wanted or [facts for _, facts in found]
+
+
+def _kmeans_placement(proxy: Placement, device: str, cores: int | None = None) -> Placement:
+    """Of the k-means actor: one GPU of the proxy's kind, or any node's CPUs.
+
+    Args:
+        cores: of this machine, when the cluster is an embedded one, which counts more.
+    """
+    from s2l_ray.selection.kmeans import MAX_THREADS
+
+    if device == "gpu":
+        return Placement("gpu", 1, float(MAX_THREADS), 1.0, proxy.accelerator_type, 1, proxy.custom_resources)
+    custom = proxy.custom_resources if proxy.device == "cpu" else {}
+    return Placement("cpu", 1, float(min(MAX_THREADS, cores or MAX_THREADS)), 0.0, None, 1, custom)
+
+
+def shard_target(config: S2LConfig, placement: Placement, embedded: bool) -> Sharding | None:
+    """The ZeRO stage, by what the workers' memory can hold; None: nobody knows that memory before their nodes are up.
+
+    Raises:
+        InsufficientMemoryError: none fits.
+    """
+    from s2l_ray.lm.memory import ModelSizes, meta_model
+    from s2l_ray.lm.sharding import WorkerMemory, choose_sharding
+
+    target, given = config.target, config.estimates.worker_memory_gb
+    assert target is not None
+    kinds = node_memories(placement, embedded) if given is None else [NodeMemory(given * 1e9, None, 1)]
+    if not kinds:
+        return None
+    on_gpu, precision = placement.device == "gpu", precision_of(target, placement.device)
+    sizes = ModelSizes.of(meta_model(target))
+
+    def choose(workers: int, target: TargetConfig) -> Sharding:
+        device, host = smallest_shares(kinds, workers)
+        memory = WorkerMemory(device, host if on_gpu else None)
+        return choose_sharding(sizes, target, workers, precision, on_gpu, memory)
+
+    # The fewest hold the largest shards each; as many as a node takes have the smallest share of its memory.
+    crowd = min(placement.num_workers, max(kind.most_workers for kind in kinds))
+    fleets = sorted({placement.fewest_workers, max(placement.fewest_workers, crowd)})
+    chosen = {workers: choose(workers, target) for workers in fleets}
+    strictest = max(chosen.values(), key=lambda sharding: sharding.stage)
+    for workers, sharding in chosen.items():
+        if sharding.stage != strictest.stage:
+            choose(workers, target.model_copy(update={"zero_stage": strictest.stage}))  # refused if it does not fit
+    return strictest

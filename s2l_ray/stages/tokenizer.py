@@ -1,0 +1,29 @@
+"""The tokenizer that is stored with tokens: opened, and known by its content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.artifacts.stage import Stage
+from s2l_ray.lm.identity import tokenizer_digest
+from s2l_ray.storage.scratch import scratch_folder
+
+
+def open_tokenizer(tokens: Stage) -> Any:
+    """The tokenizer stored with the tokens: the files of the manifest, not what else may lie there."""
+    from transformers import AutoTokenizer
+
+    with scratch_folder() as local:
+        for output in tokens.manifest.outputs:
+            if output.name.startswith("tokenizer/"):
+                path = Path(local, output.name.removeprefix("tokenizer/"))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(tokens.storage.read_bytes(output.name))
+        return AutoTokenizer.from_pretrained(local)
+
+
+def tokenizer_fingerprint(tokens: Stage) -> str:
+    """Of the tokenizer stored with the tokens."""
+    names = [o.name for o in tokens.manifest.outputs if o.name.startswith("tokenizer/")]
+    return tokenizer_digest((name, tokens.storage.read_bytes(name)) for name in names)

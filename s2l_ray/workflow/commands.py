@@ -1,0 +1,220 @@
+"""What people ask for: a whole run, one more subset, one more target. All of it goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.artifacts.index import FULL
+from s2l_ray.artifacts.run import STAGES, Run, read_config
+from s2l_ray.artifacts.runner import open_runner
+from s2l_ray.artifacts.stage import Stage
+from s2l_ray.config.load import ConfigError, load_config
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.execution.ray_metrics import RayMetrics
+from s2l_ray.observability.progress import Progress
+from s2l_ray.storage.folder import Storage
+from s2l_ray.workflow.preflight import preflight
+
+_FINETUNE_SECTIONS = ("target", "loggers", "resources", "estimates")
+
+_WAIT_FOR_OTHERS_S = 600.0
+"""How long `select` and `finetune` wait for those that write the run: several are started at once, and take seconds."""
+
+
+def run(
+    config: S2LConfig | str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    select_only: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Run everything that the configuration asks for and that is not there yet.
+
+    Args:
+        config: a recipe's name, a YAML file, a mapping, or the typed tree.
+        overrides: `section.field=value`, as on the command line.
+        select_only: end with the subsets; a target is left for `finetune`.
+
+    Raises:
+        ConfigError, SourceError, PlacementError, RunLockedError, …: with what is wrong and what would do.
+    """
+    from s2l_ray.execution.session import ray_session
+    from s2l_ray.stages.context import RunContext
+    from s2l_ray.stages.corpus.stage import check_corpus_files
+    from s2l_ray.stages.layout import lay_out
+    from s2l_ray.workflow.stages import run_stages
+
+    if isinstance(config, S2LConfig):
+        resolved = load_config(config.model_dump(mode="json"), overrides) if overrides else config
+    else:
+        resolved = load_config(config, overrides)
+    wanted = resolved.model_copy(update={"target": None}) if select_only else resolved
+    preflight(wanted)
+    check_corpus_files(wanted)
+    opened = Run(wanted, Storage.open(resolved.run_uri))
+    with open_runner(opened, progress or Progress(), RayMetrics(wanted.name)) as runner:
+        opened.begin(resolved)  # what is stored has the target
+        with ray_session(resolved.resources):
+            run_stages(RunContext(wanted, runner, lay_out(wanted, runner.progress.say)))
+        opened.find_others_work()
+    return opened
+
+
+def select(
+    run: Run | str,
+    budget: int | float,
+    selector: str = "s2l",
+    seed: int | None = None,
+    stratify: bool | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Stage:
+    """One more subset from the trajectories and clusters of a run; nothing is trained, no Ray is started.
+
+    Args:
+        budget: number of examples (int) or share (float in (0, 1]).
+        seed, stratify: None takes the run's own.
+
+    Returns:
+        The subset's stage; `.storage` holds subset.jsonl, subset.parquet and ids.parquet.
+    """
+    from s2l_ray.workflow.stages import subset_stage
+
+    opened = _open(run)
+    _selecting(opened.config, budget, selector, seed, stratify)  # refused before the lock is waited for
+    metrics = RayMetrics(opened.config.name)
+    with open_runner(opened, progress or Progress(), metrics, _WAIT_FOR_OTHERS_S) as runner:
+        _find_selection(opened, reread=isinstance(run, str))
+        config = _selecting(opened.config, budget, selector, seed, stratify)
+        before = dict(opened.stages)
+        stage = subset_stage(config, opened, runner, selector, config.selection.budgets[0])
+        if stage.name in before and before[stage.name].folder != stage.folder:
+            opened.find_stages()  # of two of that name, one is the run's
+    return stage
+
+
+def finetune(
+    run: Run | str,
+    subset: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    budget: int | float | None = None,
+    selector: str | None = None,
+    progress: Progress | None = None,
+) -> Stage:
+    """Fine-tune the target on one subset of a finished selection, or on the full data, and evaluate it.
+
+    Args:
+        subset: `full`, or a subset's name (`s2l-0.11`); None: that of `selector` and `budget`, chosen now if need be.
+        overrides: `target.model=…`, and whatever else of `target`, `heldout.files`, `loggers`, `resources`,
+            `estimates`. What the selection was made from stays as it is.
+        budget, selector: None takes the run's first.
+
+    Returns:
+        The target's stage; `.storage` holds `model/` and `evaluations/`, `TargetArtifact.of(stage).evaluation` the
+        losses.
+    """
+    from s2l_ray.execution.session import ray_session
+    from s2l_ray.stages.context import RunContext
+    from s2l_ray.stages.layout import lay_out
+    from s2l_ray.workflow.stages import subset_stage, target_stage
+
+    if subset is not None and (budget is not None or selector is not None):
+        raise ConfigError(
+            f"subset={subset!r} names what to fine-tune on, and budget={budget!r}, selector={selector!r} another; give "
+            "the one or the others"
+        )
+    _refuse_selecting(overrides)
+    opened = _open(run)
+    preflight(_finetuning(opened.config, overrides, budget, selector))
+    metrics = RayMetrics(opened.config.name)
+    with open_runner(opened, progress or Progress(), metrics, _WAIT_FOR_OTHERS_S) as runner:
+        _find_selection(opened, reread=isinstance(run, str))
+        config = _finetuning(opened.config, overrides, budget, selector)
+        if subset not in (None, FULL):
+            opened.subset(subset)
+        opened.config = config  # the target's sections are this command's; the rest of the run stays
+        with ray_session(config.resources):
+            layout = lay_out(config, runner.progress.say, with_kmeans=False)
+            if subset is None:
+                [(subset, size)] = config.subset_budgets().items()
+                subset_stage(config, opened, runner, config.selection.selectors[0], size)
+            return target_stage(RunContext(config, runner, layout), subset)
+
+
+def _open(run: Run | str) -> Run:
+    """Its configuration alone: what belongs to it is found once the lock is held."""
+    if isinstance(run, Run):
+        return run
+    storage = Storage.open(run)
+    return Run(read_config(storage), storage)
+
+
+def _find_selection(opened: Run, reread: bool) -> None:
+    """What others have made of the run until now; hold the lock.
+
+    Args:
+        reread: take the stored configuration; else the one that the caller has.
+
+    Raises:
+        RunError: the selection is not complete.
+    """
+    if reread:
+        opened.config = read_config(opened.storage)
+    opened.find_stages()
+    for name in STAGES:
+        opened.stage(name)
+    if reread:
+        opened.note_chain()
+
+
+def _selecting(
+    config: S2LConfig,
+    budget: int | float,
+    selector: str,
+    seed: int | None = None,
+    stratify: bool | None = None,
+    overrides: Sequence[str] = (),
+) -> S2LConfig:
+    """The run's configuration with one subset, validated again, so that a wrong budget is refused as in a file."""
+    from s2l_ray.selection.rules import SELECTORS
+
+    tree = config.model_dump(mode="json")
+    if tree["target"] is None:
+        del tree["target"]  # so that an override may begin one
+    else:
+        tree["target"]["subsets"] = []  # they are named after the run's own selection
+    if stratify is None and selector in SELECTORS:  # the run's own is for the selectors that take it
+        stratify = config.selection.stratify and SELECTORS[selector].takes_stratify
+    changes = {"budgets": [budget], "selectors": [selector], "seed": seed, "stratify": stratify}
+    tree["selection"] |= {name: value for name, value in changes.items() if value is not None}
+    return load_config(tree, overrides)
+
+
+def _finetuning(
+    config: S2LConfig, overrides: Sequence[str], budget: int | float | None, selector: str | None
+) -> S2LConfig:
+    asked = config.selection
+    budget = asked.budgets[0] if budget is None else budget
+    made = _selecting(config, budget, selector or asked.selectors[0], overrides=overrides)
+    if made.target is None:
+        raise ConfigError("there is no target: add target.model=… (a hub id or folder), or a section `target`")
+    return made
+
+
+def _refuse_selecting(overrides: Sequence[str]) -> None:
+    """Raises ConfigError for overrides that `finetune` would not follow."""
+    for override in overrides:
+        path = override.partition("=")[0].strip()
+        if path.split(".")[0] not in _FINETUNE_SECTIONS and not path.startswith("heldout.files"):
+            raise ConfigError(
+                f"{override!r}: the selection is finished, so `s2l finetune` changes only "
+                f"{', '.join(_FINETUNE_SECTIONS)} and heldout.files; for the rest use `s2l run`"
+            )
+        if path == "target.subsets":
+            raise ConfigError(
+                f"{override!r}: `s2l finetune` makes one target, so this would do nothing; say which with --budget and "
+                "--subset, or --full, or make several with `s2l run`"
+            )
