@@ -20,6 +20,7 @@ from rich.console import Console
 from tiny import tiny_run_config
 
 import s2l_ray
+from s2l_ray.artifacts.manifest import StageManifest
 from s2l_ray.artifacts.run import Run
 from s2l_ray.cli import main
 from s2l_ray.config import load_config
@@ -52,7 +53,7 @@ def hostile(tmp_path: Path) -> Run:
     storage.write_table("clusters/centroids.parquet", pa.table({"centroid_loss_nats": centroids}))
     storage.write_table("clusters/assignment.parquet", pa.table({"cluster": list(range(num))}))
     settings = {"num_snapshots": None, "snapshots": "even"}
-    manifest = types.SimpleNamespace(extra={"said": ATTACKS[7]}, settings=settings, wall_seconds=1.0)
+    manifest = StageManifest(stage="any", key="k", extra={"said": ATTACKS[7]}, settings=settings, wall_seconds=1.0)
     stages = {n: types.SimpleNamespace(storage=storage.sub(n), manifest=manifest) for n in ("corpus", "clusters")}
     matrix = types.SimpleNamespace(losses=losses, sources=np.arange(num), source_names=list(ATTACKS), ids=ids,
                                    part_rows=[(0, num)])  # fmt: skip
@@ -108,9 +109,9 @@ def test_progress_shows_lines_and_names_as_they_stand(interactive: bool):
 
 
 def _card(name: str, **fields: Any) -> str:
-    manifest = types.SimpleNamespace(
-        row_counts={"examples": 10}, content_fingerprint="f", extra={"selector": "s2l", "budget": 0.1},
-        seeds={"selection": 0},
+    manifest = StageManifest(
+        stage="subset/s2l-0.1", key="k", row_counts={"examples": 10}, content_fingerprint="f",
+        extra={"selector": "s2l", "budget": 0.1, "files": [], "per_source": {}}, seeds={"selection": 0},
     )  # fmt: skip
     stage = types.SimpleNamespace(manifest=manifest)
     config = load_config("quickstart", [])

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from s2l_ray.workflow.pipeline import _finetuning, _refuse_selecting, _selecting
 from test_sweep_results import config, curve, finished, tree
 
 from s2l_ray.artifacts.snapshots import snapshot_steps
@@ -23,6 +22,7 @@ from s2l_ray.sweeps.run import _find_smallest, predicting
 from s2l_ray.sweeps.text import report_lines
 from s2l_ray.sweeps.trials import FULL, Trial, could_propose, grid, num_possible
 from s2l_ray.sweeps.tune import _space, draw
+from s2l_ray.workflow.commands import _finetuning, _refuse_selecting, _selecting
 
 FILE: dict[str, Any] = {
     "corpus": {"paths": ["a.jsonl"]},

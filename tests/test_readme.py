@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import yaml
-from s2l_ray.workflow.pipeline import _finetuning, _refuse_selecting
 
 from s2l_ray.artifacts.run import load_run
 from s2l_ray.cli import main, parse
@@ -21,6 +20,7 @@ from s2l_ray.config import load_config
 from s2l_ray.storage.folder import Storage
 from s2l_ray.submission.prepare import prepare
 from s2l_ray.sweeps.resolve import resolve
+from s2l_ray.workflow.commands import _finetuning, _refuse_selecting
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

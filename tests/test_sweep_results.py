@@ -259,7 +259,8 @@ def finished(trial: Trial, share: float, macro: float, flops: float = 1e9, **eva
     folder = f"target/{trial.key}"
     manifest = StageManifest(
         stage="target", key=trial.key, wall_seconds=3.0, device_seconds=6.0,
-        extra={"evaluation": sets, "summary": {"steps": 20, "flops": flops, "tally": {"tokens": 640}}},
+        extra={"subset": "s2l-0.1", "memory": {}, "evaluation": sets,
+               "summary": {"steps": 20, "flops": flops, "tally": {"tokens": 640}}},
     )  # fmt: skip
     stage = Stage("target", folder, Storage.open("/nowhere").sub(folder), manifest)
     return Finished(trial, stage, round(share * 1000), share)
@@ -383,8 +384,8 @@ def a_run() -> Run:
     made = Run(config(), Storage.open("/nowhere"))
     seconds_of = {"corpus": 100.0, "tokens": 1.0, "proxy": 20.0, "trajectories": 2.0, "clusters": 3.0}
     for name, seconds in seconds_of.items():
-        manifest = StageManifest(stage=name, key=name, device_seconds=seconds,
-                                 extra={"flops": {"training": 6e8, "scoring": 4e8}})  # fmt: skip
+        extra = {"snapshots": [], "summary": {}, "flops": {"training": 6e8, "scoring": 4e8}}
+        manifest = StageManifest(stage=name, key=name, device_seconds=seconds, extra=extra)
         made.stages[name] = Stage(name, name, made.storage.sub(name), manifest)
     return made
 

@@ -225,6 +225,14 @@ def test_single_turns(kind: str, style: str, prompt: str, response: str) -> None
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("space", [" ", "  ", "\t", "\n", " \n", "\n ", "\u3000", "\xa0"])
+def test_white_space_before_a_response_is_the_prompts(kind: str, space: str) -> None:
+    """Tokens that begin with it are reported without it, and would pass for the response's."""
+    for response in ("2", "thens", "aé", " 2", "\n2"):
+        check(kind, "verbatim", [("user", f"2{space}"), ("assistant", response)])
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("style", ["turns", "chat_template"])
 @settings(max_examples=25, deadline=None)
 @given(first=SAID, answer=SAID, second=SAID, last=SAID)

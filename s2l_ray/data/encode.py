@@ -171,10 +171,12 @@ def _first_token(text: str, start: int, end: int, encoding: Any) -> int | None:
     if token is None:
         return None
     first: int = token
+    before = encoding.char_to_token(start - 1)
     if at > start:
         # The space is this token's, unless a token of spaces alone stands before it.
-        before = encoding.char_to_token(start - 1)
         return first if before is not None and before == first - 1 else None
+    if before is None and text[start - 1].isspace():  # a space of the prompt's that may be this token's
+        return None
     return first if encoding.token_to_chars(first)[0] == start else None
 
 
