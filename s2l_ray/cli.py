@@ -113,7 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     select.add_argument("--budget", required=True, action=_Once, type=_budget, help="count (20000) or share (0.2)")
     select.add_argument("--selector", action=_Once, default="s2l", help="s2l (default), random, random_per_source")
     select.add_argument("--seed", action=_Once, type=int, help="default: the run's")
-    select.add_argument("--stratify", action="store_true", default=None, help="balance sources first, then clusters")
+    select.add_argument(
+        "--stratify", action=_Once, nargs="?", const=True, metavar="COLUMN",
+        help="balance sources first (or the values of a facet), then clusters",
+    )  # fmt: skip
     select.set_defaults(call=_select)
 
     finetune = commands.add_parser(
@@ -167,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--clusters", type=int, default=20, help="how many to show (20); 0: all")
     inspect.add_argument("--examples", type=int, default=1, help="sample examples per cluster (1)")
     inspect.add_argument("--source", default="", help="only examples of this source")
+    inspect.add_argument("--by", default="", metavar="COLUMN", help="losses and subsets by the values of this facet")
     inspect.set_defaults(call=_inspect)
 
     verify = commands.add_parser(
@@ -293,7 +297,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from s2l_ray.inspect import inspect_run
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    inspect_run(load_run(arguments.run), console, arguments.clusters or None, arguments.examples, arguments.source)
+    inspect_run(
+        load_run(arguments.run), console, arguments.clusters or None, arguments.examples, arguments.source, arguments.by
+    )
     return 0
 
 

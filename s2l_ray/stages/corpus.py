@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from s2l_ray.artifacts import Stage
-from s2l_ray.config.corpus import HuggingFaceSource
+from s2l_ray.config.corpus import LATER_SETTINGS, HuggingFaceSource
+from s2l_ray.config.load import ConfigError
 from s2l_ray.config.schema import CorpusConfig, S2LConfig
 from s2l_ray.corpus.generated import quickstart_units, recorded_unit
 from s2l_ray.corpus.parts import HoldOut
@@ -45,18 +46,33 @@ def corpus_stage(pipeline: Pipeline, config: S2LConfig) -> Stage:
         )
         if parts.heldout["rows"]:
             said += f", {parts.heldout['rows']:,} held out"
+        if parts.facets:
+            said += f"; facets: {', '.join(f'{name} ({count} values)' for name, count in parts.facets.items())}"
         extra: dict[str, Any] = {"parts": [[p["part"], p["rows"]] for p in parts.parts], "format": parts.format}
-        extra["is_chat"] = parts.is_chat
+        extra |= {"is_chat": parts.is_chat, "facets": parts.facets}
         extra |= {"heldout": parts.heldout, "columns": parts.columns.to_plain()}
         return Built(parts.fingerprint, counts, extra, parts.columns.warnings(), said=said)
 
     # What came later and says nothing unless it is set, so that the keys of earlier runs stay.
-    unset = {name for name in ("ignore_columns",) if not getattr(corpus, name)}
+    unset = {name for name, value in LATER_SETTINGS.items() if getattr(corpus, name) == value}
     settings = corpus.stored(exclude={"read_bytes_per_task", "max_row_bytes"} | unset)
     settings["examples_per_part"] = rows_per_part
     if hold_out.share:
         settings["held_out"] = [hold_out.share, hold_out.seed]
-    return pipeline.stage("corpus", settings, inputs, build)
+    stage = pipeline.stage("corpus", settings, inputs, build)
+    _check_stratum(config, stage)
+    return stage
+
+
+def _check_stratum(config: S2LConfig, corpus: Stage) -> None:
+    """Raises ConfigError if there is no such facet, before anything is trained."""
+    by = config.selection.stratify
+    facets = corpus.manifest.extra.get("facets", {})
+    if isinstance(by, str) and by not in facets:
+        raise ConfigError(
+            f"selection.stratify={by}: that column is no facet of this corpus (its facets: {shown(list(facets))}), so "
+            f"nothing can be balanced by it; name it in corpus.facets, or give true, for the sources"
+        )
 
 
 def check_corpus_files(config: S2LConfig) -> None:

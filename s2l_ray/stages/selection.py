@@ -50,6 +50,7 @@ def _subset_sources(pipeline: Pipeline) -> Any:
         run.stage("clusters").storage,
         corpus.manifest.extra["format"],
         Columns.from_plain(corpus.manifest.extra["columns"]) if "columns" in corpus.manifest.extra else None,
+        list(corpus.manifest.extra.get("facets", {})),
     )
 
 
@@ -72,7 +73,7 @@ def subset_stage(
     num_examples = trajectories.manifest.row_counts["trajectories"]
     count = resolve_budget(budget, num_examples)
     seed = config.seed_of("selection")
-    stratify = config.selection.stratify and SELECTORS[selector].takes_stratify
+    stratify = config.selection.stratify if SELECTORS[selector].takes_stratify else False
 
     def build(out: Storage) -> Built:
         stats = build_subset(
