@@ -22,6 +22,7 @@ from itertools import product
 from typing import Any
 
 from s2l_ray.artifacts.manifest import ManifestError, StageManifest, read_manifest
+from s2l_ray.config.corpus import LATER_SETTINGS
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.storage.folder import Storage
 
@@ -263,7 +264,7 @@ def _tokens_of(target: Found, tokens: dict[str, list[Found]]) -> list[Found]:
 
 def _matches(found: Found, config: S2LConfig, name: str = "") -> bool:
     """Whether its settings are those of the configuration, as far as both name them (versions may add some)."""
-    settings = {"held_out": None, **found.manifest.settings}
+    settings = {"held_out": None, **LATER_SETTINGS, **found.manifest.settings}
     if isinstance(scoring := settings.pop("trajectories", None), dict):
         settings |= {f"trajectories.{key}": value for key, value in scoring.items()}
     expected = _expected(config, name or found.folder.partition("/")[0])

@@ -67,6 +67,8 @@ class CorpusArtifact(InParts):
     """How its rows were read: `alpaca`, `messages`, …"""
     is_chat: bool = False
     """Whether its rows are chats, whatever columns they came in."""
+    facets: dict[str, int] = {}
+    """Columns of few values that travel beside the ids, and how many values each has."""
     heldout: dict[str, Any]
     """Of the share that is held out: `rows`, `fingerprint` and `parts`."""
     columns: list[list[Any]] | None = None

@@ -15,6 +15,7 @@ def add_to(commands: Commands) -> None:
     inspect.add_argument("--clusters", type=int, default=20, help="how many to show (20); 0: all")
     inspect.add_argument("--examples", type=int, default=1, help="sample examples per cluster (1)")
     inspect.add_argument("--source", default="", help="only examples of this source")
+    inspect.add_argument("--by", default="", metavar="COLUMN", help="losses and subsets by the values of this facet")
     inspect.set_defaults(call=_inspect)
 
 
@@ -25,5 +26,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from s2l_ray.reporting.inspect import inspect_run
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    inspect_run(load_run(arguments.run), console, arguments.clusters or None, arguments.examples, arguments.source)
+    inspect_run(
+        load_run(arguments.run), console, arguments.clusters or None, arguments.examples, arguments.source, arguments.by
+    )
     return 0

@@ -14,7 +14,10 @@ def add_to(commands: Commands) -> None:
     select.add_argument("--budget", required=True, action=Once, type=budget, help="count (20000) or share (0.2)")
     select.add_argument("--selector", action=Once, default="s2l", help="s2l (default), random, random_per_source")
     select.add_argument("--seed", action=Once, type=int, help="default: the run's")
-    select.add_argument("--stratify", action="store_true", default=None, help="balance sources first, then clusters")
+    select.add_argument(
+        "--stratify", action=Once, nargs="?", const=True, metavar="COLUMN",
+        help="balance sources first (or the values of a facet), then clusters",
+    )  # fmt: skip
     select.set_defaults(call=_select)
 
 

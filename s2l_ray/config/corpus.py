@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from s2l_ray.config.section import Location, Section, bounded
+from s2l_ray.config.section import Location, Section, bounded, refuse_repeated
 
 MAX_ROW_BYTES = 16 * 2**20
+LATER_SETTINGS: dict[str, Any] = {"ignore_columns": [], "facets": None}
+"""Of the corpus, with what they were before they could be set: set so, they are in no stage's key, and earlier runs
+keep theirs."""
 
 
 class HuggingFaceSource(Section):
@@ -93,10 +96,20 @@ class CorpusConfig(Section):
     """Columns (and keys of turns) to be read as if they were not there, though they may change what a row means: the
     `label` of KTO data, `images`, `rejected`. They travel with the rows. Unless they are named here, rows with such
     columns are unusable."""
+    facets: list[str] | None = Field(default=None, max_length=32)
+    """Columns of few values (topic, language, skill) by which the run can be inspected, reported and balanced: text,
+    whole numbers or true and false, at most 1,000 values. None: found, the first eight columns of text that have 2 to
+    200 values and several rows a value; []: none."""
     max_row_bytes: int = bounded(MAX_ROW_BYTES, 2**30, "and a task takes some 30 times as much memory", ge=1024)
     """Largest row that is read (bytes as they stand in the unpacked file); a larger one stops the run and is named."""
     read_bytes_per_task: int = bounded(64 * 2**20, 2**33, "and a slice is read by one task", ge=1024)
     """Uncompressed JSONL files are read in slices of this size (bytes)."""
+
+    @field_validator("facets")
+    @classmethod
+    def _facets(cls, names: list[str] | None) -> list[str] | None:
+        refuse_repeated("corpus.facets", names or [])
+        return names
 
     def contradictions(self) -> Iterator[str]:
         given = [n for n in ("paths", "huggingface", "quickstart") if getattr(self, n)]
@@ -106,6 +119,8 @@ class CorpusConfig(Section):
                 f"the corpus needs exactly one of paths, huggingface, quickstart; given: {said}. "
                 "Set one (for example corpus.paths=[data/train.jsonl]) and leave the others out"
             )
+        if lost := [name for name in self.facets or () if name in self.drop_columns]:
+            yield f"corpus.facets and corpus.drop_columns both name {lost[0]!r}; leave it out of one"
         if self.template and self.format not in ("auto", "template"):
             yield (f"corpus.template is given but corpus.format={self.format!r}; remove one of the two")
         if self.format == "template" and not self.template:

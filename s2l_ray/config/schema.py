@@ -55,8 +55,9 @@ class SelectionConfig(Section):
     """Sizes of the subsets: whole numbers are counts of examples, fractions (0, 1] shares of the corpus."""
     selectors: list[str] = Field(default=["s2l"])
     """Rules that choose: s2l, random, random_per_source."""
-    stratify: bool = False
-    """S2L within each source, sources balanced first (the authors' code), instead of globally (Algorithm 1)."""
+    stratify: bool | str = False
+    """S2L within each source, sources balanced first (the authors' code), instead of globally (Algorithm 1); or, by its
+    name, within each value of a facet (see corpus.facets)."""
     seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
     """None: the run's seed."""
 
@@ -94,9 +95,10 @@ class SelectionConfig(Section):
 
         if self.stratify and not any(SELECTORS[name].takes_stratify for name in self.selectors):
             can = ", ".join(name for name, one in sorted(SELECTORS.items()) if one.takes_stratify)
+            asked = "true" if self.stratify is True else self.stratify
             yield (
-                f"stratify=true would do nothing: the selector {', '.join(self.selectors)} does not take it; leave it "
-                f"out, or choose {can}"
+                f"stratify={asked} would do nothing: the selector {', '.join(self.selectors)} does not take it; leave "
+                f"it out, or choose {can}"
             )
 
 
@@ -228,7 +230,7 @@ class S2LConfig(Section):
         return self.seed if own is None else own
 
     def contradictions(self) -> Iterator[str]:
-        needs_source = self.selection.stratify or "random_per_source" in self.selection.selectors
+        needs_source = self.selection.stratify is True or "random_per_source" in self.selection.selectors
         if needs_source and self.corpus.source_column is None:
             yield (
                 "balancing by source needs corpus.source_column, which is none; name the column, "
@@ -306,7 +308,7 @@ class S2LConfig(Section):
         return [] if self.target is None else self.target.subsets or list(self.subset_budgets())[:1]
 
 
-def subset_name(selector: str, budget: int | float, stratify: bool) -> str:
+def subset_name(selector: str, budget: int | float, stratify: bool | str) -> str:
     """`s2l-0.11`; 1 example and 1.0 of them all differ."""
     from s2l_ray.selection.rules import SELECTORS
 

@@ -6,6 +6,7 @@ A part is a random sample of the corpus, and exact duplicates meet in one part.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from s2l_ray.data.conversation import CHAT_COLUMN
 from s2l_ray.data.example_id import ID_TYPE, ids_to_array, occurrence_id
+from s2l_ray.data.facets import facet_columns
 from s2l_ray.data.ranking import sampling_keys
 from s2l_ray.storage.folder import Storage
 
@@ -33,7 +35,8 @@ READ_SCHEMA = pa.schema(
 EXAMPLE_SCHEMA = pa.schema(
     [pa.field("example_id", ID_TYPE), *(f for f in list(READ_SCHEMA)[1:] if f.name != CHAT_COLUMN)]
 )
-"""A part; one with a chat that messages alone do not hold has the column `chat` too."""
+"""A part; where it holds a chat that messages alone cannot hold, it has the column `chat` too, and `facet:…` where the
+corpus has facets."""
 
 _PART_BYTES = 64 * 2**20
 
@@ -74,8 +77,13 @@ class HoldOut:
         return sampling_keys(ids, self.seed, "held-out") < np.uint64(int(self.share * 2**64))
 
 
-def write_part(table: pa.Table, duplicates: str, out: Storage, hold_out: HoldOut) -> pa.Table:
+def write_part(
+    table: pa.Table, duplicates: str, out: Storage, hold_out: HoldOut, facets: Sequence[str] = ()
+) -> pa.Table:
     """One bucket of the shuffle → one part, sorted by (content, the row), so that it depends on content alone.
+
+    Args:
+        facets: columns of the rows that are to stand beside the ids.
 
     Returns one row of statistics: part, rows, duplicates, fingerprint, rows and fingerprint of what is held out, and
     the files `written`.
@@ -101,6 +109,8 @@ def write_part(table: pa.Table, duplicates: str, out: Storage, hold_out: HoldOut
     rows = table.rename_columns({"id": "example_id"}).select(EXAMPLE_SCHEMA.names).cast(EXAMPLE_SCHEMA)
     if chats.null_count < len(chats):
         rows = rows.append_column(CHAT_COLUMN, chats)
+    for name, values in facet_columns(rows["row"], facets).items():
+        rows = rows.append_column(name, values)
     stats: dict[str, Any] = {"part": part, "duplicates": int(is_repeat.sum())}
     for folder, prefix, kept in (("examples", "", ~is_held_out), ("heldout", "heldout_", is_held_out)):
         mine = rows.filter(pa.array(kept))

@@ -93,7 +93,7 @@ def fits(config: CorpusConfig, columns: Iterable[str]) -> bool:
     """Whether the columns are those of the configured format or template."""
     names = set(columns)
     if config.template is not None:
-        return {*template_columns(config.template.prompt), *template_columns(config.template.response)} <= names
+        return used_columns(config) <= names
     return config.format == "auto" or any(one <= names for one in _COLUMNS[config.format])
 
 
@@ -237,6 +237,14 @@ def _text(row: Mapping[str, Any], column: str) -> str:
 def template_columns(template: str) -> list[str]:
     """Columns that a template names."""
     return [name for _, name, _, _ in string.Formatter().parse(template) if name]
+
+
+def used_columns(config: CorpusConfig) -> set[str]:
+    """All columns that prompt and response may be made of."""
+    if config.template is not None:
+        return {*template_columns(config.template.prompt), *template_columns(config.template.response)}
+    beside = {"input", "system", "system_prompt", "history", "tools", "functions"}
+    return beside.union(*(one for needed in _COLUMNS.values() for one in needed))
 
 
 def _fill(template: str, row: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.data.columns import OWN_COLUMNS, Columns
 from s2l_ray.data.corpus_parts import READ_SCHEMA, part_name
 from s2l_ray.data.diagnosis import diagnose
+from s2l_ray.data.facets import FacetValues
 from s2l_ray.data.formats import UnknownFormat, format_of_rows, to_conversation
 from s2l_ray.data.quarantine import QuarantineWriter, TooManyUnusable
 from s2l_ray.data.row_json import row_to_json
@@ -30,10 +31,11 @@ _SAMPLE_BYTES = 32 * 2**20
 _ROWS_PER_BLOCK = 2048
 _BYTES_PER_BLOCK = 16 * 2**20
 SUMMARY_SCHEMA = pa.schema(
-    [("rows", pa.int64()), ("bytes", pa.int64()), ("is_chat", pa.bool_()), ("columns", pa.string())]
-)
-"""What a read task tells of its rows: how many, the bytes of their JSON, whether one is a chat, and their columns as
-plain data."""
+    [("rows", pa.int64()), ("bytes", pa.int64()), ("is_chat", pa.bool_()), ("columns", pa.string()),
+     ("facets", pa.string())]
+)  # fmt: skip
+"""What a read task tells of its rows: how many, the bytes of their JSON, whether one is a chat, and their columns and
+facets as plain data."""
 
 
 def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
@@ -146,9 +148,13 @@ def _source_text(source: Any) -> str:
 
 
 def read_rows(
-    unit: ReadUnit, config: CorpusConfig, format: str, columns: Columns | None = None
+    unit: ReadUnit,
+    config: CorpusConfig,
+    format: str,
+    columns: Columns | None = None,
+    facets: FacetValues | None = None,
 ) -> Iterator[tuple[dict[str, Any] | None, RawRow, str]]:
-    """(usable row as a record, raw row, reason why not). `columns`: learns the usable rows' columns."""
+    """(usable row as a record, raw row, reason why not). `columns`, `facets`: learn those of the usable rows."""
     for raw in read_unit(unit, config.max_row_bytes):
         if raw.row is None:
             yield None, raw, raw.reason or "unreadable"
@@ -156,6 +162,8 @@ def read_rows(
         kept = kept_columns(raw.row, config)
         try:
             record = to_record(raw, kept, config, format)
+            if facets is not None:
+                facets.add(kept)
         except UnusableRow as reason:
             yield None, raw, str(reason)
             continue
@@ -175,10 +183,12 @@ class ReadTask:
         units = [ReadUnit(**fields) for fields in json.loads(batch["units"][0])]
         quarantine = QuarantineWriter(self.out.sub("quarantine"), number)
         columns = Columns()
+        named = self.config.facets
+        facets = FacetValues(None if named is None else tuple(named))
         total_rows = total_bytes = block_bytes = 0
         is_chat = False
         block: list[dict[str, Any]] = []
-        for record, raw, reason in chain.from_iterable(self._rows(units, columns)):
+        for record, raw, reason in chain.from_iterable(self._rows(units, columns, facets)):
             if record is None:
                 quarantine.add(raw, reason)
                 continue
@@ -191,13 +201,13 @@ class ReadTask:
                 block, block_bytes = [], 0
         quarantine.flush()
         summary = {"rows": total_rows + len(block), "bytes": total_bytes + block_bytes, "is_chat": is_chat}
-        text = json.dumps(columns.to_plain())
-        table = pa.Table.from_pylist([{**summary, "columns": text}], schema=SUMMARY_SCHEMA)
+        plain = {"columns": json.dumps(columns.to_plain()), "facets": json.dumps(facets.to_plain())}
+        table = pa.Table.from_pylist([summary | plain], schema=SUMMARY_SCHEMA)
         self.out.sub("read").write_table(part_name(number), table)
         yield self._block(block)
 
-    def _rows(self, units: list[ReadUnit], columns: Columns) -> Iterable[Iterator[Any]]:
-        return (read_rows(unit, self.config, self.format, columns) for unit in units)
+    def _rows(self, units: list[ReadUnit], columns: Columns, facets: FacetValues) -> Iterable[Iterator[Any]]:
+        return (read_rows(unit, self.config, self.format, columns, facets) for unit in units)
 
     def _block(self, rows: list[dict[str, Any]]) -> pa.Table:
         if self.box is not None:
@@ -215,11 +225,12 @@ class ReadSummary:
     is_chat: bool = False
     """Whether one of the rows is more than a prompt and its response."""
     columns: Columns = field(default_factory=Columns)
+    facets: FacetValues = field(default_factory=FacetValues)
 
 
-def read_summaries(out: Storage) -> ReadSummary:
+def read_summaries(out: Storage, config: CorpusConfig) -> ReadSummary:
     """Over all read tasks."""
-    total = ReadSummary()
+    total = ReadSummary(facets=FacetValues(None if config.facets is None else tuple(config.facets)))
     folder = out.sub("read")
     for table in folder.read_tables([entry.name for entry in folder.list()]):
         [summary] = table.to_pylist()
@@ -227,4 +238,5 @@ def read_summaries(out: Storage) -> ReadSummary:
         total.num_bytes += summary["bytes"]
         total.is_chat |= summary["is_chat"]
         total.columns.merge(Columns.from_plain(json.loads(summary["columns"])))
+        total.facets.merge(FacetValues.from_plain(json.loads(summary["facets"])))
     return total

@@ -14,7 +14,8 @@ from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import ids_to_array
-from s2l_ray.data.trajectories import snapshot_columns
+from s2l_ray.data.facet_reader import load_facet
+from s2l_ray.data.trajectories import Trajectories, snapshot_columns
 from s2l_ray.errors import UserError, shown
 from s2l_ray.reporting.summary import target_lines
 from s2l_ray.text.display import printable
@@ -22,13 +23,16 @@ from s2l_ray.text.display import printable
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-def inspect_run(run: Run, console: Console, clusters: int | None = None, examples: int = 1, source: str = "") -> None:
+def inspect_run(
+    run: Run, console: Console, clusters: int | None = None, examples: int = 1, source: str = "", by: str = ""
+) -> None:
     """Print what the run holds, as far as it has come.
 
     Args:
         clusters: show only so many, half of them the smallest and half the largest; None: all.
         examples: sample examples per cluster, those nearest to the centroid.
         source: show only examples of this source.
+        by: show losses and subsets by the values of this facet, or of the source column.
     """
     console.print(Text.assemble((printable(run.uri), "bold"), f"  seed {run.config.seed}"), highlight=False)
     for name, stage in run.stages.items():
@@ -38,7 +42,9 @@ def inspect_run(run: Run, console: Console, clusters: int | None = None, example
         for other in run.others:
             console.print(_stage_line(other.name, other), highlight=False)
     if "clusters" in run.stages:
-        _clusters(run, console, clusters, examples, source)
+        _clusters(run, console, clusters, examples, source, by)
+    if by:
+        _by_value(run, console, by)
     if run.targets:
         console.print(Text("\n".join(target_lines(run))), highlight=False)
     _quarantine(run, console)
@@ -55,8 +61,58 @@ def sparkline(values: np.ndarray, top: float) -> str:
     return "".join(_BARS[i] for i in levels)
 
 
-def _clusters(run: Run, console: Console, limit: int | None, examples: int, source: str) -> None:
+def _values(run: Run, matrix: Trajectories, by: str) -> tuple[list[str], np.ndarray]:
+    """(values of a facet, (N,) codes into them).
+
+    Raises:
+        UserError: there is no such facet.
+    """
+    corpus = run.stage("corpus")
+    facets = list(corpus.manifest.extra.get("facets", {}))
+    if by in facets:
+        return load_facet(corpus.storage.sub("examples"), matrix.part_rows, matrix.ids, by)
+    if by == run.config.corpus.source_column:
+        return matrix.source_names, matrix.sources
+    known = [*facets, run.config.corpus.source_column] if run.config.corpus.source_column else facets
+    raise UserError(
+        f"{shown(by)} is no facet of this corpus, so nothing can be shown by it; there are: {shown(known)} (name "
+        "others in corpus.facets, and run again)"
+    )
+
+
+def _by_value(run: Run, console: Console, by: str) -> None:
+    """A line for every value: how many examples, their mean losses, how many of them each subset holds."""
     matrix = run.trajectories()
+    names, codes = _values(run, matrix, by)
+    sizes = np.bincount(codes, minlength=len(names))
+    sums = [np.bincount(codes, weights=matrix.losses[:, t], minlength=len(names)) for t in (0, -1)]
+    out = Table(title=f"by {printable(by)}; mean losses in nats per token")
+    for heading in (by, "examples", "share", "first → last", *run.subsets):
+        out.add_column(_shown(heading), justify="left" if heading == by else "right")
+    keys = _sortable(matrix.ids)
+    order = np.argsort(keys, kind="stable")
+    chosen = []
+    for stage in run.subsets.values():
+        ids = ids_to_array(stage.storage.read_table("ids.parquet", ["example_id"])["example_id"])
+        at = order[np.searchsorted(keys, _sortable(ids), sorter=order)]
+        chosen.append(np.bincount(codes[at], minlength=len(names)))
+    for k in np.argsort(-sizes, kind="stable"):
+        first, last = (total[k] / max(1, sizes[k]) for total in sums)
+        cells = [names[k] or "(none)", f"{sizes[k]:,}", f"{sizes[k] / sizes.sum():.1%}", f"{first:.2f} → {last:.2f}"]
+        cells += [f"{counts[k]:,} ({counts[k] / max(1, counts.sum()):.1%})" for counts in chosen]
+        out.add_row(*map(_shown, cells))
+    console.print(out)
+
+
+def _sortable(ids: np.ndarray) -> np.ndarray:
+    """(N, 2) uint64 → (N,), in the order of the ids."""
+    return np.ascontiguousarray(ids.astype(">u8")).view("S16").ravel()
+
+
+def _clusters(run: Run, console: Console, limit: int | None, examples: int, source: str, by: str) -> None:
+    matrix = run.trajectories()
+    value_names, values = _values(run, matrix, by) if by else (matrix.source_names, matrix.sources)
+    commonest = f"commonest {printable(by)}" if by else "commonest sources"
     stage = run.stage("clusters")
     table = stage.storage.read_table("centroids.parquet")
     asked, recorded = stage.manifest.settings, matrix.losses.shape[1]
@@ -76,13 +132,13 @@ def _clusters(run: Run, console: Console, limit: int | None, examples: int, sour
     for heading in ("cluster", "size", "share"):
         out.add_column(heading, justify="right")
     snapshots = f"{recorded}" if len(columns) == recorded else f"{len(columns)} of {recorded}"
-    for heading in (f"loss over {snapshots} snapshots", "first → last", "commonest sources"):
-        out.add_column(heading, no_wrap=heading != "commonest sources")
+    for heading in (f"loss over {snapshots} snapshots", "first → last", commonest):
+        out.add_column(_shown(heading), no_wrap=heading != commonest)
     if examples:
         out.add_column("nearest to the centre", overflow="fold", ratio=1)
     for k in order:
         members = np.flatnonzero((assignment == k) & allowed)
-        names = Counter(matrix.source_names[s] for s in matrix.sources[members])
+        names = Counter(value_names[code] for code in values[members])
         common = ", ".join(f"{n or '(none)'} {c / max(1, len(members)):.0%}" for n, c in names.most_common(2))
         row = [_shown(cell) for cell in (
             str(k), f"{sizes[k]:,}", f"{sizes[k] / sizes.sum():.1%}", sparkline(centroids[k], float(centroids.max())),

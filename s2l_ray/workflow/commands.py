@@ -67,7 +67,7 @@ def select(
     budget: int | float,
     selector: str = "s2l",
     seed: int | None = None,
-    stratify: bool | None = None,
+    stratify: bool | str | None = None,
     *,
     progress: Progress | None = None,
 ) -> Stage:
@@ -75,7 +75,7 @@ def select(
 
     Args:
         budget: number of examples (int) or share (float in (0, 1]).
-        seed, stratify: None takes the run's own.
+        seed, stratify: None takes the run's own. `stratify` may name a facet of the corpus.
 
     Returns:
         The subset's stage; `.storage` holds subset.jsonl, subset.parquet and ids.parquet.
@@ -175,7 +175,7 @@ def _selecting(
     budget: int | float,
     selector: str,
     seed: int | None = None,
-    stratify: bool | None = None,
+    stratify: bool | str | None = None,
     overrides: Sequence[str] = (),
 ) -> S2LConfig:
     """The run's configuration with one subset, validated again, so that a wrong budget is refused as in a file."""
@@ -187,7 +187,7 @@ def _selecting(
     else:
         tree["target"]["subsets"] = []  # they are named after the run's own selection
     if stratify is None and selector in SELECTORS:  # the run's own is for the selectors that take it
-        stratify = config.selection.stratify and SELECTORS[selector].takes_stratify
+        stratify = config.selection.stratify if SELECTORS[selector].takes_stratify else False
     changes = {"budgets": [budget], "selectors": [selector], "seed": seed, "stratify": stratify}
     tree["selection"] |= {name: value for name, value in changes.items() if value is not None}
     return load_config(tree, overrides)

@@ -17,7 +17,7 @@ from s2l_ray.errors import UserError, shown
 from s2l_ray.selection.quotas import check_budgets_fit
 from s2l_ray.stages.clusters.stage import clusters_spec
 from s2l_ray.stages.context import RunContext
-from s2l_ray.stages.corpus.stage import corpus_spec
+from s2l_ray.stages.corpus.stage import check_stratum, corpus_spec
 from s2l_ray.stages.heldout.stage import heldout_spec
 from s2l_ray.stages.proxy.stage import proxy_spec
 from s2l_ray.stages.subset.stage import SelectionReader, subset_spec
@@ -65,6 +65,7 @@ def run_up_to_clusters(context: RunContext, budgets: Sequence[int | float], wher
         where: the setting that holds them.
     """
     corpus = _ensure(context, corpus_spec(context))
+    check_stratum(context.config, corpus)
     check_budgets_fit(where, budgets, corpus.manifest.row_counts["examples"])
     tokens = _ensure(context, tokens_spec(context, corpus, context.config.proxy))
     check_budgets_fit(where, budgets, tokens.manifest.row_counts["examples"])

@@ -17,6 +17,7 @@ from typing import Any
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.data.columns import Columns
 from s2l_ray.data.corpus_parts import HoldOut, choose_rows_per_part
+from s2l_ray.data.facets import choose_facets
 from s2l_ray.data.quarantine import check_quarantine
 from s2l_ray.data.read_task import ReadTask, read_summaries, sample_format
 from s2l_ray.data.units import ReadUnit, SourceError
@@ -47,6 +48,8 @@ class CorpusParts:
     """{rows, fingerprint, parts} of what was held out, in `heldout/` likewise."""
     columns: Columns
     """Of the rows, as they will stand in `subset.parquet`."""
+    facets: dict[str, int]
+    """Column → how many values it has; see corpus/facets.py."""
 
 
 def group_units(units: list[ReadUnit], bytes_per_task: int, parallelism: int) -> list[list[ReadUnit]]:
@@ -97,7 +100,7 @@ def build_corpus(
         read = ray.data.from_items(items, override_num_blocks=len(items))
         read.context.target_max_block_size = _BLOCK_BYTES
         rows = read.map_batches(task, batch_size=1, batch_format="numpy").materialize()
-    summary = read_summaries(out)
+    summary = read_summaries(out, config)
     num_read = summary.num_rows
     out.delete_dir("read")
     if rows.count() != num_read:
@@ -105,9 +108,10 @@ def build_corpus(
     num_quarantined = check_quarantine(out.sub("quarantine"), num_read, config.max_quarantined_share)
     if num_read == 0:
         raise SourceError("the corpus has no usable row; nothing can be selected from")
+    facets = choose_facets(summary.facets, summary.columns.names(), num_read, config)
     num_parts = max(1, -(-num_read // choose_rows_per_part(num_read, rows_per_part, summary.num_bytes // num_read)))
     with own_errors_alone():
-        stats = write_in_parts(rows, num_parts, config.duplicates, out, hold_out, parallelism)
+        stats = write_in_parts(rows, num_parts, config.duplicates, out, hold_out, parallelism, list(facets))
     for row in stats:
         out.note_written(row.pop("written"))
     parts = sorted(stats, key=lambda s: s["part"])
@@ -130,7 +134,16 @@ def build_corpus(
     }
     content = _digest_all(s["fingerprint"] for s in parts)
     return CorpusParts(
-        num_examples, num_repeats, num_quarantined, format, summary.is_chat, content, parts, heldout, summary.columns
+        num_examples,
+        num_repeats,
+        num_quarantined,
+        format,
+        summary.is_chat,
+        content,
+        parts,
+        heldout,
+        summary.columns,
+        facets,
     )
 
 

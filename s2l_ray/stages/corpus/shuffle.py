@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,13 @@ def plan_rounds(num_parts: int, num_bytes: int, parallelism: int) -> list[Round]
 
 
 def write_in_parts(
-    rows: Any, num_parts: int, duplicates: str, out: Storage, hold_out: HoldOut, parallelism: int
+    rows: Any,
+    num_parts: int,
+    duplicates: str,
+    out: Storage,
+    hold_out: HoldOut,
+    parallelism: int,
+    facets: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Rows of a materialized data set → files of parts; → `write_part`'s statistics of each part, in any order."""
     from ray.data.context import ShuffleStrategy
@@ -71,7 +77,7 @@ def write_in_parts(
         boundaries: list[int | float] = [*part_range.starts] or [part_range.end]
         written = bucketed.sort("part", boundaries=boundaries).map_batches(
             write_parts,
-            fn_kwargs={"duplicates": duplicates, "out": out, "hold_out": hold_out},
+            fn_kwargs={"duplicates": duplicates, "out": out, "hold_out": hold_out, "facets": facets},
             batch_format="pyarrow",
             batch_size=None,
         )
@@ -88,11 +94,13 @@ def rows_of_parts(table: pa.Table, num_parts: int, first: int, end: int) -> pa.T
     return table.filter(pa.array((part >= first) & (part < end)))
 
 
-def write_parts(table: pa.Table, duplicates: str, out: Storage, hold_out: HoldOut) -> Iterator[pa.Table]:
+def write_parts(
+    table: pa.Table, duplicates: str, out: Storage, hold_out: HoldOut, facets: Sequence[str] = ()
+) -> Iterator[pa.Table]:
     """A partition, in order of its parts → its parts, one after the other."""
     if not table.num_rows:
         return
     part = table["part"].to_numpy()
     bounds = np.flatnonzero(np.diff(part, prepend=-1, append=-1))
     for start, end in itertools.pairwise(bounds):
-        yield write_part(table.slice(start, end - start), duplicates, out, hold_out)
+        yield write_part(table.slice(start, end - start), duplicates, out, hold_out, facets)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from s2l_ray.artifacts.generated_corpus import quickstart_units, recorded_unit
 from s2l_ray.artifacts.models import CorpusArtifact
-from s2l_ray.artifacts.stage import StageResult, StageSpec
-from s2l_ray.config.corpus import HuggingFaceSource
+from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
+from s2l_ray.config.corpus import LATER_SETTINGS, HuggingFaceSource
+from s2l_ray.config.load import ConfigError
 from s2l_ray.config.schema import CorpusConfig, S2LConfig
 from s2l_ray.data.corpus_parts import HoldOut
 from s2l_ray.data.sources import ReadUnit, plan_files
@@ -47,19 +48,31 @@ def corpus_spec(context: RunContext) -> StageSpec:
         )
         if parts.heldout["rows"]:
             summary += f", {parts.heldout['rows']:,} held out"
+        if parts.facets:
+            summary += f"; facets: {', '.join(f'{name} ({count} values)' for name, count in parts.facets.items())}"
         artifact = CorpusArtifact(
             parts=[(p["part"], p["rows"]) for p in parts.parts], format=parts.format, heldout=parts.heldout,
-            columns=parts.columns.to_plain(), is_chat=parts.is_chat,
+            columns=parts.columns.to_plain(), is_chat=parts.is_chat, facets=parts.facets,
         )  # fmt: skip
         return StageResult(parts.fingerprint, counts, artifact, parts.columns.warnings(), summary=summary)
 
     # What came later and says nothing unless it is set, so that the keys of earlier runs stay.
-    unset = {name for name in ("ignore_columns",) if not getattr(corpus, name)}
+    unset = {name for name, value in LATER_SETTINGS.items() if getattr(corpus, name) == value}
     settings = corpus.stored(exclude={"read_bytes_per_task", "max_row_bytes"} | unset)
     settings["examples_per_part"] = rows_per_part
     if hold_out.share:
         settings["held_out"] = [hold_out.share, hold_out.seed]
     return StageSpec("corpus", settings, inputs, build)
+
+
+def check_stratum(config: S2LConfig, corpus: Stage) -> None:
+    """Raises ConfigError if subsets are to be balanced by a column that is no facet of the corpus."""
+    by, facets = config.selection.stratify, CorpusArtifact.of(corpus).facets
+    if isinstance(by, str) and by not in facets:
+        raise ConfigError(
+            f"selection.stratify={by}: that column is no facet of this corpus (its facets: {shown(list(facets))}), so "
+            f"nothing can be balanced by it; name it in corpus.facets, or give true, for the sources"
+        )
 
 
 def check_corpus_files(config: S2LConfig) -> None:

@@ -6,7 +6,7 @@ writes rows holds one corpus part and one output file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ import pyarrow as pa
 from s2l_ray.data.columns import Columns
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import array_to_hex, array_to_ids, ids_to_array
-from s2l_ray.errors import InternalError
+from s2l_ray.data.facet_reader import load_facet, read_facets
+from s2l_ray.data.facets import PREFIX
+from s2l_ray.errors import InternalError, UserError, shown
 from s2l_ray.execution.failures import own_errors_alone
 from s2l_ray.selection.rules import Selection, SelectionInputs, select
 from s2l_ray.stages.subset.rows import plan_files, write_dataset_info, write_rows
@@ -37,6 +39,8 @@ class SubsetSources:
     """Of the corpus, for dataset_info.json."""
     columns: Columns | None
     """Of the corpus; None where an earlier version made it."""
+    facets: list[str] = field(default_factory=list)
+    """Of the corpus; see corpus/facets.py."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,25 @@ def read_inputs(sources: SubsetSources) -> SelectionInputs:
 
 
 def build_subset(
-    sources: SubsetSources, inputs: SelectionInputs, selector: str, budget: int, seed: int, stratify: bool, out: Storage
+    sources: SubsetSources,
+    inputs: SelectionInputs,
+    selector: str,
+    budget: int,
+    seed: int,
+    stratify: bool | str,
+    out: Storage,
 ) -> SubsetStats:
-    """Choose `budget` examples and write them; see rows.py for the files."""
+    """Choose `budget` examples and write them; see subset.rows for the files.
+
+    Args:
+        stratify: balance the sources, or the values of the facet of this name.
+    """
     out.delete_dir()
-    selection = select(selector, inputs, budget, seed, stratify=stratify)
+    strata = _by_facet(sources, inputs, stratify) if isinstance(stratify, str) else inputs
+    selection = select(selector, strata, budget, seed, stratify=bool(stratify))
     chosen = _chosen_table(sources, inputs, selection)
     # In the order of the parts, in small row groups: who needs one part's ids reads little more.
-    out.write_table("ids.parquet", chosen, compression="zstd", row_group_size=65_536)
+    out.write_table("ids.parquet", _with_facets(chosen, sources), compression="zstd", row_group_size=65_536)
     out.write_json("groups.json", selection.groups)
     jobs = plan_files(chosen)
     files = _write_all(jobs, sources, out)
@@ -115,6 +130,32 @@ def _chosen_table(sources: SubsetSources, inputs: SelectionInputs, selection: Se
             "s2l_loss_last": pa.array(last),
         }
     )
+
+
+def _with_facets(chosen: pa.Table, sources: SubsetSources) -> pa.Table:
+    """The facets beside the ids, one corpus part in memory at a time."""
+    if not sources.facets:
+        return chosen
+    ids, parts = ids_to_array(chosen["example_id"]), chosen["part"].to_numpy()
+    columns: list[list[pa.Array]] = [[] for _ in sources.facets]
+    for part in dict.fromkeys(parts.tolist()):
+        found = read_facets(sources.examples, part_name(part), ids[parts == part], sources.facets)
+        for column, values in zip(columns, found, strict=True):
+            column.append(values)
+    for name, values in zip(sources.facets, columns, strict=True):
+        chosen = chosen.append_column(PREFIX + name, pa.chunked_array(values).dictionary_encode().unify_dictionaries())
+    return chosen
+
+
+def _by_facet(sources: SubsetSources, inputs: SelectionInputs, name: str) -> SelectionInputs:
+    """The inputs with the values of a facet in place of the sources; "" where a row has none."""
+    if name not in sources.facets:
+        raise UserError(
+            f"stratify={shown(name)}: that column is no facet of this corpus (its facets: {shown(sources.facets)}); "
+            "name it in corpus.facets, or balance the sources"
+        )
+    names, codes = load_facet(sources.examples, sources.part_rows, inputs.example_ids, name)
+    return replace(inputs, sources=codes, source_names=names)
 
 
 def _write_all(jobs: list[tuple[str, pa.Table]], sources: SubsetSources, out: Storage) -> list[str]:

@@ -29,7 +29,7 @@ class SelectionReader:
         return SubsetSources(
             trajectories.storage, part_rows(trajectories), corpus.storage.sub("examples"),
             self._run.stage("clusters").storage, made.format,
-            None if made.columns is None else Columns.from_plain(made.columns),
+            None if made.columns is None else Columns.from_plain(made.columns), list(made.facets),
         )  # fmt: skip
 
     def inputs(self) -> Any:
@@ -50,7 +50,7 @@ def subset_spec(config: S2LConfig, run: Run, selector: str, budget: int | float,
     corpus, trajectories, clusters = run.stage("corpus"), run.stage("trajectories"), run.stage("clusters")
     count = resolve_budget(budget, trajectories.manifest.row_counts["trajectories"])
     seed = config.seed_of("selection")
-    stratify = config.selection.stratify and SELECTORS[selector].takes_stratify
+    stratify = config.selection.stratify if SELECTORS[selector].takes_stratify else False
 
     def build(out: Storage) -> StageResult:
         stats = build_subset(reader.sources(), reader.inputs(), selector, count, seed, stratify, out)

@@ -1,0 +1,171 @@
+"""A question and what a model made of it → the verdicts, in the form in which they are stored."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from s2l_ray.evaluation.answers import expressions, latex, mathematics, numbers, options, published, rules
+from s2l_ray.evaluation.answers.extract import Found, How, find_in_completion, find_in_output
+from s2l_ray.evaluation.answers.mathematics import Compare
+from s2l_ray.evaluation.answers.numbers import Number
+from s2l_ray.evaluation.answers.rules import Judged
+from s2l_ray.evaluation.answers.symbolic import Result
+
+RULES_VERSION = 1
+"""Raise it with every change of a verdict: stored scores of an older version are then made anew."""
+
+Rule = Literal[
+    "number", "rounded_number", "one_of_several", "numglue", "mathematics", "math", "choice", "words", "exact"
+]
+RULES: tuple[str, ...] = get_args(Rule)
+Reason = Literal["right", "wrong_value", "no_answer", "truncated", "program_failed", "unreadable", "timeout"]
+Form = Literal["cot", "output"]
+"""A chain of thought, or what a program printed."""
+
+_REASONS: dict[str, Reason] = {
+    "right": "right",
+    "wrong": "wrong_value",
+    "unreadable": "unreadable",
+    "none": "no_answer",
+    "timeout": "timeout",
+}
+
+
+@dataclass(frozen=True)
+class Grade:
+    correct: bool
+    """By this project's rules: the headline."""
+    correct_published: bool | None
+    """By the published harness's rule, faults included; None for tasks that it does not have."""
+    how: How
+    """Where the answer stood."""
+    extracted: str
+    reason: Reason
+    first: bool | None = None
+    """Whether the first of several numbers is the gold, where the rule takes several."""
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class UnreadableGold(ValueError):
+    """The rule cannot read a gold."""
+
+
+def grade(
+    rule: Rule,
+    gold: str,
+    text: str,
+    compare: Compare,
+    *,
+    form: Form = "cot",
+    question: str = "",
+    task: str = "",
+    truncated: bool = False,
+) -> Grade:
+    """The verdicts on one completion.
+
+    Args:
+        text: the completion, or what its program printed.
+        compare: asked where only a computer algebra system can decide (rule `math`).
+        question: read for the options it lists.
+        task: one of the published harness's, for its verdict.
+        truncated: the completion ended at the limit of tokens.
+
+    Raises:
+        UnreadableGold: the rule cannot read the gold.
+    """
+    found = find_in_output(text) if form == "output" else find_in_completion(text)
+    judged = judge(rule, found, gold, question, compare)
+    reason = _REASONS[judged.outcome]
+    if truncated and reason != "right":
+        reason = "truncated"
+    by_harness = published.is_right(task, text, gold, form) if task in published.TASKS else None
+    return Grade(judged.outcome == "right", by_harness, found.how, judged.extracted[:500], reason, judged.first)
+
+
+def grade_program(
+    rule: Rule, gold: str, result: Result | None, compare: Compare, *, question: str = "", task: str = ""
+) -> Grade:
+    """The verdicts on a program by what it came to.
+
+    Args:
+        result: outcome `ok` and what was printed, or another outcome; None where the completion held no program.
+    """
+    if result is None or result.outcome != "ok":
+        return Grade(False, False if task in published.TASKS else None, "none", "", "program_failed")
+    return grade(rule, gold, result.stdout, compare, form="output", question=question, task=task)
+
+
+def falls_back(grade_of_program: Grade) -> bool:
+    """Whether a hybrid evaluation asks for a chain of thought: the program failed, or printed no answer."""
+    return grade_of_program.how == "none" or grade_of_program.reason == "program_failed"
+
+
+def judge(rule: Rule, found: Found, gold: str, question: str, compare: Compare) -> Judged:
+    if rule == "math":
+        return mathematics.judge(found, gold, compare)
+    if rule == "choice":
+        return options.choice(found, gold, question)
+    if rule == "words":
+        return options.word(found, gold)
+    if rule == "exact":
+        return _exact(found, gold)
+    if rule == "numglue" and _is_option(gold, question):
+        return options.choice(found, gold, question)
+    if rule == "numglue" and re.search(r"[A-Za-z]", gold):
+        return options.word(found, gold)
+    if rule == "mathematics":
+        return _mathematics(found, gold, question)
+    number = _number(gold)
+    if rule == "one_of_several":
+        return rules.one_of_several(found, number, rules.rounded, question)
+    return rules.one_number(found, number, rules.exact if rule == "number" else rules.rounded)
+
+
+def _exact(found: Found, gold: str) -> Judged:
+    """The same text but for spaces."""
+    if found.how == "none":
+        return Judged("none")
+    text = " ".join(found.text.split())
+    return Judged("right" if text == " ".join(gold.split()) else "wrong", text)
+
+
+def _is_option(gold: str, question: str) -> bool:
+    return re.fullmatch(r"[A-H]", gold.strip()) is not None
+
+
+def _mathematics(found: Found, gold: str, question: str) -> Judged:
+    if gold.startswith("["):
+        return rules.number_set(found, [_number(part.strip()) for part in gold.strip("[] ").split(",")])
+    if re.search(r"[A-Za-z]", gold):
+        return rules.term(found, gold)
+    if " " in gold.strip():
+        return rules.number_sequence(found, [_number(part) for part in gold.split()])
+    return options.option_or_number(found, _number(gold), question, rules.exact)
+
+
+def _number(gold: str) -> Number:
+    number = numbers.whole(numbers.plain(gold))
+    if number is None:
+        raise UnreadableGold(f"{gold[:80]!r} is no number")
+    return number
+
+
+def check_gold(rule: Rule, gold: str, question: str = "") -> None:
+    """Raises UnreadableGold where the rule can compare nothing with a gold."""
+    if not gold.strip():
+        raise UnreadableGold("the gold is empty")
+    if rule == "choice" and re.fullmatch(r"[A-Ha-h]", gold.strip()) is None:
+        raise UnreadableGold(f"{gold[:80]!r} is no option's letter")
+    if rule == "math" and (latex.words_of(gold) is None and not latex.tidy(gold)):
+        raise UnreadableGold(f"{gold[:80]!r} has nothing but layout")
+    if rule == "mathematics" and re.search(r"[A-Za-z]", gold) and not gold.startswith("["):
+        try:
+            expressions.parse(gold, printed=True)
+        except expressions.Unreadable as error:
+            raise UnreadableGold(f"{gold[:80]!r}: {error}") from error
+    elif rule in ("number", "rounded_number", "one_of_several", "numglue", "mathematics"):
+        judge(rule, Found("box", "0"), gold, question, lambda *_: "unreadable")

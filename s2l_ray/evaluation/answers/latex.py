@@ -1,0 +1,171 @@
+"""LaTeX of an answer → the part that is the answer, without layout, units and delimiters; and its structure: brackets,
+top-level commas, matrices."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+_TEXT = r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|hbox|rm|operatorname)\s*"
+_WHOLE_TEXT = re.compile(rf"(?:{_TEXT}\{{([^{{}}]*)\}})")
+SEGMENT = re.compile(r"\\\((.+?)\\\)|\\\[(.+?)\\\]|\$\$(.+?)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+?)(?<!\\)\$", re.DOTALL)
+_LAYOUT = [
+    (re.compile(r"(?<=[0-9]),\\!(?=[0-9]{3})|(?<=[0-9])\{,\}(?=[0-9]{3})"), ""),
+    (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|nolimits)(?![A-Za-z])\.?"), " "),
+    (re.compile(r"(?<!\\)\\[!,;:> ]|~|\\(?:quad|qquad|hspace\{[^{}]*\}|vspace\{[^{}]*\})(?![A-Za-z])"), " "),
+    (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])|°"), " "),
+    (re.compile(r"\\?[$%]|\\(?:euro|pounds)(?![A-Za-z])"), " "),
+    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\(?:leqslant|leq)(?![A-Za-z])|≤|<="), r"\\le "),
+    (re.compile(r"\\(?:geqslant|geq)(?![A-Za-z])|≥|>="), r"\\ge "),
+    (re.compile(r"\\lt(?![A-Za-z])"), "<"),
+    (re.compile(r"\\gt(?![A-Za-z])"), ">"),
+    (re.compile(r"\\lbrace(?![A-Za-z])"), r"\\{"),
+    (re.compile(r"\\rbrace(?![A-Za-z])"), r"\\}"),
+    (re.compile(r"∞"), r"\\infty "),
+    (re.compile(r"∪"), r"\\cup "),
+    (re.compile(r"π"), r"\\pi "),
+    (re.compile(r"\\(?:lvert|rvert)(?![A-Za-z])"), "|"),
+]  # fmt: skip
+_JOINING = re.compile(rf"{_TEXT}\{{\s*,?\s*(?:and|or)\s*\}}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
+_UNIT = re.compile(rf"{_TEXT}\{{[^{{}}]*\}}\s*(?:\^\s*(?:\{{[^{{}}]*\}}|[0-9]))?")
+_FUNCTION_WORDS = {
+    "sqrt",
+    "sin",
+    "cos",
+    "tan",
+    "cot",
+    "sec",
+    "csc",
+    "log",
+    "ln",
+    "exp",
+    "pi",
+    "oo",
+    "infty",
+    "abs",
+    "frac",
+    "cdot",
+}
+_UNIT_WORDS = {
+    "cm",
+    "mm",
+    "km",
+    "m",
+    "ft",
+    "in",
+    "yd",
+    "mi",
+    "kg",
+    "g",
+    "gm",
+    "lb",
+    "oz",
+    "mph",
+    "hr",
+    "hrs",
+    "min",
+    "sec",
+    "s",
+}
+_BASE_WORDS = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13), strict=True))  # noqa: SIM905
+
+
+def words_of(text: str) -> str | None:
+    r"""The words of an answer that is nothing but \text{…}."""
+    match = _WHOLE_TEXT.fullmatch(text.strip().strip("$").strip())
+    return match[1] if match else None
+
+
+def tidy(text: str) -> str:
+    """LaTeX without layout, currency, percent and degree signs, units and dollar delimiters."""
+    for pattern, replacement in _LAYOUT:
+        text = pattern.sub(replacement, text)
+    text = re.sub(r"(_\s*\{?\s*)" + _TEXT + r"\{\s*([0-9A-Za-z]+)\s*\}", r"\1\2", text)
+    for word, base in _BASE_WORDS.items():
+        text = re.sub(rf"(_\s*\{{?\s*){word}\b", rf"\g<1>{base}", text)
+    text = _JOINING.sub(" , ", text)
+    inner = words_of(text)
+    text = inner if inner is not None else _UNIT.sub(" ", text)
+    return re.sub(r"\s+", " ", text).strip(" .")
+
+
+def math_of_clause(clause: str) -> str:
+    """The mathematics of a clause of prose: what stands between delimiters, else what is left without words."""
+    segments = list(SEGMENT.finditer(clause))
+    if segments and not re.search(r"[0-9)}\]]$", clause[: segments[0].start()]):
+        parts = [next(group for group in segments[0].groups() if group)]
+        for before, segment in itertools.pairwise(segments):
+            if not re.fullmatch(r"\s*(?:,|;|and|or|,\s*and|,\s*or|\s)*\s*", clause[before.end() : segment.start()]):
+                break
+            parts.append(next(group for group in segment.groups() if group))
+        return ", ".join(parts)
+    return clause
+
+
+def without_words(text: str) -> str:
+    """A tidied answer without leading and trailing words: `12 square units` is 12."""
+    tokens = text.split(" ")
+    while tokens and _is_word(tokens[-1], last=len(tokens) > 1):
+        tokens.pop()
+    while tokens and _is_word(tokens[0]):
+        tokens.pop(0)
+    rest = " ".join(tokens)
+    return re.sub(r"(?<=[0-9])\s*(?:cm|mm|km|ft|kg|mph)(?:\s*\^\s*\{?[0-9]\}?)?$", "", rest)
+
+
+def _is_word(token: str, last: bool = False) -> bool:
+    bare = re.sub(r"\^\{?[0-9]\}?$", "", token).strip(".,;:'")
+    if last and bare in _UNIT_WORDS:
+        return True
+    return bool(re.fullmatch(r"[A-Za-z'-]{2,}(?:/[A-Za-z]+)?", bare)) and bare.lower() not in _FUNCTION_WORDS
+
+
+def split(text: str, separators: str = ",;") -> list[str]:
+    """The parts between the separators that stand outside all brackets."""
+    parts, depth, begin = [], 0, 0
+    i = 0
+    while i < len(text):
+        if text[i] == "\\" and text[i : i + 2] in ("\\{", "\\}"):
+            depth += 1 if text[i + 1] == "{" else -1
+            i += 2
+            continue
+        if text[i] in "([{":
+            depth += 1
+        elif text[i] in ")]}":
+            depth -= 1
+        elif text[i] in separators and depth == 0:
+            parts.append(text[begin:i].strip())
+            begin = i + 1
+        i += 1
+    parts.append(text[begin:].strip())
+    return [part for part in parts if part] if len(parts) > 1 else parts
+
+
+def bracketed(text: str) -> tuple[str, str, str] | None:
+    r"""An answer that is one pair of brackets → the opening, the inside, the closing; `\{` for braces of a set."""
+    text = text.strip()
+    opening = text[:2] if text.startswith("\\{") else text[:1]
+    closing = text[-2:] if text.endswith("\\}") else text[-1:]
+    if opening not in ("(", "[", "\\{", "{") or closing not in (")", "]", "\\}", "}"):
+        return None
+    inside = text[len(opening) : -len(closing)]
+    depth, i = 0, 0
+    while i < len(inside):
+        step = 2 if inside[i] == "\\" and inside[i : i + 2] in ("\\{", "\\}") else 1
+        character = inside[i + step - 1]
+        depth += (character in "([{") - (character in ")]}")
+        if depth < 0:
+            return None  # (a)(b)
+        i += step
+    return opening, inside.strip(), closing
+
+
+def matrix(text: str) -> list[list[str]] | None:
+    """The rows of a matrix or column, printed or in LaTeX."""
+    match = re.fullmatch(r"\s*\\begin\s*\{([pbvBV]?matrix|array)\}(.*)\\end\s*\{\1\}\s*", text, re.DOTALL)
+    if match is None:
+        return None
+    body = re.sub(r"^\s*\{[^{}]*\}", "", match[2]) if match[1] == "array" else match[2]
+    rows = [row for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", body) if row.strip()]
+    return [[cell.strip() for cell in row.split("&")] for row in rows]

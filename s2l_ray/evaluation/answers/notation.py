@@ -1,0 +1,107 @@
+"""Intervals, inequalities, assignments, and what Python and sympy print, in the notation of golds."""
+
+from __future__ import annotations
+
+import re
+
+from s2l_ray.evaluation.answers import latex
+
+_NAMED = re.compile(
+    r"\s*((?:\\?[A-Za-z]+|[A-Za-z])(?:_\s*(?:\{[^{}]*\}|\w))?(?:\s*\(\s*[a-z]\s*\))?)\s*(?:=|\\in\b)\s*(.*)", re.DOTALL
+)
+_CHAIN = re.compile(
+    r"(.+?)\s*(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))\s*(.+?)(?:\s*(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))\s*(.+))?"
+)
+
+Interval = tuple[str, str, str, str]
+
+
+def interval(text: str) -> Interval | None:
+    """An interval, or an inequality in one variable that means one → bracket, end, end, bracket."""
+    brackets = latex.bracketed(text)
+    if brackets is not None and brackets[0] in "([" and brackets[2] in ")]":
+        ends = latex.split(brackets[1])
+        return (brackets[0], ends[0], ends[1], brackets[2]) if len(ends) == 2 else None
+    match = _CHAIN.fullmatch(text)
+    if match is None:
+        return None
+    left, first, middle, second, right = match.groups()
+    if right is not None:
+        if (first in "<\\le") != (second in "<\\le") or not is_variable(middle):
+            return None
+        ends = [left, right] if first in ("<", "\\le") else [right, left]
+        signs = [first, second] if first in ("<", "\\le") else [second, first]
+        return ("(" if signs[0] in "<>" else "[", ends[0], ends[1], ")" if signs[1] in "<>" else "]")
+    if is_variable(middle):
+        left, middle = middle, left
+        first = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}[first]
+    if not is_variable(left):
+        return None
+    if first in ("<", "\\le"):
+        return ("(", "-\\infty", middle, ")" if first == "<" else "]")
+    return ("(" if first == ">" else "[", middle, "\\infty", ")")
+
+
+def is_variable(text: str) -> bool:
+    return re.fullmatch(r"\s*(?:[A-Za-z]|\\[a-z]+)\s*", text) is not None
+
+
+def named(text: str) -> tuple[str | None, str | None]:
+    """`x = 5` → x, 5."""
+    match = _NAMED.fullmatch(text)
+    if match is None or match[2].strip() == "" or match[1].lstrip("\\") in ("le", "ge"):
+        return None, None
+    return re.sub(r"[\s\\{}]", "", match[1]), match[2].strip()
+
+
+def both_signs(text: str) -> list[str]:
+    for sign in ("\\pm", "±"):
+        if text.count(sign) == 1:
+            return [text.replace(sign, "+"), text.replace(sign, "-")]
+    return [text]
+
+
+def as_latex(line: str) -> str:
+    """Printed collections, matrices and intervals in the notation of golds; other text as it is."""
+    line = (
+        re.sub(r"^\s*[A-Za-z][\w ]*[:=]\s*(?=[^=])", "", line)
+        if not re.match(r"\s*(?:Interval|Union|Eq)\b", line)
+        else line
+    )
+    joined = re.fullmatch(r"Union\((.*)\)", line.strip())
+    if joined:
+        return " \\cup ".join(as_latex(part) for part in latex.split(joined[1], ","))
+    interval = re.fullmatch(r"Interval(\.open|\.Lopen|\.Ropen)?\((.*)\)", line.strip())
+    if interval:
+        left = "(" if interval[1] in (".open", ".Lopen") or re.match(r"\s*-oo", interval[2]) else "["
+        right = ")" if interval[1] in (".open", ".Ropen") or re.search(r"(?<!-)oo\s*$", interval[2]) else "]"
+        return f"{left}{interval[2]}{right}"
+    table = re.fullmatch(r"(?:Immutable|Mutable|Dense)*Matrix\((\[.*\])\)", line.strip())
+    if table:
+        rows = latex.bracketed(table[1])
+        cells = [latex.bracketed(row) for row in latex.split(rows[1])] if rows else []
+        if cells and all(cells):
+            body = " \\\\ ".join(" & ".join(latex.split(cell[1])) for cell in cells if cell)
+            return f"\\begin{{pmatrix}} {body} \\end{{pmatrix}}"
+    finite = re.fullmatch(r"FiniteSet\((.*)\)", line.strip())
+    return _collection(f"{{{finite[1]}}}" if finite else line.strip())
+
+
+def _collection(line: str) -> str:
+    """Lists of one are unpacked, of dicts the values are taken."""
+    for _ in range(5):
+        brackets = latex.bracketed(line)
+        if brackets is None:
+            break
+        inside = brackets[1].rstrip(", ")
+        parts = latex.split(inside, ",")
+        if brackets[0] == "{":
+            pairs = [latex.split(part, ":") for part in parts]
+            parts = [pair[-1] for pair in pairs] if all(len(pair) == 2 for pair in pairs) else parts
+            inside = ", ".join(parts)
+            if len(parts) > 1:
+                return f"\\{{{inside}\\}}"
+        if len(parts) != 1:
+            return f"{brackets[0]}{inside}{brackets[2]}"
+        line = inside
+    return line

@@ -1,0 +1,120 @@
+"""What programs print: Python's and sympy's notation of numbers and collections, read without evaluating anything."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from fractions import Fraction
+from typing import Any
+
+from s2l_ray.evaluation.answers import expressions, numbers, values
+from s2l_ray.evaluation.answers.numbers import Number
+
+MAX_CHARACTERS = 2000
+_MAX_DEPTH = 20
+_WRAPPERS = {"Fraction", "Rational", "Integer", "Float", "Decimal", "mpf", "float", "int", "float64", "int64", "array",
+             "FiniteSet", "Tuple", "set", "list", "tuple", "frozenset", "Counter", "dict"}  # fmt: skip
+
+Value = Any
+"""A Number, a str, a list of Values, or a dict of pairs as `Pairs`."""
+
+
+class Pairs(list[tuple[Value, Value]]):
+    """Keys and values of a printed dict."""
+
+
+def read(line: str) -> Value | None:
+    """A printed line → its value; None if it is no number or collection of numbers and names."""
+    if len(line) > MAX_CHARACTERS or _depth(line) > _MAX_DEPTH or not line.isascii():
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `4343_6`
+            return _value(ast.parse(line.strip(), mode="eval").body, line.strip())
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _depth(line: str) -> int:
+    depth = deepest = 0
+    for character in line:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _value(node: ast.expr, line: str) -> Value:
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, str):
+            return numbers.whole(node.value) or node.value
+        number = numbers.whole(line[node.col_offset : node.end_col_offset])
+        if isinstance(node.value, bool) or number is None:
+            raise ValueError("no number")
+        return number
+    if isinstance(node, ast.Name):
+        if node.id in ("nan", "inf", "oo", "zoo"):
+            raise ValueError("not finite")
+        return node.id
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        return [_value(item, line) for item in node.elts]
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return Pairs((_value(key, line), _value(item, line)) for key, item in pairs if key is not None)
+    if isinstance(node, ast.Call):
+        return _call(node, line)
+    return _computed(line[node.col_offset : node.end_col_offset])
+
+
+def _call(node: ast.Call, line: str) -> Value:
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if name not in _WRAPPERS or (node.keywords and name not in ("array", "mpf", "float64", "int64")):
+        return _computed(line[node.col_offset : node.end_col_offset])
+    arguments = [_value(argument, line) for argument in node.args]
+    if name in ("Fraction", "Rational") and len(arguments) == 2:
+        top, bottom = arguments
+        if not isinstance(top, Number) or not isinstance(bottom, Number) or not bottom.value:
+            raise ValueError("no fraction")
+        return Number(top.value / bottom.value, None)
+    if name in ("FiniteSet", "Tuple"):
+        return arguments
+    if not arguments:
+        raise ValueError("empty")
+    return arguments[0]
+
+
+def _computed(text: str) -> Value:
+    """An expression: its number if it has one, else its text."""
+    number = compute(text)
+    return text if number is None else number
+
+
+def compute(text: str) -> Number | None:
+    """The number that an expression without variables is worth; None for every other text."""
+    try:
+        node = expressions.parse(text, printed=True)
+        if values.names(node):
+            return None
+        value = values.real(values.evaluate(node))
+    except expressions.Unreadable:
+        return None
+    if isinstance(value, Fraction):
+        exact = re.fullmatch(r"[-0-9/ ]*", text) is not None
+        return Number(value, None, is_float=not exact and "." in text)
+    return None if value is None else Number(values.to_fraction(value), None, is_float=True)
+
+
+def alone(value: Value) -> Value:
+    """Collections of one value are that value."""
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0][1] if isinstance(value, Pairs) else value[0]
+    return value
+
+
+def flat(value: Value, keys: bool = False) -> list[Value]:
+    """The values of nested collections from left to right; of a dict its values, or its keys."""
+    if isinstance(value, Pairs):
+        return [leaf for pair in value for leaf in flat(pair[0 if keys else 1], keys)]
+    if isinstance(value, list):
+        return [leaf for item in value for leaf in flat(item, keys)]
+    return [value]

@@ -1,0 +1,89 @@
+"""The program in a completion: fenced, bare, or with prose around it. It is parsed, never compiled or run here."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+import textwrap
+import warnings
+
+from s2l_ray.evaluation.answers.text import cut_after_answer
+
+MAX_CHARACTERS = 50_000
+"""Longer completions hold no program that anyone meant."""
+_MAX_TRIES = 60
+
+_FENCE = re.compile(
+    r"^[ \t]*(?:```|~~~)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)[ \t]*$|\Z)", re.MULTILINE | re.DOTALL
+)
+_CODE_LINE = re.compile(
+    r"(?:import|from|def|class|for|while|if|with|try|print\s*\(|@|#"
+    r"|[A-Za-z_][\w, ]*(?:\[[^\]]*\])?\s*[-+*/]?=[^=])"
+)
+
+
+def find_program(completion: str) -> str | None:
+    """A completion → the source of its program, None if it has none.
+
+    Fenced blocks come before bare text; of several blocks those that together print something, in their order. Prose
+    before and behind bare code is left out: the longest run of lines that parses.
+    """
+    text = cut_after_answer(completion.replace("\r\n", "\n").replace("\r", "\n"))
+    if len(text) > MAX_CHARACTERS or "\x00" in text:
+        return None
+    blocks = [match[2] for match in _FENCE.finditer(text) if match[1].lower() in ("", "python", "py", "python3")]
+    if blocks:
+        return _of_blocks([textwrap.dedent(block).strip("\n") for block in blocks])
+    if "print(" not in text and not parses(text):
+        return None
+    return _bare(textwrap.dedent(text.strip("\n")))
+
+
+def parses(source: str) -> bool:
+    """Whether a text is Python, without compiling it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return any(not isinstance(node, ast.Expr) or isinstance(node.value, ast.Call) for node in tree.body)
+
+
+def _of_blocks(blocks: list[str]) -> str | None:
+    blocks = [block for block in blocks if block.strip()]
+    for block in reversed(blocks[1:]):
+        if "print(" in block and parses(block) and not _missing_names(block):
+            return block  # a later version of the program, not its next part
+    return "\n".join(blocks) or None
+
+
+def _missing_names(source: str) -> set[str]:
+    """The names that a program reads and nowhere binds."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    bound = {name.id for name in names if not isinstance(name.ctx, ast.Load)} | set(dir(builtins)) | {"__name__"}
+    for node in nodes:
+        if isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef | ast.ExceptHandler):
+            bound.add(node.name or "")
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            if any(alias.name == "*" for alias in node.names):
+                return set()
+            bound.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
+    return {name.id for name in names} - bound
+
+
+def _bare(text: str) -> str:
+    """From the first line that looks like code to the last with which the lines parse; all of it where none do."""
+    if parses(text):
+        return text
+    lines = text.split("\n")
+    first = next((i for i, line in enumerate(lines) if _CODE_LINE.match(line)), 0)
+    for last in range(len(lines), max(first, len(lines) - _MAX_TRIES), -1):
+        candidate = "\n".join(lines[first:last])
+        if "print(" in candidate and parses(candidate):
+            return candidate
+    return "\n".join(lines[first:])

@@ -1,0 +1,186 @@
+"""Answers in LaTeX that only a computer algebra system can compare: math-verify, in a process of its own with limits on
+time and memory. The one module that names math_verify, and it does so in text: the library is never imported here.
+
+The comparison is a program (`PROGRAM`), so that a sandbox can run it as it runs a model's programs (`SandboxComparer`);
+`ProcessComparer` keeps one process for many comparisons, where no sandbox is wanted: math-verify reads LaTeX with a
+grammar and evaluates no Python (its reader of plain expressions, which does, is left out).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import selectors
+import subprocess
+import sys
+from typing import Any, Protocol
+
+from s2l_ray.errors import EnvironmentFault
+from s2l_ray.evaluation.answers.mathematics import Comparison
+
+MAX_CHARACTERS = 500
+"""Longer answers are not given to the library."""
+MAX_NESTING = 20
+
+PROGRAM = r"""
+import json, logging, re, sys
+logging.disable(logging.CRITICAL)
+
+def read(text):
+    from math_verify import LatexExtractionConfig, parse
+    latex = [LatexExtractionConfig()]
+    found = parse("$" + text + "$", extraction_config=latex, parsing_timeout=None, raise_on_error=False)
+    return next((value for value in found if not isinstance(value, str)), None)
+
+def compare(gold, answer):
+    import sympy
+    from math_verify import verify
+    wanted, given = read(gold), read(answer)
+    if wanted is None or given is None:
+        return "unreadable"
+    if isinstance(wanted, sympy.Eq) and isinstance(given, sympy.Eq):
+        ratio = sympy.simplify((wanted.lhs - wanted.rhs) / (given.lhs - given.rhs))
+        return "equal" if ratio.is_number and ratio.is_finite and ratio != 0 else "different"
+    both = (wanted, given)
+    if all(isinstance(value, sympy.Expr) and not value.free_symbols for value in both):
+        values = [value.doit().evalf(30) for value in both]
+        if all(value.is_number and value.is_finite for value in values):
+            size = max(abs(value) for value in values)
+            return "equal" if abs(values[0] - values[1]) <= size * sympy.Float("1e-20") else "different"
+    return "equal" if verify(wanted, given, timeout_seconds=None) else "different"
+
+def answer(line):
+    try:
+        outcome = compare(*json.loads(line))
+    except Exception:
+        outcome = "unreadable"
+    return "s2l:" + outcome
+"""
+_SERVE = (
+    PROGRAM
+    + r"""
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+import math_verify, sympy
+compare("1", "1")
+print("s2l:ready", flush=True)
+for line in sys.stdin:
+    print(answer(line), flush=True)
+"""
+)
+
+
+class Result(Protocol):
+    """What a program came to."""
+
+    outcome: str
+    stdout: str
+
+
+class Sandbox(Protocol):
+    def run(self, program: str) -> Any:
+        """Runs a program and returns a Result."""
+
+
+def is_within_limits(text: str) -> bool:
+    """Whether a text is short and flat enough to be given to the library."""
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    if re.search(r"['\"`#@;?]|__|[A-Za-z]{20}", text):  # no notation of an answer
+        return False
+    return len(text) <= MAX_CHARACTERS and deepest <= MAX_NESTING and text.isprintable() and text.count("^") <= 40
+
+
+def _outcome(printed: str) -> Comparison:
+    for outcome in ("equal", "different", "timeout"):
+        if printed.strip().endswith(f"s2l:{outcome}"):
+            return outcome
+    return "unreadable"
+
+
+class SandboxComparer:
+    """Compares in the sandbox that runs the models' programs; its time limit holds."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+
+    def __call__(self, gold: str, answer: str) -> Comparison:
+        if not (is_within_limits(gold) and is_within_limits(answer)):
+            return "unreadable"
+        line = json.dumps([gold, answer])
+        result: Result = self.sandbox.run(f"{PROGRAM}\nprint(answer({line!r}))\n")
+        return "timeout" if result.outcome == "timeout" else _outcome(result.stdout)
+
+
+class ProcessComparer:
+    """Compares in a process of its own, which is started when first needed, and again after it had to be stopped.
+
+    Memory: the process holds sympy (about 150 MB) and may take 4 GB of address space. Not for several threads at once.
+
+    Args:
+        seconds: limit of one comparison.
+    """
+
+    def __init__(self, seconds: float = 5.0, start_seconds: float = 120.0) -> None:
+        self.seconds, self.start_seconds = seconds, start_seconds
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> ProcessComparer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, gold: str, answer: str) -> Comparison:
+        if not (is_within_limits(gold) and is_within_limits(answer)):
+            return "unreadable"
+        process = self._process or self._start()
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps([gold, answer]) + "\n")
+            process.stdin.flush()
+        except OSError:  # it died since the last answer
+            self.close()
+            return "unreadable"
+        line = self._line(process, self.seconds)
+        if line is None or not line:
+            self.close()
+            return "timeout" if line is None else "unreadable"
+        return _outcome(line)
+
+    def close(self) -> None:
+        """Ends the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+    def _start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-I", "-c", _SERVE]
+        environment = {"OPENBLAS_NUM_THREADS": "1", "PATH": os.defpath, "LC_ALL": "C.UTF-8"}
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        if (line := self._line(self._process, self.start_seconds)) is None or "ready" not in line:
+            self.close()
+            raise EnvironmentFault(
+                "the process that compares answers in LaTeX did not start, so answers to MATH cannot be judged; is "
+                "math-verify installed (pip install 's2l_ray[evaluate]')?"
+            )
+        return self._process
+
+    def _line(self, process: subprocess.Popen[str], seconds: float) -> str | None:
+        """The next line; empty where the process ended, None where the time is over."""
+        assert process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            return process.stdout.readline() if selector.select(seconds) else None

@@ -1,0 +1,63 @@
+"""Model text → clean text: characters that only look different are unified, and what follows the answer is cut off."""
+
+from __future__ import annotations
+
+import re
+
+MAX_CHARACTERS = 100_000
+"""Of a longer text the end is read: that is where answers stand."""
+
+_SAME = {
+    **dict.fromkeys("−–﹣－", "-"),
+    **dict.fromkeys("\t\v\f\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a", " "),
+    **dict.fromkeys("\u202f\u205f\u3000", " "),
+    **dict.fromkeys("\u2028\u2029\x85", "\n"),
+    **dict.fromkeys("’‘‛`´", "'"),
+    **dict.fromkeys("“”„", '"'),
+    **dict(zip("０１２３４５６７８９．，：（）", "0123456789.,:()", strict=True)),
+    "＝": "=", "∗": "*", "⁄": "/", "∕": "/", "∶": ":", "✕": "×", "⋅": "·", "∙": "·", "＄": "$", "％": "%",
+}  # fmt: skip
+_INVISIBLE = [*range(0x09), *range(0x0E, 0x20), 0x7F, *range(0x80, 0x85), *range(0x86, 0xA0)]
+_INVISIBLE += [0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065), 0xFE0E, 0xFE0F, 0xFEFF]
+_TABLE = str.maketrans({**_SAME, **dict.fromkeys(map(chr, _INVISIBLE), None)})
+_GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:[\u00a0\u2009\u202f][0-9]{3})+(?![0-9])")
+_NO_DIGIT = re.compile(r"[^0-9]")
+_BOLD = re.compile(r"\*\*\*?(?=\S)([^*\n]{1,2000}?)\*\*\*?|(?<!\w)__(?=\S)([^_\n]{1,2000}?)__(?!\w)")
+
+_NEW_TURN = re.compile(
+    r"^[ ]*(?:#{2,}[ ]*(?:instruction|input|response|question|problem|human|user|assistant|system)s?\b"
+    r"|(?:user|human|assistant|question|problem|q|instruction|exercise)[ ]*(?:[0-9]{1,4})?[ ]*:"
+    r"|below is an instruction\b|\[/?inst\])",
+    re.IGNORECASE | re.MULTILINE,
+)
+_END_TOKEN = re.compile(
+    r"</s>|<\|(?:endoftext|im_end|im_start|eot_id|end_of_text|start_header_id|end|user|assistant|system)\|>"
+    r"|<(?:end|start)_of_turn>|\[/?INST\]"
+)
+
+
+def clean(text: str, is_output: bool = False) -> str:
+    """One form for minus signs, spaces and quotes, no invisible characters, no Markdown emphasis.
+
+    Args:
+        is_output: the text was printed by a program, where `**` is a power.
+    """
+    text = text[-MAX_CHARACTERS:].replace("\r\n", "\n").replace("\r", "\n")
+    text = _GROUPED.sub(lambda match: _NO_DIGIT.sub("", match.group()), text)  # 12 345 with a no-break space
+    text = re.sub(r" {2,}", " ", text.translate(_TABLE))
+    if not is_output:
+        text = _BOLD.sub(lambda match: match.group(1) or match.group(2), text)
+    return text
+
+
+def cut_after_answer(text: str) -> str:
+    """The completion up to where the model begins a new instruction or turn of its own; a heading that opens the
+    completion itself is no new turn."""
+    stripped = text.lstrip()
+    begin = len(text) - len(stripped)
+    for pattern in (_END_TOKEN, _NEW_TURN):
+        opening = pattern.match(text, begin)
+        found = pattern.search(text, opening.end() if opening else begin)
+        if found:
+            text = text[: found.start()]
+    return text
