@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray.artifacts.manifest import StageManifest, write_manifest
+from s2l_ray.artifacts.models import TokensArtifact
 from s2l_ray.artifacts.outputs import list_outputs
 from s2l_ray.config import load_config, to_yaml
 from s2l_ray.config.schema import S2LConfig
@@ -155,7 +156,12 @@ class MadeRun:
             ["source", 2, "string"],
             ["topic", 3, "string"],
         ]
-        extra = {"parts": [list(p) for p in self.parts], "format": "instruction", "columns": columns}
+        extra = {
+            "parts": [list(p) for p in self.parts],
+            "format": "instruction",
+            "columns": columns,
+            "heldout": {"rows": 0, "parts": []},
+        }
         settings = {"held_out": [0.05, 0]}
         self.corpus = self.stage("corpus", "corpus", {}, counts, extra, files, settings)
 
@@ -175,7 +181,12 @@ class MadeRun:
 
     def _tokens_and_proxy(self) -> None:
         counts = {"examples": self.num_examples, "sequences": self.num_examples, "quarantined": 0, "cut": 0}
-        extra = {"num_tokens": 30_000, "parts": [list(p) for p in self.parts]}
+        n = self.num_examples
+        figures = TokensArtifact(
+            parts=[], num_examples=n, num_sequences=n, num_quarantined=0, num_tokens=30_000, num_response_tokens=9_000,
+            sum_squared_lengths=10**6, max_length=90, style="alpaca",
+        )  # fmt: skip
+        extra = figures.model_dump() | {"parts": [list(p) for p in self.parts]}
         self.token_content = self.stage("tokens", "tokens", {"corpus": self.corpus}, counts, extra, {})
         means = self.losses.mean(axis=0)
         snapshots = [
@@ -286,7 +297,7 @@ class MadeRun:
                 "micro": float(losses.mean(dtype=np.float64)), "macro": macro, "exact_match": float(exact.mean()),
             }  # fmt: skip
         count = self.num_examples if label == "full" else len(self.chosen[label])
-        extra = {"summary": SUMMARY | {"flops": 2e10 * count / self.num_examples},
+        extra = {"subset": label, "memory": {}, "summary": SUMMARY | {"flops": 2e10 * count / self.num_examples},
                  "evaluation": {name: {"before": None, "after": after} for name, after in results.items()}}  # fmt: skip
         files = {"evaluations/step-00000090.parquet": pa.concat_tables(tables),
                  "evaluations/step-00000090.json": results,

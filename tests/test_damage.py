@@ -15,7 +15,8 @@ from quiet import Quiet
 from tiny import tiny_run_config, write_jsonl
 
 import s2l_ray
-from s2l_ray.artifacts.run import Run, outputs
+from s2l_ray.artifacts import outputs
+from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.snapshots import Snapshot, lost_part, snapshot_folder, write_snapshot
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.data.sources import plan_files

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pytest
 from quiet import Quiet
 
+from s2l_ray.artifacts import outputs
 from s2l_ray.artifacts.file_record import FileRecord
 from s2l_ray.artifacts.generated_corpus import quickstart_units
 from s2l_ray.artifacts.manifest import EarlierLayout, ManifestError, StageManifest, read_manifest, write_manifest
 from s2l_ray.artifacts.outputs import OutputFile, list_outputs, verify_outputs
-from s2l_ray.artifacts.run import RunError, outputs
+from s2l_ray.artifacts.run import RunError
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.artifacts.verify import verify_run
 from s2l_ray.cli import main
