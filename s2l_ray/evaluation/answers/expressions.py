@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from s2l_ray.errors import DataError
+
 MAX_CHARACTERS = 1000
 MAX_DEPTH = 40
 
 
-class Unreadable(Exception):
+class Unreadable(DataError):
     """The text is no expression that this module knows."""
 
 

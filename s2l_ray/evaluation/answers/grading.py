@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from s2l_ray.errors import DataError
 from s2l_ray.evaluation.answers import expressions, latex, mathematics, numbers, options, published, rules
 from s2l_ray.evaluation.answers.extract import Found, How, find_in_completion, find_in_output
 from s2l_ray.evaluation.answers.mathematics import Compare
@@ -50,7 +51,7 @@ class Grade:
         return asdict(self)
 
 
-class UnreadableGold(ValueError):
+class UnreadableGold(DataError):
     """The rule cannot read a gold."""
 
 

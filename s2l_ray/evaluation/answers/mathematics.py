@@ -10,6 +10,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Literal
 
+from s2l_ray.errors import DataError
 from s2l_ray.evaluation.answers import expressions, latex, notation, numbers, values
 from s2l_ray.evaluation.answers.expressions import Unreadable
 from s2l_ray.evaluation.answers.extract import Found, last_sentence
@@ -27,11 +28,11 @@ _MAX_ANSWER = 2000
 _FLOAT_RELATIVE = 1e-9
 
 
-class Undecided(Exception):
+class Undecided(DataError):
     """Own rules cannot read one of the sides."""
 
 
-class _Refused(Exception):
+class _Refused(DataError):
     """The answer is beyond every limit: no system is asked."""
 
 
