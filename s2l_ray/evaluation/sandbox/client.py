@@ -1,0 +1,163 @@
+"""Run a model's programs in isolation, on as many processors as there are.
+
+    with Sandbox(SandboxSettings(seconds=5)) as sandbox:
+        result = sandbox.run("print(6 * 7)")      # ProgramResult(outcome="ok", text="42\\n", …)
+
+A node is tested before its first program; where it cannot isolate, the sandbox is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from s2l_ray.errors import shown
+from s2l_ray.evaluation.errors import EvaluationError
+from s2l_ray.evaluation.sandbox import probe as self_test
+from s2l_ray.evaluation.sandbox.fork_server import ForkServer
+from s2l_ray.evaluation.sandbox.probe import ProbeReport
+from s2l_ray.evaluation.sandbox.settings import OFF_FLAG, ProgramResult, SandboxSettings
+from s2l_ray.evaluation.sandbox.source import program_readings
+from s2l_ray.evaluation.sandbox.watch import ServerDied, ServerFault
+
+_TRIES = 2
+"""A program whose server dies is tried once more, by another."""
+
+
+class Sandbox:
+    """Fork servers, each with a program at a time; a context manager. `run` may be called from several threads."""
+
+    def __init__(self, settings: SandboxSettings | None = None) -> None:
+        self.settings = settings or SandboxSettings()
+        self.num_processes = self.settings.processes or _num_cpus()
+        self._slots: queue.LifoQueue[ForkServer | None] = queue.LifoQueue()
+        self._open = False
+        self._closing = threading.Lock()
+
+    def __enter__(self) -> Sandbox:
+        """Test this node.
+
+        Raises:
+            EvaluationError: it cannot isolate programs; none was run.
+        """
+        self._begin()
+        try:
+            report = self.probe()
+            if not report.isolated and self.settings.mode in ("auto", "bwrap"):
+                raise _refusal(report.node, report.fault)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def run(self, program: str) -> ProgramResult:
+        """One program: the model's text, with or without a fence around it.
+
+        Raises:
+            EvaluationError: this node cannot isolate it (any more); it was not run.
+        """
+        if not isinstance(program, str):
+            raise TypeError(f"a program is text, not {shown(program)}")
+        readings = program_readings(program)
+        for _ in range(_TRIES):
+            slot = self._take()
+            try:
+                slot = slot or ForkServer(self.settings)
+                return slot.run(readings)
+            except ServerDied as error:
+                died = error
+            except ServerFault as error:
+                raise _refusal(os.uname().nodename, str(error)) from error
+            finally:
+                self._slots.put(self._usable(slot))
+        return ProgramResult("exception", "", 0.0, f"the sandbox's server died twice while it ran: {died}")
+
+    def run_many(self, programs: Sequence[str]) -> list[ProgramResult]:
+        """All of them, in their order, as many at a time as there are servers."""
+        with ThreadPoolExecutor(max(1, min(self.num_processes, len(programs)))) as pool:
+            futures = [pool.submit(self.run, program) for program in programs]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def probe(self) -> ProbeReport:
+        """Test what the sandbox keeps out on this node; harmless where it keeps nothing out, and never refused."""
+        mode = self.settings.mode
+        slot = self._take()
+        try:
+            slot = slot or ForkServer(self.settings)
+            with tempfile.TemporaryDirectory(prefix="s2l-probe-") as folder:
+                path = Path(folder, "file")
+                path.touch(mode=0o600)
+                result = slot.run([self_test.probe_program(str(path))])
+            return self_test.report(mode, slot.ready, result.outcome, result.text, result.reason)
+        except (ServerFault, ServerDied, OSError) as error:
+            return self_test.no_server(mode, str(error))
+        finally:
+            self._slots.put(self._usable(slot))
+
+    def close(self) -> None:
+        """Stop the servers; waits for programs that still run."""
+        with self._closing:
+            if not self._open:
+                return
+            self._open = False
+            servers = [self._slots.get() for _ in range(self.num_processes)]
+        for server in servers:
+            if server is not None:
+                server.close()
+
+    def _begin(self) -> None:
+        for _ in range(self.num_processes):
+            self._slots.put(None)  # a server is started when it is needed
+        self._open = True
+
+    def _take(self) -> ForkServer | None:
+        if not self._open:
+            raise RuntimeError("the sandbox is not open: use it as `with Sandbox(settings) as sandbox:`")
+        return self._slots.get()
+
+    @staticmethod
+    def _usable(server: ForkServer | None) -> ForkServer | None:
+        """For the next program: a server that has failed is not."""
+        if server is None or server.healthy:
+            return server
+        server.kill()
+        return None
+
+
+def probe_node(settings: SandboxSettings | None = None) -> ProbeReport:
+    """What the sandbox keeps out on this node, without refusing it: for dry runs."""
+    sandbox = Sandbox(replace(settings or SandboxSettings(), processes=1))
+    sandbox._begin()
+    try:
+        return sandbox.probe()
+    finally:
+        sandbox.close()
+
+
+def _num_cpus() -> int:
+    """That this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _refusal(node: str, fault: str) -> EvaluationError:
+    return EvaluationError(
+        f"node {node} cannot isolate programs ({fault}); they would run with your rights. Use form=cot, "
+        "a kernel ≥ 5.13 with Landlock, sandbox.mode=bwrap, or, on a machine that holds nothing, sandbox.mode=off "
+        f"together with {OFF_FLAG}"
+    )

@@ -1,0 +1,84 @@
+"""Settings and results of the sandbox."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from s2l_ray.errors import shown
+from s2l_ray.evaluation.errors import EvaluationError
+
+Mode = Literal["auto", "bwrap", "external", "off"]
+Outcome = Literal[
+    "ok", "no_output", "exception", "timeout", "memory", "output_limit", "denied", "syntax_error",
+]  # fmt: skip
+
+OFF_FLAG = "--i-know-programs-run-with-my-rights"
+_MIN_MEMORY_MB = 16
+
+
+@dataclass(frozen=True)
+class SandboxSettings:
+    """How programs are isolated and limited.
+
+    Raises:
+        EvaluationError: a value that cannot be, or `off` without `programs_run_with_my_rights`.
+    """
+
+    mode: Mode = "auto"
+    """auto: Landlock and seccomp. bwrap: bubblewrap's namespaces around a server with seccomp, and Landlock where the
+    kernel has it. external: limits only, on nodes that are a sandbox themselves. off: limits only."""
+    seconds: float = 5
+    """Longest time on the wall for one program, and of processor time (rounded up, and one more)."""
+    memory_mb: int = 1024
+    """Address space (MiB) for one program beyond that of the interpreter with its packages."""
+    output_kb: int = 64
+    """Longest standard output (KiB)."""
+    processes: int | None = None
+    """Servers, each running one program at a time; None: one per CPU that this process may use."""
+    packages: tuple[str, ...] = ("sympy", "numpy", "math_verify")
+    """Importable besides the standard library, with what they need, where they are installed."""
+    programs_run_with_my_rights: bool = False
+    """Said knowingly; needed for `off`."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise EvaluationError(
+                f"sandbox.mode is {shown(self.mode)}; programs cannot be run that way. Use one of "
+                f"{', '.join(get_args(Mode))}"
+            )
+        if self.mode == "off" and not self.programs_run_with_my_rights:
+            raise EvaluationError(
+                "sandbox.mode is off: what the model writes would run with your rights, on your files and network. "
+                f"Use sandbox.mode=auto, or, on a machine that holds nothing, add {OFF_FLAG}"
+            )
+        limits: dict[str, tuple[float, float]] = {
+            "seconds": (self.seconds, 0.01), "memory_mb": (self.memory_mb, _MIN_MEMORY_MB),
+            "output_kb": (self.output_kb, 1), "processes": (1 if self.processes is None else self.processes, 1),
+        }  # fmt: skip
+        for name, (value, least) in limits.items():
+            number = isinstance(value, int) or (name == "seconds" and isinstance(value, float))
+            if isinstance(value, bool) or not number or not math.isfinite(value) or value < least:
+                kind = "a number" if name == "seconds" else "a whole number"
+                raise EvaluationError(
+                    f"sandbox.{name} is {shown(value)}; no program could run. Give {kind} of at least {least:g}"
+                )
+        for package in self.packages:
+            if not (isinstance(package, str) and package.isidentifier()):
+                raise EvaluationError(
+                    f"sandbox.packages holds {shown(package)}, which cannot be imported. Give names as after `import`"
+                )
+
+
+@dataclass(frozen=True)
+class ProgramResult:
+    """What became of one program."""
+
+    outcome: Outcome
+    text: str
+    """Standard output as far as it was read; what is no UTF-8 is replaced."""
+    seconds: float
+    """On the wall, from the moment that the process was locked."""
+    reason: str = ""
+    """Why it did not end well: the exception, signal or limit. In the program's own words: trust nothing in it."""
