@@ -33,6 +33,8 @@ EXCEPTION, MEMORY, DENIED = 1, 103, 104
 """Exit statuses."""
 
 _FILE = "<program>"
+_end = os._exit
+"""Programs may replace the other."""
 _RESERVE_BYTES = 8 << 20
 """Given back after a MemoryError, so that it can be reported."""
 
@@ -54,7 +56,7 @@ def run_child(parent: int, lock: Lock, source: int, stdout: int, stderr: int, st
         lock.apply()
     except (LockError, OSError) as error:
         os.write(status, FAULT + str(error).encode("utf-8", "replace")[:1000])
-        os._exit(1)
+        _end(1)
     os.closerange(3, status)
     os.closerange(status + 1, MAX_DESCRIPTORS)
     if lock.machine is not None:
@@ -96,12 +98,11 @@ def _compile(program: Sequence[str], status: int) -> types.CodeType:
     for text in program:
         try:
             return compile(text, _FILE, "exec", dont_inherit=True)
-        except MemoryError:
-            os._exit(MEMORY)
-        except (SyntaxError, ValueError, RecursionError, OverflowError) as error:  # ValueError: NUL, lone surrogates
+        # ValueError: NUL, lone surrogates; MemoryError: too deeply nested for the parser
+        except (SyntaxError, ValueError, RecursionError, OverflowError, MemoryError) as error:
             first = first or error
     os.write(status, SYNTAX + _reason(first).encode("utf-8", "replace")[:1000])
-    os._exit(1)
+    _end(1)
 
 
 def _execute(code: types.CodeType, reserve: list[mmap.mmap]) -> int:
@@ -132,12 +133,13 @@ def _status(error: BaseException, reserve: list[mmap.mmap]) -> int:
     if isinstance(error, SystemExit) and error.code in (None, 0):
         return 0
     line = _line(error)
-    if isinstance(error, MemoryError):
+    no_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if no_memory:
         reserve.clear()
         error.__traceback__ = None
     where = f" (line {line})" if line else ""
     os.write(2, f"\n{_reason(error)}{where}\n".encode("utf-8", "replace"))
-    if isinstance(error, MemoryError):
+    if no_memory:
         return MEMORY
     return DENIED if _was_denied(error) else EXCEPTION
 
@@ -187,4 +189,4 @@ def _exit(status: int) -> NoReturn:
         if status == 0:
             os.write(2, f"\n{_reason(error)}\n".encode("utf-8", "replace"))
             status = EXCEPTION
-    os._exit(status)
+    _end(status)

@@ -19,6 +19,8 @@ from .landlock import restrict_self
 from .seccomp import build_filter, install_filter
 
 MAX_DESCRIPTORS = 64
+_MAX_SIGNALS = 256
+"""Queued ones, which timers are as well."""
 _CPU_MARGIN_S = 1
 """The clock on the wall ends a program first; this is for the case that who watches it is gone."""
 
@@ -75,6 +77,7 @@ class Lock:
             resource.RLIMIT_CORE: 0,
             resource.RLIMIT_MEMLOCK: 0,
             resource.RLIMIT_MSGQUEUE: 0,
+            resource.RLIMIT_SIGPENDING: _MAX_SIGNALS,
         }
         for kind, limit in limits.items():
             hard = resource.getrlimit(kind)[1]
