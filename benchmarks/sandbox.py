@@ -53,7 +53,7 @@ def together(settings: SandboxSettings, count: int) -> dict[str, Any]:
         started = time.perf_counter()
         results = sandbox.run_many([KINDS["trivial"](i) for i in range(count)])
         end = time.perf_counter()
-        assert [r.text for r in results] == [f"{i * 2}\n" for i in range(count)]
+        assert [r.stdout for r in results] == [f"{i * 2}\n" for i in range(count)]
         return {
             "measured": f"trivial, {sandbox.num_processes} servers",
             "programs": count,

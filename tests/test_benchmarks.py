@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 CORPUS = "{corpus}"
 SMALLEST = {
     "gpu": (["--tiny", "--modes", "padded", "packed"], "section=target"),
+    "sandbox": (["--programs", "4", "--processes", "1"], "sympy, one by one"),
     "scaling": (
         [CORPUS, "--workers", "1", "--rounds", "1", "--steps", "2", "--batch", "8", "--hidden-size", "16"],
         "training, tokens/s",

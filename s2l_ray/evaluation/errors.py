@@ -6,4 +6,4 @@ from s2l_ray.errors import UserError
 
 
 class EvaluationError(UserError):
-    """A target cannot be evaluated as asked: a setting, a file, or a node that cannot isolate programs."""
+    """A test set, a setting, or a node that cannot isolate programs; says which, why and what would do."""

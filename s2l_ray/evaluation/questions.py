@@ -13,7 +13,8 @@ from typing import Any
 from s2l_ray.config.custom_task import fields_of
 from s2l_ray.errors import listed, shown
 from s2l_ray.evaluation.answers.grading import UnreadableGold, check_gold
-from s2l_ray.evaluation.tasks import SUMMARY, EvaluationError, Task
+from s2l_ray.evaluation.errors import EvaluationError
+from s2l_ray.evaluation.tasks import SUMMARY, Task
 
 ID_BYTES = 16
 MAX_QUESTIONS = 10_000_000

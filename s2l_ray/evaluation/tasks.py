@@ -7,14 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from s2l_ray.config.custom_task import CustomTaskConfig
-from s2l_ray.errors import UserError, shown
+from s2l_ray.errors import shown
+from s2l_ray.evaluation.errors import EvaluationError
 
 SUMMARY = "summary"
 """The rule of tasks whose answers are texts, measured by BLEU, ROUGE and BERTScore."""
-
-
-class EvaluationError(UserError):
-    """A test set or a setting of the evaluation cannot be used; says which, why and what would do."""
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ import importlib.util
 import os
 import shutil
 import sys
+import sysconfig
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-_LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d")
+_LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64")
+_OWN = ("/", "/proc", "/dev")
 
 
 def bubblewrap_binary() -> str | None:
@@ -30,10 +32,22 @@ def wrapped(binary: str, command: Sequence[str], folders: Iterable[str]) -> list
     """`command` in namespaces of its own, read-only, with `folders` besides the interpreter.
 
     Where Landlock is missing, a program reads what is bound here: the interpreter's prefix and the system's libraries.
+    The machine's other folders are there without content and refuse to be entered, so that a program which asks for
+    them is told what it is told elsewhere.
     """
-    bound = [*_LIBRARIES, sys.base_prefix, sys.base_exec_prefix, sys.prefix, os.path.realpath(sys.executable), *folders]
-    arguments = [binary, "--unshare-all", "--cap-drop", "ALL"]  # the server ends with its input: no --die-with-parent,
-    for path in dict.fromkeys(bound):  # which would end it with the thread that has started it
-        if path != "/":
-            arguments += ["--ro-bind-try", path, path]
-    return [*arguments, "--proc", "/proc", "--dev", "/dev", "--chdir", "/", "--", *command]
+    prefixes = (sys.base_prefix, sys.base_exec_prefix, sys.prefix, os.path.realpath(sys.executable))
+    bound = [path for path in dict.fromkeys([*_LIBRARIES, *prefixes, *folders]) if path != "/" and os.path.exists(path)]
+    # The server ends with its input; --die-with-parent would end it with the thread that has started it.
+    arguments = [binary, "--unshare-all", "--cap-drop", "ALL"]
+    passed = dict.fromkeys(str(parent) for path in bound for parent in reversed(Path(path).parents))
+    for folder in passed:
+        if folder not in (*_OWN, *bound):
+            arguments += ["--perms", "0111", "--dir", folder]
+    for name in sorted(os.listdir("/")):
+        if (folder := f"/{name}") not in (*passed, *bound, *_OWN):
+            arguments += ["--perms", "0000", "--dir", folder]
+    for path in bound:
+        arguments += ["--ro-bind", path, path]
+    if sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        arguments += ["--setenv", "LD_LIBRARY_PATH", str(sysconfig.get_config_var("LIBDIR"))]
+    return [*arguments, "--proc", "/proc", "--dev", "/dev", "--chmod", "0111", "/", "--chdir", "/", "--", *command]

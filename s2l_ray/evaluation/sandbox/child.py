@@ -21,7 +21,6 @@ import sys
 import tempfile
 import threading
 import types
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .lock import MAX_DESCRIPTORS, Lock, LockError, die_with_parent, prefer_for_oom_killer
@@ -44,7 +43,7 @@ def run_child(parent: int, lock: Lock, source: int, stdout: int, stderr: int, st
 
     Args:
         parent: process id of the one that has forked.
-        source: descriptor to read from: a JSON list of readings of the model's text; the first that compiles is run.
+        source: descriptor to read from: the program, as JSON.
         stdout, stderr, status: descriptors to write to.
     """
     try:
@@ -92,17 +91,14 @@ def _refuse_shell(event: str, _: tuple[Any, ...]) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
 
-def _compile(program: Sequence[str], status: int) -> types.CodeType:
+def _compile(program: str, status: int) -> types.CodeType:
     """Nothing of a program is run by compiling it."""
-    first: Exception | None = None
-    for text in program:
-        try:
-            return compile(text, _FILE, "exec", dont_inherit=True)
-        # ValueError: NUL, lone surrogates; MemoryError: too deeply nested for the parser
-        except (SyntaxError, ValueError, RecursionError, OverflowError, MemoryError) as error:
-            first = first or error
-    os.write(status, SYNTAX + _reason(first).encode("utf-8", "replace")[:1000])
-    _end(1)
+    try:
+        return compile(program, _FILE, "exec", dont_inherit=True)
+    # ValueError: NUL, lone surrogates; MemoryError: too deeply nested for the parser
+    except (SyntaxError, ValueError, RecursionError, OverflowError, MemoryError) as error:
+        os.write(status, SYNTAX + _reason(error).encode("utf-8", "replace")[:1000])
+        _end(1)
 
 
 def _execute(code: types.CodeType, reserve: list[mmap.mmap]) -> int:
@@ -154,7 +150,7 @@ def _line(error: BaseException) -> int | None:
     return line
 
 
-def _reason(error: BaseException | None) -> str:
+def _reason(error: BaseException) -> str:
     try:
         said = str(error).strip().partition("\n")[0]
     except BaseException:  # the program's own class

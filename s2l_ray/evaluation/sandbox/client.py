@@ -1,7 +1,7 @@
 """Run a model's programs in isolation, on as many processors as there are.
 
     with Sandbox(SandboxSettings(seconds=5)) as sandbox:
-        result = sandbox.run("print(6 * 7)")      # ProgramResult(outcome="ok", text="42\\n", …)
+        result = sandbox.run("print(6 * 7)")      # ProgramResult(outcome="ok", stdout="42\\n", …)
 
 A node is tested before its first program; where it cannot isolate, the sandbox is refused.
 """
@@ -24,7 +24,6 @@ from s2l_ray.evaluation.sandbox import probe as self_test
 from s2l_ray.evaluation.sandbox.fork_server import ForkServer
 from s2l_ray.evaluation.sandbox.probe import ProbeReport
 from s2l_ray.evaluation.sandbox.settings import OFF_FLAG, ProgramResult, SandboxSettings
-from s2l_ray.evaluation.sandbox.source import program_readings
 from s2l_ray.evaluation.sandbox.watch import ServerDied, ServerFault
 
 _TRIES = 2
@@ -63,19 +62,18 @@ class Sandbox:
         self.close()
 
     def run(self, program: str) -> ProgramResult:
-        """One program: the model's text, with or without a fence around it.
+        """One program, as it stands.
 
         Raises:
             EvaluationError: this node cannot isolate it (any more); it was not run.
         """
         if not isinstance(program, str):
             raise TypeError(f"a program is text, not {shown(program)}")
-        readings = program_readings(program)
         for _ in range(_TRIES):
             slot = self._take()
             try:
                 slot = slot or ForkServer(self.settings)
-                return slot.run(readings)
+                return slot.run(program)
             except ServerDied as error:
                 died = error
             except ServerFault as error:
@@ -103,8 +101,8 @@ class Sandbox:
             with tempfile.TemporaryDirectory(prefix="s2l-probe-") as folder:
                 path = Path(folder, "file")
                 path.touch(mode=0o600)
-                result = slot.run([self_test.probe_program(str(path))])
-            return self_test.report(mode, slot.ready, result.outcome, result.text, result.reason)
+                result = slot.run(self_test.probe_program(str(path)))
+            return self_test.report(mode, slot.ready, result.outcome, result.stdout, result.reason)
         except (ServerFault, ServerDied, OSError) as error:
             return self_test.no_server(mode, str(error))
         finally:

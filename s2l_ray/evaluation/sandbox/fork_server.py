@@ -75,15 +75,15 @@ class ForkServer:
     def pid(self) -> int:
         return self._process.pid
 
-    def run(self, readings: list[str]) -> ProgramResult:
-        """The first of the readings that compiles, run.
+    def run(self, program: str) -> ProgramResult:
+        """What becomes of it.
 
         Raises:
             ServerDied: without an answer.
             ServerFault: the program's process could not be locked; nothing was run.
         """
         self.healthy = False
-        source = bytearray(json.dumps(readings).encode())
+        source = bytearray(json.dumps(program).encode())
         with Watch(self._socket, self._settings.seconds, self._settings.output_kb * 1024, source) as watch:
             result = watch.result()
         self.healthy = True

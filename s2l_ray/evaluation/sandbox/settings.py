@@ -76,7 +76,7 @@ class ProgramResult:
     """What became of one program."""
 
     outcome: Outcome
-    text: str
+    stdout: str
     """Standard output as far as it was read; what is no UTF-8 is replaced."""
     seconds: float
     """On the wall, from the moment that the process was locked."""
