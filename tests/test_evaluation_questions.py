@@ -6,9 +6,9 @@ import pytest
 
 from s2l_ray.config.custom_task import CustomTaskConfig
 from s2l_ray.config.section import Contradictions
+from s2l_ray.evaluation.errors import EvaluationError
 from s2l_ray.evaluation.prompts import PROGRAM_STEM, messages, passes
 from s2l_ray.evaluation.questions import Question, first_by_id, parts, question_id, read_questions
-from s2l_ray.evaluation.errors import EvaluationError
 from s2l_ray.evaluation.tasks import BUILT_IN, MATHS, task_of, tasks_of
 
 

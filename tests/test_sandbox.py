@@ -19,6 +19,7 @@ import sandbox_programs as programs
 from sandbox_programs import rows_of, wrong
 
 from s2l_ray.evaluation.answers.programs import find_program
+from s2l_ray.evaluation.answers.symbolic import SandboxComparer
 from s2l_ray.evaluation.sandbox import EvaluationError, Sandbox, SandboxSettings
 
 SHARED = Path(__file__).parents[2] / "shared/data/evaluation/programs.jsonl"
@@ -180,15 +181,12 @@ def test_a_long_program_arrives_whole(sandbox: Sandbox):
     assert sandbox.run(program).stdout == "100000\n"
 
 
-def test_symbolic_comparisons_run_inside():
+def test_answers_in_latex_are_compared_inside():
     pytest.importorskip("math_verify")
-    program = (
-        "from math_verify import parse, verify\n"
-        "gold, answer = (parse(t, parsing_timeout=None) for t in ('$\\\\frac{1}{2}$', '$0.5$'))\n"
-        "print(verify(gold, answer, timeout_seconds=None))"
-    )
     with Sandbox(SandboxSettings(seconds=60, processes=1)) as opened:
-        assert opened.run(program).stdout == "True\n"
+        compare = SandboxComparer(opened)
+        assert compare("\\frac{\\sqrt{2}}{2}", "\\frac{1}{\\sqrt{2}}") == "equal"
+        assert compare("\\sqrt{2}", "\\sqrt{3}") == "different"
 
 
 def test_nothing_is_left_behind(hasty: Sandbox):
