@@ -1,4 +1,4 @@
-"""A corpus that a tiny model learns in seconds, in part: colours of things for ever, answers of sums never."""
+"""A corpus that a tiny model learns in seconds, in part: colours of things indefinitely, answers of sums never."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 # A property does not fail because the machine is busy. And nothing is traced: what explains a failure traces the whole
-# test, in which Python 3.11 has been seen to loop for ever, so that a failure would show as a run that hangs.
+# test, in which Python 3.11 has been seen to loop indefinitely, so that a failure would show as a run that hangs.
 settings.register_profile(
     "unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow],
     phases=[phase for phase in Phase if phase != Phase.explain],

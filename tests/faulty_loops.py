@@ -19,41 +19,41 @@ def attempts(folder: Path) -> int:
     return len(list(folder.glob("rank-0-*")))
 
 
-def _begin(folder: str, host: Any) -> int:
-    Path(folder, f"rank-{host.rank}-{uuid.uuid4().hex}").touch()
-    host.gather(None)
+def _begin(folder: str, worker: Any) -> int:
+    Path(folder, f"rank-{worker.rank}-{uuid.uuid4().hex}").touch()
+    worker.all_gather(None)
     return attempts(Path(folder))
 
 
-def refuses_on_one_rank(folder: str, host: Any) -> dict[str, Any]:
-    _begin(folder, host)
-    if host.rank == 1:
+def refuses_on_one_rank(folder: str, worker: Any) -> dict[str, Any]:
+    _begin(folder, worker)
+    if worker.rank == 1:
         raise UnsupportedModel("this model cannot be measured; choose another")
-    host.gather(None)  # for ever: rank 1 does not come
+    worker.all_gather(None)  # indefinitely: rank 1 does not come
     return {}
 
 
-def storage_fails_once(folder: str, host: Any) -> dict[str, Any]:
-    if _begin(folder, host) == 1:
+def storage_fails_once(folder: str, worker: Any) -> dict[str, Any]:
+    if _begin(folder, worker) == 1:
         raise StorageError("the storage is away")
     return {"attempts": attempts(Path(folder))}
 
 
-def runs_out_of_memory(folder: str, host: Any) -> dict[str, Any]:
+def runs_out_of_memory(folder: str, worker: Any) -> dict[str, Any]:
     import torch
 
-    _begin(folder, host)
-    if host.rank == 1:
+    _begin(folder, worker)
+    if worker.rank == 1:
         torch.empty(2**56, dtype=torch.uint8)
-    host.gather(None)
+    worker.all_gather(None)
     return {}
 
 
-def is_killed(folder: str, host: Any) -> dict[str, Any]:
-    _begin(folder, host)
-    if host.rank == 1:
+def is_killed(folder: str, worker: Any) -> dict[str, Any]:
+    _begin(folder, worker)
+    if worker.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    host.gather(None)
+    worker.all_gather(None)
     return {}
 
 
@@ -68,17 +68,17 @@ def _kill_beside(named: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def loses_its_controller(folder: str, host: Any) -> dict[str, Any]:
-    if _begin(folder, host) == 1:
-        if host.rank == 0:
+def loses_its_controller(folder: str, worker: Any) -> dict[str, Any]:
+    if _begin(folder, worker) == 1:
+        if worker.rank == 0:
             _kill_beside("TrainController")
         time.sleep(300)
     return {"attempts": attempts(Path(folder))}
 
 
-def loses_everybody(folder: str, host: Any) -> dict[str, Any]:
-    if _begin(folder, host) == 1:
-        if host.rank == 0:
+def loses_everybody(folder: str, worker: Any) -> dict[str, Any]:
+    if _begin(folder, worker) == 1:
+        if worker.rank == 0:
             _kill_beside("TrainController")
             _kill_beside("_Box")
             _kill_beside("TrainWorker")
@@ -86,21 +86,21 @@ def loses_everybody(folder: str, host: Any) -> dict[str, Any]:
     return {"attempts": attempts(Path(folder))}
 
 
-def is_killed_once(folder: str, host: Any) -> dict[str, Any]:
-    if _begin(folder, host) == 1 and host.rank == 1:
+def is_killed_once(folder: str, worker: Any) -> dict[str, Any]:
+    if _begin(folder, worker) == 1 and worker.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    host.gather(None)
+    worker.all_gather(None)
     return {"attempts": attempts(Path(folder))}
 
 
-def loses_a_connection(folder: str, host: Any) -> dict[str, Any]:
+def loses_a_connection(folder: str, worker: Any) -> dict[str, Any]:
     """Raises what another try may not meet again."""
-    _begin(folder, host)
-    if host.rank == 1:
+    _begin(folder, worker)
+    if worker.rank == 1:
         raise RuntimeError(f"connection {attempts(Path(folder))} was lost")
-    host.gather(None)
+    worker.all_gather(None)
     return {}
 
 
-def tells_its_device(folder: str, host: Any) -> dict[str, Any]:
-    return {"device": str(host.device), "hidden": os.environ.get("CUDA_VISIBLE_DEVICES")}
+def tells_its_device(folder: str, worker: Any) -> dict[str, Any]:
+    return {"device": str(worker.device), "hidden": os.environ.get("CUDA_VISIBLE_DEVICES")}

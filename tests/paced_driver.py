@@ -22,15 +22,15 @@ WAITS = {(8, 3), (14, 2)}
 NOTICE_STEP = 9
 
 
-def paced(pace: str, job: Any, host: Any) -> Any:
+def paced(pace: str, job: Any, worker: Any) -> Any:
     from s2l_ray.stages.proxy.loop import run_worker
 
-    emit, notice = host.emit, host.notice
+    emit, notice = worker.emit, worker.notice
     asked_at: list[int] = []
 
     def told(**event: Any) -> None:
-        emit(**event, workers=host.num_workers)
-        while event["event"] == "train" and (event["step"], host.num_workers) in WAITS:
+        emit(**event, workers=worker.num_workers)
+        while event["event"] == "train" and (event["step"], worker.num_workers) in WAITS:
             time.sleep(0.1)
 
     def noticed(step: int) -> bool:
@@ -44,10 +44,10 @@ def paced(pace: str, job: Any, host: Any) -> Any:
         return bool(notice(step))
 
     if pace == "fleet":
-        host.emit = told
+        worker.emit = told
     else:
-        host.notice = noticed
-    return run_worker(job, host)
+        worker.notice = noticed
+    return run_worker(job, worker)
 
 
 if __name__ == "__main__":

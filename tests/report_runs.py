@@ -1,4 +1,4 @@
-"""Finished runs made in a second, for the report's tests: real artifacts written by the project's own storage, with
+"""TrialResult runs made in a second, for the report's tests: real artifacts written by the project's own storage, with
 losses, choices and evaluations that are made up by a seed."""
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def test_hostile_texts(text):
 
 
 def test_nothing_is_compiled_or_run():
-    """Constant folding alone could take for ever; parsing does not fold."""
+    """Constant folding alone could take indefinitely; parsing does not fold."""
     start = time.process_time()
     assert parses("x = 9 ** 9 ** 9 ** 9\nprint('a' * 10 ** 12)")
     assert time.process_time() - start < 1

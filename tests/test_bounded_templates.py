@@ -1,4 +1,4 @@
-"""Templates that take for ever, explode or raise: the row is unusable, the worker goes on."""
+"""Templates that take indefinitely, explode or raise: the row is unusable, the worker goes on."""
 
 from __future__ import annotations
 

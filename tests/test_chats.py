@@ -15,7 +15,7 @@ from s2l_ray.data.conversation import unpack
 from s2l_ray.data.corpus_parts import EXAMPLE_SCHEMA, READ_SCHEMA, HoldOut, part_name, write_part
 from s2l_ray.data.example_id import content_id
 from s2l_ray.data.formats import UnknownFormat, detect_format, format_of_rows, rendered_as, to_conversation
-from s2l_ray.data.quarantine import TooManyUnusable
+from s2l_ray.data.quarantine import QuarantineLimitError
 from s2l_ray.data.read_task import sample_format, to_record
 from s2l_ray.data.render import Renderer
 from s2l_ray.data.sources import plan_files
@@ -269,7 +269,7 @@ def test_kto_data_stop_before_any_task(tmp_path):
     rows = [{"messages": [U, A], "label": i % 2 == 0} for i in range(4)]
     config = CorpusConfig(paths=[str(write_jsonl(tmp_path / "a.jsonl", rows))])
     units = plan_files(config.paths, 1 << 20)
-    with pytest.raises(TooManyUnusable, match=r"column 'label' is not read .*corpus\.ignore_columns=\[label\]"):
+    with pytest.raises(QuarantineLimitError, match=r"column 'label' is not read .*corpus\.ignore_columns=\[label\]"):
         sample_format(units, config)
     assert sample_format(units, config.model_copy(update={"ignore_columns": ["label"]})) == "messages"
 

@@ -18,7 +18,7 @@ from s2l_ray.config import CorpusConfig, HuggingFaceSource
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import content_id, occurrence_id
 from s2l_ray.data.formats import UnknownFormat
-from s2l_ray.data.quarantine import TooManyUnusable
+from s2l_ray.data.quarantine import QuarantineLimitError
 from s2l_ray.data.sources import plan_files
 from s2l_ray.data.token_parts import read_parts
 from s2l_ray.data.units import SourceError
@@ -192,7 +192,7 @@ def test_quarantine_says_reason_origin_and_text(tmp_path):
 def test_too_many_unusable_rows_stop_the_run_and_name_the_reasons(tmp_path):
     rows = [*ROWS[:50], *[{"prompt": "p"}] * 3, {"prompt": None, "completion": "c"}]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
-    with pytest.raises(TooManyUnusable) as caught:
+    with pytest.raises(QuarantineLimitError) as caught:
         corpus(tmp_path / "run", path)
     said = str(caught.value)
     for words in (
@@ -215,7 +215,7 @@ def test_an_earlier_attempts_leftovers_are_gone(tmp_path):
 def test_a_corpus_of_another_format_stops_before_any_task(tmp_path):
     with pytest.raises(UnknownFormat, match="question"):
         corpus(tmp_path / "run", write_jsonl(tmp_path / "a.jsonl", [{"question": "q", "answer": "a"}]))
-    with pytest.raises(TooManyUnusable, match=r"none of the first 9 rows .* missing column 'messages'"):
+    with pytest.raises(QuarantineLimitError, match=r"none of the first 9 rows .* missing column 'messages'"):
         corpus(tmp_path / "run", write_jsonl(tmp_path / "b.jsonl", ROWS[:9]), format="messages")
     (tmp_path / "c.jsonl").write_text("no json\n" * 9)
     with pytest.raises(SourceError, match=r"none of its first 9 rows can be read .*bad JSON"):
@@ -248,7 +248,7 @@ def test_columns_dropped_and_sources_missing(plain, tmp_path):
 
     rows = [{**r, "raw": b"\x00", "day": datetime.date(2024, 1, i % 28 + 1)} for i, r in enumerate(ROWS[:30])]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    with pytest.raises(TooManyUnusable, match=r"column 'raw' holds a value of type bytes; .*corpus\.drop_columns"):
+    with pytest.raises(QuarantineLimitError, match=r"column 'raw' holds a value of type bytes; .*corpus\.drop_columns"):
         corpus(tmp_path / "run", tmp_path / "a.parquet")
     options: dict[str, Any] = {"drop_columns": ["raw", "source"]}
     parts, storage = corpus(tmp_path / "run", tmp_path / "a.parquet", **options)
@@ -321,9 +321,9 @@ def test_examples_without_a_response_token_are_quarantined(tmp_path):
     assert row["reason"].startswith("no response token left within max_length=64 tokens")
     assert (row["origin"], row["index"]) == (str(path), path.read_bytes().index(b'{"prompt": "far'))
     assert "far far" in row["text"]
-    with pytest.raises(TooManyUnusable, match=r"1 of 51 rows \(2\.0%\)"):
+    with pytest.raises(QuarantineLimitError, match=r"1 of 51 rows \(2\.0%\)"):
         tokens(storage, parts, tmp_path / "tokens", share=0.01)
-    with pytest.raises(TooManyUnusable, match="no example has a response token left"):
+    with pytest.raises(QuarantineLimitError, match="no example has a response token left"):
         tokens(storage, parts, tmp_path / "tokens", max_length=1, share=1.0)
 
 

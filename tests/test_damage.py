@@ -21,7 +21,7 @@ from s2l_ray.artifacts.snapshots import Snapshot, lost_part, snapshot_folder, wr
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.data.sources import plan_files
 from s2l_ray.data.units import SourceError
-from s2l_ray.execution.checkpoints import CheckpointDamaged, drop_unusable_checkpoints, torn_named
+from s2l_ray.execution.checkpoints import CheckpointDamaged, drop_unusable_checkpoints, translate_torn_checkpoint
 from s2l_ray.stages.corpus.build import build_corpus
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.retry import DamagedFile, MissingFile
@@ -135,9 +135,12 @@ def test_a_torn_checkpoint_is_named_with_what_to_delete(tmp_path):
     torch.save({"model": torch.zeros(1000)}, tmp_path / "state.pt")
     (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:2000])
     with pytest.raises(CheckpointDamaged, match=r"Delete /run/ray_train and run the same command again"):  # noqa: SIM117
-        with torn_named("/run/ray_train/step-1"):
+        with translate_torn_checkpoint("/run/ray_train/step-1"):
             torch.load(tmp_path / "state.pt", weights_only=True)
-    with pytest.raises(RuntimeError, match=r"^Connection closed by peer$"), torn_named("/run/ray_train/step-1"):
+    with (
+        pytest.raises(RuntimeError, match=r"^Connection closed by peer$"),
+        translate_torn_checkpoint("/run/ray_train/step-1"),
+    ):
         raise RuntimeError("Connection closed by peer")
 
 
@@ -161,25 +164,25 @@ def test_parts_that_are_gone_or_torn_after_their_stage_are_made_again_and_said(f
     gone.unlink()
     torn.write_bytes(torn.read_bytes()[:100])
     progress = Quiet()
-    mended = s2l_ray.run(tree, progress=progress)
+    repaired = s2l_ray.run(tree, progress=progress)
     assert f"examples/{example_part.name} in" in progress.lines()
     assert f"snapshot-001/{gone.parent.name}/{gone.name} is missing" in progress.lines()
     assert progress.lines().count("Made again.") == 2
-    assert {name for name, stage in mended.stages.items() if not stage.reused} == {"corpus", "proxy"}
-    assert fingerprints(mended) == fingerprints(finished)
+    assert {name for name, stage in repaired.stages.items() if not stage.reused} == {"corpus", "proxy"}
+    assert fingerprints(repaired) == fingerprints(finished)
     whole = {o.name: o.size for o in finished.stage("proxy").manifest.outputs}
-    assert {o.name: o.size for o in mended.stage("proxy").manifest.outputs} == whole
+    assert {o.name: o.size for o in repaired.stage("proxy").manifest.outputs} == whole
 
 
 def test_a_part_altered_without_a_change_of_size_is_found_at_the_start_and_made_again(finished, tmp_path):
     tree = copy_of(finished, tmp_path / "run")
     victim = alter(tmp_path / "run" / finished.stage("tokens").folder)
     progress = Quiet()
-    mended = s2l_ray.run(tree, progress=progress)
+    repaired = s2l_ray.run(tree, progress=progress)
     assert f"[tokens] parts/{victim.name} in" in progress.lines()
     assert "has other bytes than were written" in progress.lines()
-    assert {name for name, stage in mended.stages.items() if not stage.reused} == {"tokens"}
-    assert fingerprints(mended) == fingerprints(finished)
+    assert {name for name, stage in repaired.stages.items() if not stage.reused} == {"tokens"}
+    assert fingerprints(repaired) == fingerprints(finished)
 
 
 def alter(folder: Path) -> Path:
@@ -200,6 +203,6 @@ def test_a_part_too_large_for_the_check_at_the_start_stops_whoever_reads_it_unti
     with pytest.raises(DamagedFile, match=f"{victim.name} is damaged: its digest is .*Delete it and run"):
         s2l_ray.run(tree, progress=Quiet())
     victim.unlink()
-    mended = s2l_ray.run(tree, progress=Quiet())
-    assert {name for name, stage in mended.stages.items() if not stage.reused} == {"tokens", "trajectories"}
-    assert fingerprints(mended) == fingerprints(finished)
+    repaired = s2l_ray.run(tree, progress=Quiet())
+    assert {name for name, stage in repaired.stages.items() if not stage.reused} == {"tokens", "trajectories"}
+    assert fingerprints(repaired) == fingerprints(finished)

@@ -18,7 +18,7 @@ import zstandard
 from s2l_ray.config import CorpusConfig
 from s2l_ray.data.diagnosis import diagnose
 from s2l_ray.data.formats import UnknownFormat
-from s2l_ray.data.quarantine import TooManyUnusable
+from s2l_ray.data.quarantine import QuarantineLimitError
 from s2l_ray.data.read_task import read_rows, sample_format
 from s2l_ray.data.sources import plan_files
 from s2l_ray.data.units import SourceError
@@ -48,7 +48,7 @@ def read(path: Path) -> list[Any]:
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises((SourceError, UnknownFormat, TooManyUnusable)) as caught:
+    with pytest.raises((SourceError, UnknownFormat, QuarantineLimitError)) as caught:
         read(path)
     said = str(caught.value)
     assert path.name in said

@@ -15,7 +15,7 @@ from tiny import tiny_run_config
 
 from s2l_ray.cli import main
 from s2l_ray.storage.folder import Storage
-from s2l_ray.storage.retry import StorageError, StorageFull
+from s2l_ray.storage.retry import StorageError, StorageFullError
 
 
 @pytest.fixture
@@ -100,10 +100,10 @@ def fill_with_files(mount: Path) -> None:
 
 
 def test_no_room_and_no_inodes(mount: Path) -> None:
-    with pytest.raises(StorageFull, match="No space left"):
+    with pytest.raises(StorageFullError, match="No space left"):
         Storage.open(mount).write_bytes("a", b"x" * (2 << 20))
     assert Storage.open(mount).list() == []
-    with pytest.raises(StorageFull, match="No space left"):
+    with pytest.raises(StorageFullError, match="No space left"):
         fill_with_files(mount)
 
 

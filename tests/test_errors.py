@@ -25,7 +25,7 @@ from s2l_ray.errors import MAX_MESSAGE, DataError, EnvironmentFault, InternalErr
 from s2l_ray.execution.failures import final_error, is_final
 from s2l_ray.observability.progress import Progress
 from s2l_ray.storage.folder import Storage
-from s2l_ray.storage.retry import DamagedFile, StorageError, StorageFull
+from s2l_ray.storage.retry import DamagedFile, StorageError, StorageFullError
 
 
 def own_errors() -> list[type[BaseException]]:
@@ -68,7 +68,7 @@ def runner_in(tmp_path):
     return lambda: open_runner(Run(config, Storage.open(tmp_path)), Progress(interactive=False))
 
 
-@pytest.mark.parametrize("error", [UserError("no"), DataError("no"), StorageError("no"), StorageFull("no")])
+@pytest.mark.parametrize("error", [UserError("no"), DataError("no"), StorageError("no"), StorageFullError("no")])
 def test_an_error_of_ours_is_a_refusal_until_a_stage_has_begun(monkeypatch, runner_in, error):
     def fails(storage: Storage) -> StageResult:
         raise error
@@ -204,7 +204,7 @@ def test_of_many_faults_the_first_are_listed_and_the_rest_counted():
 
 
 @pytest.mark.parametrize("error", [ValueError("v"), TypeError("t"), KeyError("k"), IndexError(), ZeroDivisionError(),
-                                   ImportError(), UserError("u"), DamagedFile("d"), StorageFull("f")])  # fmt: skip
+                                   ImportError(), UserError("u"), DamagedFile("d"), StorageFullError("f")])  # fmt: skip
 def test_what_cannot_end_better_is_final(error):
     assert is_final(error)
 

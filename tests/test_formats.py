@@ -183,6 +183,6 @@ def test_ids_are_of_the_content_alone():
     assert occurrence_id(first, 0) == first
     assert len({occurrence_id(first, n) for n in range(50)}) == 50
     assert {len(i) for i in ids} == {16}
-    # Fixed for ever: a changed hash would make every finished run's ids foreign.
+    # Fixed indefinitely: a changed hash would make every finished run's ids foreign.
     assert content_id(pair("q", "ä")).hex() == "b72f981265ea9726b02ddb1c47758632"
     assert occurrence_id(b"0" * 16, 3).hex() == "172121d7554e9c1b6a8dd3330c941992"

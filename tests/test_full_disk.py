@@ -18,7 +18,7 @@ from s2l_ray.artifacts.run import load_run
 from s2l_ray.observability.metrics_log import MetricsLog, read_metrics
 from s2l_ray.storage.atomic_files import TEMP_PREFIX
 from s2l_ray.storage.folder import Storage
-from s2l_ray.storage.retry import StorageFull
+from s2l_ray.storage.retry import StorageFullError
 
 _PAGE = 4096
 
@@ -67,7 +67,7 @@ def test_a_write_that_finds_no_space_is_named_and_leaves_the_old_file(small_disk
         lambda: storage.write_bytes("ids", bytes(65 * _PAGE)),
         lambda: storage.upload_folder(folder_of(small_disk.parent, 65 * _PAGE)),
     ):
-        with pytest.raises(StorageFull) as full:
+        with pytest.raises(StorageFullError) as full:
             write()
         assert "No space left on device" in str(full.value)
         assert "run the same command again" in str(full.value)

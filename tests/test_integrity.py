@@ -116,17 +116,17 @@ def test_the_next_command_makes_every_damaged_stage_again(run, tmp_path):
         flip(path)
     tree = run.config.model_dump(mode="json") | {"run_dir": str(folder)}
     progress = Quiet()
-    mended = s2l_ray.run(tree, progress=progress)
+    repaired = s2l_ray.run(tree, progress=progress)
     for stage in run.stages.values():
         assert f"[{stage.name}] " in progress.lines()
     assert progress.lines().count("Made again.") == len({s.folder for s in run.stages.values()})
     assert "The quickstart's files are made again." in progress.lines()
-    assert not any(stage.reused for stage in mended.stages.values())
-    assert fingerprints(mended) == fingerprints(run)
+    assert not any(stage.reused for stage in repaired.stages.values())
+    assert fingerprints(repaired) == fingerprints(run)
     # Byte for byte, but for the corpus, whose rows say where they came from: this run lies elsewhere.
     for path, content in zip(victims, before, strict=True):
         assert path.read_bytes() == content or "corpus" in path.relative_to(folder).parts, path
-    assert verify_run(mended.storage, Quiet()).problems == []
+    assert verify_run(repaired.storage, Quiet()).problems == []
 
 
 def test_a_subset_whose_ids_were_exchanged_is_not_fine_tuned_on(run, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from tiny import tiny_run_config
 from s2l_ray.config import S2LConfig, load_config
 from s2l_ray.execution.capacity_wait import CapacityTimeoutError, Patience
 from s2l_ray.execution.placement import PlacementError
-from s2l_ray.lm.sharding import DoesNotFit
+from s2l_ray.lm.sharding import InsufficientMemoryError
 from s2l_ray.stages.layout import Layout, lay_out
 
 H100 = {"accelerator_type": "H100", "workers": 8}
@@ -47,7 +47,7 @@ def test_an_accelerator_that_comes_in_one_size_is_not_asked(ray_cluster: None, t
 def test_a_target_that_cannot_fit_an_accelerator_is_refused_at_once(ray_cluster: None, tmp_path: Path):
     wide = {"from_config": {"model_type": "llama", "hidden_size": 16384, "intermediate_size": 65536,
                             "num_hidden_layers": 160, "num_attention_heads": 128}, "zero_stage": 0}  # fmt: skip
-    with pytest.raises(DoesNotFit, match=r"a worker has 80\.0 GB"):
+    with pytest.raises(InsufficientMemoryError, match=r"a worker has 80\.0 GB"):
         laid_out(tmp_path, model=wide, target=H100)
 
 
@@ -86,7 +86,7 @@ def test_elastic_targets_are_sized_for_the_fewest(ray_cluster: None, tmp_path: P
                            "num_hidden_layers": 32, "num_attention_heads": 32}, "zero_stage": 3}  # fmt: skip
     _, fixed, _ = laid_out(tmp_path / "fixed", model=big, target=H100)
     assert fixed.sharding is not None
-    with pytest.raises(DoesNotFit, match="on 1 workers"):
+    with pytest.raises(InsufficientMemoryError, match="on 1 workers"):
         laid_out(tmp_path / "elastic", model=big, target={**H100, "min_workers": 1})
 
 

@@ -14,7 +14,7 @@ from s2l_ray.cli import main
 from s2l_ray.config import load_config
 from s2l_ray.config.load import ConfigError
 from s2l_ray.data.trajectories import snapshot_columns
-from s2l_ray.sweeps.records import Finished
+from s2l_ray.sweeps.records import TrialResult
 from s2l_ray.sweeps.report import PREDICTED, TARGET, curves_of
 from s2l_ray.sweeps.resolve import resolve
 from s2l_ray.sweeps.results import result_table
@@ -311,7 +311,7 @@ def test_a_searcher_can_tell_them_apart():
     assert [type(Trial.of({"selector": "s2l", "budget": c, "seed": 0}).budget) for c in categories] == [int, float]
 
 
-def both_finished() -> list[Finished]:
+def both_finished() -> list[TrialResult]:
     return [finished(Trial("s2l", 1, 0), 0.001, 6.0), finished(Trial("s2l", 1.0, 0), 1.0, 4.0),
             finished(Trial(FULL, 1.0, 0), 1.0, 4.0)]  # fmt: skip
 

@@ -13,7 +13,7 @@ from tiny import random_examples
 
 from s2l_ray.config import ProxyConfig
 from s2l_ray.data.token_examples import Examples
-from s2l_ray.data.training_order import deal
+from s2l_ray.data.training_order import balance_by_length
 from s2l_ray.lm import after_head, packing
 from s2l_ray.lm.after_head import AfterHead, UnsupportedModel
 from s2l_ray.lm.batches import Batching
@@ -205,7 +205,7 @@ def test_at_least_97_of_100_computed_tokens_are_real(num_workers: int, math_corp
         real = computed = 0
         for _ in range(20):
             batch = rng.choice(lengths, 128, replace=False)
-            for share in deal(batch, num_workers):
+            for share in balance_by_length(batch, num_workers):
                 real += int(batch[share].sum())
                 computed += batching.num_computed(batch[share], batching.plan(batch[share], 65_536))
         useful[name] = real / computed

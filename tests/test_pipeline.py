@@ -111,11 +111,11 @@ def test_a_damaged_artifact_is_made_again(finished, tmp_path):
     victim = next((tmp_path / "copy" / finished.stage("clusters").folder).glob("centroids.parquet"))
     victim.write_bytes(b"torn")
     progress = Quiet()
-    mended = s2l_ray.run(tree, progress=progress)
+    repaired = s2l_ray.run(tree, progress=progress)
     assert "centroids.parquet" in progress.lines()
-    assert not mended.stages["clusters"].reused
-    assert mended.stages["proxy"].reused
-    assert fingerprints(mended) == fingerprints(finished)
+    assert not repaired.stages["clusters"].reused
+    assert repaired.stages["proxy"].reused
+    assert fingerprints(repaired) == fingerprints(finished)
 
 
 def test_select_adds_a_budget_without_ray(finished):

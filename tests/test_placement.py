@@ -16,7 +16,7 @@ from s2l_ray.config import ResourcesConfig, WorkersConfig
 from s2l_ray.execution.autoscaler import growth
 from s2l_ray.execution.capacity import total
 from s2l_ray.execution.capacity_wait import free_resources, wait_for_free, wait_for_gpu
-from s2l_ray.execution.orphaned_placement_groups import remove_leftover_groups
+from s2l_ray.execution.orphaned_placement_groups import remove_orphaned_placement_groups
 from s2l_ray.execution.placement import Placement, PlacementError, place
 
 
@@ -42,7 +42,7 @@ def test_gpus_are_taken_where_there_are_some():
     ],
 )
 def test_what_would_wait_for_ever_is_refused_unless_the_cluster_may_grow(resources, cluster):
-    with pytest.raises(PlacementError, match=r"cluster has .* CPU and .* GPU.*wait for ever.*may_grow"):
+    with pytest.raises(PlacementError, match=r"cluster has .* CPU and .* GPU.*wait indefinitely.*may_grow"):
         place(ResourcesConfig(**resources), [cluster])
     asked = resources.get("proxy", WorkersConfig()).workers or 1
     assert place(ResourcesConfig(**resources, may_grow=True), [cluster]).num_workers == asked
@@ -68,7 +68,7 @@ def test_what_a_growing_cluster_can_never_have_is_refused_where_its_launcher_fil
         placed(workers=17, accelerator_type="H100")
     with pytest.raises(PlacementError, match=r"asks for .*'accelerator_type:A100', the cluster can grow to 0"):
         placed(workers=1, accelerator_type="A100")
-    with pytest.raises(PlacementError, match=rf"can grow to .* {all_gpus} GPU .*wait for ever.*max_workers"):
+    with pytest.raises(PlacementError, match=rf"can grow to .* {all_gpus} GPU .*wait indefinitely.*max_workers"):
         placed(workers=all_gpus + 1)
     with pytest.raises(PlacementError, match=r"room for 0 such workers"):
         placed(workers=1, cpus_per_worker=10_000)
@@ -171,7 +171,7 @@ def test_workers_wait_for_what_others_hold_and_it_is_said(ray_cluster):
 
     def wait_until_left() -> None:
         deadline = time.monotonic() + 60
-        while remove_leftover_groups() == 0:
+        while remove_orphaned_placement_groups() == 0:
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
@@ -190,16 +190,16 @@ def test_only_what_the_dead_have_left_is_taken_back(ray_cluster):
     os.kill(ray.get(dead.reserve.remote(2)), signal.SIGKILL)
     deadline, removed = time.monotonic() + 60, 0
     while not removed and time.monotonic() < deadline:
-        removed = remove_leftover_groups()
+        removed = remove_orphaned_placement_groups()
         time.sleep(0.1)
     assert removed == 1
-    assert remove_leftover_groups() == 0
+    assert remove_orphaned_placement_groups() == 0
     while ray.available_resources()["CPU"] != 2.5 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert ray.available_resources()["CPU"] == 2.5
     remove_placement_group(mine)
     ray.kill(living)
-    while remove_leftover_groups() == 0 and time.monotonic() < deadline:
+    while remove_orphaned_placement_groups() == 0 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert total(free_resources(60), "CPU") == 4
 

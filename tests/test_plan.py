@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from s2l_ray.artifacts.snapshots import PlanError, snapshot_steps
 from s2l_ray.data.token_examples import Examples
-from s2l_ray.data.training_order import TrainPlan, deal, make_plan
+from s2l_ray.data.training_order import TrainPlan, balance_by_length, make_plan
 from s2l_ray.stages.proxy.loop import group_parts
 
 part_rows = st.lists(st.integers(1, 40), min_size=1, max_size=12)
@@ -88,7 +88,7 @@ def test_snapshots_asked_are_snapshots_got(num, total, zero):
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=128), st.integers(1, 9))
 def test_deal_gives_each_row_to_one_worker_and_balances(lengths, workers):
     lengths = np.array(lengths)
-    hands = deal(lengths, workers)
+    hands = balance_by_length(lengths, workers)
     assert sorted(np.concatenate(hands).tolist()) == list(range(len(lengths)))
     loads = [int(lengths[h].sum()) for h in hands]
     assert max(loads) - min(loads) <= 2 * lengths.max()

@@ -15,7 +15,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from s2l_ray.execution.placement import Placement
 from s2l_ray.execution.restarts import RESTART, WAITING, restart_said
 from s2l_ray.execution.training import run_on_workers
-from s2l_ray.execution.training_errors import WorkersFailed, explain
+from s2l_ray.execution.training_errors import WorkersFailedError, explain
 from s2l_ray.storage.folder import Storage
 
 cloudpickle.register_pickle_by_value(faulty_loops)  # the workers' path has no tests
@@ -48,7 +48,7 @@ def test_a_killed_worker_is_told_while_the_training_goes_on(tmp_path):
 
 def test_what_workers_raise_is_counted_and_the_last_is_told(tmp_path):
     events: list[dict[str, Any]] = []
-    with pytest.raises(WorkersFailed) as failed:
+    with pytest.raises(WorkersFailedError) as failed:
         run(faulty_loops.loses_a_connection, tmp_path, 1, events)
     assert "rank 1: RuntimeError: connection 1 was lost" in causes(events)[0]
     said = str(failed.value)
@@ -66,7 +66,7 @@ def test_a_lost_controller_is_one_failure_and_the_training_goes_on(tmp_path):
 
 
 def test_a_kill_that_takes_all_of_them_is_told_as_what_it_was(tmp_path):
-    with pytest.raises(WorkersFailed) as failed:
+    with pytest.raises(WorkersFailedError) as failed:
         run(faulty_loops.loses_everybody, tmp_path, 0)
     said = str(failed.value)
     assert "ended once: the process that leads the workers (Ray Train's controller) was lost" in said
@@ -80,7 +80,7 @@ def test_workers_without_places_are_waited_for_so_long_and_it_is_said(tmp_path, 
     other = placement_group([{"CPU": 3}])
     assert other.wait(60)
     try:
-        with pytest.raises(WorkersFailed, match=r"did not get their places within resources\.capacity_wait_s=3"):
+        with pytest.raises(WorkersFailedError, match=r"did not get their places within resources\.capacity_wait_s=3"):
             run(faulty_loops.tells_its_device, tmp_path, 3, events, wait_s=3)
     finally:
         remove_placement_group(other)

@@ -17,7 +17,7 @@ import pytest
 import zstandard
 
 from s2l_ray.config import CorpusConfig
-from s2l_ray.data.quarantine import TooManyUnusable
+from s2l_ray.data.quarantine import QuarantineLimitError
 from s2l_ray.data.read_task import read_rows, sample_format
 from s2l_ray.data.sources import plan_files, read_unit
 from s2l_ray.data.units import RawRow, SourceError
@@ -279,8 +279,8 @@ def test_a_column_of_nothing_but_values_out_of_range_is_said_with_the_cure(tmp_p
     pq.write_table(pa.table({"prompt": ["p"], "completion": ["c"], "day": DAYS[1:2]}), path)
     template: dict[str, Any] = {"template": {"prompt": "{day}", "response": "{prompt}"}}
     config = CorpusConfig(paths=[str(path)], drop_columns=["day"], **template)
-    with pytest.raises(TooManyUnusable, match=r"'day' holds a value of type date32.* out of range"):
+    with pytest.raises(QuarantineLimitError, match=r"'day' holds a value of type date32.* out of range"):
         sample_format(plan_files(config.paths, 1 << 20), config)
     config = CorpusConfig(paths=[str(path)])
-    with pytest.raises(TooManyUnusable, match=r"out of range: .*corpus\.drop_columns"):
+    with pytest.raises(QuarantineLimitError, match=r"out of range: .*corpus\.drop_columns"):
         sample_format(plan_files(config.paths, 1 << 20), config)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from local_host import LocalHost
+from local_worker import LocalWorkerContext
 from tiny import random_examples
 
 from s2l_ray.artifacts.outputs import list_outputs
@@ -34,7 +34,7 @@ PROXY: dict[str, Any] = {
 NUM_PARTS, ROWS = 3, 64
 
 
-class ProxyHost(LocalHost):
+class ProxyHost(LocalWorkerContext):
     def emit(self, **event: Any) -> None:
         self.events.append(event)
 

@@ -71,7 +71,7 @@ def values(result: SweepResult, phase: str = "target") -> dict[tuple[str, float]
 
 
 def manifests(folder: Path) -> dict[Path, int]:
-    """Finished targets and when they finished."""
+    """TrialResult targets and when they finished."""
     return {p: p.stat().st_mtime_ns for p in folder.glob("target/*/manifest.json")}
 
 

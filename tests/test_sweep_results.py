@@ -20,7 +20,7 @@ from s2l_ray.config import S2LConfig, load_config
 from s2l_ray.execution.placement import Placement
 from s2l_ray.storage.folder import Storage
 from s2l_ray.sweeps.plots import draw_all
-from s2l_ray.sweeps.records import Finished
+from s2l_ray.sweeps.records import TrialResult
 from s2l_ray.sweeps.report import PREDICTED, TARGET, curves_of, make_report
 from s2l_ray.sweeps.results import (
     RESULT_SCHEMA,
@@ -252,7 +252,7 @@ def evaluated(macro: float, exact_match: float = 0.0) -> dict[str, Any]:
             "exact_match": exact_match, "per_source": sources}  # fmt: skip
 
 
-def finished(trial: Trial, share: float, macro: float, flops: float = 1e9, **evaluation: float) -> Finished:
+def finished(trial: Trial, share: float, macro: float, flops: float = 1e9, **evaluation: float) -> TrialResult:
     """As `find_finished` would read it."""
     sets = {"test": {"before": evaluated(6.0), "after": evaluated(macro, **evaluation)},
             "other": {"before": None, "after": evaluated(macro + 1)}}  # fmt: skip
@@ -263,10 +263,10 @@ def finished(trial: Trial, share: float, macro: float, flops: float = 1e9, **eva
                "summary": {"steps": 20, "flops": flops, "tally": {"tokens": 640}}},
     )  # fmt: skip
     stage = Stage("target", folder, Storage.open("/nowhere").sub(folder), manifest)
-    return Finished(trial, stage, round(share * 1000), share)
+    return TrialResult(trial, stage, round(share * 1000), share)
 
 
-def curve() -> list[Finished]:
+def curve() -> list[TrialResult]:
     """Full data at 4.00; s2l is as good from 30 % on, random nowhere."""
     made = [finished(Trial(FULL, 1.0, n), 1.0, 4.0 + d, 4e9) for n, d in enumerate((-0.02, 0.02))]
     for selector, losses in (("s2l", {0.5: 4.02, 0.3: 4.03, 0.1: 4.2}), ("random", {0.5: 4.1, 0.3: 4.2, 0.1: 4.4})):
@@ -444,7 +444,7 @@ def test_a_sweep_in_which_everything_failed_has_a_report():
 # --- pictures -------------------------------------------------------------------------------------------------------
 
 
-def drawn_files(folder: Path, asked: S2LConfig, found: dict[str, list[Finished]]) -> list[str]:
+def drawn_files(folder: Path, asked: S2LConfig, found: dict[str, list[TrialResult]]) -> list[str]:
     table: pa.Table = result_table(found)
     return draw_all(
         Storage.open(folder), "tiny (test)", asked.sweep.metric, curves_of(asked, found), Cost(1e9, 1.0), table, "test"

@@ -329,11 +329,11 @@ def test_a_changed_learning_rate_trains_the_target_again_and_a_damaged_model_is_
     before = weights.read_bytes()
     weights.unlink()
     progress = Quiet()
-    mended = s2l_ray.run(tree, progress=progress)
+    repaired = s2l_ray.run(tree, progress=progress)
     assert "model/model.safetensors is missing" in progress.lines()
-    assert {n for n, s in mended.stages.items() if not s.reused} == {f"target/{SUBSET}"}
+    assert {n for n, s in repaired.stages.items() if not s.reused} == {f"target/{SUBSET}"}
     assert weights.read_bytes() == before
-    assert mended.targets[SUBSET].manifest.content_fingerprint == target.manifest.content_fingerprint
+    assert repaired.targets[SUBSET].manifest.content_fingerprint == target.manifest.content_fingerprint
     s2l_ray.run(finished.config, progress=Quiet())
 
 
@@ -473,7 +473,7 @@ def test_finetune_takes_the_full_data_or_a_rival_at_another_budget(finished: Run
         (["--full", "estimates.worker_memory_gb=0.5"],
          ["the target needs about", "a worker has 0.5 GB", "out of memory", "workers with more memory"]),
         (["--full", "heldout.files.mine=[none.jsonl]"], ["heldout.files.mine: nothing matches", "check path"]),
-        (["--full", "resources.target.workers=64"], ["64 workers with 1 CPU", "wait for ever", "target.workers"]),
+        (["--full", "resources.target.workers=64"], ["64 workers with 1 CPU", "wait indefinitely", "target.workers"]),
         (["--full", "target.lora.target_modules=[elsewhere]"], ["target.lora.target_modules=['elsewhere']"]),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from colours import colour_rows
-from local_host import Died, LocalHost
+from local_worker import Died, LocalWorkerContext
 from safetensors.torch import load_file
 
 from s2l_ray.config.target import TargetConfig
@@ -102,7 +102,7 @@ def job_of(world: World, out: Path, total_steps: int = 60, heldout: bool = True,
         tokenizer=world.tokenizer, tokens=world.tokens, heldout=world.heldout if heldout else None,
         heldout_names=("other",) if heldout else (), heldout_tokens_per_batch=512, out=Storage.open(out),
         num_parameters=0, zero_stage=0, zero_config=None, precision="fp32", card="# card", threads=1,
-        deciding_set=None, deciding_metric="macro",
+        objective_set=None, objective_metric="macro",
     )  # fmt: skip
 
 
@@ -141,11 +141,13 @@ def exported(out: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def overfitted(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], LocalHost]:
+def overfitted(
+    world: World, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any], LocalWorkerContext]:
     """An undisturbed training that ends worse than it was in between, with keep_best."""
     out = tmp_path_factory.mktemp("overfitted")
-    host = LocalHost(out / "checkpoints")
-    return out, fine_tune(job_of(world, out, keep_best=True), host), host
+    worker = LocalWorkerContext(out / "checkpoints")
+    return out, fine_tune(job_of(world, out, keep_best=True), worker), worker
 
 
 def test_keep_best_exports_the_weights_of_the_lowest_heldout_loss(world: World, overfitted):
@@ -159,7 +161,7 @@ def test_keep_best_exports_the_weights_of_the_lowest_heldout_loss(world: World, 
 
 
 def test_without_keep_best_the_last_weights_are_exported(world: World, overfitted, tmp_path: Path):
-    summary = fine_tune(job_of(world, tmp_path), LocalHost(tmp_path / "checkpoints"))
+    summary = fine_tune(job_of(world, tmp_path), LocalWorkerContext(tmp_path / "checkpoints"))
     assert summary["exported_step"] == summary["steps"] == 60
     assert macro_losses(tmp_path) == macro_losses(overfitted[0])
     assert macro_by_hand(world, exported(tmp_path)) == pytest.approx(macro_losses(tmp_path)[60], abs=1e-4)
@@ -171,7 +173,7 @@ def test_patience_ends_the_training_after_so_many_evaluations_without_gain(
 ):
     losses = macro_losses(overfitted[0])
     job = job_of(world, tmp_path, patience=2, keep_best=keep_best)
-    summary = fine_tune(job, LocalHost(tmp_path / "checkpoints"))
+    summary = fine_tune(job, LocalWorkerContext(tmp_path / "checkpoints"))
     ours = macro_losses(tmp_path)
     assert ours == {step: losses[step] for step in ours}
     best = min((loss, step) for step, loss in ours.items() if step)[1]
@@ -181,7 +183,9 @@ def test_patience_ends_the_training_after_so_many_evaluations_without_gain(
 
 
 def test_nothing_held_out_is_trained_and_exported_all_the_same(world: World, tmp_path: Path):
-    summary = fine_tune(job_of(world, tmp_path, total_steps=3, heldout=False), LocalHost(tmp_path / "checkpoints"))
+    summary = fine_tune(
+        job_of(world, tmp_path, total_steps=3, heldout=False), LocalWorkerContext(tmp_path / "checkpoints")
+    )
     assert summary["exported_step"] == 3
     assert not (tmp_path / "evaluations").exists()
     exported(tmp_path)
@@ -190,18 +194,20 @@ def test_nothing_held_out_is_trained_and_exported_all_the_same(world: World, tmp
 # --- interruptions ---------------------------------------------------------------------------------------------------
 
 
-def interrupted(job: TargetJob, checkpoints: Path, *deaths: tuple[str, int]) -> tuple[dict[str, Any], list[LocalHost]]:
-    hosts = [LocalHost(checkpoints, death) for death in deaths]
-    for host in hosts:
+def interrupted(
+    job: TargetJob, checkpoints: Path, *deaths: tuple[str, int]
+) -> tuple[dict[str, Any], list[LocalWorkerContext]]:
+    workers = [LocalWorkerContext(checkpoints, death) for death in deaths]
+    for worker in workers:
         with pytest.raises(Died):
-            fine_tune(job, host)
-    hosts.append(LocalHost(checkpoints))
-    return fine_tune(job, hosts[-1]), hosts
+            fine_tune(job, worker)
+    workers.append(LocalWorkerContext(checkpoints))
+    return fine_tune(job, workers[-1]), workers
 
 
 def without_time(summary: dict[str, Any]) -> dict[str, Any]:
-    tally = {k: v for k, v in summary["tally"].items() if k != "train_seconds"}
-    return {**summary, "tally": tally, "peak_memory_bytes": None}
+    counters = {k: v for k, v in summary["tally"].items() if k != "train_seconds"}
+    return {**summary, "tally": counters, "peak_memory_bytes": None}
 
 
 @pytest.mark.parametrize(
@@ -212,20 +218,23 @@ def without_time(summary: dict[str, Any]) -> dict[str, Any]:
 def test_a_death_changes_nothing(world: World, overfitted, tmp_path: Path, deaths: list[tuple[str, int]]):
     """Checkpoints are at 12, 24, 36, 48."""
     out, summary, undisturbed = overfitted
-    ours, hosts = interrupted(job_of(world, tmp_path, keep_best=True), tmp_path / "checkpoints", *deaths)
+    ours, workers = interrupted(job_of(world, tmp_path, keep_best=True), tmp_path / "checkpoints", *deaths)
     assert without_time(ours) == without_time(summary)
     assert macro_losses(tmp_path) == macro_losses(out)
     assert all(torch.equal(tensor, weights(out)[name]) for name, tensor in weights(tmp_path).items())
-    done = [e["step"] for host in hosts for e in host.events if e["event"] == "evaluation"]
+    done = [e["step"] for worker in workers for e in worker.events if e["event"] == "evaluation"]
     assert done == sorted(set(done)), "what was evaluated before the death is read back, not evaluated again"
-    saved = {p["step"]: p["tally"] for host in hosts for p in host.progress}
+    saved = {p["step"]: p["tally"] for worker in workers for p in worker.progress}
     for progress in undisturbed.progress:
         assert without_time({"tally": saved[progress["step"]]}) == without_time({"tally": progress["tally"]})
 
 
 def test_a_notice_makes_a_checkpoint_where_none_is_due(world: World, overfitted, tmp_path: Path):
     job, checkpoints = job_of(world, tmp_path, keep_best=True), tmp_path / "checkpoints"
-    first, second = LocalHost(checkpoints, ("train", 18), notice_at=16), LocalHost(checkpoints, notice_at=16)
+    first, second = (
+        LocalWorkerContext(checkpoints, ("train", 18), notice_at=16),
+        LocalWorkerContext(checkpoints, notice_at=16),
+    )
     with pytest.raises(Died):
         fine_tune(job, first)
     assert [p["step"] for p in first.progress] == [12, 16]
@@ -240,7 +249,7 @@ def test_patience_counts_only_what_a_resumed_training_has_reached_again(world: W
     """It dies after the evaluation that ends it: resumed, it must stop there again, and not at its checkpoint."""
     settings: dict[str, Any] = {"patience": 3, "keep_best": keep_best}
     plain, other = tmp_path / "plain", tmp_path / "other"
-    summary = fine_tune(job_of(world, plain, **settings), LocalHost(plain / "checkpoints"))
+    summary = fine_tune(job_of(world, plain, **settings), LocalWorkerContext(plain / "checkpoints"))
     settings["checkpoint_every_steps"] = summary["steps"] - 3 * 5 + 3
     ours, _ = interrupted(job_of(world, other, **settings), other / "checkpoints", ("evaluation", summary["steps"]))
     assert without_time(ours) == without_time(summary)
@@ -250,11 +259,11 @@ def test_patience_counts_only_what_a_resumed_training_has_reached_again(world: W
 
 def test_the_tally_is_what_the_plan_gives(world: World, overfitted):
     """Examples and tokens at every checkpoint and at the end: none skipped, none twice in an epoch."""
-    _, summary, host = overfitted
+    _, summary, worker = overfitted
     job = job_of(world, Path("unused"))
     units = [w.parts for w in job.plan.windows_from(0)]
     sizes, tokens, seen = [0], [0], []
-    for _, batch in job.plan.batches(0, host.stream(world.tokens, units)):
+    for _, batch in job.plan.batches(0, worker.stream(world.tokens, units)):
         sizes.append(len(batch))
         tokens.append(len(batch.tokens))
         seen.append(batch.ids)
@@ -263,10 +272,10 @@ def test_the_tally_is_what_the_plan_gives(world: World, overfitted):
         ids = np.concatenate(seen[start : start + per_epoch])
         assert len(np.unique(ids, axis=0)) == len(ids), "an example twice in an epoch"
         assert len(ids) == job.plan.num_examples or start + per_epoch > 60
-    for progress in [*host.progress, {"step": 60, "tally": summary["tally"]}]:
-        step, tally = progress["step"], progress["tally"]
-        assert tally["steps"] == step
-        assert (tally["examples"], tally["tokens"]) == (sum(sizes[: step + 1]), sum(tokens[: step + 1]))
+    for progress in [*worker.progress, {"step": 60, "tally": summary["tally"]}]:
+        step, counters = progress["step"], progress["tally"]
+        assert counters["steps"] == step
+        assert (counters["examples"], counters["tokens"]) == (sum(sizes[: step + 1]), sum(tokens[: step + 1]))
 
 
 # --- adapters --------------------------------------------------------------------------------------------------------
@@ -279,7 +288,7 @@ def adapted(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     for kind in ("merged", "adapter"):
         out = tmp_path_factory.mktemp(kind)
         job = job_of(world, out, 20, model=str(world.base), lora={"rank": 4, "alpha": 16, "export": kind})
-        runs[kind] = out, fine_tune(job, LocalHost(out / "checkpoints"))
+        runs[kind] = out, fine_tune(job, LocalWorkerContext(out / "checkpoints"))
     return runs
 
 

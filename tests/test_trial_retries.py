@@ -11,7 +11,7 @@ from s2l_ray.artifacts.stage import Stage
 from s2l_ray.errors import DataError, UserError
 from s2l_ray.execution.capacity_wait import CapacityTimeoutError
 from s2l_ray.stages.clusters.build import ClusteringFailedError
-from s2l_ray.storage.retry import StorageError, StorageFull
+from s2l_ray.storage.retry import StorageError, StorageFullError
 from s2l_ray.sweeps.tune import try_until_final
 
 
@@ -45,7 +45,7 @@ def test_a_trial_is_tried_again_after_what_may_pass(error: Exception):
     [
         UserError("u"),
         DataError("d"),
-        StorageFull("f"),
+        StorageFullError("f"),
         CapacityTimeoutError("c"),
         ClusteringFailedError("k"),
         KeyError(),

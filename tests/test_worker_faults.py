@@ -15,7 +15,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from s2l_ray.execution.failures import cause_of
 from s2l_ray.execution.placement import Placement
 from s2l_ray.execution.training import run_on_workers
-from s2l_ray.execution.training_errors import WorkersFailed
+from s2l_ray.execution.training_errors import WorkersFailedError
 from s2l_ray.lm.after_head import UnsupportedModel
 from s2l_ray.storage.folder import Storage
 
@@ -44,7 +44,7 @@ def test_a_storage_that_was_away_is_worth_another_try(tmp_path):
 
 
 def test_a_rank_that_runs_out_of_memory_is_said_so_with_a_cure(tmp_path):
-    with pytest.raises(WorkersFailed) as failed:
+    with pytest.raises(WorkersFailedError) as failed:
         run(faulty_loops.runs_out_of_memory, tmp_path, max_failures=0)
     said = str(failed.value)
     assert "rank 1" in said
@@ -54,7 +54,7 @@ def test_a_rank_that_runs_out_of_memory_is_said_so_with_a_cure(tmp_path):
 
 
 def test_a_killed_rank_is_named(tmp_path):
-    with pytest.raises(WorkersFailed) as failed:
+    with pytest.raises(WorkersFailedError) as failed:
         run(faulty_loops.is_killed, tmp_path, max_failures=0)
     assert "rank 1: its process died" in str(failed.value)
     assert "connection error code 2" in str(failed.value)

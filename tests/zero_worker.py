@@ -115,7 +115,7 @@ def evaluate(engine: Any, batching: Batching) -> list[float]:
     engine.loss.eval()
     batch = batching.batch(random_examples(3, seed=99), np.arange(3))
     with torch.no_grad():  # in inference mode, weights that ZeRO-3 keeps whole would be inference tensors ever after
-        _, nll, hits = engine.loss(batch, want_hits=True)
+        _, nll, hits = engine.loss(batch, want_top1=True)
         _, again, _ = engine.loss(batch)
     torch.testing.assert_close(nll, again)
     return [nll.mean().item(), hits.float().mean().item()]

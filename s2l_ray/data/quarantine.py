@@ -19,7 +19,7 @@ _ROWS_PER_FILE = 20_000
 _MAX_REASONS = 10_000
 
 
-class TooManyUnusable(DataError):
+class QuarantineLimitError(DataError):
     """More rows are unusable than `corpus.max_quarantined_share` allows."""
 
 
@@ -51,7 +51,7 @@ def check_quarantine(quarantine: Storage, num_usable: int, max_share: float) -> 
     """Count the quarantined rows.
 
     Raises:
-        TooManyUnusable: their share is past `max_share`; says the commonest reasons and where.
+        QuarantineLimitError: their share is past `max_share`; says the commonest reasons and where.
     """
     reasons: Counter[str] = Counter()
     shown_rows: list[str] = []
@@ -67,7 +67,7 @@ def check_quarantine(quarantine: Storage, num_usable: int, max_share: float) -> 
     share = num_bad / max(1, num_bad + num_usable)
     if share > max_share:
         top = "; ".join(f"{n:,} × {clip(reason)}" for reason, n in reasons.most_common(4))
-        raise TooManyUnusable(
+        raise QuarantineLimitError(
             f"{num_bad:,} of {num_bad + num_usable:,} rows ({share:.1%}) cannot be used, more than "
             f"corpus.max_quarantined_share={max_share:.1%}. {top}. For example: {' | '.join(shown_rows)}. "
             f"All are listed in {clip(quarantine.uri)}. Mend them, or raise the share"

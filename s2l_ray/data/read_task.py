@@ -20,7 +20,7 @@ from s2l_ray.data.corpus_parts import READ_SCHEMA, part_name
 from s2l_ray.data.diagnosis import diagnose
 from s2l_ray.data.facets import FacetValues
 from s2l_ray.data.formats import UnknownFormat, format_of_rows, to_conversation
-from s2l_ray.data.quarantine import QuarantineWriter, TooManyUnusable
+from s2l_ray.data.quarantine import QuarantineLimitError, QuarantineWriter
 from s2l_ray.data.row_json import row_to_json
 from s2l_ray.data.sources import read_unit
 from s2l_ray.data.units import RawRow, ReadUnit, SourceError, UnusableRow, clip, clip_names
@@ -43,7 +43,7 @@ def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
 
     Raises:
         UnknownFormat, SourceError: no format fits, or no row can be read.
-        TooManyUnusable: not one of the first rows can be used.
+        QuarantineLimitError: not one of the first rows can be used.
     """
     first = list(first_rows(units, config.max_row_bytes))
     rows = [raw.row for raw in first if raw.row is not None]
@@ -71,7 +71,7 @@ def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
             except UnusableRow as reason:
                 reasons[str(reason)] += 1
     if sum(reasons.values()) == len(rows):
-        raise TooManyUnusable(
+        raise QuarantineLimitError(
             f"none of the first {len(rows)} rows of {clip(units[0].origin)} can be used as corpus.format={format}: "
             f"{clip(reasons.most_common(1)[0][0], 600)}. Their columns: {clip_names(sorted(rows[0]))}"
             + (f". Perhaps {hint}" if hint else "")

@@ -113,7 +113,7 @@ def make_plan(
     return TrainPlan(plan.parts, global_batch_size, steps, seed)
 
 
-def deal(lengths: np.ndarray, num_workers: int) -> list[np.ndarray]:
+def balance_by_length(lengths: np.ndarray, num_workers: int) -> list[np.ndarray]:
     """Rows of a global batch for each worker, so that all have about the same number of tokens to compute.
 
     By length, longest first, there and back again (1 2 3 3 2 1 …).

@@ -29,7 +29,7 @@ def read_progress(folder: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def torn_named(uri: str) -> Iterator[None]:
+def translate_torn_checkpoint(uri: str) -> Iterator[None]:
     """Raises CheckpointDamaged, naming the checkpoint, where the block finds its files torn."""
     try:
         yield

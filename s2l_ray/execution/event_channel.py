@@ -85,7 +85,7 @@ class _Reader:
 
 
 @contextlib.contextmanager
-def mailbox(on_event: Callable[[Event], None], every_s: float = 0.5, most: int = 100_000) -> Iterator[Any]:
+def event_channel(on_event: Callable[[Event], None], every_s: float = 0.5, most: int = 100_000) -> Iterator[Any]:
     """An actor handle that workers call `put.remote(event)` on; `on_event` runs in a thread of the driver.
 
     Neither an error of the listener nor the loss of the mailbox ends the block or takes its error's place.

@@ -12,7 +12,7 @@ from ray.train import UserCallback
 from s2l_ray.execution.failures import final_among
 
 
-class StopAtOnce(UserCallback):
+class FailFast(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raises the final error, if there is one among them."""
         error = final_among(worker_exceptions)

@@ -49,7 +49,7 @@ def is_final(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def own_errors_alone() -> Iterator[None]:
+def unwrap_task_errors() -> Iterator[None]:
     """Errors of ours come out of Ray tasks as they are: Ray's traceback around them would bury what they say."""
     import ray
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def remove_leftover_groups() -> int:
+def remove_orphaned_placement_groups() -> int:
     """Remove this job's placement groups whose maker is dead → how many there were.
 
     Ray keeps them until the job ends. Ray Train removes those of a killed controller, but only if its workers were up

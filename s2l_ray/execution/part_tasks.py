@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from s2l_ray.execution.failures import own_errors_alone
+from s2l_ray.execution.failures import unwrap_task_errors
 
 Statistics = dict[str, Any]
 
@@ -40,7 +40,7 @@ def map_parts(
         _OverParts(task), batch_size=None, batch_format="numpy"
     )
     stats = []
-    with own_errors_alone():
+    with unwrap_task_errors():
         for row in dataset.iter_rows():
             stats.append(row)
             on_rows(row["rows"])

@@ -177,7 +177,7 @@ def _refuse_the_impossible(who: str, placement: Placement, nodes: Sequence[Node]
             offered = ", ".join(sorted({n for node in nodes for n in node if not n.startswith("node:")})) or "nothing"
             raise PlacementError(
                 f"resources.{who} asks for {workers * each[name]:g} of {name!r}, the cluster {has} {available:g} (it "
-                f"offers {offered}), so the run would wait for ever. Correct the name, {grow}"
+                f"offers {offered}), so the run would wait indefinitely. Correct the name, {grow}"
             )
     room = fit(nodes, placement.demand).num_workers
     if room < workers:
@@ -185,8 +185,8 @@ def _refuse_the_impossible(who: str, placement: Placement, nodes: Sequence[Node]
         raise PlacementError(
             f"{workers} workers with {each['CPU']:g} CPU and {placement.gpus_per_worker:g} GPU{pinned} each, and 1 CPU "
             f"for reading, were asked for; the cluster {has} {total(nodes, 'CPU'):g} CPU and {total(nodes, 'GPU'):g} "
-            f"GPU on {describe_nodes(nodes)}, with room for {room} such workers, so the run would wait for ever. Lower "
-            f"resources.{who}.workers or resources.{who}.cpus_per_worker, {grow}"
+            f"GPU on {describe_nodes(nodes)}, with room for {room} such workers, so the run would wait indefinitely. "
+            f"Lower resources.{who}.workers or resources.{who}.cpus_per_worker, {grow}"
         )
 
 

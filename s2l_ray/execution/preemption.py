@@ -11,7 +11,7 @@ WATCHER_ENV = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _EVERY_S = 2.0
 
 
-class NoticeWatch:
+class PreemptionWatcher:
     """Asks on every worker alike: Ray Train agrees on one answer through an actor, and waits for all of them."""
 
     def __init__(self, same: Callable[[Any], Any]) -> None:

@@ -32,7 +32,7 @@ def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator
     """Inside the block Ray is connected; what was started here is shut down at its end, what was there stays.
 
     An embedded Ray counts two logical CPUs more than there are cores: Ray Data's short tasks must find a place while
-    the workers hold the cores, or the pipeline would wait for itself for ever. `dashboard`: only of an embedded one.
+    the workers hold the cores, or the run would wait for itself indefinitely. `dashboard`: only of an embedded one.
 
     Raises:
         ClusterLost: in place of whatever went wrong because of it.

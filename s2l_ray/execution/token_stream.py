@@ -16,7 +16,7 @@ from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.data.token_parts import to_examples
 from s2l_ray.errors import InternalError
-from s2l_ray.execution.failures import own_errors_alone
+from s2l_ray.execution.failures import unwrap_task_errors
 from s2l_ray.storage.folder import Storage
 
 _COLUMNS = ["example_id", "input_ids", "response_mask"]
@@ -58,7 +58,7 @@ def stream_units(tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Exam
     )
     batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
     count = 0
-    with own_errors_alone():
+    with unwrap_task_errors():
         for table in batches:
             yield to_examples(table)
             count += 1

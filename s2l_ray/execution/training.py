@@ -1,4 +1,4 @@
-"""Training loops on Ray Train workers: what a loop sees of its worker (`RayHost`), and the call that runs them all."""
+"""Training loops on Ray Train workers: what a loop sees of its worker, and the call that runs them all."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import torch.distributed as dist
 
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.execution.capacity import ACCELERATOR_TYPE
-from s2l_ray.execution.checkpoints import FOLDER, PROGRESS, read_progress, torn_named
-from s2l_ray.execution.event_channel import Event, hand_over, mailbox
+from s2l_ray.execution.checkpoints import FOLDER, PROGRESS, read_progress, translate_torn_checkpoint
+from s2l_ray.execution.event_channel import Event, event_channel, hand_over
 from s2l_ray.execution.failures import cause_of
-from s2l_ray.execution.orphaned_placement_groups import remove_leftover_groups
+from s2l_ray.execution.orphaned_placement_groups import remove_orphaned_placement_groups
 from s2l_ray.execution.placement import Placement
-from s2l_ray.execution.preemption import NoticeWatch
+from s2l_ray.execution.preemption import PreemptionWatcher
 from s2l_ray.execution.restarts import RESTART
 from s2l_ray.execution.session import head_answers, quiet_ray_data
 from s2l_ray.execution.token_stream import stream_units
-from s2l_ray.execution.training_errors import WorkersFailed, ended, explain
-from s2l_ray.lm.worker import Host
+from s2l_ray.execution.training_errors import WorkersFailedError, ended, explain
+from s2l_ray.lm.worker import WorkerContext
 from s2l_ray.storage.folder import Storage
-from s2l_ray.storage.retry import full_disk_named
+from s2l_ray.storage.retry import translate_disk_full
 from s2l_ray.storage.scratch import scratch_folder
 
 RESIZE_CHECK_S = 60.0
@@ -36,8 +36,8 @@ RESIZE_CHECK_S = 60.0
 checkpoint, so nodes that come one after another should cost one restart."""
 
 
-class RayHost:
-    """`Host` inside a Ray Train worker."""
+class RayWorkerContext:
+    """`WorkerContext` inside a Ray Train worker."""
 
     def __init__(self, box: Any, out: Storage, device: str) -> None:
         """`out`: the stage's folder. `device`: the placement's, cpu or gpu."""
@@ -49,19 +49,19 @@ class RayHost:
         # Where no GPU is reserved, Ray 2.60 hides none, and Ray Train would give the first one that torch sees.
         self.device = ray.train.torch.get_device() if device == "gpu" else torch.device("cpu")
         self._box, self._checkpoints = box, out.sub(FOLDER)
-        self._notices = NoticeWatch(self.same)
+        self._notices = PreemptionWatcher(self.broadcast)
 
     def emit(self, **event: Any) -> None:
         self._box.put.remote({"rank": self.rank, **event})
 
-    def same(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         if self.num_workers == 1:
             return value
         held = [value]
         dist.broadcast_object_list(held, src=0)
         return held[0]
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         if self.num_workers == 1:
             return [value]
         held: list[Any] = [None] * self.num_workers
@@ -78,7 +78,7 @@ class RayHost:
             return ray.train.Checkpoint(target.path, target.filesystem)
 
         with scratch_folder() as folder:
-            with full_disk_named(f"{folder} (TMPDIR, on the way to {self._checkpoints.uri})"):
+            with translate_disk_full(f"{folder} (TMPDIR, on the way to {self._checkpoints.uri})"):
                 write(folder)
                 if self.rank == 0:
                     Path(folder, PROGRESS).write_text(json.dumps(progress))
@@ -106,7 +106,10 @@ class RayHost:
         if checkpoint is None:
             yield None
             return
-        with checkpoint.as_directory() as folder, torn_named(f"{self._checkpoints.uri}/{Path(checkpoint.path).name}"):
+        with (
+            checkpoint.as_directory() as folder,
+            translate_torn_checkpoint(f"{self._checkpoints.uri}/{Path(checkpoint.path).name}"),
+        ):
             yield Path(folder), read_progress(Path(folder))
 
     def stream(self, tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Examples]:
@@ -114,7 +117,7 @@ class RayHost:
 
 
 def run_on_workers(
-    loop: Callable[[Any, Host], dict[str, Any]],
+    loop: Callable[[Any, WorkerContext], dict[str, Any]],
     job: Any,
     out: Storage,
     placement: Placement,
@@ -127,7 +130,7 @@ def run_on_workers(
     callbacks: Sequence[Any] = (),
     on_event: Callable[[Event], None],
 ) -> dict[str, Any]:
-    """loop(job, host) on every worker; lost workers are replaced and resume at the newest checkpoint.
+    """loop(job, worker) on every worker; lost workers are replaced and resume at the newest checkpoint.
 
     Args:
         out: the stage's folder. It is named for the stage's settings, so that a checkpoint found in it is this job's.
@@ -145,13 +148,13 @@ def run_on_workers(
         errors of this package, raised by the loop on any rank: at once, since another try would end alike; retryable
             ones (StorageError) only after `max_failures`.
         InternalError: in place of others that another try would meet again (ValueError, KeyError, …), at once too.
-        WorkersFailed: workers were lost more often than `max_failures`, or had no places in time.
+        WorkersFailedError: workers were lost more often than `max_failures`, or had no places in time.
     """
     import ray.train
 
     lost_controllers = 0
     while True:
-        with mailbox(on_event) as box, full_disk_named(f"{out.uri}/{FOLDER}"):
+        with event_channel(on_event) as box, translate_disk_full(f"{out.uri}/{FOLDER}"):
             config = {"loop": loop, "job": job, "box": box, "out": out, "device": placement.device}
             trainer = _trainer(config, placement, max_failures, wait_s, checkpoints_to_keep, environment, callbacks)
             try:
@@ -163,7 +166,7 @@ def run_on_workers(
                 cause = f"the process that leads the workers (Ray Train's controller) was lost: {cause_of(error)}"
                 lost_cluster = not head_answers(ray.get_runtime_context().gcs_address)
                 if lost_cluster or 0 <= max_failures < lost_controllers:
-                    raise WorkersFailed(ended(what, cause, lost_controllers, max_failures, out)) from error
+                    raise WorkersFailedError(ended(what, cause, lost_controllers, max_failures, out)) from error
                 hand_over({"event": RESTART, "rank": 0, "cause": cause}, on_event)
             except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
                 raise explain(error, out, what, max_failures, wait_s) from error
@@ -182,7 +185,7 @@ def _trainer(
     import ray.train
     from ray.train.torch import TorchConfig
 
-    from s2l_ray.execution.fail_fast import StopAtOnce
+    from s2l_ray.execution.fail_fast import FailFast
     from s2l_ray.execution.interruptible import InterruptibleTrainer
     from s2l_ray.execution.restart_callback import RestartEvents
 
@@ -212,7 +215,7 @@ def _trainer(
             ),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=checkpoints_to_keep),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-            callbacks=[StopAtOnce(), RestartEvents(config["box"]), *callbacks],
+            callbacks=[FailFast(), RestartEvents(config["box"]), *callbacks],
             worker_runtime_env={"env_vars": environment} if environment else None,
         ),
     )
@@ -231,10 +234,10 @@ def _start_timeout_s() -> float:
 def _wait_for_leftovers(settle_s: float = 10.0) -> None:
     """Take back what the workers of a lost controller have reserved, or new ones would wait for it."""
     deadline = time.monotonic() + settle_s
-    while not remove_leftover_groups() and time.monotonic() < deadline:
+    while not remove_orphaned_placement_groups() and time.monotonic() < deadline:
         time.sleep(0.5)
 
 
 def _worker(config: dict[str, Any]) -> dict[str, Any]:
     quiet_ray_data()
-    return config["loop"](config["job"], RayHost(config["box"], config["out"], config["device"]))
+    return config["loop"](config["job"], RayWorkerContext(config["box"], config["out"], config["device"]))

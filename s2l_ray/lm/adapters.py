@@ -27,6 +27,6 @@ def add_adapters(model: Any, lora: LoraConfig, seed: int) -> Any:
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        told = f"target.lora.target_modules={shown(lora.target_modules)} cannot be had"
+        told = f"target.lora.target_modules={shown(lora.target_modules)} cannot be used"
         with foreign_refused(told, "Name linear layers that the model has, or take all-linear"):
             return peft.get_peft_model(model, settings)

@@ -128,7 +128,7 @@ def _check_weights(loaded: dict[str, Any], config: TrainedModelConfig) -> None:
         logger.warning(told, here, len(unused), ", ".join(listed(unused, 4)))
 
 
-def pad_id_of(tokenizer: Any) -> int:
+def pad_token_id_of(tokenizer: Any) -> int:
     """What fills batches up. Nothing ever looks at it."""
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 

@@ -40,10 +40,10 @@ class ResponseLoss(nn.Module):
         self.model = model
         self.head_loss = HeadLoss(model.get_output_embeddings())
 
-    def forward(self, batch: Batch, want_hits: bool = False) -> TokenLosses:
+    def forward(self, batch: Batch, want_top1: bool = False) -> TokenLosses:
         states = self.states(batch)
         hidden = states.reshape(-1, states.shape[-1])[batch.positions]
-        return self.head_loss(hidden, batch.targets, want_hits)
+        return self.head_loss(hidden, batch.targets, want_top1)
 
     def states(self, batch: Batch) -> Tensor:
         """→ last hidden states, (B, L, H), or (1, T, H) where the sequences are packed."""
@@ -73,7 +73,7 @@ class HeadLoss(nn.Module):
         """Compile what is done to a chunk's logits, so that they are read once instead of five times."""
         self._kernels = _Kernels(torch.compile(_nll, dynamic=True), torch.compile(_nll_and_gradient, dynamic=True))
 
-    def forward(self, hidden: Tensor, targets: Tensor, want_hits: bool = False) -> TokenLosses:
+    def forward(self, hidden: Tensor, targets: Tensor, want_top1: bool = False) -> TokenLosses:
         """hidden (R, H), targets (R,)."""
         weight, bias = self.head.weight, getattr(self.head, "bias", None)  # (V, H), (V,)
         assert isinstance(weight, Tensor)
@@ -90,11 +90,11 @@ class HeadLoss(nn.Module):
                 chosen = targets[start : start + rows]
                 logits = F.linear(narrow[start : start + rows], low, offset)  # (chunk, V)
                 nll.append(self._kernels.nll(logits, chosen, self.after))
-                if want_hits:
+                if want_top1:
                     hits.append(logits.argmax(-1) == chosen)
         empty = hidden.new_zeros(0, dtype=torch.float32)
         losses = torch.cat(nll) if nll else empty
-        return losses.sum(), losses, (torch.cat(hits) if hits else empty.bool()) if want_hits else None
+        return losses.sum(), losses, (torch.cat(hits) if hits else empty.bool()) if want_top1 else None
 
 
 class _Kernels:

@@ -17,10 +17,10 @@ from s2l_ray.data.example_id import array_to_hex
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.lm.batches import Batch, Batching
 from s2l_ray.lm.response_loss import ResponseLoss, mean_per_example
-from s2l_ray.lm.step import Diverged
+from s2l_ray.lm.step import DivergedError
 
 
-class NonFiniteScore(Diverged):
+class NonFiniteScore(DivergedError):
     """A loss is not a number: the scores would be useless; says for which examples."""
 
 
@@ -106,7 +106,7 @@ class Scorer:
 
     def _one(self, batch: Batch, want_exact: bool) -> list[torch.Tensor]:
         with self.autocast():
-            _, nll, hits = self.loss(batch, want_hits=want_exact)
+            _, nll, hits = self.loss(batch, want_top1=want_exact)
         mean = mean_per_example(nll, batch)
         return [mean] if hits is None else [mean, _all_of_example(hits, batch)]
 

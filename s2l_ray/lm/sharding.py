@@ -17,7 +17,7 @@ _ERROR = 1.25
 """Estimates are good to a quarter: what is beyond memory by more than that is refused, not tried."""
 
 
-class DoesNotFit(UserError):
+class InsufficientMemoryError(UserError):
     """The target needs more memory than the workers have; says the numbers and what would help."""
 
 
@@ -53,7 +53,7 @@ def choose_sharding(
     """Resolve `target.zero_stage`.
 
     Raises:
-        DoesNotFit: no stage, or not the one asked for, fits.
+        InsufficientMemoryError: no stage, or not the one asked for, fits.
         ZeroConfigError: DeepSpeed is not installed, or the user's own configuration contradicts.
     """
     asked = target.zero_stage
@@ -65,7 +65,7 @@ def choose_sharding(
     share = _share(found[stage], memory)
     if share > _ERROR:
         cures = _cures(sizes, target, stage, num_workers, precision, on_gpu, memory)
-        raise DoesNotFit(_refusal(stage, num_workers, found[stage], memory, cures))
+        raise InsufficientMemoryError(_refusal(stage, num_workers, found[stage], memory, cures))
     warnings = []
     if share > _ROOM:
         warnings.append(f"memory will be tight: about {found[stage].describe()}, {share:.0%} of what a worker has")

@@ -15,18 +15,18 @@ import torch.distributed as dist
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.data.example_id import array_to_hex
 from s2l_ray.data.token_examples import Examples
-from s2l_ray.data.training_order import deal
+from s2l_ray.data.training_order import balance_by_length
 from s2l_ray.errors import UserError
 from s2l_ray.lm.batches import Batch, Batching
 from s2l_ray.lm.engine import Engine
 from s2l_ray.lm.response_loss import mean_per_example
 
 
-class Diverged(UserError, RuntimeError):
+class DivergedError(UserError, RuntimeError):
     """A loss or a gradient is not a number, on every worker alike. Starting the workers again would not help."""
 
 
-class NonFiniteLoss(Diverged):
+class NonFiniteLoss(DivergedError):
     """Training stopped before an update that would have ruined the weights."""
 
 
@@ -85,16 +85,16 @@ class Stepper:
             dist.all_reduce(both[:1])
         loss, norm = both.tolist()  # the step's one wait for the device
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._stop(step, _suspects(losses), loss, norm)
+            self._stop(step, _nonfinite_ids(losses), loss, norm)
         late = self.engine.update(lr)  # engines that know the norm only now make no update with one that is not finite
         norm = norm if late is None else late
         if not math.isfinite(norm):
-            self._stop(step, _suspects(losses), loss, norm)
+            self._stop(step, _nonfinite_ids(losses), loss, norm)
         return StepResult(loss / total, norm, int(global_batch.offsets[-1]), total)
 
     def _passes(self, global_batch: Examples, total: int) -> tuple[torch.Tensor, list[_Losses]]:
         """Forward and backward over this worker's share → (sum of its losses, the losses of each micro-batch)."""
-        shares = deal(global_batch.lengths, self.num_workers)
+        shares = balance_by_length(global_batch.lengths, self.num_workers)
         budget = self.config.tokens_per_microbatch
         mine = global_batch.take(shares[self.rank])
         micro = self.batching.plan(mine.lengths, budget)
@@ -117,11 +117,11 @@ class Stepper:
             losses.append(_Losses(batch, nll, mine.ids[rows]))
         return loss_sum, losses
 
-    def _stop(self, step: int, suspects: list[str], loss: float, norm: float) -> None:
-        gathered: list[list[str]] = [suspects]
+    def _stop(self, step: int, nonfinite_ids: list[str], loss: float, norm: float) -> None:
+        gathered: list[list[str]] = [nonfinite_ids]
         if self.num_workers > 1:
             gathered = [[] for _ in range(self.num_workers)]
-            dist.all_gather_object(gathered, suspects)
+            dist.all_gather_object(gathered, nonfinite_ids)
         ids = [i for worker in gathered for i in worker]
         where = f"examples {', '.join(ids[:20])}" if ids else "no single example: the gradients overflowed"
         here = self.config.section
@@ -143,7 +143,7 @@ class _Losses:
     """(B, 2) uint64, example ids."""
 
 
-def _suspects(losses: list[_Losses]) -> list[str]:
+def _nonfinite_ids(losses: list[_Losses]) -> list[str]:
     """Examples whose loss is not finite."""
     found: list[str] = []
     for of in losses:

@@ -13,7 +13,7 @@ from s2l_ray.data.token_examples import Examples
 from s2l_ray.storage.folder import Storage
 
 
-class Host(Protocol):
+class WorkerContext(Protocol):
     """What a loop needs from where it runs."""
 
     rank: int
@@ -22,10 +22,10 @@ class Host(Protocol):
 
     def emit(self, **event: Any) -> None: ...
 
-    def same(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank; a barrier."""
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Every rank's value, on every rank; a barrier."""
 
     def save(self, name: str, progress: dict[str, Any], write: Callable[[Path], None]) -> None:

@@ -56,7 +56,7 @@ def import_deepspeed() -> Any:
 
 
 def _forget_dead_builds() -> None:
-    """A process that was killed while it compiled leaves a lock behind, for which PyTorch would wait for ever."""
+    """A process that was killed while it compiled leaves a lock behind, for which PyTorch would wait indefinitely."""
     from torch.utils.cpp_extension import get_default_build_root
 
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())

@@ -42,7 +42,7 @@ _REFUSED: dict[str, str] = {
     "managed_gradient_accumulation": "micro-batches are counted by this program",
     "checkpoint": "checkpoints are written by this program",
 }
-"""Sections that cannot be had, unless they are switched off."""
+"""Sections that are not supported, unless they are switched off."""
 _NEED_NO_SWITCH = ("tensor_parallel", "pipeline", "checkpoint")
 """Sections without `enabled`."""
 _HARMLESS: dict[str, Any] = {"managed_gradient_accumulation": True, "sequence_parallel_size": 1}
@@ -217,7 +217,7 @@ def _check_refused(user: dict[str, Any]) -> None:
         if isinstance(value, dict):
             on = value.get("enabled", key in _NEED_NO_SWITCH and value != {})
         if on:
-            raise ZeroConfigError(f"{key}={value!r} in the DeepSpeed file cannot be had: {why}; remove the section")
+            raise ZeroConfigError(f"{key}={value!r} in the DeepSpeed file is not supported: {why}; remove the section")
     zero = user.get("zero_optimization", {})
     if not isinstance(zero, dict):
         raise ZeroConfigError(

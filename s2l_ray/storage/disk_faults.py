@@ -9,7 +9,7 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-from s2l_ray.storage.retry import StorageError, full_disk_named
+from s2l_ray.storage.retry import StorageError, translate_disk_full
 from s2l_ray.text.display import shorten
 
 _PLACE = "choose another run_dir, or set right what is there"
@@ -25,7 +25,7 @@ def disk_faults_named(uri: str, doing: str) -> Iterator[None]:
         doing: `writing`, `reading`, ….
     """
     try:
-        with full_disk_named(uri):
+        with translate_disk_full(uri):
             yield
     except (StorageError, FileNotFoundError):
         raise

@@ -39,7 +39,7 @@ class StorageError(EnvironmentFault, OSError):
     """The storage failed and waiting did not help; the message names the URI, the operation and the cure."""
 
 
-class StorageFull(StorageError):
+class StorageFullError(StorageError):
     """No space left. Waiting does not help, and neither do other workers."""
 
     retryable = False
@@ -61,8 +61,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def full_disk_named(uri: str) -> Iterator[None]:
-    """Raises StorageFull, naming the file, where the block runs out of disk space or quota."""
+def translate_disk_full(uri: str) -> Iterator[None]:
+    """Raises StorageFullError, naming the file, where the block runs out of disk space or quota."""
     try:
         yield
     except StorageError:
@@ -70,7 +70,7 @@ def full_disk_named(uri: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise StorageFull(
+        raise StorageFullError(
             f"No space left on device (or quota used up) while writing {uri}. Nothing stands under that name unless it "
             "stood there before; complete stages and parts stay. Free or add space there, then run the same command "
             "again: it goes on from there"

@@ -30,7 +30,7 @@ _NOT_RESULTS = {"name", "run_dir", "sweep", "resources", "loggers", "estimates"}
 
 
 @dataclass(frozen=True)
-class Finished:
+class TrialResult:
     trial: Trial
     stage: Stage
     num_examples: int
@@ -55,14 +55,14 @@ def write_record(shared: SweepContext, trial: Trial, run: Run, stage: Stage) -> 
 
 def find_finished(
     base: S2LConfig, storage: Storage, trial: Trial, trajectories: str, phase: str, say: Say
-) -> Finished | None:
+) -> TrialResult | None:
     """The trial's result; None if it has not finished or its files are gone."""
     name = _name(base, trial, trajectories, phase)
     record = _content(storage, name, say) if storage.exists(name) else None
     return None if record is None else _finished(storage, record, trial)
 
 
-def all_finished(base: S2LConfig, storage: Storage, trajectories: str, phase: str, say: Say) -> list[Finished]:
+def all_finished(base: S2LConfig, storage: Storage, trajectories: str, phase: str, say: Say) -> list[TrialResult]:
     """Every finished trial of this sweep's base configuration, whoever proposed it."""
     found = []
     for entry in storage.list(f"sweep/{_FINISHED}"):
@@ -122,7 +122,7 @@ def _scheduler(base: S2LConfig) -> dict[str, Any] | None:
     return None if base.sweep.asha is None else base.sweep.asha.model_dump(mode="json")
 
 
-def _finished(storage: Storage, record: dict[str, Any], trial: Trial) -> Finished | None:
+def _finished(storage: Storage, record: dict[str, Any], trial: Trial) -> TrialResult | None:
     folder = storage.sub(record["folder"])
     try:
         manifest = read_manifest(folder)
@@ -131,10 +131,10 @@ def _finished(storage: Storage, record: dict[str, Any], trial: Trial) -> Finishe
     if manifest is None:
         return None
     stage = Stage(manifest.stage, record["folder"], folder, manifest, reused=True)
-    return Finished(trial, stage, record["num_examples"], record["share"])
+    return TrialResult(trial, stage, record["num_examples"], record["share"])
 
 
-def deciding_set(base: S2LConfig, stage: Stage) -> str:
+def objective_set(base: S2LConfig, stage: Stage) -> str:
     """Name of the held-out set by which trials are judged."""
     names = list(TargetArtifact.of(stage).evaluation)
     return base.sweep.heldout_set or names[0]
@@ -142,4 +142,4 @@ def deciding_set(base: S2LConfig, stage: Stage) -> str:
 
 def objective_of(base: S2LConfig, stage: Stage) -> float:
     """The figure by which trials are judged."""
-    return float(TargetArtifact.of(stage).evaluation[deciding_set(base, stage)]["after"][base.sweep.metric])
+    return float(TargetArtifact.of(stage).evaluation[objective_set(base, stage)]["after"][base.sweep.metric])

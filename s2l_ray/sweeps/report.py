@@ -7,7 +7,7 @@ from typing import Any
 from s2l_ray.artifacts.models import TargetArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.config.schema import S2LConfig
-from s2l_ray.sweeps.records import Finished
+from s2l_ray.sweeps.records import TrialResult
 from s2l_ray.sweeps.results import (
     Cost,
     Point,
@@ -29,7 +29,7 @@ TARGET, PREDICTED = "target", "predicted"
 def make_report(
     run: Run,
     config: S2LConfig,
-    finished: dict[str, list[Finished]],
+    finished: dict[str, list[TrialResult]],
     failed: dict[str, str],
     stopped: list[str],
 ) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def make_report(
     return report
 
 
-def curves_of(config: S2LConfig, finished: dict[str, list[Finished]]) -> dict[str, list[Point]]:
+def curves_of(config: S2LConfig, finished: dict[str, list[TrialResult]]) -> dict[str, list[Point]]:
     """phase → points."""
     return {phase: points(config, found) for phase, found in finished.items() if found}
 
@@ -76,7 +76,7 @@ def _plain(point: Point, full: Point | None, metric: str) -> dict[str, Any]:
             "worse_than_full": worse, "parameters": dict(point.parameters)}  # fmt: skip
 
 
-def _targets_cost(finished: dict[str, list[Finished]], price: float | None) -> dict[str, Any]:
+def _targets_cost(finished: dict[str, list[TrialResult]], price: float | None) -> dict[str, Any]:
     costs = {}
     for phase, found in finished.items():
         stages = {one.stage.folder: one.stage for one in found}.values()  # equal trials once

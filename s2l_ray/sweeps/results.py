@@ -1,4 +1,4 @@
-"""Finished trials → one tidy table, curves, costs, the smallest budget that is good enough. Pure but for reading."""
+"""TrialResult trials → one tidy table, curves, costs, the smallest budget that is good enough. Pure but for reading."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from s2l_ray.artifacts.models import ProxyArtifact, TargetArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.config.schema import S2LConfig
-from s2l_ray.sweeps.records import Finished, objective_of
+from s2l_ray.sweeps.records import TrialResult, objective_of
 from s2l_ray.sweeps.trials import FULL, Trial
 
 _SELECTING = ("tokens", "proxy", "trajectories", "clusters")
@@ -36,7 +36,7 @@ RESULT_SCHEMA = pa.schema(
 `budget_unit`: `examples` or `share`."""
 
 
-def result_table(finished: dict[str, list[Finished]]) -> pa.Table:
+def result_table(finished: dict[str, list[TrialResult]]) -> pa.Table:
     """finished: phase → trials."""
     rows = [row for phase, found in finished.items() for one in found for row in _rows(phase, one)]
     return pa.Table.from_pylist(rows, schema=RESULT_SCHEMA)
@@ -59,7 +59,7 @@ def budget_unit(budget: int | float) -> str:
     return "examples" if isinstance(budget, int) else "share"
 
 
-def _rows(phase: str, one: Finished) -> list[dict[str, Any]]:
+def _rows(phase: str, one: TrialResult) -> list[dict[str, Any]]:
     manifest, trial = one.stage.manifest, one.trial
     target = TargetArtifact.of(one.stage)
     summary = target.summary
@@ -113,20 +113,20 @@ class Point:
         return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
 
 
-def points(config: S2LConfig, finished: list[Finished]) -> list[Point]:
+def points(config: S2LConfig, finished: list[TrialResult]) -> list[Point]:
     """Trials without further parameters, by selector and budget; the full data is the selector `full` at 1.0."""
     found = _points(config, [one for one in finished if not one.trial.parameters])
     return sorted(found, key=lambda p: (p.selector != FULL, p.selector, p.share))
 
 
-def tuned_points(config: S2LConfig, finished: list[Finished]) -> list[Point]:
+def tuned_points(config: S2LConfig, finished: list[TrialResult]) -> list[Point]:
     """Trials with further parameters, the best first."""
     found = _points(config, [one for one in finished if one.trial.parameters])
     return sorted(found, key=lambda p: -p.mean if config.sweep.metric == "exact_match" else p.mean)
 
 
-def _points(config: S2LConfig, finished: list[Finished]) -> list[Point]:
-    grouped: dict[Trial, list[Finished]] = {}
+def _points(config: S2LConfig, finished: list[TrialResult]) -> list[Point]:
+    grouped: dict[Trial, list[TrialResult]] = {}
     for one in finished:
         grouped.setdefault(replace(one.trial, seed=0), []).append(one)
     return [

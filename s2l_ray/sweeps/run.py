@@ -20,7 +20,7 @@ from s2l_ray.observability.progress import Progress
 from s2l_ray.stages.context import RunContext
 from s2l_ray.storage.folder import Storage
 from s2l_ray.sweeps.context import SweepContext
-from s2l_ray.sweeps.records import Finished, all_finished, all_stopped, deciding_set, find_finished, objective_of
+from s2l_ray.sweeps.records import TrialResult, all_finished, all_stopped, find_finished, objective_of, objective_set
 from s2l_ray.sweeps.report import PREDICTED, TARGET, curves_of, make_report
 from s2l_ray.sweeps.resolve import resolve
 from s2l_ray.sweeps.results import (
@@ -121,7 +121,7 @@ class _Runner:
         self.context, self.config = context, context.config
         config = context.config
         self.base = {TARGET: config, PREDICTED: predicting(config)}
-        self.finished: dict[str, list[Finished]] = {}
+        self.finished: dict[str, list[TrialResult]] = {}
         self.failed: dict[str, str] = {}
         """By what the trial was."""
         self.stopped: dict[Trial, dict[str, Any]] = {}
@@ -176,11 +176,11 @@ class _Runner:
         ended |= {t: last["objective"] for t, last in self._stopped(TARGET).items() if t not in ended}
         return [(trial, value) for trial, value in ended.items() if could_propose(self.config, trial)]
 
-    def _all_finished(self) -> list[Finished]:
+    def _all_finished(self) -> list[TrialResult]:
         context = self.context
         return all_finished(self.config, context.run.storage, self.trajectories, TARGET, context.progress.say)
 
-    def _find(self, phase: str, trial: Trial) -> Finished | None:
+    def _find(self, phase: str, trial: Trial) -> TrialResult | None:
         storage, say = self.context.run.storage, self.context.progress.say
         return find_finished(self.base[phase], storage, trial, self.trajectories, phase, say)
 
@@ -291,7 +291,7 @@ def _conclude(context: RunContext, runner: _Runner) -> SweepResult:
     files: list[str] = []
     if any(len(found) > 1 for found in curves.values()):
         [any_one, *_] = [one for found in runner.finished.values() for one in found]
-        deciding = deciding_set(config, any_one.stage)
+        deciding = objective_set(config, any_one.stage)
         files = draw_all(out, config.name, config.sweep.metric, curves, selection_cost(run), table, deciding)
     for leftover in ("sweep/ray_tune", "stage_locks"):  # of trials that were killed
         run.storage.delete_dir(leftover)

@@ -1,7 +1,7 @@
 """Ray Tune's part: trials side by side, as many as fit, each a fine-tuning on Ray Train workers of its own.
 
 A trial is a small actor without resources that starts Ray Train workers. Tune does not see those, so the number of
-trials at once is reckoned here: more would wait for each other's workers for ever.
+trials at once is reckoned here: more would wait for each other's workers indefinitely.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from s2l_ray.config.sweep import RangeConfig
 from s2l_ray.errors import describe
 from s2l_ray.execution.capacity import Node, fit
 from s2l_ray.execution.failures import is_final
-from s2l_ray.execution.orphaned_placement_groups import remove_leftover_groups
+from s2l_ray.execution.orphaned_placement_groups import remove_orphaned_placement_groups
 from s2l_ray.execution.placement import Placement
 from s2l_ray.observability.metrics_log import MetricsLog
 from s2l_ray.observability.progress import Progress
@@ -40,7 +40,7 @@ ENDED = "ended"
 
 _NEXT_TO_NOTHING = {"memory": 1}
 """Of a trial's own actor: nothing at all is not allowed. A thousandth of a CPU would be missing where just one CPU is
-left for reading: a task that needs a whole one would wait for ever, and all trials for it."""
+left for reading: a task that needs a whole one would wait indefinitely, and all trials for it."""
 _LOOK_FOR_LEFTOVERS_S = 5.0
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the other kind of output can be silent
@@ -244,7 +244,7 @@ def _fit(
     for result in tuner.fit():
         if result.error is not None:
             outcome.failed[_trial_of(result.config or {})] = str(result.error).strip().splitlines()[-1]
-    remove_leftover_groups()
+    remove_orphaned_placement_groups()
     with_own_folder.delete_dir()  # what a trial leaves is in the run; Tune's own notes are of no more use
     return outcome
 
@@ -275,7 +275,7 @@ def _watcher(shared: SweepContext, outcome: Outcome, on_done: OnDone) -> Any:
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
             nonlocal last_look
             if time.monotonic() - last_look > _LOOK_FOR_LEFTOVERS_S:  # of killed trials, or later ones would wait
-                remove_leftover_groups()
+                remove_orphaned_placement_groups()
                 last_look = time.monotonic()
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

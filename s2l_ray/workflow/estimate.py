@@ -167,7 +167,7 @@ def _model(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]]) -> t
         model = meta_model(model_config, config.proxy)
     except ModelError as error:
         if config.proxy.from_config is not None and tokenizer is not None:
-            raise  # no download could mend that
+            raise  # no download could cure that
         result.num_parameters = config.estimates.num_parameters
         result.notes.append(f"{str(error).split(':')[0]}; its size as in estimates.*")
         return None, tokenizer

@@ -25,7 +25,7 @@ def preflight(config: S2LConfig) -> None:
     from s2l_ray.execution.local_ray import check_temp_folder
     from s2l_ray.execution.session import is_embedded
     from s2l_ray.observability.loggers import check_loggers
-    from s2l_ray.stages.heldout.stage import check_deciding_set, check_heldout_files
+    from s2l_ray.stages.heldout.stage import check_heldout_files, check_objective_set
 
     _refuse_lost_folder(config.run_uri)
     what = f"run_dir={shown(strip_credentials(config.run_uri))} cannot be looked at"
@@ -40,7 +40,7 @@ def preflight(config: S2LConfig) -> None:
             _check_model(model, is_embedded(config.resources), on_cpu and model is config.proxy)
     if config.target is not None:
         _check_target(config.target, config.resources.target.workers)
-        check_deciding_set(config)
+        check_objective_set(config)
         check_heldout_files(config)
 
 

@@ -28,7 +28,7 @@ def target_lines(config: S2LConfig, corpus: CorpusSize | None) -> list[str]:
 
     Raises:
         ModelError: the target's config cannot be loaded.
-        DoesNotFit, ZeroConfigError: the run would be refused later.
+        InsufficientMemoryError, ZeroConfigError: the run would be refused later.
     """
     target = config.target
     if target is None:

@@ -18,7 +18,7 @@ from s2l_ray.data.example_id import array_to_ids
 from s2l_ray.data.trajectories import Trajectories, load_trajectories, snapshot_columns
 from s2l_ray.errors import EnvironmentFault
 from s2l_ray.execution.capacity_wait import Patience, free_now, free_resources
-from s2l_ray.execution.failures import is_memory, own_errors_alone, telling_line
+from s2l_ray.execution.failures import is_memory, telling_line, unwrap_task_errors
 from s2l_ray.execution.placement import Placement
 from s2l_ray.execution.session import head_answers
 from s2l_ray.selection.kmeans import MAX_THREADS, KMeansResult, fit_kmeans
@@ -145,7 +145,7 @@ def cluster_trajectories(
             _wait_until_started(actor, described, Patience("clusters", wait_s, say))
             say(f"[clusters] k-means of {sum(rows for _, rows in part_rows):,} trajectories with {described}")
             how = (config, seed, placement.device == "gpu", int(cpus))
-            with own_errors_alone():
+            with unwrap_task_errors():
                 stats: ClusterStats = ray.get(actor.run.remote(trajectories, part_rows, num_snapshots, *how, out))
             out.note_written(stats.written)
             return stats
@@ -178,7 +178,7 @@ def _free_cpus(placement: Placement) -> float:
 
     The stage before has just given its own back.
 
-    What cannot be had now is not waited for: the result does not depend on it.
+    What is not there now is not waited for: the result does not depend on it.
     """
     needs = {name: each for name, each in placement.worker.items() if name != "CPU"}
     free = [

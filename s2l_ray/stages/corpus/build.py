@@ -22,8 +22,8 @@ from s2l_ray.data.quarantine import check_quarantine
 from s2l_ray.data.read_task import ReadTask, read_summaries, sample_format
 from s2l_ray.data.units import ReadUnit, SourceError
 from s2l_ray.errors import InternalError
-from s2l_ray.execution.event_channel import mailbox
-from s2l_ray.execution.failures import own_errors_alone
+from s2l_ray.execution.event_channel import event_channel
+from s2l_ray.execution.failures import unwrap_task_errors
 from s2l_ray.stages.corpus.shuffle import write_in_parts
 from s2l_ray.storage.folder import Storage
 
@@ -86,7 +86,7 @@ def build_corpus(
         on_rows: told how many rows more were read, from a thread.
 
     Raises:
-        TooManyUnusable, UnknownFormat, SourceError: the corpus cannot be used as it is.
+        QuarantineLimitError, UnknownFormat, SourceError: the corpus cannot be used as it is.
     """
     import ray.data
 
@@ -95,7 +95,7 @@ def build_corpus(
     format = sample_format(units, config)
     groups = group_units(units, config.read_bytes_per_task, parallelism)
     items = [{"number": i, "units": json.dumps([vars(u) for u in group])} for i, group in enumerate(groups)]
-    with own_errors_alone(), mailbox(lambda event: on_rows(event["rows"])) as box:
+    with unwrap_task_errors(), event_channel(lambda event: on_rows(event["rows"])) as box:
         task = ReadTask(config, format, out, box)
         read = ray.data.from_items(items, override_num_blocks=len(items))
         read.context.target_max_block_size = _BLOCK_BYTES
@@ -110,7 +110,7 @@ def build_corpus(
         raise SourceError("the corpus has no usable row; nothing can be selected from")
     facets = choose_facets(summary.facets, summary.columns.names(), num_read, config)
     num_parts = max(1, -(-num_read // choose_rows_per_part(num_read, rows_per_part, summary.num_bytes // num_read)))
-    with own_errors_alone():
+    with unwrap_task_errors():
         stats = write_in_parts(rows, num_parts, config.duplicates, out, hold_out, parallelism, list(facets))
     for row in stats:
         out.note_written(row.pop("written"))

@@ -79,7 +79,7 @@ def check_corpus_files(config: S2LConfig) -> None:
     """Look at the corpus's first rows before anything is started.
 
     Raises:
-        SourceError, UnknownFormat, TooManyUnusable: files are missing or cannot be read, or no row can be used.
+        SourceError, UnknownFormat, QuarantineLimitError: files are missing or cannot be read, or no row can be used.
     """
     from s2l_ray.data.read_task import sample_format
 

@@ -18,7 +18,7 @@ from s2l_ray.data.conversation import CHAT_COLUMN, unpack, unpack_table
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import ID_TYPE, Messages, array_to_ids, ids_to_array
 from s2l_ray.data.formats import UnknownFormat, fits, rendered_as, tells_format
-from s2l_ray.data.quarantine import TooManyUnusable
+from s2l_ray.data.quarantine import QuarantineLimitError
 from s2l_ray.data.read_task import first_rows, is_chat, read_rows, sample_format
 from s2l_ray.data.render import Renderer
 from s2l_ray.data.sources import ReadUnit
@@ -83,7 +83,7 @@ def _own_format(name: str, units: list[ReadUnit], config: CorpusConfig) -> tuple
         if not fits(config, columns) and tells_format(columns):
             config = config.model_copy(update={"template": None, "format": "auto"})
         return config, sample_format(units, config)
-    except (SourceError, UnknownFormat, TooManyUnusable) as error:
+    except (SourceError, UnknownFormat, QuarantineLimitError) as error:
         raise HeldOutError(f"heldout.files.{name} cannot be used: {error}") from error
 
 
@@ -102,7 +102,9 @@ def read_files(name: str, units: list[ReadUnit], config: CorpusConfig) -> tuple[
         else:
             good.append(record)
     if not good:
-        raise HeldOutError(f"heldout.files.{name}: none of {len(reasons)} rows can be used ({reasons[0]}); mend them")
+        raise HeldOutError(
+            f"heldout.files.{name}: none of {len(reasons)} rows can be used ({reasons[0]}); correct them"
+        )
     ids = ids_to_array(pa.array([r["id"] for r in good], ID_TYPE))
     chats = [unpack(r["messages"], r["chat"]) for r in good]
     rows = _unique(ids, [r["source"] for r in good], [c.turns for c in chats], [c.tools for c in chats])

@@ -92,7 +92,7 @@ def check_heldout_files(config: S2LConfig) -> None:
                 resolve_style("alpaca", format, None)
 
 
-def check_deciding_set(config: S2LConfig) -> None:
+def check_objective_set(config: S2LConfig) -> None:
     """Raises ConfigError if the set that is to decide will not be there."""
     from s2l_ray.stages.heldout.build import SPLIT
 

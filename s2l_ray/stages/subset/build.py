@@ -18,7 +18,7 @@ from s2l_ray.data.example_id import array_to_hex, array_to_ids, ids_to_array
 from s2l_ray.data.facet_reader import load_facet, read_facets
 from s2l_ray.data.facets import PREFIX
 from s2l_ray.errors import InternalError, UserError, shown
-from s2l_ray.execution.failures import own_errors_alone
+from s2l_ray.execution.failures import unwrap_task_errors
 from s2l_ray.selection.rules import Selection, SelectionInputs, select
 from s2l_ray.stages.subset.rows import plan_files, write_dataset_info, write_rows
 from s2l_ray.storage.digests import columns_digest
@@ -166,7 +166,7 @@ def _write_all(jobs: list[tuple[str, pa.Table]], sources: SubsetSources, out: St
             name for stem, table in jobs for name in write_rows(stem, table, sources.examples, out, sources.columns)
         ]
     write = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="DEFAULT")(_write_file)
-    with own_errors_alone():
+    with unwrap_task_errors():
         done = ray.get([write.remote(stem, table, sources, out) for stem, table in jobs])
     for _, written in done:
         out.note_written(written)

@@ -14,7 +14,7 @@ from s2l_ray.data.token_parts import to_examples
 from s2l_ray.evaluation.metrics import SetResult, summarise
 from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.score import NonFiniteScore, Scorer, Scores
-from s2l_ray.lm.worker import Host
+from s2l_ray.lm.worker import WorkerContext
 from s2l_ray.stages.target.job import TargetJob
 from s2l_ray.stages.target.model import TargetModel
 from s2l_ray.storage.folder import Storage
@@ -35,10 +35,10 @@ def read_evaluation(out: Storage, step: int) -> dict[str, SetResult] | None:
 class Evaluator:
     """Evaluates on all workers and remembers which step was best. The first set's macro loss decides."""
 
-    def __init__(self, job: TargetJob, host: Host, built: TargetModel, batching: Batching) -> None:
-        self.job, self.host = job, host
+    def __init__(self, job: TargetJob, worker: WorkerContext, built: TargetModel, batching: Batching) -> None:
+        self.job, self.worker = job, worker
         self._scorer = Scorer(
-            built.engine.loss, batching, tokens_per_batch=job.heldout_tokens_per_batch, device=host.device,
+            built.engine.loss, batching, tokens_per_batch=job.heldout_tokens_per_batch, device=worker.device,
         )  # fmt: skip
         self._sets: dict[str, tuple[Examples, np.ndarray]] = {}
         for name in job.heldout_names:
@@ -50,16 +50,16 @@ class Evaluator:
     def _past(self) -> list[tuple[int, float]]:
         """(step, deciding loss) of what lies on storage: an interrupted training knows what it saw."""
         found: list[tuple[int, float]] = []
-        if self.host.rank == 0 and self._sets:
+        if self.worker.rank == 0 and self._sets:
             for entry in self.job.out.list(_FOLDER):
                 if entry.name.endswith(".json"):
                     step = int(entry.name.rsplit("step-", 1)[1].removesuffix(".json"))
                     results = read_evaluation(self.job.out, step)
                     assert results is not None
-                    found.append((step, self._deciding(results)))
-        return self.host.same(sorted(found))
+                    found.append((step, self._objective(results)))
+        return self.worker.broadcast(sorted(found))
 
-    def _deciding(self, results: dict[str, SetResult]) -> float:
+    def _objective(self, results: dict[str, SetResult]) -> float:
         return results[self.job.heldout_names[0]].macro
 
     def best_step(self, now: int) -> int | None:
@@ -81,24 +81,24 @@ class Evaluator:
         for name, (examples, sources) in self._sets.items():
             results[name], table = self._one(name, examples, sources)
             tables.append(table)
-        self._history.append((step, self._deciding(results)))
+        self._history.append((step, self._objective(results)))
         if if_best is not None and self.best_step(step) == step:
             if_best()
-        if self.host.rank == 0:
+        if self.worker.rank == 0:
             self.job.out.write_table(evaluation_name(step, "parquet"), pa.concat_tables(tables), compression="zstd")
             self.job.out.write_json(evaluation_name(step, "json"), {n: r.plain() for n, r in results.items()})
-            self.host.emit(event="evaluation", step=step, results={n: r.plain() for n, r in results.items()})
+            self.worker.emit(event="evaluation", step=step, results={n: r.plain() for n, r in results.items()})
         if step < self.job.plan.total_steps:  # nobody is to stop a training that is at its end
-            deciding = results[self.job.deciding_set or self.job.heldout_names[0]].plain()[self.job.deciding_metric]
-            self.host.report({"step": step, "objective": deciding})
+            deciding = results[self.job.objective_set or self.job.heldout_names[0]].plain()[self.job.objective_metric]
+            self.worker.report({"step": step, "objective": deciding})
 
     def _one(self, name: str, examples: Examples, sources: np.ndarray) -> tuple[SetResult, pa.Table]:
         batches = self._scorer.plan(examples.lengths)
         # Every worker the same number of passes: sharded weights are fetched by all workers together.
         empty = np.zeros(0, dtype=np.int64)
-        batches += [empty] * (-len(batches) % self.host.num_workers)
-        mine = self._scorer.score(examples, batches[self.host.rank :: self.host.num_workers], want_exact=True)
-        scores: list[Scores] = self.host.gather(mine)
+        batches += [empty] * (-len(batches) % self.worker.num_workers)
+        mine = self._scorer.score(examples, batches[self.worker.rank :: self.worker.num_workers], want_exact=True)
+        scores: list[Scores] = self.worker.all_gather(mine)
         order = np.argsort(np.concatenate([s.rows for s in scores]))
         losses, counts = (np.concatenate([getattr(s, c) for s in scores])[order] for c in ("losses", "counts"))
         exact = np.concatenate([s.exact for s in scores if s.exact is not None])[order]

@@ -13,7 +13,7 @@ import torch
 
 from s2l_ray.lm.adapters import add_adapters
 from s2l_ray.lm.load import load_model
-from s2l_ray.lm.worker import Host
+from s2l_ray.lm.worker import WorkerContext
 from s2l_ray.stages.target.job import TargetJob
 from s2l_ray.stages.target.model import TargetModel
 from s2l_ray.storage.scratch import scratch_folder
@@ -21,10 +21,10 @@ from s2l_ray.storage.scratch import scratch_folder
 Weights = dict[str, torch.Tensor]
 
 
-def export(job: TargetJob, host: Host, built: TargetModel) -> None:
+def export(job: TargetJob, worker: WorkerContext, built: TargetModel) -> None:
     """Write `model/` into the stage's folder. Every worker calls it: sharded weights are gathered."""
     weights = built.engine.whole_weights()
-    if host.rank == 0:
+    if worker.rank == 0:
         assert weights is not None
         with scratch_folder() as scratch:
             folder = str(scratch)
@@ -37,7 +37,7 @@ def export(job: TargetJob, host: Host, built: TargetModel) -> None:
             model = job.out.sub("model")
             model.delete_dir()  # an earlier best may have had other files
             model.upload_folder(Path(folder))
-    host.gather(None)
+    worker.all_gather(None)
 
 
 def _save_adapted(job: TargetJob, weights: Weights, folder: str) -> None:

@@ -33,8 +33,8 @@ class TargetJob:
     """DeepSpeed's configuration; None without it."""
     precision: str
     """fp32 or bf16."""
-    deciding_set: str | None
-    deciding_metric: str
+    objective_set: str | None
+    objective_metric: str
     """What a sweep judges by."""
     card: str
     """The model card, without what training will find out."""

@@ -12,7 +12,7 @@ from s2l_ray.lm.engine import Engine
 from s2l_ray.lm.flops import ModelShape, num_elements
 from s2l_ray.lm.load import load_model
 from s2l_ray.lm.whole import WholeEngine
-from s2l_ray.lm.worker import Host
+from s2l_ray.lm.worker import WorkerContext
 from s2l_ray.stages.target.job import TargetJob
 
 
@@ -27,7 +27,7 @@ class TargetModel:
     num_trained_parameters: int
 
 
-def build_target(job: TargetJob, host: Host) -> TargetModel:
+def build_target(job: TargetJob, worker: WorkerContext) -> TargetModel:
     """Every worker calls it.
 
     Raises:
@@ -35,18 +35,18 @@ def build_target(job: TargetJob, host: Host) -> TargetModel:
     """
     if job.zero_stage == 0:
         model = _prepared(job, torch.float32)
-        engine: Engine = WholeEngine(model, job.target, host.device, host.num_workers, bf16=job.precision == "bf16")
+        engine: Engine = WholeEngine(model, job.target, worker.device, worker.num_workers, bf16=job.precision == "bf16")
     else:
         from s2l_ray.lm.zero import ZeroEngine, sharded_build
 
         assert job.zero_config is not None
         # Elastic training may have started with fewer workers than were asked for.
-        zero_config = job.zero_config | {"train_batch_size": host.num_workers}
+        zero_config = job.zero_config | {"train_batch_size": worker.num_workers}
         dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
         is_random = job.target.from_config is not None or job.target.random_weights
         with sharded_build(zero_config, job.num_parameters if is_random else None):
             model = _prepared(job, dtype)
-        engine = ZeroEngine(model, job.target, host.device, host.num_workers, zero_config)
+        engine = ZeroEngine(model, job.target, worker.device, worker.num_workers, zero_config)
     parameters = list(model.parameters())
     return TargetModel(
         engine, model, job.target.lora is not None, ModelShape.of(model), sum(map(num_elements, parameters)),

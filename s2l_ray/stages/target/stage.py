@@ -107,7 +107,7 @@ def _build(
         heldout_names=() if heldout is None else tuple(HeldOutArtifact.of(heldout).names),
         heldout_tokens_per_batch=config.heldout.tokens_per_batch, out=out,
         num_parameters=sharding.num_parameters, zero_stage=sharding.stage, zero_config=sharding.config,
-        precision=precision, deciding_set=config.sweep.heldout_set, deciding_metric=config.sweep.metric,
+        precision=precision, objective_set=config.sweep.heldout_set, objective_metric=config.sweep.metric,
         card=model_card(context.run, name, target, subset, facts), threads=placement.threads,
     )  # fmt: skip
     say(

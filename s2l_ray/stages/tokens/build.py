@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from s2l_ray.data.conversation import CHAT_COLUMN, unpack_table
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.encode import Tokenised
-from s2l_ray.data.quarantine import QUARANTINE_SCHEMA, TooManyUnusable, check_quarantine
+from s2l_ray.data.quarantine import QUARANTINE_SCHEMA, QuarantineLimitError, check_quarantine
 from s2l_ray.data.render import Renderer, Style, training_text
 from s2l_ray.data.token_parts import TOKEN_SCHEMA, to_examples
 from s2l_ray.data.units import UnusableRow
@@ -175,7 +175,7 @@ def build_tokens(
         options: of the Renderer: turns, date, arguments, end_of_turn.
 
     Raises:
-        TooManyUnusable: too many examples have no response token left within `max_length`.
+        QuarantineLimitError: too many examples have no response token left within `max_length`.
     """
     for folder in ("parts", "quarantine"):
         out.delete_dir(folder)
@@ -187,7 +187,7 @@ def build_tokens(
     num_examples = sum(s["examples"] for s in parts)
     num_quarantined = check_quarantine(out.sub("quarantine"), num_examples, max_quarantined_share)
     if num_examples == 0:
-        raise TooManyUnusable(
+        raise QuarantineLimitError(
             "no example has a response token left, so there is nothing to train on; see the quarantine"
         )
     digest = hashlib.blake2b("".join(s["fingerprint"] for s in parts).encode(), digest_size=16)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 
-from s2l_ray.execution.event_channel import hand_over, mailbox
+from s2l_ray.execution.event_channel import event_channel, hand_over
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -23,7 +23,7 @@ def pid_of(box: Any) -> int:
 
 def test_every_event_arrives_once_and_in_order():
     told: list[int] = []
-    with mailbox(lambda event: told.append(event["n"]), every_s=0.01) as box:
+    with event_channel(lambda event: told.append(event["n"]), every_s=0.01) as box:
         for n in range(300):
             box.put.remote({"n": n})
             time.sleep(0.001)
@@ -38,7 +38,7 @@ def test_an_error_of_the_listener_is_logged_once_and_the_others_are_told(caplog)
             raise ZeroDivisionError(f"event {event['n']}")
         told.append(event["n"])
 
-    with caplog.at_level(logging.WARNING), mailbox(listen, every_s=0.01) as box:
+    with caplog.at_level(logging.WARNING), event_channel(listen, every_s=0.01) as box:
         for n in range(30):
             box.put.remote({"n": n})
             time.sleep(0.01)
@@ -57,7 +57,7 @@ def test_an_error_of_the_listener_does_not_take_the_place_of_the_works_own():
         raise ZeroDivisionError
 
     def work() -> None:
-        with mailbox(refuse, every_s=60) as box:
+        with event_channel(refuse, every_s=60) as box:
             ray.get(box.put.remote({"n": 1}))
             raise KeyError("the work's")
 
@@ -68,7 +68,7 @@ def test_an_error_of_the_listener_does_not_take_the_place_of_the_works_own():
 @pytest.mark.parametrize("every_s", [0.01, 60])  # while it is polled; only at the end
 def test_a_mailbox_that_dies_takes_nothing_with_it(caplog, every_s: float):
     told: list[int] = []
-    with caplog.at_level(logging.WARNING), mailbox(lambda event: told.append(event["n"]), every_s=every_s) as box:
+    with caplog.at_level(logging.WARNING), event_channel(lambda event: told.append(event["n"]), every_s=every_s) as box:
         ray.get(box.put.remote({"n": 1}))
         time.sleep(0.5)
         os.kill(pid_of(box), signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_an_answer_that_is_lost_is_asked_for_again(monkeypatch):
     """A mailbox that stands still answers too late; what it answers then is said again."""
     monkeypatch.setattr("s2l_ray.execution.event_channel._ANSWER_S", 0.5)
     told: list[int] = []
-    with mailbox(lambda event: told.append(event["n"]), every_s=0.05) as box:
+    with event_channel(lambda event: told.append(event["n"]), every_s=0.05) as box:
         process = pid_of(box)
         for n in range(20):
             box.put.remote({"n": n})
@@ -99,7 +99,7 @@ def test_an_answer_that_is_lost_is_asked_for_again(monkeypatch):
 
 def test_events_beyond_its_room_are_counted(caplog):
     told: list[int] = []
-    with caplog.at_level(logging.WARNING), mailbox(lambda e: told.append(e["n"]), every_s=60, most=10) as box:
+    with caplog.at_level(logging.WARNING), event_channel(lambda e: told.append(e["n"]), every_s=60, most=10) as box:
         ray.get([box.put.remote({"n": n}) for n in range(25)])
     assert told == list(range(15, 25))
     assert "15 events of the workers were too many" in caplog.text

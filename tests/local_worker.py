@@ -19,8 +19,8 @@ class Died(Exception):
     """As kill -9: nothing is tidied up."""
 
 
-class LocalHost:
-    """`lm.worker.Host` of a single worker."""
+class LocalWorkerContext:
+    """`lm.worker.WorkerContext` of a single worker."""
 
     rank, num_workers, device = 0, 1, torch.device("cpu")
 
@@ -38,10 +38,10 @@ class LocalHost:
         if (event["event"], event["step"]) == self.dies_after:
             raise Died
 
-    def same(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         return value
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         return [value]
 
     def notice(self, step: int) -> bool:
