@@ -1,4 +1,4 @@
-"""Seeded k-means over loss trajectories; the only module that imports faiss (https://github.com/facebookresearch/faiss).
+"""Seeded k-means over loss trajectories; the only module that imports faiss itself (https://github.com/facebookresearch/faiss).
 
 On a CPU the same seed gives the same result bit for bit, whatever the number of threads: faiss and its BLAS always run
 on one OpenMP thread here, and parallelism comes from Python threads over chunks with fixed borders; so the assignment
@@ -85,7 +85,7 @@ def fit_kmeans(
     """
     _check_settings(num_clusters, init, num_iterations, max_train_points)
     _check_trajectories(trajectories)
-    _import_faiss()  # a missing faiss shows before the long work, not after it
+    import_faiss()  # a missing faiss shows before the long work, not after it
     started = time.perf_counter()
     _check_finite(trajectories)
     sample = _training_sample(trajectories, max_train_points, seed)  # (M, T)
@@ -120,11 +120,11 @@ def assign_clusters(
 
     Streams over chunks with fixed borders; sums in float64 and in the chunks' order, so threads do not change the sum.
     """
-    faiss = _import_faiss()
+    faiss = import_faiss()
     num_clusters = len(centroids)
     assignment = np.empty(len(trajectories), dtype=np.int32)
 
-    with _one_openmp_thread(faiss) as allowed:
+    with one_openmp_thread(faiss) as allowed:
         index = _flat_index(faiss, centroids.shape[1], use_gpu)
         index.add(np.ascontiguousarray(centroids, dtype=np.float32))
 
@@ -161,7 +161,7 @@ def _map_chunks(
 
 def _train(sample: Array, num_clusters: int, seed: int, init: Init, num_iterations: int, use_gpu: bool) -> Array:
     """Lloyd's iterations by faiss over all of `sample` (M, T) → centroids (K, T) float32."""
-    faiss = _import_faiss()
+    faiss = import_faiss()
     num_snapshots = sample.shape[1]
     settings = faiss.ClusteringParameters()
     settings.niter = num_iterations
@@ -173,13 +173,13 @@ def _train(sample: Array, num_clusters: int, seed: int, init: Init, num_iteratio
     # faiss would draw a sample of its own past this, and print a warning from C++ below that.
     settings.max_points_per_centroid = len(sample)
     settings.min_points_per_centroid = 1
-    with _one_openmp_thread(faiss):
+    with one_openmp_thread(faiss):
         clustering = faiss.Clustering(num_snapshots, num_clusters, settings)
         clustering.train(sample, _flat_index(faiss, num_snapshots, use_gpu))
         return faiss.vector_to_array(clustering.centroids).reshape(num_clusters, num_snapshots)
 
 
-def _import_faiss() -> Any:
+def import_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
@@ -193,7 +193,7 @@ def _import_faiss() -> Any:
 def faiss_sees_gpu() -> bool | None:
     """Whether this faiss can use a GPU of this machine; None: faiss is not installed."""
     try:
-        faiss = _import_faiss()
+        faiss = import_faiss()
     except ImportError:
         return None
     return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
@@ -211,7 +211,7 @@ def _flat_index(faiss: Any, num_snapshots: int, use_gpu: bool) -> Any:
 
 
 @contextmanager
-def _one_openmp_thread(faiss: Any) -> Iterator[int]:
+def one_openmp_thread(faiss: Any) -> Iterator[int]:
     """Hold faiss and its BLAS to one thread in this thread; yields how many it was allowed (OMP_NUM_THREADS)."""
     allowed = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)

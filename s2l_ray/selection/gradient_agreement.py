@@ -1,0 +1,230 @@
+"""Do examples of one cluster have similar gradients, and how well does a subset stand for the corpus's gradient?
+
+S2L's claim (https://arxiv.org/abs/2403.07384) is that examples with alike loss trajectories have alike gradients, so
+that a subset sampled evenly over clusters has nearly the corpus's gradient. Here are the measurements, over M sampled
+examples with gradients (or unbiased sketches of them) of D numbers and a label each. Everything is a mean over many
+pairs: single inner products of sketches are unreliable, averages are not.
+
+Memory: the (M, D) float64 copy of the gradients, and (K, D) sums; `gradient_gap` takes (P, P) for P sampled examples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from s2l_ray.errors import DataError, UserError
+from s2l_ray.selection.inputs import Array
+
+DEFAULT_DRAWS = 20
+MAX_PAIRED = 3000
+
+
+@dataclass(frozen=True)
+class CosineAgreement:
+    within: float | None
+    """Mean cosine of pairs of the same cluster; None: there are no such pairs."""
+    across: float | None
+    """Mean cosine of pairs of two clusters."""
+    num_zero: int
+    """Examples whose gradient is zero; they have no direction and are left out."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the clusters explain, beside the same with labels permuted."""
+
+    cosine: CosineAgreement
+    explained: float | None
+    """R²: share of the gradients' variance that lies between clusters; None: all gradients are equal."""
+    null_within: float | None
+    """Mean over permuted labels."""
+    null_across: float | None
+    null_explained: float | None
+
+
+@dataclass(frozen=True)
+class SubsetError:
+    """Error of a subset's mean gradient as an estimate of the corpus's, relative to the length of the latter."""
+
+    bias: float
+    """Of the expected mean: what unequal sampling does."""
+    rms: float
+    """Root of the mean squared error of the plain mean: bias and chance together."""
+    weighted_rms: float | None
+    """With weights N_k / n_k; None where a cluster gives nothing, so that no weights make up for it."""
+    random_rms: float
+    """Of a uniform random subset of the same size."""
+
+
+def agreement(gradients: Array, labels: Array, seed: int = 0, num_draws: int = DEFAULT_DRAWS) -> Agreement:
+    """Similarity and explained share of clusters `labels` (M,), with `num_draws` permutations as the null."""
+    gradients = _checked(gradients, labels)
+    rng = np.random.default_rng(seed)
+    nulls = [(mean_cosines(gradients, shuffled), explained_share(gradients, shuffled))
+             for shuffled in (rng.permutation(labels) for _ in range(num_draws))]  # fmt: skip
+    return Agreement(
+        mean_cosines(gradients, labels),
+        explained_share(gradients, labels),
+        _mean_of([cosine.within for cosine, _ in nulls]),
+        _mean_of([cosine.across for cosine, _ in nulls]),
+        _mean_of([explained for _, explained in nulls]),
+    )
+
+
+def mean_cosines(gradients: Array, labels: Array) -> CosineAgreement:
+    """Mean cosine within and across clusters, without any matrix of pairs.
+
+    With u = g/‖g‖ and S_k = Σ_{i∈k} u_i: within is Σ_k (‖S_k‖² − N_k) / Σ_k N_k (N_k − 1), across
+    (‖Σ S_k‖² − Σ ‖S_k‖²) / (M² − Σ N_k²).
+    """
+    gradients = _checked(gradients, labels)
+    norms = np.sqrt(np.square(gradients).sum(axis=1))
+    kept = norms > 0
+    units, labels = gradients[kept] / norms[kept, None], labels[kept]
+    if not len(units):
+        return CosineAgreement(None, None, len(norms))
+    sums, sizes = _sums(units, labels)  # (K, D), (K,)
+    squares = float(np.square(sums).sum())
+    num_within = float((sizes * (sizes - 1)).sum())
+    num_across = float(len(units) ** 2 - np.square(sizes).sum())
+    within = (squares - len(units)) / num_within if num_within else None
+    across = (float(np.square(sums.sum(axis=0)).sum()) - squares) / num_across if num_across else None
+    return CosineAgreement(within, across, int((~kept).sum()))
+
+
+def explained_share(gradients: Array, labels: Array) -> float | None:
+    """R² = 1 − Σ ‖g_i − ḡ_k‖² / Σ ‖g_i − ḡ‖²: the share of the variance that stratifying by cluster removes."""
+    gradients = _checked(gradients, labels)
+    total = float(np.square(gradients - gradients.mean(axis=0)).sum())
+    if total <= _rounding(gradients):
+        return None
+    sums, sizes = _sums(gradients, labels)
+    means = sums / np.maximum(sizes, 1)[:, None]
+    return 1 - float(np.square(gradients - means[labels]).sum()) / total
+
+
+def subset_error(gradients: Array, labels: Array, taken: Array) -> SubsetError:
+    """Expected error of the mean gradient of `taken` (K,) random examples of each cluster, in closed form.
+
+    With ḡ_k, N_k and v_k (trace of the sample covariance) of cluster k: bias ‖Σ (n_k/n) ḡ_k − ḡ‖, variance
+    Σ (n_k/n)² (1 − n_k/N_k) v_k/n_k; weighted Σ (N_k/N)² (1 − n_k/N_k) v_k/n_k without bias; random (1 − n/N) v/n.
+    No training and no draws. Cochran, Sampling Techniques, 1977, chapters 2 and 5.
+
+    Raises:
+        DataError: the corpus's mean gradient is zero, so that no error is relative to it.
+    """
+    gradients = _checked(gradients, labels)
+    sums, sizes = _sums(gradients, labels)
+    num, taken = len(gradients), np.asarray(taken, dtype=np.int64)
+    _check_taken(taken, sizes)
+    mean, length = _mean_and_length(gradients)
+    present = sizes > 0
+    means = sums / np.maximum(sizes, 1)[:, None]  # (K, D)
+    spread = np.bincount(labels, weights=np.square(gradients - means[labels]).sum(axis=1), minlength=len(sizes))
+    spread = spread / np.maximum(sizes - 1, 1)  # (K,) v_k
+    share = taken / taken.sum()
+    left_out = 1 - taken / np.maximum(sizes, 1)  # (K,) finite-population correction
+    per_draw = np.divide(left_out * spread, taken, out=np.zeros(len(sizes)), where=taken > 0)
+    bias = float(np.sqrt(np.square(share @ means - mean).sum()))
+    variance = float((np.square(share) * per_draw).sum())
+    weighted = None if (taken[present] == 0).any() else float((np.square(sizes / num) * per_draw).sum())
+    total_spread = float(np.square(gradients - mean).sum()) / max(num - 1, 1)
+    random = (1 - taken.sum() / num) * total_spread / taken.sum()
+    return SubsetError(
+        bias=bias / length,
+        rms=float(np.sqrt(bias**2 + variance)) / length,
+        weighted_rms=None if weighted is None else float(np.sqrt(weighted)) / length,
+        random_rms=float(np.sqrt(random)) / length,
+    )
+
+
+def error_of_rows(gradients: Array, rows: Array, weights: Array | None = None) -> float:
+    """Relative error of the (weighted) mean gradient of given `rows` (n,): for subsets that are not random draws."""
+    gradients = _checked(gradients, None)
+    if not len(rows):
+        raise UserError("no rows are given, and nothing has no mean gradient; choose at least one")
+    mean, length = _mean_and_length(gradients)
+    chosen = np.average(gradients[rows], axis=0, weights=weights)
+    return float(np.sqrt(np.square(chosen - mean).sum())) / length
+
+
+def gradient_gap(gradients: Array, labels: Array, seed: int = 0, quantile: float = 0.95) -> float | None:
+    """The theorem's Δ, made relative: this quantile of ‖g_i − g_j‖ within clusters over the same across clusters.
+
+    Past MAX_PAIRED examples a seeded sample of them is paired. None: no pairs of either kind, or all across are equal.
+    """
+    gradients = _checked(gradients, labels)
+    if len(gradients) > MAX_PAIRED:
+        rows = np.sort(np.random.default_rng(seed).choice(len(gradients), MAX_PAIRED, replace=False))
+        gradients, labels = gradients[rows], labels[rows]
+    centered = gradients - gradients.mean(axis=0)  # differences stay, and less of them cancels
+    products = centered @ centered.T
+    squares = np.diag(products)
+    first, second = np.triu_indices(len(gradients), k=1)
+    distances = np.sqrt(np.maximum(squares[first] + squares[second] - 2 * products[first, second], 0))
+    same = labels[first] == labels[second]
+    if not same.any() or same.all():
+        return None
+    across = float(np.quantile(distances[~same], quantile))
+    return float(np.quantile(distances[same], quantile)) / across if across > 0 else None
+
+
+def _sums(values: Array, labels: Array) -> tuple[Array, Array]:
+    """(M, D) → (K, D) sums and (K,) sizes by label."""
+    sizes = np.bincount(labels)
+    sums = np.zeros((len(sizes), values.shape[1]))
+    order = np.argsort(labels, kind="stable")
+    starts = np.cumsum(sizes) - sizes
+    present = np.flatnonzero(sizes)
+    sums[present] = np.add.reduceat(values[order], starts[present], axis=0)
+    return sums, sizes
+
+
+def _mean_and_length(gradients: Array) -> tuple[Array, float]:
+    mean = gradients.mean(axis=0)
+    length = float(np.sqrt(np.square(mean).sum()))
+    if length**2 * len(gradients) <= _rounding(gradients):
+        raise DataError(
+            "the mean gradient of all examples is zero, so no error is relative to it; is the model trained to the end?"
+        )
+    return mean, length
+
+
+def _rounding(gradients: Array) -> float:
+    """What rounding alone can leave of a sum of squares that is zero."""
+    return 1e-24 * float(np.square(gradients).sum())
+
+
+def _mean_of(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _checked(gradients: Array, labels: Array | None) -> Array:
+    """The gradients in float64."""
+    if gradients.ndim != 2 or 0 in gradients.shape:
+        raise UserError(f"gradients must be (M, D) with M, D ≥ 1, not {gradients.shape}")
+    if labels is not None and (labels.shape != (len(gradients),) or not np.issubdtype(labels.dtype, np.integer)
+                               or labels.min() < 0):  # fmt: skip
+        raise UserError(f"labels must be ({len(gradients)},) integers from 0, not {labels.shape} {labels.dtype}")
+    wide = gradients.astype(np.float64, copy=False)
+    bad = np.flatnonzero(~np.isfinite(wide).all(axis=1))
+    if len(bad):
+        raise DataError(
+            f"{len(bad):,} of {len(wide):,} gradients are not finite, the first in row {bad[0]}; the loss of that "
+            "example overflows: look at the proxy's training"
+        )
+    return wide
+
+
+def _check_taken(taken: Array, sizes: Array) -> None:
+    if taken.shape != sizes.shape:
+        raise UserError(f"taken must give a number for each of {len(sizes)} clusters, not {taken.shape}")
+    if taken.min() < 0 or (taken > sizes).any() or not taken.sum():
+        cluster = int(np.argmax((taken < 0) | (taken > sizes)))
+        raise UserError(
+            f"taken must lie between 0 and each cluster's size, and not be all 0; cluster {cluster} gives "
+            f"{taken[cluster]} of {sizes[cluster]}"
+        )

@@ -1,0 +1,67 @@
+"""Options that several selectors have in common; each selector's `Options` extends one of these."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from s2l_ray.config.section import Section, bounded, refuse_repeated
+from s2l_ray.selection.signals import LOSS, LOSS_UNCONDITIONAL, LOSSES, PROMPT_EMBEDDING, Snapshot, at
+
+GuardRule = Literal["rise", "not_learnt", "prompt_gain", "local"]
+
+_GUARD_NEEDS: dict[str, set[str]] = {
+    "rise": {LOSSES},
+    "not_learnt": {LOSSES},
+    "prompt_gain": {at(LOSS, "late"), at(LOSS_UNCONDITIONAL, "late")},
+    "local": {at(LOSS, "late"), at(PROMPT_EMBEDDING, "late")},
+}
+
+
+class GuardOptions(Section):
+    """Rules against wrong answers: an example that one of them drops is chosen after all others only."""
+
+    rules: list[GuardRule] = Field(default=[])
+    """`rise`: the loss ends above its lowest. `not_learnt`: it ends no lower than it began. `prompt_gain`: the prompt
+    does not lower it. `local`: it is higher than those of the nearest prompts."""
+    max_rise_nats: float = bounded(0.2, 1e6, "and no loss rises so far", ge=0)
+    """`rise`: by how much the last loss may lie above the lowest (nats per token)."""
+    max_local_excess_nats: float = bounded(1.0, 1e6, "and no loss lies so far above others", ge=0)
+    """`local`: by how much the last loss may lie above the median of the neighbours' (nats per token)."""
+    neighbours: int = bounded(20, 1024, "and neighbours so far away say nothing", ge=1)
+    """`local`: how many nearest prompts are compared with."""
+    min_kept_share: float = bounded(0.8, 1.0, "and no more than everything can be kept", ge=0)
+    """Stop with an error where fewer of the examples would stay eligible."""
+
+    @field_validator("rules")
+    @classmethod
+    def _once(cls, rules: list[GuardRule]) -> list[GuardRule]:
+        refuse_repeated("guard.rules", rules)
+        return rules
+
+    def needs(self) -> frozenset[str]:
+        return frozenset(need for rule in self.rules for need in _GUARD_NEEDS[rule])
+
+
+class SelectorOptions(Section):
+    """What every selector takes."""
+
+    guard: GuardOptions = GuardOptions()
+    """Which examples are chosen last."""
+
+
+class StratifiedOptions(SelectorOptions):
+    stratify: bool = False
+    """Balance the sources first, then choose within each."""
+
+
+class ClusterOptions(StratifiedOptions):
+    allocation_exponent: float = bounded(0.0, 1.0, "and small clusters would give nothing", ge=0)
+    """α: clusters count by size^α. 0 takes equally many from each (the paper), 1 in proportion to their sizes."""
+
+
+class ScoreOptions(StratifiedOptions):
+    reference: Snapshot = "late"
+    """Snapshot whose scores count: `late` (last), `early` (first at or after `early_share` of the steps), `first`
+    (first recorded) or `start` (the untrained model, with trajectories.include_step_zero)."""

@@ -1,0 +1,192 @@
+"""All selectors by name: those of this package, those of installed packages, and those registered by hand.
+
+A package offers selectors to every process, workers on a cluster too, by the entry-point group `s2l_ray.selectors`
+(https://packaging.python.org/specifications/entry-points/), each entry an instance of a selector.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.metadata
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from s2l_ray.errors import UserError, foreign_named, shown
+from s2l_ray.selection.guards import GuardReport, evaluate_guard
+from s2l_ray.selection.inputs import SelectionInputs
+from s2l_ray.selection.options import SelectorOptions
+from s2l_ray.selection.ordering import Ordering
+from s2l_ray.selection.selector import Selector
+from s2l_ray.selection.selectors.cartography import CartographyAmbiguous, CartographyHard
+from s2l_ray.selection.selectors.confidence_curriculum import ConfidenceCurriculum
+from s2l_ray.selection.selectors.embedding_kmeans import EmbeddingKMeans
+from s2l_ray.selection.selectors.facility_location import FacilityLocation
+from s2l_ray.selection.selectors.forgetting import Forgetting
+from s2l_ray.selection.selectors.high_learnability import HighLearnability
+from s2l_ray.selection.selectors.ifd import InstructionFollowingDifficulty
+from s2l_ray.selection.selectors.least_confidence import LeastConfidence
+from s2l_ray.selection.selectors.middle_perplexity import MiddlePerplexity
+from s2l_ray.selection.selectors.random import Random, RandomPerSource
+from s2l_ray.selection.selectors.rds_plus import RdsPlus
+from s2l_ray.selection.selectors.s2l import S2L
+from s2l_ray.selection.selectors.s2l_robust import RobustS2L
+
+ENTRY_POINTS = "s2l_ray.selectors"
+
+_BUILT_IN: tuple[Selector, ...] = (
+    S2L(), RobustS2L(), Random(), RandomPerSource(), LeastConfidence(), MiddlePerplexity(), HighLearnability(),
+    FacilityLocation(), ConfidenceCurriculum(), EmbeddingKMeans(), InstructionFollowingDifficulty(), CartographyHard(),
+    CartographyAmbiguous(), Forgetting(), RdsPlus(),
+)  # fmt: skip
+_ATTRIBUTES = ("name", "summary", "label", "color", "marker", "Options", "needs", "order")
+
+
+class UnknownSelector(UserError):
+    """No selector has this name."""
+
+
+def register(selector: Selector) -> Selector:
+    """Make a selector known under its name, in this process; returns it.
+
+    Raises:
+        UserError: it lacks an attribute of `Selector`, or the name is taken.
+    """
+    _check_selector(selector)
+    known = _selectors()
+    if selector.name in known and type(known[selector.name]) is not type(selector):
+        raise UserError(f"there is a selector {selector.name!r} already; choose another name")
+    known[selector.name] = selector
+    return selector
+
+
+def get_selector(name: str) -> Selector:
+    """The selector of this name.
+
+    Raises:
+        UnknownSelector: there is none; names the known ones, and the one most likely meant.
+    """
+    known = _selectors()
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise UnknownSelector(f"unknown selector {shown(name)}; known: {', '.join(sorted(known))}{hint}")
+
+
+def list_selectors() -> list[Selector]:
+    """All known selectors: those of this package first, in the order of help and docs, then others by name."""
+    first = [selector.name for selector in _BUILT_IN]
+    return sorted(_selectors().values(), key=lambda s: (first.index(s.name) if s.name in first else len(first), s.name))
+
+
+def describe_selectors() -> str:
+    """One line for each selector, for help and docs."""
+    selectors = list_selectors()
+    width = max(len(selector.name) for selector in selectors)
+    return "\n".join(f"{selector.name:{width}}  {selector.summary}" for selector in selectors)
+
+
+def resolve_options(
+    name: str, own: Mapping[str, Any] | None = None, shared: Mapping[str, Any] | None = None
+) -> SelectorOptions:
+    """The typed options of a selector.
+
+    Args:
+        own: what was set for this selector; a key that it does not have is refused.
+        shared: what was set for all selectors (`stratify`, `guard`, `reference` …); applies where the selector has it.
+    """
+    options = get_selector(name).Options
+    own = dict(own or {})
+    unknown = sorted(set(own) - set(options.model_fields))
+    if unknown:
+        raise UserError(
+            f"selection.options.{name} sets {', '.join(unknown)}, which means nothing to the selector {name}; "
+            f"it takes {', '.join(sorted(options.model_fields))}"
+        )
+    applicable = {key: value for key, value in (shared or {}).items() if key in options.model_fields}
+    return options.model_validate(applicable | own)
+
+
+def needs_of(name: str, options: SelectorOptions | None = None) -> frozenset[str]:
+    """What a selector reads with these options, its guard included."""
+    selector = get_selector(name)
+    options = _checked(selector, options)
+    return frozenset(selector.needs(options)) | options.guard.needs()
+
+
+def order_examples(
+    name: str,
+    inputs: SelectionInputs,
+    seed: int,
+    options: SelectorOptions | None = None,
+    max_budget: int | None = None,
+    guard: GuardReport | None = None,
+) -> Ordering:
+    """Guard, group and rank all examples once; `.take(budget)` then costs milliseconds per million, for any budget.
+
+    Args:
+        options: None: the selector's defaults.
+        max_budget: the largest budget that will be taken; None: everything.
+        guard: what `evaluate_guard` found with the same rules before; None: it is called.
+
+    Raises:
+        MissingSignal: the selector needs columns that there are not.
+    """
+    selector = get_selector(name)
+    options = _checked(selector, options)
+    num_examples = inputs.num_examples
+    if max_budget is not None and not 1 <= max_budget <= num_examples:
+        raise UserError(f"max_budget={max_budget} is not between 1 and the {num_examples} examples there are")
+    inputs.require(f"the selector {name}", needs_of(name, options))
+    if options.guard.rules:
+        guard = guard or evaluate_guard(inputs, options.guard)
+        eligible = guard.eligible if inputs.eligible is None else guard.eligible & inputs.eligible
+        inputs = replace(inputs, eligible=eligible)
+    ordering = selector.order(inputs, seed, options, max_budget or num_examples)
+    return replace(ordering, guard=guard if options.guard.rules else None)
+
+
+def _check_selector(selector: Selector) -> None:
+    lacking = [name for name in _ATTRIBUTES if not hasattr(selector, name)]
+    if lacking:
+        raise UserError(
+            f"{shown(selector)} is no selector: it lacks {', '.join(lacking)}; see s2l_ray.selection.selector.Selector"
+        )
+    if not isinstance(selector.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", selector.name):
+        raise UserError(
+            f"a selector's name is part of file names: {shown(selector.name)} must be lower-case letters, digits and "
+            "underscores, a letter first"
+        )
+    if not (isinstance(selector.Options, type) and issubclass(selector.Options, SelectorOptions)):
+        raise UserError(f"the Options of selector {selector.name} must be a subclass of SelectorOptions")
+
+
+def _checked(selector: Selector, options: SelectorOptions | None) -> SelectorOptions:
+    if options is None:
+        return selector.Options()
+    if not isinstance(options, selector.Options):
+        raise UserError(
+            f"the selector {selector.name} takes {selector.Options.__name__}, not {type(options).__name__}; "
+            "make them with resolve_options"
+        )
+    return options
+
+
+@functools.cache
+def _selectors() -> dict[str, Selector]:
+    """The one table of this process; entry points are loaded on first use."""
+    known = {selector.name: selector for selector in _BUILT_IN}
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        with foreign_named(UserError, f"the selector {entry.name} of {entry.value} cannot be loaded",
+                           "Repair or remove the package that offers it"):  # fmt: skip
+            selector = entry.load()
+            _check_selector(selector)
+        if selector.name in known:
+            raise UserError(
+                f"the selector {selector.name} of {entry.value} has a name that is taken; remove one of the packages"
+            )
+        known[selector.name] = selector
+    return known

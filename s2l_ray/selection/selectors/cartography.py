@@ -1,0 +1,58 @@
+"""Dataset cartography (https://arxiv.org/abs/2009.10795) on the mean token probabilities of all snapshots."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from s2l_ray.errors import UserError
+from s2l_ray.selection.grouping import order_by_score
+from s2l_ray.selection.inputs import Array, SelectionInputs
+from s2l_ray.selection.options import StratifiedOptions
+from s2l_ray.selection.ordering import Ordering
+from s2l_ray.selection.signals import MEAN_PROBABILITY, SOURCES, at
+
+_NEED = at(MEAN_PROBABILITY, "all")
+
+
+class CartographyHard:
+    name = "cartography_hard"
+    summary = "the responses least probable on average over training"
+    label = "cartography, hard"
+    color, marker = "#6a4c2f", "d"
+    Options = StratifiedOptions
+
+    def needs(self, options: StratifiedOptions) -> frozenset[str]:
+        return frozenset({_NEED} | ({SOURCES} if options.stratify else set()))
+
+    def order(self, inputs: SelectionInputs, seed: int, options: StratifiedOptions, max_budget: int) -> Ordering:
+        mean, _ = _mean_and_variance(inputs.signal(_NEED))
+        return order_by_score(inputs, seed, mean, options.stratify)
+
+
+class CartographyAmbiguous(CartographyHard):
+    name = "cartography_ambiguous"
+    summary = "the responses whose probability varies most over training"
+    label = "cartography, ambiguous"
+    color, marker = "#5f6b7a", "H"
+
+    def order(self, inputs: SelectionInputs, seed: int, options: StratifiedOptions, max_budget: int) -> Ordering:
+        probabilities = inputs.signal(_NEED)
+        if probabilities.shape[1] < 2:
+            raise UserError(
+                f"{self.name} looks at how probabilities vary, and there is one snapshot; "
+                "set trajectories.num_snapshots"
+            )
+        _, variance = _mean_and_variance(probabilities)
+        return order_by_score(inputs, seed, -variance, options.stratify)
+
+
+def _mean_and_variance(values: Array) -> tuple[Array, Array]:
+    """(N, T) → (N,) and (N,), snapshot by snapshot, so that the sums do not depend on the layout in memory."""
+    num_snapshots = values.shape[1]
+    mean, variance = np.zeros(len(values)), np.zeros(len(values))
+    for column in values.T:
+        mean += column
+    mean /= num_snapshots
+    for column in values.T:
+        variance += np.square(column - mean)
+    return mean, variance / num_snapshots

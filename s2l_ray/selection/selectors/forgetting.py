@@ -1,0 +1,54 @@
+"""Forgetting events (https://arxiv.org/abs/1812.05159): how often a response was right and then wrong."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from s2l_ray.errors import UserError
+from s2l_ray.selection.grouping import order_by_score
+from s2l_ray.selection.inputs import Array, SelectionInputs
+from s2l_ray.selection.options import StratifiedOptions
+from s2l_ray.selection.ordering import Ordering
+from s2l_ray.selection.signals import SOURCES, TOKEN_ACCURACY, at
+
+_NEED = at(TOKEN_ACCURACY, "all")
+
+
+class ForgettingOptions(StratifiedOptions):
+    never_learnt: Literal["zero", "infinite"] = "zero"
+    """How often a response that was never right counts as forgotten; the paper's is `infinite`, which for generated
+    text puts most of the corpus first."""
+
+
+class Forgetting:
+    name = "forgetting"
+    summary = "the responses that the proxy had right and forgot most often"
+    label = "forgetting"
+    color, marker = "#a63a00", "1"
+    Options = ForgettingOptions
+
+    def needs(self, options: ForgettingOptions) -> frozenset[str]:
+        return frozenset({_NEED} | ({SOURCES} if options.stratify else set()))
+
+    def order(self, inputs: SelectionInputs, seed: int, options: ForgettingOptions, max_budget: int) -> Ordering:
+        accuracy = inputs.signal(_NEED)
+        if accuracy.shape[1] < 2:
+            raise UserError(f"{self.name} compares snapshots, and there is one; set trajectories.num_snapshots")
+        events, ever_right = _forgetting_events(accuracy)
+        if options.never_learnt == "infinite":
+            events[~ever_right] = accuracy.shape[1]
+        return order_by_score(inputs, seed, -events, options.stratify, notes={"ever_right": int(ever_right.sum())})
+
+
+def _forgetting_events(accuracy: Array) -> tuple[Array, Array]:
+    """(N, T) shares of right tokens → (N,) int64 events, and (N,) bool whether it was ever all right."""
+    events = np.zeros(len(accuracy), np.int64)
+    right = accuracy[:, 0] >= 1
+    ever_right = right.copy()
+    for column in accuracy.T[1:]:
+        events += right & (column < 1)
+        right = column >= 1
+        ever_right |= right
+    return events, ever_right

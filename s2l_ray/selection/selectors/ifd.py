@@ -1,0 +1,32 @@
+"""Instruction-following difficulty: how little the prompt helps with the response.
+
+As in the code of Superfiltering (https://arxiv.org/abs/2402.00530): perplexity with the prompt over perplexity without
+it. From 1 on the prompt does not help at all, which speaks for a wrong answer: such examples are chosen last.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from s2l_ray.selection.grouping import order_by_score
+from s2l_ray.selection.inputs import SelectionInputs
+from s2l_ray.selection.options import ScoreOptions
+from s2l_ray.selection.ordering import Ordering
+from s2l_ray.selection.signals import LOSS, LOSS_UNCONDITIONAL, SOURCES, at
+
+
+class InstructionFollowingDifficulty:
+    name = "ifd"
+    summary = "the responses that the prompt helps least, where it helps at all (IFD)"
+    label = "IFD"
+    color, marker = "#c44e00", ">"
+    Options = ScoreOptions
+
+    def needs(self, options: ScoreOptions) -> frozenset[str]:
+        losses = {at(LOSS, options.reference), at(LOSS_UNCONDITIONAL, options.reference)}
+        return frozenset(losses | ({SOURCES} if options.stratify else set()))
+
+    def order(self, inputs: SelectionInputs, seed: int, options: ScoreOptions, max_budget: int) -> Ordering:
+        conditional = inputs.signal(at(LOSS, options.reference)).astype(np.float64)
+        log_ifd = conditional - inputs.signal(at(LOSS_UNCONDITIONAL, options.reference))  # of the same order as IFD
+        return order_by_score(inputs, seed, -log_ifd, options.stratify, eligible=log_ifd < 0)

@@ -1,0 +1,26 @@
+"""S2L that wrong answers harm less: clusters count by the square root of their size, and two free guards.
+
+With equal quotas small clusters of wrong answers fill the subset. No claim that it is better everywhere: on clean data
+and with proxies too weak to tell wrong answers, the guards find nothing.
+"""
+
+from __future__ import annotations
+
+from s2l_ray.config.section import bounded
+from s2l_ray.selection.options import ClusterOptions, GuardOptions
+from s2l_ray.selection.selectors.s2l import S2L
+
+
+class RobustOptions(ClusterOptions):
+    allocation_exponent: float = bounded(0.5, 1.0, "and small clusters would give nothing", ge=0)
+    """α: clusters count by size^α."""
+    guard: GuardOptions = GuardOptions(rules=["rise", "not_learnt"])
+    """Which examples are chosen last; these two rules need nothing but the trajectories."""
+
+
+class RobustS2L(S2L):
+    name = "s2l_robust"
+    summary = "clusters by the square root of their size, examples that the proxy unlearns or never learns last"
+    label = "S2L, robust"
+    color, marker = "#12304a", "p"
+    Options = RobustOptions

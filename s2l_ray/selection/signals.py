@@ -1,0 +1,76 @@
+"""Names of what selectors read, and what to do where a run does not have it.
+
+A need is one of the plain names below, or `column@snapshot`: a column of the scores at one snapshot. `late` is the last
+snapshot, `first` the first, `early` the first at or after a share of the steps, `start` the untrained model (step 0),
+and `all` every snapshot, (N, T).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from s2l_ray.errors import UserError, listed
+
+Snapshot = Literal["late", "early", "start", "first"]
+
+LOSSES = "losses"
+"""The trajectories, (N, T) nats per token."""
+CLUSTERS = "clusters"
+SOURCES = "sources"
+QUERY = "query_embeddings"
+"""(Q, d) embeddings of the user's own examples of the task."""
+
+LOSS = "loss_nats"
+LOSS_UNCONDITIONAL = "loss_unconditional"
+MEAN_PROBABILITY = "mean_probability"
+MIN_PROBABILITY = "min_probability"
+TOKEN_ACCURACY = "token_accuracy"
+RESPONSE_EMBEDDING = "embedding"
+PROMPT_EMBEDDING = "prompt_embedding"
+WEIGHTED_EMBEDDING = "position_weighted_embedding"
+EMBEDDINGS = (RESPONSE_EMBEDDING, PROMPT_EMBEDDING, WEIGHTED_EMBEDDING)
+
+_MEANING = {
+    LOSS: "mean loss of the response (nats per token)",
+    LOSS_UNCONDITIONAL: "mean loss of the response without its prompt (nats per token)",
+    MEAN_PROBABILITY: "mean probability of the response's tokens",
+    MIN_PROBABILITY: "lowest probability of a token of the response",
+    TOKEN_ACCURACY: "share of response tokens that are the model's first choice",
+    RESPONSE_EMBEDDING: "mean last hidden state over the response",
+    PROMPT_EMBEDDING: "mean last hidden state over the prompt",
+    WEIGHTED_EMBEDDING: "mean last hidden state over all tokens, weighted by position",
+}
+_CURE = {
+    LOSSES: "score the corpus first: `s2l run CONFIG` records the trajectories",
+    CLUSTERS: "run k-means on the trajectories first: `s2l run CONFIG` does",
+    SOURCES: "set corpus.source_column to the column that names each example's source",
+    QUERY: "name files with examples of your task in selection.query",
+}
+
+
+class MissingSignal(UserError):
+    """A selector needs what the run does not have."""
+
+
+def at(column: str, snapshot: str) -> str:
+    """The need for a column at a snapshot: `mean_probability@late`."""
+    return f"{column}@{snapshot}"
+
+
+def missing_signals(who: str, needs: Iterable[str]) -> MissingSignal:
+    """The error that names every absent need of `who`, and the command that makes it."""
+    faults = []
+    for need in sorted(needs):
+        column, _, snapshot = need.partition("@")
+        if need in _CURE:
+            faults.append(f"{need} ({_CURE[need]})")
+        elif snapshot == "start" and column == LOSS:
+            faults.append(f"{need} (the loss of the untrained model: set trajectories.include_step_zero=true)")
+        else:
+            meaning = f"{_MEANING[column]}; " if column in _MEANING else ""
+            faults.append(
+                f"the column {need} ({meaning}list the selector in selection.selectors and call `s2l run CONFIG` "
+                "again: it scores what is missing and keeps the rest)"
+            )
+    return MissingSignal(f"{who} needs what this run does not have: {'; '.join(listed(faults))}")
