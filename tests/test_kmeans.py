@@ -108,7 +108,7 @@ def test_seed_decides() -> None:
 FINGERPRINT = """
 import hashlib, sys
 import numpy as np
-from s2l_ray.clusters import kmeans
+from s2l_ray.selection import kmeans
 kmeans.CHUNK_ROWS = 5000
 rng = np.random.default_rng(0)
 for length in (12, 40):  # faiss has own kernels for short vectors, and calls BLAS for long ones
