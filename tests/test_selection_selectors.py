@@ -240,10 +240,8 @@ def test_forgetting() -> None:
 # --- what all promise -----------------------------------------------------------------------------------------------
 
 STRATIFIED = [s.name for s in list_selectors() if "stratify" in s.Options.model_fields]
-CASES: list[tuple[str, dict[str, object]]] = [
-    *((s.name, {}) for s in list_selectors()),
-    *((name, {"stratify": True}) for name in STRATIFIED),
-]
+CASES: list[tuple[str, dict[str, object]]] = [(s.name, {}) for s in list_selectors()]
+CASES += [(name, {"stratify": True}) for name in STRATIFIED]
 GUARD = {"rules": ["rise", "not_learnt"], "min_kept_share": 0.0}
 
 
