@@ -13,7 +13,6 @@ from selection_data import ascending_ids, options_of, random_ids, synthetic
 
 from s2l_ray.errors import UserError
 from s2l_ray.selection import SelectionInputs, cluster_weights, order_examples, power_quotas
-from s2l_ray.selection import allocation as allocation_module
 from s2l_ray.selection.quotas import cluster_quotas
 
 group_sizes = st.lists(st.integers(0, 60), min_size=1, max_size=15)
@@ -93,12 +92,10 @@ def test_equal_groups_get_places_by_key() -> None:
     assert table == [[0, 0, 0, 1], [0, 1, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1], [1, 1, 1, 2]]
 
 
-def test_threshold_search_and_dealing_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the search skipped, every place is dealt by the heap: the same numbers."""
-    sizes = np.random.default_rng(1).integers(0, 500, 40)
-    fast = [power_quotas(sizes, budget, 0.5, tie_keys(40)).tolist() for budget in range(0, 9000, 333)]
-    monkeypatch.setattr(allocation_module, "_claims_near", lambda sizes, weights, budget: np.zeros(40, np.int64))
-    assert [power_quotas(sizes, budget, 0.5, tie_keys(40)).tolist() for budget in range(0, 9000, 333)] == fast
+def test_thousands_of_equal_groups_are_dealt_by_key() -> None:
+    sizes, keys = np.full(5000, 7), tie_keys(5000)
+    found = power_quotas(sizes, 12_345, 0.5, keys)
+    assert np.array_equal(found, 2 + (keys < 12_345 - 10_000))
 
 
 @pytest.mark.parametrize("exponent", [-0.1, 1.1, float("nan")])
