@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -137,6 +138,17 @@ def test_sources_are_balanced_before_the_exponent_counts() -> None:
         lines = [group for group in selection.groups if group["stratum"] == name]
         size = sum(group["size"] for group in lines)
         assert all(abs(group["taken"] - 200 * group["size"] / size) < 1.5 for group in lines)
+
+
+def test_values_of_a_facet_are_balanced_like_sources() -> None:
+    inputs = synthetic(2000, 6, 3)
+    facet = inputs.facets["skill"]
+    by_facet = order_examples("s2l", inputs, 5, options_of("s2l", stratify="skill")).take(301)
+    as_sources = replace(inputs, sources=facet.codes, source_names=facet.names)
+    by_source = order_examples("s2l", as_sources, 5, options_of("s2l", stratify=True)).take(301)
+    assert np.array_equal(by_facet.rows, by_source.rows)
+    assert by_facet.groups == by_source.groups
+    assert {group["stratum"] for group in by_facet.groups} == {"add", "sort", "copy", "count"}
 
 
 # --- weights --------------------------------------------------------------------------------------------------------

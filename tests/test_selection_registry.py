@@ -124,6 +124,7 @@ def test_needs_follow_the_options() -> None:
     assert needs_of("random") == frozenset()
     assert needs_of("s2l") == {"clusters"}
     assert needs_of("s2l", resolve_options("s2l", {"stratify": True})) == {"clusters", "sources"}
+    assert needs_of("s2l", resolve_options("s2l", {"stratify": "skill"})) == {"clusters", "facet:skill"}
     assert needs_of("s2l_robust") == {"clusters", "losses"}
     minimum = resolve_options("least_confidence", {"confidence": "minimum", "reference": "early"})
     assert needs_of("least_confidence", minimum) == {"min_probability@early"}
@@ -167,6 +168,13 @@ def reduced(inputs: SelectionInputs, needs: frozenset[str]) -> SelectionInputs:
         embeddings={need: inputs.embeddings[need] for need in needs if need in inputs.embeddings},
         query_embeddings=inputs.query_embeddings if "query_embeddings" in needs else None,
     )
+
+
+def test_absent_strata_are_named() -> None:
+    bare = SelectionInputs(ascending_ids(3), np.zeros(3, np.int32))
+    for stratify, cure in ((True, r"corpus\.source_column"), ("skill", r"the facet skill .*corpus\.facets")):
+        with pytest.raises(MissingSignal, match=cure):
+            order_examples("s2l", bare, 0, resolve_options("s2l", {"stratify": stratify}))
 
 
 def test_inputs_must_belong_together() -> None:

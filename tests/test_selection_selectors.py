@@ -242,10 +242,11 @@ def test_forgetting() -> None:
 STRATIFIED = [s.name for s in list_selectors() if "stratify" in s.Options.model_fields]
 CASES: list[tuple[str, dict[str, object]]] = [(s.name, {}) for s in list_selectors()]
 CASES += [(name, {"stratify": True}) for name in STRATIFIED]
+CASES += [(name, {"stratify": "skill"}) for name in ("s2l", "ifd", "middle_perplexity", "confidence_curriculum")]
 GUARD = {"rules": ["rise", "not_learnt"], "min_kept_share": 0.0}
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=lambda one: one if isinstance(one, str) else "-".join(one))
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 @settings(max_examples=12)
 @given(
     num=st.integers(2, 70),

@@ -12,9 +12,9 @@ import numpy as np
 
 from s2l_ray.data.ranking import rank_within, sampling_keys
 from s2l_ray.selection.allocation import EVENLY, AllocationRule, GroupLabel
-from s2l_ray.selection.inputs import SelectionInputs
+from s2l_ray.selection.inputs import Facet, SelectionInputs
 from s2l_ray.selection.ordering import Ordering
-from s2l_ray.selection.signals import SOURCES
+from s2l_ray.selection.signals import FACET, SOURCES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,11 +43,11 @@ def order_by_score(
     inputs: SelectionInputs,
     seed: int,
     scores: Array,
-    stratify: bool,
+    stratify: bool | str,
     eligible: Array | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> Ordering:
-    """Ascending by `scores` (N,), equal ones by id; within each source where `stratify`.
+    """Ascending by `scores` (N,), equal ones by id; within each stratum where `stratify`.
 
     Args:
         eligible: (N,) bool, the selector's own rule, beside the guards'.
@@ -58,12 +58,12 @@ def order_by_score(
     return Ordering(groups, rank, labels, seed, allocation, eligible, notes=notes or {})
 
 
-def stratified_groups(inputs: SelectionInputs, stratify: bool) -> tuple[Array, list[GroupLabel], AllocationRule]:
-    """(N,) int32 groups, their labels and the rule: one group in all, or one for each source."""
+def stratified_groups(inputs: SelectionInputs, stratify: bool | str) -> tuple[Array, list[GroupLabel], AllocationRule]:
+    """(N,) int32 groups, their labels and the rule: one group in all, or one for each stratum."""
     if not stratify:
         return np.zeros(inputs.num_examples, np.int32), [GroupLabel()], EVENLY
-    sources, names = sorted_sources(inputs, "stratify=true")
-    groups, present = dense_groups(sources)
+    strata, names = sorted_strata(inputs, stratify, f"stratify={stratify}")
+    groups, present = dense_groups(strata)
     return groups, [GroupLabel(names[code]) for code in present], AllocationRule(split_strata=True)
 
 
@@ -75,12 +75,21 @@ def dense_groups(codes: Array) -> tuple[Array, Array]:
     return dense[codes], present
 
 
-def sorted_sources(inputs: SelectionInputs, who: str) -> tuple[Array, list[str]]:
-    """(N,) int64 codes into the sorted names: codes in order of appearance would depend on the order of the rows."""
-    inputs.require(who, [SOURCES])
-    assert inputs.sources is not None
-    names, new_code = np.unique(np.array(inputs.source_names, dtype=object), return_inverse=True)
-    return new_code.astype(np.int64)[inputs.sources], names.tolist()
+def sorted_strata(inputs: SelectionInputs, stratify: bool | str, who: str) -> tuple[Array, list[str]]:
+    """(N,) int64 codes into the sorted names: codes in order of appearance would depend on the order of the rows.
+
+    Args:
+        stratify: True: by source; a text: by the facet of this name.
+    """
+    if isinstance(stratify, str):
+        inputs.require(who, [FACET + stratify])
+        facet = inputs.facets[stratify]
+    else:
+        inputs.require(who, [SOURCES])
+        assert inputs.sources is not None
+        facet = Facet(inputs.sources, inputs.source_names)
+    names, new_code = np.unique(np.array(facet.names, dtype=object), return_inverse=True)
+    return new_code.astype(np.int64)[facet.codes], names.tolist()
 
 
 def rank_eligible_first(groups: Array, keys: Array, example_ids: Array, eligible: Array | None) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 
 from s2l_ray.data.example_id import array_to_hex
 from s2l_ray.errors import DataError, UserError, listed
-from s2l_ray.selection.signals import CLUSTERS, LOSS, LOSSES, QUERY, SOURCES, missing_signals
+from s2l_ray.selection.signals import CLUSTERS, FACET, LOSS, LOSSES, QUERY, SOURCES, missing_signals
 
 CHUNK_ROWS = 65_536
 
@@ -54,7 +54,7 @@ class Facet:
     codes: Array
     """(N,) integers from 0."""
     names: list[str]
-    """What the codes stand for."""
+    """What the codes stand for; "" where an example has no value."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,8 @@ class SelectionInputs:
         plain = {LOSSES: self.losses, CLUSTERS: self.clusters, SOURCES: self.sources, QUERY: self.query_embeddings}
         if need in plain:
             return plain[need] is not None
+        if need.startswith(FACET):
+            return need.removeprefix(FACET) in self.facets
         column, _, snapshot = need.partition("@")
         if need in self.signals or need in self.embeddings:
             return True

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from s2l_ray.config.section import Section, bounded, refuse_repeated
-from s2l_ray.selection.signals import LOSS, LOSS_UNCONDITIONAL, LOSSES, PROMPT_EMBEDDING, Snapshot, at
+from s2l_ray.selection.signals import FACET, LOSS, LOSS_UNCONDITIONAL, LOSSES, PROMPT_EMBEDDING, SOURCES, Snapshot, at
 
 GuardRule = Literal["rise", "not_learnt", "prompt_gain", "local"]
 
@@ -52,8 +52,13 @@ class SelectorOptions(Section):
 
 
 class StratifiedOptions(SelectorOptions):
-    stratify: bool = False
-    """Balance the sources first, then choose within each."""
+    stratify: bool | str = False
+    """Balance the sources first, or the values of the facet of this name, then choose within each."""
+
+    def strata_needs(self) -> frozenset[str]:
+        if isinstance(self.stratify, str):
+            return frozenset({FACET + self.stratify})
+        return frozenset({SOURCES} if self.stratify else ())
 
 
 class ClusterOptions(StratifiedOptions):

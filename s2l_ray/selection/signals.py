@@ -18,6 +18,8 @@ LOSSES = "losses"
 """The trajectories, (N, T) nats per token."""
 CLUSTERS = "clusters"
 SOURCES = "sources"
+FACET = "facet:"
+"""Before the name of a facet."""
 QUERY = "query_embeddings"
 """(Q, d) embeddings of the user's own examples of the task."""
 
@@ -65,6 +67,8 @@ def missing_signals(who: str, needs: Iterable[str]) -> MissingSignal:
         column, _, snapshot = need.partition("@")
         if need in _CURE:
             faults.append(f"{need} ({_CURE[need]})")
+        elif need.startswith(FACET):
+            faults.append(f"the facet {need.removeprefix(FACET)} (name the column in corpus.facets)")
         elif snapshot == "start" and column == LOSS:
             faults.append(f"{need} (the loss of the untrained model: set trajectories.include_step_zero=true)")
         else:

@@ -9,7 +9,7 @@ from s2l_ray.selection.grouping import order_by_score
 from s2l_ray.selection.inputs import Array, SelectionInputs
 from s2l_ray.selection.options import StratifiedOptions
 from s2l_ray.selection.ordering import Ordering
-from s2l_ray.selection.signals import MEAN_PROBABILITY, SOURCES, at
+from s2l_ray.selection.signals import MEAN_PROBABILITY, at
 
 _NEED = at(MEAN_PROBABILITY, "all")
 
@@ -22,7 +22,7 @@ class CartographyHard:
     Options = StratifiedOptions
 
     def needs(self, options: StratifiedOptions) -> frozenset[str]:
-        return frozenset({_NEED} | ({SOURCES} if options.stratify else set()))
+        return options.strata_needs() | {_NEED}
 
     def order(self, inputs: SelectionInputs, seed: int, options: StratifiedOptions, max_budget: int) -> Ordering:
         mean, _ = _mean_and_variance(inputs.signal(_NEED))

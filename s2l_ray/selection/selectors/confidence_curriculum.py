@@ -13,7 +13,7 @@ import numpy as np
 from s2l_ray.config.section import bounded
 from s2l_ray.data.ranking import rank_within
 from s2l_ray.selection.allocation import AllocationRule, GroupLabel
-from s2l_ray.selection.grouping import order_sample, score_keys, sorted_sources
+from s2l_ray.selection.grouping import order_sample, score_keys, sorted_strata
 from s2l_ray.selection.inputs import Array, SelectionInputs
 from s2l_ray.selection.ordering import Ordering
 from s2l_ray.selection.selectors.least_confidence import ConfidenceOptions, confidence_needs, confidence_of
@@ -41,11 +41,11 @@ class ConfidenceCurriculum:
         stage = _bands(confidence_of(inputs, options), inputs.example_ids, stages)  # (N,)
         if not options.stratify:
             return order_sample(inputs, seed, stage, lambda code: GroupLabel(stage=code), stage=stage.astype(np.int8))
-        sources, names = sorted_sources(inputs, "stratify=true")
+        strata, names = sorted_strata(inputs, options.stratify, f"stratify={options.stratify}")
         return order_sample(
             inputs,
             seed,
-            sources * stages + stage,
+            strata * stages + stage,
             lambda code: GroupLabel(names[code // stages], stage=code % stages),
             AllocationRule(split_strata=True),
             stage.astype(np.int8),

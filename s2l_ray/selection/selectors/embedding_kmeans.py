@@ -13,7 +13,7 @@ from s2l_ray.selection.kmeans import fit_kmeans
 from s2l_ray.selection.options import ClusterOptions
 from s2l_ray.selection.ordering import Ordering
 from s2l_ray.selection.selectors.facility_location import EMBEDDING_COLUMN, EmbeddingKind
-from s2l_ray.selection.selectors.s2l import cluster_needs, sample_clusters
+from s2l_ray.selection.selectors.s2l import sample_clusters
 from s2l_ray.selection.signals import Snapshot, at
 from s2l_ray.selection.unit_vectors import READ_ROWS, UnitVectors, new_matrix, read_unit_vectors
 
@@ -41,7 +41,7 @@ class EmbeddingKMeans:
     Options = EmbeddingKMeansOptions
 
     def needs(self, options: EmbeddingKMeansOptions) -> frozenset[str]:
-        return cluster_needs(options) | {at(EMBEDDING_COLUMN[options.embedding], options.reference)}
+        return options.strata_needs() | {at(EMBEDDING_COLUMN[options.embedding], options.reference)}
 
     def order(self, inputs: SelectionInputs, seed: int, options: EmbeddingKMeansOptions, max_budget: int) -> Ordering:
         reader = inputs.embeddings[at(EMBEDDING_COLUMN[options.embedding], options.reference)]

@@ -11,7 +11,7 @@ from s2l_ray.selection.grouping import order_by_score
 from s2l_ray.selection.inputs import Array, SelectionInputs
 from s2l_ray.selection.options import StratifiedOptions
 from s2l_ray.selection.ordering import Ordering
-from s2l_ray.selection.signals import SOURCES, TOKEN_ACCURACY, at
+from s2l_ray.selection.signals import TOKEN_ACCURACY, at
 
 _NEED = at(TOKEN_ACCURACY, "all")
 
@@ -30,7 +30,7 @@ class Forgetting:
     Options = ForgettingOptions
 
     def needs(self, options: ForgettingOptions) -> frozenset[str]:
-        return frozenset({_NEED} | ({SOURCES} if options.stratify else set()))
+        return options.strata_needs() | {_NEED}
 
     def order(self, inputs: SelectionInputs, seed: int, options: ForgettingOptions, max_budget: int) -> Ordering:
         accuracy = inputs.signal(_NEED)

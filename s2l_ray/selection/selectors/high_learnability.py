@@ -14,7 +14,7 @@ from s2l_ray.selection.grouping import order_by_score
 from s2l_ray.selection.inputs import SelectionInputs
 from s2l_ray.selection.options import StratifiedOptions
 from s2l_ray.selection.ordering import Ordering
-from s2l_ray.selection.signals import LOSS, SOURCES, at
+from s2l_ray.selection.signals import LOSS, at
 
 
 class LearnabilityOptions(StratifiedOptions):
@@ -34,7 +34,7 @@ class HighLearnability:
 
     def needs(self, options: LearnabilityOptions) -> frozenset[str]:
         before = at(LOSS, options.before)
-        return frozenset({before, at(LOSS, "late")} | ({SOURCES} if options.stratify else set()))
+        return options.strata_needs() | {before, at(LOSS, "late")}
 
     def order(self, inputs: SelectionInputs, seed: int, options: LearnabilityOptions, max_budget: int) -> Ordering:
         before, after = inputs.signal(at(LOSS, options.before)), inputs.signal(at(LOSS, "late"))

@@ -12,7 +12,7 @@ from s2l_ray.selection.grouping import order_by_score
 from s2l_ray.selection.inputs import SelectionInputs
 from s2l_ray.selection.options import ScoreOptions
 from s2l_ray.selection.ordering import Ordering
-from s2l_ray.selection.signals import LOSS, LOSS_UNCONDITIONAL, SOURCES, at
+from s2l_ray.selection.signals import LOSS, LOSS_UNCONDITIONAL, at
 
 
 class InstructionFollowingDifficulty:
@@ -24,7 +24,7 @@ class InstructionFollowingDifficulty:
 
     def needs(self, options: ScoreOptions) -> frozenset[str]:
         losses = {at(LOSS, options.reference), at(LOSS_UNCONDITIONAL, options.reference)}
-        return frozenset(losses | ({SOURCES} if options.stratify else set()))
+        return options.strata_needs() | losses
 
     def order(self, inputs: SelectionInputs, seed: int, options: ScoreOptions, max_budget: int) -> Ordering:
         conditional = inputs.signal(at(LOSS, options.reference)).astype(np.float64)

@@ -11,7 +11,7 @@ from s2l_ray.selection.grouping import order_by_score
 from s2l_ray.selection.inputs import Array, SelectionInputs
 from s2l_ray.selection.options import ScoreOptions
 from s2l_ray.selection.ordering import Ordering
-from s2l_ray.selection.signals import LOSS, MEAN_PROBABILITY, MIN_PROBABILITY, SOURCES, at
+from s2l_ray.selection.signals import LOSS, MEAN_PROBABILITY, MIN_PROBABILITY, at
 
 Confidence = Literal["mean", "geometric", "minimum"]
 
@@ -37,7 +37,7 @@ class LeastConfidence:
 
 def confidence_needs(options: ConfidenceOptions) -> frozenset[str]:
     column = {"mean": MEAN_PROBABILITY, "geometric": LOSS, "minimum": MIN_PROBABILITY}[options.confidence]
-    return frozenset({at(column, options.reference)} | ({SOURCES} if options.stratify else set()))
+    return options.strata_needs() | {at(column, options.reference)}
 
 
 def confidence_of(inputs: SelectionInputs, options: ConfidenceOptions) -> Array:

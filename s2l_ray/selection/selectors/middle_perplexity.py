@@ -13,7 +13,7 @@ from s2l_ray.selection.grouping import rank_eligible_first, score_keys, stratifi
 from s2l_ray.selection.inputs import Array, SelectionInputs
 from s2l_ray.selection.options import ScoreOptions
 from s2l_ray.selection.ordering import Ordering
-from s2l_ray.selection.signals import LOSS, SOURCES, at
+from s2l_ray.selection.signals import LOSS, at
 
 
 class MiddleOptions(ScoreOptions):
@@ -29,7 +29,7 @@ class MiddlePerplexity:
     Options = MiddleOptions
 
     def needs(self, options: MiddleOptions) -> frozenset[str]:
-        return frozenset({at(LOSS, options.reference)} | ({SOURCES} if options.stratify else set()))
+        return options.strata_needs() | {at(LOSS, options.reference)}
 
     def order(self, inputs: SelectionInputs, seed: int, options: MiddleOptions, max_budget: int) -> Ordering:
         groups, labels, allocation = stratified_groups(inputs, options.stratify)

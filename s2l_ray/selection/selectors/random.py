@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from s2l_ray.selection.allocation import GroupLabel
-from s2l_ray.selection.grouping import order_sample, sorted_sources
+from s2l_ray.selection.grouping import order_sample, sorted_strata
 from s2l_ray.selection.inputs import SelectionInputs
 from s2l_ray.selection.options import SelectorOptions
 from s2l_ray.selection.ordering import Ordering
@@ -37,5 +37,5 @@ class RandomPerSource:
         return frozenset({SOURCES})
 
     def order(self, inputs: SelectionInputs, seed: int, options: SelectorOptions, max_budget: int) -> Ordering:
-        sources, names = sorted_sources(inputs, f"the selector {self.name}")
+        sources, names = sorted_strata(inputs, True, f"the selector {self.name}")
         return order_sample(inputs, seed, sources, lambda code: GroupLabel(names[code]))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from s2l_ray.selection.allocation import AllocationRule, GroupLabel
-from s2l_ray.selection.grouping import order_sample, sorted_sources
+from s2l_ray.selection.grouping import order_sample, sorted_strata
 from s2l_ray.selection.inputs import Array, SelectionInputs
 from s2l_ray.selection.options import ClusterOptions
 from s2l_ray.selection.ordering import Ordering
-from s2l_ray.selection.signals import CLUSTERS, SOURCES
+from s2l_ray.selection.signals import CLUSTERS
 
 
 class S2L:
@@ -20,16 +20,12 @@ class S2L:
     Options = ClusterOptions
 
     def needs(self, options: ClusterOptions) -> frozenset[str]:
-        return cluster_needs(options) | {CLUSTERS}
+        return options.strata_needs() | {CLUSTERS}
 
     def order(self, inputs: SelectionInputs, seed: int, options: ClusterOptions, max_budget: int) -> Ordering:
         inputs.require(f"the selector {self.name}", [CLUSTERS])
         assert inputs.clusters is not None
         return sample_clusters(inputs, seed, inputs.clusters, options)
-
-
-def cluster_needs(options: ClusterOptions) -> frozenset[str]:
-    return frozenset({SOURCES} if options.stratify else ())
 
 
 def sample_clusters(inputs: SelectionInputs, seed: int, clusters: Array, options: ClusterOptions) -> Ordering:
@@ -42,11 +38,11 @@ def sample_clusters(inputs: SelectionInputs, seed: int, clusters: Array, options
     if not options.stratify:
         rule = AllocationRule(options.allocation_exponent)
         return order_sample(inputs, seed, clusters, lambda code: GroupLabel(cluster=code), rule)
-    sources, names = sorted_sources(inputs, "stratify=true")
+    strata, names = sorted_strata(inputs, options.stratify, f"stratify={options.stratify}")
     return order_sample(
         inputs,
         seed,
-        sources * num_clusters + clusters,
+        strata * num_clusters + clusters,
         lambda code: GroupLabel(names[code // num_clusters], code % num_clusters),
         AllocationRule(options.allocation_exponent, split_strata=True),
     )
