@@ -4,9 +4,17 @@ A fork server (`server`, without s2l_ray) forks a process for every program (`su
 locked (`lock`: limits, capabilities, `landlock`, `seccomp`) and runs it (`child`). `client` starts and feeds servers.
 """
 
-from s2l_ray.evaluation.errors import EvaluationError
+from s2l_ray.evaluation.errors import EvaluationError, SandboxError
 from s2l_ray.evaluation.sandbox.client import Sandbox, probe_node
 from s2l_ray.evaluation.sandbox.probe import ProbeReport
 from s2l_ray.evaluation.sandbox.settings import ProgramResult, SandboxSettings
 
-__all__ = ["EvaluationError", "ProbeReport", "ProgramResult", "Sandbox", "SandboxSettings", "probe_node"]
+__all__ = [
+    "EvaluationError",
+    "ProbeReport",
+    "ProgramResult",
+    "Sandbox",
+    "SandboxError",
+    "SandboxSettings",
+    "probe_node",
+]

@@ -14,6 +14,7 @@ import gc
 import json
 import mmap
 import os
+import pwd
 import random
 import signal
 import socket
@@ -34,7 +35,7 @@ EXCEPTION, MEMORY, DENIED = 1, 103, 104
 _FILE = "<program>"
 _end = os._exit
 """Programs may replace the other."""
-_RESERVE_BYTES = 8 << 20
+RESERVE_BYTES = 8 << 20
 """Given back after a MemoryError, so that it can be reported."""
 
 
@@ -49,7 +50,7 @@ def run_child(parent: int, lock: Lock, source: int, stdout: int, stderr: int, st
     try:
         os.setsid()
         die_with_parent(parent)
-        program = _read_all(source)
+        program, home = _read_all(source), _home()
         _take_over_streams(stdout, stderr)
         prefer_for_oom_killer()
         lock.apply()
@@ -63,8 +64,8 @@ def run_child(parent: int, lock: Lock, source: int, stdout: int, stderr: int, st
     os.write(status, LOCKED)
     code = _compile(json.loads(program), status)
     os.close(status)
-    reserve = [mmap.mmap(-1, _RESERVE_BYTES)]  # address space alone, untouched
-    _exit(_execute(code, reserve))
+    reserve = [mmap.mmap(-1, RESERVE_BYTES)]  # address space alone, untouched
+    _exit(_execute(code, home, reserve))
 
 
 def _read_all(source: int) -> bytes:
@@ -101,14 +102,15 @@ def _compile(program: str, status: int) -> types.CodeType:
         _end(1)
 
 
-def _execute(code: types.CodeType, reserve: list[mmap.mmap]) -> int:
+def _execute(code: types.CodeType, home: str, reserve: list[mmap.mmap]) -> int:
     """Run it as `__main__` and whatever it has left to be done at the end; returns the exit status."""
     module = types.ModuleType("__main__")
-    module.__dict__["__builtins__"] = builtins
+    module.__dict__.update(__builtins__=builtins, __file__=_FILE)
     sys.modules["__main__"] = module
     sys.argv = [""]
     os.environ.clear()
-    os.environ["HOME"] = tempfile.tempdir = "/"  # a home and a place for files that are there and refused
+    os.environ["HOME"] = home
+    tempfile.tempdir = "/"
     _seed()
     gc.enable()
     try:
@@ -116,6 +118,15 @@ def _execute(code: types.CodeType, reserve: list[mmap.mmap]) -> int:
     except BaseException as error:
         return _status(error, reserve)
     return 0
+
+
+def _home() -> str:
+    """The user's, which is there and refused: without it a program would look for a folder that is not there."""
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except (KeyError, OSError):
+        home = ""
+    return home if os.path.isdir(home) else "/"
 
 
 def _seed() -> None:

@@ -8,6 +8,7 @@ A node is tested before its first program; where it cannot isolate, the sandbox 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import tempfile
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from s2l_ray.errors import shown
-from s2l_ray.evaluation.errors import EvaluationError
+from s2l_ray.evaluation.errors import EvaluationError, SandboxError
 from s2l_ray.evaluation.sandbox import probe as self_test
 from s2l_ray.evaluation.sandbox.fork_server import ForkServer
 from s2l_ray.evaluation.sandbox.probe import ProbeReport
@@ -66,6 +67,7 @@ class Sandbox:
 
         Raises:
             EvaluationError: this node cannot isolate it (any more); it was not run.
+            SandboxError: servers die on this node, with this program and without.
         """
         if not isinstance(program, str):
             raise TypeError(f"a program is text, not {shown(program)}")
@@ -80,6 +82,11 @@ class Sandbox:
                 raise _refusal(os.uname().nodename, str(error)) from error
             finally:
                 self._slots.put(self._usable(slot))
+        if not self.probe().attempts:
+            raise SandboxError(
+                f"the sandbox's servers die on node {os.uname().nodename} ({died}), so that no program can be judged "
+                "there. Give the evaluation more memory or fewer sandbox.processes, or try again on another node"
+            )
         return ProgramResult("exception", "", 0.0, f"the sandbox's server died twice while it ran: {died}")
 
     def run_many(self, programs: Sequence[str]) -> list[ProgramResult]:
@@ -125,9 +132,10 @@ class Sandbox:
         self._open = True
 
     def _take(self) -> ForkServer | None:
-        if not self._open:
-            raise RuntimeError("the sandbox is not open: use it as `with Sandbox(settings) as sandbox:`")
-        return self._slots.get()
+        while self._open:
+            with contextlib.suppress(queue.Empty):
+                return self._slots.get(timeout=1)
+        raise RuntimeError("the sandbox is not open: use it as `with Sandbox(settings) as sandbox:`")
 
     @staticmethod
     def _usable(server: ForkServer | None) -> ForkServer | None:

@@ -15,6 +15,7 @@ import sysconfig
 from collections.abc import Sequence
 from typing import Any
 
+from .child import RESERVE_BYTES
 from .landlock import landlock_abi, read_only_ruleset
 from .lock import MAX_DESCRIPTORS, Lock, hide_memory
 from .seccomp import supported_machine
@@ -57,7 +58,7 @@ def prepare(settings: dict[str, Any]) -> tuple[dict[str, Any], Lock]:
     gc.collect()
     gc.freeze()  # programs do not copy pages by collecting what they did not make
     gc.disable()
-    lock = Lock(settings["seconds"], settings["memory_mb"] << 20, ruleset, machine)
+    lock = Lock(settings["seconds"], (settings["memory_mb"] << 20) + RESERVE_BYTES, ruleset, machine)
     return {"packages": versions, "landlock_abi": abi, "landlock_fault": fault, "machine": machine}, lock
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,7 +14,9 @@ Outcome = Literal[
 ]  # fmt: skip
 
 OFF_FLAG = "--i-know-programs-run-with-my-rights"
-_MIN_MEMORY_MB = 16
+_BOUNDS: dict[str, tuple[float, int]] = {
+    "seconds": (0.01, 86_400), "memory_mb": (1, 1 << 24), "output_kb": (1, 1 << 20), "processes": (1, 4096),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,15 @@ class SandboxSettings:
                 "sandbox.mode is off: what the model writes would run with your rights, on your files and network. "
                 f"Use sandbox.mode=auto, or, on a machine that holds nothing, add {OFF_FLAG}"
             )
-        limits: dict[str, tuple[float, float]] = {
-            "seconds": (self.seconds, 0.01), "memory_mb": (self.memory_mb, _MIN_MEMORY_MB),
-            "output_kb": (self.output_kb, 1), "processes": (1 if self.processes is None else self.processes, 1),
-        }  # fmt: skip
-        for name, (value, least) in limits.items():
+        for name, (least, most) in _BOUNDS.items():
+            value = getattr(self, name)
+            if name == "processes" and value is None:
+                continue
             number = isinstance(value, int) or (name == "seconds" and isinstance(value, float))
-            if isinstance(value, bool) or not number or not math.isfinite(value) or value < least:
+            if isinstance(value, bool) or not number or not least <= value <= most:
                 kind = "a number" if name == "seconds" else "a whole number"
                 raise EvaluationError(
-                    f"sandbox.{name} is {shown(value)}; no program could run. Give {kind} of at least {least:g}"
+                    f"sandbox.{name} is {shown(value)}; no program could run. Give {kind} from {least:g} to {most:,}"
                 )
         for package in self.packages:
             if not (isinstance(package, str) and package.isidentifier()):

@@ -37,7 +37,7 @@ KERNEL: Numbers = {
     "finit_module": (313, 273), "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
     "memfd_create": (319, 279), "memfd_secret": (447, 447), "iopl": (172, None), "ioperm": (173, None),
     "modify_ldt": (154, None), "_sysctl": (156, None), "uselib": (134, None), "nfsservctl": (180, 42),
-    "syslog": (103, 116), "lookup_dcookie": (212, 18),
+    "syslog": (103, 116), "lookup_dcookie": (212, 18), "splice": (275, 76), "tee": (276, 77), "vmsplice": (278, 75),
 }  # fmt: skip
 
 INTERPROCESS: Numbers = {

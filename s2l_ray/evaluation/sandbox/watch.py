@@ -19,6 +19,8 @@ _MAX_LOCK_S = 60.0
 """On a busy machine, forking and locking may take a while."""
 _MAX_END_S = 30.0
 _ERROR_BYTES = 4096
+_MAX_ERROR_BYTES = 8 << 20
+"""Reading more would cost the reader more than the program."""
 _CHUNK_BYTES = 65536
 
 
@@ -41,6 +43,8 @@ class Watch:
     """What is still to be written of the program."""
     output: bytearray = field(default_factory=bytearray)
     errors: bytearray = field(default_factory=bytearray)
+    """The end of standard error."""
+    num_error_bytes: int = 0
     said: bytearray = field(default_factory=bytearray)
     """What the process has said of itself before the program began."""
     stopped: tuple[Outcome, str] | None = None
@@ -153,6 +157,9 @@ class Watch:
     def _take_errors(self, end: int) -> bool:
         piece = os.read(end, _CHUNK_BYTES)
         self.errors = (self.errors + piece)[-_ERROR_BYTES:]
+        self.num_error_bytes += len(piece)
+        if self.num_error_bytes > _MAX_ERROR_BYTES:
+            self._stop("output_limit", f"more than {_MAX_ERROR_BYTES >> 20} MiB of errors")
         return bool(piece)
 
     def _take_status(self, end: int) -> bool:
@@ -178,8 +185,9 @@ class Watch:
         assert self._ended is not None
         how, code, cpu_s = self._ended
         if self.started is None:
-            said = bytes(self.said[1:]).decode("utf-8", "replace")
-            raise ServerFault(said or f"a process ended before it was locked: {_status_name(code)}")
+            if self.said.startswith(child.FAULT):
+                raise ServerFault(bytes(self.said[1:]).decode("utf-8", "replace"))
+            raise ServerDied(f"a process ended before it was locked: {_status_name(code)}")
         outcome, reason = self._outcome(how, code, cpu_s)
         text = bytes(self.output).decode("utf-8", "replace")
         if outcome == "ok" and not text.strip():
