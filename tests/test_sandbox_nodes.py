@@ -58,8 +58,8 @@ LANDLOCK = ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_s
     ("denied", "says"),
     [
         ([(name, errno.ENOSYS) for name in LANDLOCK], "Landlock: ENOSYS"),
-        ([(name, errno.EOPNOTSUPP) for name in LANDLOCK], "Landlock: E"),
-        ([("landlock_add_rule", errno.EPERM)], "Landlock"),
+        ([(name, errno.EOPNOTSUPP) for name in LANDLOCK], f"Landlock: {errno.errorcode[errno.EOPNOTSUPP]}"),
+        ([("landlock_add_rule", errno.EPERM)], "Landlock: EPERM"),
         ([("landlock_restrict_self", errno.EPERM)], "Landlock: EPERM"),
         ([("prctl", errno.EINVAL, 22)], "seccomp: EINVAL"),
         ([("prctl", errno.EPERM, 38)], "no_new_privs: EPERM"),

@@ -43,7 +43,7 @@ def prepare(settings: dict[str, Any]) -> tuple[dict[str, Any], Lock]:
     versions = _import_all(settings["packages"], settings["search"])
     if (threads := len(os.listdir("/proc/self/task"))) != 1:
         raise Unable(f"its packages have started {threads - 1} threads: {sorted(versions)}")
-    readable = [*_standard_library(), *_package_files(before)]
+    readable = [*_standard_library(), *_package_files({*sys.modules} - before | {*versions})]
     _close_import_path()
     abi, fault = _abi()
     locked = settings["mode"] in ("auto", "bwrap")
@@ -51,7 +51,10 @@ def prepare(settings: dict[str, Any]) -> tuple[dict[str, Any], Lock]:
         raise Unable(f"Landlock: {fault}")
     if locked and supported_machine() is None:
         raise Unable(f"seccomp: no table of system calls for {os.uname().machine}")
-    ruleset = read_only_ruleset(abi, readable) if locked and abi else None
+    try:
+        ruleset = read_only_ruleset(abi, readable) if locked and abi else None
+    except OSError as error:
+        raise Unable(f"Landlock: {_code(error)}") from error
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(MAX_DESCRIPTORS, hard), hard))
     hide_memory()
     machine = supported_machine() if locked else None
@@ -101,10 +104,10 @@ def _standard_library() -> list[str]:
     return paths
 
 
-def _package_files(before: set[str]) -> list[str]:
-    """Folders and files of the packages that have been imported since, with the libraries beside them."""
+def _package_files(modules: set[str]) -> list[str]:
+    """Folders and files of the packages among these modules, with the libraries beside them."""
     paths = set()
-    for name in {name.partition(".")[0] for name in set(sys.modules) - before}:
+    for name in {name.partition(".")[0] for name in modules}:
         module = sys.modules.get(name)
         if module is None or name in sys.stdlib_module_names:
             continue
@@ -132,4 +135,8 @@ def _abi() -> tuple[int, str]:
     try:
         return landlock_abi(), ""
     except OSError as error:
-        return 0, errno.errorcode.get(error.errno or 0, str(error.errno))
+        return 0, _code(error)
+
+
+def _code(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or 0, str(error.errno))
