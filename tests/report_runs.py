@@ -24,6 +24,7 @@ from s2l_ray.selection.rules import SelectionInputs, select
 from s2l_ray.stages.trajectories.join import trajectory_schema
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
+from s2l_ray.sweeps.results import RESULT_SCHEMA
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PROXY = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
@@ -74,6 +75,8 @@ class MadeRun:
     """Subset → rows."""
     evaluated: dict[tuple[str, int, str], tuple[Array, Array]] = field(init=False, default_factory=dict)
     """(target, seed, set) → (losses, exact matches) by example id."""
+    trained: dict[tuple[str, int], dict[str, Any]] = field(init=False, default_factory=dict)
+    """(target, seed) → folder, examples, and figures by set."""
 
     def make(self) -> Path:
         """Write everything; returns the folder."""
@@ -110,7 +113,10 @@ class MadeRun:
         self.source_codes = rng.integers(0, len(self.sources), n)
         weights = 1 / np.arange(1, len(self.topics) + 1)
         self.topic_codes = rng.choice(len(self.topics), n, p=weights / weights.sum())
-        self.clusters = ((self.topic_codes * 7 + rng.integers(0, 3, n)) % self.num_clusters).astype(np.int32)
+        self.clusters = (
+            (self.topic_codes * 7 + rng.integers(0, max(3, self.num_clusters // len(self.topics) + 1), n))
+            % self.num_clusters
+        ).astype(np.int32)
         self.tokens = rng.integers(2, 60, n).astype(np.int32)
         steps = np.arange(self.num_snapshots)
         speed = 0.1 + 0.9 * self.clusters / max(1, self.num_clusters)
@@ -157,11 +163,9 @@ class MadeRun:
             ["topic", 3, "string"],
         ]
         extra = {
-            "parts": [list(p) for p in self.parts],
-            "format": "instruction",
-            "columns": columns,
-            "heldout": {"rows": 0, "parts": []},
-        }
+            "parts": [list(p) for p in self.parts], "format": "instruction", "columns": columns,
+            "heldout": {"rows": 0, "parts": []}, "facets": {"topic": len(self.topics)},
+        }  # fmt: skip
         settings = {"held_out": [0.05, 0]}
         self.corpus = self.stage("corpus", "corpus", {}, counts, extra, files, settings)
 
@@ -172,12 +176,14 @@ class MadeRun:
         ]
         topics = [self.topics[self.topic_codes[i]] for i in where]
         rows = [json.dumps({"instruction": t[0], "topic": topic}) for t, topic in zip(texts, topics, strict=True)]
-        return pa.table(
+        facet = pa.array([self.topics[self.topic_codes[i]] for i in where]).dictionary_encode()
+        table = pa.table(
             {
                 "example_id": array_to_ids(self.ids[where]), "origin": ["made.jsonl"] * len(where), "index": where,
                 "source": [self.sources[self.source_codes[i]] for i in where], "messages": messages, "row": rows,
             }
         ).cast(EXAMPLE_SCHEMA)  # fmt: skip
+        return table.append_column("facet:topic", facet)
 
     def _tokens_and_proxy(self) -> None:
         counts = {"examples": self.num_examples, "sequences": self.num_examples, "quarantined": 0, "cut": 0}
@@ -305,6 +311,32 @@ class MadeRun:
         inputs = {"tokens": tokens, "heldout": self.heldout_content}
         settings = {"seed": seed, "global_batch_size": 64}
         self.stage(f"target/{label}", "target", inputs, {"examples": count}, extra, files, settings, {"target": seed})
+        key = fingerprint([f"target/{label}", inputs, settings])
+        self.trained[label, seed] = {"folder": f"target/{label}-{key[:8]}", "count": count, "results": results}
+
+    def sweep(self, metric: str = "macro", within: float = 0.01, tuned: bool = False) -> None:
+        """Write the table and report of a sweep over all targets."""
+        rows: list[dict[str, Any]] = []
+        for (label, seed), one in self.trained.items():
+            selector = label.partition("-")[0]
+            budget = 1.0 if selector == "full" else float(label.partition("-")[2])
+            for name, figures in one["results"].items():
+                row = {
+                    "phase": "target", "trial": label, "selector": selector, "budget": budget, "budget_unit": "share",
+                    "num_examples": one["count"], "share": one["count"] / self.num_examples, "seed": seed,
+                    "parameters": "{}", "heldout_set": name, "source": None, "loss": figures["micro"],
+                    "macro": figures["macro"], "per_token": figures["micro"], "exact_match": figures["exact_match"],
+                    "folder": one["folder"],
+                }  # fmt: skip
+                rows.append(row)
+                if tuned and selector == "s2l":
+                    for value in (1, 3):
+                        settings = json.dumps({"clusters.num_snapshots": value})
+                        rows.append(row | {"parameters": settings, "macro": figures["macro"] + 0.1 / value})
+        self.storage.write_table("sweep/results.parquet", pa.Table.from_pylist(rows, schema=RESULT_SCHEMA))
+        smallest = {"s2l": {"share": min(r["share"] for r in rows if r["selector"] == "s2l")}, "random": None}
+        report = {"metric": metric, "within": within, "smallest": smallest, "prediction": {"rank_correlation": 0.9}}
+        self.storage.write_json("sweep/report.json", report)
 
     def _events(self) -> None:
         lines: list[dict[str, Any]] = []

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from s2l_ray.cli import finetune, inspect, recipes, run, select, submit, sweep, verify
+from s2l_ray.cli import finetune, inspect, recipes, report, run, select, submit, sweep, verify
 from s2l_ray.cli.arguments import Parser
 from s2l_ray.errors import describe, exit_code
 from s2l_ray.text.redact import redact_command
@@ -78,6 +78,6 @@ def make_parser() -> argparse.ArgumentParser:
         prog="s2l", description="Which part of your fine-tuning data is worth training on: S2L data selection on Ray."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (run, select, finetune, sweep, submit, inspect, verify, recipes):
+    for command in (run, select, finetune, sweep, submit, inspect, report, verify, recipes):
         command.add_to(commands)
     return parser

@@ -34,6 +34,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
     from s2l_ray.artifacts.run import load_run
     from s2l_ray.config.load import ConfigError
     from s2l_ray.reporting.summary import target_lines
+    from s2l_ray.reporting.write import report_line
     from s2l_ray.workflow import commands
 
     if arguments.full and arguments.subset:
@@ -44,5 +45,6 @@ def _finetune(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     run = load_run(arguments.run)
     run.stages[stage.name] = stage  # with the target that was asked for now
-    print("\n".join(target_lines(run)))
+    print("\n".join(target_lines(run)), flush=True)
+    print(report_line(run))
     return 0

@@ -29,10 +29,12 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _dry_run(config)
     from s2l_ray.reporting.summary import summary_lines
+    from s2l_ray.reporting.write import report_line
     from s2l_ray.workflow import commands
 
     run = commands.run(config, select_only=arguments.select_only)
-    print("\n".join(summary_lines(run)))
+    print("\n".join(summary_lines(run)), flush=True)  # drawing takes seconds; what was done can be read before
+    print(report_line(run))
     return 0
 
 

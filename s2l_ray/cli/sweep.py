@@ -49,6 +49,7 @@ def add_to(commands: Commands) -> None:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     from s2l_ray.artifacts.run import read_config
+    from s2l_ray.reporting.write import report_line
     from s2l_ray.storage.folder import Storage
     from s2l_ray.sweeps.run import sweep
 
@@ -57,5 +58,6 @@ def _sweep(arguments: argparse.Namespace) -> int:
     result = sweep(
         arguments.config, arguments.overrides, find_smallest=arguments.find_smallest, within=arguments.within
     )
-    print("\n".join(result.lines))
+    print("\n".join(result.lines), flush=True)
+    print(report_line(result.run))
     return 1 if result.failed else 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 
 from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.facets import PREFIX
 from s2l_ray.reporting import sketch as sketches
 from s2l_ray.reporting.facts import (
     Category,
@@ -198,7 +200,8 @@ def _read_examples(rows: Rows, wanted: dict[int, tuple[str, bool]], column: str)
     names = [part_name(part) for part in by_part]
     examples = rows.run.stage("corpus").storage.sub("examples")
     trajectories = rows.stage.storage.read_tables(names)
-    corpus = examples.read_tables(names, ["example_id", "messages", "row"])
+    facet = [] if column == SOURCE else [PREFIX + column]
+    corpus = examples.read_tables(names, ["example_id", "messages", *facet])
     found = []
     for asked, table, texts in zip(by_part.values(), trajectories, corpus, strict=True):
         ids = texts["example_id"].to_pylist()
@@ -212,12 +215,9 @@ def _read_examples(rows: Rows, wanted: dict[int, tuple[str, bool]], column: str)
 
 
 def _example(line: dict[str, Any], text: Any, cluster: int, why: str, is_chosen: bool, column: str) -> ExampleFacts:
-    import json
-
     messages = text["messages"][0].as_py()
     source = printable(line["source"] or "")[:120]
-    value = source if column == SOURCE else json.loads(text["row"][0].as_py()).get(column)
-    topic = printable(value)[:120] if isinstance(value, str) else ""
+    topic = source if column == SOURCE else printable(text[PREFIX + column][0].as_py() or "")[:120]
     turns, num_cut = [], 0
     for message in messages[:12]:
         content, more = _cut(message["content"], MAX_TEXT)
@@ -237,8 +237,6 @@ def _cut(text: str, limit: int) -> tuple[str, int]:
 
 
 def _cut_more(example: ExampleFacts) -> ExampleFacts:
-    import dataclasses
-
     turns = [(role, text[:_SHORT_TEXT]) for role, text in example.turns]
     lost = sum(max(0, len(text) - _SHORT_TEXT) for _, text in example.turns)
     return dataclasses.replace(example, turns=turns, num_cut=example.num_cut + lost)

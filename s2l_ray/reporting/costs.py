@@ -41,7 +41,7 @@ def cost_of(run: Run, worth: Worth | None) -> Cost | None:
             if model.selector not in FREE_SELECTORS:
                 pays[model.label] = total / (full - model.flops) if full > model.flops else None
     size = proxy.manifest.extra["summary"]["num_parameters"]
-    return Cost(parts, full, measured, pays, _reference_curve(run), size)
+    return Cost(parts, total, total / full if full else None, full, measured, pays, _reference_curve(run), size)
 
 
 def _full_at_equal_epochs(run: Run, worth: Worth | None) -> float | None:

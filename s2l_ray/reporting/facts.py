@@ -110,6 +110,9 @@ class CostPart:
 @dataclass(frozen=True)
 class Cost:
     parts: list[CostPart]
+    selection_flops: float
+    selection_share: float | None
+    """Of a target on the full data."""
     full_flops: float | None
     """Of a target on the full data; None: none was trained."""
     full_is_measured: bool

@@ -8,7 +8,7 @@ from typing import Any
 
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
-from s2l_ray.errors import MAX_MESSAGE, UserError, listed
+from s2l_ray.errors import MAX_MESSAGE
 from s2l_ray.reporting import contents
 from s2l_ray.reporting.costs import cost_of
 from s2l_ray.reporting.facts import Facts, Quarantined, Repeat, SetAside, Stability, StageFacts, SubsetFacts
@@ -36,7 +36,7 @@ def gather_facts(
         with_text: whether the texts of examples may be shown.
 
     Raises:
-        UserError: the corpus has no column `by`.
+        UserError: the corpus has no facet `by`.
         DamagedFile, MissingFile: an artifact is not what was written.
     """
     main = _main_subset(run)
@@ -66,9 +66,6 @@ def _from_rows(
     has_clusters = "clusters" in run.stages
     num_clusters = run.stages["clusters"].manifest.row_counts["clusters"] if has_clusters else 1
     sketch = contents.sketch_rows(rows, num_clusters, labels.index(main) if main in labels else -1)
-    if by is not None and len(rows.values(column)) == 1 and by != SOURCE:
-        known = listed([SOURCE, *Rows(run).facets])
-        raise UserError(f"the corpus has no text column {by!r} with several values; give one of {known}")
     made: dict[str, Any] = {
         "contents": contents.contents_of(sketch, rows, subsets),
         "space": contents.space_of(sketch, rows),

@@ -1,4 +1,4 @@
-"""Numbers of a report as people read them."""
+"""Numbers of a report as people read them; a number and its unit are never torn apart (no-break spaces)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ def percent(share: float, digits: int = 2) -> str:
     """`20 %`, `5.3 %`, `0.12 %`: two significant digits, all of them from 10 % on."""
     value = share * 100
     if value == 0 or abs(value) >= 10:
-        return f"{value:.0f} %"
-    return f"{value:.{digits}g} %" if abs(value) >= 0.1 else f"{value:.1g} %"
+        return f"{value:.0f}\u00a0%"
+    return f"{value:.{digits}g}\u00a0%" if abs(value) >= 0.1 else f"{value:.1g}\u00a0%"
 
 
 def figure(value: float, metric: MetricFacts) -> str:
     """`53.1 %` or `0.403`."""
-    return f"{value * 100:.1f} %" if metric.is_share else f"{value:.3f}"
+    return f"{value * 100:.1f}\u00a0%" if metric.is_share else f"{value:.3f}"
 
 
 def signed(value: float, metric: MetricFacts) -> str:
     """A difference: `+18.1 points`, `−0.27`; the minus sign is a real one."""
-    text = f"{value * 100:+.1f} points" if metric.is_share else f"{value:+.3f}"
+    text = f"{value * 100:+.1f}\u00a0points" if metric.is_share else f"{value:+.3f}"
     return text.replace("-", "−")
 
 
@@ -29,7 +29,7 @@ def compact(value: float) -> str:
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa} × 10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+    return f"{mantissa}\u00a0×\u00a010{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
 def loss(value: float) -> str:

@@ -5,7 +5,6 @@ Memory: 6 bytes an example and 16 for each example of a subset; of the parts, 16
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,8 @@ from s2l_ray.artifacts.run import Run, part_rows
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import ids_to_array
-from s2l_ray.errors import InternalError
+from s2l_ray.data.facets import PREFIX
+from s2l_ray.errors import InternalError, UserError, shown
 from s2l_ray.reporting.sketch import Part
 from s2l_ray.text.display import printable
 
@@ -26,13 +26,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MAX_SUBSETS = 8
 """Subsets whose contents are counted; the others stand in the table of subsets only."""
 SOURCE = "source"
-MAX_VALUES = 200
-"""A text column with 2 to so many values is a facet."""
 MAX_FACETS = 4
 _MAX_CODES, _OTHERS = 2000, "(other values)"
 """Of more values of a column the later ones are counted together: a table per cluster must stay small."""
-_TEXT_COLUMNS = {"instruction", "input", "output", "prompt", "completion", "response", "text", "question", "answer",
-                 "messages", "conversations", "chosen", "rejected", "id", "system", "history"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,14 @@ class Rows:
     """What is known of every row, for two passes."""
 
     def __init__(self, run: Run, by: str | None = None) -> None:
-        """Args: by: the column to look at beside the source; None: every facet that the corpus has."""
+        """Open the artifacts.
+
+        Args:
+            by: the column to look at beside the source; None: every facet that the corpus has.
+
+        Raises:
+            UserError: `by` is neither the source nor a facet.
+        """
         self.run = run
         self.stage = run.stage("trajectories")
         self.parts = part_rows(self.stage)
@@ -62,7 +65,14 @@ class Rows:
                 raise InternalError(f"{clusters.storage.uri} was made from other trajectories; delete it and run again")
         labels = list(run.subsets)[:MAX_SUBSETS]
         self.subsets = [_read_subset(label, run.subsets[label]) for label in labels]
-        self.facets = find_facets(run) if by is None else [by] if by != SOURCE else []
+        self.facets = find_facets(run)
+        if by is not None:
+            if by not in (SOURCE, *self.facets):
+                raise UserError(
+                    f"{shown(by)} is no facet of this corpus; there are: {shown([SOURCE, *self.facets])} (name others "
+                    "in corpus.facets, and run again)"
+                )
+            self.facets = [name for name in self.facets if name == by]
         self.names: dict[str, dict[str, int]] = {}
         """Column → value → code."""
 
@@ -72,7 +82,8 @@ class Rows:
         tables = self.stage.storage.read_tables(names, columns)
         corpus: Iterator[Any] = iter([None] * len(names))
         if self.facets:
-            corpus = self.run.stage("corpus").storage.sub("examples").read_tables(names, ["example_id", "row"])
+            columns = ["example_id", *(PREFIX + name for name in self.facets)]
+            corpus = self.run.stage("corpus").storage.sub("examples").read_tables(names, columns)
         start = 0
         for (part, rows), table, examples in zip(self.parts, tables, corpus, strict=True):
             ids = ids_to_array(table["example_id"])
@@ -111,13 +122,11 @@ class Rows:
         return local[encoded.indices.to_numpy()]
 
     def _facet_codes(self, ids: Array, examples: pa.Table) -> dict[str, Array]:
-        at = positions(ids, ids_to_array(examples["example_id"]))
-        rows = [json.loads(text) for text in examples["row"].take(pa.array(at)).to_pylist()]
-        made = {}
-        for name in self.facets:
-            values = [value if isinstance(value := row.get(name), str) else "" for row in rows]
-            made[name] = self._codes(name, pa.array(values, pa.string()))
-        return made
+        at = pa.array(positions(ids, ids_to_array(examples["example_id"])))
+        return {
+            name: self._codes(name, examples[PREFIX + name].combine_chunks().cast(pa.string()).take(at).fill_null(""))
+            for name in self.facets
+        }
 
 
 def _read_subset(label: str, stage: Stage) -> Subset:
@@ -149,21 +158,7 @@ def positions(wanted: Array, ids: Array) -> Array:
 
 
 def find_facets(run: Run) -> list[str]:
-    """Text columns of the user's rows with 2 to MAX_VALUES values in the first part, in the order of the columns."""
+    """Facets of the corpus with at least two values, in the order of its columns, at most MAX_FACETS."""
     corpus = run.stages.get("corpus")
-    if corpus is None or not part_rows(corpus):
-        return []
-    columns = sorted(corpus.manifest.extra.get("columns") or [], key=lambda c: c[1])
-    own = run.config.corpus.source_column
-    names = [name for name, _, kind in columns if kind == "string" and name not in _TEXT_COLUMNS | {own, SOURCE}]
-    if not names:
-        return []
-    part, _ = part_rows(corpus)[0]
-    rows = corpus.storage.sub("examples").read_table(part_name(part), columns=["row"])["row"].to_pylist()
-    parsed = [json.loads(row) for row in rows]
-    facets = []
-    for name in names:
-        values = {v for row in parsed if isinstance(v := row.get(name), str)}
-        if 2 <= len(values) <= min(MAX_VALUES, max(2, len(parsed) // 2)) and all(len(v) <= 120 for v in values):
-            facets.append(name)
-    return facets[:MAX_FACETS]
+    facets = {} if corpus is None else corpus.manifest.extra.get("facets", {})
+    return [name for name, num_values in facets.items() if num_values > 1][:MAX_FACETS]

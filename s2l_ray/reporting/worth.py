@@ -196,5 +196,5 @@ def _measured(worth: Worth, difference: Difference, metric: MetricFacts) -> str:
     told = difference.estimate
     if told.low is None or told.high is None:
         return f"{metric.label} ({numbers}; {difference.num_examples} examples are too few to tell)"
-    low, high = (signed(bound, metric).removesuffix(" points") for bound in (told.low, told.high))
-    return f"{metric.label} ({numbers}; {signed(told.value, metric)}, 95 % interval {low} to {high})"
+    low, high = (signed(bound, metric).removesuffix("\u00a0points") for bound in (told.low, told.high))
+    return f"{metric.label} ({numbers}; {signed(told.value, metric)}, 95\u00a0% interval {low} to {high})"

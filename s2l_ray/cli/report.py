@@ -1,0 +1,52 @@
+"""One page that shows what was chosen, why, and what it is worth."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from s2l_ray.cli.arguments import Commands, Once
+
+
+def add_to(commands: Commands) -> None:
+    """Its arguments."""
+    report = commands.add_parser("report", help="one page that shows what was chosen, why, and what it is worth")
+    report.add_argument("run", help="the run's folder; it may be unfinished")
+    report.add_argument("--out", action=Once, metavar="FILE", help="default: report/index.html in the run's folder")
+    report.add_argument("--by", action=Once, metavar="COLUMN", help="name clusters by this facet, or by source")
+    report.add_argument(
+        "--compare", action="append", default=[], metavar="RUN", help="show how alike its subsets are; may be repeated"
+    )
+    report.add_argument("--no-text", action="store_true", help="leave the texts of examples out")
+    report.add_argument("--json", action="store_true", help="print the page's numbers instead of making it")
+    report.add_argument("--open", action="store_true", help="show it in a browser, if there is a display")
+    report.set_defaults(call=_report)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    import json
+
+    from s2l_ray.artifacts.run import load_run
+    from s2l_ray.reporting.write import check_libraries, facts_of, page_uri, write_report
+    from s2l_ray.text.display import printable
+
+    by, compare, with_text = arguments.by, arguments.compare, not arguments.no_text
+    if arguments.json:
+        facts = facts_of(load_run(arguments.run), by=by, compare=compare, with_text=with_text)
+        print(json.dumps(facts.plain(), indent=2))  # ASCII, so that it prints everywhere
+        return 0
+    check_libraries()
+    page = page_uri(write_report(arguments.run, arguments.out, by=by, compare=compare, with_text=with_text))
+    print(printable(page))
+    if arguments.open and not _shown_in_browser(page):
+        print("There is no display here; open that file in a browser.", file=sys.stderr)
+    return 0
+
+
+def _shown_in_browser(page: str) -> bool:
+    import webbrowser
+
+    displays = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    has_display = sys.platform in ("darwin", "win32") or bool(displays)
+    return has_display and page.startswith("file://") and webbrowser.open(page)

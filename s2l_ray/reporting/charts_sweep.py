@@ -1,0 +1,127 @@
+"""Charts of a sweep: quality against budget, the same relative to the full data, and trials with further settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+
+from s2l_ray.artifacts.index import FULL
+from s2l_ray.reporting.facts import BudgetPoint, Budgets, Stability
+from s2l_ray.reporting.look import GRID, LOOKS, data, dressed, look_of, padded
+from s2l_ray.reporting.names import selector_name
+from s2l_ray.reporting.numbers import figure, percent
+
+Rows = list[dict[str, Any]]
+
+WIDTH = 262
+
+
+def points_of(budgets: Budgets, held_out: str) -> list[BudgetPoint]:
+    """Points of one held-out set; of all together, relative to the full data, where it is empty."""
+    return [p for p in budgets.points if p.heldout_set == held_out]
+
+
+def is_relative(points: list[BudgetPoint]) -> bool:
+    """Whether the full data was trained too, so that its figure can be 100."""
+    return bool(points) and all(p.relative is not None for p in points)
+
+
+def budget(budgets: Budgets, held_out: str) -> Any:
+    """A line a selector with its interval; dotted: predicted with the proxy's model. The zone that is good enough is
+    shaded, the smallest budget in it marked."""
+    found = points_of(budgets, held_out)
+    relative = is_relative(found)
+    metric = budgets.metric
+    rows = [_row(p, budgets, relative) for p in found if p.selector != FULL]
+    shares = [r["share"] for r in rows]
+    low, high = min(shares) * 0.85, max([*shares, 100.0 if relative else max(shares)]) * 1.1
+    x = alt.X("share:Q", scale=alt.Scale(type="log", domain=[low, high], nice=False), axis=alt.Axis(
+        title="subset (% of the examples, log scale)", values=_ticks(shares + ([100.0] if relative else [])),
+        labelExpr="format(datum.value, '.3~g')", grid=False))  # fmt: skip
+    direction = "more is better" if metric.more_is_better else "less is better"
+    title = f"% of the full data's ({direction})" if relative else f"{metric.unit} ({direction})"
+    ends = [r[k] for r in rows for k in ("low", "high")]
+    domain = padded([*ends, 100 + 100 * budgets.within, 100 - 100 * budgets.within] if relative else ends)
+    y = alt.Y("value:Q", scale=alt.Scale(domain=domain, nice=False), axis=alt.Axis(title=title, tickCount=5))
+    colour = alt.Color("colour:N", scale=None)
+    base = alt.Chart(data(rows)).encode(x=x)
+    layers = [] if not relative else _zone(budgets, domain)
+    layers += [
+        base.mark_area(opacity=0.16).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=colour,
+            detail=alt.Detail("line:N")),
+        base.mark_line(strokeWidth=2).encode(
+            y=y, color=colour, detail=alt.Detail("line:N"), strokeDash=alt.StrokeDash("dash:N", scale=None)
+        ),
+        base.mark_point(filled=True, size=65, opacity=1).encode(
+            y=y, color=colour, shape=alt.Shape("shape:N", scale=None),
+        description=alt.Description("tip:N")
+        ),
+    ]  # fmt: skip
+    best = [r | {"size": 190} for r in rows if _is_smallest(r, budgets)]
+    layers.append(
+        alt.Chart(data(best)).mark_point(filled=False, size=190, strokeWidth=2).encode(x=x, y=y, color=colour)
+    )
+    return dressed(alt.layer(*layers), WIDTH, 190)
+
+
+def _row(p: BudgetPoint, budgets: Budgets, relative: bool) -> dict[str, Any]:
+    told = p.relative if relative and p.relative is not None else p.estimate
+    factor = 1 if relative or not budgets.metric.is_share else 100
+    low, high = (told.value if bound is None else bound for bound in (told.low, told.high))
+    look = look_of(p.selector, {q.selector for q in budgets.points})
+    value = f"{told.value:.1f} % of the full data's" if relative else figure(told.value, budgets.metric)
+    tip = f"{selector_name(p.selector)} {percent(p.share)} ({p.num_examples:,}), {p.phase}: {value}"
+    return {"share": p.share * 100, "value": told.value * factor, "low": low * factor, "high": high * factor,
+            "colour": look.colour, "shape": look.shape, "line": f"{p.selector} {p.phase}", "selector": p.selector,
+            "phase": p.phase, "dash": [2, 3] if p.phase == "predicted" else [1, 0], "tip": tip}  # fmt: skip
+
+
+def _zone(budgets: Budgets, domain: list[float]) -> list[Any]:
+    """From the worst that is good enough on, and the full data's own line."""
+    within = 100 * budgets.within
+    edge = (
+        {"from": 100 - within, "to": domain[1]}
+        if budgets.metric.more_is_better
+        else {"from": domain[0], "to": 100 + within}
+    )
+    zone = alt.Chart(data([edge])).mark_rect(color=GRID, opacity=0.5).encode(y=alt.Y("from:Q"), y2=alt.Y2("to:Q"))
+    line = alt.Chart(data([{"y": 100}])).mark_rule(color=LOOKS[FULL].colour, strokeDash=[5, 3]).encode(y=alt.Y("y:Q"))
+    return [zone, line]
+
+
+def _is_smallest(row: dict[str, Any], budgets: Budgets) -> bool:
+    best = budgets.smallest.get(row["selector"])
+    return best is not None and row["phase"] == "target" and abs(row["share"] - best * 100) < 1e-9
+
+
+def _ticks(shares: list[float]) -> list[float]:
+    """The budgets, those left out that would stand on their right neighbour's label."""
+    kept: list[float] = []
+    for share in sorted(set(shares), reverse=True):
+        if not kept or kept[-1] / share > 1.3:
+            kept.append(share)
+    return kept[::-1]
+
+
+def tuned(stability: Stability, parameter: str, held_out: str) -> Any:
+    """Figure of each value of one setting, the mean over seeds, a dot a subset."""
+    found = [t for t in stability.tuned if (t.parameter, t.heldout_set) == (parameter, held_out)]
+    assert stability.metric is not None
+    metric = stability.metric
+    factor = 100 if metric.is_share else 1
+    rows: Rows = []
+    for t in found:
+        look = look_of(t.selector, {u.selector for u in stability.tuned})
+        name = f"{selector_name(t.selector)} {percent(t.share)}"
+        rows.append({"value": t.value[:24], "mean": t.mean * factor, "colour": look.colour, "shape": look.shape,
+                     "tip": f"{parameter} = {t.value}, {name}: {figure(t.mean, metric)}"})  # fmt: skip
+    direction = "more is better" if metric.more_is_better else "less is better"
+    y = alt.Y("mean:Q", scale=alt.Scale(domain=padded([r["mean"] for r in rows]), nice=False), axis=alt.Axis(
+        title=f"{metric.unit} ({direction})", tickCount=5))  # fmt: skip
+    x = alt.X("value:N", sort=None, axis=alt.Axis(title=parameter[:40], labelAngle=0, labelLimit=80))
+    points = alt.Chart(data(rows)).mark_point(filled=True, size=75, opacity=1).encode(
+        x=x, y=y, color=alt.Color("colour:N", scale=None), shape=alt.Shape("shape:N", scale=None),
+        description=alt.Description("tip:N")
+    )  # fmt: skip
+    return dressed(points, WIDTH, 170)

@@ -1,0 +1,85 @@
+"""What a page is made of: sections with figures, each with a caption that was computed and a table of its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from s2l_ray.artifacts.index import FULL
+from s2l_ray.reporting.facts import Facts
+from s2l_ray.reporting.look import LOOKS, VARIABLES, look_of
+from s2l_ray.reporting.names import names_of
+
+
+@dataclass(frozen=True)
+class Table:
+    """`rows` are texts; those of number columns (all but the first `num_text`) stand to the right."""
+
+    headings: list[str]
+    rows: list[list[str]]
+    num_text: int = 1
+
+
+@dataclass(frozen=True)
+class Figure:
+    title: str
+    svgs: list[str]
+    """Panels beside each other."""
+    caption: str
+    table: Table | None = None
+    legend: list[tuple[str, str, str]] = field(default_factory=list)
+    """(symbol, CSS variable of its colour, text)."""
+    panels: list[str] = field(default_factory=list)
+    """A heading for each of `svgs`, or none at all."""
+
+
+@dataclass(frozen=True)
+class Section:
+    id: str
+    question: str
+    how: str
+    """How to read it: one sentence or two."""
+    figures: list[Figure] = field(default_factory=list)
+    kind: str = "figures"
+    """Of the block after the figures: `cards`, `examples`, `subsets`, `repeat`, or none (`figures`)."""
+    content: Any = None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A section that this run has nothing for."""
+
+    question: str
+    command: str
+    """What would fill it."""
+
+
+class Drawing:
+    """Facts, names and colours for the sections, and the one way from a chart to the page."""
+
+    def __init__(self, facts: Facts, to_svg: Callable[[Any, str, str], str]) -> None:
+        self.facts = facts
+        self.names = names_of(facts.subsets, facts.worth)
+        self._to_svg, self._count = to_svg, 0
+
+    def svg(self, chart: Any, label: str) -> str:
+        """The chart, drawn; `label` says what it shows to those who do not see it."""
+        self._count += 1
+        return self._to_svg(chart, f"f{self._count}-", label)
+
+    def name(self, label: str) -> str:
+        return self.names.get(label, label)
+
+    def selector(self, label: str) -> str:
+        known = {s.label: s.selector for s in self.facts.subsets}
+        return FULL if label in (FULL, "") else known.get(label, label)
+
+    def legend(self, labels: Sequence[str]) -> list[tuple[str, str, str]]:
+        """Of subsets, by label; "" is the corpus."""
+        found = []
+        everyone = [s.selector for s in self.facts.subsets]
+        for label in labels:
+            look = LOOKS[FULL] if not label else look_of(self.selector(label), everyone)
+            found.append((look.symbol, VARIABLES[look.colour][0], self.name(label) if label else "corpus"))
+        return found
