@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -48,7 +49,7 @@ def _scaled(estimate: Estimate, metric: MetricFacts) -> dict[str, Any]:
 def _between(estimate: Estimate, metric: MetricFacts) -> str:
     if estimate.low is None or estimate.high is None:
         return "no interval"
-    return f"95 % {figure(estimate.low, metric)} to {figure(estimate.high, metric)}"
+    return f"95\u00a0% {figure(estimate.low, metric)} to {figure(estimate.high, metric)}"
 
 
 def _dots(rows: Rows, headings: Rows, title: str, zero: bool = False) -> Any:
@@ -59,7 +60,7 @@ def _dots(rows: Rows, headings: Rows, title: str, zero: bool = False) -> Any:
     x = alt.X(
         "value:Q",
         scale=alt.Scale(domain=domain, nice=False, zero=False),
-        axis=alt.Axis(title=title, titleAnchor="end", tickCount=5),
+        axis=alt.Axis(title=title, titleAnchor="end", tickCount=4),
     )
     colour = alt.Color("colour:N", scale=None)
     base = alt.Chart(data(rows)).encode(y=y)
@@ -106,20 +107,21 @@ def _scores_of(worth: Worth, metric: MetricFacts, held_out: str, source: str | N
     return [s for s in worth.scores if (s.metric, s.heldout_set, s.source) == (metric.key, held_out, source)]
 
 
-def differences(worth: Worth, metric: MetricFacts, baseline: str, names: dict[str, str]) -> Any:
-    """Paired differences to one baseline."""
+def differences(worth: Worth, metric: MetricFacts, baselines: Sequence[str], names: dict[str, str]) -> Any:
+    """Paired differences to the full data, or to the random choices of the same sizes."""
     rows: Rows = []
     headings = []
     at = 0
     selectors = {m.label: m.selector for m in worth.models}
     for held_out in worth.sets:
-        found = differences_of(worth, metric, baseline, held_out)
+        found = differences_of(worth, metric, baselines, held_out)
         headings += [{"at": at, "text": held_out[:40]}] if found else []
         for difference in found:
             at += 1
             look = look_of(selectors[difference.label], selectors.values())
             told = difference.estimate
-            tip = f"{names[difference.label]} minus {names[baseline]} on {held_out}: {signed(told.value, metric)}, "
+            who = f"{names[difference.label]} minus {names[difference.baseline]}"
+            tip = f"{who} on {held_out}: {signed(told.value, metric)}, "
             rows.append(_scaled(told, metric) | {
                 "at": at, "name": names[difference.label], "colour": look.colour, "shape": look.shape,
                 "text": difference.verdict,
@@ -131,9 +133,9 @@ def differences(worth: Worth, metric: MetricFacts, baseline: str, names: dict[st
     return _dots(rows, headings, f"{metric.label}: difference ({unit}; {better} is better)", zero=True)
 
 
-def differences_of(worth: Worth, metric: MetricFacts, baseline: str, held_out: str) -> list[Difference]:
-    wanted = (metric.key, baseline, held_out)
-    return [d for d in worth.differences if (d.metric, d.baseline, d.heldout_set) == wanted]
+def differences_of(worth: Worth, metric: MetricFacts, baselines: Sequence[str], held_out: str) -> list[Difference]:
+    wanted = (metric.key, held_out)
+    return [d for d in worth.differences if (d.metric, d.heldout_set) == wanted and d.baseline in baselines]
 
 
 def source_scores(worth: Worth, metric: MetricFacts, held_out: str, source: str, names: dict[str, str]) -> Any:
@@ -298,7 +300,7 @@ def histogram(h: Histogram, label: str, selector: str) -> Any:
 
 
 def card(cluster: ClusterFacts, clusters: Clusters) -> Any:
-    """Median and middle 80 % of a cluster's losses over the proxy's steps; one scale for all clusters."""
+    """Median and middle 80\u00a0% of a cluster's losses over the proxy's steps; one scale for all clusters."""
     rows = [
         {"step": s, "median": m, "low": low, "high": high}
         for s, m, low, high in zip(clusters.steps, cluster.median, cluster.low, cluster.high, strict=True)

@@ -43,12 +43,13 @@ def budget(budgets: Budgets, held_out: str) -> Any:
     title = f"% of the full data's ({direction})" if relative else f"{metric.unit} ({direction})"
     ends = [r[k] for r in rows for k in ("low", "high")]
     domain = padded([*ends, 100 + 100 * budgets.within, 100 - 100 * budgets.within] if relative else ends)
-    y = alt.Y("value:Q", scale=alt.Scale(domain=domain, nice=False), axis=alt.Axis(title=title, tickCount=5))
+    scale = alt.Scale(domain=domain, nice=False, zero=False)
+    y = alt.Y("value:Q", scale=scale, axis=alt.Axis(title=title, tickCount=5))
     colour = alt.Color("colour:N", scale=None)
     base = alt.Chart(data(rows)).encode(x=x)
-    layers = [] if not relative else _zone(budgets, domain)
+    layers = [] if not relative else _zone(budgets, scale, domain)
     layers += [
-        base.mark_area(opacity=0.16).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=colour,
+        base.mark_area(opacity=0.16).encode(y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q"), color=colour,
             detail=alt.Detail("line:N")),
         base.mark_line(strokeWidth=2).encode(
             y=y, color=colour, detail=alt.Detail("line:N"), strokeDash=alt.StrokeDash("dash:N", scale=None)
@@ -77,7 +78,7 @@ def _row(p: BudgetPoint, budgets: Budgets, relative: bool) -> dict[str, Any]:
             "phase": p.phase, "dash": [2, 3] if p.phase == "predicted" else [1, 0], "tip": tip}  # fmt: skip
 
 
-def _zone(budgets: Budgets, domain: list[float]) -> list[Any]:
+def _zone(budgets: Budgets, scale: Any, domain: list[float]) -> list[Any]:
     """From the worst that is good enough on, and the full data's own line."""
     within = 100 * budgets.within
     edge = (
@@ -85,8 +86,16 @@ def _zone(budgets: Budgets, domain: list[float]) -> list[Any]:
         if budgets.metric.more_is_better
         else {"from": domain[0], "to": 100 + within}
     )
-    zone = alt.Chart(data([edge])).mark_rect(color=GRID, opacity=0.5).encode(y=alt.Y("from:Q"), y2=alt.Y2("to:Q"))
-    line = alt.Chart(data([{"y": 100}])).mark_rule(color=LOOKS[FULL].colour, strokeDash=[5, 3]).encode(y=alt.Y("y:Q"))
+    zone = (
+        alt.Chart(data([edge]))
+        .mark_rect(color=GRID, opacity=0.5)
+        .encode(y=alt.Y("from:Q", scale=scale), y2=alt.Y2("to:Q"))
+    )
+    line = (
+        alt.Chart(data([{"y": 100}]))
+        .mark_rule(color=LOOKS[FULL].colour, strokeDash=[5, 3])
+        .encode(y=alt.Y("y:Q", scale=scale))
+    )
     return [zone, line]
 
 

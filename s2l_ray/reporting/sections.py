@@ -20,9 +20,10 @@ def worth_section(facts: Facts, draw: Drawing) -> Section | None:
         return None
     steps = {m.steps for m in worth.models}
     seeds = (
-        f"Lines are 95 % bootstrap intervals over held-out examples and {worth.num_seeds} seeds."
+        f"Lines are 95\u00a0% bootstrap intervals over held-out examples and {worth.num_seeds} seeds."
         if worth.num_seeds > 1
-        else "Lines are 95 % bootstrap intervals over held-out examples; one seed, so the spread over seeds is unknown."
+        else "Lines are 95\u00a0% bootstrap intervals over held-out examples; one seed, so the spread over seeds is "
+        "unknown."
     )
     trained = f"The same target, {steps.pop():,} optimiser steps on each choice" if len(steps) == 1 else (
         "The same target, trained on each choice")  # fmt: skip
@@ -34,15 +35,23 @@ def worth_section(facts: Facts, draw: Drawing) -> Section | None:
             _best_lines(worth, draw), _scores_table(worth, draw),
         )
     ]  # fmt: skip
-    for baseline in dict.fromkeys(d.baseline for d in worth.differences):
-        found = [d for d in worth.differences if d.baseline == baseline]
-        title = f"Difference to {'the full data' if baseline == FULL else draw.name(baseline)}, paired by example"
+    for title, baselines in _baselines(worth, draw):
+        found = [d for d in worth.differences if d.baseline in baselines]
         svgs = [
-            draw.svg(charts.differences(worth, m, baseline, draw.names), f"{title}: {m.label}") for m in worth.metrics
+            draw.svg(charts.differences(worth, m, baselines, draw.names), f"{title}: {m.label}") for m in worth.metrics
         ]
         figures.append(Figure(title, svgs, _counted(found), _differences_table(found, worth, draw)))
     figures += _source_figures(worth, draw)
     return Section("worth", "What is it worth?", how, figures)
+
+
+def _baselines(worth: Worth, draw: Drawing) -> list[tuple[str, list[str]]]:
+    """(title, baselines): the full data, and the random choices, each compared with those of its own size."""
+    found = list(dict.fromkeys(d.baseline for d in worth.differences))
+    random = [b for b in found if b != FULL]
+    to = draw.name(random[0]) if len(random) == 1 else "the random choice of the same size"
+    both = [("Difference to the full data, paired by example", [FULL])] if FULL in found else []
+    return both + ([(f"Difference to {to}, paired by example", random)] if random else [])
 
 
 def _best_lines(worth: Worth, draw: Drawing) -> str:
@@ -66,7 +75,7 @@ def _scores_table(worth: Worth, draw: Drawing) -> Table:
          figure(s.estimate.value, metrics[s.metric]), _interval(s.estimate, metrics[s.metric])]
         for s in worth.scores if s.source is None
     ]  # fmt: skip
-    return Table(["trained on", "held-out set", "figure", "examples", "value", "95 % interval"], rows, 3)
+    return Table(["trained on", "held-out set", "figure", "examples", "value", "95\u00a0% interval"], rows, 3)
 
 
 def _interval(told: Estimate, metric: MetricFacts) -> str:
@@ -82,8 +91,19 @@ def _differences_table(found: list[Difference], worth: Worth, draw: Drawing) -> 
         m, told = metrics[d.metric], d.estimate
         between = "too few examples" if told.low is None or told.high is None else (
             f"{signed(told.low, m)} to {signed(told.high, m)}")  # fmt: skip
-        rows.append([draw.name(d.label), d.heldout_set, m.label, signed(told.value, m), between, d.verdict])
-    return Table(["trained on", "held-out set", "figure", "difference", "95 % interval", "verdict"], rows, 3)
+        rows.append(
+            [
+                draw.name(d.label),
+                draw.name(d.baseline),
+                d.heldout_set,
+                m.label,
+                signed(told.value, m),
+                between,
+                d.verdict,
+            ]
+        )
+    headings = ["trained on", "against", "held-out set", "figure", "difference", "95\u00a0% interval", "verdict"]
+    return Table(headings, rows, 4)
 
 
 def _counted(found: list[Difference]) -> str:
@@ -109,7 +129,7 @@ def _source_figures(worth: Worth, draw: Drawing) -> list[Figure]:
              _interval(s.estimate, metric)] for s in found
         ]  # fmt: skip
         caption = f"{len(sources)} sources of “{held_out}”, those of the highest loss first."
-        table = Table(["source", "trained on", "examples", metric.label, "95 % interval"], rows, 2)
+        table = Table(["source", "trained on", "examples", metric.label, "95\u00a0% interval"], rows, 2)
         return [
             Figure(
                 f"{metric.label[:1].upper()}{metric.label[1:]} by source, on “{held_out}”",
@@ -145,9 +165,9 @@ def budgets_section(facts: Facts, draw: Drawing) -> Section | None:
         said.append(f"the proxy's model ranked the budgets with a correlation of {budgets.rank_correlation:.2f}")
     seeds = min(p.num_seeds for p in budgets.points)
     how = (
-        f"{budgets.metric.label} against the size of the subset. Shaded around a line: 95 % interval over held-out "
-        f"examples and {seeds} seed{'s' if seeds > 1 else ''}; the grey zone is good enough, the ring marks the "
-        "smallest budget in it; dotted: predicted with the proxy's model."
+        f"{budgets.metric.label[:1].upper()}{budgets.metric.label[1:]} against the size of the subset. Shaded around a "
+        f"line: 95\u00a0% interval over held-out examples and {seeds} seed{'s' if seeds > 1 else ''}; the grey zone is "
+        "good enough, the ring marks the smallest budget in it; dotted: predicted with the proxy's model."
     )
     rows = [
         [selector_name(p.selector), p.phase, p.heldout_set or "mean", percent(p.share), f"{p.num_examples:,}",
@@ -158,7 +178,7 @@ def budgets_section(facts: Facts, draw: Drawing) -> Section | None:
         for p in budgets.points
     ]  # fmt: skip
     table = Table(["selector", "trained", "held-out set", "share", "examples", "seeds", "value", "of full data",
-                   "95 % interval"], rows, 3)  # fmt: skip
+                   "95\u00a0% interval"], rows, 3)  # fmt: skip
     selectors = dict.fromkeys(p.selector for p in budgets.points if p.selector != FULL)
     legend = _selector_legend(list(selectors))
     caption = "; ".join(said)

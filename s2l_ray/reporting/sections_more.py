@@ -48,7 +48,7 @@ def clusters_section(facts: Facts, draw: Drawing) -> Section | None:
         svg = draw.svg(charts.taken(clusters), "Examples taken against the size of the cluster")
         figures.append(Figure("How the budget is spread", [svg], caption, _cluster_table(clusters)))
     how = (
-        "A card is a cluster: the median loss of its examples and the band of the middle 80 % (nats/token, log "
+        "A card is a cluster: the median loss of its examples and the band of the middle 80\u00a0% (nats/token, log "
         "scale) over the steps of the reference model. The bar says how much of it was taken."
     )
     if len(shown) < len(cards):
