@@ -11,7 +11,8 @@ import pytest
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import array_to_hex, array_to_ids
 from s2l_ray.stages.subset import rows as subset_rows
-from s2l_ray.stages.subset.rows import plan_files, write_dataset_info, write_rows
+from s2l_ray.stages.subset.programs import write_guides
+from s2l_ray.stages.subset.rows import plan_files, write_rows
 from s2l_ray.storage.folder import Storage
 
 
@@ -37,12 +38,12 @@ def chosen(pairs: list[tuple[int, int]]) -> pa.Table:
 def test_rows_come_back_in_order_with_their_own_columns(examples, tmp_path):
     out = Storage.open(tmp_path / "out")
     pairs = [(0, 7), (0, 2), (2, 9)]
-    files = write_rows("subset", chosen(pairs), examples, out)
+    _, layout = write_rows("subset", chosen(pairs), examples, out)
     lines = [json.loads(line) for line in out.read_bytes("subset.jsonl").splitlines()]
     assert [r["instruction"] for r in lines] == ["é 0-7", "é 0-2", "é 2-9"]
     assert list(lines[0]) == ["instruction", "output", "n", "s2l_id", "s2l_rank"]
     assert out.read_table("subset.parquet").to_pylist() == lines
-    write_dataset_info(out, files, "instruction")
+    write_guides(out, {"subset.jsonl": layout}, "instruction")
     columns = out.read_json("dataset_info.json")["s2l_subset"]["columns"]
     assert columns == {"prompt": "instruction", "response": "output"}, "no input column: it must not be named"
 

@@ -17,7 +17,7 @@ from s2l_ray.data.units import OutOfRange, UnusableRow, clip
 from s2l_ray.errors import shown
 
 FUNCTION_CALL = "function_call"
-_ROLES = {
+ROLES = {
     "system": "system",
     "developer": "developer",
     **dict.fromkeys(("user", "human", "prompter"), "user"),
@@ -99,7 +99,7 @@ def _role(turn: Mapping[str, Any], at: str) -> str:
         raise UnusableRow(
             f"{at} lacks 'role' or 'content' (or 'from' and 'value'); its keys: {clip(sorted(map(str, turn)), 80)}"
         )
-    role = _ROLES.get(said.strip().lower()) if isinstance(said, str) else None
+    role = ROLES.get(said.strip().lower()) if isinstance(said, str) else None
     if role is None:
         raise UnusableRow(f"{at} has the unknown role {shown(said)}; known: {KNOWN_ROLES}")
     return role

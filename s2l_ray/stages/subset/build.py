@@ -20,7 +20,9 @@ from s2l_ray.data.facets import PREFIX
 from s2l_ray.errors import InternalError, UserError, shown
 from s2l_ray.execution.failures import unwrap_task_errors
 from s2l_ray.selection.rules import Selection, SelectionInputs, select
-from s2l_ray.stages.subset.rows import plan_files, write_dataset_info, write_rows
+from s2l_ray.stages.subset.layout import RowLayout
+from s2l_ray.stages.subset.programs import write_guides
+from s2l_ray.stages.subset.rows import plan_files, write_rows
 from s2l_ray.storage.digests import columns_digest
 from s2l_ray.storage.folder import Storage
 
@@ -36,7 +38,7 @@ class SubsetSources:
     examples: Storage
     clusters: Storage
     format: str
-    """Of the corpus, for dataset_info.json."""
+    """Of the corpus, for other programs."""
     columns: Columns | None
     """Of the corpus; None where an earlier version made it."""
     facets: list[str] = field(default_factory=list)
@@ -94,8 +96,9 @@ def build_subset(
     out.write_table("ids.parquet", _with_facets(chosen, sources), compression="zstd", row_group_size=65_536)
     out.write_json("groups.json", selection.groups)
     jobs = plan_files(chosen)
-    files = _write_all(jobs, sources, out)
-    write_dataset_info(out, files, sources.format)
+    written = _write_all(jobs, sources, out)
+    write_guides(out, {names[0]: layout for names, layout in written}, sources.format)
+    files = [name for names, _ in written for name in names]
     assert inputs.sources is not None
     counts = np.bincount(inputs.sources[selection.rows], minlength=len(inputs.source_names))
     per_source = {name: int(n) for name, n in zip(inputs.source_names, counts, strict=True)}
@@ -158,23 +161,23 @@ def _by_facet(sources: SubsetSources, inputs: SelectionInputs, name: str) -> Sel
     return replace(inputs, sources=codes, source_names=names)
 
 
-def _write_all(jobs: list[tuple[str, pa.Table]], sources: SubsetSources, out: Storage) -> list[str]:
+def _write_all(
+    jobs: list[tuple[str, pa.Table]], sources: SubsetSources, out: Storage
+) -> list[tuple[list[str], RowLayout]]:
     import ray
 
     if len(jobs) == 1 or not ray.is_initialized():  # `s2l select` starts no Ray
-        return [
-            name for stem, table in jobs for name in write_rows(stem, table, sources.examples, out, sources.columns)
-        ]
+        return [write_rows(stem, table, sources.examples, out, sources.columns) for stem, table in jobs]
     write = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="DEFAULT")(_write_file)
     with unwrap_task_errors():
         done = ray.get([write.remote(stem, table, sources, out) for stem, table in jobs])
-    for _, written in done:
-        out.note_written(written)
-    return [name for names, _ in done for name in names]
+    for _, noted in done:
+        out.note_written(noted)
+    return [written for written, _ in done]
 
 
 def _write_file(
     stem: str, chosen: pa.Table, sources: SubsetSources, out: Storage
-) -> tuple[list[str], list[dict[str, Any]]]:
-    """→ (names of the files, what Storage.take_written says of them)."""
+) -> tuple[tuple[list[str], RowLayout], list[dict[str, Any]]]:
+    """→ (what write_rows gives, what Storage.take_written says of the files)."""
     return write_rows(stem, chosen, sources.examples, out, sources.columns), out.take_written()

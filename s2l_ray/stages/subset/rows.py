@@ -1,12 +1,11 @@
 """The chosen rows in the corpus's own columns, as JSONL and Parquet, with the s2l_ columns beside them.
 
-`subset.jsonl` and `subset.parquet`, or numbered shards of at most ROWS_PER_FILE rows; `dataset_info.json` registers
-them for LLaMA-Factory. Rows keep the order of the example ids, which is random with respect to the corpus.
+`subset.jsonl` and `subset.parquet`, or numbered shards of at most ROWS_PER_FILE rows. Rows keep the order of the
+example ids, which is random with respect to the corpus.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from s2l_ray.data.columns import Columns
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import ids_to_array
+from s2l_ray.stages.subset.layout import RowLayout
 from s2l_ray.storage.folder import Storage
 
 ROWS_PER_FILE = 250_000
@@ -43,8 +43,9 @@ def plan_files(chosen: pa.Table) -> list[tuple[str, pa.Table]]:
 
 def write_rows(
     stem: str, chosen: pa.Table, examples: Storage, out: Storage, columns: Columns | None = None
-) -> list[str]:
-    """Look the rows up in the corpus's parts and write both files, some rows at a time.
+) -> tuple[list[str], RowLayout]:
+    """Look the rows up in the corpus's parts and write both files, some rows at a time; → their names, and how the rows
+    are laid out.
 
     Args:
         columns: of the corpus, found when it was read; None: of an earlier version's corpus, found here.
@@ -58,6 +59,7 @@ def write_rows(
     schema = pa.schema([(name, pa.string() if kind is None else kind) for name, kind in types.items()] + list(own))
     block: list[dict[str, Any]] = []
     block_bytes = 0
+    layout = RowLayout()
     with (
         out.atomic_output(f"{stem}.jsonl") as jsonl,
         out.atomic_output(f"{stem}.parquet") as parquet,
@@ -67,13 +69,15 @@ def write_rows(
             # Spliced as text: the rows stay as they are, to the last digit.
             comma = ", " if len(text) > len("{}") else ""
             jsonl.write(f"{text[:-1]}{comma}{json.dumps(extra)[1:]}\n".encode())
-            block.append(json.loads(text) | extra)
+            row = json.loads(text)
+            layout.add(row)
+            block.append(row | extra)
             block_bytes += len(text)
             if block_bytes > _BLOCK_BYTES:
                 writer.write_table(_to_table(block, types, schema))
                 block, block_bytes = [], 0
         writer.write_table(_to_table(block, types, schema))
-    return [f"{stem}.jsonl", f"{stem}.parquet"]
+    return [f"{stem}.jsonl", f"{stem}.parquet"], layout
 
 
 def _lookup(chosen: pa.Table, examples: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -97,32 +101,3 @@ def _to_table(rows: list[dict[str, Any]], types: dict[str, pa.DataType | None], 
             values = [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
         arrays.append(pa.array(values, field.type))
     return pa.Table.from_arrays(arrays, schema=schema)
-
-
-_LLAMA_FACTORY: dict[str, dict[str, Any]] = {
-    "instruction": {"columns": {"prompt": "instruction", "query": "input", "response": "output"}},
-    "prompt_completion": {"columns": {"prompt": "prompt", "response": "completion"}},
-    "messages": {
-        "formatting": "sharegpt",
-        "columns": {"messages": "messages"},
-        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
-    },
-    "sharegpt": {"formatting": "sharegpt", "columns": {"messages": "conversations"}},
-}
-
-
-def write_dataset_info(out: Storage, files: list[str], format: str) -> None:
-    """https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md; a user's own template has no entry there."""
-    layout = copy.deepcopy(_LLAMA_FACTORY.get(format))
-    if layout is None:
-        return
-    jsonl = [f for f in files if f.endswith(".jsonl")]
-    with out.open_input(next(f for f in files if f.endswith(".parquet"))) as file:
-        names = pq.read_schema(file).names
-    # LLaMA-Factory looks up every column that is named here.
-    layout["columns"] = {k: v for k, v in layout["columns"].items() if v in names}
-    info = {
-        ("s2l_subset" if len(jsonl) == 1 else f"s2l_subset_{i:05d}"): {"file_name": name, **layout}
-        for i, name in enumerate(jsonl)
-    }
-    out.write_json("dataset_info.json", info)
