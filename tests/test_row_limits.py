@@ -154,8 +154,8 @@ def test_arrays_of_every_kind_of_value_and_none(tmp_path, text, rows):
 _MEASURED = """
 import resource, sys
 from s2l_ray.config import CorpusConfig
-from s2l_ray.corpus.read_task import read_rows, sample_format
-from s2l_ray.corpus.sources import plan_files
+from s2l_ray.data.read_task import read_rows, sample_format
+from s2l_ray.data.sources import plan_files
 config = CorpusConfig(paths=[sys.argv[1]])
 units = plan_files(config.paths, config.read_bytes_per_task)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

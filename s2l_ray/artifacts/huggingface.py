@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from s2l_ray.artifacts.file_record import FileRecord, read_record
 from s2l_ray.artifacts.outputs import OutputFile
 from s2l_ray.config.corpus import HuggingFaceSource
-from s2l_ray.data.sources import SourceError
+from s2l_ray.data.arrow_rows import class_names, with_class_names
+from s2l_ray.data.saved_datasets import SPLITS, STATE, files_of_state
+from s2l_ray.data.units import SourceError, clip_names
 from s2l_ray.lm.identity import resolve_commit
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
@@ -19,6 +25,7 @@ from s2l_ray.storage.folder import Storage
 FOLDER = "huggingface"
 RECORD = "export.json"
 ROWS_PER_FILE = 100_000
+_BATCH_ROWS = 1000
 
 
 def load(source: HuggingFaceSource) -> Any:
@@ -29,18 +36,42 @@ def load(source: HuggingFaceSource) -> Any:
     """
     import datasets
 
+    what = f"the data set {source.name!r} (split {source.split!r})"
     try:
-        if Path(source.name).is_dir() and (Path(source.name) / "state.json").exists():
-            return datasets.load_from_disk(source.name)
-        if Path(source.name).is_dir() and (Path(source.name) / "dataset_dict.json").exists():
-            return datasets.load_from_disk(source.name)[source.split]
-        return datasets.load_dataset(source.name, source.subset, split=source.split, revision=source.revision)
+        folder = _saved_folder(source, what)
+        if folder is None:
+            data = datasets.load_dataset(source.name, source.subset, split=source.split, revision=source.revision)
+        elif files_of_state(Path(folder, STATE).read_bytes(), str(folder)) == []:
+            data = ()  # which datasets itself cannot load
+        else:
+            data = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if isinstance(error, SourceError):
+            raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(
-            f"the data set {source.name!r} (split {source.split!r}) cannot be loaded, so there is no corpus: {first} "
+            f"{what} cannot be loaded, so there is no corpus: {first} "
             "Check name, subset and split; private data sets need HF_TOKEN, a machine without internet a local folder"
         ) from error
+    if len(data) == 0:
+        raise SourceError(f"{what} has no row, so there is nothing to select from; set corpus.huggingface.split")
+    return data
+
+
+def _saved_folder(source: HuggingFaceSource, what: str) -> Path | None:
+    """The folder of the split, where `save_to_disk` wrote the data set; None: it did not."""
+    folder = Path(source.name)
+    if (folder / STATE).exists():
+        return folder
+    if not (folder / SPLITS).exists():
+        return None
+    splits = json.loads((folder / SPLITS).read_bytes())["splits"]
+    if source.split not in splits:
+        raise SourceError(
+            f"{what} cannot be loaded, so there is no corpus: it has no such split; its splits are "
+            f"{clip_names(splits)}. Set corpus.huggingface.split"
+        )
+    return folder / source.split
 
 
 @dataclass(frozen=True)
@@ -80,10 +111,23 @@ def export_parquet(source: HuggingFaceSource, run_storage: Storage, say: Callabl
             continue
         rows = data.select(range(i * ROWS_PER_FILE, min(len(data), (i + 1) * ROWS_PER_FILE)))
         with log.atomic_output(name) as file:
-            rows.to_parquet(file, write_page_checksum=True)
+            _write_parquet(rows, file)
         record.files += [OutputFile.model_validate(written) for written in log.take_written()]
         record.write(folder, RECORD)
     return Export(folder, record.files, commit)
+
+
+def _write_parquet(rows: Any, file: IO[bytes]) -> None:
+    """Some rows, the labels of classes by their names."""
+    names = class_names(rows.features.arrow_schema)
+    if not names:
+        rows.to_parquet(file, write_page_checksum=True)
+        return
+    fields = [pa.field(f.name, pa.string()) if f.name in names else f for f in rows.features.arrow_schema]
+    with pq.ParquetWriter(file, pa.schema(fields), write_page_checksum=True) as writer:
+        for table in rows.with_format("arrow").iter(_BATCH_ROWS):
+            for batch in table.to_batches():
+                writer.write_batch(with_class_names(batch, names))
 
 
 def _whole_files(folder: Storage, say: Callable[[str], None]) -> dict[str, OutputFile]:

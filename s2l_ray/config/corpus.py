@@ -69,7 +69,8 @@ class TemplateConfig(Section):
 
 class CorpusConfig(Section):
     paths: list[Location] = Field(default=[])
-    """Files, folders or globs; local or `s3://`, `gs://`. JSON, JSONL (also .gz, .zst, .bz2), Parquet, CSV. In URIs,
+    """Files, folders or globs; local or `s3://`, `gs://`. JSON, JSONL (also .gz, .zst, .bz2), Parquet, CSV, Arrow (also
+    folders of `Dataset.save_to_disk`). In URIs,
     `?` begins the options (`?region=…`); as a wildcard it is written %3F, brackets %5B and %5D, a space %20."""
     huggingface: HuggingFaceSource | None = None
     """A Hugging Face data set, instead of `paths`."""

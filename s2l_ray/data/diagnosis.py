@@ -40,7 +40,7 @@ def diagnose(unit: ReadUnit) -> str:
         with filesystem.open_input_stream(path, compression=None) as stream:
             if hint := _about_bytes(stream.read(1024), unit, unit.compression):
                 return hint
-        if unit.kind == "parquet":
+        if unit.kind in ("parquet", "arrow"):
             return ""
         with filesystem.open_input_stream(path, compression=unit.compression) as stream:
             head = stream.read(_HEAD_BYTES)
@@ -59,6 +59,8 @@ def _about_bytes(head: bytes, unit: ReadUnit, packed: str | None) -> str:
     for signature, (name, ending) in _PACKED.items():
         if head.startswith(signature):
             return "" if packed == name else f"it is packed with {name}; give it the ending {ending}"
+    if head.startswith(b"ARROW1"):
+        return "" if unit.kind == "arrow" and not packed else "it is an Arrow file; give it the ending .arrow"
     if head.startswith(b"PAR1"):
         return "" if unit.kind == "parquet" and not packed else "it is a Parquet file; give it the ending .parquet"
     if packed:

@@ -12,8 +12,9 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pyarrow.fs as pafs
 
-from s2l_ray.data.file_names import RUN_MARKS, Found, FoundFile, is_hidden, is_wild, kind_of, matches
+from s2l_ray.data.file_names import KINDS, RUN_MARKS, Found, FoundFile, is_hidden, is_wild, kind_of, matches
 from s2l_ray.data.local_files import find_local, is_below, run_folder_around
+from s2l_ray.data.saved_datasets import METADATA, SPLITS, STATE, check_present, files_of_state, only_split
 from s2l_ray.data.units import SourceError, clip
 from s2l_ray.storage.filesystems import absolute, is_uri, open_filesystem
 from s2l_ray.text.redact import strip_credentials
@@ -67,9 +68,20 @@ def find_files(
                 "name the data's own folder, or a single file of another run in full"
             )
         say(f"{setting}: {shown} reaches into a run folder, whose files are no corpus and are excluded: {which}")
+    unread = _unread(found)
+    if not found.files and unread:
+        raise SourceError(f"{setting}: {shown} holds no file of a known kind ({KINDS}), but {unread}; convert them")
     if not found.files:
         raise SourceError(f"{setting}: nothing matches {shown}, so there is nothing to read; check path and pattern")
+    if unread:
+        say(f"{setting}: {shown} holds files that are not read: {unread}; convert what is data, or name it in full")
     return [(_uri_like(pattern, path, name), found.files[name]) for name in sorted(found.files)]
+
+
+def _unread(found: Found) -> str:
+    names = sorted(posixpath.basename(path) for path in found.unread)
+    more = f" and {len(names) - 5:,} more" * (len(names) > 5)
+    return ", ".join(clip(name, 60) for name in names[:5]) + more
 
 
 # Remote files: one listing of all that is below the first wildcard.
@@ -88,7 +100,7 @@ def _find_remote(filesystem: pafs.FileSystem, path: str, pattern: str, run_uri: 
             found.files[path] = _file(info)
         return found
     if info.type == pafs.FileType.Directory:
-        base, wanted = path, lambda rest: kind_of(rest)[0] is not None and not any(map(is_hidden, rest.split("/")))
+        base, wanted = path, lambda rest: not any(map(is_hidden, rest.split("/")))
     elif wild is not None:
         base, wanted = "/".join(parts[:wild]), lambda rest: matches(rest.split("/"), parts[wild:])
     else:
@@ -96,6 +108,11 @@ def _find_remote(filesystem: pafs.FileSystem, path: str, pattern: str, run_uri: 
     infos = filesystem.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
     around = _remote_run_around(filesystem, base)
     runs = _run_folders_among(infos) if around is None else {around}
+    if info.type == pafs.FileType.Directory:
+        in_runs = [i for i in infos if any(is_below(i.path, run) for run in runs)]
+        others = [i for i in infos if not any(is_below(i.path, run) for run in runs)]
+        infos = [i for i in in_runs if kind_of(i.path)[0] is not None]
+        infos += _without_what_is_unread(filesystem, base, others, found)
     for info in infos:
         if info.type != pafs.FileType.File or not wanted(info.path[len(base) :].strip("/")):
             continue
@@ -105,6 +122,35 @@ def _find_remote(filesystem: pafs.FileSystem, path: str, pattern: str, run_uri: 
         else:
             found.run_folders.add(_uri_like(pattern, path, run))
     return found
+
+
+def _without_what_is_unread(
+    filesystem: pafs.FileSystem, base: str, infos: list[pafs.FileInfo], found: Found
+) -> list[pafs.FileInfo]:
+    """The data files below a folder; the others are noted. Of a saved data set, those that it lists."""
+    by_folder: dict[str, dict[str, pafs.FileInfo]] = {}
+    for info in infos:
+        if info.type == pafs.FileType.File and not any(map(is_hidden, info.path[len(base) :].strip("/").split("/"))):
+            folder, _, name = info.path.rpartition("/")
+            by_folder.setdefault(folder, {})[name] = info
+
+    def content(name: str, folder: str) -> bytes:
+        with filesystem.open_input_stream(f"{folder}/{name}", compression=None) as stream:
+            return bytes(stream.read())
+
+    kept: list[pafs.FileInfo] = []
+    for folder, files in by_folder.items():
+        if SPLITS in files:
+            only_split(content(SPLITS, folder), folder)
+        saved = files_of_state(content(STATE, folder), folder) if STATE in files else None
+        check_present(saved or (), files, folder)
+        for name, info in files.items():
+            is_data = kind_of(name)[0] is not None and name not in METADATA if saved is None else name in saved
+            if is_data:
+                kept.append(info)
+            elif saved is None or name not in METADATA:
+                found.unread.append(info.path)
+    return kept
 
 
 def _shown(pattern: str) -> str:

@@ -13,6 +13,8 @@ _EXTENSIONS = {
     ".parquet": "parquet",
     ".pq": "parquet",
     ".csv": "csv",
+    ".arrow": "arrow",
+    ".feather": "arrow",
 }
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 KINDS = f"{', '.join(sorted(_EXTENSIONS))}; also .gz, .zst, .bz2"
@@ -32,6 +34,8 @@ class Found:
     files: dict[str, FoundFile] = field(default_factory=dict)
     run_folders: set[str] = field(default_factory=set)
     """Where the search did not go."""
+    unread: list[str] = field(default_factory=list)
+    """Files in a folder that are of no known kind, or tell of data and are none."""
 
 
 def kind_of(path: str) -> tuple[str | None, str | None]:

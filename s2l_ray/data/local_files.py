@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable
 
 from s2l_ray.data.file_names import RUN_MARKS, Found, FoundFile, is_hidden, is_wild, kind_of, matches
+from s2l_ray.data.saved_datasets import METADATA, SPLITS, STATE, check_present, files_of_state, only_split
 from s2l_ray.data.units import SourceError, clip
 from s2l_ray.storage.filesystems import absolute, is_uri
 
@@ -47,7 +48,21 @@ _Identity = tuple[int, int]
 
 def _walk_local(folder: str, above: tuple[_Identity, ...], found: Found) -> None:
     """All data files below `folder`, without what other programs put beside the data."""
-    for name in _names(folder):
+    names = _names(folder)
+    if SPLITS in names:
+        split = only_split(_content(posixpath.join(folder, SPLITS)), folder)
+        _descend(posixpath.join(folder, split), above, found, lambda here, at: _walk_local(here, at, found))
+        return
+    saved = files_of_state(_content(posixpath.join(folder, STATE)), folder) if STATE in names else None
+    if saved is not None:
+        if not saved:
+            raise SourceError(f"{clip(folder)!r} is a saved data set without any row; name another")
+        check_present(saved, names, folder)
+        for name in saved:
+            _take_listed(posixpath.join(folder, name), found)
+        found.unread += [posixpath.join(folder, n) for n in names if n not in (*saved, *METADATA) and not is_hidden(n)]
+        return
+    for name in names:
         path = posixpath.join(folder, name)
         if is_hidden(name):
             continue
@@ -55,6 +70,16 @@ def _walk_local(folder: str, above: tuple[_Identity, ...], found: Found) -> None
             _descend(path, above, found, lambda here, at: _walk_local(here, at, found))
         elif kind_of(name)[0] is not None:
             _take_listed(path, found)
+        else:
+            found.unread.append(path)
+
+
+def _content(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise SourceError(f"{clip(path)!r} cannot be read ({error.strerror}); give this user access") from error
 
 
 def _glob_local(folder: str, pattern: list[str], above: tuple[_Identity, ...], found: Found) -> None:
@@ -133,6 +158,9 @@ def is_below(path: str, folder: str) -> bool:
 
 def _take_listed(path: str, found: Found) -> None:
     """A file that a folder or glob gave; by a link it may still lie in a run folder."""
+    if posixpath.basename(path) in METADATA:
+        found.unread.append(path)
+        return
     if os.path.islink(path) and os.path.exists(path) and _is_within_run(os.path.dirname(os.path.realpath(path)), found):
         return
     _take_local(path, found)

@@ -46,11 +46,11 @@ def read_parquet(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row
                 pre_buffer=False,
             )
             if number == 0:
-                _refuse_doubled(reader.schema_arrow)
+                refuse_doubled(reader.schema_arrow)
             most = _BATCH_ROWS if group.total_byte_size <= _LARGE_GROUP_BYTES else _LARGE_GROUP_BATCH_ROWS
             size = max(1, min(most, _BATCH_BYTES // max(1, row_bytes)))
             for batch in reader.iter_batches(batch_size=size, row_groups=[number]):
-                yield from _rows(unit, batch, index, max_row_bytes)
+                yield from rows_of_batch(unit, batch, index, max_row_bytes)
                 index += batch.num_rows
 
 
@@ -67,7 +67,9 @@ def _repeated_columns(group: Any) -> list[str]:
     return names
 
 
-def _refuse_doubled(schema: pa.Schema) -> None:
+def refuse_doubled(schema: pa.Schema) -> None:
+    """Raises OSError if columns or fields have the same name: one of them would be lost."""
+
     def visit(fields: list[pa.Field], within: str) -> None:
         names = [f.name for f in fields]
         if len(set(names)) < len(names):
@@ -82,7 +84,8 @@ def _refuse_doubled(schema: pa.Schema) -> None:
     visit(list(schema), "")
 
 
-def _rows(unit: ReadUnit, batch: pa.RecordBatch, index: int, max_row_bytes: int) -> Iterator[RawRow]:
+def rows_of_batch(unit: ReadUnit, batch: pa.RecordBatch, index: int, max_row_bytes: int) -> Iterator[RawRow]:
+    """Rows of one batch, the first of which is row `index` of the file."""
     origin = unit.origin
     bounds = [0, batch.num_rows]
     if _may_exceed(batch, min(_BATCH_BYTES, max_row_bytes)):

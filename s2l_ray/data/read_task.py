@@ -18,6 +18,7 @@ from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.data.columns import OWN_COLUMNS, Columns
 from s2l_ray.data.corpus_parts import READ_SCHEMA, part_name
 from s2l_ray.data.diagnosis import diagnose
+from s2l_ray.data.distinct import DistinctValues
 from s2l_ray.data.facets import FacetValues
 from s2l_ray.data.formats import UnknownFormat, format_of_rows, to_conversation
 from s2l_ray.data.quarantine import QuarantineLimitError, QuarantineWriter
@@ -32,10 +33,10 @@ _ROWS_PER_BLOCK = 2048
 _BYTES_PER_BLOCK = 16 * 2**20
 SUMMARY_SCHEMA = pa.schema(
     [("rows", pa.int64()), ("bytes", pa.int64()), ("is_chat", pa.bool_()), ("columns", pa.string()),
-     ("facets", pa.string())]
+     ("facets", pa.string()), ("sources", pa.list_(pa.uint64()))]
 )  # fmt: skip
-"""What a read task tells of its rows: how many, the bytes of their JSON, whether one is a chat, and their columns and
-facets as plain data."""
+"""What a read task tells of its rows: how many, the bytes of their JSON, whether one is a chat, their columns and
+facets as plain data, and a sketch of their sources."""
 
 
 def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
@@ -185,6 +186,7 @@ class ReadTask:
         columns = Columns()
         named = self.config.facets
         facets = FacetValues(None if named is None else tuple(named))
+        sources = DistinctValues()
         total_rows = total_bytes = block_bytes = 0
         is_chat = False
         block: list[dict[str, Any]] = []
@@ -193,6 +195,7 @@ class ReadTask:
                 quarantine.add(raw, reason)
                 continue
             is_chat |= record.pop("is_chat")
+            sources.add(record["source"])
             block.append(record)
             block_bytes += len(record["row"])
             if len(block) == _ROWS_PER_BLOCK or block_bytes > _BYTES_PER_BLOCK:
@@ -201,7 +204,11 @@ class ReadTask:
                 block, block_bytes = [], 0
         quarantine.flush()
         summary = {"rows": total_rows + len(block), "bytes": total_bytes + block_bytes, "is_chat": is_chat}
-        plain = {"columns": json.dumps(columns.to_plain()), "facets": json.dumps(facets.to_plain())}
+        plain = {
+            "columns": json.dumps(columns.to_plain()),
+            "facets": json.dumps(facets.to_plain()),
+            "sources": sorted(sources.smallest),
+        }
         table = pa.Table.from_pylist([summary | plain], schema=SUMMARY_SCHEMA)
         self.out.sub("read").write_table(part_name(number), table)
         yield self._block(block)
@@ -226,6 +233,7 @@ class ReadSummary:
     """Whether one of the rows is more than a prompt and its response."""
     columns: Columns = field(default_factory=Columns)
     facets: FacetValues = field(default_factory=FacetValues)
+    sources: DistinctValues = field(default_factory=DistinctValues)
 
 
 def read_summaries(out: Storage, config: CorpusConfig) -> ReadSummary:
@@ -238,5 +246,6 @@ def read_summaries(out: Storage, config: CorpusConfig) -> ReadSummary:
         total.num_bytes += summary["bytes"]
         total.is_chat |= summary["is_chat"]
         total.columns.merge(Columns.from_plain(json.loads(summary["columns"])))
+        total.sources.merge(summary["sources"])
         total.facets.merge(FacetValues.from_plain(json.loads(summary["facets"])))
     return total

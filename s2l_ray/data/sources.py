@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 
 from s2l_ray.config.corpus import MAX_ROW_BYTES
+from s2l_ray.data.arrow_rows import read_arrow
 from s2l_ray.data.diagnosis import diagnose
 from s2l_ray.data.discovery import find_files, resolve_filesystem
 from s2l_ray.data.file_names import KINDS, FoundFile, kind_of
@@ -67,7 +68,7 @@ def _slices(uri: str, file: FoundFile, bytes_per_task: int, setting: str) -> Ite
         yield ReadUnit(uri, kind, None, start, min(size, start + bytes_per_task), size, mtime)
 
 
-_READERS = {"parquet": read_parquet, "jsonl": read_jsonl, "json": read_json, "csv": read_csv}
+_READERS = {"parquet": read_parquet, "jsonl": read_jsonl, "json": read_json, "csv": read_csv, "arrow": read_arrow}
 
 
 def read_unit(unit: ReadUnit, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[RawRow]:

@@ -49,7 +49,9 @@ class CorpusParts:
     columns: Columns
     """Of the rows, as they will stand in `subset.parquet`."""
     facets: dict[str, int]
-    """Column → how many values it has; see corpus/facets.py."""
+    """Column → how many values it has; see data/facets.py."""
+    num_sources: int
+    """Different values of the source column, about."""
 
 
 def group_units(units: list[ReadUnit], bytes_per_task: int, parallelism: int) -> list[list[ReadUnit]]:
@@ -144,6 +146,7 @@ def build_corpus(
         heldout,
         summary.columns,
         facets,
+        summary.sources.estimate(),
     )
 
 

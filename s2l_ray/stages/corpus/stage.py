@@ -19,6 +19,8 @@ from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 from s2l_ray.text.redact import strip_credentials
 
+_MANY_SOURCES = 50
+
 
 def corpus_spec(context: RunContext) -> StageSpec:
     """Files → examples."""
@@ -54,7 +56,10 @@ def corpus_spec(context: RunContext) -> StageSpec:
             parts=[(p["part"], p["rows"]) for p in parts.parts], format=parts.format, heldout=parts.heldout,
             columns=parts.columns.to_plain(), is_chat=parts.is_chat, facets=parts.facets,
         )  # fmt: skip
-        return StageResult(parts.fingerprint, counts, artifact, parts.columns.warnings(), summary=summary)
+        warnings = parts.columns.warnings() + _about_sources(
+            corpus.source_column, parts.num_sources, parts.num_examples
+        )
+        return StageResult(parts.fingerprint, counts, artifact, warnings, summary=summary)
 
     # What came later and says nothing unless it is set, so that the keys of earlier runs stay.
     unset = {name for name, value in LATER_SETTINGS.items() if getattr(corpus, name) == value}
@@ -63,6 +68,16 @@ def corpus_spec(context: RunContext) -> StageSpec:
     if hold_out.share:
         settings["held_out"] = [hold_out.share, hold_out.seed]
     return StageSpec("corpus", settings, inputs, build)
+
+
+def _about_sources(column: str | None, num_sources: int, num_examples: int) -> list[str]:
+    """A warning where a source is hardly more than a row of its own."""
+    if column is None or num_sources < _MANY_SOURCES or num_sources * 2 < num_examples:
+        return []
+    return [
+        f"corpus.source_column={column} has about {num_sources:,} values for {num_examples:,} examples, so balancing "
+        "by source and tables per source mean nothing; name a column of few values, or set corpus.source_column=null"
+    ]
 
 
 def check_stratum(config: S2LConfig, corpus: Stage) -> None:
