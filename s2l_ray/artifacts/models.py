@@ -147,6 +147,8 @@ class HeldOutArtifact(Artifact):
     """Tokens of the held-out sets."""
 
     names: list[str]
+    cut: dict[str, int] = {}
+    """Set → examples that were cut at the target's max_length, if any were."""
 
 
 class TargetArtifact(Artifact):

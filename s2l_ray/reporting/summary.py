@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s2l_ray.artifacts.models import ProxyArtifact, SubsetArtifact, TargetArtifact
+from s2l_ray.artifacts.models import HeldOutArtifact, ProxyArtifact, SubsetArtifact, TargetArtifact
 from s2l_ray.artifacts.run import STAGES, Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.observability.progress import format_count, format_duration
@@ -25,6 +25,7 @@ def summary_lines(run: Run) -> list[str]:
         f"and noted every example's loss {len(made.snapshots)} times.",
         f"  Grouped   examples whose loss falls alike into {clusters} clusters, and drew evenly from them (s2l):",
     ]
+    lines[-2:-2] = cut_lines(run)
     by_selector: dict[str, list[Stage]] = {}
     for stage in run.subsets.values():
         by_selector.setdefault(SubsetArtifact.of(stage).selector, []).append(stage)
@@ -40,6 +41,21 @@ def summary_lines(run: Run) -> list[str]:
         f"  Another size:  s2l select {run.uri} --budget 0.3",
     ]
     return [printable(line) for line in lines]
+
+
+def cut_lines(run: Run) -> list[str]:
+    """How many examples were cut at which length, of each stage in which some were."""
+    told = []
+    for name, stage in run.stages.items():
+        is_tokens = name == "tokens" or name.startswith("target-tokens/")
+        cut = {name: stage.manifest.row_counts.get("cut", 0)} if is_tokens else {}
+        if name == "heldout":
+            cut = {f"heldout: {of}": count for of, count in HeldOutArtifact.of(stage).cut.items()}
+        length = stage.manifest.settings.get("max_length")
+        told += [f"{count:,} at {length} tokens ({of})" for of, count in cut.items() if count]
+    if not told:
+        return []
+    return [f"  Cut       examples that were longer than max_length: {', '.join(told)}."]
 
 
 def target_lines(run: Run) -> list[str]:

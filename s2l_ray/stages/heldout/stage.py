@@ -123,6 +123,7 @@ def _build(
     counts: dict[str, int] = {}
     warnings: list[str] = []
     contents: list[Any] = []
+    cut: dict[str, int] = {}
     with context.progress.stage("heldout", len(files) * sum(n for _, n in made.parts), "rows") as bar:
         for name in names:
             if name in files:
@@ -138,7 +139,10 @@ def _build(
             else:
                 rows = read_split(corpus.storage, made.heldout["parts"])
                 format = made.rendered_format
-            table, unusable = tokenise(name, rows, renderer_of(config.target, format, tokenizer))
+            render = renderer_of(config.target, format, tokenizer)
+            table, unusable = tokenise(name, rows, render)
+            if render.num_cut:
+                cut[name] = render.num_cut
             if unusable:
                 warnings.append(f"{name}: {unusable:,} examples cannot be rendered within max_length and were left out")
             out.write_table(f"{name}.parquet", table, compression="zstd")
@@ -146,4 +150,4 @@ def _build(
             contents.append([name, fingerprint([[i.hex() for i in table["example_id"].to_pylist()],
                                                 table["input_ids"].to_pylist()])])  # fmt: skip
     summary = ", ".join(f"{name}: {n:,} examples" for name, n in counts.items())
-    return StageResult(fingerprint(contents), counts, HeldOutArtifact(names=names), warnings, summary=summary)
+    return StageResult(fingerprint(contents), counts, HeldOutArtifact(names=names, cut=cut), warnings, summary=summary)
