@@ -83,6 +83,8 @@ def _about_text(head: bytes, kind: str) -> str:
         return _separated_by(separator) if separator else ""
     if re.match(r"\[?\s*\{\s*'", text):
         return "it is Python's notation (single quotes), not JSON; write its rows with json.dumps"
+    if kind == "jsonl" and "\r" in text.rstrip() and "\n" not in text:
+        return "its lines end with carriage returns alone; convert it: tr '\\r' '\\n' < FILE > rows.jsonl"
     try:
         value, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):

@@ -20,6 +20,7 @@ from s2l_ray.errors import DataError
 
 _BUFFER = 1 << 20
 _SHOWN = 500
+_MARK = "\ufeff"
 _BLANK = (b"", codecs.BOM_UTF8)
 
 
@@ -125,7 +126,8 @@ def _parse(origin: str, index: int, line: bytes) -> RawRow:
     try:
         row = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
-        return RawRow(origin, index, None, why_unreadable(error) + encoding_hint(line), text[:_SHOWN])
+        hint = "; a byte order mark stands before it, as where files were joined" if text[:1] == _MARK else ""
+        return RawRow(origin, index, None, why_unreadable(error) + (hint or encoding_hint(line)), text[:_SHOWN])
     if not isinstance(row, dict):
         return RawRow(origin, index, None, f"the line holds {type(row).__name__}, not an object", text[:_SHOWN])
     return RawRow(origin, index, row)
