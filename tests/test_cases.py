@@ -22,7 +22,7 @@ from s2l_ray.config import CorpusConfig
 from s2l_ray.data.columns import Columns
 from s2l_ray.data.conversation import Conversation, unpack
 from s2l_ray.data.formats import UnknownFormat
-from s2l_ray.data.quarantine import TooManyUnusable
+from s2l_ray.data.quarantine import QuarantineLimitError
 from s2l_ray.data.read_task import read_rows, sample_format
 from s2l_ray.data.render import Renderer
 from s2l_ray.data.sources import plan_files
@@ -55,7 +55,7 @@ def read(path: Path) -> Outcome:
                 else:
                     out.chats.append(unpack(record["messages"], record["chat"]))
                     out.ids.append(record["id"])
-    except (SourceError, UnknownFormat, TooManyUnusable) as error:
+    except (SourceError, UnknownFormat, QuarantineLimitError) as error:
         out.refusal = str(error)
     return out
 

@@ -138,7 +138,7 @@ def test_every_used_rows_tokens_decode_to_its_text(mixed):
     run, _, used, _ = mixed
     tokenizer = family_tokenizer("qwen3")
     render = Renderer(tokenizer, "chat_template", MAX_LENGTH)
-    rows = {}
+    rows: dict[bytes, dict[str, Any]] = {}
     for part, _ in part_rows(run.stage("corpus")):
         table = run.stage("corpus").storage.sub("examples").read_table(part_name(part), columns=["example_id", "row"])
         rows |= {example_id: json.loads(row) for example_id, row in zip(*(c.to_pylist() for c in table), strict=True)}
@@ -146,8 +146,8 @@ def test_every_used_rows_tokens_decode_to_its_text(mixed):
     for part, _ in part_rows(run.stage("tokens")):
         for tokens in run.stage("tokens").storage.sub("parts").read_table(part_name(part)).to_pylist():
             response = [i for i, m in zip(tokens["input_ids"], tokens["response_mask"], strict=True) if m]
-            decoded = tokenizer.decode(tokens["input_ids"]), tokenizer.decode(response)
-            sequences.setdefault(tokens["example_id"], []).append(decoded)
+            both = tokenizer.decode(tokens["input_ids"]), tokenizer.decode(response)
+            sequences.setdefault(tokens["example_id"], []).append(both)
     assert len(sequences) == len(used)
     for example_id, decoded in sequences.items():
         chat = to_conversation(rows[example_id], "messages", CorpusConfig(paths=["a"]))
