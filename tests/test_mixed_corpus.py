@@ -154,13 +154,13 @@ def test_every_used_rows_tokens_decode_to_its_text(mixed):
         assert chat.id == example_id
         texts = render.texts(chat.turns, chat.tools)
         assert len(texts) == len(decoded)
-        for text, (whole, response) in zip(texts, decoded, strict=True):
+        for text, (whole, answer) in zip(texts, decoded, strict=True):
             expected = "".join(text.text[a:b] for a, b in text.responses)
             is_cut = len(whole) < len(text.text.rstrip())
             assert text.text.startswith(whole) or not is_cut
-            assert expected.startswith(response.rstrip("\ufffd")) if is_cut else response == expected
+            assert expected.startswith(answer.rstrip("\ufffd")) if is_cut else answer == expected
             assert is_cut == ("long" in expected)
-            assert "draft" not in response
+            assert "draft" not in answer
 
 
 def test_the_subset_holds_the_rows_as_they_were(mixed):
