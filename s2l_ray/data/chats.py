@@ -25,6 +25,7 @@ ROLES = {
     **dict.fromkeys(("tool", "observation", "function", "function_response", "tool_response", "ipython"), "tool"),
     **dict.fromkeys((FUNCTION_CALL, "tool_call"), FUNCTION_CALL),
 }
+_TEMPLATE_ROLES = frozenset(("system", "developer", "user", "assistant", "tool"))
 KNOWN_ROLES = "system, developer, user (human), assistant (gpt, model), tool (observation, function), function_call"
 ROLE_KEYS, TEXT_KEYS = ("role", "from"), ("content", "value")
 _THOUGHTS = ("reasoning_content", "thinking", "reasoning")
@@ -54,7 +55,21 @@ def parse_turns(value: Any, column: str, ignored: Collection[str] = ()) -> Messa
         value = _from_json(value, f"column {column!r}")
     if not isinstance(value, list) or not value:
         raise UnusableRow(f"column {column!r} is not a non-empty list of turns")
-    return [_turn(turn, f"{column}[{i}]", ignored) for i, turn in enumerate(value)]
+    return [_plain_turn(turn) or _turn(turn, f"{column}[{i}]", ignored) for i, turn in enumerate(value)]
+
+
+def _plain_turn(turn: Any) -> dict[str, Any] | None:
+    """A turn that is as templates take it already, which most are; None: look closer."""
+    if type(turn) is not dict or len(turn) != 2:
+        return None
+    role, content = turn.get("role"), turn.get("content")
+    if type(content) is not str or type(role) is not str or role not in _TEMPLATE_ROLES:
+        return None
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        return None
+    return {"role": role, "content": content}
 
 
 def _turn(turn: Any, at: str, ignored: Collection[str]) -> dict[str, Any]:

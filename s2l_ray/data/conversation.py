@@ -78,6 +78,9 @@ def unpack_table(table: pa.Table) -> tuple[list[Messages], list[list[Any] | None
 
 def check_responses(turns: Messages) -> None:
     """Raises UnusableRow if there is nothing to train on."""
+    for turn in reversed(turns):
+        if turn["role"] == "assistant" and turn.get("weight") != 0 and turn["content"].strip():
+            return
     theirs = [turn for turn in turns if turn["role"] == "assistant"]
     if not theirs:
         raise UnusableRow("no assistant turn, so there is no response to train on")

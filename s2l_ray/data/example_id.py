@@ -24,13 +24,12 @@ def content_id(messages: Messages, tools: list[Any] | None = None) -> bytes:
 
     Columns beside them (source, ids of the user's) do not count.
     """
-    canonical = _encode([_canonical(m) for m in messages] + ([{"tools": tools}] if tools else []))
+    turns = [[m["role"], m["content"]] if len(m) == 2 else _canonical(m) for m in messages]
+    canonical = _encode(turns + [{"tools": tools}] if tools else turns)
     return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=ID_BYTES).digest()
 
 
 def _canonical(turn: dict[str, Any]) -> list[Any]:
-    if len(turn) == 2:
-        return [turn["role"], turn["content"]]
     more = {key: value for key, value in turn.items() if key not in ("role", "content")}
     return [turn["role"], turn["content"], more]
 

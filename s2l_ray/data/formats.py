@@ -32,6 +32,8 @@ _COLUMNS: dict[str, list[set[str]]] = {
     "prompt_completion": [{"prompt", "completion"}],
 }
 """Format → the columns that tell it; in the order of precedence."""
+_BESIDE = frozenset(("system", "system_prompt", "history", "tools", "functions"))
+"""Columns that chats and instructions may have beside their turns."""
 _PREFERENCE = "preference data have one good and one bad answer"
 _KTO = "in KTO data it says which answers are bad"
 _MEDIA = "only text is read"
@@ -137,8 +139,8 @@ def to_conversation(row: Mapping[str, Any], format: str, config: CorpusConfig) -
     else:
         prompt, response = _prompt_and_response(row, format, config)
         conversation, used = Conversation(_pair(prompt, response)), ()
-    if format != "template" and (unread := [name for name in _UNREAD.keys() & row.keys() if name not in used]):
-        _refuse_unread(row, unread)
+    if format != "template" and not _UNREAD.keys().isdisjoint(row):
+        _refuse_unread(row, [name for name in _UNREAD.keys() & row.keys() if name not in used])
     check_responses(conversation.turns)
     return conversation
 
@@ -177,6 +179,8 @@ def _instruction(row: Mapping[str, Any]) -> tuple[Conversation, tuple[str, ...]]
     if row.get("input") not in (None, ""):
         prompt = f"{prompt}\n\n{_text(row, 'input')}"
     pair = _pair(prompt, _text(row, "output"))
+    if _BESIDE.isdisjoint(row):
+        return Conversation(pair), ()
     history = parse_history(row.get("history"), "history")
     conversation, used = _with_columns(row, history + pair)
     is_chat = len(conversation.turns) > 2 or conversation.tools is not None
@@ -185,6 +189,8 @@ def _instruction(row: Mapping[str, Any]) -> tuple[Conversation, tuple[str, ...]]
 
 def _with_columns(row: Mapping[str, Any], turns: Messages) -> tuple[Conversation, tuple[str, ...]]:
     """The chat with the system prompt and the tools that stand in columns of their own, and what these are called."""
+    if _BESIDE.isdisjoint(row):
+        return Conversation(turns, is_chat=True), ()
     system = next((name for name in ("system", "system_prompt") if not is_empty(row.get(name))), None)
     if system is not None:
         text = _text(row, system)
@@ -243,8 +249,7 @@ def used_columns(config: CorpusConfig) -> set[str]:
     """All columns that prompt and response may be made of."""
     if config.template is not None:
         return {*template_columns(config.template.prompt), *template_columns(config.template.response)}
-    beside = {"input", "system", "system_prompt", "history", "tools", "functions"}
-    return beside.union(*(one for needed in _COLUMNS.values() for one in needed))
+    return {"input", *_BESIDE}.union(*(one for needed in _COLUMNS.values() for one in needed))
 
 
 def _fill(template: str, row: Mapping[str, Any]) -> str:
