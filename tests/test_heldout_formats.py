@@ -13,6 +13,7 @@ from s2l_ray.data.render import renderer_of
 from s2l_ray.data.sources import plan_files
 from s2l_ray.errors import UserError
 from s2l_ray.lm.load import train_tokenizer
+from s2l_ray.stages.corpus.stage import check_corpus_files
 from s2l_ray.stages.heldout.build import HeldOutError, format_of, read_files, tokenise
 from s2l_ray.stages.heldout.stage import check_heldout_files
 
@@ -82,3 +83,17 @@ def test_a_style_that_cannot_write_the_set_is_refused_before_anything_starts(tmp
                 "heldout": {"files": {"test": [str(path)]}}}  # fmt: skip
         with pytest.raises(UserError, match=r"render=alpaca has one instruction .* has turns"):
             check_heldout_files(load_config(tree))
+
+
+def test_a_style_that_cannot_write_the_corpus_is_refused_before_anything_starts(tmp_path):
+    pair = {"instruction": "a", "output": "b"}
+    for i, (rows, fits) in enumerate([([pair] * 3, True), ([pair, {**pair, "system": "s"}], False), (CHATS, False)]):
+        path = write_jsonl(tmp_path / f"{i}.jsonl", rows)
+        for proxy, target in (("alpaca", "auto"), ("auto", "alpaca")):
+            tree = {"corpus": {"paths": [str(path)]}, "proxy": {**MODEL, "render": proxy},
+                    "target": {**MODEL, "render": target}}  # fmt: skip
+            if fits:
+                check_corpus_files(load_config(tree))
+            else:
+                with pytest.raises(UserError, match=r"render=alpaca has one instruction .* has turns"):
+                    check_corpus_files(load_config(tree))

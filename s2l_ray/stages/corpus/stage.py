@@ -95,14 +95,21 @@ def check_corpus_files(config: S2LConfig) -> None:
 
     Raises:
         SourceError, UnknownFormat, QuarantineLimitError: files are missing or cannot be read, or no row can be used.
+        UserError: render=alpaca, and one of these rows is a chat.
     """
-    from s2l_ray.data.read_task import sample_format
+    from s2l_ray.data.formats import rendered_as
+    from s2l_ray.data.read_task import first_rows, is_chat, sample_format
+    from s2l_ray.data.render import resolve_style
 
     corpus = config.corpus
     if corpus.paths:
         what = f"corpus.paths={shown([strip_credentials(path) for path in corpus.paths])} cannot be read"
         with foreign_named(SourceError, what, "Look at the files, or give others"):
-            sample_format(plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=config.run_uri), corpus)
+            units = plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=config.run_uri)
+            format = sample_format(units, corpus)
+            if "alpaca" in (config.proxy.render, config.target and config.target.render):
+                chats = any(is_chat(raw, corpus, format) for raw in first_rows(units, corpus.max_row_bytes))
+                resolve_style("alpaca", rendered_as(format, chats), None)
 
 
 def corpus_units(
