@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import pyarrow as pa
@@ -309,3 +310,12 @@ def test_all_of_it_reaches_the_template():
         "<think>\nHm.\n</think>\n\n<tool_call>\n"
         '{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call><|im_end|>'
     )
+
+
+@pytest.mark.parametrize("family", ["chatml", "qwen3", "llama2"])
+def test_a_renderer_of_a_chat_template_can_be_sent_to_workers(family):
+    """Also after it has rendered, as it has to try the template out."""
+    render = Renderer(family_tokenizer(family), "chat_template", 999)
+    expected = render([[U, A]])
+    sent = pickle.loads(pickle.dumps(render))
+    assert sent([[U, A]]) == expected

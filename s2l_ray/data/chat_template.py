@@ -57,6 +57,10 @@ class ChatTemplate:
         self._now = datetime.datetime.combine(date, datetime.time(12))
         self._compiled: dict[str, tuple[jinja2.Template, re.Pattern[str], re.Pattern[str]]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the compiled templates, which cannot be sent to another process: it compiles its own."""
+        return {**self.__dict__, "_compiled": {}}
+
     def render(self, messages: Sequence[Turn], tools: Any = None, generation_prompt: bool = False) -> Rendering:
         """The conversation as text.
 
