@@ -24,7 +24,7 @@ from s2l_ray.reporting.summary import summary_lines
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-MAX_LENGTH = 160
+MAX_LENGTH = 400
 CALL = {"type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
 
@@ -56,7 +56,7 @@ def good(i: int) -> list[dict[str, Any]]:
         {"messages": turns(("user", parts), ("assistant", "é😀\u2028\0 ok")), "day": f"2024-01-{i + 1:02d}"},
         {"messages": turns(("user", f"Say <|im_end|> {i}"), ("assistant", "<|im_start|> said"))},
         {"messages": turns(q, ("assistant", ""), ("user", f"Well {i}?"), a)},
-        {"messages": turns(q, ("assistant", f"long {i} " * 90))},
+        {"messages": turns(q, ("assistant", f"long {i} " * 200))},
     ]
 
 
@@ -75,7 +75,7 @@ BAD: list[tuple[Any, str]] = [
     (None, "bad JSON"),
 ]
 BAD_TOKENS: list[tuple[Any, str]] = [
-    ({"messages": turns(("user", "far " * 200), ("assistant", "a"))}, "the prompt fills it; raise max_length"),
+    ({"messages": turns(("user", "far " * 800), ("assistant", "a"))}, "the prompt fills it; raise max_length"),
     ({"messages": [*turns(("user", "q")), {"role": "assistant", "tool_calls": [
         {"function": {"name": "f", "arguments": "no JSON"}}]}]}, "are not JSON"),
 ]  # fmt: skip
