@@ -132,7 +132,7 @@ def test_no_response_token_left(tokenizer):
     good, bad = render([pair("2", "4"), pair("What is 2 + 2?", "4")])
     assert isinstance(good, list)
     assert str(bad).startswith(f"no response token left within max_length={num_prompt} tokens: the prompt fills it")
-    assert render.num_cut == 1
+    assert render.num_cut == 0
     assert one(tokenizer, "verbatim", pair("What is 2 + 2?", "4"), num_prompt + 1).response_mask.count(True) == 1
 
 

@@ -105,7 +105,7 @@ class Renderer:
         _check_ends(tokenizer, end_of_turn)
         self.style, self.max_length, self.turns = style, max_length, turns
         self.num_cut = 0
-        """Conversations that were cut at max_length so far."""
+        """Conversations so far that were cut at max_length and are used."""
         self.num_with_control_tokens = 0
         """Conversations so far in which a control token stood as text."""
         added = list(tokenizer.added_tokens_decoder.values())
@@ -154,10 +154,10 @@ class Renderer:
 
     def _fitted(self, sequences: list[Tokenised]) -> list[Tokenised] | UnusableRow:
         limit = self.max_length
-        self.num_cut += any(len(s.input_ids) > limit for s in sequences)
         cut = [Tokenised(s.input_ids[:limit], s.response_mask[:limit]) for s in sequences]
         # The first token has nothing before it that could predict it: it has no loss.
         kept = [s for s in cut if any(s.response_mask[1:])]
+        self.num_cut += bool(kept) and any(len(s.input_ids) > limit for s in sequences)
         return kept or UnusableRow(
             f"no response token left within max_length={limit} tokens: the prompt fills it; raise max_length"
         )
