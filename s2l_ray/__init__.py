@@ -5,6 +5,7 @@
     run = s2l_ray.load_run("runs/quickstart")
     subset = s2l_ray.select(run, budget=0.2)             # one more budget from the same trajectories
     target = s2l_ray.finetune(run, "s2l-0.2", ["target.model=…"])
+    curve = s2l_ray.sweep("runs/quickstart", ["sweep.budgets=[0.05,0.1,0.2]"])
 
 The heavy imports (torch, Ray) wait until they are needed.
 """
@@ -17,25 +18,56 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from s2l_ray.artifacts.run import Run, load_run
-    from s2l_ray.config import S2LConfig, list_recipes, load_config
-    from s2l_ray.workflow.commands import finetune, run, select
+    from s2l_ray.api import (
+        Run,
+        S2LConfig,
+        Subset,
+        SweepResult,
+        Target,
+        estimate,
+        finetune,
+        list_recipes,
+        load_config,
+        load_run,
+        run,
+        select,
+        sweep,
+    )
 
-_WHERE = {
+__all__ = [
+    "Run",
+    "S2LConfig",
+    "Subset",
+    "SweepResult",
+    "Target",
+    "__version__",
+    "estimate",
+    "finetune",
+    "list_recipes",
+    "load_config",
+    "load_run",
+    "run",
+    "select",
+    "sweep",
+]
+
+_LIGHT = {
     "S2LConfig": "config",
-    "load_config": "config",
     "list_recipes": "config",
-    "run": "workflow.commands",
-    "select": "workflow.commands",
-    "finetune": "workflow.commands",
+    "load_config": "config",
     "Run": "artifacts.run",
     "load_run": "artifacts.run",
+    "Subset": "artifacts.results",
+    "Target": "artifacts.results",
 }
-
-__all__ = ["Run", "S2LConfig", "__version__", "finetune", "list_recipes", "load_config", "load_run", "run", "select"]
+"""What needs neither Ray nor torch does not wait for them."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(f"s2l_ray.{_WHERE[name]}"), name)
+    if name in __all__:
+        return getattr(import_module(f"s2l_ray.{_LIGHT.get(name, 'api')}"), name)
     raise AttributeError(f"module 's2l_ray' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

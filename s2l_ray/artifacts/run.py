@@ -10,6 +10,7 @@ import yaml
 
 from s2l_ray.artifacts.index import READS, Found, find_chain, find_index, is_complete, is_configured, note_chain
 from s2l_ray.artifacts.models import TrajectoriesArtifact
+from s2l_ray.artifacts.results import Subset, Target
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.load import ConfigError, load_config, to_yaml
 from s2l_ray.config.schema import S2LConfig
@@ -57,21 +58,23 @@ class Run:
         """Target stages by what they were trained on (`s2l-0.11`, `full`)."""
         return {name.removeprefix("target/"): s for name, s in self.stages.items() if name.startswith("target/")}
 
-    def target(self, name: str) -> Stage:
+    def target(self, name: str) -> Target:
         """A target by what it was trained on. Raises RunError if there is none; says which there are."""
         if name not in self.targets:
             known = ", ".join(self.targets) or "none"
             raise RunError(f"{self.uri} has no target {name!r} (there: {known}); make it with `s2l finetune`")
-        return self.targets[name]
+        return Target.of(self.targets[name])
 
-    def subset(self, name: str) -> Stage:
+    def subset(self, name: str) -> Subset:
         """A subset by its name, or its folder's. Raises RunError if it was not chosen yet; says which were."""
-        there = self.subsets | {s.name.removeprefix("subset/"): s for s in self.others if s.name.startswith("subset/")}
-        there |= {s.folder.removeprefix("subset/"): s for s in self.subsets.values()}
-        if name not in there:
+        available = self.subsets | {
+            s.name.removeprefix("subset/"): s for s in self.others if s.name.startswith("subset/")
+        }
+        available |= {s.folder.removeprefix("subset/"): s for s in self.subsets.values()}
+        if name not in available:
             known = ", ".join(self.subsets) or "none"
             raise RunError(f"{self.uri} has no subset {name!r} (there: {known}); make it with `s2l select`")
-        return there[name]
+        return Subset.of(available[name])
 
     def stage(self, name: str) -> Stage:
         """Raises RunError if the stage is not complete."""

@@ -1,0 +1,90 @@
+"""The public verbs: what the commands do, from Python, with typed results.
+
+Everything else of the package may change; what stands here, and the doors of docs/extending.md, stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.artifacts.results import Subset, Target
+from s2l_ray.artifacts.run import Run, load_run
+from s2l_ray.config import S2LConfig, list_recipes, load_config
+from s2l_ray.observability.progress import Progress
+from s2l_ray.sweeps.run import SweepResult, sweep
+from s2l_ray.workflow import commands
+from s2l_ray.workflow.commands import run
+from s2l_ray.workflow.estimate import Estimate
+from s2l_ray.workflow.estimate import estimate as _estimate
+
+__all__ = [
+    "Estimate",
+    "Run",
+    "S2LConfig",
+    "Subset",
+    "SweepResult",
+    "Target",
+    "estimate",
+    "finetune",
+    "list_recipes",
+    "load_config",
+    "load_run",
+    "run",
+    "select",
+    "sweep",
+]
+
+
+def select(
+    run: Run | str,
+    budget: int | float,
+    selector: str = "s2l",
+    seed: int | None = None,
+    stratify: bool | str | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Subset:
+    """Choose one more subset from the trajectories and clusters of a run; nothing is trained, no Ray is started.
+
+    Args:
+        run: the run, or its folder.
+        budget: number of examples (int) or share of the corpus (float in (0, 1]).
+        selector: its name; `s2l` is the paper's.
+        seed, stratify: None takes the run's own. `stratify` may name a facet of the corpus.
+    """
+    return Subset.of(commands.select(run, budget, selector, seed, stratify, progress=progress))
+
+
+def finetune(
+    run: Run | str,
+    subset: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    budget: int | float | None = None,
+    selector: str | None = None,
+    progress: Progress | None = None,
+) -> Target:
+    """Fine-tune the target on one subset of a finished selection, or on the full data, and evaluate it.
+
+    Args:
+        run: the run, or its folder.
+        subset: `full`, or a subset's name (`s2l-0.11`); None: that of `selector` and `budget`, chosen now if need be.
+        overrides: `target.model=…`, and whatever else of `target`, `heldout.files`, `loggers`, `resources`,
+            `estimates`. What the selection was made from stays as it is.
+        budget, selector: None takes the run's first.
+    """
+    made = commands.finetune(run, subset, overrides, budget=budget, selector=selector, progress=progress)
+    return Target.of(made)
+
+
+def estimate(config: S2LConfig | str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Estimate:
+    """Estimate what a run would cost: rows, tokens, steps, FLOPs, time, disk. Starts nothing and loads no weights.
+
+    Args:
+        config: a recipe's name, a YAML file, a mapping, or the typed tree.
+        overrides: `section.field=value`, as on the command line.
+    """
+    given = config.model_dump(mode="json") if isinstance(config, S2LConfig) else config
+    return _estimate(load_config(given, overrides))

@@ -1,0 +1,60 @@
+"""Stages that people ask for, with what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from typing_extensions import Self
+
+from s2l_ray.artifacts.models import SubsetArtifact, TargetArtifact
+from s2l_ray.artifacts.stage import Stage
+
+
+@dataclass
+class _Result(Stage):
+    @classmethod
+    def of(cls, stage: Stage) -> Self:
+        """The same stage, with its own properties."""
+        return cls(stage.name, stage.folder, stage.storage, stage.manifest, stage.reused)
+
+    @property
+    def label(self) -> str:
+        """What the stage is called among its kind: `s2l-0.11`, `full`."""
+        return self.name.partition("/")[2] or self.name
+
+
+@dataclass
+class Subset(_Result):
+    """A chosen subset."""
+
+    @property
+    def files(self) -> list[str]:
+        """URIs of its files; the first, `subset.jsonl`, is the one to train on."""
+        return [f"{self.storage.uri}/{name}" for name in SubsetArtifact.of(self).files]
+
+    @property
+    def num_examples(self) -> int:
+        return self.manifest.row_counts["examples"]
+
+    @property
+    def per_source(self) -> Mapping[str, int]:
+        """Chosen examples of each source."""
+        return SubsetArtifact.of(self).per_source
+
+
+@dataclass
+class Target(_Result):
+    """A fine-tuned target."""
+
+    @property
+    def model_uri(self) -> str:
+        """Folder that `from_pretrained` loads."""
+        return f"{self.storage.uri}/model"
+
+    @property
+    def evaluation(self) -> Mapping[str, Any]:
+        """Held-out set → `before` and `after` training: `micro` (mean loss over examples), `macro` (over sources),
+        `per_token`, all in nats, and `exact_match`."""
+        return TargetArtifact.of(self).evaluation
