@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from quiet import Quiet
-from tiny import tiny_run_config
+from tiny import tiny_run_config, write_jsonl
 
 import s2l_ray
 from s2l_ray.config import load_config
@@ -28,6 +28,18 @@ def test_a_run_ends_before_its_proxy(ray_cluster, tmp_path):
         s2l_ray.run(tiny_run_config(folder, selection__budgets=[0.1, 10_000]), progress=Quiet())
     assert list(folder.glob("corpus/*/manifest.json"))
     assert not (folder / "tokens").exists()
+
+
+def test_examples_that_cannot_be_tokenised_do_not_count(ray_cluster, tmp_path):
+    """Of five of them the proxy's length leaves no response."""
+    rows = [{"prompt": f"{n} " * (300 if n < 5 else 3), "completion": f"{n}"} for n in range(100)]
+    folder, file = tmp_path / "run", write_jsonl(tmp_path / "rows.jsonl", rows)
+    tree = tiny_run_config(folder, selection__budgets=[96])
+    tree["corpus"] = {"paths": [str(file)], "max_quarantined_share": 0.5}
+    with pytest.raises(UserError, match=r"selection\.budgets asks for 96 of the 95 examples"):
+        s2l_ray.run(tree, progress=Quiet())
+    assert list(folder.glob("tokens/*/manifest.json"))
+    assert not (folder / "proxy").exists()
 
 
 def test_a_sweep_goes_by_its_own_budgets(finished, tmp_path):

@@ -16,8 +16,9 @@ from tiny import tiny_run_config, write_jsonl
 
 import s2l_ray
 from s2l_ray.artifacts import outputs
+from s2l_ray.artifacts.manifest import ManifestError
 from s2l_ray.artifacts.run import Run
-from s2l_ray.artifacts.snapshots import Snapshot, lost_part, snapshot_folder, write_snapshot
+from s2l_ray.artifacts.snapshots import Snapshot, lost_part, read_snapshot, snapshot_folder, write_snapshot
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.data.sources import plan_files
 from s2l_ray.data.units import SourceError
@@ -112,6 +113,16 @@ def test_a_snapshot_that_lost_a_part_is_no_longer_complete(tmp_path):
     assert lost_part(out, 2, [0, 3]) == ""
     folder.delete("part-000003.parquet")
     assert lost_part(out, 2, [0, 3]) == f"{folder.uri}/part-000003.parquet"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"snapshot": 1}', b"\xff", b"[" * 20_000])
+def test_a_damaged_manifest_of_a_snapshot_is_named_with_the_cure_and_makes_it_incomplete(tmp_path, content):
+    out = Storage.open(tmp_path)
+    snapshot_folder(out, 1).write_bytes("manifest.json", content)
+    with pytest.raises(ManifestError, match=r"snapshot-001/manifest\.json is damaged .*run the same command again"):
+        read_snapshot(out, 1)
+    assert lost_part(out, 2, [0]) == f"{snapshot_folder(out, 1).uri}/manifest.json"
+    assert read_snapshot(out, 1) is None
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def sources_of(made: FacetRun, facets: list[str]) -> SubsetSources:
 def test_subsets_have_them_beside_the_ids_and_not_in_the_rows(made, tmp_path):
     sources = sources_of(made, ["topic"])
     out = Storage.open(tmp_path)
-    build_subset(sources, read_inputs(sources), "random", 200, 0, False, out)
+    build_subset(sources, read_inputs(sources), "random", 200, 0, False, out, wait_s=60, say=print)
     table = out.read_table("ids.parquet")
     where = {i: n for n, i in enumerate(map(tuple, made.ids.tolist()))}
     expected = [made.topics[made.topic_codes[where[tuple(i)]]] for i in ids_to_array(table["example_id"]).tolist()]
@@ -193,13 +193,13 @@ def test_subsets_have_them_beside_the_ids_and_not_in_the_rows(made, tmp_path):
 def test_a_facet_can_be_balanced(made, tmp_path):
     sources = sources_of(made, ["topic"])
     inputs = read_inputs(sources)
-    build_subset(sources, inputs, "s2l", 200, 0, "topic", Storage.open(tmp_path / "a"))
+    build_subset(sources, inputs, "s2l", 200, 0, "topic", Storage.open(tmp_path / "a"), wait_s=60, say=print)
     taken = Counter(Storage.open(tmp_path / "a").read_table("ids.parquet")["facet:topic"].to_pylist())
     sizes = Counter(made.topics[code] for code in made.topic_codes)
     assert sum(taken.values()) == 200
     assert all(taken[topic] in (50, sizes[topic]) for topic in made.topics)
     with pytest.raises(UserError, match=r"'language': that column is no facet .*\['topic'\].*corpus\.facets"):
-        build_subset(sources, inputs, "s2l", 200, 0, "language", Storage.open(tmp_path / "b"))
+        build_subset(sources, inputs, "s2l", 200, 0, "language", Storage.open(tmp_path / "b"), wait_s=60, say=print)
 
 
 def test_inspection_by_a_facet(made):

@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from s2l_ray.artifacts.manifest import ManifestError
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import ID_TYPE, array_to_ids
 from s2l_ray.data.token_examples import Examples
-from s2l_ray.errors import UserError
+from s2l_ray.errors import UserError, first_line
 from s2l_ray.storage.folder import Storage
+
+_MANIFEST = "manifest.json"
 
 SCORE_SCHEMA = pa.schema(
     [
@@ -60,14 +63,26 @@ def _folder_name(snapshot: int) -> str:
 
 
 def read_snapshot(out: Storage, snapshot: int) -> Snapshot | None:
-    """The manifest; None while the snapshot is incomplete."""
+    """The manifest; None while the snapshot is incomplete.
+
+    Raises:
+        ManifestError: it is no snapshot's manifest.
+    """
     folder = snapshot_folder(out, snapshot)
-    return Snapshot(**folder.read_json("manifest.json")) if folder.exists("manifest.json") else None
+    if not folder.exists(_MANIFEST):
+        return None
+    try:
+        return Snapshot(**folder.read_json(_MANIFEST))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ManifestError(
+            f"{folder.uri}/{_MANIFEST} is damaged ({first_line(error)}), so what this snapshot holds is not known; "
+            "run the same command again, and the proxy is trained anew to score it"
+        ) from error
 
 
 def write_snapshot(out: Storage, snapshot: Snapshot) -> None:
     """Declare it complete."""
-    snapshot_folder(out, snapshot.snapshot).write_json("manifest.json", asdict(snapshot))
+    snapshot_folder(out, snapshot.snapshot).write_json(_MANIFEST, asdict(snapshot))
 
 
 def score_name(snapshot: int, weights: str, part: int) -> str:
@@ -82,9 +97,13 @@ def missing_parts(out: Storage, snapshot: int, weights: str, parts: list[int]) -
 
 
 def lost_part(out: Storage, num_snapshots: int, parts: list[int]) -> str:
-    """A part that a complete snapshot no longer has; empty if all are there."""
+    """A part that a complete snapshot no longer has, or a damaged manifest, which it deletes; "" if all are there."""
     for index in range(num_snapshots):
-        snapshot = read_snapshot(out, index)
+        try:
+            snapshot = read_snapshot(out, index)
+        except ManifestError:
+            snapshot_folder(out, index).delete(_MANIFEST)
+            return f"{snapshot_folder(out, index).uri}/{_MANIFEST}"
         missing = [] if snapshot is None else missing_parts(out, index, snapshot.weights, parts)
         if snapshot is not None and missing:
             return f"{snapshot_folder(out, index).uri}/{snapshot.weights}/{part_name(missing[0])}"

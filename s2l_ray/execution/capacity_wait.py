@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from s2l_ray.config.schema import ResourcesConfig
 from s2l_ray.errors import EnvironmentFault
@@ -95,6 +96,36 @@ def _who_holds_it(placement: Placement, nodes: Sequence[Node], free: Sequence[No
     if not fit(nodes, placement.demand).num_replicas:
         return f"{needed}; the cluster has shrunk to {describe_nodes(nodes)}, which is too small even without others"
     return f"{needed}; of the cluster's {has}, {left} are free, others hold the rest"
+
+
+def results_of(tasks: Sequence[Any], patience: Callable[[], Patience], every_s: float = 30.0) -> list[Any]:
+    """What the tasks, of one CPU each, return, in their order; an error of one at once.
+
+    Args:
+        patience: how long the next of them may take, its wait for a CPU included.
+
+    Raises:
+        CapacityTimeoutError: none ended for so long; those that are left are cancelled.
+    """
+    import ray
+
+    pending, done, waiting = list(tasks), {}, patience()
+    try:
+        while pending:
+            ready, pending = ray.wait(pending, num_returns=1, timeout=max(0.1, min(every_s, waiting.left_s)))
+            for task in ready:
+                done[task] = ray.get(task)
+                waiting = patience()
+            if not ready:
+                free = total(free_now(), "CPU")
+                waiting.tell(
+                    f"{len(pending)} of {len(tasks)} tasks have not ended; each needs 1 CPU, {free:g} are free"
+                )
+    except BaseException:
+        for task in pending:
+            ray.cancel(task)
+        raise
+    return [done[task] for task in tasks]
 
 
 def wait_for_nodes(placement: Placement, what: str, say: Say, limit_s: float) -> None:

@@ -92,7 +92,8 @@ def subset_stage(
     reader: SelectionReader | None = None,
 ) -> Stage:
     """One subset. `reader`: one for many budgets."""
-    return runner.ensure(subset_spec(config, run, selector, budget, reader or SelectionReader(run)))
+    reader = reader or SelectionReader(run)
+    return runner.ensure(subset_spec(config, run, selector, budget, reader, runner.progress.say))
 
 
 def target_stages(context: RunContext) -> list[Stage]:

@@ -52,7 +52,7 @@ def _build(context: RunContext, tokens: Stage, plan: Any, snapshots: list[int], 
     lost = lost_part(out, len(snapshots), [part for part, _ in plan.parts])
     if lost and out.exists(FOLDER):
         # The checkpoints may lie behind that snapshot, and then nothing would score it again.
-        say(f"[proxy] {lost} is gone; the training begins anew, to score it again.")
+        say(f"[proxy] {lost} is gone or damaged; the training begins anew, to score it again.")
         out.delete_dir(FOLDER)
     placement = context.layout.placements["proxy"]
     job = ProxyJob(

@@ -6,6 +6,7 @@ writes rows holds one corpus part and one output file.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from s2l_ray.data.example_id import array_to_hex, array_to_ids, ids_to_array
 from s2l_ray.data.facet_reader import load_facet, read_facets
 from s2l_ray.data.facets import PREFIX
 from s2l_ray.errors import InternalError, UserError, shown
+from s2l_ray.execution.capacity_wait import Patience, results_of
 from s2l_ray.execution.failures import unwrap_task_errors
 from s2l_ray.selection.rules import Selection, SelectionInputs, select
 from s2l_ray.stages.subset.layout import RowLayout
@@ -82,11 +84,15 @@ def build_subset(
     seed: int,
     stratify: bool | str,
     out: Storage,
+    *,
+    wait_s: float,
+    say: Callable[[str], None],
 ) -> SubsetStats:
     """Choose `budget` examples and write them; see subset.rows for the files.
 
     Args:
         stratify: balance the sources, or the values of the facet of this name.
+        wait_s: how long the writing of a file may wait for a free CPU of the cluster.
     """
     out.delete_dir()
     strata = _by_facet(sources, inputs, stratify) if isinstance(stratify, str) else inputs
@@ -96,7 +102,7 @@ def build_subset(
     out.write_table("ids.parquet", _with_facets(chosen, sources), compression="zstd", row_group_size=65_536)
     out.write_json("groups.json", selection.groups)
     jobs = plan_files(chosen)
-    written = _write_all(jobs, sources, out)
+    written = _write_all(jobs, sources, out, lambda: Patience("subset", wait_s, say))
     write_guides(out, {names[0]: layout for names, layout in written}, sources.format)
     files = [name for names, _ in written for name in names]
     assert inputs.sources is not None
@@ -162,7 +168,7 @@ def _by_facet(sources: SubsetSources, inputs: SelectionInputs, name: str) -> Sel
 
 
 def _write_all(
-    jobs: list[tuple[str, pa.Table]], sources: SubsetSources, out: Storage
+    jobs: list[tuple[str, pa.Table]], sources: SubsetSources, out: Storage, patience: Callable[[], Patience]
 ) -> list[tuple[list[str], RowLayout]]:
     import ray
 
@@ -170,7 +176,7 @@ def _write_all(
         return [write_rows(stem, table, sources.examples, out, sources.columns) for stem, table in jobs]
     write = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="DEFAULT")(_write_file)
     with unwrap_task_errors():
-        done = ray.get([write.remote(stem, table, sources, out) for stem, table in jobs])
+        done = results_of([write.remote(stem, table, sources, out) for stem, table in jobs], patience)
     for _, noted in done:
         out.note_written(noted)
     return [written for written, _ in done]

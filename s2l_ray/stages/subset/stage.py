@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from s2l_ray.artifacts.models import CorpusArtifact, SubsetArtifact
@@ -41,7 +41,9 @@ class SelectionReader:
         return self._inputs
 
 
-def subset_spec(config: S2LConfig, run: Run, selector: str, budget: int | float, reader: SelectionReader) -> StageSpec:
+def subset_spec(
+    config: S2LConfig, run: Run, selector: str, budget: int | float, reader: SelectionReader, say: Callable[[str], None]
+) -> StageSpec:
     """Clusters and a budget → one subset."""
     from s2l_ray.selection.quotas import resolve_budget
     from s2l_ray.selection.rules import SELECTORS
@@ -53,7 +55,10 @@ def subset_spec(config: S2LConfig, run: Run, selector: str, budget: int | float,
     stratify = config.selection.stratify if SELECTORS[selector].takes_stratify else False
 
     def build(out: Storage) -> StageResult:
-        stats = build_subset(reader.sources(), reader.inputs(), selector, count, seed, stratify, out)
+        stats = build_subset(
+            reader.sources(), reader.inputs(), selector, count, seed, stratify, out,
+            wait_s=config.resources.capacity_wait_s, say=say,
+        )  # fmt: skip
         summary = f"{stats.num_chosen:,} of {stats.num_examples:,} examples → {out.uri}/{stats.files[0]}"
         artifact = SubsetArtifact(files=stats.files, per_source=stats.per_source, selector=selector, budget=budget)
         return StageResult(
