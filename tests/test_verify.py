@@ -232,7 +232,7 @@ def test_what_lies_in_a_stage_and_is_not_of_it_is_said(run_folder, capsys):
         ("tensorboard/proxy/events", "tensorboard/ (logs have no digest)"),
         ("sweep/logs/target-1.jsonl", "sweep/logs/ (logs have no digest)"),
         ("sweep/made/1.json", "sweep/made/ (notes on which trials share a target have no digest)"),
-        ("sweep/report.json", "sweep/ (tables and pictures have no digest: every sweep writes them anew)"),
+        ("sweep/report.json", "sweep/ (of no complete stage: "),
         ("target/full-89abcdef/ray_train/step-4/weights", "target/full-89abcdef/ (of no complete stage: checkpoints, "),
         ("huggingface/0123456789abcdef/part-0.parquet", "huggingface/0123456789abcdef/ (of no complete stage: "),
     ],
@@ -245,14 +245,18 @@ def test_whatever_has_no_digest_is_said_with_the_reason(run_folder, name, said, 
     assert "nothing vouches for 3 more" in out
 
 
-def test_records_of_a_sweeps_trials_have_digests(run_folder, capsys):
+def test_records_and_results_of_a_sweep_have_digests(run_folder, capsys):
     run = Storage.open(run_folder)
     for name in ("trials/target-1", "stopped/target-2"):
         FileRecord({"trial": {"seed": 0}}).write(run, f"sweep/{name}.json")
+    out = run.sub("sweep").recording()
+    out.write_bytes("results.csv", b"a,b\n")
+    FileRecord({"sweep": {}}, list_outputs(out, only=("results.csv",))).write(out, "files.json")
     assert main(["verify", str(run_folder)]) == 0
     said = capsys.readouterr().out
+    assert "15 files" in said
     assert "not verified: sweep/" not in said
-    for name in ("trials/target-1.json", "stopped/target-2.json"):
+    for name in ("trials/target-1.json", "stopped/target-2.json", "files.json", "results.csv"):
         path = run_folder / "sweep" / name
         whole = path.read_bytes()
         for broken in (whole.replace(b"0", b"1").replace(b"a", b"b"), whole[:3], b"[" * 100_000, b"\xff", b"null"):

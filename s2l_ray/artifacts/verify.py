@@ -16,7 +16,7 @@ from s2l_ray.storage.folder import Storage
 
 _STAGE_FOLDER = re.compile(r"(?:^|/)(?:[0-9a-f]{12}|[^/]*-[0-9a-f]{8})$")
 _INPUT = re.compile(rf"^(?:{generated.FOLDER}/[0-9a-f]{{12}}\.json|huggingface/[0-9a-f]{{16}}/export\.json)$")
-_SWEEP = re.compile(r"^sweep/(?:trials|stopped)/[^/]+\.json$")
+_SWEEP = re.compile(r"^sweep/(?:files\.json|(?:trials|stopped)/[^/]+\.json)$")
 _STAGE_CURE = (
     "Delete it and run the command that made it again (`s2l run`; `s2l select`, `s2l finetune` or `s2l sweep` for what "
     "they added): the stage is made again from what it read"
@@ -30,7 +30,6 @@ _WITHOUT_DIGEST = {
     "locks": "locks have no digest", "stage_locks": "locks have no digest",
     "tensorboard": "logs have no digest", "wandb": "logs have no digest", "sweep/logs": "logs have no digest",
     "report": "the page and its numbers have no digest: they are made anew at the end of every run",
-    "sweep": "tables and pictures have no digest: every sweep writes them anew",
     "sweep/made": "notes on which trials share a target have no digest",
     "sweep/ray_tune": "working state of a sweep that was interrupted has no digest",
 }  # fmt: skip
@@ -89,7 +88,7 @@ def verify_run(storage: Storage, progress: Progress) -> Verification:
         owner = f"the input that the run made in {name.rpartition('/')[0]}"
         _read_record(storage, name, owner, _INPUT_CURE, claims, result)
     for name in filter(_SWEEP.match, names):
-        _read_record(storage, name, "the sweep", _SWEEP_CURE, claims, result)
+        _read_record(storage, name, "the results of the sweep", _SWEEP_CURE, claims, result)
     if not folders:
         raise RunError(f"{storage.uri} holds no complete stage, so there is nothing to verify; check the path")
     total = sum(output.size for output in claims.outputs)

@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
+from s2l_ray.artifacts.file_record import FileRecord
+from s2l_ray.artifacts.outputs import list_outputs
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.runner import open_runner
 from s2l_ray.config.load import load_config
@@ -38,6 +40,9 @@ from s2l_ray.sweeps.trials import FULL, Trial, could_propose, full_trials, grid,
 from s2l_ray.sweeps.tune import ENDED, OnDone, Outcome, concurrency, draw, propose, run_side_by_side
 from s2l_ray.text.formats import format_duration
 from s2l_ray.workflow.preflight import preflight
+
+RESULTS_RECORD = "files.json"
+"""In `sweep/`: the digests of the results."""
 
 
 @dataclass
@@ -278,7 +283,8 @@ def _conclude(context: RunContext, runner: _Runner) -> SweepResult:
     from s2l_ray.sweeps.text import report_lines
 
     run, config = context.run, context.config
-    out = run.storage.sub("sweep")
+    out = run.storage.sub("sweep").recording()
+    out.delete(RESULTS_RECORD)  # of the files that are about to be written anew
     table = result_table(runner.finished)
     out.write_table("results.parquet", table)
     buffer = io.BytesIO()
@@ -293,6 +299,9 @@ def _conclude(context: RunContext, runner: _Runner) -> SweepResult:
         [any_one, *_] = [one for found in runner.finished.values() for one in found]
         deciding = objective_set(config, any_one.stage)
         files = draw_all(out, config.name, config.sweep.metric, curves, selection_cost(run), table, deciding)
+    written = ("results.parquet", "results.csv", "report.json", *files)
+    made_of = {"sweep": config.sweep.stored(), "trajectories": runner.trajectories}
+    FileRecord(made_of, list_outputs(out, only=written)).write(out, RESULTS_RECORD)
     for leftover in ("sweep/ray_tune", "stage_locks"):  # of trials that were killed
         run.storage.delete_dir(leftover)
     run.find_others_work()

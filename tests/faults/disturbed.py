@@ -157,6 +157,7 @@ NOT_COMPARED = {
     "metrics.jsonl": "the record of what happened, with times",
     "sweep/logs": "records of what happened in trials, with times",
     "sweep/results.csv": "the same table as results.parquet",
+    "sweep/files.json": "digests of tables that hold times",
     "sweep/cost": "a picture of what it cost",
     "sweep/budget": "a picture, with matplotlib's random names",
     "sweep/sources": "a picture, with matplotlib's random names",
