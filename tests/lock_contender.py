@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 # Obeys lines on its standard input: `take` answers won, locked or an error's name; `check`; `release`.
 CONTENDER = """
 import sys
-from s2l_ray.run_folder import RunLock, RunLockedError, RunLockLostError, Storage
+from s2l_ray.storage.lock import RunLock, RunLockedError, RunLockLostError
+from s2l_ray.storage.folder import Storage
 uri, heartbeat_s, stale_after_s = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 storage, lock = Storage.open(uri), None
 storage.exists()

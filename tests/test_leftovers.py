@@ -18,7 +18,8 @@ from s2l_ray.storage.scratch import new_scratch_prefix, scratch_folder
 ROOT = Path(__file__).parents[1]
 KILLED_INSIDE = """
 import os, signal, sys
-from s2l_ray.run_folder import Storage, scratch_folder
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.scratch import scratch_folder
 with scratch_folder() as folder, Storage.open(sys.argv[1]).atomic_output(sys.argv[2]) as stream:
     (folder / "weights").write_bytes(b"x" * 1000)
     stream.write(b"half")

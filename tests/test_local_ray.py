@@ -28,7 +28,7 @@ LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 DRIVER = """
 import json, os, sys
 import ray
-from s2l_ray.cluster.local_ray import local_ray
+from s2l_ray.execution.local_ray import local_ray
 with local_ray(num_cpus=3, dashboard=True):
     import ray.data, ray.train, ray.train.torch, torch.distributed
     from ray.util.state import list_actors
@@ -70,7 +70,7 @@ except BaseException as error:
 """
 RETRIED = """
 import logging, socket, sys
-from s2l_ray.cluster import local_ray as module
+from s2l_ray.execution import local_ray as module
 logging.basicConfig(stream=sys.stdout, format="told: %(message)s", level="WARNING")
 taken = socket.socket()
 taken.bind(("0.0.0.0", 0))
@@ -91,7 +91,7 @@ print("left:", psutil.wait_procs(psutil.Process().children(recursive=True), time
 
 TIDY = """
 import os
-from s2l_ray.cluster.auth import own_token
+from s2l_ray.execution.auth import own_token
 
 before = dict(os.environ)
 with own_token():

@@ -125,7 +125,7 @@ def test_manifest_comes_back_as_written(where: str, tmp_path: Path, request: pyt
 
 def test_versions_are_those_installed_and_nothing_is_imported():
     script = (
-        "import sys; from s2l_ray.run_folder import StageManifest\n"
+        "import sys; from s2l_ray.artifacts.manifest import StageManifest\n"
         "print(*sorted(StageManifest(stage='a', key='b').versions))\n"
         "assert not {'torch', 'ray', 'transformers', 'faiss'} & set(sys.modules)"
     )

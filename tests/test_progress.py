@@ -127,7 +127,7 @@ def test_a_terminal_gets_a_bar_and_lines_above_it():
     """A real terminal (a pty): Progress finds out by itself."""
     leader, follower = pty.openpty()
     script = (
-        "import time; from s2l_ray.run_folder import Progress\n"
+        "import time; from s2l_ray.observability.progress import Progress\n"
         "p = Progress()\n"
         "assert p.interactive\n"
         "with p.stage('proxy', 100, 'steps') as s:\n"
@@ -254,7 +254,8 @@ def test_a_torn_last_line_spoils_only_itself(storage: Storage):
 
 def test_local_lines_survive_a_kill(tmp_path: Path):
     script = (
-        "import os, signal, sys; from s2l_ray.run_folder import MetricsLog, Storage\n"
+        "import os, signal, sys; from s2l_ray.observability.metrics_log import MetricsLog\n"
+        "from s2l_ray.storage.folder import Storage\n"
         "log = MetricsLog(Storage.open(sys.argv[1]))\n"
         "for i in range(3): log.log('proxy', 'step', step=i)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

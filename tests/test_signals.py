@@ -26,7 +26,8 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 WORKER = """
 import subprocess, sys, time
 from s2l_ray.cli import main
-from s2l_ray.run_folder import RunLock, Storage
+from s2l_ray.storage.lock import RunLock
+from s2l_ray.storage.folder import Storage
 
 def work(arguments):
     with RunLock(Storage.open(sys.argv[1])):

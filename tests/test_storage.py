@@ -205,7 +205,7 @@ def test_unknown_schemes_and_unparsable_uris_are_refused():
 
 def test_a_killed_writer_leaves_no_data(tmp_path: Path):
     script = (
-        "import sys, time; from s2l_ray.run_folder import Storage\n"
+        "import sys, time; from s2l_ray.storage.folder import Storage\n"
         "with Storage.open(sys.argv[1]).atomic_output('parts/0.parquet') as out:\n"
         "    out.write(b'torn' * 5000); out.flush(); print('writing', flush=True); time.sleep(60)\n"
     )

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 S2L = [sys.executable, "-m", "s2l_ray.cli"]
 JOIN = """
 import ray
-from s2l_ray.cluster.session import ray_session
+from s2l_ray.execution.session import ray_session
 from s2l_ray.config.schema import ResourcesConfig
 try:
     with ray_session(ResourcesConfig()):
