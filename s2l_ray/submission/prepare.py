@@ -199,8 +199,8 @@ def _package(wanted: str, folder: Path) -> dict[str, Any]:
         with zipfile.ZipFile(place) as wheel:
             wheel.extractall(folder / "wheel", [n for n in wheel.namelist() if n.startswith("s2l_ray/")])
         place = folder / "wheel"
-    place = place if place.name == "s2l_ray" and (place / "cli.py").exists() else place / "s2l_ray"
-    if not (place / "cli.py").exists():
+    place = place if place.name == "s2l_ray" and (place / "cli" / "__init__.py").exists() else place / "s2l_ray"
+    if not (place / "cli" / "__init__.py").exists():
         raise SubmitError(
             f"--package {wanted} holds no package s2l_ray; give a clone, a folder s2l_ray, or a wheel of it, or leave "
             "it out to send the one that is installed here"
