@@ -56,6 +56,13 @@ def synthetic(num: int, num_clusters: int = 8, num_sources: int = 3, seed: int =
     )
 
 
+def embedded(vectors: Any) -> SelectionInputs:
+    """Examples a, b, c … with these embeddings (N, d), of response and prompt."""
+    array = np.asarray(vectors, dtype=np.float32)
+    kinds = ("embedding@late", "prompt_embedding@late")
+    return SelectionInputs(ascending_ids(len(array)), embeddings={kind: ArrayEmbeddings(array) for kind in kinds})
+
+
 def rearranged(inputs: SelectionInputs, order: Array) -> SelectionInputs:
     """The same examples in another order of rows, and sources numbered the other way round."""
 

@@ -13,6 +13,7 @@ from selection_data import ascending_ids, synthetic
 
 from s2l_ray.errors import UserError
 from s2l_ray.selection import (
+    GuardOptions,
     MissingSignal,
     Ordering,
     SelectionInputs,
@@ -118,6 +119,25 @@ def test_options_are_the_selectors_own_before_the_shared_ones() -> None:
         resolve_options("s2l", {"allocation_exponent": 2})
     with pytest.raises(UserError, match="the selector s2l takes ClusterOptions, not SelectorOptions"):
         order_examples("s2l", synthetic(5), 0, SelectorOptions())
+
+
+def test_single_keys_of_a_guard_leave_the_others_to_the_selector() -> None:
+    own = resolve_options("s2l_robust", {"guard": {"max_rise_nats": 0.3}}).guard
+    assert (own.rules, own.max_rise_nats) == (["rise", "not_learnt"], 0.3)
+    shared = resolve_options("s2l_robust", {"guard": {"max_rise_nats": 0.3}}, {"guard": {"min_kept_share": 0.5}}).guard
+    assert (shared.rules, shared.max_rise_nats, shared.min_kept_share) == (["rise", "not_learnt"], 0.3, 0.5)
+    assert resolve_options("s2l_robust", {}, {"guard": {"rules": ["rise"]}}).guard.rules == ["rise"]
+    assert resolve_options("random", {"guard": GuardOptions(rules=["rise"])}).guard.rules == ["rise"]
+    with pytest.raises(ValidationError, match="max_rise"):
+        resolve_options("random", {"guard": {"max_rise": 1}})
+
+
+@pytest.mark.parametrize("selector", [s.name for s in list_selectors()])
+def test_one_example_and_none(selector: str) -> None:
+    options = relaxed(selector)
+    assert order_examples(selector, synthetic(1), 0, options).take(1).rows.tolist() == [0]
+    with pytest.raises(UserError, match="there are no examples to choose from"):
+        order_examples(selector, synthetic(0), 0, options)
 
 
 def test_needs_follow_the_options() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from s2l_ray.errors import UserError, foreign_named, shown
 from s2l_ray.selection.guards import GuardReport, evaluate_guard
 from s2l_ray.selection.inputs import SelectionInputs
-from s2l_ray.selection.options import SelectorOptions
+from s2l_ray.selection.options import GuardOptions, SelectorOptions
 from s2l_ray.selection.ordering import Ordering
 from s2l_ray.selection.selector import Selector
 from s2l_ray.selection.selectors.cartography import CartographyAmbiguous, CartographyHard
@@ -96,7 +96,8 @@ def resolve_options(
 
     Args:
         own: what was set for this selector; a key that it does not have is refused.
-        shared: what was set for all selectors (`stratify`, `guard`, `reference` …); applies where the selector has it.
+        shared: what was set for all selectors (`stratify`, `guard`, `reference` …); applies where the selector has it,
+            and wins over its defaults. Of `guard` single keys can be set; the others stay the selector's.
     """
     options = get_selector(name).Options
     own = dict(own or {})
@@ -107,7 +108,16 @@ def resolve_options(
             f"it takes {', '.join(sorted(options.model_fields))}"
         )
     applicable = {key: value for key, value in (shared or {}).items() if key in options.model_fields}
-    return options.model_validate(applicable | own)
+    merged = applicable | own
+    if "guard" in merged:
+        guards = [_plain_guard(options().guard), _plain_guard(applicable.get("guard")), _plain_guard(own.get("guard"))]
+        merged["guard"] = {key: value for guard in guards for key, value in guard.items()}
+    return options.model_validate(merged)
+
+
+def _plain_guard(guard: GuardOptions | Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is set of a guard."""
+    return guard.model_dump(exclude_unset=True) if isinstance(guard, GuardOptions) else dict(guard or {})
 
 
 def needs_of(name: str, options: SelectorOptions | None = None) -> frozenset[str]:
@@ -138,6 +148,8 @@ def order_examples(
     selector = get_selector(name)
     options = _checked(selector, options)
     num_examples = inputs.num_examples
+    if not num_examples:
+        raise UserError("there are no examples to choose from; the corpus is empty")
     if max_budget is not None and not 1 <= max_budget <= num_examples:
         raise UserError(f"max_budget={max_budget} is not between 1 and the {num_examples} examples there are")
     inputs.require(f"the selector {name}", needs_of(name, options))

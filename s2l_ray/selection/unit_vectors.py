@@ -47,10 +47,11 @@ def read_unit_vectors(reader: EmbeddingReader, example_ids: Array) -> UnitVector
     """Normalise and sort all embeddings.
 
     Raises:
-        DataError: an embedding is zero or not finite; names the examples.
+        DataError: an embedding is zero or not finite, or an id occurs twice; names the examples.
     """
     num, dim = reader.shape
     order = np.lexsort((example_ids[:, 1], example_ids[:, 0]))
+    _refuse_repeated(example_ids[order])
     position = np.empty(num, dtype=np.int64)
     position[order] = np.arange(num)
     vectors = new_matrix((num, dim), np.dtype(np.float16))
@@ -63,9 +64,19 @@ def read_unit_vectors(reader: EmbeddingReader, example_ids: Array) -> UnitVector
     return UnitVectors(vectors, inverse_norm, order)
 
 
+def _refuse_repeated(ascending: Array) -> None:
+    twice = np.flatnonzero((ascending[1:] == ascending[:-1]).all(axis=1))
+    if len(twice):
+        example = array_to_hex(ascending[twice[:1]])[0]
+        raise DataError(
+            f"{len(twice):,} example ids occur more than once, for example {example}; their "
+            "order would depend on the corpus's partitions. Ids must be unique: build the corpus again"
+        )
+
+
 def normalise(embeddings: Array, example_ids: Array | None = None) -> Array:
     """(C, d) floats → (C, d) float64 of unit length, on the grid."""
-    embeddings = embeddings.astype(np.float64)
+    embeddings = np.ascontiguousarray(embeddings, dtype=np.float64)  # one order of summation, whatever the layout
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.sqrt(np.square(embeddings).sum(axis=1))  # (C,)
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
