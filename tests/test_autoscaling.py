@@ -78,6 +78,7 @@ def s2l(head: AutoscalingHead, code: list[str], seconds: float) -> subprocess.Co
     return subprocess.run([sys.executable, *code], env=environment, capture_output=True, text=True, timeout=seconds)
 
 
+@pytest.mark.slow
 def test_a_run_makes_the_cluster_grow_and_gives_the_nodes_back(head: AutoscalingHead, tmp_path: Path):
     workers = {"workers": 3, "cpus_per_worker": 1}  # on nodes of two CPUs: at least one more than the head
     tree = tiny_run_config(

@@ -36,8 +36,8 @@ def test_none_is_left_out():
     assert {path.stem for path in ROOT.glob("benchmarks/*.py")} == set(SMALLEST)
 
 
-# Slow: those that start whole runs.
-WHOLE_RUNS = {"scaling", "target"}
+# Slow: those that start whole runs, or compile and train for a minute and more.
+WHOLE_RUNS = {"gpu", "scaling", "scoring", "target"}
 
 
 @pytest.mark.parametrize(

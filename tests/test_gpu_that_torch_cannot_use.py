@@ -38,6 +38,7 @@ def s2l(head: RayHead, folder: Path, **resources: Any) -> subprocess.CompletedPr
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.slow
 def test_auto_says_so_and_runs_on_cpus(head: RayHead, tmp_path: Path):
     done = s2l(head, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -151,6 +151,7 @@ def rows(count: int) -> list[dict[str, str]]:
     return [{"instruction": f"say {i}", "output": f"{i * 7919 % 10_007}"} for i in range(count)]
 
 
+@pytest.mark.slow
 def test_a_corpus_that_is_moved_and_touched_is_read_again_and_nothing_else_is_made_again(tmp_path):
     def tree_of(path: Path) -> dict[str, Any]:
         tree = tiny_run_config(tmp_path / "run", proxy__epochs=1, trajectories__num_snapshots=2)
@@ -168,6 +169,7 @@ def test_a_corpus_that_is_moved_and_touched_is_read_again_and_nothing_else_is_ma
     assert not any(stage.reused for stage in other.stages.values())
 
 
+@pytest.mark.slow
 def test_a_run_of_the_earlier_layout_is_made_again_and_that_is_said_once_a_stage(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run.storage.local_path(), folder)

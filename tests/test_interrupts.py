@@ -82,7 +82,7 @@ def wait_for(true: Callable[[], Any], driver: subprocess.Popen[bytes], seconds: 
     return value
 
 
-@pytest.mark.parametrize("stage", MOMENTS)
+@pytest.mark.parametrize("stage", [s if s == "proxy" else pytest.param(s, marks=pytest.mark.slow) for s in MOMENTS])
 def test_ctrl_c_in_a_stage(place: Workplace, stage: str) -> None:
     config, moment = without(place, stage), MOMENTS[stage]
     outcome = place.s2l("run", config, faults=[moment])
@@ -92,6 +92,7 @@ def test_ctrl_c_in_a_stage(place: Workplace, stage: str) -> None:
     assert_goes_on(place, config)
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_ray_starts(place: Workplace) -> None:
     config = without(place, "clusters")
     driver, folder = place.start("run", config)
@@ -101,7 +102,8 @@ def test_ctrl_c_while_ray_starts(place: Workplace) -> None:
     assert_goes_on(place, config)
 
 
-@pytest.mark.parametrize("times", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_where_ray_trains_controller_does_not_answer(place: Workplace, times: int) -> None:
     """One ends the wait for it soon, a second one at once."""
     config = without(place, "proxy")

@@ -48,7 +48,9 @@ def lines(text: str) -> list[str]:
     return re.findall(r"line \d+", text)
 
 
-@pytest.mark.parametrize("mode", ["reset", "busy", "refuse", "hang"])
+@pytest.mark.parametrize(
+    "mode", ["reset", "refuse", *(pytest.param(m, marks=pytest.mark.slow) for m in ("busy", "hang"))]
+)
 def test_an_outage_is_told_once_and_no_line_is_lost(
     head: RayHead, proxy: FaultyProxy, mode: Mode, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -216,6 +216,7 @@ def test_the_jobs_exit_code_comes_back(head, tmp_path):
     assert not list(tmp_path.glob("run/*/*/manifest.json"))
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_plain_run_with_its_code(tmp_path):
     """As systemd and Kubernetes do: SIGTERM, here while Ray is being started."""
     write_config(tmp_path)

@@ -197,6 +197,7 @@ def records(copy: Path) -> list[Path]:
     return list(copy.glob("sweep/trials/*.json"))
 
 
+@pytest.mark.slow
 def test_a_killed_driver_resumes_without_repeating_a_finished_trial(undisturbed, copy):
     """Two of three trials side by side on an embedded Ray; SIGKILL to all of it when one has finished and another is
     under way. (Without their driver Ray's own processes live on for a minute, in which a trial may yet end.)"""
@@ -230,6 +231,7 @@ def test_a_killed_driver_resumes_without_repeating_a_finished_trial(undisturbed,
         assert noise not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_killed_workers_and_trials_cost_only_their_last_checkpoint(undisturbed, copy):
     killed: dict[str, int] = {}
 
@@ -344,6 +346,7 @@ def test_a_bayesian_search_goes_on_where_it_ended(copy):
     assert {p: t for p, t in manifests(copy).items() if p in before} == before
 
 
+@pytest.mark.slow
 def test_a_random_search_ends_where_nothing_is_left_to_draw_and_equal_trials_are_trained_once(undisturbed):
     """Random subsets do not depend on the clusters: of the two trials side by side one waits and finds all done."""
     folder = undisturbed[0].run.storage.local_path()

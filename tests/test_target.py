@@ -382,6 +382,7 @@ def assert_same_result(ours: Stage, undisturbed: Stage, atol: float) -> None:
             assert all(a[i]["loss_nats"] == b[i]["loss_nats"] for i in a)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing_but_time(finished: Run, tmp_path: Path):
     """kill -9 in the middle of an epoch of five steps, with checkpoints every seventeen: the same bits."""
     copy = copy_of(finished, tmp_path)
@@ -407,6 +408,7 @@ def test_a_killed_worker_costs_nothing_but_time(finished: Run, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("stage", "resumed_stage"), [(0, 0), pytest.param(2, 0, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_killed_driver_of_two_workers_is_resumed_with_one(
     finished: Run, tmp_path: Path, stage: int, resumed_stage: int
 ):
