@@ -18,7 +18,7 @@ SHARED = Path(__file__).parents[2] / "shared/data"
 
 
 def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text().split("\n") if line] if path.exists() else []
 
 
 @pytest.fixture(scope="module")

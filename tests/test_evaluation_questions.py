@@ -1,6 +1,8 @@
 """Tasks, questions and prompts: ids of content, records of the data sets, what is refused."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -149,3 +151,16 @@ def test_parts_depend_on_the_questions_alone():
     assert cut == parts(questions[::-1], 30)
     assert [q for part in cut for q in part] == first_by_id(questions, None)
     assert first_by_id(questions[::-1], 7) == first_by_id(questions, None)[:7]
+
+
+def test_imports_are_light():
+    """A worker that only reads questions or counts n-grams waits for no library that it does not use."""
+    names = "answers.grading answers.programs contamination prompts questions statistics summaries tasks bertscore"
+    program = (
+        "import importlib, sys, s2l_ray.evaluation\n"
+        f"for name in {names.split()!r}: importlib.import_module('s2l_ray.evaluation.' + name)\n"
+        "print([m for m in ('torch', 'ray', 'transformers', 'sympy', 'mpmath', 'math_verify', 'sacrebleu', 'rouge_score') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
