@@ -42,7 +42,7 @@ def wrong_ones(rows: list[dict], compare) -> list[tuple]:
 
 def test_pairs_of_every_class(compare):
     rows = rows_of(PAIRS)
-    assert len({(row["dataset"], row["class"]) for row in rows}) == 72
+    assert len({(row["dataset"], row["class"]) for row in rows if row["class"] != "further"}) == 72
     assert wrong_ones(rows, compare) == []
 
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 CORPUS = "{corpus}"
 SMALLEST = {
     "every_selector": (["--sizes", "300", "--dim", "4", "--selectors", "s2l", "facility_location"], "s2l  "),
+    "answers": (["--rows", "200"], "200 rows searched"),
     "gpu": (["--tiny", "--modes", "padded", "packed"], "section=target"),
     "sandbox": (["--programs", "4", "--processes", "1"], "sympy, one by one"),
     "scaling": (

@@ -27,6 +27,7 @@ _LAYOUT = [
     (re.compile(r"π"), r"\\pi "),
     (re.compile(r"\\(?:lvert|rvert)(?![A-Za-z])"), "|"),
 ]  # fmt: skip
+_REPEATING = re.compile(r"([0-9]{0,50})\.([0-9]{0,50})\\(?:overline|bar)\s*\{?\s*([0-9]{1,50})\s*\}?")
 _JOINING = re.compile(rf"{_TEXT}\{{\s*,?\s*(?:and|or)\s*\}}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
 _UNIT = re.compile(rf"{_TEXT}\{{[^{{}}]*\}}\s*(?:\^\s*(?:\{{[^{{}}]*\}}|[0-9]))?")
 _FUNCTION_WORDS = {
@@ -87,7 +88,15 @@ def tidy(text: str) -> str:
     text = _JOINING.sub(" , ", text)
     inner = words_of(text)
     text = inner if inner is not None else _UNIT.sub(" ", text)
-    return re.sub(r"\s+", " ", text).strip(" .")
+    text = _REPEATING.sub(_repeating, text)
+    return re.sub(r"\s+", " ", text).lstrip().rstrip(" .")
+
+
+def _repeating(match: re.Match[str]) -> str:
+    """0.1\\overline{6} → the fraction (16 - 1) / 90."""
+    whole, fixed, period = match[1] or "0", match[2], match[3]
+    top = int(whole + fixed + period) - int(whole + fixed)
+    return f"\\frac{{{top}}}{{{(10 ** len(period) - 1) * 10 ** len(fixed)}}}"
 
 
 def math_of_clause(clause: str) -> str:

@@ -21,7 +21,7 @@ Comparison = Literal["equal", "different", "unreadable", "timeout"]
 Compare = Callable[[str, str], Comparison]
 """gold, answer (both LaTeX) → what a computer algebra system says, within a time limit."""
 
-_BASE = re.compile(r"(-?[0-9A-Za-z]+)\s*_\s*\{?\s*([0-9]{1,2})\s*\}?")
+_BASE = re.compile(r"\(?(-?[0-9A-Za-z]+)\)?\s*_\s*\{?\s*([0-9]{1,2})\s*\}?")
 _THOUSANDS = re.compile(r"-?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 _INFINITE = re.compile(r"\s*([+-]?)\s*(?:\\infty|oo|inf)\s*")
 _MAX_ANSWER = 2000
@@ -44,7 +44,7 @@ def judge(found: Found, gold: str, compare: Compare) -> Judged:
     if words is not None:
         return _judge_words(found, words)
     wanted = latex.tidy(gold)
-    answer = _answer(found)
+    answer = _printed(found.text, wanted) if found.how == "output" else _answer(found)
     if not answer or len(answer) > _MAX_ANSWER:
         return Judged("unreadable", answer[:200])
     rule = _Rule(compare, found.how == "output")
@@ -73,16 +73,25 @@ def _judge_words(found: Found, words: str) -> Judged:
 
 
 def _answer(found: Found) -> str:
-    """The answer in one notation: LaTeX without words, or the line that was printed."""
-    if found.how == "output":
-        line = found.text.rpartition("\n")[2]
-        return latex.tidy(line) if "\\" in line else line
+    """The answer of a completion as LaTeX without words."""
     text = found.text
     if found.how == "unmarked":
         return _last_mathematics(text)
     if found.how == "marker":
         text = latex.math_of_clause(text)
     return latex.without_words(latex.tidy(text))
+
+
+def _printed(text: str, gold: str) -> str:
+    """The last line, or all lines: where brackets are open across them, or where each holds one of several answers."""
+    lines = text.split("\n")
+    count = len(latex.split(gold)) if latex.bracketed(gold) is None else 1
+    if len(lines) == count > 1:
+        return ", ".join(lines)
+    line = lines.pop()
+    while lines and sum(map(line.count, ")]}")) > sum(map(line.count, "([{")):
+        line = lines.pop() + line
+    return latex.tidy(line) if "\\" in line else line
 
 
 def _last_mathematics(text: str) -> str:
@@ -125,6 +134,8 @@ class _Rule:
             return True
         if self.is_output:
             answer = notation.as_latex(answer)
+        if (":" in gold) != (":" in answer):
+            return False  # a ratio or a time is no number
         based = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
         if any(match and match[1].lstrip("-")[0].isdigit() for match in based):
             return all(based) and _digits(based[0]) == _digits(based[1])
@@ -142,7 +153,11 @@ class _Rule:
                 return self._several(gold, answer)
             if len(latex.split(gold)) > 1:
                 return self._several(gold, answer)
-            return gold_name == name and self._same_values(gold_value, value)
+            if gold_name != name:
+                return self._same_equations(gold, answer)  # of one curve, solved for another variable
+            return self._same_values(gold_value, value)
+        if gold_value is not None and "=" in answer:
+            return self._same_equations(gold, answer)
         if gold_value is not None:
             return self._same_values(gold_value, answer)
         assert value is not None
@@ -157,6 +172,8 @@ class _Rule:
         if all(intervals):
             return self._same_intervals(intervals)
         matrices = latex.matrix(gold), latex.matrix(answer)
+        if matrices[0] and self.is_output:
+            matrices = matrices[0], matrices[1] or notation.nested_rows(answer)
         if any(matrices):
             return all(matrices) and self._same_matrices(*matrices)
         if re.search(r"\\cup(?![A-Za-z])", gold + answer):
@@ -167,6 +184,8 @@ class _Rule:
     def _several(self, gold: str, answer: str) -> bool:
         brackets = latex.bracketed(gold), latex.bracketed(answer)
         wanted, given = self._parts(gold, brackets[0]), self._parts(answer, brackets[1])
+        if self.is_output and len(given) == 1 < len(wanted) == len(given[0].split()):
+            given = given[0].split()  # print(a, b, c)
         ordered = [
             b is not None and b[0] in "([" and len(p) > 1 for b, p in zip(brackets, (wanted, given), strict=True)
         ]

@@ -61,8 +61,28 @@ def both_signs(text: str) -> list[str]:
     return [text]
 
 
+_BOUNDS = re.compile(r"\((\S+) (<=?) (\w+)\) & \(\3 (<=?) (\S+)\)")
+
+
+def nested_rows(text: str) -> list[list[str]] | None:
+    """The rows of a printed list of lists; a flat list is a column."""
+    outer = latex.bracketed(text)
+    if outer is None or outer[0] != "[":
+        return None
+    cells = latex.split(outer[1], ",")
+    rows = [latex.bracketed(cell) for cell in cells]
+    return [latex.split(row[1], ",") if row else [cell] for row, cell in zip(rows, cells, strict=True)]
+
+
 def as_latex(line: str) -> str:
-    """Printed collections, matrices and intervals in the notation of golds; other text as it is."""
+    """Printed collections, matrices, intervals and inequalities in the notation of golds; other text as it is."""
+    bounds = _BOUNDS.fullmatch(line.strip().strip("()").join("()")) if "&" in line else None
+    if bounds:  # (0 <= x) & (x < oo)
+        low, first, name, second, high = bounds.groups()
+        line = f"{low} {first} {name}" if high == "oo" else f"{name} {second} {high}"
+        line = line if "oo" in (low.lstrip("-"), high) else f"{low} {first} {name} {second} {high}"
+    if re.fullmatch(r"[^<>=]*(?:<=|>=)[^=]*", line):
+        line = line.replace("<=", "\\le ").replace(">=", "\\ge ")
     line = (
         re.sub(r"^\s*[A-Za-z][\w ]*[:=]\s*(?=[^=])", "", line)
         if not re.match(r"\s*(?:Interval|Union|Eq)\b", line)
@@ -95,6 +115,9 @@ def _collection(line: str) -> str:
             break
         inside = brackets[1].rstrip(", ")
         parts = latex.split(inside, ",")
+        alone = [_collection(part) for part in parts]
+        if not any(latex.bracketed(part) for part in alone):  # [(15,), (9,)], [{x: 15}, {x: 9}]
+            parts, inside = alone, ", ".join(alone)
         if brackets[0] == "{":
             pairs = [latex.split(part, ":") for part in parts]
             parts = [pair[-1] for pair in pairs] if all(len(pair) == 2 for pair in pairs) else parts
