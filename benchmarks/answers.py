@@ -4,8 +4,8 @@
     python benchmarks/answers.py --rows 1000000                 # without the sets: answers of this program's own
 
 A gold is judged as models state it, after a marker and as a program's output, the right one and the next question's.
-Answers to MATH that own rules cannot read go to math-verify in a process with limits; how many did is printed. Times are
-those of this process on its processor, and of waiting for math-verify.
+Answers to MATH that own rules cannot read go to math-verify in a process with limits; how many did is printed. Times
+are those of this process on its processor, and of waiting for math-verify.
 """
 
 from __future__ import annotations

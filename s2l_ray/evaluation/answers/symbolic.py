@@ -14,7 +14,10 @@ import re
 import selectors
 import subprocess
 import sys
+import time
 from typing import Any, Protocol
+
+import psutil
 
 from s2l_ray.errors import EnvironmentFault
 from s2l_ray.evaluation.answers.mathematics import Comparison
@@ -22,6 +25,8 @@ from s2l_ray.evaluation.answers.mathematics import Comparison
 MAX_CHARACTERS = 500
 """Longer answers are not given to the library."""
 MAX_NESTING = 20
+_MAX_WAIT = 20
+"""Times the limit on processor seconds, on the wall."""
 
 PROGRAM = r"""
 import json, logging, re, sys
@@ -122,7 +127,7 @@ class ProcessComparer:
     Memory: the process holds sympy (about 150 MB) and may take 4 GB of address space. Not for several threads at once.
 
     Args:
-        seconds: limit of one comparison.
+        seconds: limit of one comparison, of processor time.
     """
 
     def __init__(self, seconds: float = 5.0, start_seconds: float = 120.0) -> None:
@@ -179,8 +184,22 @@ class ProcessComparer:
         return self._process
 
     def _line(self, process: subprocess.Popen[str], seconds: float) -> str | None:
-        """The next line; empty where the process ended, None where the time is over."""
+        """The next line; empty where the process ended, None where its time is over. Its time on the processor counts,
+        so that a busy machine gives the same verdicts; a process that only waits is stopped in the end."""
         assert process.stdout is not None
+        begin, used = time.monotonic(), _processor_seconds(process.pid)
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
-            return process.stdout.readline() if selector.select(seconds) else None
+            while not selector.select(min(seconds, 0.25)):
+                over = _processor_seconds(process.pid) - used > seconds
+                if over or time.monotonic() - begin > _MAX_WAIT * seconds:
+                    return None
+            return process.stdout.readline()
+
+
+def _processor_seconds(pid: int) -> float:
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
