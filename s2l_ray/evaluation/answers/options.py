@@ -15,6 +15,9 @@ _NAMED = re.compile(
     r"|\b([A-H])(?= is (?:correct|right|the ))"
 )
 _LEADING = re.compile(r"\W*(?:[Oo]ption |[Cc]hoice |[Ll]etter )?\(?([A-H])\b(?P<rest>.*)", re.DOTALL)
+_SEVERAL = re.compile(
+    r"(?:\([A-H]\)|\b[A-H]) ?(?:and|or|,|&|/) ?(?:[Oo]ption |[Cc]hoice )?(?:\([A-H]\)|[A-H]\b(?! [a-z]))"
+)
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textit)\s*\{([^{}]*)\}")
 _SMALL_WORDS = set("the a an in on at it its it's is was will be of this that day month year by to".split())  # noqa: SIM905
 
@@ -55,6 +58,8 @@ def chosen(found: Found, options: dict[str, str]) -> str | None:
         text = last_sentence(text, r"\w")
         letter = re.fullmatch(r"\W*([A-H])\W*", text)
         return letter[1] if letter else _by_text(text, options)
+    if _SEVERAL.search(text):
+        return None
     alone = re.fullmatch(r"\W*([A-Ha-h])\W*", text)
     if alone:
         return alone[1].upper()

@@ -23,7 +23,7 @@ class Judged(NamedTuple):
 
 Same = Callable[[Number, Number], bool]
 
-_HEDGE = re.compile(r" ?(?:to|-|~) ?[0-9]|[^0-9.,=]{0,20}\bor ?[0-9]", re.IGNORECASE)
+_HEDGE = re.compile(r" ?(?:to|-|~) ?[0-9]|[^0-9.,=]{0,20}\bor ?[0-9]|,? ?(?:and|,) ?[0-9]|, ?[0-9]", re.IGNORECASE)
 _OPERATOR_AFTER = re.compile(r" ?[*/×·÷^] ?[(0-9.]|[-+][(0-9.]| [-+] [(0-9.]| x [0-9]")
 _ARITHMETIC = re.compile(r"[-+*/×·÷^()0-9., ]+")
 _CENTS = re.compile(r" ?dollars?,? and ([0-9]{1,2}) cents?\b")
