@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from s2l_ray.errors import EnvironmentFault
 from s2l_ray.evaluation.sandbox import child
 from s2l_ray.evaluation.sandbox.server import ENDED, KILL, TOO_MANY_TASKS
 from s2l_ray.evaluation.sandbox.settings import Outcome, ProgramResult
@@ -24,11 +25,11 @@ _MAX_ERROR_BYTES = 8 << 20
 _CHUNK_BYTES = 65536
 
 
-class ServerFault(Exception):
+class ServerFault(EnvironmentFault):
     """The server says that it cannot isolate programs, or cannot start."""
 
 
-class ServerDied(Exception):
+class ServerDied(EnvironmentFault):
     """The server ended, or hangs, in the middle of a request."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from s2l_ray.data.chats import FUNCTION_CALL
+from s2l_ray.errors import DataError
 from s2l_ray.stages.subset.layout import RowLayout
 from s2l_ray.storage.folder import Storage
 
@@ -20,7 +21,7 @@ _CHAT_COLUMN = {"messages": "messages", "sharegpt": "conversations"}
 _SYSTEM = ("system", "system_prompt")
 
 
-class _Misfit(Exception):
+class _Misfit(DataError):
     """Why a program cannot read the rows as they are."""
 
 
