@@ -151,12 +151,6 @@ class FacetRun(MadeRun):
     def stage(
         self, name: str, kind: str, inputs: Any, counts: Any, extra: Any, files: Any, *rest: Any, **more: Any
     ) -> str:
-        if kind == "corpus":
-            extra["facets"] = {"topic": len(self.topics)}
-            for file, table in files.items():
-                if file.startswith("examples/"):
-                    topics = [json.loads(row)["topic"] for row in table["row"].to_pylist()]
-                    files[file] = table.append_column("facet:topic", pa.array(topics).dictionary_encode())
         if kind == "clusters":
             centres = np.stack([self.losses[self.clusters == k].mean(axis=0) for k in range(self.num_clusters)])
             files["centroids.parquet"] = pa.table({"centroid_loss_nats": list(centres)})

@@ -72,7 +72,10 @@ def test_no_folder_or_glob_reaches_into_a_run(tmp_path, mark, pattern):
 def test_a_folder_with_a_configuration_of_its_own_is_no_run(tmp_path):
     write(tmp_path / "config.yaml")
     write(tmp_path / "a.jsonl")
-    assert found(tmp_path) == ([str(tmp_path / "a.jsonl")], [])
+    read, notes = found(tmp_path)
+    assert read == [str(tmp_path / "a.jsonl")]
+    [note] = notes
+    assert "holds files that are not read: config.yaml" in note
 
 
 def test_a_single_file_of_another_run_may_be_named_but_not_of_the_own(tmp_path):
