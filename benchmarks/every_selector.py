@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from s2l_ray.selection import (
     resolve_options,
 )
 from s2l_ray.selection.options import SelectorOptions
+from s2l_ray.storage.processes import peak_resident_bytes
 
 NUM_GROUPS = 200
 CHUNK_ROWS = 65_536
@@ -117,7 +117,7 @@ def guard_rules(options: SelectorOptions) -> dict[str, Any]:
 
 def peak_gb() -> float:
     """Peak memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+    return peak_resident_bytes() / 1e9
 
 
 def in_fresh_process(name: str, num: int, args: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ import numpy as np
 from s2l_ray.selection.kmeans import fit_kmeans
 from s2l_ray.selection.quotas import resolve_budget
 from s2l_ray.selection.rules import SelectionInputs, order_examples
+from s2l_ray.storage.processes import peak_resident_bytes
 
 NUM_SKILLS = 40
 CHUNK_ROWS = 262_144
@@ -83,7 +83,7 @@ def measure(num_examples: int, length: int, num_clusters: int, budgets: list[flo
         "order_s": ordered - clustered,
         "take_s": end - ordered,
         "total_s": end - start,
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9,
+        "peak_gb": peak_resident_bytes() / 1e9,
     }
 
 

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import random
-import resource
 import signal
 import sys
 import time
@@ -32,6 +31,7 @@ from s2l_ray.config import list_recipes, load_config
 from s2l_ray.config.faults import section_at
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import MAX_MESSAGE, InternalError, S2LError, exit_code
+from s2l_ray.storage.processes import peak_resident_bytes
 from s2l_ray.workflow.preflight import preflight
 
 CASE_S = 120
@@ -247,7 +247,7 @@ def main(seed: int, cases: int, folder: Path) -> None:
         if how == "wrong":
             wrong.append([case, said[:3000]])
         slowest = max(slowest, (time.monotonic() - started, case))
-        now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        now = peak_resident_bytes()
         if now > largest + 50 * 2**20:
             print(case, how, now >> 20, "MiB", said[:100].replace("\n", " "), file=sys.stderr)
         largest = max(largest, now)

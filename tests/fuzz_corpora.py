@@ -11,7 +11,6 @@ import gzip
 import io
 import json
 import random
-import resource
 import shutil
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from s2l_ray.data.sources import plan_files
 from s2l_ray.errors import MAX_MESSAGE, S2LError
 from s2l_ray.stages.subset.rows import write_rows
 from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.processes import peak_resident_bytes
 
 MEMORY = "/dev/shm"
 """Where it is there: to wait for a disk is half of the time."""
@@ -233,7 +233,7 @@ def main(first_seed: int, num_cases: int) -> None:
         finally:
             shutil.rmtree(folder)
         refused, used, quarantined = refused + outcome[0], used + outcome[1], quarantined + outcome[2]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    peak = peak_resident_bytes() >> 20
     print(num_cases, refused, used, quarantined, peak)
 
 

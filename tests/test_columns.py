@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from s2l_ray.data.row_json import row_to_json
 from s2l_ray.data.units import MAX_COLUMNS, RawRow, SourceError, UnusableRow
 from s2l_ray.stages.subset.rows import write_rows
 from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.processes import peak_resident_bytes
 
 VALUES = st.recursive(
     st.one_of(
@@ -156,7 +156,7 @@ def test_the_subset_of_an_earlier_versions_corpus_finds_its_columns_itself(tmp_p
 
 
 def test_one_row_of_985_levels_is_quarantined_and_takes_no_memory():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_resident_bytes()
     for depth, fits in ((199, True), (201, False), (985, False), (100_000, False)):
         value: Any = {}
         for _ in range(depth - 2):
@@ -169,7 +169,7 @@ def test_one_row_of_985_levels_is_quarantined_and_takes_no_memory():
             row_to_json(row)
         while value:  # freeing it all at once recurses
             value = value.pop("a", None)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+    assert peak_resident_bytes() - before < 200 * 2**20
 
 
 def test_columns_that_the_subset_adds_are_refused_with_the_cure():

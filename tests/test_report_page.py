@@ -412,8 +412,8 @@ def test_a_million_examples_in_500_clusters_have_a_page_of_less_than_5_mb(tmp_pa
     )  # fmt: skip
     made.make()
     code = (
-        "import sys, resource; from s2l_ray.reporting.write import write_report; write_report(sys.argv[1]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        "import sys; from s2l_ray.reporting.write import write_report; write_report(sys.argv[1]); "
+        "from s2l_ray.storage.processes import peak_resident_bytes; print(peak_resident_bytes() >> 10)"
     )
     out = subprocess.run([sys.executable, "-c", code, str(made.folder)], check=True, capture_output=True, text=True)
     assert int(out.stdout) < 1024

@@ -160,8 +160,9 @@ if os.fork() == 0:
 time.sleep(0.3)
 print('left')
 """
+        before = {p.pid for p in psutil.Process().children(recursive=True)}
         assert sandbox.run(left).stdout == "left\n"
-        orphans = [p for p in psutil.Process().children(recursive=True) if p.pid not in _servers()]
+        orphans = [p for p in psutil.Process().children(recursive=True) if p.pid not in {*before, *_servers()}]
         assert orphans == [], "a process that a program has left outlives it"
         assert sandbox.run("print('next')").stdout == "next\n"
 

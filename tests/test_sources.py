@@ -177,7 +177,7 @@ def test_a_question_mark_in_a_uri_is_not_taken_for_less(tree):
 
 @pytest.mark.parametrize("path", ["notes.txt", "n*"])
 def test_wrong_extensions_are_refused_when_asked_for(tree, path):
-    with pytest.raises(SourceError, match=r"notes\.txt' is of no known kind \(\.csv.*Rename or convert"):
+    with pytest.raises(SourceError, match=r"notes\.txt' is of no known kind \(\.arrow, \.csv.*Rename or convert"):
         plan_files([f"{tree}/{path}"], 1000)
 
 

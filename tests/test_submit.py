@@ -118,7 +118,7 @@ def test_of_a_wheel_only_the_package_is_sent():
             wheel.writestr(name, "")
     sent = prepared(config(), "--package", "s2l_ray-9-py3-none-any.whl")
     (package,) = sent.runtime_env["py_modules"]
-    assert sorted(os.listdir(package)) == ["__init__.py", "cli.py"]
+    assert sorted(os.listdir(package)) == ["__init__.py", "cli"]
     assert "work/working_dir" not in package
 
 

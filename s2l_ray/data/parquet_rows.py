@@ -20,6 +20,9 @@ _BATCH_ROWS = 256
 _LARGE_GROUP_BYTES = 64 * 2**20
 _LARGE_GROUP_BATCH_ROWS = 64
 """Of a large group many rows may be far larger than its average, and stand in one batch."""
+_LARGE_ROW_BYTES = 256 * 2**10
+"""Rows of this average size are read one by one, and written out: a dictionary of large values that hardly repeat would
+be held three times."""
 
 
 def read_parquet(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_bytes: int) -> Iterator[RawRow]:
@@ -37,10 +40,11 @@ def read_parquet(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row
             if row_bytes > 2 * max_row_bytes:  # pages have headers: what is near the limit is measured as it is read
                 where = f"the average row of row group {number:,} ({group.num_rows:,} rows)"
                 raise refuse_row(unit.origin, where, max_row_bytes, row_bytes)
+            one_by_one = row_bytes >= _LARGE_ROW_BYTES
             reader = pq.ParquetFile(
                 file,
                 metadata=metadata,
-                read_dictionary=_repeated_columns(group),
+                read_dictionary=[] if one_by_one else _repeated_columns(group),
                 page_checksum_verification=True,
                 buffer_size=1 << 20,
                 pre_buffer=False,
@@ -48,7 +52,7 @@ def read_parquet(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row
             if number == 0:
                 refuse_doubled(reader.schema_arrow)
             most = _BATCH_ROWS if group.total_byte_size <= _LARGE_GROUP_BYTES else _LARGE_GROUP_BATCH_ROWS
-            size = max(1, min(most, _BATCH_BYTES // max(1, row_bytes)))
+            size = 1 if one_by_one else max(1, min(most, _BATCH_BYTES // max(1, row_bytes)))
             for batch in reader.iter_batches(batch_size=size, row_groups=[number]):
                 yield from rows_of_batch(unit, batch, index, max_row_bytes)
                 index += batch.num_rows

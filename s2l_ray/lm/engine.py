@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.lm.batches import Batch
 from s2l_ray.lm.response_loss import ResponseLoss
+from s2l_ray.storage.processes import peak_resident_bytes
 
 _STATE = "state.pt"
 
@@ -202,9 +203,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Of this process: GPU memory on GPUs, resident memory on CPUs (bytes)."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident_bytes()
 
 
 def device_name(device: torch.device) -> str:

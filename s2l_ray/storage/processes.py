@@ -6,8 +6,10 @@ import contextlib
 import getpass
 import os
 import platform
+import resource
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -89,3 +91,17 @@ def _read_text(path: str) -> str:
         return Path(path).read_text().strip()
     except OSError:
         return ""
+
+
+def peak_resident_bytes() -> int:
+    """Highest resident memory of this process so far (bytes).
+
+    Linux hands `ru_maxrss` down to a program that a large process starts, so there it is the program's own high-water
+    mark that counts.
+    """
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -5,7 +5,6 @@ Memory: the trajectory matrix (data.trajectories), in the actor alone.
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +24,7 @@ from s2l_ray.selection.kmeans import MAX_THREADS, KMeansResult, fit_kmeans
 from s2l_ray.storage.digests import columns_digest
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.processes import peak_resident_bytes
 
 _ROWS_PER_GROUP = 1_000_000
 _SETTLE_S = 5.0
@@ -87,7 +87,7 @@ class ClusterActor:
             float(result.inertia),
             [int(s) for s in result.sizes],
             list(result.warnings),
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_resident_bytes(),
             content,
             out.take_written(),
         )
