@@ -159,6 +159,7 @@ def test_no_secret_is_stored_or_shown(undisturbed):
         assert not holders, f"{name} is in {holders}"
 
 
+@pytest.mark.slow  # four jobs one after another: five minutes
 def test_a_stopped_job_goes_on_where_it_was(head, undisturbed, tmp_path):
     """`ray job stop`, Ctrl-C at `s2l submit`, Ctrl-C at a driver without a job; then a job entry point ends it."""
     write_config(tmp_path)
