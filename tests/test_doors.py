@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from quiet import Quiet
 
 import s2l_ray
+from s2l_ray.config import load_config
 from s2l_ray.errors import UserError
 from s2l_ray.workflow import stages
 
@@ -21,10 +23,12 @@ def example(section: str) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 
 
-def test_a_stage_from_outside_is_built_once_and_skipped_after(finished, monkeypatch):
+def test_a_stage_from_outside_is_built_once_and_skipped_after(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "_EXTRA", {})
+    folder = shutil.copytree(finished.storage.local_path(), tmp_path / "run")
+    config = load_config(finished.config.model_dump(mode="json") | {"run_dir": str(folder)})
     exec(compile(example("A stage"), str(DOCS), "exec"), {"__name__": "outside"})
-    first = s2l_ray.run(finished.config, progress=Quiet())
+    first = s2l_ray.run(config, progress=Quiet())
     stage = first.stage("lengths")
     assert not stage.reused
     assert all(one.reused for name, one in first.stages.items() if name != "lengths")
@@ -32,7 +36,7 @@ def test_a_stage_from_outside_is_built_once_and_skipped_after(finished, monkeypa
     mean = tokens.extra["num_tokens"] / tokens.row_counts["sequences"]
     assert stage.storage.read_json("lengths.json") == {"mean": mean}
     assert stage.manifest.extra["mean_tokens"] == mean
-    assert s2l_ray.run(finished.config, progress=Quiet()).stage("lengths").reused
+    assert s2l_ray.run(config, progress=Quiet()).stage("lengths").reused
 
 
 def test_a_stage_that_could_never_be_built_is_refused(monkeypatch):
