@@ -91,6 +91,7 @@ print("left:", psutil.wait_procs(psutil.Process().children(recursive=True), time
 
 TIDY = """
 import os
+import ray  # which sets RAY_CLIENT_MODE when it is imported
 from s2l_ray.execution.auth import own_token
 
 before = dict(os.environ)
