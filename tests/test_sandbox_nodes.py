@@ -278,13 +278,14 @@ def as_nobody(tmp_path: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         pytest.skip("setpriv is not here")
-    command = [setpriv, "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", sys.executable, str(RUNNER)]
-    closed = _closed_ancestor(Path(sys.executable).resolve())
-    if closed is not None:
-        command = _behind(closed, Path(sys.base_prefix), tmp_path, command)
-    if subprocess.run([*command[: command.index(sys.executable)], sys.executable, "-c", ""], check=False).returncode:
-        pytest.skip("an ordinary user cannot reach this Python, and no mount namespace can be had")
-    return lambda request: _run(request, command)
+    command = [setpriv, "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", sys.executable]
+    needed = {Path(sys.executable).parents[1], Path(sys.base_prefix).resolve(), RUNNER.parents[1]}
+    command = _opened({folder: closed for folder in needed if (closed := _closed_ancestor(folder))}, tmp_path, command)
+    probe = ["-c", "import rich, sys; print(sys.prefix)"]
+    found = subprocess.run([*command, *probe], cwd="/", capture_output=True, text=True, check=False)
+    if found.stdout.strip() != sys.prefix:
+        pytest.skip(f"an ordinary user cannot run {sys.executable}: {found.stderr.strip()[-200:] or found.stdout}")
+    return lambda request: _run(request, [*command, str(RUNNER)])
 
 
 def _closed_ancestor(path: Path) -> Path | None:
@@ -295,10 +296,20 @@ def _closed_ancestor(path: Path) -> Path | None:
     return None
 
 
-def _behind(closed: Path, wanted: Path, stage: Path, command: list[str]) -> list[str]:
-    """In a mount namespace of its own, an empty folder in place of `closed` that holds `wanted` alone."""
-    script = (
-        'mount --bind "$2" "$3" && mount -t tmpfs -o mode=755 none "$1" && mkdir -p "$2" && mount --bind "$3" "$2" '
-        '&& shift 3 && exec "$@"'
-    )
-    return ["unshare", "--mount", "sh", "-c", script, "sh", str(closed), str(wanted), str(stage), *command]
+def _opened(folders: dict[Path, Path], stage: Path, command: list[str]) -> list[str]:
+    """Run it in a mount namespace of its own where an ordinary user reaches the folders: {folder: what closes it}.
+
+    An empty folder that all may enter takes the place of whatever closes one, and holds the wanted folders alone.
+    """
+    if not folders:
+        return command
+    # Relative names: the folder of temporary files may itself lie behind what is covered.
+    script = [f'cd "{stage}"']
+    for number, folder in enumerate(sorted(folders)):
+        (stage / str(number)).mkdir()
+        script.append(f'mount --bind "{folder}" ./{number}')
+    script += [f'mount -t tmpfs -o mode=755 none "{closed}"' for closed in sorted(set(folders.values()))]
+    for number, folder in enumerate(sorted(folders)):
+        # An outer folder may have brought an inner one along: /venv is part of /checkout.
+        script.append(f'mkdir -p "{folder}" && mount --no-canonicalize --bind ./{number} "{folder}"')
+    return ["unshare", "--mount", "sh", "-ec", "\n".join([*script, 'cd /; exec "$@"']), "sh", *command]
