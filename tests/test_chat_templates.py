@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from families import FAMILIES, family_tokenizer
 
+from s2l_ray.data.chat_template import thoughts_of
 from s2l_ray.data.render import Renderer
 from s2l_ray.data.units import UnusableRow
 from s2l_ray.errors import UserError
@@ -160,6 +161,12 @@ def test_the_response_is_what_the_model_will_generate(tokenizers, family, kind):
         whole = tokenizer.apply_chat_template(_with_objects(messages), tools=tools, tokenize=False)
         assert tokenizer.decode(result[-1].input_ids) == whole
         _check_prompts(tokenizer, result, messages, tools)
+    renderer = Renderer(tokenizer, "chat_template", 10_000)
+    last = max(i for i, m in enumerate(result[-1].response_mask) if m and not result[-1].response_mask[i - 1])
+    answered = max(i for i, turn in enumerate(messages) if turn["role"] == "assistant")
+    thoughts = thoughts_of(messages[answered]) is not None
+    assert renderer.prompts([messages[:answered]], [tools], thoughts) == [result[-1].input_ids[:last]]
+    assert result[-1].input_ids[max(i for i, m in enumerate(result[-1].response_mask) if m)] in renderer.end_ids()
 
 
 def _check_prompts(tokenizer: Any, sequences: Any, messages: Any, tools: Any) -> None:

@@ -187,6 +187,8 @@ def check(kind: str, style: Any, turns: list[tuple[str, str]]) -> None:
         if is_response and (i == 0 or not sequence.response_mask[i - 1])
     ]
     assert len(starts) == len(spans)
+    trained = starts[-1][0][: starts[-1][2]]
+    assert renderer.prompts([messages[:-1]]) == [trained] or not trained
     prefix = [] if style == "chat_template" else tokenizer("a")["input_ids"][: _prefix_length(tokenizer)]
     for (text, (start, end)), (ids, mask, first) in zip(spans, starts, strict=True):
         prompt = list(prefix) + tokenizer(text[:start], add_special_tokens=False)["input_ids"]

@@ -64,6 +64,16 @@ class Encoder:
             out.append(self._piecewise(text) if spans is None else [self._masked(encoding.ids, spans)])
         return out
 
+    def prompt(self, text: TrainedText) -> list[int]:
+        """The ids of what precedes the last response."""
+        start = text.responses[-1][0]
+        plain = tuple(span for span in text.plain if span[1] <= start)
+        return self._cut(TrainedText(text.text[:start], (), plain), ()).input_ids
+
+    @property
+    def eos_token_id(self) -> int:
+        return int(self._tokenizer.eos_token_id)
+
     def _masked(self, ids: list[int], spans: Sequence[tuple[int, int]]) -> Tokenised:
         mask = [False] * (len(self._prefix) + len(ids))
         for start, end in spans:

@@ -25,6 +25,8 @@ _ALPACA = (
     "### Instruction:\n{instruction}\n\n### Response:"
 )
 TEMPLATE_DATE = datetime.date(2025, 1, 1)
+_ANSWER = "\u2063answer\u2063"
+"""Stands for a response that is yet to be generated; begins with what no generation prompt holds."""
 
 
 def resolve_style(render: str, format: str, tokenizer: Any) -> Style:
@@ -137,6 +139,38 @@ class Renderer:
             self.num_with_control_tokens += any(text.plain for text in row)
             out.append(self._fitted([tokens for _ in row for tokens in next(encoded)]))
         return out
+
+    def prompts(
+        self, batch: Sequence[Sequence[Turn]], tools: Sequence[Any] | None = None, with_thoughts: bool = False
+    ) -> list[list[int] | UnusableRow]:
+        """Each conversation's token ids up to where the assistant's next turn begins: what generation starts from.
+
+        They are the ids that precede a response in training, and are never cut. A conversation that cannot be
+        rendered, or comes to no token at all, comes back as its UnusableRow.
+
+        Args:
+            with_thoughts: the responses of the training had thoughts apart from their content, before which some chat
+                templates write another prompt.
+        """
+        answer = {"role": "assistant", "content": _ANSWER}
+        if with_thoughts:
+            answer["reasoning_content"] = _ANSWER
+        return [self._prompt([*messages, answer], tools[i] if tools else None) for i, messages in enumerate(batch)]
+
+    def _prompt(self, messages: Sequence[Turn], tools: Any) -> list[int] | UnusableRow:
+        # With a response: templates do not write all of the generation prompt into a finished turn.
+        answered = self._texts(messages, tools)
+        if isinstance(answered, UnusableRow):
+            return answered
+        ids = self._encode.prompt(answered[-1])
+        return ids or UnusableRow("the prompt is empty, so there is nothing for the model to continue")
+
+    def end_ids(self) -> list[int]:
+        """Tokens that end a response: the one with which responses of this style end, and the tokenizer's EOS."""
+        answered = self.texts([{"role": "user", "content": "a"}, {"role": "assistant", "content": _ANSWER}])
+        [[tokens]] = self._encode(answered[-1:])
+        last = max(i for i, is_response in enumerate(tokens.response_mask) if is_response)
+        return sorted({tokens.input_ids[last], int(self._encode.eos_token_id)})
 
     def texts(self, messages: Sequence[Turn], tools: Any = None) -> list[TrainedText]:
         """What is trained on, as text. Raises UnusableRow."""
