@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+from tests.support.paths import SHARED
 
 # A property does not fail because the machine is busy. And nothing is traced: what explains a failure traces the whole
 # test, in which Python 3.11 has been seen to loop indefinitely, so that a failure would show as a run that hangs.
@@ -18,8 +19,7 @@ settings.register_profile(
 )  # fmt: skip
 settings.load_profile("unhurried")
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "faults")]
-pytest_plugins = ("fixtures_s3", "collection", "undisturbed_run")
+pytest_plugins = ("s2l_ray.testing.s3", "tests.support.collection", "tests.support.undisturbed_run")
 
 # Before Ray starts: its workers speak with the test's S3 server too (fixtures_s3.S3_TEST_ENV).
 for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -31,8 +31,6 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "3")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "120000")  # new processes are what takes time here
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")
@@ -53,10 +51,9 @@ def ray_cluster():
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Any:
     """One undisturbed tiny run that others are compared with. Whoever changes its folder sets it right again."""
-    from quiet import Quiet
-    from tiny import tiny_run_config
-
     import s2l_ray
+    from s2l_ray.testing.quiet import Quiet
+    from s2l_ray.testing.tiny import tiny_run_config
 
     return s2l_ray.run(tiny_run_config(tmp_path_factory.mktemp("finished") / "run"), progress=Quiet())
 

@@ -8,7 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from disturbed import (
+
+import s2l_ray
+from s2l_ray.artifacts.run import load_run
+from s2l_ray.testing.faults.disturbed import (
     Workplace,
     assert_not_made_again,
     assert_nothing_left,
@@ -17,12 +20,9 @@ from disturbed import (
     contents,
     differences,
 )
-from fault_plan import fault_at, faults_over_all_stages, read_points
-from quiet import Quiet
-from undisturbed_run import SUBSET, Undisturbed
-
-import s2l_ray
-from s2l_ray.artifacts.run import load_run
+from s2l_ray.testing.faults.fault_plan import fault_at, faults_over_all_stages, read_points
+from s2l_ray.testing.quiet import Quiet
+from tests.support.undisturbed_run import SUBSET, Undisturbed
 
 SEED = int(os.environ.get("S2L_FAULTS_SEED", "0"))
 BUDGETS = tuple(range(20, 30))

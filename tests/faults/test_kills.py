@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import os
 import random
-from pathlib import Path
 
 import pytest
-from disturbed import Workplace, assert_not_made_again, assert_nothing_left, chain, complete_files
-from fault_plan import STAGES, Fault, faults_over_all_stages, few_faults
-from undisturbed_run import Undisturbed
+
+from s2l_ray.testing.faults.disturbed import (
+    Workplace,
+    assert_not_made_again,
+    assert_nothing_left,
+    chain,
+    complete_files,
+)
+from s2l_ray.testing.faults.fault_plan import STAGES, Fault, faults_over_all_stages, few_faults
+from tests.support.undisturbed_run import Undisturbed
 
 FIRST_SEED = int(os.environ.get("S2L_FAULTS_SEED", "0"))
 SEEDS = range(FIRST_SEED, FIRST_SEED + int(os.environ.get("S2L_FAULTS_ROUNDS", "1")))
@@ -35,7 +41,7 @@ def finish(undisturbed: Undisturbed) -> None:
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
     undisturbed: Undisturbed, place: Workplace, seed: int
 ) -> None:
-    print(f"S2L_FAULTS_SEED={seed} pytest {Path(__file__).name}")
+    print(f"S2L_FAULTS_SEED={seed} pytest tests/faults/test_kills.py")
     faults = few_faults(undisturbed.points, random.Random(seed))
     struck = chain(place, faults, "run", undisturbed.config)
     assert struck == faults, "each of them must have killed somebody"
@@ -45,7 +51,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
 @pytest.mark.slow  # half an hour: twenty kills, on several runs
 def test_kills_in_every_stage(undisturbed: Undisturbed, place: Workplace, seed: int) -> None:
     """One at least in every stage and every phase of the trainings, on as few runs as that takes."""
-    print(f"S2L_FAULTS_SEED={seed} pytest {Path(__file__).name}")
+    print(f"S2L_FAULTS_SEED={seed} pytest tests/faults/test_kills.py")
     rng = random.Random(seed)
     left = faults_over_all_stages(undisturbed.points, rng, max_delay=1.0)
     struck: list[Fault] = []

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fault_plan import Fault
-from ray_head import kill_family
-from striker import Striker, is_dead
+
+from s2l_ray.testing.faults.fault_plan import Fault
+from s2l_ray.testing.faults.striker import Striker, is_dead
+from s2l_ray.testing.ray_head import kill_family
 
 PARENT = "import subprocess, time; print(subprocess.Popen(['sleep', '99']).pid, flush=True); time.sleep(99)"
 

@@ -1,0 +1,280 @@
+"""Commands of `s2l` with a fault on the way, and what must be the same afterwards as without it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+
+from s2l_ray.testing.faults.fault_plan import SURVIVED, Fault
+from s2l_ray.testing.faults.striker import Striker
+from s2l_ray.testing.processes import heed_signals
+from s2l_ray.testing.ray_head import kill_family
+
+HOOK = Path(__file__).parent / "hook"
+ROOT = Path(__file__).parents[3]
+HANGS_AFTER_S = 900
+"""The tiny run takes half a minute; on a machine with ten times the work for its cores, minutes."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    output: str
+    struck: dict[Fault, str]
+    """What each fault killed; those that were not reached are not in it."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A folder in which one run after another lives under one and the same path, since some outputs name it."""
+
+    base: Path
+
+    @property
+    def run(self) -> Path:
+        return self.base / "run"
+
+    def config(self, tree: dict[str, Any]) -> Path:
+        path = self.base / "config.json"
+        path.write_text(json.dumps(tree))
+        return path
+
+    def move_run(self, name: str) -> Path:
+        return Path(shutil.move(self.run, self.base / name))
+
+    def delete_run(self) -> None:
+        shutil.rmtree(self.run, ignore_errors=True)
+
+    def s2l(self, *arguments: str | Path, faults: Sequence[Fault] = (), record: Path | None = None) -> Outcome:
+        """`s2l ARGUMENTS`, to its end."""
+        return self.wait(*self.start(*arguments, faults=faults, record=record), faults)
+
+    def at_once(
+        self, commands: Mapping[str, Sequence[str | Path]], faults: Mapping[str, Sequence[Fault]]
+    ) -> dict[str, Outcome]:
+        """Several commands of `s2l`, by some name, side by side."""
+        with ThreadPoolExecutor(len(commands)) as pool:
+            running = {
+                name: pool.submit(self.s2l, *command, faults=faults.get(name, ())) for name, command in commands.items()
+            }
+            return {name: future.result() for name, future in running.items()}
+
+    def wait(self, driver: subprocess.Popen[bytes], folder: Path, faults: Sequence[Fault]) -> Outcome:
+        """Until it ends, with what its faults want killed on the way; `folder`: as `start` gave it."""
+        started, log, striker = time.monotonic(), folder / "log.txt", Striker(driver.pid, folder, faults)
+        while driver.poll() is None:
+            striker.look()
+            if time.monotonic() - started > HANGS_AFTER_S:
+                where = subprocess.run(["py-spy", "dump", "--pid", str(driver.pid)], capture_output=True, text=True)
+                kill_family(psutil.Process(driver.pid))
+                raise AssertionError(f"it hangs, after {faults}: {log.read_text()}\n{where.stdout}")
+            time.sleep(0.005)
+        return Outcome(driver.returncode, log.read_text(errors="replace"), striker.struck, time.monotonic() - started)
+
+    def start(
+        self, *arguments: str | Path, faults: Sequence[Fault] = (), record: Path | None = None
+    ) -> tuple[subprocess.Popen[bytes], Path]:
+        """The command's process, and the folder of its output and of what its faults have struck."""
+        folder = Path(tempfile.mkdtemp(dir=self.base, prefix="c"))
+        what = {"record": record and str(record), "faults": [asdict(fault) for fault in faults]}
+        plan = {"run": str(self.run), "markers": str(folder), **what}
+        unset = ("RAY_ADDRESS", "S2L_FAULT_DRIVER")
+        environment = {k: v for k, v in os.environ.items() if k not in unset} | {
+            "PYTHONPATH": f"{HOOK}:{ROOT}",
+            "S2L_FAULT_PLAN": json.dumps(plan),
+            "TMPDIR": str(self.tmp),
+            "RAY_TMPDIR": str(self.ray_tmp),
+            "RAY_worker_register_timeout_seconds": "300",  # 60 s are few on a busy machine
+        }
+        command = [sys.executable, "-m", "s2l_ray.cli", *map(str, arguments)]
+        with (folder / "log.txt").open("wb") as out:
+            driver = subprocess.Popen(
+                command, env=environment, stdout=out, stderr=out, cwd=self.cwd, preexec_fn=heed_signals
+            )
+        return driver, folder
+
+    @property
+    def cwd(self) -> Path:
+        return self.base / "cwd"
+
+    @property
+    def tmp(self) -> Path:
+        return self.base / "tmp"
+
+    @property
+    def ray_tmp(self) -> Path:
+        return self.base / "r"
+
+    def processes(self) -> list[psutil.Process]:
+        """Those of any command of this place that still live: Ray's have the folder in their command lines, workers
+        are in its working folder."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if str(self.base) in " ".join([process.cwd(), *process.cmdline()]):
+                    found.append(process)
+        return found
+
+
+@contextlib.contextmanager
+def workplace() -> Iterator[Workplace]:
+    """One with a short name (Ray's sockets lie below it), gone after the block with all that still runs in it."""
+    place = Workplace(Path(tempfile.mkdtemp(prefix="s2lf")))
+    for folder in (place.cwd, place.tmp, place.ray_tmp):
+        folder.mkdir()
+    try:
+        yield place
+    finally:
+        for process in place.processes():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        shutil.rmtree(place.base, ignore_errors=True)
+
+
+# --- what must hold -------------------------------------------------------------------------------------------------
+
+NOT_COMPARED = {
+    "metrics.jsonl": "the record of what happened, with times",
+    "sweep/logs": "records of what happened in trials, with times",
+    "sweep/results.csv": "the same table as results.parquet",
+    "sweep/files.json": "digests of tables that hold times",
+    "sweep/cost": "a picture of what it cost",
+    "sweep/budget": "a picture, with matplotlib's random names",
+    "sweep/sources": "a picture, with matplotlib's random names",
+    "locks": "must be empty, which is checked apart",
+}
+VOLATILE = {
+    "started_at", "finished_at", "wall_seconds", "device_seconds", "peak_memory_bytes", "train_seconds",
+    "score_seconds", "mfu", "cost",
+}  # fmt: skip
+"""Fields of manifests and reports that tell of time and memory."""
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """Every file of a run: what it holds, for comparison; of JSON without what tells of time and memory."""
+    found: dict[str, Any] = {}
+    for path in sorted(p for p in run.rglob("*") if p.is_file()):
+        name = path.relative_to(run).as_posix()
+        if name.startswith(tuple(NOT_COMPARED)):
+            continue
+        content = path.read_bytes()
+        if name.endswith(("manifest.json", "run.json", "report.json")):
+            found[name] = _plain(json.loads(content))
+            found[name].pop("digest", None)  # a manifest's own, its times included; those of its files are compared
+        elif name == "sweep/results.parquet":
+            found[name] = _plain(pq.read_table(path).to_pylist())
+        else:
+            found[name] = hashlib.blake2b(content, digest_size=8).hexdigest()
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if k not in VOLATILE}
+    return [_plain(v) for v in value] if isinstance(value, list) else value
+
+
+def differences(found: Any, expected: Any, where: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return [
+            line
+            for key in sorted(found.keys() | expected.keys())
+            for line in (
+                differences(found[key], expected[key], f"{where}/{key}")
+                if key in found and key in expected
+                else [f"{where}/{key} is only in the {'disturbed' if key in found else 'undisturbed'} run"]
+            )
+        ]
+    if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        return [
+            d for i, (f, e) in enumerate(zip(found, expected, strict=True)) for d in differences(f, e, f"{where}[{i}]")
+        ]
+    return [] if found == expected else [f"{where}: {str(found)[:200]} in the disturbed run, not {str(expected)[:200]}"]
+
+
+def complete_files(run: Path) -> dict[Path, tuple[int, int]]:
+    """Files of complete stages and of complete snapshots, with what changes when they are written again."""
+    folders = [p.parent for p in run.glob("*/*/manifest.json")]
+    folders += [p.parent for p in run.glob("proxy/*/snapshots/*/manifest.json")]
+    files = [p for folder in folders for p in folder.rglob("*") if p.is_file() and "ray_train" not in p.parts]
+    return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in files}
+
+
+def assert_not_made_again(before: dict[Path, tuple[int, int]], run: Path) -> None:
+    after = complete_files(run)
+    again = [str(p.relative_to(run)) for p, was in before.items() if p.name[0] != "." and after.get(p) != was]
+    assert not again, f"was complete and was made again: {again[:10]}"
+
+
+def assert_nothing_left(place: Workplace, seconds: float = 90) -> None:
+    """Once the run is complete: no temp files, locks or processes, and no Ray session that lives on."""
+    deadline = time.monotonic() + seconds
+    while (living := place.processes()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not living, f"processes live on: {[' '.join(p.cmdline())[:200] for p in living]}"
+    temps = [str(p.relative_to(place.run)) for p in place.run.rglob(".tmp-*")]
+    # Of attempts to take the lock: deleted once they are minutes old, since others may be taking it.
+    assert not [t for t in temps if not t.startswith("locks/")], f"temp files: {temps}"
+    assert not list(place.run.glob("locks/[!.]*")), "locks"
+    for folder in ("stage_locks", "sweep/ray_tune"):
+        assert not (place.run / folder).exists(), folder
+    working = [str(p) for p in place.run.glob("*/*/ray_train")]
+    assert not working, f"working state: {working}"
+    left = sorted(p.name for p in place.tmp.iterdir() if not p.name.startswith("torchinductor_"))  # torch's own cache
+    assert not left, f"in TMPDIR: {left}"
+
+
+def assert_ends_well(outcome: Outcome) -> None:
+    """An error is said in one piece, a stop has its own exit code, and a lost worker ends nothing."""
+    said, victims = outcome.output, {fault.victim for fault in outcome.struck}
+    assert "Traceback" not in said, said
+    expected = {0}
+    if victims & {"tree", "driver"}:
+        expected = {-signal.SIGKILL}
+    elif not victims <= set(SURVIVED):
+        expected = {{"SIGTERM": 143, "SIGINT": 130}.get(victim, 1) for victim in victims - set(SURVIVED)}
+    assert outcome.code in expected, f"exit code {outcome.code}, not {expected}: {said[-3000:]}"
+
+
+def chain(place: Workplace, faults: Sequence[Fault], *arguments: str | Path) -> list[Fault]:
+    """The same command again and again, each time with the next faults, up to one that ends it → those that struck.
+
+    Each time what was complete must stay as it is.
+    """
+    struck: list[Fault] = []
+    left = list(faults)
+    while left:
+        ending = next((i for i, fault in enumerate(left) if not fault.is_survived), len(left) - 1)
+        now, left = left[: ending + 1], left[ending + 1 :]
+        before = complete_files(place.run) if place.run.exists() else {}
+        outcome = place.s2l(*arguments, faults=now)
+        print(f"{outcome.seconds:6.1f} s  code {outcome.code}")
+        for fault in now:
+            print(f"    {fault}: {outcome.struck.get(fault, 'not reached')}", flush=True)
+        assert_not_made_again(before, place.run)
+        assert_ends_well(outcome)
+        struck += outcome.struck
+        if outcome.code == 0:
+            break
+    return struck

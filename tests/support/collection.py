@@ -1,0 +1,48 @@
+"""Which tests run, and beside which: slow ones when asked for, those that start a Ray alone on the machine."""
+
+from __future__ import annotations
+
+import pytest
+
+_STARTS_RAY = {"RayHead", "AutoscalingHead", "local_ray", "ray_session", "Workplace"}
+_WITH_RAY = ("tests/ray/", "tests/faults/", "tests/e2e/")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _refuse_ray_among_the_quick(items)
+    slow_too = "slow" in (config.getoption("markexpr") or "")
+    # It compiles for minutes: first, so that where files run side by side something is left to run beside it.
+    items.sort(key=lambda item: not _module(item).endswith("test_zero.py"))
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if item.nodeid.startswith(_WITH_RAY):
+            item.add_marker(pytest.mark.ray)
+        if item.nodeid.startswith("tests/faults/"):
+            item.add_marker(pytest.mark.faults)
+        if item.nodeid.startswith("tests/gpu/"):
+            item.add_marker(pytest.mark.gpu)
+        if "s3_server" in fixtures:
+            item.add_marker(pytest.mark.s3)
+        if item.get_closest_marker("slow") and not slow_too:
+            item.add_marker(pytest.mark.skip(reason="slow; `pytest -m slow` runs it"))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Ids without content: packed bytes hold the time, and processes that collect different ids run nothing."""
+    return argname if isinstance(val, bytes) else None
+
+
+def _refuse_ray_among_the_quick(items: list[pytest.Item]) -> None:
+    """Tests of `tests/unit` run side by side, where a Ray would slow them down and be slowed down."""
+    for item in items:
+        held = vars(getattr(item, "module", pytest)).keys()
+        if item.nodeid.startswith(_WITH_RAY) or not (
+            _STARTS_RAY & held or "ray_cluster" in getattr(item, "fixturenames", ())
+        ):
+            continue
+        raise pytest.UsageError(f"{item.nodeid} starts a Ray: it belongs to tests/ray, tests/faults or tests/e2e")
+
+
+def _module(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]

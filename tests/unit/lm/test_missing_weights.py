@@ -1,0 +1,85 @@
+"""A checkpoint that lacks weights is refused: `transformers` would fill them with random numbers."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from s2l_ray.config.model import TrainedModelConfig
+from s2l_ray.config.proxy import ProxyConfig
+from s2l_ray.config.target import TargetConfig
+from s2l_ray.lm.load import ModelError, load_model
+from s2l_ray.testing.tiny import SHAPES, random_model
+
+
+class Tokens(SimpleNamespace):
+    def __len__(self) -> int:
+        return 300
+
+
+def load(folder: Path, kind: type[TrainedModelConfig] = ProxyConfig) -> Any:
+    return load_model(kind(model=str(folder), max_length=64), Tokens(), seed=0)
+
+
+@pytest.fixture(params=SHAPES)
+def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    random_model(request.param).save_pretrained(tmp_path)
+    return tmp_path / "model.safetensors", load_file(tmp_path / "model.safetensors")
+
+
+def test_a_whole_one_is_loaded_with_and_without_tied_weights(checkpoint, caplog):
+    file, weights = checkpoint
+    model = load(file.parent)
+    assert model.config.tie_word_embeddings == ("lm_head.weight" not in weights and "embed_out.weight" not in weights)
+    names = dict(model.named_parameters())
+    assert all(torch.equal(names[name], tensor) for name, tensor in weights.items() if name in names)
+    assert not [r for r in caplog.records if r.name == "s2l_ray.lm.load"]
+
+
+def test_every_missing_weight_is_an_error_that_names_it(checkpoint):
+    file, weights = checkpoint
+    for name in weights:
+        save_file({n: t for n, t in weights.items() if n != name}, file, metadata={"format": "pt"})
+        with pytest.raises(ModelError, match=r"lacks \d of the model's weights .*random numbers") as caught:
+            load(file.parent, TargetConfig)
+        assert name.replace("embed_out", "lm_head") in str(caught.value), "GPT-NeoX's head has a new name in memory"
+        assert "target.random_weights=true" in str(caught.value)
+
+
+def test_of_many_the_first_are_named(checkpoint):
+    file, weights = checkpoint
+    first = sorted(weights)[0]
+    save_file({first: weights[first]}, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks \d\d of the model's weights .*, … and \d+ more\)") as caught:
+        load(file.parent)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_model_without_its_head_is_refused_unless_the_head_is_tied(tmp_path):
+    for shape in SHAPES:
+        model = random_model(shape)
+        model.base_model.save_pretrained(tmp_path / shape)
+        if model.config.tie_word_embeddings:
+            assert torch.equal(
+                load(tmp_path / shape).get_output_embeddings().weight, model.get_output_embeddings().weight
+            )
+        else:
+            with pytest.raises(ModelError, match=r"lacks 1 of .*without a language-model head"):
+                load(tmp_path / shape)
+
+
+def test_what_a_checkpoint_has_beyond_the_model_is_said_in_one_line(checkpoint, caplog):
+    file, weights = checkpoint
+    save_file(weights | {"value_head.weight": torch.zeros(3)}, file, metadata={"format": "pt"})
+    with caplog.at_level(logging.WARNING, "s2l_ray"):
+        load(file.parent)
+    [record] = [r for r in caplog.records if r.name == "s2l_ray.lm.load"]
+    assert (
+        "holds 1 weights that the model does not have, and they are left out: value_head.weight" in record.getMessage()
+    )

@@ -1,0 +1,276 @@
+"""DeepSpeed ZeRO in real processes: the same training as plain PyTorch, sharded or resumed in whatever way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from s2l_ray.lm.batches import Batching
+from s2l_ray.lm.response_loss import ResponseLoss
+from s2l_ray.lm.step import learning_rate
+from s2l_ray.lm.zero_checkpoint import Checkpoint, CheckpointMismatch
+from s2l_ray.testing.tiny import random_model
+from tests.support.paths import ROOT, SUPPORT
+from tests.support.zero_worker import TOTAL_STEPS, Case, batch_of, config_of, evaluate, run_case
+
+HALF = TOTAL_STEPS // 2
+CLOSE = 1e-3
+"""Nats. Sharded sums round differently, and Adam makes the most of it."""
+
+pytest.importorskip("deepspeed")
+pytest.importorskip("peft")
+pytestmark = pytest.mark.timeout(1200)  # the first test waits for all processes, the first run for compilers as well
+
+# Small chunks: the workers have different numbers of them, so a fetch of weights within the loop would hang.
+UNBROKEN = [
+    Case("stage 1", stage=1, save_at=HALF, overflow_at=2),
+    Case("stage 2", stage=2, save_at=HALF, overflow_at=2, chunk_elements=3000, recompute=True),
+    Case("stage 3", stage=3, save_at=HALF, overflow_at=2, chunk_elements=3000, recompute=True, evaluate_at=[0, 3]),
+    Case("small parameters whole", stage=3, shard_all=False, save_at=HALF, evaluate_at=[0, 3]),
+    Case("neox stage 1", stage=1, shape="gpt_neox"),
+    Case("neox stage 3, built in shards", stage=3, shape="gpt_neox", recompute=True, pretrained="gpt_neox"),
+    Case("lora stage 2", stage=2, lora=True),
+    Case("lora stage 3, built in shards", stage=3, lora=True, save_at=HALF, recompute=True, pretrained="llama"),
+    Case("offload stage 2", stage=2, offload="cpu"),
+    Case("offload stage 3", stage=3, offload="cpu", save_at=HALF),
+    Case("no stage"),
+    Case("bf16 no stage", precision="bf16"),
+    Case("bf16 stage 1", stage=1, precision="bf16", save_at=HALF),
+    Case("bf16 stage 2", stage=2, precision="bf16", save_at=HALF),
+    Case("bf16 stage 3", stage=3, precision="bf16", overflow_at=2),
+]
+NVME = Case("nvme stage 3", stage=3, offload="nvme", save_at=HALF, overflow_at=2)
+LORA = "lora stage 3, built in shards"
+RESUMED = {  # by number of workers: (case, stage, case that wrote on 2 workers; "alone" wrote on 1)
+    1: [("1 of stage 1", 1, "stage 1"), ("1 of stage 3", 3, "stage 3"), ("1 of lora", 3, LORA),
+        ("1 of offload", 3, "offload stage 3")],
+    2: [("2 of stage 1", 1, "stage 1"), ("2 of stage 3", 3, "small parameters whole"), ("2 of lora", 3, LORA),
+        ("other stage", 3, "stage 2"), ("2 of 1", 2, "alone"), ("2 of bf16", 1, "bf16 stage 1")],
+}  # fmt: skip
+
+
+def reference_of(name: str) -> str:
+    return next((kind for kind in ("neox", "lora") if kind in name), "llama")
+
+
+def has_nvme() -> bool:
+    """libaio with its headers, against which DeepSpeed compiles for minutes."""
+    return any(Path(folder, "libaio.h").exists() for folder in ("/usr/include", "/usr/local/include"))
+
+
+class Launches:
+    """Results of all cases: name → what worker 0 saw. Few processes, since each takes seconds to import DeepSpeed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seen: dict[str, dict[str, Any]] = {}
+        self.cases: dict[str, Case] = {}
+
+    def run(self, cases: list[Case], num_workers: int) -> None:
+        out = self.folder / f"launch{len(self.seen)}"
+        out.mkdir()
+        (out / "cases.json").write_text(json.dumps([asdict(c) for c in cases]))
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        ranks = []
+        for rank in range(num_workers):
+            command = [sys.executable, SUPPORT / "zero_worker.py", out / "cases.json", rank, num_workers, port, out]
+            with open(out / f"log{rank}", "w") as log:
+                ranks.append(subprocess.Popen([str(c) for c in command], stdout=log, stderr=log, env=env))
+        try:
+            while any(p.poll() is None for p in ranks) and not any(p.poll() for p in ranks):
+                time.sleep(0.2)  # until all are done or one has failed, for which the others would wait
+            failed = [r for r, p in enumerate(ranks) if p.poll() not in (0, None)]
+        finally:
+            for process in ranks:
+                process.kill()
+        assert not failed, "\n".join((out / f"log{r}").read_text()[-3000:] for r in failed)
+        self.seen |= torch.load(out / "rank0.pt", weights_only=True)
+        self.cases |= {c.name: c for c in cases}
+
+    def merged(self, name: str) -> str:
+        """The files of all workers in one folder, as Ray Train leaves them; read-only."""
+        target = self.folder / f"merged {name}"
+        if not target.exists():
+            for folder in (self.folder / name).iterdir():
+                shutil.copytree(folder, target, dirs_exist_ok=True)
+        return str(target)
+
+
+@pytest.fixture(scope="module")
+def launches(tmp_path_factory: pytest.TempPathFactory) -> Launches:
+    runs = Launches(tmp_path_factory.mktemp("zero"))
+    for shape in ("llama", "gpt_neox"):
+        random_model(shape).save_pretrained(runs.folder / shape)
+    folders: list[dict[str, Any]] = [
+        {"save_to": str(runs.folder / c.name)}
+        | ({"pretrained": str(runs.folder / c.pretrained)} if c.pretrained else {})
+        for c in UNBROKEN
+    ]
+    runs.run([replace(c, **f) for c, f in zip(UNBROKEN, folders, strict=True)], 2)
+    for name, fields in (("llama", {}), ("neox", {"shape": "gpt_neox"}), ("lora", {"lora": True})):
+        runs.seen[name] = run_case(Case(name, evaluate_at=[0, 3], **fields))
+    for num_workers, resumed in RESUMED.items():
+        cases = []
+        if num_workers == 1:
+            cases = [Case("alone", stage=2, save_at=HALF, save_to=str(runs.folder / "alone"))]
+        for name, stage, source in resumed:
+            settings = asdict(runs.cases[source]) | {
+                "name": name, "stage": stage, "start": HALF, "load_from": runs.merged(source),
+                "save_at": None, "overflow_at": None, "evaluate_at": [],
+            }  # fmt: skip
+            cases.append(Case(**settings))
+        runs.run(cases, num_workers)
+    return runs
+
+
+@pytest.mark.parametrize("name", [c.name for c in UNBROKEN if c.precision == "fp32"])
+def test_training_is_that_of_one_process_without_deepspeed(launches: Launches, name: str):
+    """Losses, gradient norms and held-out losses, with clipping, several micro-batches and workers without work."""
+    ours, plain = launches.seen[name], launches.seen[reference_of(name)]
+    np.testing.assert_allclose(ours["losses"], plain["losses"], atol=CLOSE)
+    np.testing.assert_allclose(ours["norms"], plain["norms"], rtol=1e-3)
+    for step, evaluation in ours["evaluations"].items():
+        np.testing.assert_allclose(evaluation, plain["evaluations"][step], atol=CLOSE)
+    assert max(plain["losses"][:3]) - min(plain["losses"][-3:]) > 0.5, "the loss must move for this to say anything"
+    assert sum(n > 1.0 for n in plain["norms"]) >= 6, "gradients must be clipped for this to say anything"
+
+
+def test_one_process_without_deepspeed_is_a_plain_loop(launches: Launches):
+    case = Case("plain")
+    model, config = random_model("llama"), config_of(case)
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1.0)
+    losses = []
+    for step in range(TOTAL_STEPS):
+        examples = batch_of(step)
+        total, count = torch.zeros(()), 0
+        for start, end in zip(examples.offsets[:-1], examples.offsets[1:], strict=True):
+            tokens = torch.from_numpy(examples.tokens[start:end].astype(np.int64))[None]
+            labels = torch.where(torch.from_numpy(examples.mask[start:end])[None], tokens, -100)
+            n = int((labels[:, 1:] != -100).sum())
+            total, count = total + model(input_ids=tokens, labels=labels).loss * n, count + n
+        (total / count).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, TOTAL_STEPS, case.learning_rate, config.warmup_share)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(total.detach()) / count)
+    np.testing.assert_allclose(launches.seen["llama"]["losses"], losses, atol=CLOSE)
+
+
+@pytest.mark.slow  # minutes of compiling
+@pytest.mark.skipif(not has_nvme(), reason="DeepSpeed's offload to NVMe needs libaio-dev")
+def test_states_on_nvme_train_the_same(launches: Launches):
+    """On whatever disk is here; the checkpoint holds what is on it."""
+    launches.run([replace(NVME, nvme_path=str(launches.folder), save_to=str(launches.folder / NVME.name))], 2)
+    on_disk, in_memory = launches.seen[NVME.name], launches.seen["offload stage 3"]
+    np.testing.assert_allclose(on_disk["losses"], in_memory["losses"], atol=1e-5)
+    np.testing.assert_allclose(on_disk["evaluations"]["end"], in_memory["evaluations"]["end"], atol=1e-5)
+    one, other = (Path(launches.merged(name)) for name in (NVME.name, "offload stage 3"))
+    sizes = {
+        n: t.numel()
+        for n, t in in_memory["whole"].items()
+        if n in json.loads((one / "zero.json").read_text())["parameters"]
+    }
+    first, second = Checkpoint(one, sizes), Checkpoint(other, sizes)
+    for name in sizes:
+        for kind in ("weight", "exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(first.part(name, kind), second.part(name, kind), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["bf16 no stage", "bf16 stage 1", "bf16 stage 2", "bf16 stage 3"])
+def test_bf16_training_is_near_that_of_fp32(launches: Launches, name: str):
+    ours, plain = launches.seen[name], launches.seen["llama"]
+    np.testing.assert_allclose(ours["losses"], plain["losses"], atol=0.1)
+    assert {t.dtype for t in ours["whole"].values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", [name for resumed in RESUMED.values() for name, *_ in resumed])
+def test_resumed_training_is_the_unbroken_one(launches: Launches, name: str):
+    """On as many workers, on fewer, on more, and at another stage."""
+    source = next(source for resumed in RESUMED.values() for n, _, source in resumed if n == name)
+    resumed, unbroken = launches.seen[name], launches.seen[source]
+    np.testing.assert_allclose(resumed["losses"], unbroken["losses"][HALF:], atol=0.02 if "bf16" in name else CLOSE)
+    np.testing.assert_allclose(resumed["evaluations"]["end"], unbroken["evaluations"]["end"], atol=0.02)
+    if "bf16" not in name:
+        for key, value in unbroken["whole"].items():
+            torch.testing.assert_close(resumed["whole"][key], value, atol=CLOSE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["stage 1", "stage 2", "stage 3", "neox stage 3, built in shards"])
+def test_the_gathered_weights_load_into_a_plain_model(launches: Launches, name: str):
+    shape = "gpt_neox" if reference_of(name) == "neox" else "llama"
+    model = random_model(shape, seed=7)
+    whole = launches.seen[name]["whole"]
+    assert set(whole) == set(model.state_dict())
+    model.load_state_dict(whole)
+    wrapped = type("Wrapped", (), {"loss": ResponseLoss(model)})
+    np.testing.assert_allclose(
+        evaluate(wrapped, Batching(False, 0)), launches.seen[name]["evaluations"]["end"], atol=1e-5
+    )
+    if shape == "llama":  # tied
+        assert torch.equal(whole["lm_head.weight"], whole["model.embed_tokens.weight"])
+
+
+def test_an_update_with_an_infinite_gradient_is_not_made(launches: Launches):
+    refused = {n: launches.seen[n]["overflow_refused"] for n, c in launches.cases.items() if c.overflow_at is not None}
+    assert len(set(refused) - {NVME.name}) == 4
+    assert all(refused.values()), refused
+
+
+def test_checkpoints_hold_what_is_trained_and_refuse_another_model(launches: Launches):
+    """The frozen weights under adapters are loaded anew."""
+    folder = Path(launches.merged(LORA))
+    names = json.loads((folder / "zero.json").read_text())["parameters"]
+    assert names
+    assert all("lora_" in n for n in names)
+    sizes = {n: launches.seen[LORA]["whole"][n].numel() for n in names}
+    assert Checkpoint(folder, sizes).step == HALF
+    with pytest.raises(CheckpointMismatch, match="train different parameters"):
+        Checkpoint(folder, dict(list(sizes.items())[1:]))
+    with pytest.raises(CheckpointMismatch, match="it is of another model"):
+        Checkpoint(folder, sizes | {names[0]: sizes[names[0]] + 1})
+    with pytest.raises(CheckpointMismatch, match="files of a worker are missing"):
+        Checkpoint(Path(str(launches.cases[LORA].save_to)) / "rank0", sizes)
+    with pytest.raises(CheckpointMismatch, match="no ZeRO checkpoint"):
+        Checkpoint(launches.folder, sizes)
+
+
+def test_the_lock_of_a_killed_compiler_is_forgotten_and_a_living_ones_is_not(tmp_path, monkeypatch):
+    from s2l_ray.lm.zero import import_deepspeed
+
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    dead, living = tmp_path / "async_io/lock", tmp_path / "py311_cpu/cpu_adam/lock"
+    for lock in (dead, living):
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+    os.utime(dead, (time.time() - 3600,) * 2)
+    import_deepspeed()
+    assert not dead.exists()
+    assert living.exists()
+
+
+def test_without_deepspeed_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    from s2l_ray.lm.zero import DeepSpeedMissing, import_deepspeed
+
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(DeepSpeedMissing, match=r'pip install "s2l_ray\[target\]"'):
+        import_deepspeed()

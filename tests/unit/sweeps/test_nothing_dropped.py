@@ -1,0 +1,393 @@
+"""What the user asks for is done or refused, never dropped or merged without a word."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from s2l_ray.artifacts.snapshots import snapshot_steps
+from s2l_ray.cli import main
+from s2l_ray.config import load_config
+from s2l_ray.config.load import ConfigError
+from s2l_ray.data.trajectories import snapshot_columns
+from s2l_ray.sweeps.records import TrialResult
+from s2l_ray.sweeps.report import PREDICTED, TARGET, curves_of
+from s2l_ray.sweeps.resolve import resolve
+from s2l_ray.sweeps.results import result_table
+from s2l_ray.sweeps.run import _find_smallest, predicting
+from s2l_ray.sweeps.text import report_lines
+from s2l_ray.sweeps.trials import FULL, Trial, could_propose, grid, num_possible
+from s2l_ray.sweeps.tune import _space, draw
+from s2l_ray.workflow.commands import _finetuning, _refuse_selecting, _selecting
+from tests.unit.sweeps.test_sweep_results import config, curve, finished, tree
+
+FILE: dict[str, Any] = {
+    "corpus": {"paths": ["a.jsonl"]},
+    "proxy": {"model": "m"},
+    "selection": {"budgets": [0.2], "selectors": ["s2l", "random"]},
+    "target": {"model": "n", "subsets": ["full", "s2l-0.2", "random-0.2"]},
+}
+
+
+def file(**selection: Any) -> dict[str, Any]:
+    return FILE | {"selection": FILE["selection"] | selection}
+
+
+def subsets(tree: dict[str, Any], *overrides: str) -> list[str]:
+    target = load_config(tree, overrides).target
+    assert target is not None
+    return target.subsets
+
+
+def refused(tree: Any, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        load_config(tree, overrides)
+    return str(error.value)
+
+
+# --- the file's targets, when the command line changes the selection --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("selection.budgets=[0.05]", ["full", "s2l-0.05", "random-0.05"]),
+        ("selection.budgets=[1]", ["full", "s2l-1", "random-1"]),
+        ("selection.budgets=[1.0]", ["full", "s2l-1.0", "random-1.0"]),
+        ("selection={budgets: [7], selectors: [s2l, random]}", ["full", "s2l-7", "random-7"]),
+        ("selection.stratify=true", ["full", "s2l-stratified-0.2", "random-0.2"]),
+        ("selection.budgets=[0.1, 0.2]", ["full", "s2l-0.1", "s2l-0.2", "random-0.1", "random-0.2"]),
+        ("selection.budgets=[5, 0.7]", ["full", "s2l-5", "s2l-0.7", "random-5", "random-0.7"]),
+        ("selection={budgets: [1, 2], selectors: [random, random_per_source, s2l]}",
+         ["full", "s2l-1", "s2l-2", "random-1", "random-2"]),
+    ],
+)  # fmt: skip
+def test_targets_follow_the_changed_selection_and_that_is_said(caplog, override, expected):
+    assert subsets(FILE, override) == expected
+    [record] = caplog.records
+    assert f"[{', '.join(expected)}]" in record.getMessage()
+    assert "in the file [full, s2l-0.2, random-0.2]" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["selection.budgets=[0.2]", "selection.stratify=false", "selection.selectors=[random, s2l]", "seed=3",
+     "selection.selectors=[s2l, random, random_per_source]", "target.epochs=1"],
+)  # fmt: skip
+def test_targets_that_are_still_chosen_stay_as_they_are(caplog, override):
+    assert subsets(FILE, override) == ["full", "s2l-0.2", "random-0.2"]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["selection={budgets: [0.05, 0.1], selectors: [s2l]}"],
+         ["s2l-0.2, random-0.2 of", "target.subsets=[full,s2l-0.05,s2l-0.1]"]),
+        (["selection.selectors=[s2l]"], ["random-0.2 of", "target.subsets=[full,s2l-0.2]"]),
+        (["selection.selectors=[random_per_source]"], ["s2l-0.2, random-0.2 of", "[full,random_per_source-0.2]"]),
+        (["selection={budgets: [0.1]}"], ["random-0.2 of", "target.subsets=[full,s2l-0.1]"]),
+    ],
+)  # fmt: skip
+def test_targets_that_cannot_follow_are_named_with_what_there_is(overrides, words):
+    said = refused(FILE, *overrides)
+    for word in words:
+        assert word in said
+    assert subsets(FILE, *overrides, "target.subsets=[full]") == ["full"]
+    assert subsets(FILE, *overrides, "target.subsets=[]") == []
+
+
+def test_budgets_keep_their_places():
+    two = file(budgets=[0.1, 0.2])
+    assert subsets(two, "selection.budgets=[0.3, 0.4]") == ["full", "s2l-0.4", "random-0.4"]
+    assert subsets(two, "selection.budgets=[0.2, 0.3]") == ["full", "s2l-0.2", "random-0.2"]
+    some = two | {"target": {"model": "n", "subsets": ["s2l-0.2", "random-0.1", "random-0.2"]}}
+    assert "s2l-0.2, random-0.1, random-0.2 of" in refused(some, "selection.budgets=[0.3]"), (
+        "s2l has one of two budgets"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["s2l-0.1", "s2l-0.2"], ["s2l-0.2", "s2l-0.3", "s2l-0.4"]),
+        (["s2l-0.2", "s2l-0.1", "full"], ["s2l-0.2", "s2l-0.3", "s2l-0.4", "full"]),
+        (["random-0.1", "s2l-0.1", "random-0.2", "s2l-0.2"],
+         ["random-0.2", "random-0.3", "random-0.4", "s2l-0.2", "s2l-0.3", "s2l-0.4"]),
+        (["full"], ["full"]),
+    ],
+)  # fmt: skip
+def test_targets_on_every_budget_become_targets_on_every_new_one(names, expected):
+    tree = file(budgets=[0.1, 0.2]) | {"target": {"model": "n", "subsets": names}}
+    assert subsets(tree, "selection.budgets=[0.2, 0.3, 0.4]") == expected
+    assert subsets(tree, "seed=3") == names
+    assert subsets(tree, "selection.budgets=[0.2, 0.1]") == names
+
+
+def test_the_files_own_slip_is_not_mended():
+    slip = FILE | {"target": {"model": "n", "subsets": ["s2l-0.7"]}}
+    assert "'s2l-0.7' is no subset of this selection" in refused(slip, "selection.budgets=[0.3]")
+    assert "'s2l-0.2' is no subset" in refused(FILE, "selection.budgets=[0.3]", "target.subsets=[s2l-0.2]")
+    assert "budget -1 is neither" in refused(FILE, "selection.budgets=[-1]")
+
+
+def test_a_recipe_with_targets_takes_another_budget():
+    config = load_config("quickstart", ["selection.budgets=[0.1]"])
+    assert config.target_subsets() == ["full", "s2l-0.1", "random-0.1"]
+    config = load_config("quickstart", ["selection.budgets=[0.1,0.2]"])
+    assert config.target_subsets() == ["full", "s2l-0.1", "s2l-0.2", "random-0.1", "random-0.2"]
+
+
+# --- overrides and options --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["seed=1", "seed=2"], ["selection.budgets=[0.1]", "selection={budgets: [0.2]}"],
+        ["proxy.learning_rate=1", "seed=1", "proxy.learning_rate=1"],
+        ["heldout.files.test=[a]", "heldout.files={other: [b]}"],
+    ],
+)  # fmt: skip
+def test_an_override_that_a_later_one_would_replace_is_refused(overrides):
+    assert f"the override {overrides[0].partition('=')[0]}=… would be lost" in refused(FILE, *overrides)
+    with pytest.raises(ConfigError, match="would be lost"):
+        resolve("quickstart", ["sweep.within=0.1"], 0.2)
+
+
+def test_an_override_may_refine_what_an_earlier_one_began():
+    made = load_config(FILE, ["heldout.files={a: [x]}", "heldout.files.b=[y]"])
+    assert made.heldout.files == {"a": ["x"], "b": ["y"]}
+
+
+def test_a_tokenizer_for_random_weights_stays_with_another_model():
+    made = FILE | {"proxy": {"model": "m", "random_weights": True, "train_tokenizer": {"vocab_size": 300}}}
+    proxy = load_config(made, ["proxy.model=other"]).proxy
+    assert (proxy.model, proxy.random_weights) == ("other", True)
+    assert proxy.train_tokenizer is not None
+
+
+def test_a_typed_configuration_takes_overrides_as_a_file_does(tmp_path):
+    typed = load_config(tree(tmp_path))
+    resolved = resolve(typed, ["sweep.num_seeds=5"], 0.5)
+    assert (resolved.sweep.num_seeds, resolved.sweep.within) == (5, 0.5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["select", "x", "--budget", "0.1", "--budget", "0.3"],
+        ["select", "x", "--budget", "1", "--seed=1", "--seed=2"],
+        ["select", "x", "--budget", "1", "--selector", "s2l", "--selector", "random"],
+        ["finetune", "x", "--subset", "s2l", "--subset", "random"], ["finetune", "x", "--budget", "1", "--budget", "1"],
+        ["sweep", "x", "--within", "0.1", "--within", "0.2"],
+    ],
+)  # fmt: skip
+def test_an_option_given_twice_is_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "given twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("selection", {"budgets": [0.1, 0.2, 0.1]}), ("selection", {"budgets": [5, 5]}),
+        ("selection", {"selectors": ["s2l", "s2l"]}), ("sweep", {"budgets": [0.1, 0.10]}),
+        ("sweep", {"selectors": ["random", "random"]}), ("sweep", {"parameters": {"clusters.num_clusters": [4, 4]}}),
+        ("sweep", {"parameters": {"target.lora.target_modules": [["q"], ["q"]]}}),
+    ],
+)  # fmt: skip
+def test_what_is_listed_twice_is_refused(section, value):
+    assert "twice" in refused({k: v for k, v in FILE.items() if k != "target"} | {section: value})
+
+
+def test_targets_listed_twice_are_refused():
+    assert "lists 'full' twice" in refused(FILE | {"target": {"model": "n", "subsets": ["full", "full"]}})
+
+
+# --- options that mean nothing together -------------------------------------------------------------------------------
+
+
+def test_stratify_is_refused_where_no_selector_takes_it():
+    said = refused(file(selectors=["random"], stratify=True) | {"target": None})
+    assert "stratify=true would do nothing: the selector random does not take it" in said
+    assert "choose s2l" in said
+    base = load_config(FILE | {"target": None})
+    for selector in ("random", "random_per_source"):
+        with pytest.raises(ConfigError, match=f"the selector {selector} does not take it"):
+            _selecting(base, 0.1, selector, stratify=True)
+    assert _selecting(base, 0.1, "s2l", stratify=True).selection.stratify
+
+
+def test_the_runs_own_stratify_is_for_the_selectors_that_take_it():
+    base = load_config(file(stratify=True) | {"target": None})
+    assert list(_selecting(base, 0.1, "random").subset_budgets()) == ["random-0.1"]
+    assert list(_selecting(base, 0.1, "s2l").subset_budgets()) == ["s2l-stratified-0.1"]
+    assert list(_selecting(base, 0.1, "s2l", stratify=False).subset_budgets()) == ["s2l-0.1"]
+    swept = config(budgets=[0.1]).model_copy(update={"selection": base.selection})
+    assert [t.config(swept).selection.stratify for t in (Trial("s2l", 0.1, 0), Trial("random", 0.1, 0))] == [
+        True,
+        False,
+    ]
+
+
+def test_first_of_all_snapshots_is_refused_unless_a_sweep_says_how_many():
+    first = FILE | {"target": None, "clusters": {"snapshots": "first"}}
+    assert "clusters.snapshots=first would do nothing" in refused(first)
+    load_config(first, ["clusters.num_snapshots=3"])
+    load_config(first, ["sweep.parameters={clusters.num_snapshots: [2, 4]}"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"full": False}, "sweep.full=false"), ({"search": "random", "num_samples": 3}, "sweep.search=random"),
+        ({"parameters": {"clusters.num_clusters": [4]}}, "clusters.num_clusters"),
+        ({"asha": {"grace_steps": 5}}, "sweep.asha"),
+    ],
+)  # fmt: skip
+def test_the_smallest_budget_is_not_looked_for_among_what_it_would_not_try(asked, message, tmp_path, capsys):
+    made = tree(tmp_path / "run", **asked)
+    made["target"]["evaluate_every_steps"] = 5
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps(made))
+    assert main(["sweep", str(path), "--find-smallest"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("override", ["target.subsets=[full]", "target.subsets=[]", " target.subsets = [s2l-0.2]"])
+def test_finetune_refuses_a_list_of_targets_that_it_would_not_make(override):
+    with pytest.raises(ConfigError, match="makes one target, so this would do nothing"):
+        _refuse_selecting([override])
+
+
+def test_finetune_takes_the_selector_that_was_asked_for_at_the_runs_budget():
+    base = load_config(FILE)
+    assert list(_finetuning(base, [], None, "random").subset_budgets()) == ["random-0.2"]
+    assert list(_finetuning(base, [], 5, None).subset_budgets()) == ["s2l-5"]
+    assert list(_finetuning(base, [], None, None).subset_budgets()) == ["s2l-0.2"]
+
+
+def test_a_subsets_name_and_a_budget_contradict_each_other(tmp_path):
+    from s2l_ray import finetune
+
+    for asked in ({"budget": 0.3}, {"selector": "random"}):
+        with pytest.raises(ConfigError, match="give the one or the others"):
+            finetune(str(tmp_path), "s2l-0.2", **asked)
+
+
+# --- a count and a share ----------------------------------------------------------------------------------------------
+
+BOTH: list[int | float] = [1, 1.0]
+
+
+def test_one_example_and_all_of_them_are_two_subsets_everywhere():
+    made = load_config(
+        file(budgets=BOTH, selectors=["s2l"]) | {"target": {"model": "n", "subsets": ["s2l-1", "s2l-1.0"]}}
+    )
+    assert list(made.subset_budgets()) == ["s2l-1", "s2l-1.0"]
+    swept = config(budgets=BOTH, selectors=["s2l"], full=False, num_seeds=1)
+    trials = grid(swept)
+    assert [t.describe() for t in trials] == ["s2l 1, seed 0", "s2l 1.0, seed 0"]
+    assert num_possible(swept) == 2
+    assert len({t.config(swept).target_subsets()[0] for t in trials}) == 2
+    assert not could_propose(config(budgets=[1]), Trial("s2l", 1.0, 0))
+    assert could_propose(config(budgets=[1]), Trial("s2l", 1, 0))
+    drawn = draw(config(budgets=BOTH, selectors=["s2l"], search="random", num_samples=9, num_seeds=1))
+    assert {repr(t.budget) for t in drawn} == {"1", "1.0"}
+
+
+def test_a_searcher_can_tell_them_apart():
+    """Optuna looks categories up by ==."""
+    categories = _space(config(budgets=BOTH))["budget"].categories
+    assert len(set(categories)) == 2
+    assert [Trial.of({"selector": "s2l", "budget": c, "seed": 0}).budget for c in categories] == BOTH
+    assert [type(Trial.of({"selector": "s2l", "budget": c, "seed": 0}).budget) for c in categories] == [int, float]
+
+
+def both_finished() -> list[TrialResult]:
+    return [finished(Trial("s2l", 1, 0), 0.001, 6.0), finished(Trial("s2l", 1.0, 0), 1.0, 4.0),
+            finished(Trial(FULL, 1.0, 0), 1.0, 4.0)]  # fmt: skip
+
+
+def test_tables_curves_reports_and_words_keep_them_apart():
+    from s2l_ray.sweeps.report import make_report
+    from tests.unit.sweeps.test_sweep_results import a_run
+
+    rows = [r for r in result_table({TARGET: both_finished()}).to_pylist() if r["source"] is None]
+    assert {(r["selector"], r["budget"], r["budget_unit"]) for r in rows} == {
+        ("s2l", 1.0, "examples"), ("s2l", 1.0, "share"), ("full", 1.0, "share")
+    }  # fmt: skip
+    swept = config(budgets=BOTH, selectors=["s2l"])
+    curves = curves_of(swept, {TARGET: both_finished()})
+    assert [p.subset for p in curves[TARGET] if p.selector == "s2l"] == [("s2l", "1"), ("s2l", "1.0")]
+    report = make_report(a_run(), swept, {TARGET: both_finished(), PREDICTED: both_finished()}, {}, [])
+    assert report["prediction"]["points"] == 3
+    units = [(p["budget"], p["budget_unit"]) for p in report["curves"][TARGET] if p["selector"] == "s2l"]
+    assert units == [(1, "examples"), (1.0, "share")]
+    text = "\n".join(report_lines(report, "x", [], {}))
+    assert "s2l 1  " in text
+    assert "s2l 1.0  " in text
+
+
+def test_budgets_of_numpy_have_plain_names():
+    base = load_config(FILE)
+    budgets: dict[str, Any] = {"s2l-0.25": np.float64(0.25), "s2l-7": np.int64(7), "s2l-0.5": np.float32(0.5)}
+    for name, budget in budgets.items():
+        assert list(_selecting(base, budget, "s2l").subset_budgets()) == [name]
+
+
+# --- the smallest budget, for every selector --------------------------------------------------------------------------
+
+
+class Runner:
+    """Finishes every trial at once: the target's losses are those of `curve`, the prediction's the same."""
+
+    def __init__(self, asked: Any) -> None:
+        self.base = {TARGET: asked, PREDICTED: predicting(asked)}
+        self.finished = {PREDICTED: curve(), TARGET: []}
+        self.tried: list[Trial] = []
+
+    def run(self, phase: str, trials: list[Trial]) -> None:
+        self.tried += trials
+        known = {one.trial for one in self.finished[phase]}
+        self.finished[phase] += [one for one in curve() if one.trial in trials and one.trial not in known]
+
+
+@pytest.mark.parametrize("selectors", [["s2l", "random"], ["random", "s2l"], ["random"]])
+def test_the_smallest_budget_is_confirmed_for_every_selector(selectors):
+    budgets = sorted({one.trial.budget for one in curve() if one.trial.selector == "s2l"})
+    asked = config(selectors=selectors, budgets=budgets, within=0.01)
+    runner = Runner(asked)
+    _find_smallest(runner, asked)  # type: ignore[arg-type]
+    assert {t.selector for t in runner.tried} == {FULL, *selectors}
+
+
+# --- snapshots --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recorded", "used", "which", "columns"),
+    [
+        (12, 1, "even", [11]), (2, 1, "even", [1]), (12, 1, "first", [0]), (12, 2, "even", [0, 11]),
+        (12, 3, "even", [0, 6, 11]), (12, 12, "even", list(range(12))), (12, None, "even", list(range(12))),
+        (5, 4, "first", [0, 1, 2, 3]),
+    ],
+)  # fmt: skip
+def test_one_even_snapshot_is_the_last(recorded, used, which, columns):
+    assert snapshot_columns(recorded, used, which).tolist() == columns
+
+
+def test_evenly_spaced_steps_end_with_the_last():
+    for number in (1, 2, 3, 7):
+        for start in (False, True):
+            steps = snapshot_steps(100, number, start)
+            assert len(set(steps)) == number
+            assert steps[-1] == 100
+            assert number == 1 or steps[0] == (0 if start else 1)

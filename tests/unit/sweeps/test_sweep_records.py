@@ -1,0 +1,103 @@
+"""What trials leave for the next sweep: known again, and never taken for what it is not when it is damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s2l_ray.artifacts.manifest import StageManifest, write_manifest
+from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.stage import Stage
+from s2l_ray.config import S2LConfig, load_config
+from s2l_ray.storage.folder import Storage
+from s2l_ray.sweeps.context import SweepContext
+from s2l_ray.sweeps.records import all_finished, all_stopped, find_finished, write_record, write_stopped
+from s2l_ray.sweeps.trials import Trial
+from s2l_ray.testing.tiny import tiny_run_config
+
+TRIAL, OTHER, LAST = Trial("s2l", 0.1, 0), Trial("s2l", 0.1, 1), {"step": 5, "objective": 2.5}
+DAMAGE = [
+    b"",
+    b"{",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b"null",
+    b"[]",
+    b'{"trial": 3}',
+    b'{"of": {}, "files": [], "digest": "x"}',
+]
+
+
+class Sweep:
+    """Its records of one finished and one stopped trial."""
+
+    def __init__(self, folder: Path) -> None:
+        tree = tiny_run_config(folder)
+        tree |= {"target": {**tree["proxy"], "evaluate_every_steps": 5}, "sweep": {"budgets": [0.1], "asha": {}}}
+        self.config: S2LConfig = load_config(tree)
+        self.storage, self.said = Storage.open(folder), list[str]()
+        shared = SweepContext(self.config, self.storage, {}, True, "target", "content")
+        stages = {"trajectories": self._stage("trajectories", {"trajectories": 600}),
+                  "subset/s2l-0.1": self._stage("subset/s2l-0.1", {"examples": 60})}  # fmt: skip
+        target = self._stage("target/s2l-0.1-01234567", {"examples": 60})
+        write_record(shared, TRIAL, Run(self.config, self.storage, stages), target)
+        write_stopped(shared, OTHER, LAST)
+        [self.finished_at] = folder.glob("sweep/trials/*.json")
+        [self.stopped_at] = folder.glob("sweep/stopped/*.json")
+
+    def _stage(self, name: str, rows: dict[str, int]) -> Stage:
+        manifest = StageManifest(stage=name, key="k", row_counts=rows)
+        return Stage(name, name, self.storage.sub(name), write_manifest(self.storage.sub(name), manifest))
+
+    def found(self) -> list[Any]:
+        """What every reader finds."""
+        config, storage, say = self.config, self.storage, self.said.append
+        one = find_finished(config, storage, TRIAL, "content", "target", say)
+        several = all_finished(config, storage, "content", "target", say)
+        stopped = all_stopped(config, storage, "content", "target", say)
+        return [one and one.num_examples, [f.trial for f in several], stopped]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(tmp_path / "run")
+
+
+def test_records_are_known_again(sweep: Sweep) -> None:
+    assert sweep.found() == [60, [TRIAL], {OTHER: LAST}]
+    assert not sweep.said
+
+
+@pytest.mark.parametrize("content", DAMAGE)
+def test_a_damaged_record_is_said_once_and_its_trial_counts_as_not_done(sweep: Sweep, content: bytes) -> None:
+    sweep.finished_at.write_bytes(content)
+    assert sweep.found() == [None, [], {OTHER: LAST}]
+    sweep.stopped_at.write_bytes(content)
+    assert sweep.found() == [None, [], {}]
+    assert sweep.found() == [None, [], {}]
+    assert len(sweep.said) == 2
+    for said, path in zip(sweep.said, (sweep.finished_at, sweep.stopped_at), strict=True):
+        assert str(path) in said
+        assert "is damaged" in said
+        assert not path.exists()
+
+
+def test_no_changed_figure_of_a_record_is_taken(sweep: Sweep) -> None:
+    whole = sweep.finished_at.read_text()
+    for old, new in (
+        ("60", "61"),
+        ("0.1", "0.2"),
+        ("s2l-0.1-01234567", "s2l-0.1-89abcdef"),
+        ('"seed": 0', '"seed": 1'),
+    ):
+        assert old in whole
+        sweep.finished_at.write_text(whole.replace(old, new))
+        assert sweep.found() == [None, [], {OTHER: LAST}], old
+
+
+def test_all_readers_find_a_damaged_record_by_themselves(sweep: Sweep) -> None:
+    sweep.finished_at.write_bytes(b"{")
+    assert all_finished(sweep.config, sweep.storage, "content", "target", sweep.said.append) == []
+    assert len(sweep.said) == 1

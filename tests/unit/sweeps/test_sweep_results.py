@@ -1,0 +1,475 @@
+"""A sweep without Ray: what it tries, what it refuses, its table, curves, costs, answers and words."""
+
+from __future__ import annotations
+
+import json
+import math
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from s2l_ray.artifacts.manifest import StageManifest
+from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.stage import Stage
+from s2l_ray.cli import main
+from s2l_ray.config import S2LConfig, load_config
+from s2l_ray.execution.placement import Placement
+from s2l_ray.storage.folder import Storage
+from s2l_ray.sweeps.plots import draw_all
+from s2l_ray.sweeps.records import TrialResult
+from s2l_ray.sweeps.report import PREDICTED, TARGET, curves_of, make_report
+from s2l_ray.sweeps.results import (
+    RESULT_SCHEMA,
+    Cost,
+    Point,
+    bisect,
+    break_even,
+    points,
+    rank_correlation,
+    result_table,
+    shortfall,
+    smallest_good_enough,
+)
+from s2l_ray.sweeps.run import predicting
+from s2l_ray.sweeps.text import report_lines
+from s2l_ray.sweeps.trials import FULL, Trial, check_trials, could_propose, full_trials, grid, num_possible
+from s2l_ray.sweeps.tune import concurrency, draw
+from s2l_ray.testing.tiny import tiny_run_config
+
+RATES = {"target.learning_rate": {"min": 1e-4, "max": 1e-2, "log": True}}
+
+
+def tree(folder: Path = Path("unused"), **sweep: Any) -> dict[str, Any]:
+    made = tiny_run_config(folder)
+    made["target"] = {**made["proxy"], "length": "same_steps", "epochs": 1}
+    made["sweep"] = {"budgets": [0.1, 0.3], "num_seeds": 2} | sweep
+    return made
+
+
+def config(**sweep: Any) -> S2LConfig:
+    return load_config(tree(**sweep))
+
+
+# --- trials ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_is_the_full_data_once_a_seed_and_every_combination():
+    trials = grid(config(selectors=["s2l", "random"]))
+    assert trials[:2] == [Trial(FULL, 1.0, 0), Trial(FULL, 1.0, 1)]
+    assert {(t.selector, t.budget, t.seed) for t in trials[2:]} == {
+        (s, b, n) for s in ("s2l", "random") for b in (0.1, 0.3) for n in (0, 1)
+    }
+    assert len(trials) == len(set(trials)) == 2 + 8
+    assert len(grid(config(full=False))) == 8
+
+
+def test_the_full_data_is_trained_anew_only_where_a_setting_concerns_it():
+    trials = grid(config(parameters={"clusters.num_clusters": [4, 8], "target.learning_rate": [1e-3, 3e-3]}))
+    full = [t for t in trials if t.selector == FULL]
+    assert {t.parameters for t in full} == {(("target.learning_rate", 1e-3),), (("target.learning_rate", 3e-3),)}
+    assert len(full) == 2 * 2
+    assert len(trials) == 4 + 2 * 2 * 2 * 4
+    assert len({t.key for t in trials}) == len(trials)
+
+
+def test_trials_survive_json_and_tell_counts_from_shares():
+    trial = Trial("s2l", 1, 2, (("clusters.num_clusters", 4), ("target.lora.target_modules", ["q_proj", "v_proj"])))
+    again = Trial.of(json.loads(json.dumps(trial.plain())))
+    assert (again, again.key, hash(again)) == (trial, trial.key, hash(trial))
+    assert Trial("s2l", 1, 0) != Trial("s2l", 1.0, 0)
+    assert Trial.of({"selector": "s2l", "budget": 0.1, "seed": 0}) == Trial("s2l", 0.1, 0)  # as Optuna proposes it
+    swapped = dict(reversed(trial.plain()["parameters"].items()))
+    assert Trial.of({**trial.plain(), "parameters": swapped}) == trial
+
+
+def test_a_trial_is_the_base_configuration_with_its_own_settings():
+    base = config()
+    trial = Trial("random", 0.3, 1, (("clusters.num_clusters", 5), ("target.lora.rank", 4)))
+    made = trial.config(base)
+    assert made.target is not None
+    assert (made.selection.selectors, made.selection.budgets) == (["random"], [0.3])
+    assert (made.seed_of("selection"), made.seed_of("target"), made.seed_of("proxy")) == (1, 1, base.seed)
+    assert made.target.lora is not None
+    assert (made.clusters.num_clusters, made.target.lora.rank) == (5, 4)
+    assert made.target_subsets() == ["random-0.3"]
+    assert base == config(), "the base configuration was changed"
+    whole = Trial(FULL, 1.0, 1).config(base)
+    assert whole.target_subsets() == [FULL]
+    assert whole.selection.budgets == base.selection.budgets
+
+
+def test_the_predicted_sweep_trains_the_proxys_model_as_long_as_the_target():
+    made = tree(parameters={"clusters.num_clusters": [4]})
+    made["target"] |= {"length": "epochs", "max_steps": 7, "global_batch_size": 16, "learning_rate": 1e-4}
+    made["target"]["from_config"] = dict(made["proxy"]["from_config"], hidden_size=64)
+    base = load_config(made)
+    small = predicting(base)
+    assert small.target is not None
+    assert small.target.from_config == base.proxy.from_config
+    assert (small.target.max_steps, small.target.length) == (7, "epochs")
+    assert (small.target.global_batch_size, small.target.learning_rate) == (32, 3e-3)
+    assert small.proxy == base.proxy
+    assert not small.sweep.parameters
+
+
+def test_searches_know_how_much_there_is_to_propose():
+    assert num_possible(config(parameters={"clusters.num_clusters": [4, 8]})) == 2 * 2 * 2 * 2
+    ranges = config(search="random", num_samples=3, selectors=["s2l"], parameters=RATES)
+    assert num_possible(ranges) == math.inf
+    mine = Trial("s2l", 0.1, 0, (("target.learning_rate", 1e-3),))
+    assert could_propose(ranges, mine)
+    others = [
+        Trial("random", 0.1, 0, mine.parameters), Trial("s2l", 0.2, 0, mine.parameters), Trial("s2l", 0.1, 0),
+        Trial("s2l", 0.1, 2, mine.parameters), Trial("s2l", 0.1, 0, (("target.learning_rate", 1.0),)),
+        Trial(FULL, 1.0, 0),
+    ]  # fmt: skip
+    assert not any(could_propose(ranges, t) for t in others)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        RATES,
+        {"clusters.num_clusters": {"min": 2, "max": 40, "integer": True, "log": True}, "clusters.seed": [1, 2]},
+    ],
+)
+def test_random_draws_differ_and_more_of_them_begin_with_the_same(parameters):
+    def drawn(num_samples: int) -> list[Trial]:
+        return draw(config(search="random", num_samples=num_samples, parameters=parameters))
+
+    asked = config(search="random", num_samples=6, parameters=parameters)
+    assert drawn(6)[:4] == drawn(4)
+    assert len(set(drawn(6))) == 6
+    assert all(could_propose(asked, t) for t in drawn(6))
+    assert drawn(6) == [Trial.of(json.loads(json.dumps(t.plain()))) for t in drawn(6)], "not plain data"
+
+
+def test_random_draws_end_where_there_are_no_more():
+    asked = config(search="random", num_samples=99, parameters={"clusters.num_clusters": [4, 8]})
+    assert len(draw(asked)) == num_possible(asked) == 2 * 2 * 2 * 2
+    few = config(search="random", num_samples=99, num_seeds=1, budgets=[0.1], selectors=["s2l"],
+                 parameters={"clusters.num_clusters": {"min": 2, "max": 4, "integer": True}})  # fmt: skip
+    assert {t.parameters[0][1] for t in draw(few)} == {2, 3, 4}
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"parameters": RATES}, "sweep.search=grid cannot try every value of a range"),
+    ({"num_samples": 4}, "sweep.num_samples=4 would do nothing"),
+    ({"search": "optuna"}, "needs sweep.num_samples"),
+    ({"parameters": {"clusters.num_clusters": []}}, "has no value to try"),
+    ({"parameters": {"selection.budgets": [[0.1]]}}, "is set by sweep.budgets"),
+    ({"parameters": {"target.seed": [1, 2]}}, "is set by sweep.num_seeds"),
+    ({"parameters": {"heldout.share": [0.1, 0.2]}}, "could not be compared"),
+    ({"parameters": {"resources.max_failures": [1]}}, "no setting that results depend on"),
+    ({"parameters": {"seed": [1]}}, "take section.field"),
+    ({"parameters": {"clusters.num_cluster": [4]}}, "did you mean 'num_clusters'"),
+    ({"parameters": {"clusters.num_snapshots": [2, 9]}}, "clusters.num_snapshots=9 asks for more"),
+    ({"parameters": {"target.learning_rate": {"min": 2, "max": 1}}, "search": "random", "num_samples": 2}, "is empty"),
+    ({"budgets": []}, "at least 1 item"),
+    ({"budgets": [1.5]}, "budget 1.5 is neither a count"),
+    ({"selectors": ["s2", "random"]}, "unknown selector 's2'"),
+    ({"selectors": ["s2"], "search": "random", "num_samples": 2}, "unknown selector 's2'"),
+    ({"parameters": {"clusters.num_snapshots": {"min": 2, "max": 9, "integer": True}}, "search": "optuna",
+      "num_samples": 2}, "clusters.num_snapshots=9 asks for more"),
+    ({"asha": {"grace_steps": 5}}, "target.evaluate_every_steps"),
+    ({"heldout_set": "balance"}, "sweep.heldout_set='balance'"),
+    ({"within": 2}, "less than 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sweep", "message"), REFUSED)
+def test_impossible_sweeps_are_refused_before_anything_starts(sweep, message, tmp_path, capsys):
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps(tree(tmp_path / "run", **sweep)))
+    assert main(["sweep", str(path)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": None}, "there is none: add target.model"),
+        ({"corpus": {"paths": ["a.jsonl"]}}, "nothing is held out: set heldout.share"),
+    ],
+)
+def test_a_sweep_needs_a_target_and_something_held_out(changes, message, tmp_path, capsys):
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps(tree(tmp_path / "run") | changes))
+    assert main(["sweep", str(path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_a_run_cannot_be_resumed(tmp_path, capsys):
+    assert main(["sweep", str(tmp_path), "--resume"]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_all_values_of_a_search_may_be_tried():
+    check_trials(config(search="random", num_samples=2, parameters=RATES | {"clusters.num_snapshots": [1, 4]}))
+
+
+# --- how many at once -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("workers", "nodes", "asked", "at_once"),
+    [
+        ({}, [{"CPU": 9}], None, 8),  # one stays for reading
+        ({}, [{"CPU": 9}], 99, 8),
+        ({}, [{"CPU": 9}], 3, 3),
+        ({}, [{"CPU": 1}], None, 1),  # never none: what cannot be had at all was refused before
+        ({"num_workers": 2, "cpus_per_worker": 2}, [{"CPU": 13}], None, 3),
+        ({"cpus_per_worker": 0.5}, [{"CPU": 2}], None, 2),
+        ({"num_workers": 4, "gpus_per_worker": 1}, [{"CPU": 64, "GPU": 8}], None, 2),
+        ({"gpus_per_worker": 0.5}, [{"CPU": 64, "GPU": 1}], None, 2),
+        ({"custom_resources": {"big": 2}}, [{"CPU": 64, "big": 5}], None, 2),
+        ({"cpus_per_worker": 4}, [{"CPU": 6}, {"CPU": 7}, {"CPU": 3}], None, 2),  # 15 CPUs beside reading, but borders
+        ({"num_workers": 4, "min_workers": 2, "gpus_per_worker": 1}, [{"CPU": 64, "GPU": 8}], None, 4),
+        ({"num_workers": 2, "gpus_per_worker": 1, "accelerator_type": "L4"},
+         [{"CPU": 64, "GPU": 8, "accelerator_type:H100": 1}, {"CPU": 8, "GPU": 2, "accelerator_type:L4": 1}], None, 1),
+    ],
+)  # fmt: skip
+def test_as_many_trials_at_once_as_have_all_their_workers(workers, nodes, asked, at_once):
+    fields: dict[str, Any] = {"num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0, "accelerator_type": None}
+    placement = Placement("cpu", parallelism=1, **fields | workers)
+    assert concurrency(placement, nodes, asked) == at_once
+
+
+# --- finished trials → table, curve, answer ---------------------------------------------------------------------------
+
+
+def evaluated(macro: float, exact_match: float = 0.0) -> dict[str, Any]:
+    sources = {name: {"num_examples": 5, "loss": macro + more, "exact_match": 0.0}
+               for name, more in (("a", -0.1), ("b", 0.1))}  # fmt: skip
+    return {"num_examples": 10, "micro": macro + 0.01, "macro": macro, "per_token": macro + 0.02,
+            "exact_match": exact_match, "per_source": sources}  # fmt: skip
+
+
+def finished(trial: Trial, share: float, macro: float, flops: float = 1e9, **evaluation: float) -> TrialResult:
+    """As `find_finished` would read it."""
+    sets = {"test": {"before": evaluated(6.0), "after": evaluated(macro, **evaluation)},
+            "other": {"before": None, "after": evaluated(macro + 1)}}  # fmt: skip
+    folder = f"target/{trial.key}"
+    manifest = StageManifest(
+        stage="target", key=trial.key, wall_seconds=3.0, device_seconds=6.0,
+        extra={"subset": "s2l-0.1", "memory": {}, "evaluation": sets,
+               "summary": {"steps": 20, "flops": flops, "tally": {"tokens": 640}}},
+    )  # fmt: skip
+    stage = Stage("target", folder, Storage.open("/nowhere").sub(folder), manifest)
+    return TrialResult(trial, stage, round(share * 1000), share)
+
+
+def curve() -> list[TrialResult]:
+    """Full data at 4.00; s2l is as good from 30 % on, random nowhere."""
+    made = [finished(Trial(FULL, 1.0, n), 1.0, 4.0 + d, 4e9) for n, d in enumerate((-0.02, 0.02))]
+    for selector, losses in (("s2l", {0.5: 4.02, 0.3: 4.03, 0.1: 4.2}), ("random", {0.5: 4.1, 0.3: 4.2, 0.1: 4.4})):
+        for budget, loss in losses.items():
+            made += [finished(Trial(selector, budget, n), budget, loss + d, budget * 4e9)
+                     for n, d in enumerate((-0.01, 0.01))]  # fmt: skip
+    return made
+
+
+def test_a_point_is_the_mean_over_seeds_with_its_spread():
+    with_settings = finished(Trial("s2l", 0.1, 0, (("clusters.num_clusters", 4),)), 0.1, 99.0)
+    found = points(config(), [*curve(), with_settings])
+    assert [(p.selector, p.budget) for p in found] == [
+        (FULL, 1.0), ("random", 0.1), ("random", 0.3), ("random", 0.5), ("s2l", 0.1), ("s2l", 0.3), ("s2l", 0.5),
+    ]  # fmt: skip
+    full = found[0]
+    assert full.mean == pytest.approx(4.0)
+    assert full.spread == pytest.approx(0.02 * math.sqrt(2))
+    assert Point("s2l", 0.1, 0.1, (4.0,), 1.0).spread == 0
+
+
+@pytest.mark.parametrize(
+    ("heldout_set", "metric", "value"),
+    [(None, "macro", 4.0), ("test", "micro", 4.01), ("other", "macro", 5.0), (None, "exact_match", 0.25)],
+)
+def test_the_metric_and_the_set_that_were_asked_for_decide(heldout_set, metric, value):
+    one = finished(Trial(FULL, 1.0, 0), 1.0, 4.0, exact_match=0.25)
+    [point] = points(config(heldout_set=heldout_set, metric=metric), [one])
+    assert point.mean == pytest.approx(value)
+
+
+def test_shortfall_is_relative_and_more_exact_matches_are_better():
+    full = Point(FULL, 1.0, 1.0, (4.0,), 1.0)
+    worse = Point("s2l", 0.1, 0.1, (4.4,), 1.0)
+    assert shortfall(worse, full, "macro") == pytest.approx(0.1)
+    assert shortfall(worse, full, "exact_match") == pytest.approx(-0.1)
+    assert shortfall(worse, Point(FULL, 1.0, 1.0, (0.0,), 1.0), "exact_match") == 0
+
+
+@pytest.mark.parametrize(
+    ("selector", "within", "budget"),
+    [("s2l", 0.01, 0.3), ("s2l", 0.06, 0.1), ("s2l", 0.001, None), ("random", 0.03, 0.5), ("random", 0.01, None)],
+)
+def test_the_smallest_budget_that_is_good_enough(selector, within, budget):
+    found = points(config(), curve())
+    best = smallest_good_enough(found, selector, "macro", within)
+    assert (best.budget if best else None) == budget
+    assert smallest_good_enough([p for p in found if p.selector != FULL], selector, "macro", within) is None
+
+
+def test_bisection_finds_the_boundary_and_a_right_guess_takes_two_looks():
+    for num in range(1, 10):
+        for boundary in range(num + 1):
+            for guess in range(num):
+                looked: list[int] = []
+
+                def is_good(at: int, looked: list[int] = looked, boundary: int = boundary) -> bool:
+                    looked.append(at)
+                    return at >= boundary
+
+                assert bisect(num, guess, is_good) == (boundary if boundary < num else None)
+                assert len(looked) == len(set(looked)) <= 2 + math.ceil(math.log2(num + 1))
+                if guess == boundary:
+                    assert len(looked) <= 2
+    assert bisect(5, 2, lambda at: None) is None
+    assert bisect(0, -1, lambda at: True) is None
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "value"),
+    [
+        ([1, 2, 3, 4, 5], [5, 6, 7, 8, 7], 0.8207826816681233),  # the example of scipy.stats.spearmanr
+        ([1, 2, 3], [10, 20, 30], 1.0),
+        ([1, 2, 3, 4], [4, 3, 2, 1], -1.0),
+        ([1, 1, 2, 2], [1, 2, 3, 4], 0.8944271909999159),  # ties by mean rank
+        ([1, 2], [1, 2], None),  # two points are always in order
+        ([1, 2, 3], [7, 7, 7], None),
+    ],
+)
+def test_rank_correlation_is_spearmans(a, b, value):
+    assert rank_correlation(a, b) == (None if value is None else pytest.approx(value))
+
+
+def test_selecting_pays_below_the_break_even_share():
+    assert break_even(Cost(1e9, 0), 4e9, 1) == pytest.approx(0.75)
+    assert break_even(Cost(1e9, 0), 4e9, 10) == pytest.approx(0.975)
+    assert break_even(Cost(5e9, 0), 4e9, 1) is None
+    share = break_even(Cost(1e9, 0), 4e9, 3)
+    assert share is not None
+    assert 1e9 + 3 * share * 4e9 == pytest.approx(3 * 4e9), "at the break-even both cost the same"
+
+
+def test_the_table_has_a_row_per_trial_and_heldout_set_and_one_per_source():
+    trial = Trial("s2l", 0.3, 1, (("clusters.num_clusters", 4),))
+    table = result_table({TARGET: [finished(trial, 0.3, 4.0)], PREDICTED: [finished(Trial(FULL, 1.0, 0), 1.0, 5.0)]})
+    assert table.schema == RESULT_SCHEMA
+    assert table.num_rows == 2 * 2 * (1 + 2)
+    rows = [r for r in table.to_pylist() if r["phase"] == TARGET]
+    assert [(r["heldout_set"], r["source"]) for r in rows] == [
+        (name, source) for name in ("test", "other") for source in (None, "a", "b")
+    ]
+    whole, source = rows[0], rows[1]
+    assert {k: whole[k] for k in ("selector", "budget", "num_examples", "share", "seed", "steps", "tokens")} == {
+        "selector": "s2l", "budget": 0.3, "num_examples": 300, "share": 0.3, "seed": 1, "steps": 20, "tokens": 640,
+    }  # fmt: skip
+    assert (whole["loss"], whole["macro"], whole["per_token"], whole["loss_before"]) == (4.01, 4.0, 4.02, 6.01)
+    assert (whole["wall_seconds"], whole["device_seconds"], whole["flops"]) == (3.0, 6.0, 1e9)
+    assert json.loads(whole["parameters"]) == {"clusters.num_clusters": 4}
+    assert (source["loss"], source["macro"], source["loss_before"]) == (3.9, None, 5.9)
+    assert rows[3]["loss_before"] is None, "nothing was evaluated before"
+    assert result_table({}).schema == RESULT_SCHEMA
+
+
+def a_run() -> Run:
+    made = Run(config(), Storage.open("/nowhere"))
+    seconds_of = {"corpus": 100.0, "tokens": 1.0, "proxy": 20.0, "trajectories": 2.0, "clusters": 3.0}
+    for name, seconds in seconds_of.items():
+        extra = {"snapshots": [], "summary": {}, "flops": {"training": 6e8, "scoring": 4e8}}
+        manifest = StageManifest(stage=name, key=name, device_seconds=seconds, extra=extra)
+        made.stages[name] = Stage(name, name, made.storage.sub(name), manifest)
+    return made
+
+
+def test_the_report_says_answer_prediction_and_costs():
+    asked = load_config(tree(within=0.01) | {"estimates": {"price_per_worker_hour": 36.0}})
+    predicted = [finished(t.trial, t.share, t.stage.manifest.extra["evaluation"]["test"]["after"]["macro"] + 1)
+                 for t in curve() if t.trial.selector != "random"]  # fmt: skip
+    again = [*curve(), finished(Trial("s2l", 0.3, 0), 0.3, 4.02, 1.2e9)]  # an equal trial: the same folder
+    report = make_report(a_run(), asked, {TARGET: again, PREDICTED: predicted}, {"target: x": "why"}, ["s2l 0.1"])
+    json.dumps(report, allow_nan=False)
+    assert report["smallest"]["s2l"]["budget"] == 0.3
+    assert report["smallest"]["random"] is None
+    assert report["prediction"]["points"] == 4
+    assert report["prediction"]["rank_correlation"] == pytest.approx(1.0)
+    assert report["prediction"]["largest_gap_to_full"] == pytest.approx(0.05 - 0.04)
+    assert report["cost"]["selection"] == {"flops": 1e9, "device_seconds": 26.0, "money": pytest.approx(0.26)}
+    assert report["cost"]["targets"][TARGET]["num"] == 14, "the equal trial was counted twice"
+    assert report["cost"]["targets"][TARGET]["device_seconds"] == 14 * 6.0
+    assert report["break_even_share"] == {"1": 0.75, "3": pytest.approx(11 / 12), "10": 0.975}
+    assert (report["failed"], report["stopped_early"]) == ({"target: x": "why"}, ["s2l 0.1"])
+    text = "\n".join(report_lines(report, "/somewhere/sweep", ["budget.png"], report["failed"]))
+    for told in (
+        "s2l: 30.0% of the data is the smallest budget tried within 1.00%", "random: no budget tried is within 1.00%",
+        "rank correlation 1.00", "largest gap 1.00%", "1.00e+09 FLOPs", "0.26", "1 target: below 75%",
+        "failed: target: x: why", "1 trial was stopped early", "/somewhere/sweep/results.parquet", "budget.png",
+    ):  # fmt: skip
+        assert told in text
+
+
+def test_a_selector_that_was_not_tried_is_not_judged():
+    """A search may never have drawn it."""
+    report = make_report(a_run(), config(), {TARGET: [t for t in curve() if t.trial.selector != "random"]}, {}, [])
+    assert list(report["smallest"]) == ["s2l"]
+    assert "random" not in "\n".join(report_lines(report, "x", [], {}))
+
+
+def test_further_parameters_are_compared_the_best_first():
+    found = [finished(Trial(FULL, 1.0, 0), 1.0, 4.0)]
+    for clusters, loss in ((4, 4.3), (8, 4.1)):
+        found += [finished(Trial("s2l", 0.3, n, (("clusters.num_clusters", clusters),)), 0.3, loss) for n in (0, 1)]
+    report = make_report(a_run(), config(), {TARGET: found}, {}, [])
+    told = [(p["parameters"]["clusters.num_clusters"], len(p["values"])) for p in report["parameters"]]
+    assert told == [(8, 2), (4, 2)]
+    assert report["parameters"][0]["worse_than_full"] == pytest.approx(0.025)
+    assert "s2l 0.3, clusters.num_clusters=8" in "\n".join(report_lines(report, "x", [], {}))
+    assert report["smallest"] == {}, "they are no curve over budgets"
+
+
+def test_a_sweep_in_which_everything_failed_has_a_report():
+    report = make_report(a_run(), config(), {TARGET: []}, {"target: full, seed 0": "diverged"}, [])
+    assert report["curves"] == report["smallest"] == report["break_even_share"] == {}
+    assert any("diverged" in line for line in report_lines(report, "x", [], report["failed"]))
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def drawn_files(folder: Path, asked: S2LConfig, found: dict[str, list[TrialResult]]) -> list[str]:
+    table: pa.Table = result_table(found)
+    return draw_all(
+        Storage.open(folder), "tiny (test)", asked.sweep.metric, curves_of(asked, found), Cost(1e9, 1.0), table, "test"
+    )
+
+
+def test_pictures_are_written_in_both_formats(tmp_path):
+    predicted = [finished(t.trial, t.share, 5 + t.share) for t in curve()]
+    names = drawn_files(tmp_path, config(), {PREDICTED: predicted, TARGET: curve()})
+    assert sorted(names) == sorted(f"{n}.{k}" for n in ("budget", "cost", "sources") for k in ("png", "svg"))
+    for name in names:
+        data = (tmp_path / name).read_bytes()
+        if name.endswith(".png"):
+            assert data.startswith(b"\x89PNG")
+        else:
+            assert ElementTree.fromstring(data).tag.endswith("svg")
+
+
+def test_pictures_stand_where_the_full_data_has_no_exact_match_and_where_there_is_no_full_data(tmp_path):
+    none = [finished(t.trial, t.share, 4.0, exact_match=0.0) for t in curve()]
+    assert "budget.png" in drawn_files(tmp_path, config(metric="exact_match"), {TARGET: none})
+    assert "cost.svg" in drawn_files(tmp_path, config(), {TARGET: [t for t in curve() if t.trial.selector != FULL]})
+
+
+def test_full_trials_alone_are_those_of_a_search():
+    assert full_trials(config(search="random", num_samples=1, parameters=RATES)) == [
+        Trial(FULL, 1.0, 0), Trial(FULL, 1.0, 1),
+    ]  # fmt: skip
