@@ -121,8 +121,11 @@ def test_a_hugging_face_data_set_on_disk(plain, tmp_path):
     second = export_parquet(HuggingFaceSource(name=str(tmp_path / "dict"), split="test"), export.folder, print)
     assert [f.name for f in second.files] == ["test-00000-of-00001.parquet"]
     assert second.files[0].digest != export.files[0].digest
-    for wrong in (HuggingFaceSource(name=str(tmp_path / "dict")), HuggingFaceSource(name="no/such-set")):
-        with pytest.raises(SourceError, match=r"cannot be loaded, so there is no corpus.*local folder"):
+    for wrong, cure in (
+        (HuggingFaceSource(name=str(tmp_path / "dict")), r"its splits are \['test'\]\. Set corpus\.huggingface\.split"),
+        (HuggingFaceSource(name="no/such-set"), "local folder"),
+    ):
+        with pytest.raises(SourceError, match=rf"cannot be loaded, so there is no corpus.*{cure}"):
             export_parquet(wrong, export.folder, print)
 
 

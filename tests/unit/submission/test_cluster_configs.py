@@ -31,7 +31,6 @@ LAUNCHERS = sorted(FOLDER.glob("*.yaml"))
 CLOUDS = [p for p in LAUNCHERS if not p.name.startswith("onprem")]
 AWS, AZURE = (next(p for p in CLOUDS if p.name.startswith(c)) for c in ("aws", "azure"))
 MY_YAML = {"my.yaml", "/etc/s2l/my.yaml"}  # the reader's own file
-COMING = {"submit"}  # `s2l submit` is being written; empty this once it is there
 
 
 def name(path: Path) -> str:
@@ -314,7 +313,7 @@ def runnable(lines: list[str]) -> None:
         ours = words[words.index("--") + 1 :] if "--" in words else words
         if ours[0] == "s2l":
             subcommand, *rest = ours[1:]
-            assert subcommand in choices.keys() | COMING, f"{line}: s2l has no {subcommand}"
+            assert subcommand in choices, f"{line}: s2l has no {subcommand}"
             if subcommand == "run":
                 assert rest[0] in MY_YAML | set(list_recipes()), f"{line}: no recipe {rest[0]}"
                 load_config("quickstart", [word for word in rest[1:] if "=" in word])
