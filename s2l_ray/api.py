@@ -70,7 +70,8 @@ def finetune(
 
     Args:
         run: the run, or its folder.
-        subset: `full`, or a subset's name (`s2l-0.11`); None: that of `selector` and `budget`, chosen now if need be.
+        subset: `full`, or a subset's name (`s2l-0.11`), chosen now if it is not there; None: that of `selector` and
+            `budget`.
         overrides: `target.model=…`, and whatever else of `target`, `heldout.files`, `loggers`, `resources`,
             `estimates`. What the selection was made from stays as it is.
         budget, selector: None takes the run's first.

@@ -67,14 +67,19 @@ class Run:
 
     def subset(self, name: str) -> Subset:
         """A subset by its name, or its folder's. Raises RunError if it was not chosen yet; says which were."""
-        available = self.subsets | {
-            s.name.removeprefix("subset/"): s for s in self.others if s.name.startswith("subset/")
-        }
-        available |= {s.folder.removeprefix("subset/"): s for s in self.subsets.values()}
-        if name not in available:
+        if not self.has_subset(name):
             known = ", ".join(self.subsets) or "none"
             raise RunError(f"{self.uri} has no subset {name!r} (there: {known}); make it with `s2l select`")
-        return Subset.of(available[name])
+        return Subset.of(self._subsets_by_every_name()[name])
+
+    def has_subset(self, name: str) -> bool:
+        """Whether it has a subset of this name, or in a folder of this name."""
+        return name in self._subsets_by_every_name()
+
+    def _subsets_by_every_name(self) -> dict[str, Stage]:
+        others = {s.name.removeprefix("subset/"): s for s in self.others if s.name.startswith("subset/")}
+        folders = {s.folder.removeprefix("subset/"): s for s in self.subsets.values()}
+        return self.subsets | others | folders
 
     def stage(self, name: str) -> Stage:
         """Raises RunError if the stage is not complete."""

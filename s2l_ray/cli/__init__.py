@@ -7,11 +7,43 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from select import POLLERR, poll
 
-from s2l_ray.cli import finetune, inspect, recipes, report, run, select, submit, sweep, verify
+from s2l_ray.cli import (
+    completion,
+    env,
+    explain,
+    finetune,
+    init,
+    inspect,
+    push,
+    recipes,
+    report,
+    run,
+    schema,
+    select,
+    submit,
+    sweep,
+    verify,
+)
 from s2l_ray.cli.arguments import Parser
 from s2l_ray.errors import describe, exit_code
 from s2l_ray.text.redact import redact_command
+
+_WELCOME = """\
+s2l: which part of your fine-tuning data is worth training on?
+
+Three commands to try:
+  s2l run quickstart         the whole way on two CPU cores, in about five minutes
+  s2l init data.jsonl        look at your own data and write the configuration for it
+  s2l recipes                configurations to start from
+
+s2l --help lists all commands."""
+_EPILOG = """\
+s2l COMMAND --help says more about a command.
+Exit codes: 0 done, 1 failed, 2 refused before anything started."""
+_COMMANDS = (init, run, select, finetune, sweep, submit, inspect, report, verify, push, recipes, explain, schema,
+             completion, env)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from s2l_ray.execution.signals import INTERRUPTED, ending_signals
 
+    if not (sys.argv[1:] if argv is None else argv) and not completion.is_asked_by_a_shell():
+        print(_WELCOME)
+        return 0
     arguments = parse(argv)
     with ending_signals() as signals:
         try:
@@ -40,12 +75,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _call(arguments: argparse.Namespace) -> int:
     try:
-        return int(arguments.call(arguments) or 0)
+        code = int(arguments.call(arguments) or 0)
+        sys.stdout.flush()
+        return code
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 1
         if os.environ.get("S2L_TRACEBACK"):
             raise
         _say(error)
         return exit_code(error)
+
+
+def _nobody_reads() -> bool:
+    """Whether what reads this output has ended (`s2l schema | head`): then there is nobody to tell anything."""
+    pipe = poll()
+    pipe.register(sys.stdout.fileno(), 0)
+    if not any(state & POLLERR for _, state in pipe.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own last flush
+    return True
 
 
 def _say(error: BaseException) -> None:
@@ -58,6 +107,7 @@ def _say(error: BaseException) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """A command line → its arguments, and `call`, what carries them out."""
     parser = make_parser()
+    completion.answer_shell(parser)
     arguments, rest = parser.parse_known_args(argv)
     if "rest" in arguments:  # the command that is submitted has options of its own
         arguments.rest = rest
@@ -75,9 +125,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line's parser."""
     parser = Parser(
-        prog="s2l", description="Which part of your fine-tuning data is worth training on: S2L data selection on Ray."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (run, select, finetune, sweep, submit, inspect, report, verify, recipes):
+        prog="s2l", description="Which part of your fine-tuning data is worth training on?", add_help=False,
+        usage="s2l [--help] [--version] COMMAND ...", epilog=_EPILOG,
+    )  # fmt: skip
+    # In the usage line, so that the commands and all else fit one screen.
+    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action=_Version, nargs=0, help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    for command in _COMMANDS:
         command.add_to(commands)
     return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import s2l_ray
+
+        print(f"s2l {s2l_ray.__version__}")
+        parser.exit()

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 from typing import Any, NoReturn, TypeAlias
 
 from s2l_ray.errors import readable, shown
 
 Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 
+_MAX_WIDTH = 100
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """One column for the names, the rest of the terminal for what they mean; descriptions as they are written."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=min(_MAX_WIDTH, shutil.get_terminal_size().columns) - 2)
+        self._action_max_length = 14  # argparse forgets that the names of subcommands are indented
+
 
 class Parser(argparse.ArgumentParser):
     """Its subparsers are of this class too."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"formatter_class": _Help} | options)
 
     def error(self, message: str) -> NoReturn:
         super().error(readable(message))
@@ -29,12 +44,22 @@ class Once(argparse.Action):
 
 
 def budget(text: str) -> int | float:
-    """A count of examples, or a share of them."""
+    """A count of examples (`20000`), or a share of them (`0.3`, `30%`)."""
+    from s2l_ray.config.subset_names import parse_budget
+
     try:
-        return int(text)
+        return parse_budget(text)
     except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is neither a count nor a share") from None
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is neither a count nor a share; give for example 20000, 0.3 or 30%"
+        ) from None
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that only reads."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def print_json(value: Any) -> None:
+    """ASCII, so that it prints everywhere."""
+    print(json.dumps(value, indent=2, allow_nan=False))

@@ -5,28 +5,38 @@ from __future__ import annotations
 import argparse
 
 from s2l_ray.cli.arguments import Commands, Once, budget
+from s2l_ray.cli.completion import complete_subsets
+
+_ABOUT = """\
+Fine-tune the target on one subset of a finished run, or on the full data, and
+evaluate it before and after. A subset that is not there yet is chosen first."""
+_EXAMPLES = """\
+examples:
+  s2l finetune runs/my --subset s2l-0.11 target.model=microsoft/phi-2
+  s2l finetune runs/my --subset random-0.11      a baseline of the same size
+  s2l finetune runs/my --full                    all the data, for comparison"""
 
 
 def add_to(commands: Commands) -> None:
     """Its arguments."""
     finetune = commands.add_parser(
-        "finetune", help="fine-tune the target on a subset (or everything) of a finished run"
-    )
-    finetune.add_argument("run", help="the run's folder")
+        "finetune", help="fine-tune the target on a subset, or on everything", description=_ABOUT, epilog=_EXAMPLES,
+        usage="s2l finetune RUN [--subset NAME | --full] [section.field=value ...]",
+    )  # fmt: skip
+    finetune.add_argument("run", metavar="RUN", help="the run's folder")
     finetune.add_argument(
-        "overrides", nargs="*", metavar="target.field=value", help="e.g. target.model=microsoft/phi-2"
+        "overrides", nargs="*", metavar="section.field=value", help="settings of target, loggers, resources, estimates"
     )
     what = finetune.add_mutually_exclusive_group()
-    what.add_argument(
-        "--budget", action=Once, type=budget, help="count (20000) or share (0.11); default: the run's first"
+    named = what.add_argument(
+        "--subset", action=Once, metavar="NAME", help="s2l-0.11, random-20000, ...; default: the run's first"
     )
-    what.add_argument("--full", action="store_true", help="the full data, the yardstick")
+    named.completer = complete_subsets  # type: ignore[attr-defined]
+    what.add_argument("--full", action="store_true", help="the full data")
     finetune.add_argument(
-        "--subset",
-        action=Once,
-        default=None,
-        help="the selector: s2l, random, random_per_source; default: the run's first",
+        "--budget", action=Once, type=budget, help="instead of --subset: a count (20000) or a share (0.11, 11%%)"
     )
+    finetune.add_argument("--selector", action=Once, metavar="NAME", help="with --budget; default: the run's first")
     finetune.set_defaults(call=_finetune)
 
 
@@ -37,11 +47,16 @@ def _finetune(arguments: argparse.Namespace) -> int:
     from s2l_ray.reporting.write import report_line
     from s2l_ray.workflow import commands
 
-    if arguments.full and arguments.subset:
-        raise ConfigError(f"--full is all of the data and --subset {arguments.subset} a part of it; give one of them")
+    named = "--full" if arguments.full else f"--subset {arguments.subset}" if arguments.subset else None
+    for name in ("budget", "selector"):
+        value = getattr(arguments, name)
+        if named is not None and value is not None:
+            raise ConfigError(
+                f"{named} says all about what to fine-tune on, and --{name} {value} something else; give one of them"
+            )
     stage = commands.finetune(
-        arguments.run, "full" if arguments.full else None, arguments.overrides,
-        budget=arguments.budget, selector=arguments.subset,
+        arguments.run, "full" if arguments.full else arguments.subset, arguments.overrides,
+        budget=arguments.budget, selector=arguments.selector,
     )  # fmt: skip
     run = load_run(arguments.run)
     run.stages[stage.name] = stage  # with the target that was asked for now

@@ -5,28 +5,38 @@ from __future__ import annotations
 import argparse
 import sys
 
-from s2l_ray.cli.arguments import Commands
+from s2l_ray.cli.arguments import Commands, add_json, print_json
+
+_ABOUT = """\
+Show what a run holds, finished or not: its stages, clusters with their losses
+and sample examples, targets, and what was quarantined and why. Changes nothing."""
 
 
 def add_to(commands: Commands) -> None:
     """Its arguments."""
-    inspect = commands.add_parser("inspect", help="clusters, losses, sample examples, quarantine")
-    inspect.add_argument("run", help="the run's folder")
-    inspect.add_argument("--clusters", type=int, default=20, help="how many to show (20); 0: all")
-    inspect.add_argument("--examples", type=int, default=1, help="sample examples per cluster (1)")
-    inspect.add_argument("--source", default="", help="only examples of this source")
+    inspect = commands.add_parser("inspect", help="show clusters, losses, examples, quarantine", description=_ABOUT)
+    inspect.add_argument("run", metavar="RUN", help="the run's folder")
+    inspect.add_argument("--clusters", type=int, default=20, metavar="N", help="how many to show (20); 0: all")
+    inspect.add_argument("--examples", type=int, default=1, metavar="N", help="sample examples per cluster (1)")
+    inspect.add_argument("--source", default="", metavar="NAME", help="only examples of this source")
     inspect.add_argument("--by", default="", metavar="COLUMN", help="losses and subsets by the values of this facet")
+    add_json(inspect)
     inspect.set_defaults(call=_inspect)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    from s2l_ray.artifacts.run import load_run
+
+    run = load_run(arguments.run)
+    wanted = (arguments.clusters or None, arguments.examples, arguments.source, arguments.by)
+    if arguments.json:
+        from s2l_ray.reporting.inspect_facts import run_facts
+
+        print_json(run_facts(run, *wanted))
+        return 0
     from rich.console import Console
 
-    from s2l_ray.artifacts.run import load_run
     from s2l_ray.reporting.inspect import inspect_run
 
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    inspect_run(
-        load_run(arguments.run), console, arguments.clusters or None, arguments.examples, arguments.source, arguments.by
-    )
+    inspect_run(run, Console() if sys.stdout.isatty() else Console(width=160), *wanted)
     return 0

@@ -8,11 +8,15 @@ import sys
 
 from s2l_ray.cli.arguments import Commands, Once
 
+_ABOUT = """\
+Make one HTML page that shows what was chosen, why, and what it is worth. A run
+ends with it; make it anew for other names, comparisons, or an unfinished run."""
+
 
 def add_to(commands: Commands) -> None:
     """Its arguments."""
-    report = commands.add_parser("report", help="one page that shows what was chosen, why, and what it is worth")
-    report.add_argument("run", help="the run's folder; it may be unfinished")
+    report = commands.add_parser("report", help="show what was chosen and what it is worth", description=_ABOUT)
+    report.add_argument("run", metavar="RUN", help="the run's folder; it may be unfinished")
     report.add_argument("--out", action=Once, metavar="FILE", help="default: report/index.html in the run's folder")
     report.add_argument("--by", action=Once, metavar="COLUMN", help="name clusters by this facet, or by source")
     report.add_argument(

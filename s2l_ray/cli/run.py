@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
-from s2l_ray.cli.arguments import Commands
+from s2l_ray.cli.arguments import Commands, add_json, print_json
+from s2l_ray.cli.completion import complete_configs, complete_overrides
+
+_ABOUT = """\
+From a raw corpus to the chosen subsets, and to fine-tuned targets where the
+configuration has a section `target`. The same command resumes where an earlier
+one stopped; what is complete is not done again."""
+_EXAMPLES = """\
+examples:
+  s2l run quickstart
+  s2l run my.yaml proxy.epochs=1 selection.budgets=[0.05,0.11]
+  s2l run my.yaml --dry-run          exit code 2 if the run would be refused"""
 
 
 def add_to(commands: Commands) -> None:
     """Its arguments."""
-    run = commands.add_parser("run", help="from a raw corpus to chosen subsets; goes on where it stopped")
-    run.add_argument("config", help="a recipe (see `s2l recipes`) or a YAML file")
-    run.add_argument("overrides", nargs="*", metavar="section.field=value", help="e.g. selection.budgets=[0.05,0.11]")
-    run.add_argument(
-        "--dry-run", action="store_true", help="say what would be done and what it would cost; start nothing"
+    run = commands.add_parser(
+        "run", help="from a corpus to subsets and fine-tuned targets", description=_ABOUT, epilog=_EXAMPLES,
+        usage="s2l run CONFIG [section.field=value ...] [options]",
+    )  # fmt: skip
+    config = run.add_argument("config", metavar="CONFIG", help="a recipe (see s2l recipes) or a YAML file")
+    overrides = run.add_argument(
+        "overrides", nargs="*", metavar="section.field=value", help="settings that replace the file's (s2l explain)"
     )
-    run.add_argument("--select-only", action="store_true", help="end with the subsets; leave a target to s2l finetune")
+    config.completer = complete_configs  # type: ignore[attr-defined]
+    overrides.completer = complete_overrides  # type: ignore[attr-defined]
+    run.add_argument("--dry-run", action="store_true", help="say what would be done and what it costs; start nothing")
+    run.add_argument("--resolved", action="store_true", help="with --dry-run: print every setting too")
+    add_json(run)
+    run.add_argument("--select-only", action="store_true", help="end with the subsets")
     run.set_defaults(call=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from s2l_ray.config import load_config
+    from s2l_ray.config.load import ConfigError
 
     config = load_config(arguments.config, arguments.overrides)
+    for name in ("resolved", "json"):
+        if getattr(arguments, name) and not arguments.dry_run:
+            raise ConfigError(f"--{name} is about what --dry-run prints and would do nothing here; add --dry-run")
     if arguments.dry_run and arguments.select_only:
         config = config.model_copy(update={"target": None})
     if arguments.dry_run:
-        return _dry_run(config)
+        return _dry_run(config, arguments)
     from s2l_ray.reporting.summary import summary_lines
     from s2l_ray.reporting.write import report_line
     from s2l_ray.workflow import commands
@@ -38,20 +61,24 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _dry_run(config: Any) -> int:
+def _dry_run(config: Any, arguments: argparse.Namespace) -> int:
     from s2l_ray.config import to_yaml
+    from s2l_ray.errors import listed
     from s2l_ray.text.display import printable
-    from s2l_ray.workflow.estimate import complete_stages, estimate
+    from s2l_ray.workflow.dry_run import dry_run
 
-    print("# resolved configuration\n" + printable(to_yaml(config), keep="\n"))
-    print("# what it would take")
-    print("\n".join(estimate(config).lines(config)))
-    last = [f"subset/{name}" for name in config.subset_budgets()]
-    print("stages        corpus → tokens → proxy → trajectories → clusters → " + ", ".join(last))
-    if config.target_subsets():
-        print("              → " + ", ".join(f"target/{name}" for name in config.target_subsets()))
-    there = complete_stages(config)
-    if there is not None and there.stages:
-        print(f"already there {', '.join(there.stages)} (skipped if their settings and inputs have not changed)")
-    print("Dry run: nothing was started.")
-    return 0
+    result = dry_run(config)
+    if arguments.json:
+        print_json(result.plain())
+    else:
+        print("# what it would take")
+        print("\n".join(printable(line) for line in result.lines()))
+        print("\n# what differs from the defaults\n" + printable(result.differences(), keep="\n"))
+        if arguments.resolved:
+            print("# resolved configuration\n" + printable(to_yaml(config), keep="\n"))
+        print("Dry run: nothing was started.", flush=True)
+    if result.refusals:
+        reasons = [printable(reason, keep="\n") for reason in listed(result.refusals)]
+        said = reasons[0] if len(reasons) == 1 else "\n" + "\n".join(f"  - {reason}" for reason in reasons)
+        print(f"s2l: the run would be refused: {said}", file=sys.stderr)
+    return 2 if result.refusals else 0

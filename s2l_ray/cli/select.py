@@ -6,26 +6,63 @@ import argparse
 
 from s2l_ray.cli.arguments import Commands, Once, budget
 
+_ABOUT = """\
+Choose one more subset from the trajectories of a finished run. Takes seconds;
+nothing is trained again. Prints the files it wrote."""
+_EXAMPLES = """\
+examples:
+  s2l select runs/my --budget 30%                 evenly over the clusters
+  s2l select runs/my --subset random-0.3          a random one of that size
+  s2l select runs/my --budget 5000 --stratify     sources balanced first"""
+
 
 def add_to(commands: Commands) -> None:
     """Its arguments."""
-    select = commands.add_parser("select", help="one more subset from a finished run; seconds, nothing retrained")
-    select.add_argument("run", help="the run's folder")
-    select.add_argument("--budget", required=True, action=Once, type=budget, help="count (20000) or share (0.2)")
-    select.add_argument("--selector", action=Once, default="s2l", help="s2l (default), random, random_per_source")
+    select = commands.add_parser(
+        "select",
+        help="choose one more subset from a finished run",
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        usage="s2l select RUN (--budget BUDGET | --subset NAME) [options]",
+    )
+    select.add_argument("run", metavar="RUN", help="the run's folder")
+    size = select.add_mutually_exclusive_group(required=True)
+    size.add_argument("--budget", action=Once, type=budget, help="a count (20000) or a share (0.3, 30%%)")
+    size.add_argument("--subset", action=Once, metavar="NAME", help="selector and budget in one: s2l-0.3")
+    select.add_argument("--selector", action=Once, metavar="NAME", help="with --budget: s2l (default), random, ...")
     select.add_argument("--seed", action=Once, type=int, help="default: the run's")
     select.add_argument(
         "--stratify", action=Once, nargs="?", const=True, metavar="COLUMN",
-        help="balance sources first (or the values of a facet), then clusters",
+        help="balance sources (or the values of a facet) first, then clusters",
     )  # fmt: skip
     select.set_defaults(call=_select)
 
 
 def _select(arguments: argparse.Namespace) -> int:
     from s2l_ray.artifacts.models import SubsetArtifact
+    from s2l_ray.artifacts.run import read_config
+    from s2l_ray.config.load import ConfigError
+    from s2l_ray.config.subset_names import parse_subset_name
+    from s2l_ray.errors import shown
+    from s2l_ray.storage.folder import Storage
     from s2l_ray.workflow import commands
 
-    stage = commands.select(arguments.run, arguments.budget, arguments.selector, arguments.seed, arguments.stratify)
+    budget, selector, stratify = arguments.budget, arguments.selector or "s2l", arguments.stratify
+    if arguments.subset is not None:
+        named = parse_subset_name(arguments.subset)
+        if named is None:
+            raise ConfigError(
+                f"--subset {shown(arguments.subset)} names no selector and budget, so nothing can be chosen; write for "
+                "example s2l-0.3"
+            )
+        if arguments.selector is not None:
+            raise ConfigError(
+                f"--subset {arguments.subset} names its selector and --selector {arguments.selector} another; give one"
+            )
+        budget, selector = named.budget, named.selector
+        if stratify is None:
+            stratify = commands.stratify_of(read_config(Storage.open(arguments.run)), named)
+    stage = commands.select(arguments.run, budget, selector, arguments.seed, stratify)
     for name in SubsetArtifact.of(stage).files:
         print(f"{stage.storage.uri}/{name}")
     return 0

@@ -6,40 +6,41 @@ import argparse
 
 from s2l_ray.cli.arguments import Commands
 
+_ABOUT = """\
+Run a command on a Ray cluster, as a job: check the configuration here, send it
+with the installed s2l_ray, follow the log, and return the job's exit code.
+Ctrl-C stops the job; the same command resumes it. Details: docs/clusters."""
+
 
 def add_to(commands: Commands) -> None:
     """Its arguments."""
-    submit = commands.add_parser("submit", help="the same on a Ray cluster, as a job", allow_abbrev=False)
-    submit.add_argument(
-        "what", metavar="CONFIG", help="a recipe or a YAML file; for finetune and select a run's folder"
-    )
+    submit = commands.add_parser(
+        "submit", help="run a command on a Ray cluster, as a job", description=_ABOUT, allow_abbrev=False,
+        usage="s2l submit CONFIG [section.field=value ...] [options]",
+    )  # fmt: skip
+    submit.add_argument("what", metavar="CONFIG", help="recipe, YAML file, or a finished run's folder")
     submit.add_argument("overrides", nargs="*", metavar="section.field=value", help="as for the command itself")
-    submit.add_argument("--address", help="the cluster's dashboard, http://head:8265; default: $RAY_API_SERVER_ADDRESS")
+    submit.add_argument("--address", metavar="URL", help="http://head:8265; default: $RAY_API_SERVER_ADDRESS")
     submit.add_argument(
-        "--command", default="run", choices=("run", "select", "finetune", "sweep"),
-        help="which (run); its own options may follow: --command finetune --budget 0.11",
+        "--command", default="run", choices=("run", "select", "finetune", "sweep"), metavar="NAME",
+        help="run (default), select, finetune or sweep",
     )  # fmt: skip
+    submit.add_argument("--working-dir", metavar="FOLDER", help="send this folder too, without ignored files")
     submit.add_argument(
-        "--working-dir", metavar="FOLDER", help="send this folder too (at most 100 MB; what .gitignore and .rayignore "
-        "name, runs, and files that may hold secrets are left out, and named): the job starts in it, so that relative "
-        "paths in CONFIG, which lies in it, hold",
-    )  # fmt: skip
+        "--include", metavar="PATTERN", action="append", default=[], help="of that folder send this all the same"
+    )
     submit.add_argument(
-        "--include", metavar="PATTERN", action="append", default=[],
-        help="of --working-dir send what this names (as in .gitignore) although it would be left out",
-    )  # fmt: skip
+        "--package",
+        metavar="PATH",
+        default="installed",
+        help="another s2l_ray: a folder, a wheel, or none",
+    )
     submit.add_argument(
-        "--package", metavar="PATH", default="installed",
-        help="s2l_ray itself is sent, as it is installed here; or another copy (folder, wheel); none: the nodes' own",
-    )  # fmt: skip
-    submit.add_argument(
-        "--extras", metavar="NAMES", default="",
-        help="cpu or gpu,target,…: pip installs what they need on every node (minutes, once); default: it is there",
-    )  # fmt: skip
+        "--extras", metavar="NAMES", default="", help="have pip install these on every node: gpu,target"
+    )
     submit.add_argument(
         "--env", metavar="NAME", action="append", default=[],
-        help="give the job this environment variable as it is here, e.g. HF_TOKEN. Everybody who may open Ray's "
-        "dashboard can read it: secrets that the nodes have themselves are better",
+        help="pass this variable on (readable in Ray's dashboard)",
     )  # fmt: skip
     submit.add_argument("--no-wait", action="store_true", help="print the job's name and return")
     submit.set_defaults(call=_submit, rest=[])

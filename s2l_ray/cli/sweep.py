@@ -5,45 +5,38 @@ from __future__ import annotations
 import argparse
 
 from s2l_ray.cli.arguments import Commands, Once
+from s2l_ray.cli.completion import complete_configs, complete_overrides
 
-_SWEEP = """\
-How much data is enough? Fine-tunes the target on subsets of every size and selector in section `sweep`, once a seed,
-and on the full data, several at once, and compares their losses on held-out examples."""
-_SWEEP_MORE = """\
-The configuration needs a `target` and held-out examples (heldout.share or heldout.files). Proxy, trajectories and
-clusters are computed once; what is finished is never repeated, whatever stopped the sweep.
-
-  s2l sweep my.yaml sweep.budgets=[0.05,0.1,0.2] sweep.selectors=[s2l,random] sweep.num_seeds=3
-  s2l sweep my.yaml sweep.budgets=[0.05,0.1,0.2,0.3]      one more budget: only its trials are trained
-  s2l sweep my.yaml --find-smallest --within 0.01         the smallest budget within 1 % of the full data
-
-Leaves in RUN_DIR/sweep: results.parquet and .csv (a row per trial, held-out set and source), report.json, and
-budget, cost and sources as .png and .svg; each trial's progress in logs/.
-Exit code 0: all trials done; 1: some failed, and are named; 2: refused, nothing was started."""
+_ABOUT = """\
+How much data is enough? Fine-tunes the target on subsets of every size and
+selector in section `sweep`, and on the full data, once a seed, and compares
+their held-out losses. The configuration needs a `target` and held-out examples.
+What is finished is never repeated."""
+_EXAMPLES = """\
+examples:
+  s2l sweep my.yaml sweep.budgets=[0.05,0.1,0.2] sweep.num_seeds=3
+  s2l sweep my.yaml --find-smallest --within 0.01
+Results: RUN/sweep/. Exit code 1: some trials failed, and are named."""
 
 
 def add_to(commands: Commands) -> None:
     """Its arguments."""
     sweep = commands.add_parser(
-        "sweep", help="how much data is enough? one table, one curve", description=_SWEEP, epilog=_SWEEP_MORE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "sweep", help="find out how much data is enough", description=_ABOUT, epilog=_EXAMPLES,
+        usage="s2l sweep CONFIG [section.field=value ...] [options]",
     )  # fmt: skip
-    sweep.add_argument("config", help="a recipe, a YAML file, or the folder of a run, which it goes on with")
-    sweep.add_argument("overrides", nargs="*", metavar="section.field=value", help="e.g. sweep.budgets=[0.05,0.1,0.2]")
+    config = sweep.add_argument("config", metavar="CONFIG", help="recipe, YAML file, or a run's folder to go on with")
+    overrides = sweep.add_argument(
+        "overrides", nargs="*", metavar="section.field=value", help="settings that replace the file's"
+    )
+    config.completer, overrides.completer = complete_configs, complete_overrides  # type: ignore[attr-defined]
     sweep.add_argument(
-        "--find-smallest", action="store_true",
-        help="the smallest budget that is good enough: predicted with the proxy's model, confirmed with the target",
-    )  # fmt: skip
-    sweep.add_argument(
-        "--within",
-        action=Once,
-        type=float,
-        metavar="SHARE",
-        help="good enough: at most so much worse than the full data (0.01 = 1 %%)",
+        "--find-smallest", action="store_true", help="find the smallest budget that is good enough (sweep.within)"
     )
     sweep.add_argument(
-        "--resume", action="store_true", help="refuse to start anew: CONFIG must be a run's folder (any sweep goes on)"
+        "--within", action=Once, type=float, metavar="SHARE", help="at most so much worse than the full data (0.01)"
     )
+    sweep.add_argument("--resume", action="store_true", help="refuse to start anew: CONFIG must be a run's folder")
     sweep.set_defaults(call=_sweep)
 
 

@@ -1,7 +1,7 @@
 """Configuration: reads a recipe or a YAML file and dotted overrides → gives one typed, validated, immutable tree."""
 
 from s2l_ray.config.corpus import CorpusConfig, HuggingFaceSource, QuickstartSource, TemplateConfig
-from s2l_ray.config.load import ConfigError, list_recipes, load_config, to_yaml
+from s2l_ray.config.load import ConfigError, list_recipes, load_config, recipe_summary, to_yaml
 from s2l_ray.config.model import TrainedModelConfig, TrainTokenizerConfig
 from s2l_ray.config.proxy import ProxyConfig
 from s2l_ray.config.schema import (
@@ -34,5 +34,6 @@ __all__ = [
     "WorkersConfig",
     "list_recipes",
     "load_config",
+    "recipe_summary",
     "to_yaml",
 ]

@@ -20,6 +20,9 @@ def plain_budgets(budgets: Any) -> Any:
     """
     if not isinstance(budgets, list):
         return budgets
+    for budget in budgets:
+        if isinstance(budget, str) and budget.strip().endswith("%"):
+            raise ValueError(f"{shown(budget)} is text; write a share as a fraction (0.3 for 30 %)")
     return [_plain(b) if isinstance(b, Real) and not isinstance(b, bool) else b for b in budgets]
 
 

@@ -34,6 +34,16 @@ def list_recipes() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
+def recipe_summary(name: str) -> str:
+    """What the recipe is for, in one line: the first line of its file that is a comment for people.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
+    comments = [line[1:].strip() for line in _text_of(name).decode().splitlines() if line.startswith("#")]
+    return next(line for line in comments if not line.startswith("yaml-language-server"))
+
+
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> S2LConfig:
     """Load and validate.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console
@@ -12,15 +11,14 @@ from rich.text import Text
 
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
-from s2l_ray.data.corpus_parts import part_name
-from s2l_ray.data.example_id import ids_to_array
-from s2l_ray.data.facet_reader import load_facet
-from s2l_ray.data.trajectories import Trajectories, snapshot_columns
-from s2l_ray.errors import UserError, shown
+from s2l_ray.reporting.inspect_facts import clustering_facts, quarantine_facts, quarantine_rows, value_facts
 from s2l_ray.reporting.summary import target_lines
 from s2l_ray.text.display import printable
 
+__all__ = ["inspect_run", "quarantine_rows", "sparkline"]
+
 _BARS = "▁▂▃▄▅▆▇█"
+_MAX_REASONS = 20
 
 
 def inspect_run(
@@ -55,111 +53,49 @@ def _stage_line(name: str, stage: Stage) -> Text:
     return _shown(f"  {name:<22} {manifest.summary}  ({manifest.wall_seconds:.1f} s)")
 
 
-def sparkline(values: np.ndarray, top: float) -> str:
+def sparkline(values: Sequence[float], top: float) -> str:
     """A trajectory as a row of bars; `top` is the loss at full height."""
-    levels = np.clip(np.floor(values / max(top, 1e-9) * len(_BARS)), 0, len(_BARS) - 1).astype(int)
+    levels = np.clip(np.floor(np.asarray(values) / max(top, 1e-9) * len(_BARS)), 0, len(_BARS) - 1).astype(int)
     return "".join(_BARS[i] for i in levels)
-
-
-def _values(run: Run, matrix: Trajectories, by: str) -> tuple[list[str], np.ndarray]:
-    """(values of a facet, (N,) codes into them).
-
-    Raises:
-        UserError: there is no such facet.
-    """
-    corpus = run.stage("corpus")
-    facets = list(corpus.manifest.extra.get("facets", {}))
-    if by in facets:
-        return load_facet(corpus.storage.sub("examples"), matrix.part_rows, matrix.ids, by)
-    if by == run.config.corpus.source_column:
-        return matrix.source_names, matrix.sources
-    known = [*facets, run.config.corpus.source_column] if run.config.corpus.source_column else facets
-    raise UserError(
-        f"{shown(by)} is no facet of this corpus, so nothing can be shown by it; there are: {shown(known)} (name "
-        "others in corpus.facets, and run again)"
-    )
 
 
 def _by_value(run: Run, console: Console, by: str) -> None:
     """A line for every value: how many examples, their mean losses, how many of them each subset holds."""
-    matrix = run.trajectories()
-    names, codes = _values(run, matrix, by)
-    sizes = np.bincount(codes, minlength=len(names))
-    sums = [np.bincount(codes, weights=matrix.losses[:, t], minlength=len(names)) for t in (0, -1)]
     out = Table(title=f"by {printable(by)}; mean losses in nats per token")
     for heading in (by, "examples", "share", "first → last", *run.subsets):
         out.add_column(_shown(heading), justify="left" if heading == by else "right")
-    keys = _sortable(matrix.ids)
-    order = np.argsort(keys, kind="stable")
-    chosen = []
-    for stage in run.subsets.values():
-        ids = ids_to_array(stage.storage.read_table("ids.parquet", ["example_id"])["example_id"])
-        at = order[np.searchsorted(keys, _sortable(ids), sorter=order)]
-        chosen.append(np.bincount(codes[at], minlength=len(names)))
-    for k in np.argsort(-sizes, kind="stable"):
-        first, last = (total[k] / max(1, sizes[k]) for total in sums)
-        cells = [names[k] or "(none)", f"{sizes[k]:,}", f"{sizes[k] / sizes.sum():.1%}", f"{first:.2f} → {last:.2f}"]
-        cells += [f"{counts[k]:,} ({counts[k] / max(1, counts.sum()):.1%})" for counts in chosen]
+    for value in value_facts(run, by):
+        cells = [value.value or "(none)", f"{value.size:,}", f"{value.share:.1%}"]
+        cells += [f"{value.first:.2f} → {value.last:.2f}"]
+        cells += [f"{count:,} ({share:.1%})" for count, share in value.chosen.values()]
         out.add_row(*map(_shown, cells))
     console.print(out)
 
 
-def _sortable(ids: np.ndarray) -> np.ndarray:
-    """(N, 2) uint64 → (N,), in the order of the ids."""
-    return np.ascontiguousarray(ids.astype(">u8")).view("S16").ravel()
-
-
 def _clusters(run: Run, console: Console, limit: int | None, examples: int, source: str, by: str) -> None:
-    matrix = run.trajectories()
-    value_names, values = _values(run, matrix, by) if by else (matrix.source_names, matrix.sources)
+    facts = clustering_facts(run, limit, examples, source, by)
     commonest = f"commonest {printable(by)}" if by else "commonest sources"
-    stage = run.stage("clusters")
-    table = stage.storage.read_table("centroids.parquet")
-    asked, recorded = stage.manifest.settings, matrix.losses.shape[1]
-    columns = snapshot_columns(recorded, asked["num_snapshots"], asked["snapshots"])
-    centroids = table["centroid_loss_nats"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)  # (K, T)
-    assignment = stage.storage.read_table("assignment.parquet")["cluster"].to_numpy()
-    sizes = np.bincount(assignment, minlength=len(centroids))
-    allowed = np.ones(len(assignment), bool)
-    if source:
-        if source not in matrix.source_names:
-            raise UserError(f"no source {shown(source)} in this corpus; its sources: {shown(matrix.source_names)}")
-        allowed = matrix.sources == matrix.source_names.index(source)
-    order = np.argsort(sizes, kind="stable")
-    if limit is not None and limit < len(order):
-        order = np.concatenate([order[: (limit + 1) // 2], order[len(order) - limit // 2 :]])
-    out = Table(title=f"{len(sizes)} clusters, smallest first; mean losses in nats per token", show_lines=examples > 0)
+    out = Table(
+        title=f"{facts.num_clusters} clusters, smallest first; mean losses in nats per token", show_lines=examples > 0
+    )
     for heading in ("cluster", "size", "share"):
         out.add_column(heading, justify="right")
-    snapshots = f"{recorded}" if len(columns) == recorded else f"{len(columns)} of {recorded}"
+    used, recorded = len(facts.clusters[0].losses), facts.num_snapshots
+    snapshots = f"{recorded}" if used == recorded else f"{used} of {recorded}"
     for heading in (f"loss over {snapshots} snapshots", "first → last", commonest):
         out.add_column(_shown(heading), no_wrap=heading != commonest)
     if examples:
         out.add_column("nearest to the centre", overflow="fold", ratio=1)
-    for k in order:
-        members = np.flatnonzero((assignment == k) & allowed)
-        names = Counter(value_names[code] for code in values[members])
-        common = ", ".join(f"{n or '(none)'} {c / max(1, len(members)):.0%}" for n, c in names.most_common(2))
+    for one in facts.clusters:
+        common = ", ".join(f"{name or '(none)'} {share:.0%}" for name, share in one.commonest)
         row = [_shown(cell) for cell in (
-            str(k), f"{sizes[k]:,}", f"{sizes[k] / sizes.sum():.1%}", sparkline(centroids[k], float(centroids.max())),
-            f"{centroids[k][0]:.2f} → {centroids[k][-1]:.2f}", common,
+            str(one.cluster), f"{one.size:,}", f"{one.share:.1%}", sparkline(one.losses, facts.top),
+            f"{one.losses[0]:.2f} → {one.losses[-1]:.2f}", common,
         )]  # fmt: skip
         if examples:
-            distances = ((matrix.losses[np.ix_(members, columns)] - centroids[k]) ** 2).sum(axis=1)
-            nearest = members[np.argsort(distances, kind="stable")[:examples]]
-            row.append(Text("\n").join(_shown(_text(run, matrix, int(i))) for i in nearest))
+            row.append(Text("\n").join(map(_shown, one.examples)))
         out.add_row(*row)
     console.print(out)
-
-
-def _text(run: Run, matrix: Any, row: int) -> str:
-    """An example in one line."""
-    starts = np.cumsum([0] + [n for _, n in matrix.part_rows])
-    part, _ = matrix.part_rows[int(np.searchsorted(starts, row, side="right")) - 1]
-    table = run.stage("corpus").storage.sub("examples").read_table(part_name(part), columns=["example_id", "messages"])
-    at = np.flatnonzero((ids_to_array(table["example_id"]) == matrix.ids[row]).all(axis=1))[0]
-    messages = table["messages"][int(at)].as_py()
-    return " ".join(f"{m['role'][:1].upper()}: {m['content'].strip()[:90]}" for m in messages[:4])
 
 
 def _shown(text: str) -> Text:
@@ -167,24 +103,16 @@ def _shown(text: str) -> Text:
     return Text(printable(text))
 
 
-def quarantine_rows(stage: Stage) -> list[dict[str, Any]]:
-    """All quarantined rows of a stage: origin, index, reason, text."""
-    folder = stage.storage.sub("quarantine")
-    return [row for entry in folder.list() for row in folder.read_table(entry.name).to_pylist()]
-
-
 def _quarantine(run: Run, console: Console) -> None:
-    rows = [r for name in ("corpus", "tokens") if name in run.stages for r in quarantine_rows(run.stages[name])]
-    if not rows:
+    facts = quarantine_facts(run)
+    if not facts:
         console.print("Nothing was quarantined.")
         return
-    reasons = Counter(r["reason"] for r in rows)
-    out = Table(title=f"{len(rows):,} rows quarantined", show_lines=True)
+    out = Table(title=f"{sum(fact.rows for fact in facts):,} rows quarantined", show_lines=True)
     out.add_column("rows", justify="right")
     for heading in ("reason", "for example", "what stood there"):
         out.add_column(heading, overflow="fold")
-    for reason, count in reasons.most_common(20):
-        first = next(r for r in rows if r["reason"] == reason)
-        cells = (f"{count:,}", reason, f"{first['origin']} at {first['index']}", first["text"][:160])
+    for fact in facts[:_MAX_REASONS]:
+        cells = (f"{fact.rows:,}", fact.reason, f"{fact.origin} at {fact.index}", fact.text[:160])
         out.add_row(*map(_shown, cells))
     console.print(out)

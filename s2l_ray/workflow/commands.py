@@ -12,6 +12,8 @@ from s2l_ray.artifacts.runner import open_runner
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.load import ConfigError, load_config
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.subset_names import SubsetName, parse_subset_name
+from s2l_ray.errors import shown
 from s2l_ray.execution.ray_metrics import RayMetrics
 from s2l_ray.observability.progress import Progress
 from s2l_ray.storage.folder import Storage
@@ -107,7 +109,8 @@ def finetune(
     """Fine-tune the target on one subset of a finished selection, or on the full data, and evaluate it.
 
     Args:
-        subset: `full`, or a subset's name (`s2l-0.11`); None: that of `selector` and `budget`, chosen now if need be.
+        subset: `full`, or a subset's name (`s2l-0.11`), chosen now if it is not there; None: that of `selector` and
+            `budget`.
         overrides: `target.model=…`, and whatever else of `target`, `heldout.files`, `loggers`, `resources`,
             `estimates`. What the selection was made from stays as it is.
         budget, selector: None takes the run's first.
@@ -128,13 +131,15 @@ def finetune(
         )
     _refuse_selecting(overrides)
     opened = _open(run)
-    preflight(_finetuning(opened.config, overrides, budget, selector))
+    preflight(_finetuning(opened.config, overrides, budget, selector))  # whichever subset: the target is the same
     metrics = RayMetrics(opened.config.name)
     with open_runner(opened, progress or Progress(), metrics, _WAIT_FOR_OTHERS_S) as runner:
         _find_selection(opened, reread=isinstance(run, str))
-        config = _finetuning(opened.config, overrides, budget, selector)
-        if subset not in (None, FULL):
-            opened.subset(subset)
+        stratify: bool | str | None = None
+        if subset is not None and subset != FULL and not opened.has_subset(subset):
+            selector, budget, stratify = _named(opened, subset)
+            subset = None
+        config = _finetuning(opened.config, overrides, budget, selector, stratify)
         opened.config = config  # the target's sections are this command's; the rest of the run stays
         with ray_session(config.resources):
             layout = lay_out(config, runner.progress.say, with_kmeans=False)
@@ -194,14 +199,39 @@ def _selecting(
 
 
 def _finetuning(
-    config: S2LConfig, overrides: Sequence[str], budget: int | float | None, selector: str | None
+    config: S2LConfig,
+    overrides: Sequence[str],
+    budget: int | float | None,
+    selector: str | None,
+    stratify: bool | str | None = None,
 ) -> S2LConfig:
     asked = config.selection
     budget = asked.budgets[0] if budget is None else budget
-    made = _selecting(config, budget, selector or asked.selectors[0], overrides=overrides)
+    made = _selecting(config, budget, selector or asked.selectors[0], stratify=stratify, overrides=overrides)
     if made.target is None:
         raise ConfigError("there is no target: add target.model=… (a hub id or folder), or a section `target`")
     return made
+
+
+def stratify_of(config: S2LConfig, name: SubsetName) -> bool | str:
+    """What `selection.stratify` is for the subset of this name: of a column only the run knows which."""
+    return (config.selection.stratify or True) if name.stratified else False
+
+
+def _named(opened: Run, subset: str) -> tuple[str, int | float, bool | str]:
+    """Selector, budget and stratify of a subset that is not there yet.
+
+    Raises:
+        ConfigError: its name does not say them.
+    """
+    name = parse_subset_name(subset)
+    if name is None:
+        known = ", ".join(opened.subsets) or "none"
+        raise ConfigError(
+            f"{shown(subset)} is neither a subset of this run (there: {known}) nor a selector and a budget from which "
+            "one can be chosen; write for example random-0.3"
+        )
+    return name.selector, name.budget, stratify_of(opened.config, name)
 
 
 def _refuse_selecting(overrides: Sequence[str]) -> None:
@@ -215,6 +245,6 @@ def _refuse_selecting(overrides: Sequence[str]) -> None:
             )
         if path == "target.subsets":
             raise ConfigError(
-                f"{override!r}: `s2l finetune` makes one target, so this would do nothing; say which with --budget and "
-                "--subset, or --full, or make several with `s2l run`"
+                f"{override!r}: `s2l finetune` makes one target, so this would do nothing; say which with --subset or "
+                "--full, or make several with `s2l run`"
             )

@@ -18,16 +18,21 @@ from s2l_ray.data.sources import ReadUnit, plan_files, read_unit, resolve_filesy
 from s2l_ray.data.units import UnusableRow
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.observability.progress import format_count, format_duration
-from s2l_ray.workflow.target_estimate import CorpusSize, target_lines
+from s2l_ray.text.redact import strip_credentials
+from s2l_ray.workflow.target_estimate import CorpusSize, training_overhead_s
 
 _SAMPLE_ROWS = 400
 _COUNTED_BYTES = 2 * 2**30
 """Line-based files up to this size together are counted, larger ones extrapolated from their first rows."""
+_RUN_OVERHEAD_S = 30.0
+"""Ray that starts, and the stages that read, tokenise and cluster a corpus of any size; measured on two cores."""
 
 
 @dataclass
 class Estimate:
     num_examples: int | None = None
+    is_counted: bool = False
+    """The rows were counted, not extrapolated or taken from `estimates`."""
     tokens_per_example: float | None = None
     response_share: float = 0.5
     num_parameters: int | None = None
@@ -35,6 +40,7 @@ class Estimate:
     training_flops: float | None = None
     scoring_flops: float | None = None
     seconds: float | None = None
+    """Until the subsets are there."""
     disk_bytes: float | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -45,7 +51,7 @@ class Estimate:
             self.num_examples * self.tokens_per_example
         )  # fmt: skip
         workers = config.resources.proxy.workers
-        out = [
+        return [
             f"examples      {_count(self.num_examples)}",
             f"tokens        {_count(tokens)} a pass ({_count(self.tokens_per_example)} an example, "
             f"{self.response_share:.0%} of them response)",
@@ -53,18 +59,20 @@ class Estimate:
             f"{config.proxy.global_batch_size} examples, {t} snapshots",
             f"FLOPs         {_flops(self.training_flops)} training + {_flops(self.scoring_flops)} scoring "
             f"= {_flops(_add(self.training_flops, self.scoring_flops))}",
-            f"time          {'unknown' if self.seconds is None else 'about ' + format_duration(self.seconds)} at "
-            f"{config.estimates.device_tflops:g} TFLOP/s a worker (estimates.device_tflops)",
-            f"disk          {'unknown' if self.disk_bytes is None else _bytes(self.disk_bytes)} in {config.run_uri}",
+            f"time          {'unknown' if self.seconds is None else 'about ' + format_duration(self.seconds)} until "
+            f"the subsets are there, at {config.estimates.device_tflops:g} TFLOP/s a worker (estimates.device_tflops)",
+            f"disk          {'unknown' if self.disk_bytes is None else _bytes(self.disk_bytes)} in "
+            f"{strip_credentials(config.run_uri)}",
             f"nodes         {workers or 'one worker per GPU, or 1 on CPUs:'}{' workers' if workers else ''} "
             f"({config.resources.device}) for the proxy, one actor for k-means, CPU tasks for the rest",
         ]
-        known = self.num_examples is not None and self.tokens_per_example is not None
-        corpus = (
-            CorpusSize(self.num_examples or 0, self.tokens_per_example or 0.0, self.response_share) if known else None
-        )
-        out += target_lines(config, corpus)
-        return out + [f"note          {n}" for n in self.notes]
+
+    @property
+    def corpus(self) -> CorpusSize | None:
+        """None where the size of the corpus is not known."""
+        if self.num_examples is None or self.tokens_per_example is None:
+            return None
+        return CorpusSize(self.num_examples, self.tokens_per_example, self.response_share)
 
 
 def estimate(config: S2LConfig) -> Estimate:
@@ -87,6 +95,7 @@ def estimate(config: S2LConfig) -> Estimate:
     result.scoring_flops = float(one_pass) * config.trajectories.num_snapshots
     speed = config.estimates.device_tflops * 1e12 * (config.resources.proxy.workers or 1)
     result.seconds = (result.training_flops + result.scoring_flops) / speed
+    result.seconds += _RUN_OVERHEAD_S + training_overhead_s(result.steps)
     # Rows and tokens compressed, 28 bytes a score, two checkpoints of weights and both moments, the model.
     scores = 28.0 * n * config.trajectories.num_snapshots + (4.0 * config.trajectories.num_snapshots + 30) * n
     result.disk_bytes = n * length * 5 + scores + 28.0 * result.num_parameters
@@ -99,7 +108,7 @@ def _corpus(config: S2LConfig, result: Estimate) -> list[dict[str, Any]]:
     if corpus.quickstart is not None:
         from s2l_ray.data.quickstart import generate_corpus
 
-        result.num_examples = corpus.quickstart.num_examples
+        result.num_examples, result.is_counted = corpus.quickstart.num_examples, True
         rows, _ = generate_corpus(num_train=_SAMPLE_ROWS, seed=config.seed)
         return rows
     if corpus.huggingface is not None:
@@ -115,8 +124,8 @@ def _corpus(config: S2LConfig, result: Estimate) -> list[dict[str, Any]]:
         result.notes.append(f"{error}; rows as in estimates.*")
         return []
     sample_format(units, corpus)
-    result.num_examples, exact = _count_rows(units)
-    if not exact:
+    result.num_examples, result.is_counted = _count_rows(units)
+    if not result.is_counted:
         result.notes.append("rows are extrapolated from the files' sizes")
     return [r.row for r in islice(read_unit(units[0]), _SAMPLE_ROWS) if r.row is not None]
 

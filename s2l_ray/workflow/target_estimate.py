@@ -23,7 +23,38 @@ class CorpusSize:
     response_share: float
 
 
-def target_lines(config: S2LConfig, corpus: CorpusSize | None) -> list[str]:
+@dataclass(frozen=True)
+class TargetCost:
+    """What one target would take."""
+
+    name: str
+    """What it is trained on: `s2l-0.11`, `full`."""
+    num_examples: int
+    steps: int
+    tokens: float
+    flops: float
+    seconds: float
+    money: float | None
+    """In the currency of `estimates.price_per_worker_hour`."""
+
+    def line(self, price: float | None) -> str:
+        """For people."""
+        money = "" if self.money is None else f", {self.money:,.2f} at {price:g} a worker and hour"
+        return (
+            f"  {self.name:<12}  {self.num_examples:,} examples, {self.steps:,} steps, {format_count(self.tokens)} "
+            f"tokens, {self.flops:.2e} FLOPs, about {format_duration(self.seconds)}{money}"
+        )
+
+
+def training_overhead_s(steps: int) -> float:
+    """What a training takes beside its arithmetic (seconds); of small models that is nearly all.
+
+    From the quickstart, alone on two cores: 20 s for workers and evaluations, and 30 ms a step.
+    """
+    return 20.0 + 0.03 * steps
+
+
+def target_lines(config: S2LConfig, costs: list[TargetCost]) -> list[str]:
     """For people.
 
     Raises:
@@ -34,7 +65,7 @@ def target_lines(config: S2LConfig, corpus: CorpusSize | None) -> list[str]:
     if target is None:
         return []
     model = meta_model(target)
-    sizes, shape = ModelSizes.of(model), ModelShape.of(model)
+    sizes = ModelSizes.of(model)
     workers = config.resources.target.workers or 1
     given = config.estimates.worker_memory_gb
     on_gpu = config.resources.device == "gpu" or given is not None
@@ -47,11 +78,19 @@ def target_lines(config: S2LConfig, corpus: CorpusSize | None) -> list[str]:
         f"trained; {sharding.describe()} of {workers} ({precision})"
     ]
     lines += [f"note          {warning}" for warning in sharding.warnings]
-    if corpus is None:
-        return lines
-    for name in config.target_subsets():
-        lines.append(_cost_line(config, corpus, name, shape, workers))
-    return lines
+    return lines + [cost.line(config.estimates.price_per_worker_hour) for cost in costs]
+
+
+def target_costs(config: S2LConfig, corpus: CorpusSize) -> list[TargetCost]:
+    """One for each of `target.subsets`.
+
+    Raises:
+        ModelError: the target's config cannot be loaded.
+    """
+    if config.target is None:
+        return []
+    shape = ModelShape.of(meta_model(config.target))
+    return [_cost(config, corpus, name, shape) for name in config.target_subsets()]
 
 
 def steps_of(config: S2LConfig, name: str, corpus: CorpusSize) -> int:
@@ -72,17 +111,17 @@ def _examples_of(config: S2LConfig, name: str, num_examples: int) -> int:
     return num_examples if name == "full" else resolve_budget(config.subset_budgets()[name], num_examples)
 
 
-def _cost_line(config: S2LConfig, corpus: CorpusSize, name: str, shape: ModelShape, workers: int) -> str:
+def _cost(config: S2LConfig, corpus: CorpusSize, name: str, shape: ModelShape) -> TargetCost:
     assert config.target is not None
+    workers = config.resources.target.workers or 1
     steps, length = steps_of(config, name, corpus), corpus.tokens_per_example
     examples = steps * config.target.global_batch_size
     tokens = examples * length
     flops = shape.training_flops(int(tokens), int(tokens * corpus.response_share), int(examples * length**2))
     flops_done = flops * (2 / 3 if config.target.lora else 1)
-    seconds = flops_done / (config.estimates.device_tflops * 1e12 * workers)
+    seconds = flops_done / (config.estimates.device_tflops * 1e12 * workers) + training_overhead_s(steps)
     price = config.estimates.price_per_worker_hour
-    money = "" if price is None else f", {seconds / 3600 * workers * price:,.2f} at {price:g} a worker and hour"
-    return (
-        f"  {name:<12}  {_examples_of(config, name, corpus.num_examples):,} examples, {steps:,} steps, "
-        f"{format_count(tokens)} tokens, {flops_done:.2e} FLOPs, about {format_duration(seconds)}{money}"
+    money = None if price is None else seconds / 3600 * workers * price
+    return TargetCost(
+        name, _examples_of(config, name, corpus.num_examples), steps, tokens, float(flops_done), seconds, money
     )

@@ -82,7 +82,7 @@ def test_a_killed_fine_tuning_or_sweep(undisturbed: Undisturbed, copied: Workpla
     """From the finished run, in as many kills as there are stages and phases to come."""
     arguments: tuple[str | Path, ...] = ("sweep", undisturbed.config)
     if command == "finetune":
-        arguments = ("finetune", copied.run, "--subset", "random", "--budget", "0.3")
+        arguments = ("finetune", copied.run, "--subset", "random-0.3")
     record = copied.base / f"points-{command}.txt"
     before = complete_files(copied.run)
     first = copied.s2l(*arguments, record=record)

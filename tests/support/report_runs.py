@@ -220,8 +220,18 @@ class MadeRun:
     def _clusters(self) -> None:
         assignment = pa.table({"example_id": array_to_ids(self.ids), "cluster": pa.array(self.clusters)})
         counts = {"clusters": self.num_clusters, "examples": self.num_examples}
-        files = {"assignment.parquet": assignment}
-        self.cluster_content = self.stage("clusters", "clusters", {"trajectories": self.matrix}, counts, {}, files)
+        sums = np.zeros((self.num_clusters, self.num_snapshots), np.float32)
+        np.add.at(sums, self.clusters, self.losses)
+        sizes = np.bincount(self.clusters, minlength=self.num_clusters)
+        means = (sums / np.maximum(1, sizes)[:, None]).astype(np.float32)  # (K, T)
+        centroids = pa.FixedSizeListArray.from_arrays(pa.array(means.reshape(-1)), self.num_snapshots)
+        files: dict[str, Any] = {
+            "assignment.parquet": assignment, "centroids.parquet": pa.table({"centroid_loss_nats": centroids}),
+        }  # fmt: skip
+        self.cluster_content = self.stage(
+            "clusters", "clusters", {"trajectories": self.matrix}, counts, {}, files,
+            {"num_snapshots": None, "snapshots": "even"},
+        )  # fmt: skip
 
     def _subsets(self) -> None:
         for selector in self.selectors:

@@ -28,7 +28,7 @@ def test_the_wheel_holds_licence_recipes_and_types(tmp_path: Path):
     assert "License-Expression: Apache-2.0" in metadata
     recipes = {f"s2l_ray/config/recipes/{p.name}" for p in (ROOT / "s2l_ray/config/recipes").glob("*.yaml")}
     page = {f"s2l_ray/reporting/report.{ending}" for ending in ("html.j2", "css", "js")}
-    assert {"s2l_ray/py.typed", "s2l_ray/cli/__init__.py", *recipes, *page} <= set(names)
+    assert {"s2l_ray/py.typed", "s2l_ray/cli/__init__.py", "s2l_ray/config/schema.json", *recipes, *page} <= set(names)
     assert not [n for n in names if n.startswith("tests/")]
 
 

@@ -182,7 +182,8 @@ def test_a_typed_configuration_takes_overrides_as_a_file_does(tmp_path):
         ["select", "x", "--budget", "0.1", "--budget", "0.3"],
         ["select", "x", "--budget", "1", "--seed=1", "--seed=2"],
         ["select", "x", "--budget", "1", "--selector", "s2l", "--selector", "random"],
-        ["finetune", "x", "--subset", "s2l", "--subset", "random"], ["finetune", "x", "--budget", "1", "--budget", "1"],
+        ["finetune", "x", "--subset", "s2l-1", "--subset", "random-1"],
+        ["finetune", "x", "--budget", "1", "--budget", "1"],
         ["sweep", "x", "--within", "0.1", "--within", "0.2"],
     ],
 )  # fmt: skip

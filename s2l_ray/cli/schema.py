@@ -1,0 +1,30 @@
+"""JSON schema of the configuration, for editors."""
+
+from __future__ import annotations
+
+import argparse
+
+from s2l_ray.cli.arguments import Commands, print_json
+
+_ABOUT = """\
+Print the JSON schema of a configuration file. Editors complete and check a YAML
+file by it that begins with the line
+
+  # yaml-language-server: $schema=s2l.schema.json
+
+after  s2l schema > s2l.schema.json  in the same folder."""
+
+
+def add_to(commands: Commands) -> None:
+    """It has no arguments."""
+    schema = commands.add_parser(
+        "schema", help="print the configuration's JSON schema, for editors", description=_ABOUT
+    )
+    schema.set_defaults(call=_schema)
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from s2l_ray.config.describe import json_schema
+
+    print_json(json_schema())
+    return 0

@@ -1,0 +1,183 @@
+"""What every field of the configuration is, in words: for `s2l explain`, the reference of the manual, and editors."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from s2l_ray.config.faults import section_at
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.errors import UserError, shown
+
+SCHEMA_URI = "https://json-schema.org/draft/2020-12/schema"
+
+_SECTIONS = {
+    "": "One run.",
+    "corpus": "Where the examples come from, and how a row becomes a prompt and a response.",
+    "proxy": "The small model that is trained on the whole corpus.",
+    "trajectories": "How often every example is scored while the proxy is trained.",
+    "clusters": "How trajectories are grouped.",
+    "selection": "Which subsets are chosen.",
+    "heldout": "Examples that neither the proxy nor a target is trained on.",
+    "target": "The model that is fine-tuned on the subsets.",
+    "sweep": "Which budgets, selectors, seeds and settings `s2l sweep` tries.",
+    "loggers": "Where the figures go besides `metrics.jsonl`.",
+    "resources": "What the run may use of the cluster.",
+    "estimates": "What a dry run assumes where it cannot measure.",
+}
+
+
+@dataclass(frozen=True)
+class Described:
+    """A field, or a section."""
+
+    path: str
+    """`selection.budgets`."""
+    type: str
+    """`list of numbers`, `one of epochs, same_steps`, …; `section` for a section."""
+    default: str
+    """As YAML; empty where a value has to be given, or for a section."""
+    bounds: str
+    """`at least 1, at most 1,000`; may be empty."""
+    text: str
+    """What it means, with its unit."""
+
+    def plain(self) -> dict[str, str]:
+        """For JSON."""
+        return dict(self.__dict__)
+
+
+def describe(path: str) -> list[Described]:
+    """The field at `path`; or the section there, followed by its fields. `""`: the whole configuration.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    names = path.split(".") if path else []
+    section = section_at(names)
+    if section is not None:
+        return [_section(path, section), *_fields(path, section)]
+    parent = section_at(names[:-1])
+    if parent is None or names[-1] not in parent.model_fields:
+        known = [one.path for one in describe_all()]
+        near = difflib.get_close_matches(path[:100], known, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]}?" if near else "`s2l explain` lists the sections"
+        raise UserError(f"{shown(path)} is no field of the configuration, so there is nothing to explain. {hint}")
+    return [_field(path, parent.model_fields[names[-1]])]
+
+
+def describe_all() -> list[Described]:
+    """Every section and field, each section followed by its fields and those of its own sections."""
+    return list(_walk("", S2LConfig))
+
+
+def _walk(path: str, section: type[BaseModel]) -> Iterator[Described]:
+    if path:
+        yield _section(path, section)
+    inner = []
+    for name, field in section.model_fields.items():
+        here = f"{path}.{name}" if path else name
+        below = section_at(here.split("."))
+        if below is None:
+            yield _field(here, field)
+        else:
+            inner.append((here, below))
+    for here, below in inner:
+        yield from _walk(here, below)
+
+
+def _fields(path: str, section: type[BaseModel]) -> Iterator[Described]:
+    for name, field in section.model_fields.items():
+        here = f"{path}.{name}" if path else name
+        below = section_at(here.split("."))
+        yield _field(here, field) if below is None else _section(here, below)
+
+
+def _section(path: str, section: type[BaseModel]) -> Described:
+    parent = section_at(path.split(".")[:-1]) or S2LConfig
+    own = parent.model_fields.get(path.rpartition(".")[2])
+    text = _SECTIONS.get(path) or (own.description if own is not None else None) or _first_line(section)
+    return Described(path, "section", "", "", one_line(text))
+
+
+def _first_line(section: type[BaseModel]) -> str:
+    return (section.__doc__ or "").strip().partition("\n")[0]
+
+
+def _field(path: str, field: FieldInfo) -> Described:
+    default = "" if field.is_required() else _as_yaml(field.get_default(call_default_factory=True))
+    return Described(path, type_name(field.annotation), default, _bounds(field), one_line(field.description or ""))
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _as_yaml(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return ""
+    plain = value.isoformat() if hasattr(value, "isoformat") else value
+    return yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+
+
+_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null", Any: "anything"}
+_PLURALS = {"text": "texts", "whole number": "whole numbers", "number": "numbers"}
+
+
+def type_name(annotation: Any) -> str:
+    """A type in words."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation in _NAMES:
+        return _NAMES[annotation]
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, inner))
+    if origin in (Union, types.UnionType):
+        names = list(dict.fromkeys(map(type_name, inner)))
+        if {"whole number", "number"} <= set(names):
+            names.remove("whole number")
+        return " or ".join(names)
+    if origin is list:
+        kind = type_name(inner[0])
+        return f"list of {_PLURALS.get(kind, kind)}"
+    if origin is dict:
+        return f"mapping of names to {type_name(inner[1])}"
+    if hasattr(annotation, "__metadata__"):
+        return type_name(annotation.__origin__)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    return str(getattr(annotation, "__name__", annotation))
+
+
+def _bounds(field: FieldInfo) -> str:
+    said = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    found = [f"{word} {getattr(m, name):,}" for m in field.metadata for name, word in said.items() if hasattr(m, name)]
+    return ", ".join(found)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a configuration file, for editors; what it accepts may still be refused for contradictions."""
+    schema: dict[str, Any] = S2LConfig.model_json_schema()
+    head = {"$schema": SCHEMA_URI, "title": "Configuration of s2l_ray"}
+    return head | _tidied({name: value for name, value in schema.items() if name != "title"})
+
+
+def _tidied(node: Any) -> Any:
+    """Without reasons and titles that are of no use to an editor; descriptions in one line."""
+    if isinstance(node, list):
+        return [_tidied(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {name: value for name, value in node.items() if name != "because"}
+    if isinstance(kept.get("title"), str):
+        del kept["title"]
+    if isinstance(kept.get("description"), str):
+        kept["description"] = re.sub(r"\s+", " ", kept["description"]).strip()
+    return {name: _tidied(value) for name, value in kept.items()}

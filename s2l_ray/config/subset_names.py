@@ -1,0 +1,52 @@
+"""Names of subsets, `s2l-0.11`: a selector and a budget, one name wherever a subset is named."""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+from typing import NamedTuple
+
+_NAME = re.compile(r"(?P<selector>[a-z][a-z0-9_]*)(?P<mark>-stratified)?-(?P<budget>[0-9][0-9.]*(?:e-[0-9]+)?%?)")
+_PERCENT = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,30})?%")
+
+
+class SubsetName(NamedTuple):
+    """What the name of a subset says."""
+
+    selector: str
+    budget: int | float
+    stratified: bool
+
+
+def parse_budget(text: str) -> int | float:
+    """A count (`20000`) as int, a share (`0.3`, `30%`) as float.
+
+    Raises:
+        ValueError: it is neither. Whether the number makes sense is checked with the configuration.
+    """
+    text = text.strip()
+    if _PERCENT.fullmatch(text):
+        return float(Decimal(text[:-1]) / 100)  # 11 / 100 as people write it: 0.11
+    try:
+        return int(text)
+    except ValueError:
+        budget = float(text)
+    if not math.isfinite(budget):
+        raise ValueError(text)
+    return budget
+
+
+def parse_subset_name(name: str) -> SubsetName | None:
+    """The inverse of `config.schema.subset_name`; None for what is no such name.
+
+    `s2l-30%` is `s2l-0.3`, and a name of a folder (`s2l-0.3-1a2b3c4d`) is none.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    try:
+        budget = parse_budget(match["budget"])
+    except ValueError:
+        return None
+    return SubsetName(match["selector"], budget, match["mark"] is not None)

@@ -1,0 +1,208 @@
+"""What `s2l inspect` shows, as plain figures: for its tables, and with `--json` for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from s2l_ray.artifacts.models import TargetArtifact
+from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.stage import Stage
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.example_id import ids_to_array
+from s2l_ray.data.facet_reader import load_facet
+from s2l_ray.data.trajectories import Trajectories, snapshot_columns
+from s2l_ray.errors import UserError, shown
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    """One cluster."""
+
+    cluster: int
+    size: int
+    share: float
+    losses: list[float]
+    """The centroid (nats per token), one for each snapshot that was clustered by."""
+    commonest: list[tuple[str, float]]
+    """The two commonest sources or values of a facet, and their shares."""
+    examples: list[str]
+    """Those nearest to the centroid, each in one line."""
+
+
+@dataclass(frozen=True)
+class ClusteringFacts:
+    """All that were asked for, the smallest first."""
+
+    num_clusters: int
+    num_snapshots: int
+    """Recorded; `losses` has those that were clustered by."""
+    top: float
+    """Largest loss of any centroid (nats per token)."""
+    clusters: list[ClusterFacts]
+
+
+@dataclass(frozen=True)
+class ValueFacts:
+    """The examples with one value of a facet."""
+
+    value: str
+    size: int
+    share: float
+    first: float
+    last: float
+    """Mean losses at the first and last snapshot (nats per token)."""
+    chosen: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Subset → how many of its examples have the value, and their share of the subset."""
+
+
+@dataclass(frozen=True)
+class QuarantineFacts:
+    """Rows that could not be used for the same reason."""
+
+    reason: str
+    rows: int
+    origin: str
+    index: int
+    text: str
+    """What stood in the first of them."""
+
+
+def run_facts(
+    run: Run, clusters: int | None = None, examples: int = 1, source: str = "", by: str = ""
+) -> dict[str, Any]:
+    """Everything, ready for JSON. Arguments as for `inspect_run`."""
+    clustering = clustering_facts(run, clusters, examples, source, by) if "clusters" in run.stages else None
+    return {
+        "run": run.uri,
+        "name": run.config.name,
+        "seed": run.config.seed,
+        "stages": [_stage(name, stage) for name, stage in run.stages.items()],
+        "others": [_stage(stage.name, stage) for stage in run.others],
+        "clusters": None if clustering is None else [c.__dict__ for c in clustering.clusters],
+        "by": [v.__dict__ for v in value_facts(run, by)] if by else None,
+        "targets": {
+            name: {"model": f"{stage.storage.uri}/model", "evaluation": TargetArtifact.of(stage).evaluation}
+            for name, stage in run.targets.items()
+        },
+        "quarantine": [q.__dict__ for q in quarantine_facts(run)],
+    }
+
+
+def _stage(name: str, stage: Stage) -> dict[str, Any]:
+    manifest = stage.manifest
+    return {
+        "name": name, "folder": stage.folder, "summary": manifest.summary, "rows": manifest.row_counts,
+        "wall_seconds": manifest.wall_seconds, "content": manifest.content_fingerprint,
+    }  # fmt: skip
+
+
+def clustering_facts(run: Run, limit: int | None, examples: int, source: str, by: str) -> ClusteringFacts:
+    """Raises UserError for a source or facet that the corpus has not."""
+    matrix = run.trajectories()
+    value_names, values = values_of(run, matrix, by) if by else (matrix.source_names, matrix.sources)
+    stage = run.stage("clusters")
+    table = stage.storage.read_table("centroids.parquet")
+    asked, recorded = stage.manifest.settings, matrix.losses.shape[1]
+    columns = snapshot_columns(recorded, asked["num_snapshots"], asked["snapshots"])
+    centroids = table["centroid_loss_nats"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)  # (K, T)
+    assignment = stage.storage.read_table("assignment.parquet")["cluster"].to_numpy()
+    sizes = np.bincount(assignment, minlength=len(centroids))
+    allowed = np.ones(len(assignment), bool)
+    if source:
+        if source not in matrix.source_names:
+            raise UserError(f"no source {shown(source)} in this corpus; its sources: {shown(matrix.source_names)}")
+        allowed = matrix.sources == matrix.source_names.index(source)
+    order = np.argsort(sizes, kind="stable")
+    if limit is not None and limit < len(order):
+        order = np.concatenate([order[: (limit + 1) // 2], order[len(order) - limit // 2 :]])
+    found = []
+    for k in order:
+        members = np.flatnonzero((assignment == k) & allowed)
+        names = Counter(value_names[code] for code in values[members])
+        distances = ((matrix.losses[np.ix_(members, columns)] - centroids[k]) ** 2).sum(axis=1)
+        nearest = members[np.argsort(distances, kind="stable")[: max(0, examples)]]
+        found.append(
+            ClusterFacts(
+                int(k), int(sizes[k]), float(sizes[k] / sizes.sum()), [float(x) for x in centroids[k]],
+                [(name, count / max(1, len(members))) for name, count in names.most_common(2)],
+                [_text(run, matrix, int(row)) for row in nearest],
+            )
+        )  # fmt: skip
+    return ClusteringFacts(len(sizes), recorded, float(centroids.max()), found)
+
+
+def values_of(run: Run, matrix: Trajectories, by: str) -> tuple[list[str], Array]:
+    """(values of a facet, (N,) codes into them).
+
+    Raises:
+        UserError: there is no such facet.
+    """
+    corpus = run.stage("corpus")
+    facets = list(corpus.manifest.extra.get("facets", {}))
+    if by in facets:
+        return load_facet(corpus.storage.sub("examples"), matrix.part_rows, matrix.ids, by)
+    if by == run.config.corpus.source_column:
+        return matrix.source_names, matrix.sources
+    known = [*facets, run.config.corpus.source_column] if run.config.corpus.source_column else facets
+    raise UserError(
+        f"{shown(by)} is no facet of this corpus, so nothing can be shown by it; there are: {shown(known)} (name "
+        "others in corpus.facets, and run again)"
+    )
+
+
+def value_facts(run: Run, by: str) -> list[ValueFacts]:
+    """One for every value, the commonest first."""
+    matrix = run.trajectories()
+    names, codes = values_of(run, matrix, by)
+    sizes = np.bincount(codes, minlength=len(names))
+    sums = [np.bincount(codes, weights=matrix.losses[:, t], minlength=len(names)) for t in (0, -1)]
+    keys = _sortable(matrix.ids)
+    order = np.argsort(keys, kind="stable")
+    chosen = {}
+    for label, stage in run.subsets.items():
+        ids = ids_to_array(stage.storage.read_table("ids.parquet", ["example_id"])["example_id"])
+        at = order[np.searchsorted(keys, _sortable(ids), sorter=order)]
+        chosen[label] = np.bincount(codes[at], minlength=len(names))
+    found = []
+    for k in np.argsort(-sizes, kind="stable"):
+        first, last = (float(total[k] / max(1, sizes[k])) for total in sums)
+        counts = {label: (int(n[k]), float(n[k] / max(1, n.sum()))) for label, n in chosen.items()}
+        found.append(ValueFacts(names[k], int(sizes[k]), float(sizes[k] / sizes.sum()), first, last, counts))
+    return found
+
+
+def _sortable(ids: Array) -> Array:
+    """(N, 2) uint64 → (N,), in the order of the ids."""
+    return np.ascontiguousarray(ids.astype(">u8")).view("S16").ravel()
+
+
+def _text(run: Run, matrix: Trajectories, row: int) -> str:
+    """An example in one line."""
+    starts = np.cumsum([0] + [n for _, n in matrix.part_rows])
+    part, _ = matrix.part_rows[int(np.searchsorted(starts, row, side="right")) - 1]
+    table = run.stage("corpus").storage.sub("examples").read_table(part_name(part), columns=["example_id", "messages"])
+    at = np.flatnonzero((ids_to_array(table["example_id"]) == matrix.ids[row]).all(axis=1))[0]
+    messages = table["messages"][int(at)].as_py()
+    return " ".join(f"{m['role'][:1].upper()}: {m['content'].strip()[:90]}" for m in messages[:4])
+
+
+def quarantine_rows(stage: Stage) -> list[dict[str, Any]]:
+    """All quarantined rows of a stage: origin, index, reason, text."""
+    folder = stage.storage.sub("quarantine")
+    return [row for entry in folder.list() for row in folder.read_table(entry.name).to_pylist()]
+
+
+def quarantine_facts(run: Run) -> list[QuarantineFacts]:
+    """One for every reason, the commonest first."""
+    rows = [r for name in ("corpus", "tokens") if name in run.stages for r in quarantine_rows(run.stages[name])]
+    found = []
+    for reason, count in Counter(r["reason"] for r in rows).most_common():
+        first = next(r for r in rows if r["reason"] == reason)
+        found.append(QuarantineFacts(reason, count, first["origin"], first["index"], first["text"]))
+    return found

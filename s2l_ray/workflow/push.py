@@ -1,0 +1,153 @@
+"""`s2l push`: a subset or a target of a run → a repository on the Hugging Face hub, with a card.
+
+Everything is first written into a folder on this machine, which `--dry-run` leaves there; then the folder is uploaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from s2l_ray.artifacts.models import SubsetArtifact
+from s2l_ray.artifacts.run import Run
+from s2l_ray.errors import EnvironmentFault, UserError, first_line, running, shown
+from s2l_ray.storage.folder import Storage
+
+RepoType = Literal["dataset", "model"]
+
+
+class PushError(UserError):
+    """Nothing was pushed; says why and what would do."""
+
+
+class HubFailed(EnvironmentFault):
+    """The hub did not take it; another try may pass."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A folder that is ready to be uploaded."""
+
+    folder: Path
+    repo_type: RepoType
+    files: list[str]
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raises PushError for what names no repository."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PushError(
+            f"{shown(repo_id)} names no repository on the hub ({first_line(error)}); write user/name"
+        ) from None
+    if "/" not in repo_id:
+        raise PushError(f"{shown(repo_id)} does not say whose repository it is; write user/{repo_id}")
+
+
+def package_subset(run: Run, name: str, folder: Path) -> Package:
+    """Write a subset's rows as Parquet, how many were taken from each group, and the card.
+
+    Raises:
+        RunError: there is no such subset.
+        PushError: the folder is not empty.
+    """
+    from s2l_ray.workflow.hub_cards import dataset_card
+
+    subset = run.subset(name)
+    _make_empty(folder)
+    files = [file for file in SubsetArtifact.of(subset).files if file.endswith(".parquet")]
+    data = [f"data/train-{number:05d}-of-{len(files):05d}.parquet" for number in range(len(files))]
+    for file, stored in zip(files, data, strict=True):
+        _copy(subset.storage, file, folder / stored)
+    _copy(subset.storage, "groups.json", folder / "groups.json")
+    (folder / "README.md").write_text(str(dataset_card(run, subset, "data/train-*.parquet")), encoding="utf-8")
+    return Package(folder, "dataset", ["README.md", *data, "groups.json"])
+
+
+def package_target(run: Run, name: str, folder: Path) -> Package:
+    """Write a target's model, and its card with the held-out losses.
+
+    Raises:
+        RunError: there is no such target.
+        PushError: the folder is not empty.
+    """
+    from s2l_ray.workflow.hub_cards import model_card
+
+    target = run.target(name)
+    _make_empty(folder)
+    model = target.storage.sub("model")
+    files = [entry.name for entry in model.list(recursive=True)]
+    for file in files:
+        _copy(model, file, folder / file)
+    written = model.read_bytes("README.md").decode()
+    (folder / "README.md").write_text(str(model_card(run, target, written)), encoding="utf-8")
+    return Package(folder, "model", files)
+
+
+def upload(package: Package, repo_id: str, public: bool) -> str:
+    """Create the repository if it is not there, upload the folder, and return its address.
+
+    Args:
+        public: of a new repository; the visibility of one that is there stays.
+
+    Raises:
+        PushError: no token, or one that may not write there.
+        HubFailed: the hub did not answer.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(library_name="s2l_ray")
+    with _hub_named(repo_id):
+        created = api.create_repo(repo_id, repo_type=package.repo_type, private=not public, exist_ok=True)
+        with running():
+            api.upload_folder(
+                repo_id=created.repo_id, repo_type=package.repo_type, folder_path=package.folder,
+                commit_message="Pushed by s2l push",
+            )  # fmt: skip
+    return str(created)
+
+
+@contextlib.contextmanager
+def _hub_named(repo_id: str) -> Iterator[None]:
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except OfflineModeIsEnabled:
+        raise PushError("HF_HUB_OFFLINE is set, so nothing can be pushed; unset it, or add --dry-run") from None
+    except LocalTokenNotFoundError:
+        raise PushError("there is no token for the hub here; run `hf auth login`, or set HF_TOKEN") from None
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        if status in (401, 403):
+            raise PushError(
+                f"the hub refuses to let this token write to {repo_id} ({status}: {first_line(error)}); log in with "
+                "one that may (`hf auth login`), or push to your own name"
+            ) from error
+        raise HubFailed(f"the hub did not take {repo_id}: {first_line(error)}. Try again later") from error
+    except OSError as error:
+        raise HubFailed(f"the hub cannot be reached: {first_line(error)}. Try again with a connection") from error
+    except Exception as error:
+        if "TransportError" not in {kind.__name__ for kind in type(error).__mro__}:
+            raise
+        raise HubFailed(f"the hub cannot be reached: {first_line(error)}. Try again with a connection") from error
+
+
+def _make_empty(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise PushError(f"the folder {folder} is not empty, and its files would be pushed too; choose another one")
+
+
+def _copy(storage: Storage, name: str, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with storage.open_input(name) as source, to.open("wb") as out:
+        shutil.copyfileobj(source, out, 1 << 20)

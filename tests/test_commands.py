@@ -1,0 +1,250 @@
+"""Everyday commands: greeting, version, help, names of subsets, schema, explanations, recipes, dry runs, completion."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from report_runs import MadeRun
+from tiny import tiny_run_config
+
+import s2l_ray
+from s2l_ray.cli import main, make_parser
+from s2l_ray.cli.arguments import budget
+from s2l_ray.config import list_recipes, load_config
+from s2l_ray.config.describe import describe_all, json_schema
+from s2l_ray.config.subset_names import parse_subset_name
+
+ROOT = Path(__file__).resolve().parent
+while not (ROOT / "pyproject.toml").exists():
+    ROOT = ROOT.parent
+COMMANDS = ["init", "run", "select", "finetune", "sweep", "submit", "inspect", "report", "verify", "push", "recipes",
+            "explain", "schema", "completion", "env"]  # fmt: skip
+
+
+def said(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    assert main(list(command)) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with subsets, targets and quarantined rows."""
+    return MadeRun(
+        tmp_path_factory.mktemp("made") / "run", quarantined=(("a.jsonl", "bad JSON"), ("b.jsonl", "bad JSON"))
+    ).make()
+
+
+# --- the first minute -------------------------------------------------------------------------------------------------
+
+
+def test_bare_s2l_greets_with_three_commands_that_work(capsys):
+    greeting = said(capsys)
+    tried = re.findall(r"^  s2l (\w+) ?(\S*)", greeting, re.MULTILINE)
+    assert tried == [("run", "quickstart"), ("init", "data.jsonl"), ("recipes", "")]
+    assert {name for name, _ in tried} <= set(COMMANDS)
+
+
+def test_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"s2l {s2l_ray.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_help_fits_one_screen(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), "--help"])
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE) == COMMANDS
+
+
+def test_help_answers_at_once():
+    """Half a second of processor time: a busy machine gives the same verdict. And nothing heavy is loaded for it."""
+    code = (
+        "import sys, time\nfrom s2l_ray.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'ray', 'transformers', 'pyarrow', 'pydantic', 'numpy'} & set(sys.modules)\n"
+        "print(sorted(heavy), time.process_time(), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded, seconds = done.stderr.splitlines()[-1].rsplit(" ", 1)
+    assert loaded == "[]"
+    assert float(seconds) < 0.5
+
+
+def test_what_reads_the_output_may_end_first():
+    shell = f"{sys.executable} -m s2l_ray.cli schema | head -n 1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
+
+
+# --- subsets and budgets ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("30%", 0.3), ("11%", 0.11), ("0.5%", 0.005), ("100%", 1.0), ("20000", 20_000), ("0.3", 0.3), ("1", 1),
+     ("1.0", 1.0)],
+)  # fmt: skip
+def test_budgets_are_counts_shares_or_percentages(text, wanted):
+    assert (budget(text), type(budget(text))) == (wanted, type(wanted))
+
+
+@pytest.mark.parametrize("text", ["a third", "30 %%", "%", "30%%", "nan", "inf", "", "1/3"])
+def test_what_is_no_budget_is_refused_with_what_would_do(text, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["select", "x", "--budget", text])
+    assert ended.value.code == 2
+    assert "give for example 20000, 0.3 or 30%" in capsys.readouterr().err
+
+
+def test_a_percentage_in_a_file_says_how_shares_are_written(tmp_path):
+    tree = tiny_run_config(tmp_path, selection__budgets=["30%"])
+    with pytest.raises(ValueError, match=r"'30%' is text; write a share as a fraction \(0.3 for 30 %\)"):
+        load_config(tree)
+
+
+@pytest.mark.parametrize("stratify", [False, True])
+@pytest.mark.parametrize("selector", ["s2l", "random_per_source"])
+@pytest.mark.parametrize("size", [0.11, 1.0, 1, 20_000, 1e-05, 0.005])
+def test_a_subsets_name_says_how_to_choose_it(selector, size, stratify):
+    from s2l_ray.config.schema import subset_name
+
+    named = parse_subset_name(subset_name(selector, size, stratify))
+    assert named is not None
+    assert (named.selector, named.budget, type(named.budget)) == (selector, size, type(size))
+    assert named.stratified == (stratify and selector == "s2l")
+
+
+@pytest.mark.parametrize(
+    "name", ["full", "random", "s2l-0.3-1a2b3c4d", "s2l-0.3-12345678", "s2l-", "-0.3", "s2l-x", "s2l-0.3.1"]
+)
+def test_what_names_no_selector_and_budget_is_no_such_name(name):
+    assert parse_subset_name(name) is None
+
+
+def test_one_name_for_a_subset_in_select(made, capsys):
+    by_name = said(capsys, "select", str(made), "--subset", "random-0.3").splitlines()[-2:]
+    by_parts = said(capsys, "select", str(made), "--selector", "random", "--budget", "30%").splitlines()[-2:]
+    assert by_name == by_parts
+    assert "subset/random-0.3-" in by_name[0]
+    assert main(["select", str(made), "--subset", "random"]) == 2
+    assert "write for example s2l-0.3" in capsys.readouterr().err
+    assert main(["select", str(made), "--subset", "random-0.3", "--selector", "s2l"]) == 2
+    assert "--selector s2l another; give one" in capsys.readouterr().err
+
+
+# --- the configuration in words ---------------------------------------------------------------------------------------
+
+
+def test_every_field_is_described():
+    described = describe_all()
+    assert len(described) > 120
+    for one in described:
+        assert one.text.strip(), one.path
+        assert "typing" not in one.type, one
+        assert "<class" not in one.type, one
+    assert len({one.path for one in described}) == len(described)
+
+
+def test_explain_says_type_default_and_meaning(capsys):
+    told = " ".join(said(capsys, "explain", "selection.budgets").split())
+    for piece in ("selection.budgets (list of numbers; default [0.11])", "fractions (0, 1] shares of the corpus"):
+        assert piece in told
+    told = said(capsys, "explain", "resources.target")
+    assert re.findall(r"^  resources\.target\.(\w+) ", told, re.MULTILINE)[:2] == ["workers", "min_workers"]
+    assert "selection" in said(capsys, "explain")
+    [plain] = json.loads(said(capsys, "explain", "proxy.epochs", "--json"))
+    assert (plain["type"], plain["default"]) == ("number", "3.0")
+    assert main(["explain", "selection.budget"]) == 2
+    assert "Did you mean selection.budgets?" in capsys.readouterr().err
+
+
+def test_the_schema_accepts_what_is_accepted_and_refuses_misspelt_keys(capsys, tmp_path):
+    schema = json.loads(said(capsys, "schema"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    folder = Path(s2l_ray.__file__).parent / "config/recipes"
+    trees = [yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in list_recipes()]
+    for tree in [*trees, tiny_run_config(tmp_path)]:
+        validator.validate(tree)
+    for wrong in ({"proxi": {}}, {"selection": {"budget": [0.1]}}, {"seed": -1}, {"clusters": {"init": "best"}}):
+        assert not validator.is_valid(trees[0] | wrong), wrong
+
+
+def test_the_schema_beside_the_recipes_is_the_present_one():
+    stored = Path(s2l_ray.__file__).parent / "config/schema.json"
+    assert json.loads(stored.read_text()) == json_schema(), "s2l schema > s2l_ray/config/schema.json"
+    for name in list_recipes():
+        first = (stored.parent / f"recipes/{name}.yaml").read_text().partition("\n")[0]
+        assert first == "# yaml-language-server: $schema=../schema.json"
+
+
+def test_recipes_say_what_they_are_for(capsys):
+    lines = said(capsys, "recipes").splitlines()
+    assert [line.split()[0] for line in lines] == list_recipes()
+    assert all(len(line.split()) > 6 and len(line) <= 110 and line.endswith(".") for line in lines)
+    listed = json.loads(said(capsys, "recipes", "--json"))
+    assert [one["name"] for one in listed] == list_recipes()
+    assert load_config(yaml.safe_load(said(capsys, "recipes", "quickstart"))) == load_config("quickstart")
+    assert load_config(json.loads(said(capsys, "recipes", "quickstart", "--json"))) == load_config("quickstart")
+
+
+# --- completion by the shell ------------------------------------------------------------------------------------------
+
+
+def completions(line: str, folder: Path) -> set[str]:
+    """What argcomplete's protocol answers for this line."""
+    environment = {**os.environ, "_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(folder / "out"),
+                   "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_SUPPRESS_SPACE": "1", "COMP_LINE": line,
+                   "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}  # fmt: skip
+    subprocess.run([sys.executable, "-m", "s2l_ray.cli"], env=environment, check=True, timeout=60)
+    return set((folder / "out").read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("s2l ", {"run", "select", "push"}), ("s2l run quick", {"quickstart"}),
+        ("s2l sweep --find", {"--find-smallest"}),
+        ("s2l run quickstart selection.bud", {"selection.budgets="}),
+        ("s2l explain clusters.num_c", {"clusters.num_clusters"}),
+        ("s2l finetune RUN --subset s2l", {"s2l-0.2"}), ("s2l push RUN --target fu", {"full"}),
+        ("s2l finetune /nowhere --subset s2l", set()),
+    ],
+)  # fmt: skip
+def test_the_shell_completes_commands_recipes_fields_and_subsets(line, wanted, made, tmp_path):
+    found = completions(line.replace("RUN", str(made)), tmp_path)
+    assert wanted <= found
+    if not wanted:
+        assert found == set()
+
+
+def test_completion_scripts_are_those_of_the_shell(capsys):
+    assert "complete" in said(capsys, "completion", "bash")
+    assert said(capsys, "completion", "bash") != said(capsys, "completion", "fish")
+
+
+def test_all_commands_are_in_this_file():
+    [sub] = [a for a in make_parser()._actions if hasattr(a, "choices") and isinstance(a.choices, dict)]
+    assert sub.choices is not None
+    assert list(sub.choices) == COMMANDS

@@ -1,0 +1,136 @@
+"""`s2l push`: cards, folders, uploads through huggingface_hub to a server of the test's own; no network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hub_server import TOKEN, Hub, serve
+from huggingface_hub import DatasetCard, ModelCard
+from report_runs import MadeRun
+
+from s2l_ray.artifacts.run import load_run
+from s2l_ray.cli import main
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose subset has rows and whose target has a model's folder."""
+    folder = MadeRun(tmp_path_factory.mktemp("made") / "run").make()
+    assert main(["select", str(folder), "--subset", "s2l-0.1"]) == 0
+    model = load_run(str(folder)).target("full").storage.sub("model")
+    model.write_bytes("config.json", b"{}")
+    model.write_bytes("README.md", b"---\nlibrary_name: transformers\nbase_model: a/b\n---\n\n# Target\n\nAbout it.\n")
+    return folder
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    hub = Hub()
+    server = serve(hub)
+    yield hub
+    server.shutdown()
+    server.server_close()
+
+
+def push(hub: Hub | None, made: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: huggingface_hub reads its address when it is imported."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    clean |= {"HF_HOME": str(made.parent / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1"}
+    clean |= {"HF_ENDPOINT": hub.address if hub else "http://127.0.0.1:9"} | environment
+    command = [sys.executable, "-m", "s2l_ray.cli", "push", str(made), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=clean, cwd=made.parent, timeout=120)
+
+
+def test_a_dry_run_writes_the_folder_that_would_be_pushed(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["push", str(made), "--subset", "s2l-0.1", "me/maths", "--dry-run"]) == 0
+    assert "Dry run: nothing was pushed." in capsys.readouterr().out
+    rows = pq.read_table(tmp_path / "maths/data/train-00000-of-00001.parquet")
+    assert rows.num_rows == 90
+    assert {"instruction", "s2l_id", "s2l_cluster"} <= set(rows.column_names)
+    card = DatasetCard.load(tmp_path / "maths/README.md")
+    assert card.data.size_categories == "n<1K"
+    assert card.data.configs == [  # type: ignore[attr-defined]
+        {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
+    ]
+    for piece in ("90 of 900 fine-tuning examples (10.0%)", "| selector | s2l, seed 0 |", "5 snapshots, 6 clusters",
+                  "built-in corpus", "2403.07384"):  # fmt: skip
+        assert piece in card.text.replace("\\", ""), piece
+    assert main(["push", str(made), "--subset", "s2l-0.1", "me/maths", "--dry-run"]) == 2
+    assert "is not empty, and its files would be pushed too" in capsys.readouterr().err
+
+
+def test_data_files_of_the_card_are_what_datasets_loads(made, tmp_path):
+    import datasets
+
+    assert main(["push", str(made), "--subset", "s2l-0.1", "me/x", "--dry-run", "--out", str(tmp_path / "x")]) == 0
+    loaded = datasets.load_dataset(str(tmp_path / "x"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(loaded) == 90
+
+
+def test_a_subset_is_pushed_with_its_card_privately(made, hub):
+    done = push(hub, made, "--subset", "s2l-0.1", "me/maths", HF_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{hub.address}/datasets/me/maths"
+    assert hub.repositories["me/maths"]["private"] is True
+    assert set(hub.files) == {"README.md", "data/train-00000-of-00001.parquet", "groups.json"}
+    assert b"90 of 900" in hub.files["README.md"]
+
+
+def test_a_target_is_pushed_with_its_losses_publicly_if_asked(made, hub):
+    done = push(hub, made, "--target", "full", "me/model", "--public", HF_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert hub.repositories["me/model"]["private"] is False
+    assert {"README.md", "config.json"} <= set(hub.files)
+    card = ModelCard(hub.files["README.md"].decode())
+    assert card.data.base_model == "a/b"  # type: ignore[attr-defined]
+    assert "| balanced |" in card.text
+    assert "About it." in card.text
+
+
+@pytest.mark.parametrize(
+    ("token", "refuse", "code", "message"),
+    [
+        ("", None, 2, "HF_TOKEN"), ("hf_" + "x" * 34, None, 2, "refuses to let this token write"),
+        (TOKEN, 403, 2, "refuses to let this token write"), (TOKEN, 400, 1, "did not take"),
+    ],
+)  # fmt: skip
+def test_what_the_hub_refuses_says_why(made, hub, token, refuse, code, message):
+    hub.refuse = refuse
+    done = push(hub, made, "--subset", "s2l-0.1", "me/maths", **({"HF_TOKEN": token} if token else {}))
+    assert done.returncode in (code, 2), done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert hub.files == {}
+    assert token == "" or token not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [({}, "the hub cannot be reached"), ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set")],
+)
+def test_without_a_network_it_says_so(made, environment, message):
+    done = push(None, made, "--subset", "s2l-0.1", "me/maths", HF_TOKEN=TOKEN, **environment)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--subset", "s2l-0.9", "me/x"], "has no subset 's2l-0.9' (there: "),
+        (["--target", "s2l-0.9", "me/x"], "has no target 's2l-0.9' (there: "),
+        (["--subset", "s2l-0.1", "nobody"], "does not say whose repository it is; write user/nobody"),
+        (["--subset", "s2l-0.1", "a/b/c"], "names no repository on the hub"),
+        (["--subset", "s2l-0.1", "me/x", "--out", "y"], "add --dry-run"),
+    ],
+)
+def test_what_cannot_be_pushed_is_refused(made, capsys, arguments, message):
+    assert main(["push", str(made), *arguments]) == 2
+    assert message in capsys.readouterr().err
