@@ -40,7 +40,8 @@ class Hub:
                 if operation["key"] == "file":
                     value = operation["value"]
                     self.files[value["path"]] = base64.b64decode(value["content"])
-            return {"success": True, "commitOid": "0" * 40, "commitUrl": f"{self.address}/commit/0"}
+            place = path.removeprefix("/api/models/").removeprefix("/api/").partition("/commit/")[0]
+            return {"success": True, "commitOid": "0" * 40, "commitUrl": f"{self.address}/{place}/commit/{'0' * 40}"}
         if path == "/api/validate-yaml":
             return {"warnings": [], "errors": []}
         raise KeyError(path)

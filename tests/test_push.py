@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from hub_server import TOKEN, Hub, serve
-from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub import DatasetCard, ModelCard, constants
 from report_runs import MadeRun
 
 from s2l_ray.artifacts.run import load_run
@@ -38,13 +35,21 @@ def hub() -> Iterator[Hub]:
     server.server_close()
 
 
-def push(hub: Hub | None, made: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: huggingface_hub reads its address when it is imported."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    clean |= {"HF_HOME": str(made.parent / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1"}
-    clean |= {"HF_ENDPOINT": hub.address if hub else "http://127.0.0.1:9"} | environment
-    command = [sys.executable, "-m", "s2l_ray.cli", "push", str(made), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=clean, cwd=made.parent, timeout=120)
+@pytest.fixture
+def push(made, monkeypatch, capsys, tmp_path):
+    """Push with this hub, token and setting, in this process; → (exit code, output, errors)."""
+
+    def call(hub: Hub | None, *arguments: str, token: str = TOKEN, offline: bool = False) -> tuple[int, str, str]:
+        # What huggingface_hub takes from the environment when it is imported.
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address if hub else "http://127.0.0.1:9")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setenv("HF_TOKEN", token)
+        code = main(["push", str(made), *arguments])
+        return code, *capsys.readouterr()
+
+    return call
 
 
 def test_a_dry_run_writes_the_folder_that_would_be_pushed(made, tmp_path, monkeypatch, capsys):
@@ -74,19 +79,19 @@ def test_data_files_of_the_card_are_what_datasets_loads(made, tmp_path):
     assert len(loaded) == 90
 
 
-def test_a_subset_is_pushed_with_its_card_privately(made, hub):
-    done = push(hub, made, "--subset", "s2l-0.1", "me/maths", HF_TOKEN=TOKEN)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"{hub.address}/datasets/me/maths"
-    assert hub.repositories["me/maths"]["private"] is True
+def test_a_subset_is_pushed_with_its_card_privately(push, hub):
+    code, out, err = push(hub, "--subset", "s2l-0.1", "me/maths")
+    assert code == 0, err
+    assert out.strip() == f"{hub.address}/datasets/me/maths"
+    assert hub.repositories["me/maths"]["visibility"] == "private"
     assert set(hub.files) == {"README.md", "data/train-00000-of-00001.parquet", "groups.json"}
     assert b"90 of 900" in hub.files["README.md"]
 
 
-def test_a_target_is_pushed_with_its_losses_publicly_if_asked(made, hub):
-    done = push(hub, made, "--target", "full", "me/model", "--public", HF_TOKEN=TOKEN)
-    assert done.returncode == 0, done.stderr
-    assert hub.repositories["me/model"]["private"] is False
+def test_a_target_is_pushed_with_its_losses_publicly_if_asked(push, hub):
+    code, _, err = push(hub, "--target", "full", "me/model", "--public")
+    assert code == 0, err
+    assert hub.repositories["me/model"]["visibility"] == "public"
     assert {"README.md", "config.json"} <= set(hub.files)
     card = ModelCard(hub.files["README.md"].decode())
     assert card.data.base_model == "a/b"  # type: ignore[attr-defined]
@@ -95,30 +100,29 @@ def test_a_target_is_pushed_with_its_losses_publicly_if_asked(made, hub):
 
 
 @pytest.mark.parametrize(
-    ("token", "refuse", "code", "message"),
+    ("token", "refuse", "message"),
     [
-        ("", None, 2, "HF_TOKEN"), ("hf_" + "x" * 34, None, 2, "refuses to let this token write"),
-        (TOKEN, 403, 2, "refuses to let this token write"), (TOKEN, 400, 1, "did not take"),
+        ("", None, "there is no token"), ("hf_" + "x" * 34, None, "refuses to let this token write"),
+        (TOKEN, 403, "refuses to let this token write"), (TOKEN, 400, "did not take"),
     ],
 )  # fmt: skip
-def test_what_the_hub_refuses_says_why(made, hub, token, refuse, code, message):
+def test_what_the_hub_refuses_says_why(push, hub, token, refuse, message):
     hub.refuse = refuse
-    done = push(hub, made, "--subset", "s2l-0.1", "me/maths", **({"HF_TOKEN": token} if token else {}))
-    assert done.returncode in (code, 2), done.stderr
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
+    code, _, err = push(hub, "--subset", "s2l-0.1", "me/maths", token=token)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1, err
     assert hub.files == {}
-    assert token == "" or token not in done.stderr
+    assert token == "" or token not in err
 
 
 @pytest.mark.parametrize(
-    ("environment", "message"),
-    [({}, "the hub cannot be reached"), ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set")],
+    ("offline", "message"), [(False, "the hub cannot be reached"), (True, "HF_HUB_OFFLINE is set")]
 )
-def test_without_a_network_it_says_so(made, environment, message):
-    done = push(None, made, "--subset", "s2l-0.1", "me/maths", HF_TOKEN=TOKEN, **environment)
-    assert done.returncode == 2
-    assert message in done.stderr
+def test_without_a_network_it_says_so(push, offline, message):
+    code, _, err = push(None, "--subset", "s2l-0.1", "me/maths", offline=offline)
+    assert code == 2
+    assert message in err
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,10 @@ def upload(package: Package, repo_id: str, public: bool) -> str:
         PushError: no token, or one that may not write there.
         HubFailed: the hub did not answer.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_token
 
+    if get_token() is None:
+        raise PushError("there is no token for the hub here; run `hf auth login`, or set HF_TOKEN")
     api = HfApi(library_name="s2l_ray")
     with _hub_named(repo_id):
         created = api.create_repo(repo_id, repo_type=package.repo_type, private=not public, exist_ok=True)
@@ -117,14 +119,12 @@ def upload(package: Package, repo_id: str, public: bool) -> str:
 
 @contextlib.contextmanager
 def _hub_named(repo_id: str) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         yield
     except OfflineModeIsEnabled:
         raise PushError("HF_HUB_OFFLINE is set, so nothing can be pushed; unset it, or add --dry-run") from None
-    except LocalTokenNotFoundError:
-        raise PushError("there is no token for the hub here; run `hf auth login`, or set HF_TOKEN") from None
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403):
