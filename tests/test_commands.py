@@ -187,7 +187,10 @@ def test_the_schema_accepts_what_is_accepted_and_refuses_misspelt_keys(capsys, t
     trees = [yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in list_recipes()]
     for tree in [*trees, tiny_run_config(tmp_path)]:
         validator.validate(tree)
-    for wrong in ({"proxi": {}}, {"selection": {"budget": [0.1]}}, {"seed": -1}, {"clusters": {"init": "best"}}):
+    refused: list[dict[str, Any]] = [
+        {"proxi": {}}, {"selection": {"budget": [0.1]}}, {"seed": -1}, {"clusters": {"init": "best"}},
+    ]  # fmt: skip
+    for wrong in refused:
         assert not validator.is_valid(trees[0] | wrong), wrong
 
 

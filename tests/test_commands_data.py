@@ -86,7 +86,8 @@ def test_a_dry_run_of_what_would_be_refused_ends_with_2(workplace, capsys, chang
     tree: dict[str, Any] = tiny_run_config(workplace / "run")
     model = {name: tree["proxy"][name] for name in ("from_config", "train_tokenizer", "render", "max_length")}
     for dotted, value in changes.items():
-        node, *path = tree, *dotted.split("__")
+        path = dotted.split("__")
+        node = tree
         for name in path[:-1]:
             node = node[name]
         node[path[-1]] = {**model, **value} if dotted == "target" else value

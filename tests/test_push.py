@@ -61,7 +61,7 @@ def test_a_dry_run_writes_the_folder_that_would_be_pushed(made, tmp_path, monkey
     assert {"instruction", "s2l_id", "s2l_cluster"} <= set(rows.column_names)
     card = DatasetCard.load(tmp_path / "maths/README.md")
     assert card.data.size_categories == "n<1K"
-    assert card.data.configs == [  # type: ignore[attr-defined]
+    assert card.data.configs == [
         {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
     ]
     for piece in ("90 of 900 fine-tuning examples (10.0%)", "| selector | s2l, seed 0 |", "5 snapshots, 6 clusters",
@@ -94,7 +94,7 @@ def test_a_target_is_pushed_with_its_losses_publicly_if_asked(push, hub):
     assert hub.repositories["me/model"]["visibility"] == "public"
     assert {"README.md", "config.json"} <= set(hub.files)
     card = ModelCard(hub.files["README.md"].decode())
-    assert card.data.base_model == "a/b"  # type: ignore[attr-defined]
+    assert card.data.base_model == "a/b"
     assert "| balanced |" in card.text
     assert "About it." in card.text
 

@@ -19,10 +19,14 @@ def add_to(commands: Commands) -> None:
 
 
 def _env(arguments: argparse.Namespace) -> int:
+    import os
+
+    import s2l_ray
     from s2l_ray.execution.environment import describe_environment
     from s2l_ray.text.display import printable
 
-    facts = describe_environment()
+    own = {"version": s2l_ray.__version__, "installed in": os.path.dirname(os.path.abspath(s2l_ray.__file__))}
+    facts = {"s2l_ray": own, **describe_environment()}
     if arguments.json:
         print_json(facts)
         return 0

@@ -21,7 +21,7 @@ def add_to(commands: Commands) -> None:
     named = explain.add_argument(
         "field", metavar="FIELD", nargs="?", default="", help="e.g. selection.budgets, or clusters"
     )
-    named.completer = complete_fields  # type: ignore[attr-defined]
+    named.completer = complete_fields
     add_json(explain)
     explain.set_defaults(call=_explain)
 

@@ -31,7 +31,7 @@ def add_to(commands: Commands) -> None:
     named = what.add_argument(
         "--subset", action=Once, metavar="NAME", help="s2l-0.11, random-20000, ...; default: the run's first"
     )
-    named.completer = complete_subsets  # type: ignore[attr-defined]
+    named.completer = complete_subsets
     what.add_argument("--full", action="store_true", help="the full data")
     finetune.add_argument(
         "--budget", action=Once, type=budget, help="instead of --subset: a count (20000) or a share (0.11, 11%%)"

@@ -29,7 +29,7 @@ def add_to(commands: Commands) -> None:
     what = push.add_mutually_exclusive_group(required=True)
     subset = what.add_argument("--subset", action=Once, metavar="NAME", help="a subset: s2l-0.11")
     target = what.add_argument("--target", action=Once, metavar="NAME", help="a target, by what it was trained on")
-    subset.completer, target.completer = complete_subsets, complete_targets  # type: ignore[attr-defined]
+    subset.completer, target.completer = complete_subsets, complete_targets
     push.add_argument("--public", action="store_true", help="let everybody see a new repository")
     push.add_argument("--dry-run", action="store_true", help="write the folder and push nothing")
     push.add_argument("--out", action=Once, metavar="FOLDER", help="of --dry-run; default: the repository's name")

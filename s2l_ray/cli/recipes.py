@@ -16,7 +16,7 @@ def add_to(commands: Commands) -> None:
     """Its arguments."""
     recipes = commands.add_parser("recipes", help="list the configurations that ship with s2l_ray", description=_ABOUT)
     name = recipes.add_argument("name", metavar="NAME", nargs="?", help="print this one, every setting resolved")
-    name.completer = complete_recipes  # type: ignore[attr-defined]
+    name.completer = complete_recipes
     add_json(recipes)
     recipes.set_defaults(call=_recipes)
 

@@ -30,8 +30,8 @@ def add_to(commands: Commands) -> None:
     overrides = run.add_argument(
         "overrides", nargs="*", metavar="section.field=value", help="settings that replace the file's (s2l explain)"
     )
-    config.completer = complete_configs  # type: ignore[attr-defined]
-    overrides.completer = complete_overrides  # type: ignore[attr-defined]
+    config.completer = complete_configs
+    overrides.completer = complete_overrides
     run.add_argument("--dry-run", action="store_true", help="say what would be done and what it costs; start nothing")
     run.add_argument("--resolved", action="store_true", help="with --dry-run: print every setting too")
     add_json(run)

@@ -29,7 +29,7 @@ def add_to(commands: Commands) -> None:
     overrides = sweep.add_argument(
         "overrides", nargs="*", metavar="section.field=value", help="settings that replace the file's"
     )
-    config.completer, overrides.completer = complete_configs, complete_overrides  # type: ignore[attr-defined]
+    config.completer, overrides.completer = complete_configs, complete_overrides
     sweep.add_argument(
         "--find-smallest", action="store_true", help="find the smallest budget that is good enough (sweep.within)"
     )

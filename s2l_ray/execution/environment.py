@@ -8,7 +8,6 @@ import platform
 import sys
 from typing import Any
 
-import s2l_ray
 from s2l_ray.execution.placement import host_memory_bytes, local_cores
 from s2l_ray.text.redact import redact_text, strip_credentials
 
@@ -28,14 +27,10 @@ def describe_environment() -> dict[str, dict[str, Any]]:
     """Heading → name → value, ready for JSON."""
     versions = {name: _version(name) for name in _PACKAGES}
     return {
-        "s2l_ray": {
-            "version": s2l_ray.__version__,
-            "installed in": os.path.dirname(os.path.abspath(s2l_ray.__file__)),
-            "python": f"{platform.python_version()} ({sys.executable})",
-        },
         "packages": {name: version for name, version in versions.items() if version is not None}
         | {"not installed": ", ".join(name for name, version in versions.items() if version is None) or "none"},
         "machine": {
+            "python": f"{platform.python_version()} ({sys.executable})",
             "system": platform.platform(),
             "CPU cores": local_cores(),
             "memory": f"{host_memory_bytes() / 1e9:.1f} GB",

@@ -127,7 +127,7 @@ def _check_places(config: S2LConfig) -> None:
     for role in ("proxy", "target") if config.target is not None else ("proxy",):
         asked = getattr(config.resources, role)
         if asked.accelerator_type is None and not asked.custom_resources:
-            place(config.resources, [node], local_cores(), role)  # type: ignore[arg-type]
+            place(config.resources, [node], local_cores(), role)
 
 
 class _collected:

@@ -443,9 +443,7 @@ def test_finetune_takes_the_full_data_or_a_rival_at_another_budget(finished: Run
     assert main(["finetune", run, "--full"]) == 0
     said = capsys.readouterr().out
     assert "[target/full] unchanged, skipped" in said
-    assert (
-        main(["finetune", run, "--subset", "random-0.2", "target.length=epochs", "target.epochs=1"]) == 0
-    )
+    assert main(["finetune", run, "--subset", "random-0.2", "target.length=epochs", "target.epochs=1"]) == 0
     said = capsys.readouterr().out
     reread = load_run(run)
     total = reread.stage("trajectories").manifest.row_counts["trajectories"]
