@@ -94,7 +94,7 @@ def test_a_target_is_pushed_with_its_losses_publicly_if_asked(push, hub):
     assert hub.repositories["me/model"]["visibility"] == "public"
     assert {"README.md", "config.json"} <= set(hub.files)
     card = ModelCard(hub.files["README.md"].decode())
-    assert card.data.base_model == "a/b"
+    assert card.data.to_dict()["base_model"] == "a/b"
     assert "| balanced |" in card.text
     assert "About it." in card.text
 

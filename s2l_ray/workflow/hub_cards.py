@@ -111,7 +111,6 @@ def model_card(run: Run, target: Target, written: str) -> ModelCard:
             lines.append(f"| {markdown(name)} | " + " | ".join(cells) + " |")
         lines += ["", "Mean loss over examples, in nats per response token.", ""]
     card.text = "\n".join(lines)
-    card.data.tags = sorted({*(card.data.tags or []), "s2l_ray"})
     return card
 
 

@@ -126,8 +126,8 @@ def _tree(
     lines = [f"19 of 20 examples have up to about {long:,.0f} tokens (estimated from their characters)."]
     if chats:
         lines.append(f"{chats:,} of them are chats; all assistant turns are trained on (proxy.turns).")
-    for reason, count in reasons.most_common(3):
-        lines.append(f"{count:,} of these rows cannot be used: {clip(reason, 300)}")
+    for why, count in reasons.most_common(3):
+        lines.append(f"{count:,} of these rows cannot be used: {clip(why, 300)}")
     model: dict[str, Any] = {"model": proxy, "max_length": length}
     if length > 8192:
         model["tokens_per_microbatch"] = length
