@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hub_server import TOKEN, Hub, serve
 from huggingface_hub import DatasetCard, ModelCard, constants
-from report_runs import MadeRun
 
 from s2l_ray.artifacts.run import load_run
 from s2l_ray.cli import main
+from tests.support.hub_server import TOKEN, Hub, serve
+from tests.support.report_runs import MadeRun
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,6 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from report_runs import MadeRun
-from tiny import tiny_run_config
 
 import s2l_ray
 from s2l_ray.cli import main, make_parser
@@ -22,6 +20,8 @@ from s2l_ray.cli.arguments import budget
 from s2l_ray.config import list_recipes, load_config
 from s2l_ray.config.describe import describe_all, json_schema
 from s2l_ray.config.subset_names import parse_subset_name
+from tests.support.report_runs import MadeRun
+from tests.support.tiny import tiny_run_config
 
 ROOT = Path(__file__).resolve().parent
 while not (ROOT / "pyproject.toml").exists():
