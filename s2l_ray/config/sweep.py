@@ -11,9 +11,6 @@ from pydantic import Field, field_validator
 from s2l_ray.config.budgets import check_budgets, plain_budgets
 from s2l_ray.config.section import Section, bounded, refuse_repeated
 
-Metric = Literal["macro", "micro", "per_token", "exact_match"]
-
-
 _RANGE = "and whole numbers beyond are not drawn exactly"
 _MAX_TRIALS = 10_000
 
@@ -66,8 +63,9 @@ class SweepConfig(Section):
     """Trials of a random or Optuna search, beside those of the full data."""
     heldout_set: str | None = None
     """Held-out set that decides; None: the first one."""
-    metric: Metric = "macro"
-    """Figure that decides: held-out loss (mean over sources, over examples, over tokens), or exact matches."""
+    metric: str = "macro"
+    """Metric that decides: held-out loss (`macro`: mean over sources, `micro`: over examples, `per_token`: over
+    tokens), `exact_match`, or one of your own (docs/extending.md)."""
     max_concurrent: int | None = bounded(None, 10_000, "and no cluster trains so many at once", ge=1)
     """Trials at once; None, or more than fit: as many as fit."""
     asha: AshaConfig | None = None
@@ -92,6 +90,13 @@ class SweepConfig(Section):
     def _selectors(cls, names: list[str]) -> list[str]:
         refuse_repeated("sweep.selectors", names)
         return names
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        from s2l_ray.evaluation.metrics import get_metric  # those that were registered from outside too
+
+        return get_metric(name).name
 
     @field_validator("parameters")
     @classmethod

@@ -1,46 +1,290 @@
-"""Losses of a held-out set's examples → the figures that are reported. numpy only."""
+"""Metrics of a held-out set: names, units, which way is better, how they are written and computed. numpy only.
+
+One table for everything that judges targets: evaluation, sweeps, the report and the configuration read it. A package
+offers metrics to every process, workers on a cluster too, by the entry-point group `s2l_ray.metrics`
+(https://packaging.python.org/specifications/entry-points/), each entry a `Metric`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import difflib
+import functools
+import importlib.metadata
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from typing_extensions import Self
+
+from s2l_ray.errors import UserError, foreign_named, shown
+
+ENTRY_POINTS = "s2l_ray.metrics"
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+RESERVED = frozenset({
+    "budget", "budget_unit", "device_seconds", "flops", "folder", "heldout_set", "loss_before", "num_examples",
+    "parameters", "per_source", "phase", "seed", "selector", "share", "source", "steps", "tokens", "trial",
+    "wall_seconds",
+})  # fmt: skip
+"""Other columns of the tables in which metrics are columns."""
+
+
+class MetricError(UserError):
+    """No metric has this name, or one cannot be registered or computed."""
+
+
+@dataclass(frozen=True)
+class ScoredExamples:
+    """What a model scored on a held-out set, N sequences (one an example, but for chats of several responses)."""
+
+    losses: Array
+    """(N,) float64, mean negative log-likelihood of the response tokens (nats per token)."""
+    counts: Array
+    """(N,) response tokens."""
+    exact: Array
+    """(N,) bool: greedy decoding gives exactly this response."""
+    sources: Array
+    """(N,) int, each one's number in `source_names`; every source has examples."""
+    source_names: tuple[str, ...]
+    """Sorted."""
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    def take(self, rows: Array) -> ScoredExamples:
+        """Some of them, or some several times, of every source at least one; `rows` (M,) indices."""
+        return ScoredExamples(
+            self.losses[rows], self.counts[rows], self.exact[rows], self.sources[rows], self.source_names
+        )
+
+
+def scored_examples(losses: Array, counts: Array, exact: Array, sources: Array) -> ScoredExamples:
+    """Losses (N,) nats per token, counts (N,) response tokens, exact (N,) bool, sources (N,) names."""
+    names, codes = np.unique(np.asarray(sources), return_inverse=True)
+    return ScoredExamples(losses.astype(np.float64), counts, exact.astype(bool), codes, tuple(map(str, names)))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that says how good a model is on a held-out set.
+
+    Either `of_example` or `compute` says how it is computed. The mean of a figure that every example has is told by
+    source, too, and its intervals cost little.
+    """
+
+    name: str
+    """In the configuration and in tables: lower-case letters, digits and underscores."""
+    label: str
+    """What people read: `held-out loss`."""
+    unit: str
+    """`nats/token`; of a share what it is a share of: `examples`."""
+    more_is_better: bool
+    of_example: Callable[[ScoredExamples], Array] | None = None
+    """→ (N,): the metric is their mean."""
+    compute: Callable[[ScoredExamples], float] | None = None
+    """→ the metric of these examples."""
+    detail: str = ""
+    """What sets it apart from others of its label: `mean over sources`."""
+    is_share: bool = False
+    """Between 0 and 1, and shown in per cent."""
+    is_compared: bool = True
+    """The report compares targets by it, with intervals."""
+    column: str = ""
+    """Its name in tables; empty: `name`."""
+
+    def __post_init__(self) -> None:
+        if not self.column:
+            object.__setattr__(self, "column", self.name)
+
+    def of(self, scored: ScoredExamples) -> float:
+        """The metric of these examples.
+
+        Raises:
+            MetricError: what was registered fails, or gives no finite number.
+        """
+        with foreign_named(MetricError, f"the metric {self.name} cannot be computed", "Correct what it is computed by"):
+            values = self.compute(scored) if self.compute else np.mean(self.of_example(scored))  # type: ignore[misc]
+            value = float(values)
+        if not math.isfinite(value):
+            raise MetricError(
+                f"the metric {self.name} of {len(scored)} examples is {value}, with which nothing can be compared; "
+                "correct what it is computed by"
+            )
+        return value
+
+    @property
+    def direction(self) -> str:
+        return "more is better" if self.more_is_better else "less is better"
+
+    @property
+    def scale(self) -> str:
+        """Unit of its plain numbers: `nats/token`, `share of examples`."""
+        return f"share of {self.unit}" if self.is_share else self.unit
+
+    @property
+    def shown_unit(self) -> str:
+        """Unit as it is shown: `nats/token`, `% of examples`."""
+        return f"% of {self.unit}" if self.is_share else self.unit
+
+    @property
+    def full_label(self) -> str:
+        """`held-out loss (mean over sources)`."""
+        return f"{self.label} ({self.detail})" if self.detail else self.label
+
+    def facts(self, detailed: bool = True) -> dict[str, Any]:
+        """What readers must know who may not have it registered; see reporting.facts.MetricFacts."""
+        label = self.full_label if detailed else self.label
+        return {"key": self.column, "label": label, "unit": self.shown_unit, "more_is_better": self.more_is_better,
+                "is_share": self.is_share}  # fmt: skip
+
+    def format(self, value: float) -> str:
+        """`3.214`, `53.1%`."""
+        return f"{value:.1%}" if self.is_share else f"{value:.3f}"
+
+
+def _mean_over_sources(scored: ScoredExamples) -> float:
+    return float((np.bincount(scored.sources, weights=scored.losses) / np.bincount(scored.sources)).mean())
+
+
+def _mean_over_tokens(scored: ScoredExamples) -> float:
+    return float((scored.losses * scored.counts).sum() / scored.counts.sum())
+
+
+_BUILT_IN = (
+    Metric("macro", "held-out loss", "nats/token", False, compute=_mean_over_sources, detail="mean over sources",
+           is_compared=False),
+    Metric("micro", "held-out loss", "nats/token", False, of_example=lambda scored: scored.losses,
+           detail="mean over examples", column="loss"),
+    Metric("per_token", "held-out loss", "nats/token", False, compute=_mean_over_tokens, detail="mean over tokens",
+           is_compared=False),
+    Metric("exact_match", "exact matches", "examples", True, of_example=lambda scored: scored.exact, is_share=True),
+)  # fmt: skip
+"""Mean over the examples, each the mean over its response tokens; over the sources of their means, where rare sources
+count as much as common ones; over all response tokens; and the share of the examples whose whole response is the
+model's first choice, token by token."""
+
+
+def register_metric(metric: Metric) -> Metric:
+    """Make a metric known under its name, in this process and in the trials of its sweeps; returns it.
+
+    Raises:
+        MetricError: its name or its column is taken or cannot be one, or how it is computed is not said once.
+    """
+    known = _metrics()
+    _check(metric, known.values())
+    known[metric.name] = metric
+    return metric
+
+
+def get_metric(name: str) -> Metric:
+    """The metric of this name.
+
+    Raises:
+        MetricError: there is none; says which there are, and the one most likely meant.
+    """
+    known = _metrics()
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise MetricError(
+            f"unknown metric {shown(name)}; known: {', '.join(known)}; {hint}One of your own must be registered in "
+            "this process first (register_metric), or be offered by an installed package"
+        )
+    return known[name]
+
+
+def list_metrics() -> list[Metric]:
+    """All known metrics: those of this package first, then others in the order in which they were registered."""
+    return list(_metrics().values())
+
+
+def built_in_metrics() -> list[Metric]:
+    """Those of this package."""
+    return list(_BUILT_IN)
+
+
+def registered_metrics() -> tuple[Metric, ...]:
+    """Those registered by hand or by other packages."""
+    return tuple(metric for metric in _metrics().values() if metric not in _BUILT_IN)
+
+
+def _check(metric: Metric, others: Iterable[Metric]) -> None:
+    if not isinstance(metric, Metric):
+        raise MetricError(f"{shown(metric)} is no metric; give a s2l_ray.evaluation.metrics.Metric")
+    for name in (metric.name, metric.column):
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,99}", name) or name in RESERVED:
+            raise MetricError(
+                f"{shown(name)} cannot name a metric: it would be a column of tables that have "
+                f"{', '.join(sorted(RESERVED))}; take other lower-case letters, digits and underscores, a letter first"
+            )
+    if (metric.of_example is None) == (metric.compute is None):
+        raise MetricError(
+            f"the metric {metric.name} must say once how it is computed, by of_example (the metric is the mean of what "
+            "every example has) or by compute"
+        )
+    others = [other for other in others if other.name != metric.name or other in _BUILT_IN]  # again: in its own place
+    taken = {name for other in others for name in (other.name, other.column)}
+    if taken & {metric.name, metric.column}:
+        raise MetricError(f"there is a metric {metric.name!r} already, or a column; choose another name")
+
+
+@functools.cache
+def _metrics() -> dict[str, Metric]:
+    """The one table of this process; entry points are loaded on first use."""
+    known = {metric.name: metric for metric in _BUILT_IN}
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        with foreign_named(MetricError, f"the metric {entry.name} of {entry.value} cannot be loaded",
+                           "Repair or remove the package that offers it"):  # fmt: skip
+            metric = entry.load()
+        _check(metric, known.values())
+        known[metric.name] = metric
+    return known
 
 
 @dataclass(frozen=True)
 class SetResult:
-    """One model on one held-out set. Losses in nats per response token."""
+    """One model on one held-out set."""
 
     num_examples: int
-    micro: float
-    """Mean over the examples, each the mean over its response tokens."""
-    macro: float
-    """Mean over the sources of their means: rare sources count as much as common ones."""
-    per_token: float
-    """Mean over all response tokens."""
-    exact_match: float
-    """Share of the examples whose whole response is the model's first choice, token by token."""
+    figures: dict[str, float]
+    """Metric → its value."""
     per_source: dict[str, dict[str, float]] = field(default_factory=dict)
-    """source → {num_examples, loss, exact_match}."""
+    """Source → `num_examples`, and by their columns the metrics that are means over examples."""
+
+    def __getitem__(self, metric: str) -> float:
+        return self.figures[metric]
 
     def plain(self) -> dict[str, Any]:
-        return asdict(self)
+        """For JSON: the metrics beside `num_examples` and `per_source`."""
+        return {"num_examples": self.num_examples, **self.figures, "per_source": self.per_source}
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Self:
+        """From `plain`."""
+        figures = {name: value for name, value in plain.items() if name not in ("num_examples", "per_source")}
+        return cls(plain["num_examples"], figures, plain["per_source"])
 
 
-def summarise(losses: np.ndarray, counts: np.ndarray, exact: np.ndarray, sources: np.ndarray) -> SetResult:
-    """losses (N,) nats per token, counts (N,) response tokens, exact (N,) bool, sources (N,) names.
+def summarise(scored: ScoredExamples, metrics: Iterable[Metric] = _BUILT_IN) -> SetResult:
+    """The figures of a set.
 
-    Sums in float64 in the order given: sort by example id, and the figures do not depend on who scored what.
+    Sums in float64 in the order given: sort by example id, and they do not depend on who scored what.
+
+    Raises:
+        MetricError: a metric fails.
     """
-    losses = losses.astype(np.float64)
-    names, codes = np.unique(sources, return_inverse=True)
-    sizes = np.bincount(codes)
-    means = np.bincount(codes, weights=losses) / sizes  # (S,)
-    hits = np.bincount(codes, weights=exact.astype(np.float64)) / sizes  # (S,)
-    per_source = {
-        str(n): {"num_examples": int(s), "loss": float(m), "exact_match": float(h)}
-        for n, s, m, h in zip(names, sizes, means, hits, strict=True)
+    metrics = list(metrics)
+    sizes = np.bincount(scored.sources)
+    per_source: dict[str, dict[str, float]] = {
+        name: {"num_examples": int(size)} for name, size in zip(scored.source_names, sizes, strict=True)
     }
-    per_token = float((losses * counts).sum() / counts.sum())
-    return SetResult(len(losses), float(losses.mean()), float(means.mean()), per_token, float(exact.mean()), per_source)
+    for metric in metrics:
+        if metric.of_example is not None:
+            means = np.bincount(scored.sources, weights=metric.of_example(scored).astype(np.float64)) / sizes
+            for name, mean in zip(scored.source_names, means, strict=True):
+                per_source[name][metric.column] = float(mean)
+    return SetResult(len(scored), {metric.name: metric.of(scored) for metric in metrics}, per_source)

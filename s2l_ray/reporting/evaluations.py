@@ -12,33 +12,13 @@ import pyarrow.compute as pc
 
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.data.example_id import ids_to_array
+from s2l_ray.evaluation.metrics import built_in_metrics
 from s2l_ray.text.display import printable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A figure that every evaluated example has."""
-
-    key: str
-    column: str
-    """In `evaluations/step-*.parquet`."""
-    label: str
-    unit: str
-    more_is_better: bool
-    is_share: bool
-    """Shown in per cent."""
-
-    @property
-    def direction(self) -> str:
-        return "more is better" if self.more_is_better else "less is better"
-
-
-METRICS = (
-    Metric("loss", "loss_nats", "held-out loss", "nats/token", False, False),
-    Metric("exact_match", "exact_match", "exact matches", "% of examples", True, True),
-)
+METRICS = tuple(metric for metric in built_in_metrics() if metric.is_compared)
 
 
 @dataclass(frozen=True)
@@ -110,8 +90,9 @@ def _read_figures(stage: Stage) -> dict[str, _Figures]:
         first = np.flatnonzero(np.r_[True, (ids[1:] != ids[:-1]).any(axis=1)])
         sums = {}
         for metric in METRICS:
-            values = rows[metric.column].to_numpy().astype(np.float64)[order]
-            sums[metric.key] = np.add.reduceat(values, first)
+            stored = "loss_nats" if metric.column == "loss" else metric.column
+            values = rows[stored].to_numpy().astype(np.float64)[order]
+            sums[metric.column] = np.add.reduceat(values, first)
         figures[held_out] = _Figures(ids[first], np.diff(np.r_[first, len(ids)]), sums)
     return figures
 

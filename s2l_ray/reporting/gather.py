@@ -100,7 +100,7 @@ def _subset(label: str, stage: Stage, total: int) -> SubsetFacts:
 
 def _stability(rows: Rows, compared: Any, sweep: Any) -> Stability | None:
     overlap = overlaps_of(rows, compared)
-    metric = None if sweep is None else sweep_metric(sweep[1]["metric"])
+    metric = None if sweep is None else sweep_metric(sweep[1])
     tuned = [] if sweep is None or metric is None else tuned_of(sweep[0], metric)
     return Stability(metric, tuned, overlap) if tuned or overlap else None
 

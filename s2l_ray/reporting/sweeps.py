@@ -12,6 +12,7 @@ from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.manifest import read_manifest
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
+from s2l_ray.evaluation.metrics import get_metric
 from s2l_ray.reporting.evaluations import HeldOutSet, Key, read_sets, values_of
 from s2l_ray.reporting.facts import BudgetPoint, Budgets, MetricFacts, TunedPoint
 from s2l_ray.reporting.intervals import Estimate, estimate, means_over_seeds, resampled_means
@@ -22,17 +23,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Row = dict[str, Any]
 
 RESULTS, REPORT = "sweep/results.parquet", "sweep/report.json"
-_COLUMNS = {"micro": "loss", "macro": "macro", "per_token": "per_token", "exact_match": "exact_match"}
-_LABELS = {
-    "micro": "held-out loss (mean over examples)", "macro": "held-out loss (mean over sources)",
-    "per_token": "held-out loss (mean over tokens)", "exact_match": "exact matches",
-}  # fmt: skip
 
 
-def sweep_metric(key: str) -> MetricFacts:
-    """The figure by which a sweep judges."""
-    is_share = key == "exact_match"
-    return MetricFacts(key, _LABELS[key], "% of examples" if is_share else "nats/token", is_share, is_share)
+def sweep_metric(report: dict[str, Any]) -> MetricFacts:
+    """The metric by which a sweep judged, as its report has it: it need not be registered here."""
+    return MetricFacts(**(report.get("judged_by") or get_metric(report["metric"]).facts()))
 
 
 def read_sweep(run: Run) -> tuple[list[Row], dict[str, Any]] | None:
@@ -44,7 +39,7 @@ def read_sweep(run: Run) -> tuple[list[Row], dict[str, Any]] | None:
 
 def budgets_of(run: Run, rows: list[Row], report: dict[str, Any]) -> Budgets | None:
     """The curves; None where only one subset was tried."""
-    metric = sweep_metric(report["metric"])
+    metric = sweep_metric(report)
     plain = [r for r in rows if r["source"] is None and r["parameters"] == "{}"]
     points: list[BudgetPoint] = []
     for phase in dict.fromkeys(r["phase"] for r in plain):
@@ -60,14 +55,13 @@ def _phase_points(run: Run, phase: str, rows: list[Row], metric: MetricFacts) ->
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(_label(row), []).append(row)
-    sets = _aligned(run, rows) if metric.key != "per_token" else {}
-    column = _COLUMNS[metric.key]
+    sets = _aligned(run, rows) if metric.key in ("loss", "macro", "exact_match") else {}
     points: list[BudgetPoint] = []
     relatives: dict[str, list[tuple[float, Array | None]]] = {}
     for name in dict.fromkeys(r["heldout_set"] for r in rows):
         mine = {label: [r for r in group if r["heldout_set"] == name] for label, group in groups.items()}
         mine = {label: group for label, group in mine.items() if group}
-        values = {label: float(np.mean([r[column] for r in group])) for label, group in mine.items()}
+        values = {label: float(np.mean([r[metric.key] for r in group])) for label, group in mine.items()}
         resampled = _resampled(sets.get(name), metric.key, mine)
         num = len(sets[name].ids) if name in sets else 0
         full = next((label for label, group in mine.items() if group[0]["selector"] == FULL), None)
@@ -157,7 +151,7 @@ def tuned_of(rows: list[Row], metric: MetricFacts) -> list[TunedPoint]:
         if row["source"] is None and row["phase"] == "target" and len(settings) == 1:
             [(name, value)] = settings.items()
             key = (name, json.dumps(value), row["selector"], row["share"], row["heldout_set"])
-            groups.setdefault(key, []).append(float(row[_COLUMNS[metric.key]]))
+            groups.setdefault(key, []).append(float(row[metric.key]))
     return [
         TunedPoint(printable(n), printable(v), printable(s), share, h, float(np.mean(values)), values)
         for (n, v, s, share, h), values in groups.items()

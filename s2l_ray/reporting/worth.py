@@ -9,7 +9,8 @@ import numpy as np
 from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
-from s2l_ray.reporting.evaluations import METRICS, HeldOutSet, Key, Metric, read_sets, values_of
+from s2l_ray.evaluation.metrics import Metric
+from s2l_ray.reporting.evaluations import METRICS, HeldOutSet, Key, read_sets, values_of
 from s2l_ray.reporting.facts import Difference, MetricFacts, ModelFacts, Score, Worth
 from s2l_ray.reporting.intervals import BETTER, UNDECIDED, WORSE, estimate, means_over_seeds, resampled_means, verdict
 from s2l_ray.reporting.numbers import figure, signed
@@ -49,7 +50,7 @@ def gather_worth(run: Run, main: str | None) -> Worth | None:
 
 
 def metric_facts(metric: Metric) -> MetricFacts:
-    return MetricFacts(metric.key, metric.label, metric.unit, metric.more_is_better, metric.is_share)
+    return MetricFacts(**metric.facts(detailed=False))
 
 
 def _chosen_models(run: Run, main: str | None) -> list[str]:
@@ -107,13 +108,13 @@ def _compare(
     labels = list(keys)
 
     def scored(rows: Any, source: str | None) -> tuple[Array, Array, int]:
-        sums, counts = values_of(made, metric.key, columns)[rows], made.counts[rows]
+        sums, counts = values_of(made, metric.column, columns)[rows], made.counts[rows]
         resampled = means_over_seeds(resampled_means(sums, counts), groups)
         each = sums.sum(axis=0) / counts.sum()
         values = np.array([each[group].mean() for group in groups])
         for i, label in enumerate(labels):
             told = estimate(values[i], resampled[:, i], len(counts))
-            scores.append(Score(metric.key, made.name, label, len(counts), told, source))
+            scores.append(Score(metric.column, made.name, label, len(counts), told, source))
         return values, resampled, len(counts)
 
     values, resampled, num = scored(slice(None), None)
@@ -122,7 +123,7 @@ def _compare(
             j = labels.index(baseline)
             told = estimate(values[i] - values[j], resampled[:, i] - resampled[:, j], num)
             words = verdict(told, metric.more_is_better)
-            differences.append(Difference(metric.key, made.name, label, baseline, num, told, words))
+            differences.append(Difference(metric.column, made.name, label, baseline, num, told, words))
     sources = np.array(made.sources)
     for name in _hardest_sources(made, sources, keys.get(main or "") or next(iter(keys.values()))):
         scored(np.flatnonzero(sources == name), name)

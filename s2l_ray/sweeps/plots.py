@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from s2l_ray.evaluation.metrics import get_metric
 from s2l_ray.storage.folder import Storage
 from s2l_ray.sweeps.results import Cost, Point, full_point
 from s2l_ray.sweeps.trials import FULL
@@ -21,10 +22,6 @@ _LOOKS = {"s2l": ("#0b6e99", "o"), "random": ("#d9822b", "s"), "random_per_sourc
           FULL: ("#444444", "D")}  # fmt: skip
 """Colour and marker."""
 _OTHER_LOOKS = [("#2a7f3f", "v"), ("#b5386b", "P"), ("#6b6b00", "X"), ("#00857c", "*"), ("#8c4a2f", "<")]
-_NAMES = {"macro": "held-out loss (nats/token)\nmean over sources",
-          "micro": "held-out loss (nats/token)\nmean over examples",
-          "per_token": "held-out loss (nats/token)\nmean over tokens",
-          "exact_match": "exact matches\n(share of the held-out examples)"}  # fmt: skip
 _MOST_SOURCES = 12
 
 
@@ -128,6 +125,12 @@ def _percent_ticks(axis: Any, shares: list[float], room: float) -> None:
     axis.set_xlim(low, high)
 
 
+def _axis_label(name: str) -> str:
+    """Two lines."""
+    metric = get_metric(name)
+    return f"{metric.label} ({metric.scale})\n{metric.detail or metric.direction}"
+
+
 def _relative_axis(axis: Any, full: float, label: str) -> None:
     """On the right: the same, full data = 100."""
     right = axis.secondary_yaxis("right", functions=(lambda y: y / full * 100, lambda share: share * full / 100))
@@ -158,7 +161,7 @@ def _budget_figure(title: str, metric: str, curves: dict[str, list[Point]]) -> A
             who = "the proxy's model (prediction)" if phase == "predicted" else "the target"
             axis.set_title(f"trained: {who}", fontsize=12)
         axis.legend(frameon=False, fontsize=11)
-    axes[0][0].set_ylabel(_NAMES[metric])
+    axes[0][0].set_ylabel(_axis_label(metric))
     figure.suptitle(title, fontsize=13)
     return figure
 
@@ -181,7 +184,7 @@ def _cost_figure(title: str, metric: str, curves: dict[str, list[Point]], select
             axis.annotate(f"{_percent(point.share)} %", where, textcoords="offset points", xytext=(7, 5), fontsize=10)
     _flops_ticks(axis, list(cost.values()))
     axis.set_xlabel(f"total cost: selection + one target (FLOPs, log scale)\n{_seeds_told(found, 'bars')}")
-    axis.set_ylabel(_NAMES[metric])
+    axis.set_ylabel(_axis_label(metric))
     axis.set_title(title, fontsize=13)
     axis.legend(frameon=False, fontsize=11)
     return figure
@@ -236,7 +239,8 @@ def _source_figure(title: str, table: pa.Table, deciding: str) -> Any | None:
         handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=12,
         title="subset (% of the examples, log scale)", title_fontsize=12,  # an x label would lie over the legend
     )  # fmt: skip
-    figure.supylabel("held-out loss (nats/token)", fontsize=12)
+    shown = get_metric("micro")
+    figure.supylabel(f"{shown.label} ({shown.scale})", fontsize=12)
     some = "" if len(sources) == len(everything) else f" ({len(sources)} of {len(everything)})"
     figure.suptitle(f"{title}, by source{some}; mean over seeds", fontsize=13)
     return figure

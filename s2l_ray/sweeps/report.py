@@ -7,6 +7,7 @@ from typing import Any
 from s2l_ray.artifacts.models import TargetArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.evaluation.metrics import get_metric
 from s2l_ray.sweeps.records import TrialResult
 from s2l_ray.sweeps.results import (
     Cost,
@@ -40,7 +41,8 @@ def make_report(
     found = curves.get(TARGET) or curves.get(PREDICTED) or []
     full = full_point(found)
     report: dict[str, Any] = {
-        "metric": sweep.metric, "within": sweep.within, "seeds": sweep.num_seeds,
+        "metric": sweep.metric, "judged_by": get_metric(sweep.metric).facts(),
+        "within": sweep.within, "seeds": sweep.num_seeds,
         "curves": {phase: _plain_curve(curve, sweep.metric) for phase, curve in curves.items()},
         "parameters": [_plain(p, full, sweep.metric) for p in tuned_points(config, finished.get(TARGET, []))],
         "smallest": {}, "prediction": None, "failed": failed, "stopped_early": stopped,

@@ -15,31 +15,37 @@ import pyarrow.compute as pc
 from s2l_ray.artifacts.models import ProxyArtifact, TargetArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.evaluation.metrics import get_metric, list_metrics
 from s2l_ray.sweeps.records import TrialResult, objective_of
 from s2l_ray.sweeps.trials import FULL, Trial
 
 _SELECTING = ("tokens", "proxy", "trajectories", "clusters")
 """Stages whose cost is the selection's."""
 
-RESULT_SCHEMA = pa.schema(
-    [
-        ("phase", pa.string()), ("trial", pa.string()), ("selector", pa.string()), ("budget", pa.float64()),
-        ("budget_unit", pa.string()),
-        ("num_examples", pa.int64()), ("share", pa.float64()), ("seed", pa.int64()), ("parameters", pa.string()),
-        ("heldout_set", pa.string()), ("source", pa.string()), ("loss", pa.float64()), ("macro", pa.float64()),
-        ("per_token", pa.float64()), ("exact_match", pa.float64()), ("loss_before", pa.float64()),
-        ("steps", pa.int64()), ("tokens", pa.int64()), ("flops", pa.float64()), ("wall_seconds", pa.float64()),
-        ("device_seconds", pa.float64()), ("folder", pa.string()),
-    ]
-)  # fmt: skip
-"""A row per trial and held-out set (source null) and per source of it. `loss`: mean over the row's examples;
-`budget_unit`: `examples` or `share`."""
+_DOUBLE, _INT, _TEXT = pa.float64(), pa.int64(), pa.string()
+
+
+def result_schema() -> pa.Schema:
+    """A row per trial and held-out set (source null) and per source of it, with a column for each metric.
+
+    `loss`: mean over the row's examples; `budget_unit`: `examples` or `share`.
+    """
+    before = [
+        ("phase", _TEXT), ("trial", _TEXT), ("selector", _TEXT), ("budget", _DOUBLE), ("budget_unit", _TEXT),
+        ("num_examples", _INT), ("share", _DOUBLE), ("seed", _INT), ("parameters", _TEXT), ("heldout_set", _TEXT),
+        ("source", _TEXT),
+    ]  # fmt: skip
+    after = [
+        ("loss_before", _DOUBLE), ("steps", _INT), ("tokens", _INT), ("flops", _DOUBLE), ("wall_seconds", _DOUBLE),
+        ("device_seconds", _DOUBLE), ("folder", _TEXT),
+    ]  # fmt: skip
+    return pa.schema([*before, *((metric.column, _DOUBLE) for metric in list_metrics()), *after])
 
 
 def result_table(finished: dict[str, list[TrialResult]]) -> pa.Table:
     """finished: phase → trials."""
     rows = [row for phase, found in finished.items() for one in found for row in _rows(phase, one)]
-    return pa.Table.from_pylist(rows, schema=RESULT_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=result_schema())
 
 
 def for_spreadsheets(table: pa.Table) -> pa.Table:
@@ -74,14 +80,12 @@ def _rows(phase: str, one: TrialResult) -> list[dict[str, Any]]:
     rows = []
     for name, both in target.evaluation.items():
         after, before = both["after"], both["before"] or {}
-        figures = {k: after[k] for k in ("macro", "per_token", "exact_match")}
-        rows.append(
-            {**shared, "heldout_set": name, "loss": after["micro"], "loss_before": before.get("micro"), **figures}
-        )
+        figures = {metric.column: after.get(metric.name) for metric in list_metrics()}
+        rows.append({**shared, "heldout_set": name, "loss_before": before.get("micro"), **figures})
         for source, own in after["per_source"].items():
             then = before.get("per_source", {}).get(source, {}).get("loss")
-            rows.append({**shared, "heldout_set": name, "source": source, "loss": own["loss"],
-                         "exact_match": own["exact_match"], "loss_before": then})  # fmt: skip
+            means = {column: value for column, value in own.items() if column != "num_examples"}
+            rows.append({**shared, "heldout_set": name, "source": source, "loss_before": then, **means})
     return rows
 
 
@@ -122,7 +126,7 @@ def points(config: S2LConfig, finished: list[TrialResult]) -> list[Point]:
 def tuned_points(config: S2LConfig, finished: list[TrialResult]) -> list[Point]:
     """Trials with further parameters, the best first."""
     found = _points(config, [one for one in finished if one.trial.parameters])
-    return sorted(found, key=lambda p: -p.mean if config.sweep.metric == "exact_match" else p.mean)
+    return sorted(found, key=lambda p: p.mean, reverse=get_metric(config.sweep.metric).more_is_better)
 
 
 def _points(config: S2LConfig, finished: list[TrialResult]) -> list[Point]:
@@ -144,7 +148,7 @@ def full_point(found: list[Point]) -> Point | None:
 
 def shortfall(point: Point, full: Point, metric: str) -> float:
     """How much worse than the full data, relative to it; negative: better."""
-    worse = full.mean - point.mean if metric == "exact_match" else point.mean - full.mean
+    worse = full.mean - point.mean if get_metric(metric).more_is_better else point.mean - full.mean
     return worse / abs(full.mean) if full.mean else 0.0
 
 

@@ -5,15 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from s2l_ray.errors import MAX_MESSAGE
+from s2l_ray.evaluation.metrics import get_metric
 from s2l_ray.observability.progress import format_duration
 from s2l_ray.text.display import aligned, one_line, printable
-
-_FIGURES = {
-    "macro": "held-out loss, mean over sources (macro; nats/token, less is better)",
-    "micro": "held-out loss, mean over examples (micro; nats/token, less is better)",
-    "per_token": "held-out loss, mean over tokens (per_token; nats/token, less is better)",
-    "exact_match": "exact matches (share of the held-out examples, more is better)",
-}
 
 
 def report_lines(report: dict[str, Any], where: str, files: list[str], failed: dict[str, str]) -> list[str]:
@@ -21,7 +15,7 @@ def report_lines(report: dict[str, Any], where: str, files: list[str], failed: d
     lines = [""]
     for phase, curve in report["curves"].items():
         over = f", mean ± standard deviation over {report['seeds']} seeds" if report["seeds"] > 1 else ", one seed"
-        lines.append(f"{phase}: {_FIGURES[report['metric']]}{over}")
+        lines.append(f"{phase}: {_judged_by(report['metric'])}{over}")
         lines += ["  " + line for line in _curve_table(curve)]
     if report["parameters"]:
         lines.append(
@@ -53,6 +47,13 @@ def report_lines(report: dict[str, Any], where: str, files: list[str], failed: d
         lines.append(f"failed: {trial}: {one_line(why, MAX_MESSAGE)}")
     lines.append(f"{where}/results.parquet, results.csv, report.json" + (f", {', '.join(files)}" if files else ""))
     return [printable(line) for line in lines]
+
+
+def _judged_by(name: str) -> str:
+    """`held-out loss, mean over sources (macro; nats/token, less is better)`."""
+    metric = get_metric(name)
+    detail = f", {metric.detail}" if metric.detail else ""
+    return f"{metric.label}{detail} ({metric.name}; {metric.scale}, {metric.direction})"
 
 
 def _curve_table(curve: list[dict[str, Any]]) -> list[str]:

@@ -24,6 +24,7 @@ from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.sweep import RangeConfig
 from s2l_ray.errors import describe
+from s2l_ray.evaluation.metrics import get_metric
 from s2l_ray.execution.capacity import Node, fit
 from s2l_ray.execution.failures import is_final
 from s2l_ray.execution.orphaned_placement_groups import remove_orphaned_placement_groups
@@ -191,7 +192,7 @@ def propose(
 
 
 def mode_of(config: S2LConfig) -> str:
-    return "max" if config.sweep.metric == "exact_match" else "min"
+    return "max" if get_metric(config.sweep.metric).more_is_better else "min"
 
 
 def _space(config: S2LConfig) -> dict[str, Any]:

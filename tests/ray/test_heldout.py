@@ -19,7 +19,7 @@ from s2l_ray.data.render import Renderer, renderer_of
 from s2l_ray.data.sources import plan_files
 from s2l_ray.data.token_parts import TOKEN_SCHEMA
 from s2l_ray.data.units import SourceError
-from s2l_ray.evaluation.metrics import summarise
+from s2l_ray.evaluation.metrics import scored_examples, summarise
 from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.stages.corpus.build import CorpusParts, build_corpus
 from s2l_ray.stages.heldout.build import (
@@ -284,10 +284,11 @@ def test_a_set_of_another_format_than_the_corpus_is_rendered_by_its_own(tokenize
 
 def test_figures_of_a_golden_case():
     losses, counts = np.array([1.0, 2.0, 3.0, 10.0], np.float32), np.array([1, 1, 2, 4])
-    result = summarise(losses, counts, np.array([True, False, True, True]), np.array(["b", "b", "b", "a"]))
-    assert (result.num_examples, result.micro, result.macro) == (4, 4.0, (2.0 + 10.0) / 2)
-    assert result.per_token == (1 + 2 + 6 + 40) / 8
-    assert result.exact_match == 0.75
+    exact, sources = np.array([True, False, True, True]), np.array(["b", "b", "b", "a"])
+    result = summarise(scored_examples(losses, counts, exact, sources))
+    assert (result.num_examples, result["micro"], result["macro"]) == (4, 4.0, (2.0 + 10.0) / 2)
+    assert result["per_token"] == (1 + 2 + 6 + 40) / 8
+    assert result["exact_match"] == 0.75
     assert result.per_source == {
         "a": {"num_examples": 1, "loss": 10.0, "exact_match": 1.0},
         "b": {"num_examples": 3, "loss": 2.0, "exact_match": pytest.approx(2 / 3)},
@@ -302,9 +303,9 @@ def test_figures_of_a_golden_case():
 )
 def test_macro_is_the_mean_of_the_sources_and_micro_of_the_examples(rows):
     losses, counts, exact, sources = (np.array(c) for c in zip(*rows, strict=True))
-    result = summarise(losses, counts, exact, sources)
+    result = summarise(scored_examples(losses, counts, exact, sources))
     means = [np.mean([r[0] for r in rows if r[3] == s]) for s in sorted(set(sources))]
-    assert result.macro == pytest.approx(float(np.mean(means)), abs=1e-9)
-    assert result.micro == pytest.approx(float(np.mean([r[0] for r in rows])), abs=1e-9)
+    assert result["macro"] == pytest.approx(float(np.mean(means)), abs=1e-9)
+    assert result["micro"] == pytest.approx(float(np.mean([r[0] for r in rows])), abs=1e-9)
     weighted = sum(p["num_examples"] * p["loss"] for p in result.per_source.values()) / len(rows)
-    assert weighted == pytest.approx(result.micro, abs=1e-9)
+    assert weighted == pytest.approx(result["micro"], abs=1e-9)

@@ -24,7 +24,7 @@ from s2l_ray.selection.rules import SelectionInputs, select
 from s2l_ray.stages.trajectories.join import trajectory_schema
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
-from s2l_ray.sweeps.results import RESULT_SCHEMA
+from s2l_ray.sweeps.results import result_schema
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PROXY = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
@@ -343,7 +343,7 @@ class MadeRun:
                     for value in (1, 3):
                         settings = json.dumps({"clusters.num_snapshots": value})
                         rows.append(row | {"parameters": settings, "macro": figures["macro"] + 0.1 / value})
-        self.storage.write_table("sweep/results.parquet", pa.Table.from_pylist(rows, schema=RESULT_SCHEMA))
+        self.storage.write_table("sweep/results.parquet", pa.Table.from_pylist(rows, schema=result_schema()))
         smallest = {"s2l": {"share": min(r["share"] for r in rows if r["selector"] == "s2l")}, "random": None}
         report = {"metric": metric, "within": within, "smallest": smallest, "prediction": {"rank_correlation": 0.9}}
         self.storage.write_json("sweep/report.json", report)

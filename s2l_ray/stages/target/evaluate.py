@@ -11,7 +11,7 @@ import pyarrow as pa
 from s2l_ray.data.example_id import array_to_ids
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.data.token_parts import to_examples
-from s2l_ray.evaluation.metrics import SetResult, summarise
+from s2l_ray.evaluation.metrics import SetResult, scored_examples, summarise
 from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.score import NonFiniteScore, Scorer, Scores
 from s2l_ray.lm.worker import WorkerContext
@@ -29,7 +29,7 @@ def evaluation_name(step: int, ending: str) -> str:
 def read_evaluation(out: Storage, step: int) -> dict[str, SetResult] | None:
     """Results by held-out set, of the weights after `step` steps; None if they were not evaluated."""
     name = evaluation_name(step, "json")
-    return {n: SetResult(**r) for n, r in out.read_json(name).items()} if out.exists(name) else None
+    return {n: SetResult.of(r) for n, r in out.read_json(name).items()} if out.exists(name) else None
 
 
 class Evaluator:
@@ -60,7 +60,7 @@ class Evaluator:
         return self.worker.broadcast(sorted(found))
 
     def _objective(self, results: dict[str, SetResult]) -> float:
-        return results[self.job.heldout_names[0]].macro
+        return results[self.job.heldout_names[0]]["macro"]
 
     def best_step(self, now: int) -> int | None:
         """Of the trained weights, up to step `now`: after an interruption the history reaches beyond it."""
@@ -108,7 +108,7 @@ class Evaluator:
                 f"{wrong} of {len(losses)} held-out losses ({name}) are not finite: the target has diverged or "
                 "overflows; lower target.learning_rate, or set target.precision=fp32"
             )
-        return summarise(losses, counts, exact, sources), _table(name, examples, losses, exact)
+        return summarise(scored_examples(losses, counts, exact, sources)), _table(name, examples, losses, exact)
 
 
 def _table(name: str, examples: Examples, losses: np.ndarray, exact: np.ndarray) -> pa.Table:

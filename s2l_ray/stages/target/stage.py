@@ -135,8 +135,8 @@ def _build(
     artifact = TargetArtifact(subset=name, summary=summary, evaluation=evaluation, memory=sharding.estimate.plain())
     line = f"{format_count(summary['num_parameters'])} parameters, {summary['steps']:,} steps"
     for n, r in after.items():
-        was = f"{before[n].micro:.3f} → " if n in before else ""
-        line += f"; {n}: loss {was}{r.micro:.3f}, exact {r.exact_match:.1%}"
+        was = f"{before[n]['micro']:.3f} → " if n in before else ""
+        line += f"; {n}: loss {was}{r['micro']:.3f}, exact {r['exact_match']:.1%}"
     line += f" → {out.uri}/model"
     warnings = list(sharding.warnings)
     if not after:

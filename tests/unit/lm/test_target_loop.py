@@ -115,7 +115,7 @@ def macro_losses(out: Path) -> dict[int, float]:
     found = {}
     for path in (out / "evaluations").glob("*.json"):
         step = int(path.stem.removeprefix("step-"))
-        found[step] = read_evaluation(Storage.open(out), step)["other"].macro  # type: ignore[index]
+        found[step] = read_evaluation(Storage.open(out), step)["other"]["macro"]  # type: ignore[index]
     return dict(sorted(found.items()))
 
 

@@ -22,13 +22,13 @@ from s2l_ray.sweeps.plots import draw_all
 from s2l_ray.sweeps.records import TrialResult
 from s2l_ray.sweeps.report import PREDICTED, TARGET, curves_of, make_report
 from s2l_ray.sweeps.results import (
-    RESULT_SCHEMA,
     Cost,
     Point,
     bisect,
     break_even,
     points,
     rank_correlation,
+    result_schema,
     result_table,
     shortfall,
     smallest_good_enough,
@@ -362,7 +362,7 @@ def test_selecting_pays_below_the_break_even_share():
 def test_the_table_has_a_row_per_trial_and_heldout_set_and_one_per_source():
     trial = Trial("s2l", 0.3, 1, (("clusters.num_clusters", 4),))
     table = result_table({TARGET: [finished(trial, 0.3, 4.0)], PREDICTED: [finished(Trial(FULL, 1.0, 0), 1.0, 5.0)]})
-    assert table.schema == RESULT_SCHEMA
+    assert table.schema == result_schema()
     assert table.num_rows == 2 * 2 * (1 + 2)
     rows = [r for r in table.to_pylist() if r["phase"] == TARGET]
     assert [(r["heldout_set"], r["source"]) for r in rows] == [
@@ -377,7 +377,7 @@ def test_the_table_has_a_row_per_trial_and_heldout_set_and_one_per_source():
     assert json.loads(whole["parameters"]) == {"clusters.num_clusters": 4}
     assert (source["loss"], source["macro"], source["loss_before"]) == (3.9, None, 5.9)
     assert rows[3]["loss_before"] is None, "nothing was evaluated before"
-    assert result_table({}).schema == RESULT_SCHEMA
+    assert result_table({}).schema == result_schema()
 
 
 def a_run() -> Run:

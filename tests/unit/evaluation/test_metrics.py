@@ -1,0 +1,126 @@
+"""Metrics: one table that everything reads, what may be registered there, and what a sweep makes of one's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from s2l_ray.config import ConfigError, load_config
+from s2l_ray.evaluation import metrics
+from s2l_ray.evaluation.metrics import (
+    RESERVED,
+    Metric,
+    MetricError,
+    SetResult,
+    get_metric,
+    list_metrics,
+    register_metric,
+    registered_metrics,
+    scored_examples,
+    summarise,
+)
+from s2l_ray.sweeps.plots import _axis_label
+from s2l_ray.sweeps.results import Point, result_schema, shortfall
+from s2l_ray.sweeps.text import _judged_by
+from s2l_ray.sweeps.tune import mode_of
+
+SCORED = scored_examples(
+    np.array([1.0, 2.0, 3.0, 10.0]), np.array([1, 1, 2, 4]), np.array([True, False, True, True]), np.array(list("bbba"))
+)
+LONGEST = Metric("longest", "longest response", "tokens", True, compute=lambda scored: scored.counts.max())
+
+
+@pytest.fixture(autouse=True)
+def own_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    table = dict(metrics._metrics())
+    monkeypatch.setattr(metrics, "_metrics", lambda: table)
+
+
+def config(metric: str) -> Any:
+    return load_config({"corpus": {"quickstart": {}}, "proxy": {"model": "m"}, "sweep": {"metric": metric}})
+
+
+def test_a_metric_of_ones_own_is_computed_with_the_others_and_is_a_column():
+    every = register_metric(Metric("hits", "hits", "examples", True, lambda s: s.losses < 3, is_share=True))
+    register_metric(LONGEST)
+    assert registered_metrics() == (every, LONGEST)
+    result = summarise(SCORED, list_metrics())
+    assert (result["longest"], result["hits"], result["macro"]) == (4.0, 0.5, 6.0)
+    assert result.per_source["b"] == {"num_examples": 3, "loss": 2.0, "exact_match": pytest.approx(2 / 3),
+                                      "hits": pytest.approx(2 / 3)}  # fmt: skip
+    assert SetResult.of(result.plain()) == result
+    assert {"hits", "longest", "loss", "macro"} <= set(result_schema().names)
+
+
+def test_no_metric_can_take_another_columns_place():
+    fixed = set(result_schema().names) - {metric.column for metric in list_metrics()}
+    assert fixed <= RESERVED
+    assert {"num_examples", "per_source"} <= RESERVED
+
+
+def test_everything_of_a_sweep_follows_the_metric_that_decides():
+    assert [mode_of(config(name)) for name in ("macro", "micro", "per_token", "exact_match")] == ["min"] * 3 + ["max"]
+    with pytest.raises(ConfigError, match=r"unknown metric 'longest'; known: macro, micro, per_token, exact_match; .*"
+                                          r"registered in this process"):  # fmt: skip
+        config("longest")
+    register_metric(LONGEST)
+    assert mode_of(config("longest")) == "max"
+    full, other = Point("full", 1.0, 1.0, (4.0,), 1.0), Point("s2l", 0.1, 0.1, (3.0,), 1.0)
+    assert shortfall(other, full, "longest") == 0.25
+    assert _judged_by("longest") == "longest response (longest; tokens, more is better)"
+    assert _judged_by("macro") == "held-out loss, mean over sources (macro; nats/token, less is better)"
+    assert _axis_label("longest") == "longest response (tokens)\nmore is better"
+    assert _axis_label("exact_match") == "exact matches (share of examples)\nmore is better"
+
+
+def test_a_misspelt_metric_is_refused_with_the_one_meant():
+    with pytest.raises(
+        ConfigError, match=r"sweep\.metric.*unknown metric 'exact_mach'; .*did you mean 'exact_match'\?"
+    ):
+        config("exact_mach")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "macro"}, "there is a metric 'macro' already"),
+        ({"name": "loss"}, "there is a metric 'loss' already, or a column"),
+        ({"column": "exact_match"}, "there is a metric 'longest' already, or a column"),
+        ({"name": "seed"}, "'seed' cannot name a metric: it would be a column"),
+        ({"name": "Longest One"}, "'Longest One' cannot name a metric"),
+        ({"column": "source"}, "'source' cannot name a metric"),
+        ({"compute": None}, "the metric longest must say once how it is computed"),
+        ({"of_example": lambda scored: scored.losses}, "the metric longest must say once how it is computed"),
+    ],
+)
+def test_what_cannot_be_a_metric_is_refused(changes: dict[str, Any], message: str):
+    fields = {"column": "", **changes}
+    with pytest.raises(MetricError, match=message):
+        register_metric(replace(LONGEST, **fields))
+    assert not registered_metrics()
+
+
+def test_what_is_no_metric_at_all_is_refused_and_one_may_be_registered_again():
+    with pytest.raises(MetricError, match=r"is no metric; give a s2l_ray\.evaluation\.metrics\.Metric"):
+        register_metric(max)  # type: ignore[arg-type]
+    register_metric(LONGEST)
+    again = register_metric(replace(LONGEST, label="another"))
+    assert get_metric("longest") is again
+
+
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        (lambda scored: np.nan, "the metric longest of 4 examples is nan"),
+        (lambda scored: np.inf, "the metric longest of 4 examples is inf"),
+        (lambda scored: scored.lengths, "the metric longest cannot be computed: AttributeError"),
+        (lambda scored: scored.losses, "the metric longest cannot be computed: TypeError"),
+    ],
+)
+def test_a_metric_that_fails_is_named(compute: Any, message: str):
+    with pytest.raises(MetricError, match=message):
+        replace(LONGEST, compute=compute).of(SCORED)
