@@ -11,7 +11,7 @@ import numpy as np
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.facets import PREFIX
 from s2l_ray.reporting import sketch as sketches
-from s2l_ray.reporting.facts import (
+from s2l_ray.reporting.facts_contents import (
     Category,
     ClusterFacts,
     Clusters,

@@ -8,7 +8,7 @@ import numpy as np
 
 from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.run import Run
-from s2l_ray.reporting.facts import Cost, CostPart, Worth
+from s2l_ray.reporting.facts_worth import Cost, CostPart, Worth
 
 FREE_SELECTORS = ("random", "random_per_source", FULL)
 """Need no reference model."""

@@ -11,7 +11,8 @@ from s2l_ray.artifacts.stage import Stage
 from s2l_ray.errors import MAX_MESSAGE
 from s2l_ray.reporting import contents
 from s2l_ray.reporting.costs import cost_of
-from s2l_ray.reporting.facts import Facts, Quarantined, Repeat, SetAside, Stability, StageFacts, SubsetFacts
+from s2l_ray.reporting.facts import Facts, Quarantined, Repeat, SetAside, Stability, StageFacts
+from s2l_ray.reporting.facts_contents import SubsetFacts
 from s2l_ray.reporting.names import model_name, names_of
 from s2l_ray.reporting.overlaps import overlaps_of
 from s2l_ray.reporting.rows import SOURCE, Rows

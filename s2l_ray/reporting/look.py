@@ -12,6 +12,11 @@ import altair as alt
 
 from s2l_ray.artifacts.index import FULL
 
+WIDTH = 262
+"""Of a panel without its axes: the whole is 360 pixels wide at most."""
+Rows = list[dict[str, Any]]
+"""A chart's data."""
+
 INK, MUTED, GRID, PAPER = "#1d2126", "#57606a", "#dfe3e8", "#ffffff"
 STEPS = ("#eef2f5", "#c5dbe6", "#86b6cc", "#3f8cae", "#0a5a80")
 """Shares from none to all, of the map."""

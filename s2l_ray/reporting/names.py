@@ -6,7 +6,8 @@ from typing import Any
 
 from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.stage import Stage
-from s2l_ray.reporting.facts import SubsetFacts, Worth
+from s2l_ray.reporting.facts_contents import SubsetFacts
+from s2l_ray.reporting.facts_worth import Worth
 from s2l_ray.reporting.numbers import percent
 from s2l_ray.text.display import printable
 from s2l_ray.text.formats import format_count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s2l_ray.reporting.facts import MetricFacts
+from s2l_ray.reporting.facts_worth import MetricFacts
 
 
 def percent(share: float, digits: int = 2) -> str:

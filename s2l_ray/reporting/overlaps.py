@@ -9,7 +9,7 @@ import numpy as np
 
 from s2l_ray.artifacts.run import Run
 from s2l_ray.data.example_id import ids_to_array
-from s2l_ray.reporting.facts import Overlap
+from s2l_ray.reporting.facts_contents import Overlap
 from s2l_ray.reporting.rows import Rows
 
 Array = np.ndarray[Any, np.dtype[Any]]

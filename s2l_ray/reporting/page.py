@@ -12,31 +12,38 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from s2l_ray.reporting import sections as first
-from s2l_ray.reporting import sections_more as more
 from s2l_ray.reporting.facts import Facts
 from s2l_ray.reporting.look import VARIABLES
 from s2l_ray.reporting.numbers import compact, figure, percent
 from s2l_ray.reporting.parts import Drawing, Missing, Section
+from s2l_ray.reporting.sections.budgets import budgets_section
+from s2l_ray.reporting.sections.clusters import clusters_section, purity_section, space_section
+from s2l_ray.reporting.sections.contents import contents_section
+from s2l_ray.reporting.sections.cost import cost_section
+from s2l_ray.reporting.sections.end import repeat_section, subsets_section
+from s2l_ray.reporting.sections.examples import FIRST_EXAMPLES, aside_section, examples_section
+from s2l_ray.reporting.sections.stability import stability_section
+from s2l_ray.reporting.sections.training import training_section
+from s2l_ray.reporting.sections.worth import worth_section
 
 MAX_PAGE_BYTES = 5_000_000
 Maker = Callable[[Facts, Drawing], Section | None]
 
 _RUN, _FINETUNE = "s2l run CONFIG", "s2l finetune RUN --full, and --budget 0.2"
 _ORDER: tuple[tuple[Maker, str, str], ...] = (
-    (first.worth_section, "What is it worth?", _FINETUNE),
-    (first.budgets_section, "How much is enough?", "s2l sweep RUN"),
-    (first.cost_section, "What does it cost, and when does it pay?", _RUN),
-    (first.contents_section, "What does the subset contain?", "s2l select RUN --budget 0.2"),
-    (more.clusters_section, "Why these examples?", _RUN),
-    (more.space_section, "Where in trajectory space?", _RUN),
-    (more.purity_section, "Do clusters mean something?", f"{_RUN}, with a corpus of several sources or topics"),
-    (more.stability_section, "Does it hold?", "s2l report RUN --compare OTHER_RUN, or s2l sweep RUN"),
-    (more.training_section, "How did training go?", _RUN),
-    (more.examples_section, "Read the examples", f"{_RUN}; then s2l report RUN without --no-text"),
-    (more.aside_section, "What was set aside?", _RUN),
-    (more.subsets_section, "Compare all subsets", "s2l select RUN --budget 0.2"),
-    (more.repeat_section, "Repeat it", _RUN),
+    (worth_section, "What is it worth?", _FINETUNE),
+    (budgets_section, "How much is enough?", "s2l sweep RUN"),
+    (cost_section, "What does it cost, and when does it pay?", _RUN),
+    (contents_section, "What does the subset contain?", "s2l select RUN --budget 0.2"),
+    (clusters_section, "Why these examples?", _RUN),
+    (space_section, "Where in trajectory space?", _RUN),
+    (purity_section, "Do clusters mean something?", f"{_RUN}, with a corpus of several sources or topics"),
+    (stability_section, "Does it hold?", "s2l report RUN --compare OTHER_RUN, or s2l sweep RUN"),
+    (training_section, "How did training go?", _RUN),
+    (examples_section, "Read the examples", f"{_RUN}; then s2l report RUN without --no-text"),
+    (aside_section, "What was set aside?", _RUN),
+    (subsets_section, "Compare all subsets", "s2l select RUN --budget 0.2"),
+    (repeat_section, "Repeat it", _RUN),
 )
 
 
@@ -64,8 +71,8 @@ def make_page(facts: Facts) -> str:
     return environment.get_template("report.html.j2").render(
         facts=facts, title=_title(facts), provenance=_provenance(facts), figures=_key_figures(facts, draw),
         warnings=_warnings(facts), sections=sections, missing=missing, policy=Markup(policy), style=Markup(style),
-        script=Markup(script), markdown=_markdown(facts, draw), safe=Markup, num_first=more.FIRST_EXAMPLES,
-        examples=Markup(_json(examples[more.FIRST_EXAMPLES :])),
+        script=Markup(script), markdown=_markdown(facts, draw), safe=Markup, num_first=FIRST_EXAMPLES,
+        examples=Markup(_json(examples[FIRST_EXAMPLES :])),
         sources=sorted({e["source"] for e in examples}), clusters=sorted({e["cluster"] for e in examples}),
     )  # fmt: skip
 
@@ -157,7 +164,7 @@ def _warnings(facts: Facts) -> list[str]:
 def _markdown(facts: Facts, draw: Drawing) -> str:
     """Verdict and table, for a ticket."""
     lines = [f"**{_title(facts)}**", "", *(f"- {line}" for line in facts.verdict)]
-    section = more.subsets_section(facts, draw)
+    section = subsets_section(facts, draw)
     if section is not None:
         table = section.content
         lines += ["", "| " + " | ".join(table.headings) + " |", "|" + " --- |" * len(table.headings)]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from s2l_ray.artifacts.models import CorpusArtifact
 from s2l_ray.artifacts.run import Run, part_rows
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.data.corpus_parts import part_name
@@ -160,5 +161,5 @@ def positions(wanted: Array, ids: Array) -> Array:
 def find_facets(run: Run) -> list[str]:
     """Facets of the corpus with at least two values, in the order of its columns, at most MAX_FACETS."""
     corpus = run.stages.get("corpus")
-    facets = {} if corpus is None else corpus.manifest.extra.get("facets", {})
+    facets = {} if corpus is None else CorpusArtifact.of(corpus).facets
     return [name for name, num_values in facets.items() if num_values > 1][:MAX_FACETS]

@@ -14,7 +14,8 @@ from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.evaluation.metrics import get_metric
 from s2l_ray.reporting.evaluations import HeldOutSet, Key, read_sets, values_of
-from s2l_ray.reporting.facts import BudgetPoint, Budgets, MetricFacts, TunedPoint
+from s2l_ray.reporting.facts import TunedPoint
+from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets, MetricFacts
 from s2l_ray.reporting.intervals import Estimate, estimate, means_over_seeds, resampled_means
 from s2l_ray.storage.retry import MissingFile
 from s2l_ray.text.display import printable

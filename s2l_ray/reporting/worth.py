@@ -11,7 +11,7 @@ from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.evaluation.metrics import Metric
 from s2l_ray.reporting.evaluations import METRICS, HeldOutSet, Key, read_sets, values_of
-from s2l_ray.reporting.facts import Difference, MetricFacts, ModelFacts, Score, Worth
+from s2l_ray.reporting.facts_worth import Difference, MetricFacts, ModelFacts, Score, Worth
 from s2l_ray.reporting.intervals import BETTER, UNDECIDED, WORSE, estimate, means_over_seeds, resampled_means, verdict
 from s2l_ray.reporting.numbers import figure, signed
 

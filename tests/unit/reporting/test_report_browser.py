@@ -15,6 +15,7 @@ from tests.support.report_runs import MadeRun
 from tests.unit.reporting.test_report_page import HOSTILE
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python")
 _NAMES = ("chromium", "chromium-headless-shell", "chrome-headless-shell", "google-chrome")
 CHROMIUM = os.environ.get("S2L_CHROMIUM") or next((found for n in _NAMES if (found := shutil.which(n))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; S2L_CHROMIUM names one")
@@ -51,6 +52,15 @@ def test_nothing_complains_nothing_is_fetched_and_nothing_scrolls_sideways(brows
     assert said == []
     assert page.evaluate("window.hit") is None
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_fault(browser, address, scheme):
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(address)
+    found = axe.Axe().run(page).response["violations"]
+    assert {v["id"]: [n["html"][:120] for n in v["nodes"][:3]] for v in found} == {}
     page.close()
 
 

@@ -18,7 +18,7 @@ from s2l_ray.artifacts.run import Run, load_run
 from s2l_ray.cli import main
 from s2l_ray.reporting import write
 from s2l_ray.reporting.parts import Drawing
-from s2l_ray.reporting.sections_more import clusters_section
+from s2l_ray.reporting.sections.clusters import clusters_section
 from s2l_ray.reporting.write import MissingLibraries, facts_of, page_of, report_line, write_report
 from tests.support.report_runs import MadeRun
 
@@ -260,7 +260,7 @@ def test_a_handful_of_examples_tells_nothing(tmp_path):
 
 
 def test_metrics_that_disagree_are_both_named(tmp_path):
-    from s2l_ray.reporting.facts import Difference, MetricFacts, Score, Worth
+    from s2l_ray.reporting.facts_worth import Difference, MetricFacts, Score, Worth
     from s2l_ray.reporting.intervals import Estimate
     from s2l_ray.reporting.worth import verdict_lines
 
@@ -480,10 +480,10 @@ def test_damage_is_refused_by_name(tmp_path, capsys):
 def test_charts_are_altairs_for_notebooks():
     import altair as alt
 
-    from s2l_ray.reporting import charts
+    from s2l_ray.reporting.charts.contents import fates
     from s2l_ray.reporting.facts import SetAside
 
-    chart = charts.fates(SetAside([("read", 10), ("chosen", 2)], [], []))
+    chart = fates(SetAside([("read", 10), ("chosen", 2)], [], []))
     assert isinstance(chart, alt.LayerChart)
     assert chart.to_dict()["layer"]
 

@@ -7,14 +7,11 @@ from typing import Any
 import altair as alt
 
 from s2l_ray.artifacts.index import FULL
-from s2l_ray.reporting.facts import BudgetPoint, Budgets, Stability
-from s2l_ray.reporting.look import GRID, LOOKS, data, dressed, look_of, padded
+from s2l_ray.reporting.facts import Stability
+from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets
+from s2l_ray.reporting.look import GRID, LOOKS, WIDTH, Rows, data, dressed, look_of, padded
 from s2l_ray.reporting.names import selector_name
 from s2l_ray.reporting.numbers import figure, percent
-
-Rows = list[dict[str, Any]]
-
-WIDTH = 262
 
 
 def points_of(budgets: Budgets, held_out: str) -> list[BudgetPoint]:

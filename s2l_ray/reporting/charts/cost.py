@@ -1,0 +1,100 @@
+"""Charts of what selecting and training cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+
+from s2l_ray.reporting.facts_worth import Cost
+from s2l_ray.reporting.look import (
+    INK,
+    LOOKS,
+    MUTED,
+    STEPS,
+    WIDTH,
+    Rows,
+    data,
+    dressed,
+    log_axis,
+)
+from s2l_ray.reporting.numbers import compact
+
+
+def cost_bars(cost: Cost, names: dict[str, str]) -> Any:
+    """FLOPs of selecting and of one target, stacked, a bar a model."""
+    labels = list(dict.fromkeys(p.selector for p in cost.parts))
+    colours = {"reference model: training": STEPS[4], "reference model: scoring": STEPS[2], "target": MUTED}
+    rows: Rows = []
+    totals: Rows = []
+    for at, label in enumerate(labels):
+        start = 0.0
+        for part in (p for p in cost.parts if p.selector == label):
+            tip = f"{names.get(label, label)}, {part.part}: {compact(part.flops)} FLOPs"
+            rows.append({"at": at, "from": start, "to": start + part.flops, "colour": colours[part.part], "tip": tip})
+            start += part.flops
+        totals.append({"at": at, "to": start, "name": names.get(label, label), "text": compact(start)})
+    lines = len(labels)
+    y = alt.Y("at:Q", scale=alt.Scale(domain=[lines - 0.3, -0.8], nice=False), axis=None)
+    most = max(t["to"] for t in totals) * 1.3 or 1
+    x = alt.X("from:Q", scale=alt.Scale(domain=[0, most], nice=False), axis=alt.Axis(
+        title="FLOPs, selecting and one target (less is better)", format="~s", tickCount=4))  # fmt: skip
+    bars = alt.Chart(data(rows)).mark_bar(height=14, orient="horizontal").encode(
+        y=y, x=x, x2=alt.X2("to:Q"), color=alt.Color("colour:N", scale=None),
+        description=alt.Description("tip:N")
+    )  # fmt: skip
+    base = alt.Chart(data(totals)).encode(y=y)
+    texts = base.mark_text(align="left", dx=5).encode(x=alt.X("to:Q"), text=alt.Text("text:N"))
+    heads = base.mark_text(align="left", dy=-16).encode(x=alt.value(0), text=alt.Text("name:N"))
+    return dressed(alt.layer(bars, texts, heads), WIDTH + 40, 44 * lines)
+
+
+def break_even(cost: Cost, flops: dict[str, float], names: dict[str, str]) -> Any:
+    """Total cost against the number of targets trained from one selection.
+
+    Args:
+        flops: model → FLOPs of one target trained on it, `full` included.
+    """
+    selecting = cost.selection_flops
+    crossings = [n for n in cost.break_even.values() if n is not None]
+    most = min(1000.0, max([4.0, *(2 * n for n in crossings)]))
+    rows: Rows = []
+    for label, each in flops.items():
+        first = 0.0 if label == "full" else selecting
+        look = LOOKS["full"] if label == "full" else LOOKS["s2l"]
+        tip = f"{names.get(label, label)}: {compact(each)} FLOPs a target, {compact(first)} once"
+        rows += [
+            {"n": n, "flops": first + n * each, "label": label, "colour": look.colour, "tip": tip} for n in (0, most)
+        ]
+    x = alt.X("n:Q", scale=alt.Scale(domain=[0, most], nice=False), axis=alt.Axis(
+        title="targets trained from one selection", tickCount=5))  # fmt: skip
+    y = alt.Y("flops:Q", axis=alt.Axis(title="total FLOPs (less is better)", format="~s", tickCount=5))
+    lines = alt.Chart(data(rows)).mark_line(strokeWidth=2).encode(
+        x=x, y=y, detail=alt.Detail("label:N"), color=alt.Color("colour:N", scale=None),
+        description=alt.Description("tip:N")
+    )  # fmt: skip
+    crossed = [
+        {"n": n, "flops": selecting + n * flops[label], "text": f"{n:.1f}"}
+        for label, n in cost.break_even.items() if n is not None and n <= most and label in flops
+    ]  # fmt: skip
+    base = alt.Chart(data(crossed)).encode(x=alt.X("n:Q"), y=alt.Y("flops:Q"))
+    points = base.mark_point(filled=True, size=70, color=INK, opacity=1)
+    texts = base.mark_text(align="left", dx=7, dy=10).encode(text=alt.Text("text:N"))
+    return dressed(alt.layer(lines, points, texts), WIDTH, 180)
+
+
+def reference_cost(cost: Cost) -> Any:
+    """FLOPs of a reference model by its size, and this run's."""
+    rows: Rows = [{"p": p, "f": f} for p, f in cost.reference]
+    spent = cost.selection_flops
+    own: Rows = [{"p": float(cost.proxy_parameters or 0), "f": spent, "tip": f"this run: {compact(spent)} FLOPs"}]
+    sizes = [r["p"] for r in [*rows, *own] if r["p"] > 0]
+    flops = [r["f"] for r in [*rows, *own] if r["f"] > 0]
+    label = "format(datum.value, '~s')"
+    x = alt.X("p:Q", **log_axis(min(sizes), max(sizes), "parameters of the reference model", 5, label))
+    y = alt.Y("f:Q", **log_axis(min(flops), max(flops), "FLOPs (less is better)", 5, label))
+    line = alt.Chart(data(rows)).mark_line(color=MUTED, strokeDash=[4, 3]).encode(x=x, y=y)
+    point = alt.Chart(data(own)).mark_point(filled=True, size=90, color=LOOKS["s2l"].colour, opacity=1).encode(
+        x=x, y=y, description=alt.Description("tip:N")
+    )  # fmt: skip
+    return dressed(alt.layer(line, point), WIDTH, 180)

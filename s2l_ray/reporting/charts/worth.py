@@ -1,0 +1,140 @@
+"""Charts of figures with intervals and of paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from s2l_ray.reporting.facts_worth import Difference, MetricFacts, Score, Worth
+from s2l_ray.reporting.intervals import Estimate
+from s2l_ray.reporting.look import (
+    INK,
+    MUTED,
+    Rows,
+    data,
+    dressed,
+    look_of,
+    padded,
+)
+from s2l_ray.reporting.numbers import figure, signed
+
+_ROW, _NAMES = 24, 118
+"""Height of a line of dots, and room for the names to its left."""
+
+
+def _title(metric: MetricFacts) -> str:
+    return f"{metric.label} ({metric.unit}; {'more' if metric.more_is_better else 'less'} is better)"
+
+
+def _scaled(estimate: Estimate, metric: MetricFacts) -> dict[str, Any]:
+    factor = 100 if metric.is_share else 1
+    low, high = (estimate.value if bound is None else bound for bound in (estimate.low, estimate.high))
+    return {"value": estimate.value * factor, "low": low * factor, "high": high * factor}
+
+
+def _between(estimate: Estimate, metric: MetricFacts) -> str:
+    if estimate.low is None or estimate.high is None:
+        return "no interval"
+    return f"95\u00a0% {figure(estimate.low, metric)} to {figure(estimate.high, metric)}"
+
+
+def _dots(rows: Rows, headings: Rows, title: str, zero: bool = False) -> Any:
+    """Dots with intervals. Rows have at (line from above), name, value, low, high, colour, shape, text, tip."""
+    lines = max(r["at"] for r in rows) + 1
+    y = alt.Y("at:Q", scale=alt.Scale(domain=[lines - 0.4, -0.6], nice=False), axis=None)
+    domain = padded([r[k] for r in rows for k in ("low", "high")] + ([0.0] if zero else []), 0.08, 0.42)
+    x = alt.X(
+        "value:Q",
+        scale=alt.Scale(domain=domain, nice=False, zero=False),
+        axis=alt.Axis(title=title, titleAnchor="end", tickCount=4),
+    )
+    colour = alt.Color("colour:N", scale=None)
+    base = alt.Chart(data(rows)).encode(y=y)
+    layers = [
+        base.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), color=colour),
+        base.mark_point(filled=True, size=85, opacity=1).encode(
+            x=x, color=colour, shape=alt.Shape("shape:N", scale=None),
+        description=alt.Description("tip:N")
+        ),
+        base.mark_text(align="left", dx=8).encode(x=alt.X("high:Q"), text=alt.Text("text:N"), color=colour),
+        base.mark_text(align="right", dx=-8, limit=_NAMES - 10).encode(x=alt.value(0), 
+            text=alt.Text("name:N"), color=colour),
+        alt.Chart(data(headings)).mark_text(align="left", color=INK).encode(
+            y=y, x=alt.value(-_NAMES + 6), text=alt.Text("text:N")
+        ),
+    ]  # fmt: skip
+    if zero:
+        layers.insert(0, alt.Chart(data([{"x": 0}])).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x=alt.X("x:Q")))
+    return dressed(alt.layer(*layers), 338 - _NAMES, _ROW * lines, 20)
+
+
+def scores(worth: Worth, metric: MetricFacts, names: dict[str, str]) -> Any:
+    """Figures of all models on every held-out set, with intervals."""
+    rows: Rows = []
+    headings = []
+    at = 0
+    selectors = {m.label: m.selector for m in worth.models}
+    for held_out in worth.sets:
+        headings.append({"at": at, "text": held_out[:40]})
+        for score in _scores_of(worth, metric, held_out):
+            at += 1
+            look = look_of(selectors[score.label], selectors.values())
+            text = figure(score.estimate.value, metric)
+            tip = f"{names[score.label]} on {held_out}: {text}, {_between(score.estimate, metric)}"
+            rows.append(_scaled(score.estimate, metric) | {
+                "at": at, "name": names[score.label], "colour": look.colour, "shape": look.shape,
+                "text": text, "tip": tip,
+            })  # fmt: skip
+        at += 1
+    return _dots(rows, headings, _title(metric))
+
+
+def _scores_of(worth: Worth, metric: MetricFacts, held_out: str, source: str | None = None) -> list[Score]:
+    return [s for s in worth.scores if (s.metric, s.heldout_set, s.source) == (metric.key, held_out, source)]
+
+
+def differences(worth: Worth, metric: MetricFacts, baselines: Sequence[str], names: dict[str, str]) -> Any:
+    """Paired differences to the full data, or to the random choices of the same sizes."""
+    rows: Rows = []
+    headings = []
+    at = 0
+    selectors = {m.label: m.selector for m in worth.models}
+    for held_out in worth.sets:
+        found = differences_of(worth, metric, baselines, held_out)
+        headings += [{"at": at, "text": held_out[:40]}] if found else []
+        for difference in found:
+            at += 1
+            look = look_of(selectors[difference.label], selectors.values())
+            told = difference.estimate
+            who = f"{names[difference.label]} minus {names[difference.baseline]}"
+            tip = f"{who} on {held_out}: {signed(told.value, metric)}, "
+            rows.append(_scaled(told, metric) | {
+                "at": at, "name": names[difference.label], "colour": look.colour, "shape": look.shape,
+                "text": difference.verdict,
+                "tip": tip + difference.verdict,
+            })  # fmt: skip
+        at += 1 if found else 0
+    unit = "points" if metric.is_share else metric.unit
+    better = "right" if metric.more_is_better else "left"
+    return _dots(rows, headings, f"{metric.label}: difference ({unit}; {better} is better)", zero=True)
+
+
+def differences_of(worth: Worth, metric: MetricFacts, baselines: Sequence[str], held_out: str) -> list[Difference]:
+    wanted = (metric.key, held_out)
+    return [d for d in worth.differences if (d.metric, d.heldout_set) == wanted and d.baseline in baselines]
+
+
+def source_scores(worth: Worth, metric: MetricFacts, held_out: str, source: str, names: dict[str, str]) -> Any:
+    """Figures of all models on the examples of one source."""
+    selectors = {m.label: m.selector for m in worth.models}
+    rows: Rows = []
+    for at, score in enumerate(_scores_of(worth, metric, held_out, source)):
+        look = look_of(selectors[score.label], selectors.values())
+        text = figure(score.estimate.value, metric)
+        tip = f"{names[score.label]} on {source}: {text}, {_between(score.estimate, metric)}"
+        rows.append(_scaled(score.estimate, metric) | {
+            "at": at, "name": names[score.label], "colour": look.colour, "shape": look.shape, "text": text, "tip": tip,
+        })  # fmt: skip
+    return _dots(rows, [], f"{metric.label} ({metric.unit})")

@@ -1,0 +1,125 @@
+"""Numbers of a report: what subsets, clusters and trajectories are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Category:
+    value: str
+    count: int
+    """In the corpus."""
+    chosen: dict[str, int]
+    """Subset → examples of it."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    what: str
+    unit: str
+    is_log: bool
+    edges: list[float]
+    counts: dict[str, list[int]]
+    """Population ("" is the corpus) → examples by bin."""
+    medians: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class SubsetFacts:
+    label: str
+    selector: str
+    num_examples: int
+    share: float
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class Contents:
+    subsets: list[SubsetFacts]
+    columns: dict[str, list[Category]]
+    """Column → its commonest values, by size."""
+    smaller: dict[str, int]
+    """Column → how many values are not listed."""
+    histograms: list[Histogram]
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    cluster: int
+    size: int
+    taken: int | None
+    median: list[float]
+    low: list[float]
+    """10th percentile by snapshot."""
+    high: list[float]
+    """90th percentile by snapshot."""
+    common: list[tuple[str, float]]
+    """The two commonest values and their shares."""
+    members: list[list[float]]
+    """Some of its trajectories."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    column: str
+    """Whose values are the commonest."""
+    steps: list[int]
+    """Of the proxy's training, by snapshot."""
+    subset: str | None
+    """Of which `taken` speaks."""
+    quota: int | None
+    """Most that a cluster gave (the water level)."""
+    clusters: list[ClusterFacts]
+    """By size, the largest first."""
+    least: float
+    largest: float
+    """Range of the losses."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Density over the two principal components of the log losses."""
+
+    low: tuple[float, float]
+    high: tuple[float, float]
+    explained: tuple[float, float]
+    """Share of the variance."""
+    counts: list[list[int]]
+    """Lines from the bottom, cells from the left."""
+    chosen: dict[str, list[list[int]]]
+
+
+@dataclass(frozen=True)
+class Purity:
+    column: str
+    mean: float
+    """Weighted by size."""
+    random_mean: float
+    values: list[float]
+    random_values: list[float]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Jaccard: examples in both over examples in either."""
+
+    labels: list[str]
+    matrix: list[list[float]]
+
+
+@dataclass(frozen=True)
+class ExampleFacts:
+    id: str
+    cluster: int
+    why: str
+    """easiest, median or hardest of its cluster."""
+    is_chosen: bool
+    source: str
+    topic: str
+    tokens: int
+    losses: list[float]
+    turns: list[tuple[str, str]]
+    """(role, text), cut."""
+    num_cut: int
+    """Characters left out."""

@@ -1,0 +1,118 @@
+"""Numbers of a report: what subsets are worth, and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from s2l_ray.reporting.intervals import Estimate
+
+
+@dataclass(frozen=True)
+class MetricFacts:
+    key: str
+    label: str
+    unit: str
+    more_is_better: bool
+    is_share: bool
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a target was trained on."""
+
+    label: str
+    selector: str
+    num_examples: int
+    share: float
+    num_seeds: int
+    steps: int
+    tokens: int
+    flops: float
+    device_seconds: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """A model on a held-out set."""
+
+    metric: str
+    heldout_set: str
+    label: str
+    num_examples: int
+    estimate: Estimate
+    source: str | None = None
+    """Of these examples alone; None: of all."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A model against a baseline, paired by example."""
+
+    metric: str
+    heldout_set: str
+    label: str
+    baseline: str
+    num_examples: int
+    estimate: Estimate
+    """The model's figure minus the baseline's."""
+    verdict: str
+    """Of `intervals`."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    metrics: list[MetricFacts]
+    sets: list[str]
+    models: list[ModelFacts]
+    scores: list[Score]
+    differences: list[Difference]
+    num_seeds: int
+    """The least of the models."""
+
+
+@dataclass(frozen=True)
+class BudgetPoint:
+    phase: str
+    selector: str
+    heldout_set: str
+    """Empty: mean over the sets."""
+    num_examples: int
+    share: float
+    num_seeds: int
+    estimate: Estimate
+    relative: Estimate | None
+    """The full data's = 100."""
+
+
+@dataclass(frozen=True)
+class Budgets:
+    metric: MetricFacts
+    within: float
+    points: list[BudgetPoint]
+    smallest: dict[str, float | None]
+    """Selector → share of the smallest budget within `within` of the full data."""
+    rank_correlation: float | None
+    """Of prediction and target."""
+
+
+@dataclass(frozen=True)
+class CostPart:
+    selector: str
+    part: str
+    flops: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    parts: list[CostPart]
+    selection_flops: float
+    selection_share: float | None
+    """Of a target on the full data."""
+    full_flops: float | None
+    """Of a target on the full data; None: none was trained."""
+    full_is_measured: bool
+    break_even: dict[str, float | None]
+    """Model → number of targets from which selecting once and training on the subset costs less; None: never."""
+    reference: list[tuple[float, float]]
+    """(parameters, FLOPs of training and scoring a reference model of that size)."""
+    proxy_parameters: int | None

@@ -1,0 +1,76 @@
+"""What does it cost, and when does it pay?"""
+
+from __future__ import annotations
+
+from s2l_ray.artifacts.index import FULL
+from s2l_ray.reporting.charts import cost as charts
+from s2l_ray.reporting.facts import Facts
+from s2l_ray.reporting.look import MUTED, STEPS, VARIABLES
+from s2l_ray.reporting.numbers import compact, percent
+from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
+
+
+def cost_section(facts: Facts, draw: Drawing) -> Section | None:
+    cost = facts.cost
+    if cost is None:
+        return None
+    selecting = cost.selection_flops
+    legend = [("■", VARIABLES[STEPS[4]][0], "training the reference model"),
+              ("■", VARIABLES[STEPS[2]][0], "scoring with it"), ("■", VARIABLES[MUTED][0], "one target")]  # fmt: skip
+    rows = [[draw.name(p.selector), p.part, compact(p.flops)] for p in cost.parts]
+    said = f"Selecting took {compact(selecting)} FLOPs, once."
+    if facts.worth and any(m.selector == FULL for m in facts.worth.models) and cost.full_flops:
+        share = percent(cost.selection_share or 0)
+        said += f" One target on the full data takes {compact(cost.full_flops)}: selecting costs {share} of it."
+    figures = [Figure("Selecting and one target", [draw.svg(charts.cost_bars(cost, draw.names), "FLOPs by part")], said,
+                      Table(["trained on", "part", "FLOPs"], rows, 2), legend)]  # fmt: skip
+    figures += _break_even_figure(facts, draw)
+    if cost.reference and cost.proxy_parameters:
+        rows = [[compact(p), compact(f)] for p, f in cost.reference]
+        rows.append([f"{cost.proxy_parameters:,} (this run)", compact(selecting)])
+        figures.append(
+            Figure(
+                "A reference model of another size", [draw.svg(charts.reference_cost(cost), "FLOPs by size")],
+                "From 6 FLOPs a parameter and token of training and 2 of scoring; the dot is this run's own.",
+                Table(["parameters", "FLOPs"], rows),
+            )
+        )  # fmt: skip
+    how = (
+        "In floating-point operations, which do not depend on who else used the machine. Tokenising and clustering are "
+        "few beside them; measured times stand under “Repeat it”."
+    )
+    return Section("cost", "What does it cost, and when does it pay?", how, figures)
+
+
+def _break_even_figure(facts: Facts, draw: Drawing) -> list[Figure]:
+    cost, worth = facts.cost, facts.worth
+    if cost is None or cost.full_flops is None or worth is None or not cost.break_even:
+        return []
+    drawn = facts.main if facts.main in cost.break_even else next(iter(cost.break_even))
+    flops = {FULL: cost.full_flops} | {m.label: m.flops for m in worth.models if m.label in cost.break_even}
+    names = draw.names | {FULL: "full data"}
+    said = []
+    for label, n in cost.break_even.items():
+        if n is None:
+            said.append(f"{draw.name(label)}: a target costs no less than on the full data, so it never pays in FLOPs")
+        else:
+            said.append(f"{draw.name(label)} pays from {max(1, -(-n // 1)):.0f} target{'s' if n > 1 else ''} on")
+    if not cost.full_is_measured:
+        said.append("the full data's cost is reckoned from a subset's at equal epochs")
+    rows = [[names.get(label, label), compact(value), "" if label == FULL else _targets(cost.break_even[label])]
+            for label, value in flops.items()]  # fmt: skip
+    legend = [
+        ("—", VARIABLES["#4a4a4a"][0], "full data"),
+        ("—", VARIABLES["#0b6e99"][0], f"{draw.name(drawn)}, selection included"),
+    ]
+    text = "; ".join(said)
+    svg = draw.svg(
+        charts.break_even(cost, {label: flops[label] for label in (FULL, drawn)}, names),
+        "Total FLOPs by number of targets",
+    )
+    table = Table(["trained on", "FLOPs of one target", "pays from"], rows)
+    return [Figure("When selecting pays", [svg], f"{text[:1].upper()}{text[1:]}.", table, legend)]
+
+
+def _targets(n: float | None) -> str:
+    return "never" if n is None else f"{n:.2f} targets"

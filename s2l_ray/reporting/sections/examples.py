@@ -1,0 +1,69 @@
+"""Read the examples, and what was set aside."""
+
+from __future__ import annotations
+
+import math
+
+from s2l_ray.reporting.charts import contents as charts
+from s2l_ray.reporting.facts import Facts
+from s2l_ray.reporting.numbers import loss
+from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
+
+FIRST_EXAMPLES = 20
+"""Rows that are in the page as text; the others come by JavaScript."""
+
+
+def examples_section(facts: Facts, draw: Drawing) -> Section | None:
+    if not facts.examples:
+        return None
+    cut = sum(e.num_cut > 0 for e in facts.examples)
+    how = (
+        f"Of each cluster, by last loss: the easiest, the median and the hardest example, chosen and left out. "
+        f"{len(facts.examples):,} of {facts.num_examples or 0:,} examples"
+        + (f"; {cut} of them are cut." if cut else ".")
+    )
+    rows = [
+        {"id": e.id, "cluster": e.cluster, "why": e.why, "chosen": e.is_chosen, "source": e.source, "topic": e.topic,
+         "tokens": f"{e.tokens:,}", "first": loss(e.losses[0]), "last": loss(e.losses[-1]), "line": _line(e.losses),
+         "turns": [list(turn) for turn in e.turns], "cut": e.num_cut}
+        for e in facts.examples
+    ]  # fmt: skip
+    return Section("examples", "Read the examples", how, [], "examples", rows)
+
+
+def _line(losses: list[float]) -> str:
+    """Points of a polyline 60 by 18, on a log scale from 0.001 to 20 nats a token."""
+    span = math.log(20 / 0.001)
+    points = []
+    for i, value in enumerate(losses):
+        x = 1 + 58 * i / max(1, len(losses) - 1)
+        y = 17 - 16 * min(1.0, max(0.0, math.log(max(value, 0.001) / 0.001) / span))
+        points.append(f"{x:.0f},{y:.1f}")
+    return " ".join(points)
+
+
+def aside_section(facts: Facts, draw: Drawing) -> Section | None:
+    aside = facts.set_aside
+    if aside is None:
+        return None
+    counts = dict(aside.counts)
+    lost = counts["read"] - counts.get("used", counts["read"])
+    caption = f"{counts['read']:,} examples were read; {lost:,} of them are not among those that could be chosen."
+    figures = [
+        Figure("What became of the examples", [draw.svg(charts.fates(aside), "Examples by fate")], caption,
+               Table(["", "examples"], [[name, f"{n:,}"] for name, n in aside.counts]))
+    ]  # fmt: skip
+    if aside.reasons:
+        rows = [[reason, f"{n:,}"] for reason, n in aside.reasons]
+        figures.append(
+            Figure(
+                "Why rows were unusable",
+                [],
+                f"{len(aside.reasons)} kinds of fault, the commonest first.",
+                Table(["reason", "rows"], rows),
+            )
+        )
+        rows = [[r.stage, r.origin, r.reason, f"{r.index:,}"] for r in aside.rows]
+        text = "All are in the folder quarantine of the stage."
+        figures.append(Figure("Some of them", [], text, Table(["stage", "file", "reason", "row"], rows, 3)))
+    return Section("aside", "What was set aside?", "Nothing is dropped without a trace.", figures)

@@ -1,0 +1,91 @@
+"""How did training go?"""
+
+from __future__ import annotations
+
+from s2l_ray.artifacts.index import FULL
+from s2l_ray.reporting.charts import training as charts
+from s2l_ray.reporting.facts import Curve, Facts, Training
+from s2l_ray.reporting.look import LOOKS, VARIABLES, look_of
+from s2l_ray.reporting.numbers import loss
+from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
+
+
+def training_section(facts: Facts, draw: Drawing) -> Section | None:
+    training = facts.training
+    if training is None:
+        return None
+    svgs, panels, legend = [], [], []
+    if training.proxy or training.snapshots:
+        curves = [training.proxy] if training.proxy else []
+        chart = charts.training(training, curves, True, "loss (nats/token, log)", [LOOKS["s2l"].colour])
+        svgs.append(draw.svg(chart, "Loss of the reference model over steps"))
+        panels.append("reference model")
+        legend.append(("◆", VARIABLES["#1d2126"][0], "mean loss of a snapshot"))
+    drawn = _drawn_targets(training, draw)
+    for curves, title, panel in (
+        (training.targets, "loss (nats/token, log)", "targets, training"),
+        (training.heldout, "loss (nats/token, log)", "targets, held-out examples"),
+    ):
+        curves = [c for c in curves if c.name.partition(" on ")[0] in drawn]
+        if curves:
+            colours = [_curve_colour(c, draw) for c in curves]
+            svgs.append(draw.svg(charts.training(training, curves, False, title, colours), panel))
+            panels.append(panel)
+    legend += draw.legend([label for label in drawn if label != FULL])
+    if FULL in drawn:
+        legend.append((LOOKS[FULL].symbol, VARIABLES[LOOKS[FULL].colour][0], "full data"))
+    table = Table(["curve", "first step", "loss", "last step", "loss"], _ends(training, draw))
+    how = "Losses over optimiser steps. Diamonds: the snapshots at which every example was scored."
+    return Section(
+        "training",
+        "How did training go?",
+        how,
+        [Figure("Losses", svgs, _training_said(training), table, legend, panels)],
+    )
+
+
+def _drawn_targets(training: Training, draw: Drawing) -> list[str]:
+    """One target a selector, as colours tell selectors apart: the main subset's and those of its size before others."""
+    labels = list(dict.fromkeys(c.name.partition(" on ")[0] for c in (*training.targets, *training.heldout)))
+    sizes = {s.label: s.num_examples for s in draw.facts.subsets}
+    size = sizes.get(draw.facts.main or "")
+    labels.sort(key=lambda label: (label != draw.facts.main, sizes.get(label) != size))
+    found: dict[str, str] = {}
+    for label in labels:
+        found.setdefault(draw.selector(label), label)
+    return list(found.values())
+
+
+def _curve_colour(curve: Curve, draw: Drawing) -> str:
+    label = curve.name.partition(" on ")[0]
+    return look_of(draw.selector(label), [s.selector for s in draw.facts.subsets]).colour
+
+
+def _ends(training: Training, draw: Drawing) -> list[list[str]]:
+    curves = [c for c in (training.proxy, *training.targets, *training.heldout) if c and c.points]
+    rows = []
+    for c in curves:
+        label, on, rest = c.name.partition(" on ")
+        (first, a), (last, b) = c.points[0], c.points[-1]
+        rows.append([draw.name(label) + on + rest, f"{first:,}", loss(a), f"{last:,}", loss(b)])
+    rows += [
+        [f"snapshot {i + 1}", f"{step:,}", loss(value), "", ""] for i, (step, value) in enumerate(training.snapshots)
+    ]
+    return rows
+
+
+def _training_said(training: Training) -> str:
+    said = []
+    if training.snapshots:
+        (_, first), (_, last) = training.snapshots[0], training.snapshots[-1]
+        went = "fell" if last < first else "did not fall: it went"
+        num = len(training.snapshots)
+        said.append(f"The mean loss of all examples {went} from {loss(first)} to {loss(last)} over {num} snapshots")
+    if training.restarts:
+        said.append(f"workers were lost and replaced {len(training.restarts)} times")
+    rising = [
+        c.name for c in training.heldout if len(c.points) > 2 and c.points[-1][1] > 1.02 * min(v for _, v in c.points)
+    ]
+    if rising:
+        said.append(f"held-out loss rose again before the end for {', '.join(rising)}")
+    return "; ".join(said) + "." if said else "Nothing was noted."

@@ -1,0 +1,141 @@
+"""What is it worth?"""
+
+from __future__ import annotations
+
+from s2l_ray.artifacts.index import FULL
+from s2l_ray.reporting.charts import worth as charts
+from s2l_ray.reporting.facts import Facts
+from s2l_ray.reporting.facts_worth import Difference, MetricFacts, Worth
+from s2l_ray.reporting.intervals import BETTER, UNDECIDED, WORSE, Estimate
+from s2l_ray.reporting.numbers import figure, signed
+from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
+
+_MAX_SETS = 6
+
+
+def worth_section(facts: Facts, draw: Drawing) -> Section | None:
+    worth = facts.worth
+    if worth is None:
+        return None
+    steps = {m.steps for m in worth.models}
+    seeds = (
+        f"Lines are 95\u00a0% bootstrap intervals over held-out examples and {worth.num_seeds} seeds."
+        if worth.num_seeds > 1
+        else "Lines are 95\u00a0% bootstrap intervals over held-out examples; one seed, so the spread over seeds is "
+        "unknown."
+    )
+    trained = f"The same target, {steps.pop():,} optimiser steps on each choice" if len(steps) == 1 else (
+        "The same target, trained on each choice")  # fmt: skip
+    how = f"{trained}, measured on examples that no model was trained on. {seeds}"
+    figures = [
+        Figure(
+            "Held-out figures of every model",
+            [draw.svg(charts.scores(worth, m, draw.names), f"{m.label} by set and model") for m in worth.metrics],
+            _best_lines(worth, draw), _scores_table(worth, draw),
+        )
+    ]  # fmt: skip
+    for title, baselines in _baselines(worth, draw):
+        found = [d for d in worth.differences if d.baseline in baselines]
+        svgs = [
+            draw.svg(charts.differences(worth, m, baselines, draw.names), f"{title}: {m.label}") for m in worth.metrics
+        ]
+        figures.append(Figure(title, svgs, _counted(found), _differences_table(found, worth, draw)))
+    figures += _source_figures(worth, draw)
+    return Section("worth", "What is it worth?", how, figures)
+
+
+def _baselines(worth: Worth, draw: Drawing) -> list[tuple[str, list[str]]]:
+    """(title, baselines): the full data, and the random choices, each compared with those of its own size."""
+    found = list(dict.fromkeys(d.baseline for d in worth.differences))
+    random = [b for b in found if b != FULL]
+    to = draw.name(random[0]) if len(random) == 1 else "the random choice of the same size"
+    both = [("Difference to the full data, paired by example", [FULL])] if FULL in found else []
+    return both + ([(f"Difference to {to}, paired by example", random)] if random else [])
+
+
+def _best_lines(worth: Worth, draw: Drawing) -> str:
+    """Which model leads on each set and metric, as far as intervals say so."""
+    said = []
+    for metric in worth.metrics:
+        for held_out in worth.sets[:_MAX_SETS]:
+            found = [s for s in worth.scores if (s.metric, s.heldout_set, s.source) == (metric.key, held_out, None)]
+            best = max(found, key=lambda s: s.estimate.value if metric.more_is_better else -s.estimate.value)
+            word = "most" if metric.more_is_better else "least"
+            said.append(f"{word} {metric.label} on “{held_out}”: {draw.name(best.label)} "
+                        f"({figure(best.estimate.value, metric)})")  # fmt: skip
+    text = "; ".join(said)
+    return text[:1].upper() + text[1:] + ". Whether the lead is more than chance is told by the differences below."
+
+
+def _scores_table(worth: Worth, draw: Drawing) -> Table:
+    metrics = {m.key: m for m in worth.metrics}
+    rows = [
+        [draw.name(s.label), s.heldout_set, metrics[s.metric].label, f"{s.num_examples:,}",
+         figure(s.estimate.value, metrics[s.metric]), _interval(s.estimate, metrics[s.metric])]
+        for s in worth.scores if s.source is None
+    ]  # fmt: skip
+    return Table(["trained on", "held-out set", "figure", "examples", "value", "95\u00a0% interval"], rows, 3)
+
+
+def _interval(told: Estimate, metric: MetricFacts) -> str:
+    if told.low is None or told.high is None:
+        return "too few examples"
+    return f"{figure(told.low, metric)} to {figure(told.high, metric)}"
+
+
+def _differences_table(found: list[Difference], worth: Worth, draw: Drawing) -> Table:
+    metrics = {m.key: m for m in worth.metrics}
+    rows = []
+    for d in found:
+        m, told = metrics[d.metric], d.estimate
+        between = "too few examples" if told.low is None or told.high is None else (
+            f"{signed(told.low, m)} to {signed(told.high, m)}")  # fmt: skip
+        rows.append(
+            [
+                draw.name(d.label),
+                draw.name(d.baseline),
+                d.heldout_set,
+                m.label,
+                signed(told.value, m),
+                between,
+                d.verdict,
+            ]
+        )
+    headings = ["trained on", "against", "held-out set", "figure", "difference", "95\u00a0% interval", "verdict"]
+    return Table(headings, rows, 4)
+
+
+def _counted(found: list[Difference]) -> str:
+    counts = {word: sum(d.verdict == word for d in found) for word in (BETTER, WORSE, UNDECIDED)}
+    said = [f"{n} {word}" for word, n in counts.items() if n]
+    return f"Of {len(found)} comparisons: {', '.join(said)}. An interval that holds zero tells nothing apart."
+
+
+def _source_figures(worth: Worth, draw: Drawing) -> list[Figure]:
+    """Loss by source, on the first set that has several."""
+    metric = worth.metrics[0]
+    for held_out in worth.sets:
+        found = [s for s in worth.scores if s.source and (s.metric, s.heldout_set) == (metric.key, held_out)]
+        sources = list(dict.fromkeys(s.source for s in found if s.source))
+        if not sources:
+            continue
+        svgs = [
+            draw.svg(charts.source_scores(worth, metric, held_out, source, draw.names), f"{metric.label} on {source}")
+            for source in sources
+        ]
+        rows = [
+            [s.source or "", draw.name(s.label), f"{s.num_examples:,}", figure(s.estimate.value, metric),
+             _interval(s.estimate, metric)] for s in found
+        ]  # fmt: skip
+        caption = f"{len(sources)} sources of “{held_out}”, those of the highest loss first."
+        table = Table(["source", "trained on", "examples", metric.label, "95\u00a0% interval"], rows, 2)
+        return [
+            Figure(
+                f"{metric.label[:1].upper()}{metric.label[1:]} by source, on “{held_out}”",
+                svgs,
+                caption,
+                table,
+                panels=sources,
+            )
+        ]
+    return []
