@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 import socket
 import sqlite3
-import struct
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from pyarrow import fs
 
@@ -23,61 +17,9 @@ from s2l_ray.observability import loggers
 from s2l_ray.observability.loggers import LoggerError, Loggers, check_loggers
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.retry import RetryPolicy
+from tests.support.loggers import SETTINGS, assert_no_secret, events, log_some
 
-KEY = "0123456789abcdef0123456789abcdef01234567"
-SECRET = "hf_" + "S" * 30
-SETTINGS = {"model": "m", "hf_token": "</s>", "uri": "s3://bucket/x\ud800", "train": {"lr": 1e-3, "ids": [1, 2]}}
-
-
-@pytest.fixture(autouse=True)
-def _private(tmp_path, monkeypatch):
-    """Neither this machine's logins nor the network; a command line with a secret, as overrides may have."""
-    for name in [n for n in os.environ if n.startswith(("WANDB_", "MLFLOW_"))]:
-        monkeypatch.delenv(name)
-    home = tmp_path / "home"
-    for name in ("HOME", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(home))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setattr(sys, "argv", ["s2l", "run", f"corpus.hf_token={SECRET}"])
-
-
-@pytest.fixture
-def wandb_offline(monkeypatch):
-    import wandb
-
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    yield
-    wandb.teardown()
-
-
-def log_some(config: LoggersConfig, storage: Storage, steps=(1, 2, 4)) -> None:
-    with Loggers(config, storage, "trial", "target/s2l", SETTINGS) as loggers:
-        for step in steps:
-            loggers.log(step, loss_nats=1 / step, tokens_per_s=np.float32(100))
-        loggers.log(steps[-1], **{"heldout/balanced/macro": math.nan, "bound": math.inf, "unmeasured": None})
-        loggers.summary(best={"loss_nats": 0.25}, choice="s2l", label="nan", api_key="kept")
-
-
-def assert_no_secret(folder: Path) -> None:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    assert files
-    for path in files:
-        content = path.read_bytes()
-        for secret in (SECRET, "pass9876", KEY):
-            assert secret.encode() not in content, path
-
-
-# TensorBoard
-
-
-def events(folder: Path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    accumulator = EventAccumulator(str(folder))
-    accumulator.Reload()
-    return accumulator
+pytestmark = pytest.mark.usefixtures("private")
 
 
 def test_tensorboard_files_are_read_back(tmp_path):
@@ -133,9 +75,6 @@ def test_a_bucket_that_vanishes_leaves_the_files_here(tmp_path, s3_server, monke
     [kept] = tmp_path.glob("s2l-loggers-*")
     assert str(kept) in caplog.text
     assert events(kept).Scalars("loss_nats")[0].value == 2.0
-
-
-# MLflow
 
 
 def mlflow_run(uri: str):
@@ -237,142 +176,6 @@ def test_a_server_that_does_not_answer_holds_nobody_up(tmp_path, monkeypatch, ca
                 open_loggers.log(step, loss_nats=1.0)
         assert time.monotonic() - started_s < 60
     assert "did not take the last figures" in caplog.text
-
-
-# Weights & Biases
-
-
-def wandb_records(path: Path) -> list:
-    """The records of an offline run: LevelDB's log format (https://github.com/google/leveldb/blob/main/doc/log_format.md)."""
-    from wandb.proto import wandb_internal_pb2
-
-    proto: Any = wandb_internal_pb2
-    content, records, at, whole = path.read_bytes(), [], 7, b""
-    while at + 7 <= len(content):
-        if 32768 - at % 32768 < 7:  # padding at a block's end
-            at += 32768 - at % 32768
-            continue
-        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
-        whole += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # full, last
-            record = proto.Record()
-            record.ParseFromString(whole)
-            records.append(record)
-            whole = b""
-    return records
-
-
-def wandb_history(records: list) -> list[dict]:
-    rows = [r.history.item for r in records if r.WhichOneof("record_type") == "history"]
-    return [{i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in row} for row in rows]
-
-
-@pytest.mark.usefixtures("wandb_offline")
-def test_wandb_offline_run_is_read_back_and_resumed(tmp_path):
-    import wandb
-
-    config, storage = LoggersConfig(wandb_project="p"), Storage.open(tmp_path / "run")
-    check_loggers(config)
-    log_some(config, storage)
-    log_some(config, storage, (3, 5))
-    wandb.teardown()  # as at the process's end: only then wandb's own process has surely written all
-    files = sorted((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"), key=lambda p: p.stat().st_mtime_ns)
-    first, second = (wandb_records(path) for path in files)
-    rows = wandb_history(first)
-    assert [(row["step"], row["loss_nats"]) for row in rows[:3]] == [(1, 1), (2, 0.5), (4, 0.25)]
-    assert math.isnan(float(rows[3]["heldout/balanced/macro"]))
-    [run] = [r.run for r in first if r.WhichOneof("record_type") == "run"]
-    [again] = [r.run for r in second if r.WhichOneof("record_type") == "run"]
-    assert run.run_id == again.run_id
-    assert (run.project, run.display_name) == ("p", "trial/target/s2l")
-    assert json.loads({u.key: u.value_json for u in run.config.update}["train"]) == SETTINGS["train"]
-    assert wandb_history(second)[0]["step"] == 3
-    assert any(u.key == "best/loss_nats" for r in first for u in r.summary.update)
-    assert_no_secret(tmp_path)
-
-
-@pytest.mark.usefixtures("wandb_offline")
-def test_wandb_offline_run_reaches_the_object_store(tmp_path, s3_uri):
-    storage = Storage.open(s3_uri)
-    log_some(LoggersConfig(wandb_project="p"), storage)
-    [name] = [entry.name for entry in storage.list("wandb", recursive=True) if entry.name.endswith(".wandb")]
-    (tmp_path / "copy.wandb").write_bytes(storage.read_bytes(name))
-    assert len(wandb_history(wandb_records(tmp_path / "copy.wandb"))) == 4
-
-
-def test_wandb_without_login_is_refused(tmp_path, monkeypatch):
-    import wandb
-
-    wandb.teardown()
-    config = LoggersConfig(wandb_project="p")
-    with pytest.raises(LoggerError, match=r"WANDB_API_KEY or run `wandb login`.*WANDB_MODE=offline"):
-        check_loggers(config)
-    (tmp_path / "netrc").write_text(f"machine api.wandb.ai\n  login user\n  password {KEY}\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    check_loggers(config)
-    monkeypatch.delenv("NETRC")
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    check_loggers(config)
-    wandb.teardown()
-
-
-# All
-
-
-@pytest.mark.parametrize(
-    ("module", "extra", "config"),
-    [
-        ("tensorboard", "tensorboard", LoggersConfig(tensorboard=True)),
-        ("wandb", "wandb", LoggersConfig(wandb_project="p")),
-        ("mlflow", "mlflow", LoggersConfig(mlflow_uri="http://host:5000")),
-        ("sqlalchemy", "mlflow", LoggersConfig(mlflow_uri="sqlite:////tmp/m.db")),
-    ],
-)
-def test_missing_library_is_refused_with_its_cure(module, extra, config, monkeypatch):
-    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(LoggerError, match=rf'pip install "s2l_ray\[{extra}\]"'):
-        check_loggers(config)
-
-
-def test_nothing_asked_for_nothing_done(tmp_path):
-    check_loggers(LoggersConfig())
-    log_some(LoggersConfig(), Storage.open(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
-
-
-def test_what_is_no_number_is_left_out_with_one_warning(tmp_path, caplog):
-    with Loggers(LoggersConfig(tensorboard=True), Storage.open(tmp_path), "r", "s", {}) as open_loggers:
-        for step in range(3):
-            open_loggers.log(step, loss_nats=1.0, words="many")  # type: ignore[arg-type]
-    assert [e.step for e in events(tmp_path / "tensorboard/s").Scalars("loss_nats")] == [0, 1, 2]
-    assert caplog.text.count("words is a str") == 1
-
-
-def test_a_logger_that_cannot_start_does_not_end_the_run(tmp_path, caplog):
-    (tmp_path / "tensorboard").write_text("in the way")
-    log_some(LoggersConfig(tensorboard=True), Storage.open(tmp_path))
-    assert caplog.text.count("TensorBoard fails") == 1
-
-
-@pytest.mark.parametrize(
-    ("fields", "cure"),
-    [
-        ({"mlflow_uri": "https://me:pass9876@host"}, "MLFLOW_TRACKING_PASSWORD"),
-        ({"mlflow_uri": "https://pass9876@host"}, "MLFLOW_TRACKING_TOKEN"),
-        ({"mlflow_uri": "https://host?token=pass9876"}, "MLFLOW_TRACKING_TOKEN"),
-        ({"mlflow_uri": "mysql://host/db"}, "give http://host:5000"),
-        ({"mlflow_uri": "mlruns"}, "give http://host:5000"),
-        ({"mlflow_experiment": "x"}, "set the URI or remove"),
-        ({"wandb_project": "team/project"}, "set WANDB_ENTITY"),
-        ({"wandb_project": ""}, "1 to 128 characters"),
-    ],
-)
-def test_config_refuses_what_could_not_work(fields, cure):
-    with pytest.raises(ValueError, match=cure) as caught:
-        LoggersConfig(**fields)
-    assert "pass9876" not in str(caught.value)
 
 
 def wait_until(ready) -> None:

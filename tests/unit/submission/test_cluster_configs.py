@@ -6,9 +6,8 @@ import copy
 import json
 import os
 import re
-import shlex
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +18,8 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.util import accelerators
 
-from s2l_ray.cli import make_parser
-from s2l_ray.config import ResourcesConfig, list_recipes, load_config
+from tests.support.cluster_files import AWS, AZURE, CLOUDS, FOLDER, LAUNCHERS, Doc, load, name, walk
 from tests.support.paths import ROOT
-
-Doc = dict[str, Any]
-
-FOLDER = ROOT / "cluster_configs"
-FILES = sorted(p for p in FOLDER.rglob("*") if p.is_file())
-LAUNCHERS = sorted(FOLDER.glob("*.yaml"))
-CLOUDS = [p for p in LAUNCHERS if not p.name.startswith("onprem")]
-AWS, AZURE = (next(p for p in CLOUDS if p.name.startswith(c)) for c in ("aws", "azure"))
-MY_YAML = {"my.yaml", "/etc/s2l/my.yaml"}  # the reader's own file
-
-
-def name(path: Path) -> str:
-    return str(path.relative_to(FOLDER))
-
-
-def load(path: Path) -> Doc:
-    doc = yaml.safe_load(path.read_text())
-    assert isinstance(doc, dict)
-    return doc
-
-
-def walk(node: Any) -> Iterator[Any]:
-    """The node and all below it, dictionaries' keys left out."""
-    yield node
-    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else []:
-        yield from walk(child)
-
-
-# Launcher files.
 
 
 def ray_accepts(config: Doc) -> Doc:
@@ -258,110 +227,3 @@ def test_node_setup_takes_the_newest_wheel(tmp_path: Path) -> None:
         os.utime(wheel, (1e9 - age_s, 1e9 - age_s))
     done = node_setup(tmp_path, "cpu")
     assert (done.returncode, done.stdout) == (7, "node_setup: installing s2l_ray-10-py3-none-any.whl[cpu]\n")
-
-
-# All files.
-
-SECRET = re.compile(
-    r"\b(AKIA|ASIA)[0-9A-Z]{16}\b|\bhf_[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY"
-    r"|AccountKey=|\bAIza[0-9A-Za-z_-]{30,}"
-    r"|(?i:secret|token|password|access_?key)[\"']?\s*[:=]\s*[\"']?(?=[A-Za-z0-9/+_-]*[0-9])[A-Za-z0-9/+_-]{16,}"
-)
-
-
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_no_secret_and_nothing_open(path: Path) -> None:
-    assert not SECRET.search(path.read_text())
-    assert not re.search(r"0\.0\.0\.0/0|::/0", path.read_text())
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "AWS_ACCESS_KEY_ID: AKIAIOSFODNN7EXAMPLE",
-        "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
-        "token: 5f0c7e8a91b24d6e8f3a",
-        "HF_TOKEN=hf_" + "a" * 34,
-        "-----BEGIN OPENSSH PRIVATE KEY-----",
-    ],
-)
-def test_secrets_are_found(line: str) -> None:
-    assert SECRET.search(line)
-
-
-def commands(path: Path) -> list[str]:
-    """Commands in comments and in code blocks, continued lines joined, what stands after two spaces and # cut off."""
-    text = path.read_text()
-    if path.suffix == ".md":
-        text = "\n".join(re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)) + "\n".join(re.findall(r"`([^`\n]+)`", text))
-    else:
-        text = "\n".join(line.removeprefix("#") for line in text.splitlines() if line.startswith("#"))
-    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
-    lines = [re.sub(r"  +#.*", "", line).strip().removeprefix("(") for line in lines]
-    found = [re.search(r"(?:^|: )((?:ray|s2l|kubectl|docker|pip|rm) [a-z-].*?)\)?$", line) for line in lines]
-    return [match[1] for match in found if match]
-
-
-def runnable(lines: list[str]) -> None:
-    """Files that commands name exist, `s2l` has the subcommand, recipes and settings are known."""
-    choices = next(a.choices for a in make_parser()._actions if isinstance(a.choices, dict))
-    for line in lines:
-        words = shlex.split(line)
-        for word in words:
-            if re.match(r"(cluster_configs|jobs|tests)/|constraints\.txt$", word):
-                assert (ROOT / word).exists(), f"{line}: there is no {word}"
-        ours = words[words.index("--") + 1 :] if "--" in words else words
-        if ours[0] == "s2l":
-            subcommand, *rest = ours[1:]
-            assert subcommand in choices, f"{line}: s2l has no {subcommand}"
-            if subcommand == "run":
-                assert rest[0] in MY_YAML | set(list_recipes()), f"{line}: no recipe {rest[0]}"
-                load_config("quickstart", [word for word in rest[1:] if "=" in word])
-        if words[0] == "ray" and words[1] in ("up", "down", "dashboard") and words[2:]:
-            assert (ROOT / words[2]) in LAUNCHERS, line
-
-
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_commands_in_comments_can_be_run(path: Path) -> None:
-    runnable(commands(path))
-
-
-def test_commands_are_found() -> None:
-    for path in LAUNCHERS:
-        told = commands(path)
-        for command in ("ray up", "ray dashboard", "ray job submit", "ray down"):
-            assert [c for c in told if c.startswith(command)], f"{path.name} does not tell {command}"
-        assert all(path.name in c for c in told if c.startswith(("ray up", "ray down", "ray dashboard")))
-    for broken in (
-        "ray up cluster_configs/no.yaml",
-        "s2l fly my.yaml",
-        "ray job submit -- s2l run no_recipe",
-        "ray job submit --working-dir . -- s2l run my.yaml resources.may_grwo=true",
-        "pip install -c constraints.txt -r jobs/no.txt",
-    ):
-        with pytest.raises((AssertionError, ValueError)):
-            runnable([broken])
-
-
-def test_one_ray_version() -> None:
-    pinned = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert pinned
-    text = "".join(path.read_text() for path in FILES)
-    # In prose, in rayVersion and in the images' tags.
-    assert set(re.findall(r"(?:Ray|rayVersion:|rayproject/ray:)[ \"]*(\d+\.\d+\.\d+)", text)) == {pinned[1]}
-    assert f"pins Ray to {pinned[1]} " in text
-
-
-def test_readme_knows_the_files() -> None:
-    named = set(re.findall(r"`([\w/]+\.(?:yaml|sh)|kuberay/Dockerfile)`", (FOLDER / "README.md").read_text()))
-    assert named - MY_YAML == {name(p) for p in FILES if p.name != "README.md"}
-
-
-def test_readmes_resources_are_valid_and_fit_the_nodes() -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)
-    resources = ResourcesConfig(**yaml.safe_load(block)["resources"])
-    types = load(AWS)["available_node_types"].values()
-    for workers in (resources.proxy, resources.target):
-        (node,) = (t for t in types if f"accelerator_type:{workers.accelerator_type}" in t["resources"])
-        assert workers.workers is not None
-        assert workers.workers * workers.gpus_per_worker <= node["max_workers"] * node["resources"]["GPU"]

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
+from tests.support.cluster_files import FOLDER, Doc, load, name, runnable, walk
 from tests.support.paths import SHARED
-from tests.unit.submission.test_cluster_configs import FOLDER, Doc, load, name, runnable, walk
 
 CRDS = SHARED / "data" / "kuberay"
 RAYCLUSTER = FOLDER / "kuberay" / "raycluster_spot_cpu_l4_proxy_8xh100_target.yaml"
