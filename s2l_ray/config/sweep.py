@@ -63,7 +63,7 @@ class SweepConfig(Section):
     """Trials of a random or Optuna search, beside those of the full data."""
     heldout_set: str | None = None
     """Held-out set that decides; None: the first one."""
-    metric: str = "macro"
+    metric: str = Field(default="macro", examples=["macro", "micro", "per_token", "exact_match"])
     """Metric that decides: held-out loss (`macro`: mean over sources, `micro`: over examples, `per_token`: over
     tokens), `exact_match`, or one of your own (docs/extending.md)."""
     max_concurrent: int | None = bounded(None, 10_000, "and no cluster trains so many at once", ge=1)
