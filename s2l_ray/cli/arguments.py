@@ -21,6 +21,12 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=26, width=min(_MAX_WIDTH, shutil.get_terminal_size().columns) - 2)
         self._action_max_length = 14  # argparse forgets that the names of subcommands are indented
 
+    def _format_action(self, action: argparse.Action) -> str:
+        """Of the commands, the list alone: a heading stands above it."""
+        if not isinstance(action, argparse._SubParsersAction):
+            return super()._format_action(action)
+        return "".join(map(self._format_action, action._get_subactions()))
+
 
 class Parser(argparse.ArgumentParser):
     """Its subparsers are of this class too."""

@@ -12,8 +12,8 @@ import yaml
 import s2l_ray
 from s2l_ray.cli import main
 from s2l_ray.config import load_config
+from s2l_ray.testing.tiny import tiny_run_config, write_jsonl
 from tests.support.report_runs import MadeRun
-from tests.support.tiny import tiny_run_config, write_jsonl
 
 
 def said(capsys: pytest.CaptureFixture[str], *command: str) -> str:
