@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from gpu import published_loop
 
+from s2l_ray.artifacts.points import Point
 from s2l_ray.config import CorpusConfig, ProxyConfig, ResourcesConfig, TrajectoriesConfig
 from s2l_ray.data.render import Renderer
 from s2l_ray.data.sources import plan_files
@@ -47,7 +48,8 @@ from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.lm.score import Scorer
 from s2l_ray.stages.corpus.build import build_corpus
-from s2l_ray.stages.proxy.loop import ProxyJob, run_worker
+from s2l_ray.stages.proxy.job import ProxyJob
+from s2l_ray.stages.proxy.loop import run_worker
 from s2l_ray.stages.tokens.build import build_tokens, train_corpus_tokenizer
 from s2l_ray.storage.folder import Storage
 
@@ -174,7 +176,7 @@ def through_ray(
             on_event=lambda event: None,
         )  # fmt: skip
         after = seconds(lambda: [scorer(p) for p in parts], device)
-        ray_seconds = summary["score_seconds"] / len(job.snapshots)
+        ray_seconds = summary["score_seconds"] / len(job.points)
         times.append(ray_seconds)
         ratios.append((before + after) / 2 / ray_seconds)
     return {"pipeline": statistics.median(ratios), "pipeline_seconds": statistics.median(times)}
@@ -233,7 +235,7 @@ def main() -> None:
             some = rows[: max(1, args.pipeline_examples // 64)]
             settings = TrajectoriesConfig(num_snapshots=2, tokens_per_batch=args.tokens_per_batch)
             plan = make_plan(some, 8, 1, 1, 0)
-            job = ProxyJob(proxy, settings, plan, (0, 1), 0, tokenizer, tokens, work, placement.threads)
+            job = ProxyJob(proxy, settings, plan, (Point(0), Point(1)), 0, tokenizer, tokens, work, placement.threads)
             with ray_session(resources):
                 figures |= through_ray(args, job, read_parts(tokens, [p for p, _ in some]), placement, work)
     report(figures, parts, device, args)

@@ -39,6 +39,8 @@ READS: dict[str, tuple[str, ...]] = {
 """Stages that every subset of a run is made from, in their order, and what each reads of the others."""
 
 _READERS = 16
+_EARLIER_TRAJECTORIES = {"source": "snapshots"}
+"""What a proxy's settings do not name was so."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,7 @@ def _matches(found: Found, config: S2LConfig, name: str = "") -> bool:
     """Whether its settings are those of the configuration, as far as both name them (versions may add some)."""
     settings = {"held_out": None, **LATER_SETTINGS, **found.manifest.settings}
     if isinstance(scoring := settings.pop("trajectories", None), dict):
-        settings |= {f"trajectories.{key}": value for key, value in scoring.items()}
+        settings |= {f"trajectories.{key}": value for key, value in {**_EARLIER_TRAJECTORIES, **scoring}.items()}
     expected = _expected(config, name or found.folder.partition("/")[0])
     return all(settings[key] == expected[key] for key in settings.keys() & expected.keys())
 
@@ -289,7 +291,10 @@ def _expected(config: S2LConfig, name: str) -> dict[str, Any]:
         expected |= {"model": None, "revision": None, "gguf_file": None}
     if name != "tokens":
         expected |= {"seed": config.seed_of("target" if name == "target" else "proxy")}
-        expected |= {f"trajectories.{key}": value for key, value in config.trajectories.stored().items()}
+        expected |= {
+            f"trajectories.{key}": value
+            for key, value in {**_EARLIER_TRAJECTORIES, **config.trajectories.settings}.items()
+        }
     if model.precision == "auto":
         del expected["precision"]
     return expected if model.max_steps is None else expected | {"total_steps": model.max_steps}

@@ -1,7 +1,8 @@
 """A snapshot on storage: `snapshot-<k>/<weights>/part-<p>.parquet`, then `snapshot-<k>/manifest.json`.
 
 The folder's middle name is the fingerprint of the weights: a restart that arrives with other weights (GPU arithmetic
-need not repeat bit for bit) starts that snapshot anew instead of mixing.
+need not repeat bit for bit) starts that snapshot anew instead of mixing. It is TRAINING where the losses are those that
+the training computed in the course of an epoch; a restart then writes again all that its last checkpoint lacks.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import pyarrow as pa
 from s2l_ray.artifacts.manifest import ManifestError
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import ID_TYPE, array_to_ids
-from s2l_ray.data.token_examples import Examples
-from s2l_ray.errors import UserError, first_line
+from s2l_ray.errors import first_line
 from s2l_ray.storage.folder import Storage
 
 _MANIFEST = "manifest.json"
+TRAINING = "training"
+TREND = "trend_nats"
+"""Column of such losses: what training as a whole had come to when it met the example."""
 
 SCORE_SCHEMA = pa.schema(
     [
@@ -29,10 +32,6 @@ SCORE_SCHEMA = pa.schema(
         ("num_response_tokens", pa.int32()),
     ]
 )
-
-
-class PlanError(UserError):
-    """The schedule asked for does not exist; says the numbers."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class Snapshot:
     """Mean over the examples."""
     files: list[dict[str, Any]] = field(default_factory=list)
     """{name in the stage's folder, size, digest} of its parts."""
+    epoch: int | None = None
+    """In which training computed the losses, counted from 0; None: they were scored."""
 
     def plain(self) -> dict[str, Any]:
         """Without the files, of which there may be tens of thousands."""
@@ -110,29 +111,16 @@ def lost_part(out: Storage, num_snapshots: int, parts: list[int]) -> str:
     return ""
 
 
-def score_table(examples: Examples, snapshot: int, losses: np.ndarray, counts: np.ndarray) -> pa.Table:
-    """The rows that a worker writes, SCORE_SCHEMA."""
-    columns = [
-        array_to_ids(examples.ids),
-        pa.array(np.full(len(losses), snapshot, dtype=np.int32)),
-        pa.array(losses),
-        pa.array(counts),
-    ]
-    return pa.table(columns, schema=SCORE_SCHEMA)
+def score_table(
+    ids: np.ndarray, snapshot: int, losses: np.ndarray, counts: np.ndarray, trend: np.ndarray | None = None
+) -> pa.Table:
+    """The rows that a worker writes, SCORE_SCHEMA; with the column TREND where training computed them.
 
-
-def snapshot_steps(total_steps: int, num_snapshots: int, include_step_zero: bool) -> list[int]:
-    """After how many optimiser steps the examples are scored: evenly spaced, first and last included; once: the last.
-
-    Raises:
-        PlanError: fewer steps than snapshots.
+    Args:
+        ids: (n, 2) uint64.
+        losses: (n,) float32, nats, and `trend`.
+        counts: (n,) int32, response tokens.
     """
-    first = 0 if include_step_zero else 1
-    if total_steps - first + 1 < num_snapshots:
-        raise PlanError(
-            f"trajectories.num_snapshots={num_snapshots} cannot be spread over {total_steps} optimiser steps; "
-            "take fewer snapshots, more epochs (proxy.epochs) or a smaller proxy.global_batch_size"
-        )
-    if num_snapshots == 1:
-        return [total_steps]
-    return [int(s) for s in np.linspace(first, total_steps, num_snapshots).round()]
+    columns = [array_to_ids(ids), pa.array(np.full(len(losses), snapshot, dtype=np.int32)), pa.array(losses)]
+    table = pa.table([*columns, pa.array(counts)], schema=SCORE_SCHEMA)
+    return table if trend is None else table.append_column(TREND, pa.array(trend))

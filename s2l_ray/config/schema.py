@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -16,20 +17,10 @@ from s2l_ray.config.proxy import ProxyConfig
 from s2l_ray.config.section import OptionalLocation, Section, bounded, refuse_repeated
 from s2l_ray.config.sweep import SweepConfig
 from s2l_ray.config.target import TargetConfig
+from s2l_ray.config.trajectories import TrajectoriesConfig
 from s2l_ray.errors import shown
 
 _MAX_NAME_BYTES = 200
-
-
-class TrajectoriesConfig(Section):
-    num_snapshots: int = bounded(12, 1000, "and every snapshot scores the whole corpus once more", ge=2)
-    """T: how many times every example is scored, evenly spaced over the optimiser steps, first and last included."""
-    include_step_zero: bool = False
-    """Let the first snapshot be the untrained proxy (step 0) instead of the proxy after its first step."""
-    tokens_per_batch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)
-    """Tokens scored at once; on GPUs 65,536 and more pays."""
-    examples_per_part: int | None = bounded(None, 1_000_000, "and a part is held in one worker's memory", ge=1)
-    """Unit of work and of restart (examples per token file); None: from the corpus's size, 64 to 4,096."""
 
 
 class ClustersConfig(Section):
@@ -241,18 +232,8 @@ class S2LConfig(Section):
                 f"trajectories.tokens_per_batch={self.trajectories.tokens_per_batch} is less than one example of "
                 f"proxy.max_length={self.proxy.max_length} tokens; raise the one or lower the other"
             )
-        steps = self.proxy.max_steps
-        if steps is not None and steps < self.trajectories.num_snapshots - self.trajectories.include_step_zero:
-            yield (
-                f"trajectories.num_snapshots={self.trajectories.num_snapshots} cannot be spread over "
-                f"proxy.max_steps={steps}; lower the one or raise the other"
-            )
-        used, taken = self.clusters.num_snapshots, self.trajectories.num_snapshots
-        if used is not None and used > taken:
-            yield (
-                f"clusters.num_snapshots={used} asks for more than the trajectories.num_snapshots={taken} that are "
-                "recorded; lower the one or raise the other"
-            )
+        yield from self._of_trajectories()
+        used = self.clusters.num_snapshots
         swept = "clusters.num_snapshots" in self.sweep.parameters
         if self.clusters.snapshots == "first" and used is None and not swept:
             yield (
@@ -270,6 +251,34 @@ class S2LConfig(Section):
         if self.target is not None:
             yield from self._of_subsets(self.target.subsets)
             yield from self._of_heldout(self.target)
+
+    def _of_trajectories(self) -> Iterator[str]:
+        scored, steps = self.trajectories.num_scored, self.proxy.max_steps
+        if steps is not None and steps < scored - self.trajectories.include_step_zero:
+            yield (
+                f"trajectories.num_snapshots={scored} cannot be spread over proxy.max_steps={steps}; lower the one or "
+                "raise the other"
+            )
+        source = self.trajectories.source
+        recorded = 0
+        if source != "snapshots":
+            if steps is not None:
+                return  # how many epochs they are is known with the corpus
+            recorded = math.floor(self.proxy.epochs)
+            if recorded + scored < 2 or not recorded:
+                yield (
+                    f"trajectories.source={source} takes one loss from every whole epoch, and "
+                    f"proxy.epochs={self.proxy.epochs:g} has {recorded}; train longer, or take source=snapshots"
+                )
+        used = self.clusters.num_snapshots
+        if used is not None and used > recorded + scored:
+            what = f"the trajectories.num_snapshots={scored}"
+            if recorded:
+                what = f"the {recorded} epochs and {scored} snapshots"
+            yield (
+                f"clusters.num_snapshots={used} asks for more than {what} that are recorded; lower the one or raise "
+                "the other"
+            )
 
     def _of_model(self, model: TrainedModelConfig) -> Iterator[str]:
         here = model.section

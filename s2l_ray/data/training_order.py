@@ -76,6 +76,10 @@ class TrainPlan:
             needed += self.windows(epoch)
         return needed
 
+    def order_of(self, window: Window) -> np.ndarray:
+        """(rows,) int64: the window's rows, in the order of its parts, as training comes upon them."""
+        return np.random.default_rng([self.seed, window.epoch, window.index]).permutation(window.rows)
+
     def batches(self, start_step: int, loaded: Iterator[Examples]) -> Iterator[tuple[int, Examples]]:
         """(step, its examples), steps counted from 0.
 
@@ -90,8 +94,7 @@ class TrainPlan:
                 raise InternalError(
                     f"window {window}: {len(examples)} examples were read; the token parts have changed"
                 )
-            order = np.random.default_rng([self.seed, window.epoch, window.index]).permutation(window.rows)
-            fresh = examples.take(order[max(0, skip - window.start) :])
+            fresh = examples.take(self.order_of(window)[max(0, skip - window.start) :])
             skip = 0
             ready = fresh if rest is None else Examples.concatenate([rest, fresh])
             ends_epoch = window.start + window.rows == self.num_examples

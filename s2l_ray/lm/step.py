@@ -31,12 +31,26 @@ class NonFiniteLoss(DivergedError):
 
 
 @dataclass(frozen=True)
+class ExampleLosses:
+    """What a training step says of each example in one worker's share of the global batch."""
+
+    rows: np.ndarray
+    """(n,) int64, rows in the global batch."""
+    losses: np.ndarray
+    """(n,) float32, mean over the response tokens (nats), before the update; dropout, where there is any, included."""
+    counts: np.ndarray
+    """(n,) int32, response tokens."""
+
+
+@dataclass(frozen=True)
 class StepResult:
     loss_nats: float
     """Mean over the response tokens of the global batch."""
     grad_norm: float
     num_tokens: int
     num_response_tokens: int
+    examples: ExampleLosses | None = None
+    """Of this worker's share, if they are recorded."""
 
 
 def learning_rate(step: int, total_steps: int, peak: float, warmup_share: float) -> float:
@@ -66,10 +80,13 @@ class Stepper:
         autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
         rank: int = 0,
         num_workers: int = 1,
+        record: bool = False,
     ) -> None:
+        """`record`: give the losses of the examples too."""
         self.engine, self.config = engine, config
         self.total_steps, self.seed, self.batching = total_steps, seed, batching
         self.device, self.autocast, self.rank, self.num_workers = device, autocast, rank, num_workers
+        self.record = record
 
     def step(self, step: int, global_batch: Examples) -> StepResult:
         """Raises NonFiniteLoss on every worker alike, before the update."""
@@ -80,17 +97,19 @@ class Stepper:
         total = _count_loss_tokens(global_batch)
         loss_sum, losses = self._passes(global_batch, total)
         grad_norm = self.engine.clip(self.config.max_grad_norm)
+        means = [mean_per_example(of.nll, of.batch).float() for of in losses] if self.record else []
         both = torch.stack([loss_sum, loss_sum.new_zeros(()) if grad_norm is None else grad_norm.double()])
         if self.num_workers > 1:
             dist.all_reduce(both[:1])
         loss, norm = both.tolist()  # the step's one wait for the device
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._stop(step, _nonfinite_ids(losses), loss, norm)
+        examples = _example_losses(losses, torch.cat(means)) if means else None
         late = self.engine.update(lr)  # engines that know the norm only now make no update with one that is not finite
         norm = norm if late is None else late
         if not math.isfinite(norm):
             self._stop(step, _nonfinite_ids(losses), loss, norm)
-        return StepResult(loss / total, norm, int(global_batch.offsets[-1]), total)
+        return StepResult(loss / total, norm, int(global_batch.offsets[-1]), total, examples)
 
     def _passes(self, global_batch: Examples, total: int) -> tuple[torch.Tensor, list[_Losses]]:
         """Forward and backward over this worker's share → (sum of its losses, the losses of each micro-batch)."""
@@ -114,7 +133,7 @@ class Stepper:
                 # Engines average over workers; the mean is over the tokens of all of them.
                 self.engine.backward(total_nll * (self.num_workers / total))
             loss_sum += total_nll.detach().double()
-            losses.append(_Losses(batch, nll, mine.ids[rows]))
+            losses.append(_Losses(batch, nll, mine.ids[rows], shares[self.rank][rows]))
         return loss_sum, losses
 
     def _stop(self, step: int, nonfinite_ids: list[str], loss: float, norm: float) -> None:
@@ -134,13 +153,21 @@ class Stepper:
 
 @dataclass(frozen=True)
 class _Losses:
-    """Of a micro-batch, to be looked at where the step's sum is not finite."""
+    """Of a micro-batch."""
 
     batch: Batch
     nll: torch.Tensor
     """(R,)."""
     ids: np.ndarray
-    """(B, 2) uint64, example ids."""
+    """(B, 2) uint64, example ids, named where the step's sum is not finite."""
+    rows: np.ndarray
+    """(B,) rows in the global batch."""
+
+
+def _example_losses(losses: list[_Losses], means: torch.Tensor) -> ExampleLosses:
+    """means (n,): of the micro-batches one after another; the device has computed them."""
+    counts = np.concatenate([of.batch.counts for of in losses])
+    return ExampleLosses(np.concatenate([of.rows for of in losses]), means.cpu().numpy(), counts.astype(np.int32))
 
 
 def _nonfinite_ids(losses: list[_Losses]) -> list[str]:

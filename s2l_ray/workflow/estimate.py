@@ -46,7 +46,7 @@ class Estimate:
 
     def lines(self, config: S2LConfig) -> list[str]:
         """For people."""
-        t = config.trajectories.num_snapshots
+        source, t = config.trajectories.source, config.trajectories.num_scored
         tokens = None if self.num_examples is None or self.tokens_per_example is None else (
             self.num_examples * self.tokens_per_example
         )  # fmt: skip
@@ -56,7 +56,8 @@ class Estimate:
             f"tokens        {_count(tokens)} a pass ({_count(self.tokens_per_example)} an example, "
             f"{self.response_share:.0%} of them response)",
             f"proxy         {_count(self.num_parameters)} parameters, {_count(self.steps)} optimiser steps of "
-            f"{config.proxy.global_batch_size} examples, {t} snapshots",
+            f"{config.proxy.global_batch_size} examples, {t} snapshots"
+            f"{'' if source == 'snapshots' else ' and one loss an epoch from training'}",
             f"FLOPs         {_flops(self.training_flops)} training + {_flops(self.scoring_flops)} scoring "
             f"= {_flops(_add(self.training_flops, self.scoring_flops))}",
             f"time          {'unknown' if self.seconds is None else 'about ' + format_duration(self.seconds)} until "
@@ -92,12 +93,14 @@ def estimate(config: S2LConfig) -> Estimate:
         shape = ModelShape(result.num_parameters // 2, result.num_parameters // 2, 0, 0)
     one_pass = shape.forward_flops(int(n * length), int(n * length * result.response_share), int(n * length**2))
     result.training_flops = 3.0 * one_pass * result.steps / per_epoch
-    result.scoring_flops = float(one_pass) * config.trajectories.num_snapshots
+    scored = config.trajectories.num_scored
+    result.scoring_flops = float(one_pass) * scored
     speed = config.estimates.device_tflops * 1e12 * (config.resources.proxy.workers or 1)
     result.seconds = (result.training_flops + result.scoring_flops) / speed
     result.seconds += _RUN_OVERHEAD_S + training_overhead_s(result.steps)
     # Rows and tokens compressed, 28 bytes a score, two checkpoints of weights and both moments, the model.
-    scores = 28.0 * n * config.trajectories.num_snapshots + (4.0 * config.trajectories.num_snapshots + 30) * n
+    points = scored + (0 if config.trajectories.source == "snapshots" else result.steps // per_epoch)
+    scores = 28.0 * n * points + (4.0 * points + 30) * n
     result.disk_bytes = n * length * 5 + scores + 28.0 * result.num_parameters
     return result
 

@@ -5,27 +5,17 @@ The worker (`execution.training.RayWorkerContext`, or a test's) provides checkpo
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from s2l_ray.artifacts.snapshots import (
-    Snapshot,
-    missing_parts,
-    read_snapshot,
-    score_name,
-    score_table,
-    snapshot_folder,
-    write_snapshot,
-)
-from s2l_ray.config.schema import ProxyConfig, TrajectoriesConfig
+from s2l_ray.artifacts.snapshots import missing_parts, read_snapshot, score_name, score_table, snapshot_folder
 from s2l_ray.data.corpus_parts import part_name
-from s2l_ray.data.training_order import TrainPlan, balance_by_length
-from s2l_ray.errors import InternalError
+from s2l_ray.data.training_order import balance_by_length
 from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.engine import TorchEngine, device_name, peak_memory_bytes
 from s2l_ray.lm.flops import ModelShape
@@ -35,31 +25,13 @@ from s2l_ray.lm.score import NonFiniteScore, Scorer
 from s2l_ray.lm.step import Stepper, StepResult, autocast_for
 from s2l_ray.lm.weights import weights_fingerprint
 from s2l_ray.lm.worker import WorkerContext
+from s2l_ray.stages.proxy.job import ProxyJob, complete_snapshot
+from s2l_ray.stages.proxy.record import EpochRecorder
 from s2l_ray.storage.digests import FileDigest
-from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.scratch import scratch_folder
 
 _SCORE_UNIT_ROWS = 32_768
 """Examples loaded at once for scoring: a small corpus is read directly, a large one streams through Ray Data."""
-
-
-@dataclass(frozen=True)
-class ProxyJob:
-    """Everything that a worker needs; the same for all."""
-
-    proxy: ProxyConfig
-    trajectories: TrajectoriesConfig
-    plan: TrainPlan
-    snapshots: tuple[int, ...]
-    """Optimiser steps after which the examples are scored."""
-    seed: int
-    tokenizer: Any
-    tokens: Storage
-    """Folder of the token parts."""
-    out: Storage
-    """Folder of the stage."""
-    threads: int | None = None
-    """CPU threads of a worker; None: torch's own choice."""
 
 
 @dataclass
@@ -86,15 +58,19 @@ def run_worker(job: ProxyJob, worker: WorkerContext) -> dict[str, Any]:
     if job.proxy.compile:
         engine.compile()
     step, counters = 0, TrainingCounters()
+    recorder = EpochRecorder(job, worker)
     with worker.restore() as found:
         if found is not None:
             folder, progress = found
             engine.load(folder)
             step, counters = progress["step"], TrainingCounters(**progress["tally"])
+            recorder.restore(folder)
+        else:
+            recorder.begin()
     restored_at = step
     stepper = Stepper(
         engine, job.proxy, total_steps=job.plan.total_steps, seed=job.seed, batching=batching, device=worker.device,
-        autocast=autocast, rank=worker.rank, num_workers=worker.num_workers,
+        autocast=autocast, rank=worker.rank, num_workers=worker.num_workers, record=recorder.is_on,
     )  # fmt: skip
     scorer = Scorer(
         engine.loss, batching, tokens_per_batch=job.trajectories.tokens_per_batch, device=worker.device,
@@ -105,11 +81,12 @@ def run_worker(job: ProxyJob, worker: WorkerContext) -> dict[str, Any]:
     if worker.rank == 0:
         worker.emit(event="ready", step=step)
     while True:
-        is_snapshot = step in job.snapshots
-        every = job.proxy.checkpoint_every_steps
-        due = is_snapshot or (every and step % every == 0)
+        is_snapshot, every = step in job.index_of_step, job.proxy.checkpoint_every_steps
+        due = is_snapshot or recorder.ends_epoch(step) or (every and step % every == 0)
         if (worker.notice(step) or due) and step != restored_at:
-            worker.save(f"step-{step:08d}", {"step": step, "tally": asdict(counters)}, engine.save)
+            _checkpoint(worker, engine, recorder, step, counters)
+        if recorder.ends_epoch(step):
+            recorder.finish_epoch(step)
         if is_snapshot:
             _snapshot(job, worker, scorer, model, step, counters)
         if step == job.plan.total_steps:
@@ -118,12 +95,27 @@ def run_worker(job: ProxyJob, worker: WorkerContext) -> dict[str, Any]:
         assert at == step, (at, step)
         started = time.perf_counter()
         result = stepper.step(step, batch)
+        recorder.add(step, batch, result.examples)
         step += 1
         _count_step(job, worker, counters, step, result, time.perf_counter() - started)
     if worker.rank == 0:
         _save_model(model, job)
     worker.all_gather(None)
-    return _summary(job, worker, model, counters, batching)
+    summary = _summary(job, worker, model, counters, batching)
+    # Scored snapshots are named for their weights; recorded losses have only these to say which training they are of.
+    return summary | ({"weights": weights_fingerprint(model)} if recorder.is_on and worker.rank == 0 else {})
+
+
+def _checkpoint(
+    worker: WorkerContext, engine: TorchEngine, recorder: EpochRecorder, step: int, counters: TrainingCounters
+) -> None:
+    recorder.gather()
+
+    def write(folder: Path) -> None:
+        engine.save(folder)
+        recorder.save(folder)
+
+    worker.save(f"step-{step:08d}", {"step": step, "tally": asdict(counters)}, write)
 
 
 def _count_step(
@@ -146,7 +138,7 @@ def _snapshot(
     job: ProxyJob, worker: WorkerContext, scorer: Scorer, model: torch.nn.Module, step: int, counters: TrainingCounters
 ) -> None:
     """Score what is missing of this snapshot; every rank its share of the parts."""
-    index = job.snapshots.index(step)
+    index = job.index_of_step[step]
     found = None
     if worker.rank == 0:
         weights, complete = weights_fingerprint(model), read_snapshot(job.out, index)
@@ -169,11 +161,7 @@ def _snapshot(
     if faults:
         raise NonFiniteScore(faults[0])
     counters.score_seconds += time.perf_counter() - started
-    done = _complete(job, worker, index, step, weights, known)
-    if worker.rank == 0:
-        write_snapshot(job.out, done)
-        worker.emit(event="snapshot", snapshot=index, step=step, mean_loss_nats=done.mean_loss_nats, reused=False)
-    worker.all_gather(None)
+    complete_snapshot(job, worker, index, weights, known)
 
 
 def _altered(
@@ -211,7 +199,7 @@ def _score_share(
             mine = examples.take(np.arange(start, start + rows))
             start += rows
             losses, counts = scorer(mine)
-            folder.write_table(part_name(part), score_table(mine, index, losses, counts))
+            folder.write_table(part_name(part), score_table(mine.ids, index, losses, counts))
             worker.emit(event="scored", snapshot=index, examples=rows)
 
 
@@ -227,36 +215,6 @@ def group_parts(parts: list[int], rows_of: dict[int, int], max_rows: int) -> lis
         current.append(part)
         rows += rows_of[part]
     return [*groups, tuple(current)] if current else groups
-
-
-def _complete(
-    job: ProxyJob, worker: WorkerContext, index: int, step: int, weights: str, known: dict[str, FileDigest]
-) -> Snapshot:
-    """All parts are there with all their rows? Every rank looks at its share: there may be tens of thousands.
-
-    Args:
-        known: digests of files of earlier; those of this process are in its records. Parts that an interrupted attempt
-            wrote are in neither, and are read for it.
-    """
-    folder = snapshot_folder(job.out, index).sub(weights)
-    sums: dict[int, float] = {}
-    mine = job.plan.parts[worker.rank :: worker.num_workers]
-    tables = folder.read_tables([part_name(part) for part, _ in mine], ["loss_nats"])
-    for (part, expected), table in zip(mine, tables, strict=True):
-        losses = table["loss_nats"].to_numpy()
-        if len(losses) != expected:
-            raise InternalError(f"{folder.uri}/{part_name(part)} has {len(losses)} rows, {expected} were to be scored")
-        sums[part] = float(losses.sum(dtype=np.float64))
-    for written in worker.all_gather(job.out.take_written()):
-        known = known | {f["name"]: FileDigest(f["size"], f["digest"]) for f in written}
-    names = [score_name(index, weights, part) for part, _ in mine]
-    files = [{"name": name, **asdict(known.get(name) or job.out.digest(name))} for name in names]
-    gathered = worker.all_gather((sums, files))
-    of_part = {part: value for share, _ in gathered for part, value in share.items()}
-    all_files = sorted((file for _, share in gathered for file in share), key=lambda f: str(f["name"]))
-    rows = sum(n for _, n in job.plan.parts)
-    # The mean is exact, in whatever order.
-    return Snapshot(index, step, weights, rows, math.fsum(of_part.values()) / rows, all_files)
 
 
 def _save_model(model: Any, job: ProxyJob) -> None:

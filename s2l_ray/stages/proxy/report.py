@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
+from s2l_ray.artifacts.points import Point
 from s2l_ray.data.training_order import TrainPlan
 from s2l_ray.execution.event_channel import Event
 from s2l_ray.execution.preemption import notice_said
@@ -19,8 +21,9 @@ _TRAINING_PASS = 3
 class ProxyReport:
     """One bar over training and scoring together, in forward passes of an example."""
 
-    def __init__(self, progress: Progress, metrics: MetricsLog, plan: TrainPlan, num_snapshots: int) -> None:
-        self.progress, self.metrics, self.plan, self.num_snapshots = progress, metrics, plan, num_snapshots
+    def __init__(self, progress: Progress, metrics: MetricsLog, plan: TrainPlan, points: Sequence[Point]) -> None:
+        self.progress, self.metrics, self.plan, self.points = progress, metrics, plan, points
+        self._num_scored = sum(point.epoch is None for point in points)
         self._stack = contextlib.ExitStack()
         self._bar: StageProgress | None = None
         self._step = self._scored = 0
@@ -52,8 +55,10 @@ class ProxyReport:
             shown["step"] = f"{self._step:,}/{self.plan.total_steps:,}"
             if event["event"] == "snapshot":
                 # A resumed snapshot was partly scored before: its end says how many there are, the events do not.
-                self._scored = (event["snapshot"] + 1) * self.plan.num_examples
-                shown["snapshot"] = f"{event['snapshot'] + 1}/{self.num_snapshots}"
+                if event.get("epoch") is None:
+                    done = sum(point.epoch is None for point in self.points[: event["snapshot"] + 1])
+                    self._scored = done * self.plan.num_examples
+                shown["snapshot"] = f"{event['snapshot'] + 1}/{len(self.points)}"
             else:
                 shown["loss"] = event["loss_nats"]
             if event["rank"] == 0:
@@ -64,6 +69,6 @@ class ProxyReport:
         trained = _TRAINING_PASS * self.plan.global_batch_size
         done = self._scored + trained * self._step
         if self._bar is None:
-            total = self.num_snapshots * self.plan.num_examples + trained * self.plan.total_steps
+            total = self._num_scored * self.plan.num_examples + trained * self.plan.total_steps
             self._bar = self._stack.enter_context(self.progress.stage("proxy", total, "passes", done))
         self._bar.update(done, **shown)

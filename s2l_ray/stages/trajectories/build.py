@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from s2l_ray.artifacts.snapshots import Snapshot, snapshot_folder
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import ids_to_array
 from s2l_ray.execution.part_tasks import map_parts
-from s2l_ray.stages.trajectories.join import JoinError, join_part
+from s2l_ray.stages.trajectories.join import JoinError, join_part, without_trend
 from s2l_ray.storage.folder import Storage
 
 
@@ -34,7 +36,7 @@ class JoinTask:
     def __call__(self, part: int) -> dict[str, Any]:
         name = part_name(part)
         expected = self.tokens.read_table(name, columns=["example_id", "source"])
-        tables = [snapshot_folder(self.proxy, s.snapshot).sub(s.weights).read_table(name) for s in self.snapshots]
+        tables = [self._losses(snapshot, name) for snapshot in self.snapshots]
         joined = join_part(name, ids_to_array(expected["example_id"]), expected["source"], tables)
         self.out.write_table(name, joined, compression="zstd")
         digest = hashlib.blake2b(digest_size=16)
@@ -47,6 +49,10 @@ class JoinTask:
             "fingerprint": digest.hexdigest(),
             "written": self.out.take_written(),
         }
+
+    def _losses(self, snapshot: Snapshot, name: str) -> pa.Table:
+        table = snapshot_folder(self.proxy, snapshot.snapshot).sub(snapshot.weights).read_table(name)
+        return table if snapshot.epoch is None else without_trend(table, snapshot.mean_loss_nats)
 
 
 def build_trajectories(

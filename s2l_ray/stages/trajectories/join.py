@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from s2l_ray.artifacts.snapshots import TREND
 from s2l_ray.data.example_id import ID_TYPE, array_to_hex, array_to_ids, ids_to_array
 from s2l_ray.errors import DataError
 
@@ -63,6 +64,22 @@ def join_part(part: str, ids: Array, sources: pa.ChunkedArray, snapshots: list[p
         [array_to_ids(ids[first]), sources.combine_chunks().take(pa.array(first)), pa.array(counts), values],
         schema=trajectory_schema(len(snapshots)),
     )
+
+
+def without_trend(table: pa.Table, mean_loss: float) -> pa.Table:
+    """Losses that training computed in the course of an epoch → as if all were of one time.
+
+    An example that comes late in an epoch meets a better model than one that comes early, and their difference would
+    say more about the order than about them. So the trend is taken out: loss − what training as a whole had come to at
+    that time + the epoch's mean. (Snapshots have no trend; all their losses are of the same weights.)
+
+    Args:
+        table: with the column artifacts.snapshots.TREND.
+        mean_loss: of all examples in the epoch (nats).
+    """
+    losses, trend = (table[name].to_numpy().astype(np.float64) for name in ("loss_nats", TREND))
+    level = pa.array((losses - trend + mean_loss).astype(np.float32))
+    return table.drop_columns([TREND]).set_column(table.column_names.index("loss_nats"), "loss_nats", level)
 
 
 def _mean_over_sequences(ids: Array, counts: Array, losses: Array) -> tuple[Array, Array, Array]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from s2l_ray.artifacts.outputs import list_outputs
+from s2l_ray.artifacts.points import Point
 from s2l_ray.artifacts.snapshots import Snapshot, read_snapshot
 from s2l_ray.config.schema import ProxyConfig, TrajectoriesConfig
 from s2l_ray.data.corpus_parts import part_name
@@ -17,7 +18,8 @@ from s2l_ray.data.example_id import array_to_ids
 from s2l_ray.data.token_parts import TOKEN_SCHEMA
 from s2l_ray.data.training_order import make_plan
 from s2l_ray.lm.load import train_tokenizer
-from s2l_ray.stages.proxy.loop import ProxyJob, run_worker
+from s2l_ray.stages.proxy.job import ProxyJob
+from s2l_ray.stages.proxy.loop import run_worker
 from s2l_ray.storage.digests import FileDigest
 from s2l_ray.storage.folder import Storage
 from s2l_ray.testing.local_worker import LocalWorkerContext
@@ -61,7 +63,7 @@ def job(tmp_path: Path) -> ProxyJob:
     trajectories = TrajectoriesConfig.model_validate({"num_snapshots": 2, "tokens_per_batch": 1024})
     tokenizer = train_tokenizer(iter(["the quick brown fox jumps over the lazy dog"] * 9), 280)
     out = Storage.open(tmp_path / "out").recording()
-    return ProxyJob(proxy, trajectories, plan, (0, plan.total_steps), 0, tokenizer, tokens, out)
+    return ProxyJob(proxy, trajectories, plan, (Point(0), Point(plan.total_steps)), 0, tokenizer, tokens, out)
 
 
 def complete(out: Storage, snapshot: int) -> Snapshot:

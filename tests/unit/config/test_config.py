@@ -45,7 +45,7 @@ def test_mathinstruct_recipe_is_the_papers_setting():
     proxy = config.proxy
     assert (proxy.model, proxy.epochs, proxy.global_batch_size) == ("EleutherAI/pythia-70m-deduped", 3, 128)
     assert (proxy.learning_rate, proxy.warmup_share, proxy.max_length) == (2e-5, 0.03, 512)
-    assert (config.trajectories.num_snapshots, config.clusters.num_clusters) == (12, 100)
+    assert (config.trajectories.num_scored, config.clusters.num_clusters) == (12, 100)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

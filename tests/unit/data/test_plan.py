@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.artifacts.snapshots import PlanError, snapshot_steps
+from s2l_ray.artifacts.points import PlanError, snapshot_steps
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.data.training_order import TrainPlan, balance_by_length, make_plan
 from s2l_ray.stages.proxy.loop import group_parts

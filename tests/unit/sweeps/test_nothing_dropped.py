@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from s2l_ray.artifacts.snapshots import snapshot_steps
+from s2l_ray.artifacts.points import snapshot_steps
 from s2l_ray.cli import main
 from s2l_ray.config import load_config
 from s2l_ray.config.load import ConfigError

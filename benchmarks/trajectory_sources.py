@@ -1,0 +1,308 @@
+"""Where trajectories may come from: cost, agreement of the clusters, worth of the subsets. No Ray.
+
+    python benchmarks/trajectory_sources.py quickstart
+    python benchmarks/trajectory_sources.py ../shared/data/math/train.jsonl --recipe maths_curve
+
+For each seed one proxy is trained as the recipe says; the losses that its training computes are recorded, and it is
+scored at T snapshots and where the hybrids ask for it. So all sources see the same training, and their costs are
+measured in it. Each source's trajectories are clustered as the recipe says, S2L chooses from the clusters, and the
+recipe's target is fine-tuned on the choice, for the same number of steps whatever the source.
+
+    cost      seconds of training and of the scoring that this source needs
+    agreement adjusted Rand index of its clusters with those of T snapshots (Hubert & Arabie 1985); the row `snapshots,
+              other k-means` is what another seed of k-means alone makes of the same trajectories
+    worth     held-out loss of the target, mean over the skills or sources of their means (nats a token)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from s2l_ray.config import load_config
+from s2l_ray.config.model import TrainedModelConfig
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.data.formats import to_conversation
+from s2l_ray.data.quickstart import generate_corpus
+from s2l_ray.data.render import renderer_of
+from s2l_ray.data.token_examples import Examples
+from s2l_ray.data.training_order import TrainPlan, make_plan
+from s2l_ray.data.units import UnusableRow
+from s2l_ray.evaluation.metrics import summarise
+from s2l_ray.execution.placement import local_cores
+from s2l_ray.lm.engine import TorchEngine
+from s2l_ray.lm.load import load_model, pad_token_id_of, train_tokenizer
+from s2l_ray.lm.packing import choose_batching
+from s2l_ray.lm.score import Scorer
+from s2l_ray.lm.step import Stepper
+from s2l_ray.selection import SelectionInputs, order_examples
+from s2l_ray.selection.kmeans import fit_kmeans
+
+CPU = torch.device("cpu")
+FORMAT = "instruction"
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    examples: Examples
+    sources: Array
+    """(N,) names."""
+
+
+def read_rows(args: argparse.Namespace, config: S2LConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training rows without copies, and held-out rows; columns instruction, output, source."""
+    if args.corpus == "quickstart":
+        train, test = generate_corpus(args.examples)
+        named = [[row | {"source": row["skill"]} for row in rows] for rows in (train, test)]
+        return list({(r["instruction"], r["output"]): r for r in named[0]}.values()), named[1]
+    rows = [json.loads(line) for line in Path(args.corpus).read_text(encoding="utf-8").splitlines()]
+    order = np.random.default_rng(0).permutation(len(rows))
+    held = max(1, round(0.03 * len(rows)))
+    return [rows[i] for i in order[held:][: args.examples]], [rows[i] for i in order[:held]]
+
+
+def tokenise(rows: list[dict[str, Any]], model: TrainedModelConfig, tokenizer: Any, config: S2LConfig) -> Tokenised:
+    render = renderer_of(model, FORMAT, tokenizer)
+    chats = [to_conversation(row, FORMAT, config.corpus) for row in rows]
+    ids, masks, names, lengths = [], [], [], []
+    for row, found in zip(rows, render([c.turns for c in chats], [c.tools for c in chats]), strict=True):
+        if not isinstance(found, UnusableRow):
+            ids.append(np.array(found[0].input_ids, np.int32))
+            masks.append(np.array(found[0].response_mask, bool))
+            names.append(str(row["source"]))
+            lengths.append(len(ids[-1]))
+    keys = np.zeros((len(ids), 2), np.uint64)
+    keys[:, 1] = np.random.default_rng(1).permutation(len(ids))  # ids are hashes: their order says nothing
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Tokenised(Examples(keys, np.concatenate(ids), np.concatenate(masks), offsets), np.array(names))
+
+
+def tokenizer_of(model: TrainedModelConfig, rows: list[dict[str, Any]]) -> Any:
+    assert model.train_tokenizer is not None, "the recipe's models are to be from scratch"
+    texts = (f"{row['instruction']}\n{row['output']}" for row in rows[:5000])
+    return train_tokenizer(texts, model.train_tokenizer.vocab_size)
+
+
+class Training:
+    """One model from scratch, stepped by whoever holds it."""
+
+    def __init__(self, config: TrainedModelConfig, tokenizer: Any, plan: TrainPlan, tokens_per_batch: int) -> None:
+        model = load_model(config, tokenizer, plan.seed)
+        engine = TorchEngine(model, config, CPU, 1)
+        batching = choose_batching(model, engine.loss, pad_id=pad_token_id_of(tokenizer), device=CPU)
+        self.plan, self.train_seconds = plan, 0.0
+        self._stepper = Stepper(
+            engine, config, total_steps=plan.total_steps, seed=plan.seed, batching=batching, device=CPU, record=True
+        )
+        self.scorer = Scorer(engine.loss, batching, tokens_per_batch=tokens_per_batch, device=CPU)
+
+    def steps(self, examples: Examples) -> Iterator[tuple[int, Array, Array]]:
+        """After each step → (steps done, ids (n,), losses (n,)) of the examples that it saw."""
+        windows = (examples for _ in self.plan.windows_from(0))
+        for step, batch in self.plan.batches(0, windows):
+            started = time.perf_counter()
+            seen = self._stepper.step(step, batch).examples
+            self.train_seconds += time.perf_counter() - started
+            assert seen is not None
+            yield step + 1, batch.ids[seen.rows, 1].astype(np.int64), seen.losses
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    losses: Array
+    """(N, T)."""
+    scored: int
+    """Passes over the corpus beside training."""
+
+
+def trajectories(args: argparse.Namespace, config: S2LConfig, train: Tokenised, tokenizer: Any, seed: int) -> Any:
+    """→ {source: Trajectories}, seconds of training, seconds of one scoring pass."""
+    num = len(train.examples)
+    plan = whole_corpus_plan(num, config.proxy, None, seed)
+    total, epochs = plan.total_steps, plan.total_steps // plan.steps_per_epoch
+    assert epochs >= 2, f"{total} steps are {total / plan.steps_per_epoch:.1f} epochs; take fewer examples"
+    row_of = np.empty(num, np.int64)
+    row_of[train.examples.ids[:, 1].astype(np.int64)] = np.arange(num)
+    even = [int(s) for s in np.linspace(1, total, args.snapshots).round()]
+    hybrids = {n: [round(total * k / n) for k in range(1, n + 1)] for n in args.hybrids}
+    wanted = {*even, total, *(s for steps in hybrids.values() for s in steps)}
+    recorded = np.full((num, epochs), np.nan, np.float32)
+    level = np.full((num, epochs), np.nan)
+    scores: dict[int, Array] = {}
+    score_seconds = []
+    training = Training(config.proxy, tokenizer, plan, config.trajectories.tokens_per_batch)
+    for step, ids, losses in training.steps(train.examples):
+        epoch = (step - 1) // plan.steps_per_epoch
+        if epoch < epochs:
+            recorded[row_of[ids], epoch] = losses
+            level[row_of[ids], epoch] = step
+        if step in wanted:
+            started = time.perf_counter()
+            scores[step] = training.scorer(train.examples)[0]
+            score_seconds.append(time.perf_counter() - started)
+    assert np.isfinite(recorded).all(), "an example was not seen in an epoch"
+
+    def column(steps: list[int]) -> list[Array]:
+        return [scores[s] for s in steps]
+
+    found = {
+        "snapshots": Trajectories(np.stack(column(even), 1), len(even)),
+        "last snapshot": Trajectories(np.stack(column([total]), 1), 1),
+        "training": Trajectories(recorded, 0),
+        "training, levelled": Trajectories(levelled(recorded, level), 0),
+    }
+    for count, steps in hybrids.items():
+        found[f"hybrid, {count}"] = Trajectories(np.stack([*recorded.T, *column(steps)], 1), count)
+        even_out = levelled(recorded, level)
+        found[f"hybrid, {count}, levelled"] = Trajectories(np.stack([*even_out.T, *column(steps)], 1), count)
+    return found, training.train_seconds, statistics.median(score_seconds)
+
+
+def levelled(recorded: Array, step: Array, window: int = 512) -> Array:
+    """Without the trend within an epoch: each loss minus the running mean about its step, plus the epoch's mean."""
+    out = recorded.copy()
+    for epoch in range(recorded.shape[1]):
+        order = np.argsort(step[:, epoch], kind="stable")
+        values = recorded[order, epoch].astype(np.float64)
+        sums = np.concatenate([[0.0], np.cumsum(values)])
+        at = np.arange(len(values))
+        low, high = np.maximum(0, at - window // 2), np.minimum(len(values), at + window // 2)
+        trend = (sums[high] - sums[low]) / (high - low)
+        out[order, epoch] = values - trend + values.mean()
+    return out.astype(np.float32)
+
+
+def whole_corpus_plan(num: int, model: TrainedModelConfig, max_steps: int | None, seed: int) -> TrainPlan:
+    plan = make_plan([(0, num)], model.global_batch_size, model.epochs, max_steps or model.max_steps, seed)
+    return TrainPlan(plan.parts, plan.global_batch_size, plan.total_steps, seed, window_rows=num)
+
+
+def clusters_of(losses: Array, config: S2LConfig, seed: int) -> Array:
+    how = config.clusters
+    found = fit_kmeans(
+        np.ascontiguousarray(losses), num_clusters=how.num_clusters, seed=seed, init=how.init,
+        num_iterations=how.num_iterations,
+    )  # fmt: skip
+    return found.assignment
+
+
+def adjusted_rand(a: Array, b: Array) -> float:
+    """Agreement of two clusterings, 1: the same, 0: as by chance (Hubert & Arabie 1985, equation 5)."""
+    table = np.zeros((int(a.max()) + 1, int(b.max()) + 1))
+    np.add.at(table, (a, b), 1)
+
+    def pairs(counts: Array) -> float:
+        return float((counts * (counts - 1) / 2).sum())
+
+    both, of_a, of_b, all_pairs = pairs(table), pairs(table.sum(1)), pairs(table.sum(0)), len(a) * (len(a) - 1) / 2
+    expected = of_a * of_b / all_pairs
+    return (both - expected) / ((of_a + of_b) / 2 - expected)
+
+
+def worth(args: argparse.Namespace, config: S2LConfig, train: Tokenised, test: Tokenised, tokenizer: Any, rows: Array,
+          seed: int) -> float:  # fmt: skip
+    """Held-out loss of the target after training on these rows."""
+    assert config.target is not None
+    chosen = train.examples.take(np.sort(rows))
+    plan = whole_corpus_plan(len(chosen), config.target, args.target_steps, seed)
+    training = Training(config.target, tokenizer, plan, config.heldout.tokens_per_batch)
+    for _ in training.steps(chosen):
+        pass
+    losses, counts = training.scorer(test.examples)
+    return summarise(losses, counts, np.zeros(len(losses), bool), test.sources).macro
+
+
+def one_seed(args: argparse.Namespace, config: S2LConfig, seed: int, on_row: Any) -> None:
+    assert config.target is not None
+    rows, held_out = read_rows(args, config)
+    proxy_tokenizer, target_tokenizer = tokenizer_of(config.proxy, rows), tokenizer_of(config.target, rows)
+    train = tokenise(rows, config.proxy, proxy_tokenizer, config)
+    train_by_target = tokenise(rows, config.target, target_tokenizer, config)
+    test = tokenise(held_out, config.target, target_tokenizer, config)
+    assert len(train.examples) == len(train_by_target.examples), "both models must be able to use the same rows"
+    found, train_seconds, pass_seconds = trajectories(args, config, train, proxy_tokenizer, seed)
+    num = len(train.examples)
+    budget = round(args.budget * num)
+    reference = clusters_of(found["snapshots"].losses, config, seed)
+    other = clusters_of(found["snapshots"].losses, config, seed + 1000)
+    on_row({"seed": seed, "source": "snapshots, other k-means", "agreement": adjusted_rand(reference, other)})
+
+    def measured(chosen: Array) -> dict[str, float]:
+        return (
+            {"worth": worth(args, config, train_by_target, test, target_tokenizer, chosen, seed)} if args.worth else {}
+        )
+
+    for name, of in found.items():
+        clusters = clusters_of(of.losses, config, seed)
+        inputs = SelectionInputs(train.examples.ids, clusters=clusters)
+        chosen = order_examples("s2l", inputs, seed).take(budget).rows
+        on_row({
+            "seed": seed, "source": name, "points": of.losses.shape[1],
+            "seconds": train_seconds + of.scored * pass_seconds,
+            "agreement": adjusted_rand(reference, clusters), **measured(chosen),
+        })  # fmt: skip
+    chosen = order_examples("random", SelectionInputs(train.examples.ids), seed).take(budget).rows
+    on_row({"seed": seed, "source": "random", "seconds": 0.0, **measured(chosen)})
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown; means over the seeds, of the worth the standard deviation too."""
+    lines = ["| source | points | seconds | agreement | held-out loss |", "|---|---|---|---|---|"]
+    for name in dict.fromkeys(row["source"] for row in rows):
+        these = [row for row in rows if row["source"] == name]
+
+        def mean(field: str, digits: int, these: list[dict[str, Any]] = these) -> str:
+            values = [row[field] for row in these if field in row]
+            spread = f" ± {statistics.stdev(values):.{digits}f}" if field == "worth" and len(values) > 1 else ""
+            return f"{statistics.mean(values):.{digits}f}{spread}" if values else ""
+
+        lines.append(
+            f"| {name} | {mean('points', 0)} | {mean('seconds', 1)} | {mean('agreement', 2)} | {mean('worth', 4)} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", help="`quickstart`, or JSONL with instruction, output, source")
+    parser.add_argument("--recipe", default="quickstart", help="whose proxy, target and clusters")
+    parser.add_argument("--set", nargs="*", default=[], help="settings of the recipe, section.field=value")
+    parser.add_argument("--examples", type=int, default=20_000, help="at most so many training rows")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--snapshots", type=int, default=12)
+    parser.add_argument("--hybrids", type=int, nargs="*", default=[1, 3], help="scored snapshots of the hybrids")
+    parser.add_argument("--budget", type=float, default=0.2)
+    parser.add_argument("--target-steps", type=int, help="default: the recipe's")
+    parser.add_argument("--no-worth", dest="worth", action="store_false", help="fine-tune no targets")
+    parser.add_argument("--threads", type=int, default=local_cores())
+    parser.add_argument("--json", help="write each row here as it is made")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    paths = [] if args.corpus == "quickstart" else [f"corpus.paths=[{args.corpus}]"]
+    config = load_config(args.recipe, [*paths, *args.set])
+    rows: list[dict[str, Any]] = []
+
+    def on_row(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+        if args.json:
+            with Path(args.json).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    for seed in args.seeds:
+        one_seed(args, config, seed, on_row)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

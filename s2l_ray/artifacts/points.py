@@ -1,0 +1,86 @@
+"""When the losses of a trajectory are taken: after which optimiser steps, and in which epochs of training itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from s2l_ray.config.schema import TrajectoriesConfig
+from s2l_ray.errors import UserError
+
+
+class PlanError(UserError):
+    """The schedule asked for does not exist; says the numbers."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One column of the trajectories."""
+
+    step: int
+    """Optimiser steps done when its losses are computed; of an epoch's, in its middle."""
+    epoch: int | None = None
+    """In which training computes them, counted from 0; None: a pass of its own scores them."""
+
+
+def plan_points(config: TrajectoriesConfig, total_steps: int, steps_per_epoch: int) -> list[Point]:
+    """All points in the order of time, at different steps.
+
+    Raises:
+        PlanError: fewer steps than snapshots, or no whole epoch.
+    """
+    if config.source == "snapshots":
+        return [Point(step) for step in snapshot_steps(total_steps, config.num_scored, config.include_step_zero)]
+    epochs = total_steps // steps_per_epoch
+    if not epochs or epochs + config.num_scored < 2:
+        raise PlanError(
+            f"trajectories.source={config.source} takes one loss from every whole epoch, and {total_steps} optimiser "
+            f"steps are {epochs} of {steps_per_epoch} steps; train longer (proxy.epochs, proxy.max_steps), or take "
+            "source=snapshots"
+        )
+    scored = _hybrid_steps(total_steps, config.num_scored, config.include_step_zero)
+    points = [Point(step) for step in scored]
+    for epoch in range(epochs):
+        first = epoch * steps_per_epoch
+        middle = first + (steps_per_epoch - 1) // 2
+        nearest = (step for offset in range(steps_per_epoch) for step in (middle + offset, middle - offset))
+        own = range(first, first + steps_per_epoch)
+        free = next((step for step in nearest if step in own and step not in scored), None)
+        if free is None:
+            raise PlanError(
+                f"trajectories.num_snapshots={config.num_scored} leaves no step of epoch {epoch + 1} (of "
+                f"{steps_per_epoch} optimiser steps) to the losses of training: there is a snapshot at each; lower it, "
+                "or take source=snapshots"
+            )
+        points.append(Point(free, epoch))
+    return sorted(points, key=lambda point: point.step)
+
+
+def snapshot_steps(total_steps: int, num_snapshots: int, include_step_zero: bool) -> list[int]:
+    """After how many optimiser steps the examples are scored: evenly spaced, first and last included; once: the last.
+
+    Raises:
+        PlanError: fewer steps than snapshots.
+    """
+    first = 0 if include_step_zero else 1
+    _check_spread(total_steps - first + 1, total_steps, num_snapshots)
+    if num_snapshots == 1:
+        return [total_steps]
+    return [int(s) for s in np.linspace(first, total_steps, num_snapshots).round()]
+
+
+def _hybrid_steps(total_steps: int, num_snapshots: int, include_step_zero: bool) -> list[int]:
+    """Evenly spaced, the last included: the losses of training know the beginning well, and not the end."""
+    if include_step_zero:
+        return snapshot_steps(total_steps, num_snapshots, include_step_zero)
+    _check_spread(total_steps, total_steps, num_snapshots)
+    return [round(total_steps * k / num_snapshots) for k in range(1, num_snapshots + 1)]
+
+
+def _check_spread(places: int, total_steps: int, num_snapshots: int) -> None:
+    if places < num_snapshots:
+        raise PlanError(
+            f"trajectories.num_snapshots={num_snapshots} cannot be spread over {total_steps} optimiser steps; "
+            "take fewer snapshots, more epochs (proxy.epochs) or a smaller proxy.global_batch_size"
+        )

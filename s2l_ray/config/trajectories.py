@@ -1,0 +1,59 @@
+"""The section `trajectories`: where the losses of the examples come from, and how often they are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from s2l_ray.config.section import Section, bounded
+
+_DEFAULT_SNAPSHOTS = {"snapshots": 12, "training": 0, "hybrid": 3}
+
+
+class TrajectoriesConfig(Section):
+    source: Literal["snapshots", "training", "hybrid"] = "snapshots"
+    """Where the losses come from. `snapshots`: the whole corpus is scored again and again, as in the paper. `training`:
+    what the training computes anyway, one loss for every example and whole epoch, without a further pass. `hybrid`:
+    both, with few snapshots."""
+    num_snapshots: int | None = bounded(None, 1000, "and every snapshot scores the whole corpus once more", ge=1)
+    """T: how many times every example is scored, evenly spaced over the optimiser steps: first and last included, of
+    `hybrid` the last. None: 12, with `hybrid` 3, with `training` none."""
+    include_step_zero: bool = False
+    """Let the first snapshot be the untrained proxy (step 0) instead of the proxy after its first step."""
+    tokens_per_batch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)
+    """Tokens scored at once; on GPUs 65,536 and more pays."""
+    examples_per_part: int | None = bounded(None, 1_000_000, "and a part is held in one worker's memory", ge=1)
+    """Unit of work and of restart (examples per token file); None: from the corpus's size, 64 to 4,096."""
+
+    @property
+    def num_scored(self) -> int:
+        """How many snapshots are scored."""
+        return _DEFAULT_SNAPSHOTS[self.source] if self.num_snapshots is None else self.num_snapshots
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the losses depend on."""
+        found: dict[str, Any] = {"num_snapshots": self.num_scored, "include_step_zero": self.include_step_zero}
+        if self.num_scored:
+            found["tokens_per_batch"] = self.tokens_per_batch
+        # Runs from before there was a choice keep their keys.
+        return found if self.source == "snapshots" else {**found, "source": self.source}
+
+    def contradictions(self) -> Iterator[str]:
+        here = f"trajectories.source={self.source}"
+        if self.source == "training" and self.num_snapshots is not None:
+            yield (
+                f"trajectories.num_snapshots={self.num_snapshots} would do nothing, since with {here} nothing is "
+                "scored; set it to null, or take source=hybrid"
+            )
+        if self.source == "training" and self.include_step_zero:
+            yield (
+                f"trajectories.include_step_zero=true would do nothing, since with {here} nothing is scored; remove "
+                "it, or take source=hybrid"
+            )
+        if self.num_scored == 1 and (self.source == "snapshots" or self.include_step_zero):
+            zero = " and include_step_zero=true" if self.include_step_zero else ""
+            yield (
+                f"trajectories.num_snapshots=1 with source={self.source}{zero} leaves nothing that a first and a last "
+                "snapshot could be; take 2 or more"
+            )
