@@ -92,8 +92,9 @@ class TrainedModelConfig(Section):
     max_grad_norm: float = bounded(1.0, 10**12, "which clips nothing any more", gt=0)
     """Gradients are clipped to this global L2 norm."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 on GPUs (of the proxy by autocast; a target has bf16 weights, and its optimiser fp32 copies of
-    them), fp32 on CPUs."""
+    """`auto`: bf16 on GPUs that have it, and for models of hidden size 512 and more on CPUs with matrix units for it
+    (`amx_bf16`); else fp32. Kept with the run, wherever it goes on. (Of the proxy by autocast; a target has bf16
+    weights, and its optimiser fp32 copies of them.)"""
     compile: bool = False
     """Compile layers and head with torch.compile: seconds at the start, then 1.1 to 2.2 times as fast on an H100. Needs
     a C compiler on the nodes."""

@@ -287,8 +287,6 @@ class S2LConfig(Section):
                 f"{here}.render=alpaca has one instruction and one response, corpus.format={self.corpus.format} has "
                 "turns; use render=plain, chat_template or auto"
             )
-        if self.resources.device == "cpu" and model.precision == "bf16":
-            yield (f"{here}.precision=bf16 on resources.device=cpu would be unusably slow; use fp32 (auto chooses it)")
 
     def _of_subsets(self, names: list[str]) -> Iterator[str]:
         known = [*self.subset_budgets(), "full"]

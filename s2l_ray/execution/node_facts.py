@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from s2l_ray.execution.capacity import Node
 from s2l_ray.execution.placement import host_memory_bytes, local_cores
 
+_FIRST_WITH_BF16 = 8
+"""NVIDIA's compute capability, major number: Ampere. Older cards emulate bf16, slower than fp32."""
 _ANSWER_S = 180.0
 """A node imports torch for the first time: seconds, on a cold disk a minute."""
 
@@ -35,27 +38,46 @@ class NodeFacts:
     """Of the smallest of them."""
     faiss_sees_gpu: bool | None
     """None: faiss is not installed."""
+    cpu_multiplies_bf16: bool = False
+    """Its processors have matrix units for bf16 (Intel's AMX), and torch was built to use them."""
+    gpus_have_bf16: bool = True
+    """All of its GPUs compute in bf16 (NVIDIA: compute capability 8.0 and later)."""
 
 
 def local_facts() -> NodeFacts:
     """Of this machine."""
     from s2l_ray.selection.kmeans import faiss_sees_gpu
 
-    build, has_cuda, memories = _torch_facts()
+    build, has_cuda, memories, have_bf16 = _torch_facts()
     return NodeFacts(
         os.uname().nodename, host_memory_bytes(), local_cores(), build, has_cuda, len(memories),
-        min(memories, default=None), faiss_sees_gpu(),
+        min(memories, default=None), faiss_sees_gpu(), cpu_multiplies_bf16(), have_bf16,
     )  # fmt: skip
 
 
-def _torch_facts() -> tuple[str | None, bool, list[int]]:
+def cpu_multiplies_bf16(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether this machine's processors have matrix units for bf16, and torch was built to use them."""
+    try:
+        import torch
+
+        lines = Path(cpuinfo).read_text(encoding="utf-8", errors="replace").splitlines()
+    except (ImportError, OSError):  # no Linux: nothing is known
+        return False
+    flags = [line.partition(":")[2].split() for line in lines if line.startswith("flags")]
+    return bool(flags) and all("amx_bf16" in found for found in flags) and torch.backends.mkldnn.is_available()
+
+
+def _torch_facts() -> tuple[str | None, bool, list[int], bool]:
+    """Build, whether it can use GPUs, their memories, and whether all of them compute in bf16."""
     try:
         import torch
     except ImportError:
-        return None, False, []
+        return None, False, [], True
     has_cuda = torch.version.cuda is not None or torch.version.hip is not None
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return torch.__version__, has_cuda, [torch.cuda.get_device_properties(i).total_memory for i in range(count)]
+    cards = [torch.cuda.get_device_properties(i) for i in range(count)]
+    have_bf16 = torch.version.hip is not None or all(card.major >= _FIRST_WITH_BF16 for card in cards)
+    return torch.__version__, has_cuda, [card.total_memory for card in cards], have_bf16
 
 
 def facts_of_nodes(wanted: Callable[[Node], bool], embedded: bool) -> list[tuple[Node, NodeFacts]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import ResourcesConfig, S2LConfig
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.execution.autoscaler import Growth, growth
@@ -22,8 +23,9 @@ from s2l_ray.execution.placement import (
     node_resources,
     place,
 )
+from s2l_ray.execution.precision import MIN_CPU_WIDTH, Precision, choose_precision, keep_precision
 from s2l_ray.execution.session import is_embedded, is_on_head
-from s2l_ray.stages.training import precision_of
+from s2l_ray.storage.folder import Storage
 
 if TYPE_CHECKING:
     from s2l_ray.lm.sharding import Sharding  # imports torch
@@ -46,8 +48,14 @@ class Layout:
     """Of `proxy`, `target` and `clusters`; empty where no Ray is needed."""
     sharding: Sharding | None = None
     """The target's."""
+    precisions: dict[str, Precision] = field(default_factory=dict)
+    """Section → what its model is computed in."""
     crowded: bool = False
     """Whoever laid this out starts no more trainings than have room, so none waits for its own."""
+
+    def precision_of(self, model: TrainedModelConfig) -> Precision:
+        """What the section `proxy` or `target` is computed in."""
+        return self.precisions[model.section]
 
     def wait_for_capacity(self, role: Role, say: Callable[[str], None]) -> None:
         """Return when there is room for the workers of `role`.
@@ -85,7 +93,9 @@ class Layout:
             PlacementError: nobody can tell what memory they have.
         """
         if self.sharding is None:
-            self.sharding = shard_target(config, self.placements["target"], self.embedded)
+            self.sharding = shard_target(
+                config, self.placements["target"], self.embedded, self.precisions["target"]
+            )  # fmt: skip
         if self.sharding is None:
             raise PlacementError(
                 "the memory of the target's workers cannot be found out: their nodes have left again, or do not "
@@ -94,11 +104,14 @@ class Layout:
         return self.sharding
 
 
-def lay_out(config: S2LConfig, say: Callable[[str], None], with_kmeans: bool = True) -> Layout:
+def lay_out(
+    config: S2LConfig, say: Callable[[str], None], with_kmeans: bool = True, storage: Storage | None = None
+) -> Layout:
     """Who gets what, before anything starts; Ray is connected.
 
     Args:
         with_kmeans: trajectories will be clustered.
+        storage: the run's folder, which keeps what `precision: auto` came to; None: it is not kept.
 
     Raises:
         PlacementError, InsufficientMemoryError: it can never be had.
@@ -111,7 +124,7 @@ def lay_out(config: S2LConfig, say: Callable[[str], None], with_kmeans: bool = T
     if grown is None:  # nobody knows what may come
         wait_for_gpu(resources, say)
     nodes = node_resources()
-    devices = _devices(config, embedded, nodes, grown, with_kmeans)
+    devices, gpu_facts = _devices(config, embedded, nodes, grown, with_kmeans)
     for note in devices.notes:
         say(f"[cluster] {note}")
     for role in _roles(config):
@@ -122,8 +135,9 @@ def lay_out(config: S2LConfig, say: Callable[[str], None], with_kmeans: bool = T
         grows += f"; it can grow by {describe_nodes(grown.nodes)}" if grown else ""
         say(f"[cluster] {describe_nodes(nodes)}; {who}{grows}")
     layout.placements["clusters"] = _kmeans_placement(layout.placements["proxy"], devices.kmeans, cores)
+    layout.precisions = precisions_of(config, layout.placements, embedded, gpu_facts, storage, say)
     if config.target is not None:
-        layout.sharding = shard_target(config, layout.placements["target"], embedded)
+        layout.sharding = shard_target(config, layout.placements["target"], embedded, layout.precisions["target"])
         if layout.sharding is None:
             say(
                 "[target] the memory of its workers is not known before their nodes are up: whether it fits, and with "
@@ -132,20 +146,70 @@ def lay_out(config: S2LConfig, say: Callable[[str], None], with_kmeans: bool = T
     return layout
 
 
+def precisions_of(
+    config: S2LConfig,
+    placements: Mapping[str, Placement],
+    embedded: bool,
+    gpu_facts: Sequence[NodeFacts],
+    storage: Storage | None,
+    say: Callable[[str], None],
+) -> dict[str, Precision]:
+    """Section → what its model is computed in.
+
+    Args:
+        gpu_facts: nodes with GPUs that may get workers; empty: not up.
+        storage: the run's folder, which keeps it.
+
+    Raises:
+        PlacementError: bf16 is asked for where the processors have nothing for it.
+    """
+    found: dict[str, Precision] = {}
+    for model in (config.proxy, config.target):
+        if model is None:
+            continue
+        placement = placements[model.section]
+        on_cpu, nodes = placement.device == "cpu", list(gpu_facts)
+        width = _width(model) if on_cpu and model.precision == "auto" else 0
+        if on_cpu:
+            matters = model.precision == "bf16" or width >= MIN_CPU_WIDTH
+            nodes = _cpu_facts(placement, embedded) if matters else []
+        chosen = choose_precision(model, placement.device, nodes, width)
+        found[model.section] = chosen if storage is None else keep_precision(storage, model, chosen, say)
+    return found
+
+
+def _width(model: TrainedModelConfig) -> int:
+    """Hidden size, by the model's config alone."""
+    from s2l_ray.lm.load import load_model_config
+
+    return int(getattr(load_model_config(model).get_text_config(), "hidden_size", None) or 0)
+
+
+def _cpu_facts(placement: Placement, embedded: bool) -> list[NodeFacts]:
+    """Of the living nodes that may get such workers."""
+    return [
+        facts for _, facts in facts_of_nodes(lambda node: num_fitting_workers(node, placement.worker) > 0, embedded)
+    ]
+
+
 def _roles(config: S2LConfig) -> list[Role]:
     return ["proxy"] if config.target is None else ["proxy", "target"]
 
 
-def _devices(config: S2LConfig, embedded: bool, nodes: list[Node], grown: Growth | None, with_kmeans: bool) -> Devices:
-    """What `resources.device` comes to on the nodes that are up; of those to come nobody knows what they can do."""
+def _devices(
+    config: S2LConfig, embedded: bool, nodes: list[Node], grown: Growth | None, with_kmeans: bool
+) -> tuple[Devices, list[NodeFacts]]:
+    """What `resources.device` comes to on the nodes that are up, and what is known of those with GPUs; of nodes to come
+    nobody knows what they can do."""
     resources = config.resources
     has_gpus = total(nodes, "GPU") >= 1
     to_come = grown is not None and total(grown.nodes, "GPU") >= 1
     if resources.device == "cpu" or not has_gpus:
-        return choose_devices(resources.device, [], to_come)
+        return choose_devices(resources.device, [], to_come), []
     open_to_all = resources.model_copy(update={"may_grow": True})  # refused later, when the device is known
     wanted = [place(open_to_all, nodes, None, role, None, "gpu") for role in _roles(config)]
-    return choose_devices(resources.device, _gpu_facts(wanted, embedded), True, with_kmeans)
+    facts = _gpu_facts(wanted, embedded)
+    return choose_devices(resources.device, facts, True, with_kmeans), facts
 
 
 def _gpu_facts(placements: Sequence[Placement], embedded: bool) -> list[NodeFacts]:
@@ -170,7 +234,7 @@ def _kmeans_placement(proxy: Placement, device: str, cores: int | None = None) -
     return Placement("cpu", 1, float(min(MAX_THREADS, cores or MAX_THREADS)), 0.0, None, 1, custom)
 
 
-def shard_target(config: S2LConfig, placement: Placement, embedded: bool) -> Sharding | None:
+def shard_target(config: S2LConfig, placement: Placement, embedded: bool, precision: Precision) -> Sharding | None:
     """The ZeRO stage, by what the workers' memory can hold; None: nobody knows that memory before their nodes are up.
 
     Raises:
@@ -184,7 +248,7 @@ def shard_target(config: S2LConfig, placement: Placement, embedded: bool) -> Sha
     kinds = node_memories(placement, embedded) if given is None else [NodeMemory(given * 1e9, None, 1)]
     if not kinds:
         return None
-    on_gpu, precision = placement.device == "gpu", precision_of(target, placement.device)
+    on_gpu = placement.device == "gpu"
     sizes = ModelSizes.of(meta_model(target))
 
     def choose(workers: int, target: TargetConfig) -> Sharding:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.execution.placement import Placement
+from s2l_ray.execution.precision import Precision
 from s2l_ray.storage.folder import Storage
 
 
@@ -22,3 +23,5 @@ class SweepContext:
     """`target`, or `predicted` where the proxy's model stands in."""
     trajectories: str
     """Content of the base configuration's."""
+    precisions: dict[str, Precision] = field(default_factory=dict)
+    """Section → what its model is computed in where a trial does not set it."""

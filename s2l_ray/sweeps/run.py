@@ -91,7 +91,7 @@ def sweep(
         ray_session(resolved.resources, dashboard=True),
     ):
         run.begin(resolved)
-        context = RunContext(resolved, stage_runner, lay_out(resolved, progress.say))
+        context = RunContext(resolved, stage_runner, lay_out(resolved, progress.say, storage=run.storage))
         run_up_to_clusters(context, resolved.sweep.budgets, "sweep.budgets")
         run.commit()
         runner = _Runner(context)
@@ -203,8 +203,12 @@ class _Runner:
         from s2l_ray.execution.session import is_embedded
 
         run, embedded = self.context.run, is_embedded(self.config.resources)
+        layout = self.context.layout
+        precisions = dict(layout.precisions)
+        if phase == PREDICTED:
+            precisions["target"] = precisions["proxy"]  # it is the proxy's model
         return SweepContext(
-            self.base[phase], run.storage, self.context.layout.placements, embedded, phase, self.trajectories
+            self.base[phase], run.storage, layout.placements, embedded, phase, self.trajectories, precisions
         )
 
     def _at_once(self) -> int:

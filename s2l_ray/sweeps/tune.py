@@ -29,6 +29,7 @@ from s2l_ray.execution.capacity import Node, fit
 from s2l_ray.execution.failures import is_final
 from s2l_ray.execution.orphaned_placement_groups import remove_orphaned_placement_groups
 from s2l_ray.execution.placement import Placement
+from s2l_ray.execution.precision import Precision
 from s2l_ray.observability.metrics_log import MetricsLog
 from s2l_ray.observability.progress import Progress
 from s2l_ray.sweeps.context import SweepContext
@@ -121,8 +122,11 @@ def _whole_way(trial: Trial, shared: SweepContext) -> Stage:
     run = Run(config, shared.storage)
     with _log_of(trial, shared) as log:
         runner = StageRunner(run, Progress(io.StringIO(), interactive=False), log, shared=True)
-        sharding = shard_target(config, shared.placements["target"], shared.embedded)
-        layout = Layout(config.resources, shared.embedded, dict(shared.placements), sharding, crowded=True)
+        precisions = _precisions(config, shared)
+        sharding = shard_target(config, shared.placements["target"], shared.embedded, precisions["target"])
+        layout = Layout(
+            config.resources, shared.embedded, dict(shared.placements), sharding, precisions, crowded=True
+        )  # fmt: skip
         context = RunContext(config, runner, layout, (_objectives_to_tune(),))
         budgets = [] if trial.selector == FULL else [trial.budget]
         run_up_to_clusters(context, budgets, "sweep.budgets")
@@ -132,6 +136,12 @@ def _whole_way(trial: Trial, shared: SweepContext) -> Stage:
     [stage] = run.targets.values()
     write_record(shared, trial, run, stage)
     return stage
+
+
+def _precisions(config: S2LConfig, shared: SweepContext) -> dict[str, Precision]:
+    """Section → precision; a trial may set its own."""
+    asked = {model.section: model.precision for model in (config.proxy, config.target) if model is not None}
+    return {name: shared.precisions[name] if own == "auto" else own for name, own in asked.items()}
 
 
 def _objectives_to_tune() -> Any:

@@ -59,7 +59,8 @@ def run(
     with open_runner(opened, progress or Progress(), RayMetrics(wanted.name)) as runner:
         opened.begin(resolved)  # what is stored has the target
         with ray_session(resolved.resources):
-            run_stages(RunContext(wanted, runner, lay_out(wanted, runner.progress.say)))
+            layout = lay_out(wanted, runner.progress.say, storage=opened.storage)
+            run_stages(RunContext(wanted, runner, layout))
         opened.find_others_work()
     return opened
 
@@ -142,7 +143,7 @@ def finetune(
         config = _finetuning(opened.config, overrides, budget, selector, stratify)
         opened.config = config  # the target's sections are this command's; the rest of the run stays
         with ray_session(config.resources):
-            layout = lay_out(config, runner.progress.say, with_kmeans=False)
+            layout = lay_out(config, runner.progress.say, with_kmeans=False, storage=opened.storage)
             if subset is None:
                 [(subset, size)] = config.subset_budgets().items()
                 subset_stage(config, opened, runner, config.selection.selectors[0], size)

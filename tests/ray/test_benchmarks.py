@@ -30,7 +30,7 @@ SMALLEST = {
     ),
     "selection": (["--sizes", "500", "--clusters", "5", "--budgets", "0.1"], "1 budgets"),
     "trajectory_sources": (
-        ["quickstart", *"--examples 300 --seeds 0 --snapshots 3".split(), "--hybrids=1", "--target-steps=2"],
+        ["quickstart", "--examples=300", "--seeds", "0", "--snapshots=3", "--hybrids=1", "--target-steps=2"],
         "| hybrid, 1, levelled |",
     ),
     "target": (["--shape", "tiny", "--zero-stage", "0", "--steps", "1", "--batch", "4"], "GB a worker"),

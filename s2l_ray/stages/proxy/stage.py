@@ -38,7 +38,7 @@ def proxy_spec(context: RunContext, tokens: Stage) -> StageSpec:
     def build(out: Storage) -> StageResult:
         return _build(context, tokens, plan, points, seed, out)
 
-    settings = training_settings(proxy, context.layout.placements["proxy"].device, seed)
+    settings = training_settings(proxy, context.layout.precision_of(proxy), seed)
     settings["trajectories"] = config.trajectories.settings
     places, inputs = model_identity(proxy)
     settings |= places
@@ -71,8 +71,9 @@ def _build(
         say(f"[proxy] {lost} is gone or damaged; the training begins anew, to score it again.")
         out.delete_dir(FOLDER)
     placement = context.layout.placements["proxy"]
+    proxy = pinned(config.proxy).model_copy(update={"precision": context.layout.precision_of(config.proxy)})
     job = ProxyJob(
-        pinned(config.proxy), config.trajectories, plan, points, seed, open_tokenizer(tokens),
+        proxy, config.trajectories, plan, points, seed, open_tokenizer(tokens),
         tokens.storage.sub("parts"), out, placement.threads,
     )  # fmt: skip
     say(

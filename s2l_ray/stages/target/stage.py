@@ -12,7 +12,7 @@ from s2l_ray.lm.identity import model_identity, pinned
 from s2l_ray.observability.progress import format_count
 from s2l_ray.stages.context import RunContext
 from s2l_ray.stages.tokenizer import open_tokenizer, tokenizer_fingerprint
-from s2l_ray.stages.training import precision_of, training_settings
+from s2l_ray.stages.training import training_settings
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 
@@ -46,7 +46,7 @@ def target_spec(
     def build(out: Storage) -> StageResult:
         return _build(context, name, subset, tokens, heldout, plan, seed, out)
 
-    settings = training_settings(target, context.layout.placements["target"].device, seed)
+    settings = training_settings(target, context.layout.precision_of(target), seed)
     settings = {k: v for k, v in settings.items() if k not in _KEY_EXCLUDES} | {"total_steps": plan.total_steps}
     places, inputs = model_identity(target)
     settings |= places
@@ -96,7 +96,7 @@ def _build(
     target, placement = config.target, context.layout.placements["target"]
     assert target is not None
     label = f"target/{name}"
-    precision = precision_of(target, placement.device)
+    precision = context.layout.precision_of(target)
     context.layout.wait_for_capacity("target", say)
     sharding = context.layout.sharding_of(config)
     facts = {"optimiser steps": f"{plan.total_steps:,} of {target.global_batch_size} examples", "seed": seed,

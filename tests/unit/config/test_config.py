@@ -316,7 +316,6 @@ def test_own_tokenizer_for_random_weights_may_come_in_any_order():
             ["corpus.source_column", "name the column"],
         ),
         (MINIMAL, ["selection.selectors=[random_per_source]", "corpus.source_column=null"], ["corpus.source_column"]),
-        (MINIMAL, ["resources.device=cpu", "proxy.precision=bf16"], ["bf16", "unusably slow", "use fp32"]),
         (MINIMAL, ["proxy.render=alpaca", "corpus.format=sharegpt"], ["alpaca", "sharegpt", "use render=plain"]),
     ],
 )

@@ -1,0 +1,84 @@
+"""fp32 or bf16: what `precision: auto` comes to, by what the workers' processors have and by the model's size.
+
+Resolved once for a run and kept with it: where a run goes on on another kind of machine, another precision would begin
+its trainings anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from s2l_ray.config.model import TrainedModelConfig
+from s2l_ray.execution.node_facts import NodeFacts
+from s2l_ray.execution.placement import PlacementError
+from s2l_ray.storage.fingerprint import fingerprint
+from s2l_ray.storage.folder import Storage
+
+Precision = Literal["fp32", "bf16"]
+
+MIN_CPU_WIDTH = 512
+"""Hidden size from which bf16 pays on CPUs with matrix units. Measured with AMX on two cores: 512 (Pythia-70M) trains
+1.7 and scores 1.9 times as fast as in fp32, 576 (SmolLM2-135M) 1.9 and 2.8 times; models of 48 and 96 are half as
+fast, since casting takes longer there than multiplying."""
+
+_NOTE = "precision.json"
+
+
+def choose_precision(model: TrainedModelConfig, device: str, nodes: Sequence[NodeFacts], width: int) -> Precision:
+    """What the section's `precision` means on these nodes.
+
+    Args:
+        device: cpu or gpu.
+        nodes: those that may get its workers; empty: not up, and nothing is known of them.
+        width: the model's hidden size.
+
+    Raises:
+        PlacementError: bf16 is asked for, and the processors there have nothing for it.
+    """
+    lacking = [n for n in nodes if not (n.gpus_have_bf16 if device == "gpu" else n.cpu_multiplies_bf16)]
+    if model.precision == "auto":
+        wide = device == "gpu" or (bool(nodes) and width >= MIN_CPU_WIDTH)
+        return "bf16" if wide and not lacking else "fp32"
+    if model.precision == "bf16" and lacking:
+        what = "GPUs before compute capability 8.0 have no bf16" if device == "gpu" else "CPUs without amx_bf16"
+        raise PlacementError(
+            f"{model.section}.precision=bf16 on {lacking[0].name} would be unusably slow ({what}); use fp32 (auto "
+            "chooses it there)"
+        )
+    return model.precision
+
+
+def keep_precision(
+    storage: Storage, model: TrainedModelConfig, chosen: Precision, say: Callable[[str], None]
+) -> Precision:
+    """What this run computes the model in: `chosen`, or what it was when the run began; says where the two differ.
+
+    Args:
+        storage: the run's folder; its lock is held.
+    """
+    if model.precision != "auto":
+        return chosen
+    fields = model.stored(include={"model", "revision", "gguf_file", "from_config", "random_weights"})
+    identity, noted = fingerprint([model.section, fields])[:16], _read_note(storage)
+    kept = noted.get(identity, chosen)
+    if identity not in noted:
+        storage.write_json(_NOTE, noted | {identity: chosen})
+    elif kept != chosen:
+        cost = "slowly" if kept == "bf16" else "more slowly than it could"
+        say(
+            f"[{model.section}] this run began in {kept} and keeps to it, {cost} on these processors: in another "
+            f"precision it would train anew. {model.section}.precision={chosen} does so"
+        )
+    return kept
+
+
+def _read_note(storage: Storage) -> dict[str, Precision]:
+    """Damaged or foreign entries are as if there were none: at worst a stage is made again."""
+    try:
+        found = storage.read_json(_NOTE)
+    except (FileNotFoundError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, value in found.items() if value in ("fp32", "bf16")}
