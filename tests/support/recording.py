@@ -1,6 +1,6 @@
 """A proxy's training that records the losses of its epochs: the job, and one of several workers as a program.
 
-    recording.py RANK WORKERS FOLDER DIES_AFTER
+    python -m tests.support.recording RANK WORKERS FOLDER DIES_AFTER
 
 DIES_AFTER: optimiser step after which the process ends as if it were killed; -1: never.
 """
@@ -11,6 +11,7 @@ import datetime
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,6 @@ from typing import Any
 import pyarrow as pa
 import torch
 import torch.distributed as dist
-from local_worker import Died, LocalWorkerContext
-from tiny import random_examples
 
 from s2l_ray.artifacts.points import plan_points
 from s2l_ray.config.schema import ProxyConfig, TrajectoriesConfig
@@ -31,6 +30,8 @@ from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.stages.proxy.job import ProxyJob
 from s2l_ray.stages.proxy.loop import run_worker
 from s2l_ray.storage.folder import Storage
+from s2l_ray.testing.local_worker import Died, LocalWorkerContext
+from s2l_ray.testing.tiny import random_examples
 
 PARTS = [(0, 24), (1, 24), (4, 24), (5, 17), (7, 9)]
 NUM_EXAMPLES = sum(rows for _, rows in PARTS)
@@ -93,9 +94,11 @@ class RecordingWorker(LocalWorkerContext):
 
     def notice(self, step: int) -> bool:
         if step == self._last:
-            if self.num_workers > 1:
-                os._exit(0)
-            raise Died
+            if self.num_workers == 1:
+                raise Died
+            self.all_gather(None)
+            time.sleep(1)  # a process that is still in the call above would fail of the other's end
+            os._exit(0)
         return False
 
     def broadcast(self, value: Any) -> Any:

@@ -13,8 +13,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from local_worker import Died
-from recording import NUM_EXAMPLES, PARTS, STEPS_PER_EPOCH, RecordingWorker, recording_job
 
 from s2l_ray.artifacts.points import PlanError, Point, plan_points
 from s2l_ray.artifacts.snapshots import TRAINING, read_snapshot, snapshot_folder
@@ -31,8 +29,10 @@ from s2l_ray.lm.load import load_model
 from s2l_ray.stages.proxy.loop import run_worker
 from s2l_ray.stages.proxy.record import RecordedLossesGone
 from s2l_ray.stages.trajectories.join import join_part, without_trend
+from s2l_ray.testing.local_worker import Died
+from tests.support.recording import NUM_EXAMPLES, PARTS, STEPS_PER_EPOCH, RecordingWorker, recording_job
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[3]
 
 
 def trajectories(folder: Path, source: str = "hybrid") -> np.ndarray:
@@ -153,13 +153,14 @@ def test_damaged_parts_of_an_unfinished_epoch_are_named(tmp_path, damage):
         run(tmp_path)
 
 
+@pytest.mark.slow  # tests/e2e/test_pipeline.py has two workers on Ray; here they die, and one goes on
 def test_two_workers_record_what_one_does_and_one_goes_on_from_them(tmp_path, undisturbed):
     """The first epoch is two workers' alone; they die within a window of the second."""
     recording_job(tmp_path)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parent}:{HERE}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     arguments = ["2", str(tmp_path), str(STEPS_PER_EPOCH + 2)]
     ranks = [
-        subprocess.Popen([sys.executable, str(HERE / "recording.py"), str(rank), *arguments], env=environment)
+        subprocess.Popen([sys.executable, "-m", "tests.support.recording", str(rank), *arguments], env=environment)
         for rank in (0, 1)
     ]
     try:

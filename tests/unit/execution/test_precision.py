@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from recording import PARTS, RecordingWorker, recording_job
 
 from s2l_ray.artifacts.snapshots import read_snapshot, snapshot_folder
 from s2l_ray.config import ProxyConfig, TargetConfig, load_config
@@ -20,6 +19,7 @@ from s2l_ray.execution.precision import choose_precision, keep_precision
 from s2l_ray.stages.layout import precisions_of
 from s2l_ray.stages.proxy.loop import run_worker
 from s2l_ray.storage.folder import Storage
+from tests.support.recording import PARTS, RecordingWorker, recording_job
 
 PLAIN = NodeFacts("plain", 64 * 10**9, 8, "2.13.0+cpu", False, 0, None, False)
 AMX = replace(PLAIN, name="amx", cpu_multiplies_bf16=True)
