@@ -42,7 +42,7 @@ def test_none_is_left_out():
 
 
 # Slow: those that start whole runs, or compile and train for a minute and more.
-WHOLE_RUNS = {"gpu", "scaling", "scoring", "target"}
+WHOLE_RUNS = {"gpu", "scaling", "scoring", "target", "trajectory_sources"}
 
 
 @pytest.mark.parametrize(
