@@ -20,6 +20,7 @@ from s2l_ray.errors import UserError
 from s2l_ray.lm.batches import Batch, Batching
 from s2l_ray.lm.engine import Engine
 from s2l_ray.lm.response_loss import mean_per_example
+from s2l_ray.lm.schedule import learning_rate
 
 
 class DivergedError(UserError, RuntimeError):
@@ -51,14 +52,6 @@ class StepResult:
     num_response_tokens: int
     examples: ExampleLosses | None = None
     """Of this worker's share, if they are recorded."""
-
-
-def learning_rate(step: int, total_steps: int, peak: float, warmup_share: float) -> float:
-    """Linear warm-up, cosine decay to 0; `step` counts from 0. A function of the step alone: nothing to restore."""
-    warmup = round(total_steps * warmup_share)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
 
 
 class Stepper:

@@ -22,6 +22,7 @@ from s2l_ray.reporting.facts_contents import (
     Space,
     SubsetFacts,
 )
+from s2l_ray.reporting.lengths import count_prompt_lengths
 from s2l_ray.reporting.rows import SOURCE, Rows
 from s2l_ray.reporting.sketch import BINS, EDGES, KINDS, Sketch, percentiles, purity_of, random_purity
 from s2l_ray.text.display import printable
@@ -33,6 +34,7 @@ MAX_TOPICS = 40
 _LOSS_BARS = 32
 _TOKEN_BARS = 24
 MAX_EXAMPLES = 720
+_FILLINGS = 20
 MAX_TEXT = 1_500
 """Characters of a field that are shown."""
 _ALL_TEXT, _SHORT_TEXT = 1_200_000, 500
@@ -65,8 +67,10 @@ def contents_of(made: Sketch, rows: Rows, subsets: list[SubsetFacts]) -> Content
             for v in order[:MAX_TOPICS]
         ]
         smaller[name] = max(0, len(values) - MAX_TOPICS)
+    prompts = count_prompt_lengths(rows, len(labels))
     histograms = [
-        _token_histogram(made.tokens, labels),
+        _token_histogram("response length", made.tokens, labels),
+        *([] if prompts is None else [_token_histogram("prompt length", prompts, labels)]),
         _loss_histogram("first loss", made.first, labels),
         _loss_histogram("last loss", made.last, labels),
     ]
@@ -86,7 +90,7 @@ def _loss_histogram(what: str, counts: Array, labels: list[str]) -> Histogram:
     return Histogram(what, "nats/token", True, edges, _named(bars, labels), _medians(medians, labels))
 
 
-def _token_histogram(counts: Array, labels: list[str]) -> Histogram:
+def _token_histogram(what: str, counts: Array, labels: list[str]) -> Histogram:
     """(1 + S, values) → bars of equal width on a log scale, at least one token wide."""
     filled = np.flatnonzero(counts[0])
     low, high = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (1, 2)
@@ -96,7 +100,7 @@ def _token_histogram(counts: Array, labels: list[str]) -> Histogram:
     bars = np.add.reduceat(counts[:, :high], edges[:-1], axis=1)
     medians = np.array([_exact_median(line) for line in counts])
     spans = [float(e) for e in edges]
-    return Histogram("response length", "tokens", True, spans, _named(bars, labels), _medians(medians, labels))
+    return Histogram(what, "tokens", True, spans, _named(bars, labels), _medians(medians, labels))
 
 
 def _exact_median(counts: Array) -> float:
@@ -163,9 +167,10 @@ def purity_facts(made: Sketch, seed: int) -> list[Purity]:
         if (table.sum(axis=0) > 0).sum() < 2 or len(sizes) < 2:
             continue
         own = purity_of(table[filled])
-        random = random_purity(sizes, table.sum(axis=0), seed)
-        means = [float(np.average(p, weights=sizes)) for p in (own, random)]
-        out.append(Purity(name, means[0], means[1], [float(p) for p in own], [float(p) for p in random]))
+        draws = [random_purity(sizes, table.sum(axis=0), seed + i) for i in range(_FILLINGS)]
+        means = [float(np.average(p, weights=sizes)) for p in (own, *draws)]
+        out.append(Purity(name, means[0], float(np.mean(means[1:])), float(np.std(means[1:], ddof=1)),
+                          [float(p) for p in own], [float(p) for p in draws[0]]))  # fmt: skip
     return out
 
 

@@ -35,7 +35,7 @@ class Stability:
 class Curve:
     name: str
     points: list[tuple[int, float]]
-    """(step, loss)."""
+    """(step, loss), or (step, learning rate)."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Training:
     snapshots: list[tuple[int, float]]
     """(step, mean loss)."""
     targets: list[Curve]
+    rates: list[Curve]
+    """Learning rate of the reference model (`proxy`) and of each target."""
     heldout: list[Curve]
     """Name: `<target> on <set>`."""
     restarts: list[tuple[str, int]]

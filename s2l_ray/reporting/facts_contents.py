@@ -96,6 +96,9 @@ class Purity:
     mean: float
     """Weighted by size."""
     random_mean: float
+    """Of clusters of the same sizes filled at random, mean over several fillings."""
+    random_sd: float
+    """Between the fillings."""
     values: list[float]
     random_values: list[float]
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from s2l_ray.reporting.facts import Facts
 from s2l_ray.reporting.look import VARIABLES
 from s2l_ray.reporting.numbers import compact, figure, percent
-from s2l_ray.reporting.parts import Drawing, Missing, Section
+from s2l_ray.reporting.parts import Drawing, Missing, Section, spans
 from s2l_ray.reporting.sections.budgets import budgets_section
 from s2l_ray.reporting.sections.clusters import clusters_section, purity_section, space_section
 from s2l_ray.reporting.sections.contents import contents_section
@@ -71,7 +71,7 @@ def make_page(facts: Facts) -> str:
     return environment.get_template("report.html.j2").render(
         facts=facts, title=_title(facts), provenance=_provenance(facts), figures=_key_figures(facts, draw),
         warnings=_warnings(facts), sections=sections, missing=missing, policy=Markup(policy), style=Markup(style),
-        script=Markup(script), markdown=_markdown(facts, draw), safe=Markup, num_first=FIRST_EXAMPLES,
+        script=Markup(script), markdown=_markdown(facts, draw), safe=Markup, widths=spans, num_first=FIRST_EXAMPLES,
         examples=Markup(_json(examples[FIRST_EXAMPLES :])),
         sources=sorted({e["source"] for e in examples}), clusters=sorted({e["cluster"] for e in examples}),
     )  # fmt: skip

@@ -19,6 +19,18 @@ class Table:
     headings: list[str]
     rows: list[list[str]]
     num_text: int = 1
+    strong: frozenset[tuple[int, int]] = frozenset()
+    """(row, column) of the cells that stand out."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One of several pictures of a figure, of which the reader sees one at a time; on paper all."""
+
+    label: str
+    svgs: list[str]
+    caption: str
+    legend: list[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,28 @@ class Figure:
     """(symbol, CSS variable of its colour, text)."""
     panels: list[str] = field(default_factory=list)
     """A heading for each of `svgs`, or none at all."""
+    views: list[View] = field(default_factory=list)
+    """To choose from, instead of `svgs`."""
+
+    @property
+    def num_panels(self) -> int:
+        return max([len(self.svgs), *(len(view.svgs) for view in self.views)])
+
+
+def spans(figures: Sequence[Figure]) -> list[str]:
+    """CSS class of each figure: how much of a row of three panels it takes, so that rows are full."""
+    rows: list[list[int]] = []
+    for figure in figures:
+        wide = min(3, max(1, figure.num_panels))
+        if rows and sum(rows[-1]) + wide <= 3:
+            rows[-1].append(wide)
+        else:
+            rows.append([wide])
+    names = {1: "third", 2: "two-thirds", 3: "whole"}
+    return [
+        "whole" if len(row) == 1 else "half" if row == [1, 1] else names[wide]
+        for row in rows for wide in row
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)

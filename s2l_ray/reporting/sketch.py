@@ -21,7 +21,8 @@ EDGES = LOW * np.exp(_STEP * np.arange(BINS + 1))
 MAX_TOKENS = 65_536
 """Responses of more tokens are counted as of so many."""
 COLUMNS, LINES = 44, 32
-"""Cells of the map."""
+"""Cells of the map; fewer, where a cell would hold fewer than _PER_CELL examples in the mean."""
+_PER_CELL = 8
 _SAMPLE = 20_000
 MEMBERS = 10
 KINDS = ("easiest", "median", "hardest")
@@ -98,6 +99,8 @@ class Sketch:
     seen: int = 0
 
     def __post_init__(self) -> None:
+        scale = min(1.0, (self.num_rows / (_PER_CELL * COLUMNS * LINES)) ** 0.5)
+        self.columns, self.lines = max(8, round(COLUMNS * scale)), max(6, round(LINES * scale))
         k, t, populations = self.num_clusters, self.num_snapshots, 1 + self.num_subsets
         self.histograms = np.zeros((k, t, BINS), np.int32)
         self.first, self.last = (np.zeros((populations, BINS), np.int64) for _ in range(2))
@@ -190,7 +193,7 @@ class Sketch:
             if self.seen > _SAMPLE:  # a few outliers of millions would squeeze all others into one cell
                 low, high = np.percentile(scores, [0.2, 99.8], axis=0)
             self.map_low, self.map_high = low, np.maximum(high, low + 1e-9)
-            self.density = np.zeros((1 + self.num_subsets, LINES, COLUMNS), np.int64)
+            self.density = np.zeros((1 + self.num_subsets, self.lines, self.columns), np.int64)
         self._sample = []
         self.medians = np.log(percentiles(self.histograms[:, -1], (0.5,))[:, 0])
 
@@ -203,12 +206,12 @@ class Sketch:
             return
         logs = np.log(np.maximum(part.losses, LOW), dtype=np.float64)
         scores = ((logs - self.means) @ self.axes - self.map_low) / (self.map_high - self.map_low)
-        x = np.clip((scores[:, 0] * COLUMNS).astype(int), 0, COLUMNS - 1)
-        y = np.clip((scores[:, 1] * LINES).astype(int), 0, LINES - 1)
-        cells = y * COLUMNS + x
+        x = np.clip((scores[:, 0] * self.columns).astype(int), 0, self.columns - 1)
+        y = np.clip((scores[:, 1] * self.lines).astype(int), 0, self.lines - 1)
+        cells = y * self.columns + x
         for population, rows in self._populations(part):
-            counts = np.bincount(cells[rows], minlength=LINES * COLUMNS)
-            self.density[population] += counts.reshape(LINES, COLUMNS)
+            counts = np.bincount(cells[rows], minlength=self.lines * self.columns)
+            self.density[population] += counts.reshape(self.lines, self.columns)
 
 
 def _widened(table: Array, codes: Array) -> Array:

@@ -8,12 +8,14 @@ import numpy as np
 
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
+from s2l_ray.lm.schedule import learning_rate
 from s2l_ray.observability.metrics_log import read_metrics
 from s2l_ray.reporting.facts import Curve, Training
 from s2l_ray.text.display import printable
 
 MAX_POINTS = 400
 MAX_CURVES = 8
+_RATE_POINTS = 40
 
 
 def training_facts(run: Run) -> Training | None:
@@ -26,10 +28,12 @@ def training_facts(run: Run) -> Training | None:
         (int(s["step"]), float(s["mean_loss_nats"])) for s in proxy_stage.manifest.extra["snapshots"]
     ]  # fmt: skip
     targets, heldout, restarts = [], [], []
+    rates = [] if proxy_stage is None else _rate("proxy", proxy_stage)
     for label, stage in list(run.targets.items())[:MAX_CURVES]:
         curve = _curve(label, events.get(stage.folder, []))
         targets += [curve] if curve else []
         heldout += _evaluations(label, stage)
+        rates += _rate(label, stage)
     known = {stage.folder for stage in run.stages.values()}
     for folder, found in events.items():
         if folder in known:
@@ -38,7 +42,7 @@ def training_facts(run: Run) -> Training | None:
             ]
     if proxy is None and not snapshots and not targets and not heldout:
         return None
-    return Training(proxy, snapshots, targets, heldout, restarts)
+    return Training(proxy, snapshots, targets, rates, heldout, restarts)
 
 
 def _by_folder(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -65,6 +69,17 @@ def _curve(name: str, events: list[dict[str, Any]]) -> Curve | None:
             by_step[step] = float(loss)
     points = sorted(by_step.items())
     return Curve(name, thinned(points)) if points else None
+
+
+def _rate(name: str, stage: Stage) -> list[Curve]:
+    """The learning rate that the stage's settings give, at some steps; nothing if they name none."""
+    settings = stage.manifest.settings
+    total = settings.get("total_steps") or stage.manifest.extra["summary"]["steps"]
+    if "learning_rate" not in settings or not total:
+        return []
+    peak, share = settings["learning_rate"], settings["warmup_share"]
+    steps = {int(step) for step in np.linspace(0, total - 1, _RATE_POINTS)} | {min(round(total * share), total - 1)}
+    return [Curve(name, [(step + 1, learning_rate(step, total, peak, share)) for step in sorted(steps)])]
 
 
 def thinned(points: list[tuple[int, float]], most: int = MAX_POINTS) -> list[tuple[int, float]]:

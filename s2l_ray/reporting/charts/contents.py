@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -11,6 +13,7 @@ from s2l_ray.reporting.facts_contents import Contents, Histogram
 from s2l_ray.reporting.look import (
     LOOKS,
     MUTED,
+    STEPS,
     WIDTH,
     Rows,
     data,
@@ -21,38 +24,75 @@ from s2l_ray.reporting.look import (
 from s2l_ray.reporting.numbers import loss, percent
 
 
-def shares(contents: Contents, column: str, labels: list[str], names: dict[str, str]) -> Any:
-    """Share of each value in the corpus and in the subsets, on a log scale."""
-    categories = contents.columns[column]
-    sizes = {s.label: (s.selector, s.num_examples) for s in contents.subsets}
-    totals = {"": contents_total(contents, column)} | {label: sizes[label][1] for label in labels}
-    rows: Rows = []
-    for at, category in enumerate(categories):
-        for label in ["", *labels]:
-            count = category.count if not label else category.chosen[label]
-            share = count / max(1, totals[label])
-            look = LOOKS["full"] if not label else look_of(sizes[label][0], [s for s, _ in sizes.values()])
-            who = names[label] if label else "corpus"
-            rows.append({"at": at, "share": share * 100, "colour": look.colour, "shape": look.shape,
-                         "tip": f"{category.value}: {percent(share)} of {who} ({count:,} examples)"})  # fmt: skip
+@dataclass(frozen=True)
+class Mark:
+    """How a population is drawn; "" is the corpus."""
+
+    label: str
+    colour: str
+    shape: str
+    symbol: str
+    size: int = 75
+
+
+def marks_of(contents: Contents, labels: Sequence[str]) -> list[Mark]:
+    """The corpus, and subsets in the colours of their selectors."""
+    selectors = {s.label: s.selector for s in contents.subsets}
+    looks = [(label, look_of(selectors[label], selectors.values())) for label in labels]
+    full = LOOKS["full"]
+    return [Mark("", full.colour, full.shape, full.symbol)] + [
+        Mark(label, look.colour, look.shape, look.symbol) for label, look in looks
+    ]
+
+
+def budget_marks(labels: Sequence[str]) -> list[Mark]:
+    """The corpus, and at most three budgets of one selector: the larger, the darker and larger."""
+    full = LOOKS["full"]
+    shades = zip(labels, STEPS[-len(labels) :], (30, 70, 120), strict=False)
+    return [Mark("", full.colour, full.shape, full.symbol)] + [Mark(n, c, "circle", "●", z) for n, c, z in shades]
+
+
+def shares(contents: Contents, column: str, marks: Sequence[Mark], names: dict[str, str], lines: slice) -> Any:
+    """Share of values in the corpus and in subsets, on a log scale that is the same for all lines.
+
+    Args:
+        lines: which of the values, the commonest first.
+    """
+    rows = _share_rows(contents, column, marks, names)
     positive = [r["share"] for r in rows if r["share"] > 0]
     low, high = min(positive) * 0.8, max(positive) * 1.25
-    drawn = [r | {"share": max(r["share"], low)} for r in rows]
+    shown = contents.columns[column][lines]
+    first = lines.start or 0
+    drawn: Rows = [
+        r | {"share": max(r["share"], low), "at": r["at"] - first} for r in rows if 0 <= r["at"] - first < len(shown)
+    ]
     spans: Rows = [
         {"at": at, "from": min(v), "to": max(v), "name": c.value}
-        for at, c in enumerate(categories) for v in [[r["share"] for r in drawn if r["at"] == at]]
+        for at, c in enumerate(shown) for v in [[r["share"] for r in drawn if r["at"] == at]]
     ]  # fmt: skip
-    lines = len(categories)
-    y = alt.Y("at:Q", scale=alt.Scale(domain=[lines - 0.4, -0.6], nice=False), axis=None)
+    y = alt.Y("at:Q", scale=alt.Scale(domain=[len(shown) - 0.4, -0.6], nice=False), axis=None)
     x = alt.X("share:Q", **log_axis(low, high, "% of the examples (log scale)"))
     base = alt.Chart(data(spans)).encode(y=y)
     span = base.mark_rule(color=MUTED, strokeWidth=1).encode(x=alt.X("from:Q"), x2=alt.X2("to:Q"))
     name = base.mark_text(align="right", dx=-8, limit=126).encode(x=alt.value(0), text=alt.Text("name:N"))
-    dots = alt.Chart(data(drawn)).mark_point(filled=True, size=75, opacity=1).encode(
+    dots = alt.Chart(data(drawn)).mark_point(filled=True, opacity=1).encode(
         y=y, x=x, color=alt.Color("colour:N", scale=None), shape=alt.Shape("shape:N", scale=None),
-        description=alt.Description("tip:N")
+        size=alt.Size("size:Q", scale=None), description=alt.Description("tip:N")
     )  # fmt: skip
-    return dressed(alt.layer(span, dots, name), 200, 20 * lines + 6, 20)
+    return dressed(alt.layer(span, dots, name), 200, 20 * len(shown) + 6, 20)
+
+
+def _share_rows(contents: Contents, column: str, marks: Sequence[Mark], names: dict[str, str]) -> Rows:
+    totals = {s.label: s.num_examples for s in contents.subsets} | {"": contents_total(contents, column)}
+    rows: Rows = []
+    for at, category in enumerate(contents.columns[column]):
+        for mark in marks:
+            count = category.chosen[mark.label] if mark.label else category.count
+            share = count / max(1, totals[mark.label])
+            who = names[mark.label] if mark.label else "corpus"
+            rows.append({"at": at, "share": share * 100, "colour": mark.colour, "shape": mark.shape, "size": mark.size,
+                         "tip": f"{category.value}: {percent(share)} of {who} ({count:,} examples)"})  # fmt: skip
+    return rows
 
 
 def contents_total(contents: Contents, column: str) -> int:

@@ -91,8 +91,8 @@ def reference_cost(cost: Cost) -> Any:
     sizes = [r["p"] for r in [*rows, *own] if r["p"] > 0]
     flops = [r["f"] for r in [*rows, *own] if r["f"] > 0]
     label = "format(datum.value, '~s')"
-    x = alt.X("p:Q", **log_axis(min(sizes), max(sizes), "parameters of the reference model", 5, label))
-    y = alt.Y("f:Q", **log_axis(min(flops), max(flops), "FLOPs (less is better)", 5, label))
+    x = alt.X("p:Q", **log_axis(min(sizes) * 0.5, max(sizes), "parameters of the reference model", 5, label))
+    y = alt.Y("f:Q", **log_axis(min(flops) * 0.5, max(flops), "FLOPs (less is better)", 5, label))
     line = alt.Chart(data(rows)).mark_line(color=MUTED, strokeDash=[4, 3]).encode(x=x, y=y)
     point = alt.Chart(data(own)).mark_point(filled=True, size=90, color=LOOKS["s2l"].colour, opacity=1).encode(
         x=x, y=y, description=alt.Description("tip:N")

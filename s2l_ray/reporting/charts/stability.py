@@ -32,5 +32,4 @@ def overlap(o: Overlap, names: dict[str, str]) -> Any:
     )  # fmt: skip
     cells = base.mark_rect().encode(color=alt.Color("colour:N", scale=None), description=alt.Description("tip:N"))
     texts = base.mark_text().encode(text=alt.Text("text:N"), color=alt.Color("ink:N", scale=None))
-    side = min(40, 190 // len(labels))
-    return dressed(alt.layer(cells, texts), side * len(labels), max(20, side * 2 // 3) * len(labels))
+    return dressed(alt.layer(cells, texts), 200, max(20, min(32, 200 // len(labels))) * len(labels))

@@ -41,3 +41,17 @@ def training(t: Training, curves: list[Curve], snapshots: bool, title: str, colo
     layers.append(alt.Chart(data(ticks)).mark_point(filled=True, size=60, shape="diamond", color=INK, opacity=1).encode(
         x=x, y=y, description=alt.Description("tip:N")))  # fmt: skip
     return dressed(alt.layer(*layers), WIDTH, 180)
+
+
+def rates(curves: list[Curve], colours: list[str]) -> Any:
+    """Learning rates over steps."""
+    rows: Rows = [
+        {"step": s, "rate": v, "name": c.name, "colour": colours[i], "tip": f"step {s:,}: {v:.3g}"}
+        for i, c in enumerate(curves) for s, v in c.points
+    ]  # fmt: skip
+    x = alt.X("step:Q", axis=alt.Axis(title="optimiser steps", tickCount=4, grid=False))
+    y = alt.Y("rate:Q", axis=alt.Axis(title="learning rate", tickCount=4, labelExpr="format(datum.value, '~g')"))
+    lines = alt.Chart(data(rows)).mark_line(strokeWidth=1.6).encode(
+        x=x, y=y, detail=alt.Detail("name:N"), color=alt.Color("colour:N", scale=None)
+    )  # fmt: skip
+    return dressed(lines, WIDTH, 180)

@@ -22,6 +22,7 @@ from s2l_ray.reporting.numbers import figure, signed
 
 _ROW, _NAMES = 24, 118
 """Height of a line of dots, and room for the names to its left."""
+_PANEL = 338 - _NAMES
 
 
 def _title(metric: MetricFacts) -> str:
@@ -44,7 +45,8 @@ def _dots(rows: Rows, headings: Rows, title: str, zero: bool = False) -> Any:
     """Dots with intervals. Rows have at (line from above), name, value, low, high, colour, shape, text, tip."""
     lines = max(r["at"] for r in rows) + 1
     y = alt.Y("at:Q", scale=alt.Scale(domain=[lines - 0.4, -0.6], nice=False), axis=None)
-    domain = padded([r[k] for r in rows for k in ("low", "high")] + ([0.0] if zero else []), 0.08, 0.42)
+    ends = [r[k] for r in rows for k in ("low", "high")] + ([0.0] if zero else [])
+    domain = padded(ends, 0.08, 1.0 if zero else 0.42)  # room for the words to the right
     x = alt.X(
         "value:Q",
         scale=alt.Scale(domain=domain, nice=False, zero=False),
@@ -58,7 +60,8 @@ def _dots(rows: Rows, headings: Rows, title: str, zero: bool = False) -> Any:
             x=x, color=colour, shape=alt.Shape("shape:N", scale=None),
         description=alt.Description("tip:N")
         ),
-        base.mark_text(align="left", dx=8).encode(x=alt.X("high:Q"), text=alt.Text("text:N"), color=colour),
+        (base.mark_text(align="right").encode(x=alt.value(_PANEL), text=alt.Text("text:N"), color=colour) if zero
+         else base.mark_text(align="left", dx=8).encode(x=alt.X("high:Q"), text=alt.Text("text:N"), color=colour)),
         base.mark_text(align="right", dx=-8, limit=_NAMES - 10).encode(x=alt.value(0), 
             text=alt.Text("name:N"), color=colour),
         alt.Chart(data(headings)).mark_text(align="left", color=INK).encode(
@@ -67,7 +70,7 @@ def _dots(rows: Rows, headings: Rows, title: str, zero: bool = False) -> Any:
     ]  # fmt: skip
     if zero:
         layers.insert(0, alt.Chart(data([{"x": 0}])).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x=alt.X("x:Q")))
-    return dressed(alt.layer(*layers), 338 - _NAMES, _ROW * lines, 20)
+    return dressed(alt.layer(*layers), _PANEL, _ROW * lines, 20)
 
 
 def scores(worth: Worth, metric: MetricFacts, names: dict[str, str]) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from s2l_ray.reporting.charts import clusters as charts
 from s2l_ray.reporting.facts import Facts
-from s2l_ray.reporting.facts_contents import ClusterFacts, Clusters, Space
+from s2l_ray.reporting.facts_contents import ClusterFacts, Clusters, Purity, Space
 from s2l_ray.reporting.look import LOOKS, MUTED, STEPS, VARIABLES
 from s2l_ray.reporting.numbers import loss, percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
@@ -98,7 +98,7 @@ def space_section(facts: Facts, draw: Drawing) -> Section | None:
     legend += [("■", VARIABLES[STEPS[i]][0], f"up to {percent(most * i / 4)}") for i in range(1, 4)]
     legend.append(("■", VARIABLES[STEPS[4]][0], "more"))
     how = (
-        "Every example by the two principal components of its log losses; right: higher mean loss. A cell's colour is "
+        "Every example by the two principal components of its log losses; right: higher mean loss. A cell’s colour is "
         "the share that was chosen of the examples in it. The table lists the fullest cells."
     )
     figure_ = Figure("Share chosen", svgs, f"{text}.", table, legend, names)
@@ -133,13 +133,15 @@ def purity_section(facts: Facts, draw: Drawing) -> Section | None:
     if not facts.purity:
         return None
     svgs = [draw.svg(charts.purity(p), f"Purity of clusters by {p.column}") for p in facts.purity]
-    said = [
-        f"by {p.column}: {percent(p.mean)} of a cluster's examples share its commonest value, {percent(p.random_mean)} "
-        "in clusters of the same sizes filled at random"
+    said = [_purity_said(p) for p in facts.purity]
+    rows = [
+        [p.column, f"{len(p.values):,}", percent(p.mean), percent(p.random_mean), f"{p.random_sd * 100:.1f} points",
+         f"{_excess(p):.2f}"]
         for p in facts.purity
-    ]
-    rows = [[p.column, f"{len(p.values):,}", percent(p.mean), percent(p.random_mean)] for p in facts.purity]
-    table = Table(["column", "clusters", "mean share of the commonest", "filled at random"], rows)
+    ]  # fmt: skip
+    table = Table(
+        ["column", "clusters", "share of the commonest", "filled at random", "standard deviation", "excess"], rows
+    )
     legend = [
         ("■", VARIABLES[LOOKS["s2l"].colour][0], "clusters of trajectories"),
         ("■", VARIABLES[MUTED][0], "at random"),
@@ -152,3 +154,17 @@ def purity_section(facts: Facts, draw: Drawing) -> Section | None:
     panels = [f"by {p.column}" for p in facts.purity]
     figure_ = Figure("Purity", svgs, f"{text[:1].upper()}{text[1:]}.", table, legend, panels)
     return Section("purity", "Do clusters mean something?", how, [figure_])
+
+
+def _purity_said(p: Purity) -> str:
+    far = abs(p.mean - p.random_mean) > 2 * p.random_sd
+    return (
+        f"by {p.column}: {percent(p.mean)} of the examples have their cluster’s commonest value, "
+        f"{percent(p.random_mean)} in clusters of the same sizes filled at random"
+        + ("" if far else ", which is no more than chance")
+    )
+
+
+def _excess(p: Purity) -> float:
+    """0 is chance, 1 is pure."""
+    return 0.0 if p.random_mean >= 1 else (p.mean - p.random_mean) / (1 - p.random_mean)

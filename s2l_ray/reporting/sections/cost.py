@@ -31,7 +31,7 @@ def cost_section(facts: Facts, draw: Drawing) -> Section | None:
         figures.append(
             Figure(
                 "A reference model of another size", [draw.svg(charts.reference_cost(cost), "FLOPs by size")],
-                "From 6 FLOPs a parameter and token of training and 2 of scoring; the dot is this run's own.",
+                "From 6 FLOPs a parameter and token of training and 2 of scoring; the dot is this run’s own.",
                 Table(["parameters", "FLOPs"], rows),
             )
         )  # fmt: skip

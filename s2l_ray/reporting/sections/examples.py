@@ -22,22 +22,24 @@ def examples_section(facts: Facts, draw: Drawing) -> Section | None:
         f"{len(facts.examples):,} of {facts.num_examples or 0:,} examples"
         + (f"; {cut} of them are cut." if cut else ".")
     )
+    low, high = min(min(e.losses) for e in facts.examples), max(max(e.losses) for e in facts.examples)
     rows = [
         {"id": e.id, "cluster": e.cluster, "why": e.why, "chosen": e.is_chosen, "source": e.source, "topic": e.topic,
-         "tokens": f"{e.tokens:,}", "first": loss(e.losses[0]), "last": loss(e.losses[-1]), "line": _line(e.losses),
-         "turns": [list(turn) for turn in e.turns], "cut": e.num_cut}
+         "tokens": f"{e.tokens:,}", "first": loss(e.losses[0]), "last": loss(e.losses[-1]),
+         "line": _line(e.losses, low, high), "turns": [list(turn) for turn in e.turns], "cut": e.num_cut}
         for e in facts.examples
     ]  # fmt: skip
     return Section("examples", "Read the examples", how, [], "examples", rows)
 
 
-def _line(losses: list[float]) -> str:
-    """Points of a polyline 60 by 18, on a log scale from 0.001 to 20 nats a token."""
-    span = math.log(20 / 0.001)
+def _line(losses: list[float], low: float, high: float) -> str:
+    """Points of a polyline 60 by 18, on a log scale from the least to the largest loss shown."""
+    low = max(low, 1e-3)
+    span = max(math.log(max(high, low) / low), 1e-9)
     points = []
     for i, value in enumerate(losses):
         x = 1 + 58 * i / max(1, len(losses) - 1)
-        y = 17 - 16 * min(1.0, max(0.0, math.log(max(value, 0.001) / 0.001) / span))
+        y = 17 - 16 * min(1.0, max(0.0, math.log(max(value, low) / low) / span))
         points.append(f"{x:.0f},{y:.1f}")
     return " ".join(points)
 

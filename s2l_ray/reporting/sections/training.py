@@ -5,7 +5,7 @@ from __future__ import annotations
 from s2l_ray.artifacts.index import FULL
 from s2l_ray.reporting.charts import training as charts
 from s2l_ray.reporting.facts import Curve, Facts, Training
-from s2l_ray.reporting.look import LOOKS, VARIABLES, look_of
+from s2l_ray.reporting.look import INK, LOOKS, MUTED, VARIABLES, look_of
 from s2l_ray.reporting.numbers import loss
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
 
@@ -17,10 +17,10 @@ def training_section(facts: Facts, draw: Drawing) -> Section | None:
     svgs, panels, legend = [], [], []
     if training.proxy or training.snapshots:
         curves = [training.proxy] if training.proxy else []
-        chart = charts.training(training, curves, True, "loss (nats/token, log)", [LOOKS["s2l"].colour])
+        chart = charts.training(training, curves, True, "loss (nats/token, log)", [MUTED])
         svgs.append(draw.svg(chart, "Loss of the reference model over steps"))
         panels.append("reference model")
-        legend.append(("◆", VARIABLES["#1d2126"][0], "mean loss of a snapshot"))
+        legend += [("—", VARIABLES[MUTED][0], "reference model"), ("◆", VARIABLES[INK][0], "mean loss of a snapshot")]
     drawn = _drawn_targets(training, draw)
     for curves, title, panel in (
         (training.targets, "loss (nats/token, log)", "targets, training"),
@@ -31,10 +31,15 @@ def training_section(facts: Facts, draw: Drawing) -> Section | None:
             colours = [_curve_colour(c, draw) for c in curves]
             svgs.append(draw.svg(charts.training(training, curves, False, title, colours), panel))
             panels.append(panel)
+    rates = [c for c in training.rates if c.name in ("proxy", *drawn)]
+    if rates:
+        colours = [MUTED if c.name == "proxy" else _curve_colour(c, draw) for c in rates]
+        svgs.append(draw.svg(charts.rates(rates, colours), "Learning rates over steps"))
+        panels.append("learning rate")
     legend += draw.legend([label for label in drawn if label != FULL])
     if FULL in drawn:
         legend.append((LOOKS[FULL].symbol, VARIABLES[LOOKS[FULL].colour][0], "full data"))
-    table = Table(["curve", "first step", "loss", "last step", "loss"], _ends(training, draw))
+    table = Table(["curve", "first step", "value", "last step", "value"], _ends(training, draw))
     how = "Losses over optimiser steps. Diamonds: the snapshots at which every example was scored."
     return Section(
         "training",
@@ -68,6 +73,11 @@ def _ends(training: Training, draw: Drawing) -> list[list[str]]:
         label, on, rest = c.name.partition(" on ")
         (first, a), (last, b) = c.points[0], c.points[-1]
         rows.append([draw.name(label) + on + rest, f"{first:,}", loss(a), f"{last:,}", loss(b)])
+    rows += [
+        [f"learning rate, {draw.name(c.name)}", f"{c.points[0][0]:,}", f"{c.points[0][1]:.2g}", f"{c.points[-1][0]:,}",
+         f"{c.points[-1][1]:.2g}"]
+        for c in training.rates
+    ]  # fmt: skip
     rows += [
         [f"snapshot {i + 1}", f"{step:,}", loss(value), "", ""] for i, (step, value) in enumerate(training.snapshots)
     ]
