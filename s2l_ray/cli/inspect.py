@@ -17,7 +17,8 @@ def add_to(commands: Commands) -> None:
     inspect = commands.add_parser("inspect", help="show clusters, losses, examples, quarantine", description=_ABOUT)
     inspect.add_argument("run", metavar="RUN", help="the run's folder")
     inspect.add_argument("--clusters", type=int, default=20, metavar="N", help="how many to show (20); 0: all")
-    inspect.add_argument("--examples", type=int, default=1, metavar="N", help="sample examples per cluster (1)")
+    inspect.add_argument("--cluster", type=int, metavar="K", help="only this cluster, with more of its examples")
+    inspect.add_argument("--examples", type=int, metavar="N", help="sample examples per cluster (1; with --cluster 10)")
     inspect.add_argument("--source", default="", metavar="NAME", help="only examples of this source")
     inspect.add_argument("--by", default="", metavar="COLUMN", help="losses and subsets by the values of this facet")
     add_json(inspect)
@@ -28,7 +29,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from s2l_ray.artifacts.run import load_run
 
     run = load_run(arguments.run)
-    wanted = (arguments.clusters or None, arguments.examples, arguments.source, arguments.by)
+    examples = arguments.examples
+    if examples is None:
+        examples = 1 if arguments.cluster is None else 10
+    wanted = (arguments.clusters or None, examples, arguments.source, arguments.by, arguments.cluster)
     if arguments.json:
         from s2l_ray.reporting.inspect_facts import run_facts
 

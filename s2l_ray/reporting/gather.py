@@ -13,6 +13,7 @@ from s2l_ray.reporting import contents
 from s2l_ray.reporting.costs import cost_of
 from s2l_ray.reporting.facts import Facts, Quarantined, Repeat, SetAside, Stability, StageFacts
 from s2l_ray.reporting.facts_contents import SubsetFacts
+from s2l_ray.reporting.main_subset import main_subset
 from s2l_ray.reporting.names import model_name, names_of
 from s2l_ray.reporting.overlaps import overlaps_of
 from s2l_ray.reporting.rows import SOURCE, Rows
@@ -40,7 +41,7 @@ def gather_facts(
         UserError: the corpus has no facet `by`.
         DamagedFile, MissingFile: an artifact is not what was written.
     """
-    main = _main_subset(run)
+    main = main_subset(run)
     total = run.stages["trajectories"].manifest.row_counts["trajectories"] if "trajectories" in run.stages else None
     subsets = [_subset(label, stage, total or 0) for label, stage in run.subsets.items()]
     worth = gather_worth(run, main)
@@ -81,14 +82,6 @@ def _from_rows(
         made["clusters"] = contents.clusters_of(sketch, rows, steps, column, main if main in labels else None)
         made["purity"] = contents.purity_facts(sketch, run.config.seed)
     return made
-
-
-def _main_subset(run: Run) -> str | None:
-    """The first of S2L that was trained on, best beside a random one of its size; else the first."""
-    chosen_by_s2l = [n for n, s in run.subsets.items() if s.manifest.extra.get("selector") == "s2l"]
-    trained = [n for n in chosen_by_s2l if n in run.targets]
-    beside_random = [n for n in trained if f"random-{run.subsets[n].manifest.extra['budget']!r}" in run.targets]
-    return next(iter([*beside_random, *trained, *chosen_by_s2l, *run.subsets]), None)
 
 
 def _subset(label: str, stage: Stage, total: int) -> SubsetFacts:

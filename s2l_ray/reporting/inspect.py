@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,16 +15,26 @@ from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.reporting.inspect_facts import clustering_facts, quarantine_facts, quarantine_rows, value_facts
 from s2l_ray.reporting.summary import target_lines
-from s2l_ray.text.display import printable
+from s2l_ray.text.display import aligned, printable
 
 __all__ = ["inspect_run", "quarantine_rows", "sparkline"]
 
 _BARS = "▁▂▃▄▅▆▇█"
+_LEAST = 1e-3
+"""Losses below are shown as of this (nats per token)."""
+_BESIDE_SUBSETS, _SUBSET, _NARROWEST = 48, 17, 16
+"""Columns of a terminal: what stands beside the subsets, a subset's, and the least that text is given."""
 _MAX_REASONS = 20
 
 
 def inspect_run(
-    run: Run, console: Console, clusters: int | None = None, examples: int = 1, source: str = "", by: str = ""
+    run: Run,
+    console: Console,
+    clusters: int | None = None,
+    examples: int = 1,
+    source: str = "",
+    by: str = "",
+    cluster: int | None = None,
 ) -> None:
     """Print what the run holds, as far as it has come.
 
@@ -30,17 +42,18 @@ def inspect_run(
         clusters: show only so many, half of them the smallest and half the largest; None: all.
         examples: sample examples per cluster, those nearest to the centroid.
         source: show only examples of this source.
+        cluster: show this one alone.
         by: show losses and subsets by the values of this facet, or of the source column.
     """
     console.print(Text.assemble((printable(run.uri), "bold"), f"  seed {run.config.seed}"), highlight=False)
     for name, stage in run.stages.items():
-        console.print(_stage_line(name, stage), highlight=False)
+        _stage_line(console, name, stage)
     if run.others:
         console.print("  of the same names, from the same clusters (another seed, another model, …):", highlight=False)
         for other in run.others:
-            console.print(_stage_line(other.name, other), highlight=False)
+            _stage_line(console, other.name, other)
     if "clusters" in run.stages:
-        _clusters(run, console, clusters, examples, source, by)
+        _clusters(run, console, clusters, examples, source, by, cluster)
     if by:
         _by_value(run, console, by)
     if run.targets:
@@ -48,54 +61,71 @@ def inspect_run(
     _quarantine(run, console)
 
 
-def _stage_line(name: str, stage: Stage) -> Text:
+def _stage_line(console: Console, name: str, stage: Stage) -> None:
     manifest = stage.manifest
-    return _shown(f"  {name:<22} {manifest.summary}  ({manifest.wall_seconds:.1f} s)")
+    _hanging(console, f"  {printable(name):<22} ", f"{manifest.summary}  ({manifest.wall_seconds:.1f} s)")
 
 
-def sparkline(values: Sequence[float], top: float) -> str:
-    """A trajectory as a row of bars; `top` is the loss at full height."""
-    levels = np.clip(np.floor(np.asarray(values) / max(top, 1e-9) * len(_BARS)), 0, len(_BARS) - 1).astype(int)
+def sparkline(values: Sequence[float], bottom: float, top: float) -> str:
+    """A trajectory as a row of bars on a log scale, from the loss `bottom` to the loss `top` at full height."""
+    low = max(bottom, _LEAST)
+    span = max(math.log(max(top, low) / low), 1e-9)
+    heights = np.log(np.maximum(np.asarray(values, float), low) / low) / span
+    levels = np.clip(np.floor(heights * len(_BARS)), 0, len(_BARS) - 1).astype(int)
     return "".join(_BARS[i] for i in levels)
 
 
 def _by_value(run: Run, console: Console, by: str) -> None:
     """A line for every value: how many examples, their mean losses, how many of them each subset holds."""
-    out = Table(title=f"by {printable(by)}; mean losses in nats per token")
-    for heading in (by, "examples", "share", "first → last", *run.subsets):
-        out.add_column(_shown(heading), justify="left" if heading == by else "right")
+    room = max(1, (console.width - _BESIDE_SUBSETS) // _SUBSET)
+    shown = list(run.subsets)[:room]
+    more = len(run.subsets) - len(shown)
+    told = "; the other subsets need a wider terminal, or --json" if more else ""
+    console.print(_shown(f"by {by}; mean losses in nats per token{told}"))
+    out = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in (by, "examples", "share", "first → last", *shown):
+        is_name = heading == by
+        out.add_column(_shown(heading), justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     for value in value_facts(run, by):
         cells = [value.value or "(none)", f"{value.size:,}", f"{value.share:.1%}"]
         cells += [f"{value.first:.2f} → {value.last:.2f}"]
-        cells += [f"{count:,} ({share:.1%})" for count, share in value.chosen.values()]
+        cells += [f"{count:,} ({share:.1%})" for count, share in list(value.chosen.values())[: len(shown)]]
         out.add_row(*map(_shown, cells))
     console.print(out)
 
 
-def _clusters(run: Run, console: Console, limit: int | None, examples: int, source: str, by: str) -> None:
-    facts = clustering_facts(run, limit, examples, source, by)
-    commonest = f"commonest {printable(by)}" if by else "commonest sources"
-    out = Table(
-        title=f"{facts.num_clusters} clusters, smallest first; mean losses in nats per token", show_lines=examples > 0
-    )
-    for heading in ("cluster", "size", "share"):
-        out.add_column(heading, justify="right")
+def _clusters(
+    run: Run, console: Console, limit: int | None, examples: int, source: str, by: str, only: int | None
+) -> None:
+    """A line a cluster; beneath it the examples nearest to its centre, and whether they were chosen."""
+    facts = clustering_facts(run, limit, examples, source, by, only)
     used, recorded = len(facts.clusters[0].losses), facts.num_snapshots
     snapshots = f"{recorded}" if used == recorded else f"{used} of {recorded}"
-    for heading in (f"loss over {snapshots} snapshots", "first → last", commonest):
-        out.add_column(_shown(heading), no_wrap=heading != commonest)
-    if examples:
-        out.add_column("nearest to the centre", overflow="fold", ratio=1)
+    of = "" if facts.subset is None else f"; taken: by {facts.subset}"
+    console.print(_shown(f"{facts.num_clusters} clusters, smallest first; mean loss over {snapshots} snapshots "
+                         f"(nats per token, bars on a log scale){of}"))  # fmt: skip
+    rows = [["cluster", "size", "share", *(["taken"] if facts.subset else []), "loss", "first → last"]]
     for one in facts.clusters:
+        taken = [] if one.taken is None else [f"{one.taken / max(1, one.size):.0%}"]
+        rows.append([str(one.cluster), f"{one.size:,}", f"{one.share:.1%}", *taken,
+                     sparkline(one.losses, facts.bottom, facts.top),
+                     f"{one.losses[0]:.2f} → {one.losses[-1]:.2f}"])  # fmt: skip
+    lines = aligned(rows)
+    _hanging(console, f"{lines[0]}  ", f"commonest {by}" if by else "commonest sources")
+    for line, one in zip(lines[1:], facts.clusters, strict=True):
         common = ", ".join(f"{name or '(none)'} {share:.0%}" for name, share in one.commonest)
-        row = [_shown(cell) for cell in (
-            str(one.cluster), f"{one.size:,}", f"{one.share:.1%}", sparkline(one.losses, facts.top),
-            f"{one.losses[0]:.2f} → {one.losses[-1]:.2f}", common,
-        )]  # fmt: skip
-        if examples:
-            row.append(Text("\n").join(map(_shown, one.examples)))
-        out.add_row(*row)
-    console.print(out)
+        _hanging(console, f"{line}  ", common)
+        for i, text in enumerate(one.examples):
+            choice = "" if not one.chosen else "chosen    " if one.chosen[i] else "left out  "
+            _hanging(console, f"    {choice}", text)
+
+
+def _hanging(console: Console, start: str, text: str) -> None:
+    """Foreign text behind the start of a line, its further lines below its first."""
+    indent = cell_len(start)
+    width = max(_NARROWEST, console.width - indent)
+    for i, line in enumerate(_shown(text).wrap(console, width) or [Text("")]):
+        console.print(Text.assemble(start if i == 0 else " " * indent, line), no_wrap=True, highlight=False)
 
 
 def _shown(text: str) -> Text:
@@ -108,11 +138,7 @@ def _quarantine(run: Run, console: Console) -> None:
     if not facts:
         console.print("Nothing was quarantined.")
         return
-    out = Table(title=f"{sum(fact.rows for fact in facts):,} rows quarantined", show_lines=True)
-    out.add_column("rows", justify="right")
-    for heading in ("reason", "for example", "what stood there"):
-        out.add_column(heading, overflow="fold")
+    console.print(f"{sum(fact.rows for fact in facts):,} rows quarantined:", highlight=False)
     for fact in facts[:_MAX_REASONS]:
-        cells = (f"{fact.rows:,}", fact.reason, f"{fact.origin} at {fact.index}", fact.text[:160])
-        out.add_row(*map(_shown, cells))
-    console.print(out)
+        _hanging(console, f"  {fact.rows:>7,}  ", fact.reason)
+        _hanging(console, " " * 11 + "for example ", f"{fact.origin} at {fact.index}: {fact.text[:160]}")

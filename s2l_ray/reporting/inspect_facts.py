@@ -16,6 +16,7 @@ from s2l_ray.data.example_id import ids_to_array
 from s2l_ray.data.facet_reader import load_facet
 from s2l_ray.data.trajectories import Trajectories, snapshot_columns
 from s2l_ray.errors import UserError, shown
+from s2l_ray.reporting.main_subset import main_subset
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -33,6 +34,10 @@ class ClusterFacts:
     """The two commonest sources or values of a facet, and their shares."""
     examples: list[str]
     """Those nearest to the centroid, each in one line."""
+    chosen: list[bool]
+    """Whether the main subset holds each of them; empty where there is no subset."""
+    taken: int | None
+    """Examples of the main subset; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,11 @@ class ClusteringFacts:
     num_clusters: int
     num_snapshots: int
     """Recorded; `losses` has those that were clustered by."""
+    bottom: float
     top: float
-    """Largest loss of any centroid (nats per token)."""
+    """Least and largest loss of any centroid (nats per token)."""
+    subset: str | None
+    """The main subset: that of `taken` and `chosen`."""
     clusters: list[ClusterFacts]
 
 
@@ -74,10 +82,12 @@ class QuarantineFacts:
 
 
 def run_facts(
-    run: Run, clusters: int | None = None, examples: int = 1, source: str = "", by: str = ""
+    run: Run, clusters: int | None = None, examples: int = 1, source: str = "", by: str = "", cluster: int | None = None
 ) -> dict[str, Any]:
     """Everything, ready for JSON. Arguments as for `inspect_run`."""
-    clustering = clustering_facts(run, clusters, examples, source, by) if "clusters" in run.stages else None
+    clustering = None
+    if "clusters" in run.stages:
+        clustering = clustering_facts(run, clusters, examples, source, by, cluster)
     return {
         "run": run.uri,
         "name": run.config.name,
@@ -102,8 +112,14 @@ def _stage(name: str, stage: Stage) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def clustering_facts(run: Run, limit: int | None, examples: int, source: str, by: str) -> ClusteringFacts:
-    """Raises UserError for a source or facet that the corpus has not."""
+def clustering_facts(
+    run: Run, limit: int | None, examples: int, source: str, by: str, only: int | None = None
+) -> ClusteringFacts:
+    """All clusters that were asked for; `only` one, if it is named.
+
+    Raises:
+        UserError: there is no such source, facet or cluster.
+    """
     matrix = run.trajectories()
     value_names, values = values_of(run, matrix, by) if by else (matrix.source_names, matrix.sources)
     stage = run.stage("clusters")
@@ -119,6 +135,12 @@ def clustering_facts(run: Run, limit: int | None, examples: int, source: str, by
             raise UserError(f"no source {shown(source)} in this corpus; its sources: {shown(matrix.source_names)}")
         allowed = matrix.sources == matrix.source_names.index(source)
     order = np.argsort(sizes, kind="stable")
+    if only is not None:
+        if not 0 <= only < len(sizes):
+            raise UserError(f"no cluster {only} in this run; its clusters are 0 to {len(sizes) - 1}")
+        order = np.array([only])
+    subset = main_subset(run)
+    chosen = None if subset is None else _chosen(run, subset, matrix)
     if limit is not None and limit < len(order):
         order = np.concatenate([order[: (limit + 1) // 2], order[len(order) - limit // 2 :]])
     found = []
@@ -132,9 +154,18 @@ def clustering_facts(run: Run, limit: int | None, examples: int, source: str, by
                 int(k), int(sizes[k]), float(sizes[k] / sizes.sum()), [float(x) for x in centroids[k]],
                 [(name, count / max(1, len(members))) for name, count in names.most_common(2)],
                 [_text(run, matrix, int(row)) for row in nearest],
+                [] if chosen is None else [bool(chosen[row]) for row in nearest],
+                None if chosen is None else int(chosen[assignment == k].sum()),
             )
         )  # fmt: skip
-    return ClusteringFacts(len(sizes), recorded, float(centroids.max()), found)
+    return ClusteringFacts(len(sizes), recorded, float(centroids.min()), float(centroids.max()), subset, found)
+
+
+def _chosen(run: Run, subset: str, matrix: Trajectories) -> Array:
+    """(N,) bool: whether the subset holds each example."""
+    keys = _sortable(matrix.ids)
+    ids = run.subsets[subset].storage.read_table("ids.parquet", ["example_id"])["example_id"]
+    return np.isin(keys, _sortable(ids_to_array(ids)))
 
 
 def values_of(run: Run, matrix: Trajectories, by: str) -> tuple[list[str], Array]:

@@ -58,8 +58,9 @@ def hostile(tmp_path: Path) -> Run:
     stages = {n: types.SimpleNamespace(storage=storage.sub(n), manifest=manifest) for n in ("corpus", "clusters")}
     matrix = types.SimpleNamespace(losses=losses, sources=np.arange(num), source_names=list(ATTACKS), ids=ids,
                                    part_rows=[(0, num)])  # fmt: skip
-    run = types.SimpleNamespace(uri=storage.uri, config=types.SimpleNamespace(seed=0), stages=stages, targets={},
-                                others=[], stage=stages.__getitem__, trajectories=lambda: matrix)  # fmt: skip
+    run = types.SimpleNamespace(uri=storage.uri, config=types.SimpleNamespace(seed=0), stages=stages, subsets={},
+                                targets={}, others=[], stage=stages.__getitem__,
+                                trajectories=lambda: matrix)  # fmt: skip
     return cast(Run, run)
 
 

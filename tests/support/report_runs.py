@@ -19,6 +19,7 @@ from s2l_ray.config import load_config, to_yaml
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.data.corpus_parts import EXAMPLE_SCHEMA, part_name
 from s2l_ray.data.example_id import array_to_hex, array_to_ids
+from s2l_ray.data.token_parts import TOKEN_SCHEMA
 from s2l_ray.selection.quotas import resolve_budget
 from s2l_ray.selection.rules import SelectionInputs, select
 from s2l_ray.stages.trajectories.join import trajectory_schema
@@ -31,6 +32,7 @@ PROXY = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num
          "num_attention_heads": 2}  # fmt: skip
 SUMMARY = {"num_parameters": 29_536, "steps": 90, "exported_step": 90, "tally": {"tokens": 120_000},
            "train_tokens": 90_000, "device": "cpu"}  # fmt: skip
+RATE = {"learning_rate": 0.003, "warmup_share": 0.1}
 DATE = "2026-11-26T00:13:15+00:00"
 
 
@@ -193,7 +195,8 @@ class MadeRun:
             sum_squared_lengths=10**6, max_length=90, style="alpaca",
         )  # fmt: skip
         extra = figures.model_dump() | {"parts": [list(p) for p in self.parts]}
-        self.token_content = self.stage("tokens", "tokens", {"corpus": self.corpus}, counts, extra, {})
+        files = {f"parts/{part_name(p)}": self._token_part(p, rows) for p, rows in self.parts}
+        self.token_content = self.stage("tokens", "tokens", {"corpus": self.corpus}, counts, extra, files)
         means = self.losses.mean(axis=0)
         snapshots = [
             {"snapshot": t, "step": 1 + 20 * t, "weights": f"{t:016x}", "num_examples": self.num_examples,
@@ -201,7 +204,23 @@ class MadeRun:
         ]  # fmt: skip
         extra = {"snapshots": snapshots, "flops": {"training": 3e9, "scoring": 1e9}, "summary": SUMMARY}
         inputs = {"tokens": self.token_content}
-        self.proxy = self.stage("proxy", "proxy", inputs, {"scores": 1}, extra, {}, seeds={"proxy": 0})
+        self.proxy = self.stage("proxy", "proxy", inputs, {"scores": 1}, extra, {}, RATE, {"proxy": 0})
+
+    def _token_part(self, part: int, rows: int) -> pa.Table:
+        """Prompts of 1 to 9 tokens by the row, and two tokens of response."""
+        start = part * self.examples_per_part
+        lengths = [self.prompt_length(start + i) for i in range(rows)]
+        columns = {
+            "example_id": array_to_ids(self.ids[start : start + rows]),
+            "source": [self.sources[self.source_codes[start + i]] for i in range(rows)],
+            "input_ids": [[5] * (n + 2) for n in lengths],
+            "response_mask": [[False] * n + [True, True] for n in lengths],
+        }
+        return pa.table(columns, schema=TOKEN_SCHEMA)
+
+    @staticmethod
+    def prompt_length(row: int) -> int:
+        return 1 + row * 7 % 9
 
     def _trajectories(self) -> None:
         files = {}
@@ -319,7 +338,7 @@ class MadeRun:
                  "evaluations/step-00000090.json": results,
                  "evaluations/step-00000000.json": {n: r | {"micro": 5.5} for n, r in results.items()}}  # fmt: skip
         inputs = {"tokens": tokens, "heldout": self.heldout_content}
-        settings = {"seed": seed, "global_batch_size": 64}
+        settings = {"seed": seed, "global_batch_size": 64, "total_steps": 90, **RATE}
         self.stage(f"target/{label}", "target", inputs, {"examples": count}, extra, files, settings, {"target": seed})
         key = fingerprint([f"target/{label}", inputs, settings])
         self.trained[label, seed] = {"folder": f"target/{label}-{key[:8]}", "count": count, "results": results}

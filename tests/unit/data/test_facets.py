@@ -8,7 +8,6 @@ import random
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from rich.console import Console
@@ -145,27 +144,14 @@ def test_parts_have_them_beside_the_ids_and_the_fingerprint_does_not_depend_on_i
     assert [names[c] or None for c in codes] == table["facet:topic"].to_pylist()[::-1]
 
 
-class FacetRun(MadeRun):
-    """A made run whose topics are a facet."""
-
-    def stage(
-        self, name: str, kind: str, inputs: Any, counts: Any, extra: Any, files: Any, *rest: Any, **more: Any
-    ) -> str:
-        if kind == "clusters":
-            centres = np.stack([self.losses[self.clusters == k].mean(axis=0) for k in range(self.num_clusters)])
-            files["centroids.parquet"] = pa.table({"centroid_loss_nats": list(centres)})
-            more["settings"] = {"num_snapshots": None, "snapshots": "even"}
-        return super().stage(name, kind, inputs, counts, extra, files, *rest, **more)
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> FacetRun:
-    run = FacetRun(tmp_path_factory.mktemp("facets") / "run", num_examples=600, targets=())
+def made(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
+    run = MadeRun(tmp_path_factory.mktemp("facets") / "run", num_examples=600, targets=())
     run.make()
     return run
 
 
-def sources_of(made: FacetRun, facets: list[str]) -> SubsetSources:
+def sources_of(made: MadeRun, facets: list[str]) -> SubsetSources:
     run = load_run(str(made.folder))
     storage = {name: run.stage(name).storage for name in ("trajectories", "corpus", "clusters")}
     examples = storage["corpus"].sub("examples")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from s2l_ray.reporting.write import write_report
+from tests.support.report_pages import HOSTILE
 from tests.support.report_runs import MadeRun
-from tests.unit.reporting.test_report_page import HOSTILE
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python")

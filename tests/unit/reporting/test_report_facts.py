@@ -11,6 +11,7 @@ import pytest
 
 from s2l_ray.artifacts.run import Run, load_run
 from s2l_ray.errors import UserError
+from s2l_ray.lm.schedule import learning_rate
 from s2l_ray.reporting.gather import gather_facts
 from s2l_ray.reporting.intervals import (
     MIN_EXAMPLES,
@@ -58,12 +59,18 @@ def test_shares_by_source_and_topic_are_counted(made, facts):
 
 
 def test_histograms_hold_every_example_once_and_medians_are_those_of_the_rows(made, facts):
-    values = {"response length": made.tokens, "first loss": made.losses[:, 0], "last loss": made.losses[:, -1]}
+    prompts = np.array([made.prompt_length(row) for row in range(made.num_examples)])
+    values = {
+        "response length": made.tokens,
+        "prompt length": prompts,
+        "first loss": made.losses[:, 0],
+        "last loss": made.losses[:, -1],
+    }
     for histogram in facts.contents.histograms:
         of = values[histogram.what]
         assert sum(histogram.counts[""]) == made.num_examples
         exact = np.histogram(of, histogram.edges)[0]
-        if histogram.what == "response length":
+        if histogram.unit == "tokens":
             assert histogram.counts[""] == exact.tolist()
         assert histogram.medians[""] == pytest.approx(np.median(of), rel=0.07)
         for label, rows in made.chosen.items():
@@ -195,6 +202,18 @@ def test_training_curves_are_those_of_the_stages_own_tries(facts):
     assert [step for step, _ in facts.training.snapshots] == [1, 21, 41, 61, 81]
     curve = next(c for c in facts.training.heldout if c.name == "full on balanced")
     assert [step for step, _ in curve.points] == [0, 90]
+
+
+def test_learning_rates_are_those_that_the_trainings_had(facts):
+    rates = {curve.name: dict(curve.points) for curve in facts.training.rates}
+    assert set(rates) == {"proxy", "full", "s2l-0.2", "random-0.2"}
+    assert rates["full"][1] == pytest.approx(learning_rate(0, 90, 0.003, 0.1))
+    assert max(rates["full"].values()) == pytest.approx(0.003)
+    assert min(rates["full"].values()) == rates["full"][90] == pytest.approx(learning_rate(89, 90, 0.003, 0.1))
+
+
+def test_the_map_is_coarse_where_there_are_few_examples(facts):
+    assert (len(facts.space.counts), len(facts.space.counts[0])) == (9, 12)
 
 
 def test_facts_are_json_without_nan_and_the_same_again(made, facts):
