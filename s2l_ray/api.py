@@ -52,7 +52,8 @@ def select(
         run: the run, or its folder.
         budget: number of examples (int) or share of the corpus (float in (0, 1]).
         selector: its name; `s2l` is the paper's.
-        seed, stratify: None takes the run's own. `stratify` may name a facet of the corpus.
+        seed: None takes the run's own.
+        stratify: whether to balance sources first, or the name of a facet to balance; None takes the run's own.
     """
     return Subset.of(commands.select(run, budget, selector, seed, stratify, progress=progress))
 
@@ -74,7 +75,8 @@ def finetune(
             `budget`.
         overrides: `target.model=…`, and whatever else of `target`, `heldout.files`, `loggers`, `resources`,
             `estimates`. What the selection was made from stays as it is.
-        budget, selector: None takes the run's first.
+        budget: number of examples or share of the corpus; None takes the run's first.
+        selector: its name; None takes the run's first.
     """
     made = commands.finetune(run, subset, overrides, budget=budget, selector=selector, progress=progress)
     return Target.of(made)
