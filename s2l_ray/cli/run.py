@@ -51,11 +51,12 @@ def _run(arguments: argparse.Namespace) -> int:
         config = config.model_copy(update={"target": None})
     if arguments.dry_run:
         return _dry_run(config, arguments)
-    from s2l_ray.reporting.summary import summary_lines
-    from s2l_ray.reporting.write import report_line
     from s2l_ray.workflow import commands
 
     run = commands.run(config, select_only=arguments.select_only)
+    from s2l_ray.reporting.summary import summary_lines
+    from s2l_ray.reporting.write import report_line
+
     print("\n".join(summary_lines(run)), flush=True)  # drawing takes seconds; what was done can be read before
     print(report_line(run))
     return 0

@@ -3,7 +3,7 @@
 Neither the number of workers nor a restart changes it: that is what makes a resumed run end where an undisturbed one
 does, and lets a spot fleet resume with fewer workers.
 
-Memory: two windows of token parts (WINDOW_ROWS examples each) on every worker.
+Memory: one window of token parts (WINDOW_ROWS examples) on every worker, and one that is read ahead.
 """
 
 from __future__ import annotations
@@ -94,17 +94,22 @@ class TrainPlan:
                 raise InternalError(
                     f"window {window}: {len(examples)} examples were read; the token parts have changed"
                 )
-            fresh = examples.take(self.order_of(window)[max(0, skip - window.start) :])
+            # Row by row from the window as it was read: to shuffle all of it would hold up the first of its steps.
+            rows = self.order_of(window)[max(0, skip - window.start) :]
             skip = 0
-            ready = fresh if rest is None else Examples.concatenate([rest, fresh])
+            waiting = 0 if rest is None else len(rest)
+            size = waiting + len(rows)
             ends_epoch = window.start + window.rows == self.num_examples
-            whole = len(ready) if ends_epoch else len(ready) - len(ready) % self.global_batch_size
+            whole = size if ends_epoch else size - size % self.global_batch_size
             for at in range(0, whole, self.global_batch_size):
                 if step == self.total_steps:
                     return
-                yield step, ready.take(np.arange(at, min(at + self.global_batch_size, whole)))
+                end = min(at + self.global_batch_size, whole)
+                batch = examples.take(rows[max(0, at - waiting) : end - waiting])
+                yield step, batch if at or rest is None else Examples.concatenate([rest, batch])
                 step += 1
-            rest = ready.take(np.arange(whole, len(ready))) if whole < len(ready) else None
+            left = examples.take(rows[max(0, whole - waiting) :]) if whole < size else None
+            rest = left if whole or rest is None or left is None else Examples.concatenate([rest, left])
 
 
 def make_plan(

@@ -42,21 +42,24 @@ def run(
     Raises:
         ConfigError, SourceError, PlacementError, RunLockedError, …: with what is wrong and what would do.
     """
+    if isinstance(config, S2LConfig):
+        resolved = load_config(config.model_dump(mode="json"), overrides) if overrides else config
+    else:
+        resolved = load_config(config, overrides)
+    progress = progress or Progress()
+    # Before PyTorch and Ray are imported, which takes seconds.
+    progress.say(f"[run] {resolved.name} in {resolved.run_uri}: looking at models, corpus and cluster")
     from s2l_ray.execution.session import ray_session
     from s2l_ray.stages.context import RunContext
     from s2l_ray.stages.corpus.stage import check_corpus_files
     from s2l_ray.stages.layout import lay_out
     from s2l_ray.workflow.stages import run_stages
 
-    if isinstance(config, S2LConfig):
-        resolved = load_config(config.model_dump(mode="json"), overrides) if overrides else config
-    else:
-        resolved = load_config(config, overrides)
     wanted = resolved.model_copy(update={"target": None}) if select_only else resolved
     preflight(wanted)
     check_corpus_files(wanted)
     opened = Run(wanted, Storage.open(resolved.run_uri))
-    with open_runner(opened, progress or Progress(), RayMetrics(wanted.name)) as runner:
+    with open_runner(opened, progress, RayMetrics(wanted.name)) as runner:
         opened.begin(resolved)  # what is stored has the target
         with ray_session(resolved.resources):
             layout = lay_out(wanted, runner.progress.say, storage=opened.storage)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from s2l_ray.artifacts.snapshots import missing_parts, read_snapshot, score_name, score_table, snapshot_folder
@@ -27,6 +28,7 @@ from s2l_ray.lm.weights import weights_fingerprint
 from s2l_ray.lm.worker import WorkerContext
 from s2l_ray.stages.proxy.job import ProxyJob, complete_snapshot
 from s2l_ray.stages.proxy.record import EpochRecorder
+from s2l_ray.storage.behind import Behind
 from s2l_ray.storage.digests import FileDigest
 from s2l_ray.storage.scratch import scratch_folder
 
@@ -192,15 +194,20 @@ def _score_share(
     rows_of = dict(job.plan.parts)
     folder = snapshot_folder(job.out, index).sub(weights)
     units = group_parts(parts, rows_of, _SCORE_UNIT_ROWS)
-    for unit, examples in zip(units, worker.stream(job.tokens, units), strict=True):
-        start = 0
-        for part in unit:
-            rows = rows_of[part]
-            mine = examples.take(np.arange(start, start + rows))
-            start += rows
-            losses, counts = scorer(mine)
-            folder.write_table(part_name(part), score_table(mine.ids, index, losses, counts))
-            worker.emit(event="scored", snapshot=index, examples=rows)
+
+    def write(part: int, table: pa.Table) -> None:
+        folder.write_table(part_name(part), table)
+        worker.emit(event="scored", snapshot=index, examples=table.num_rows)
+
+    with Behind() as behind:  # compressing, writing and syncing a part takes long enough for a GPU to notice
+        for unit, examples in zip(units, worker.stream(job.tokens, units), strict=True):
+            start = 0
+            for part in unit:
+                rows = rows_of[part]
+                mine = examples.take(np.arange(start, start + rows))
+                start += rows
+                losses, counts = scorer(mine)
+                behind(write, part, score_table(mine.ids, index, losses, counts))
 
 
 def group_parts(parts: list[int], rows_of: dict[int, int], max_rows: int) -> list[tuple[int, ...]]:
