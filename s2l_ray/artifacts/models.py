@@ -103,6 +103,8 @@ class TokensArtifact(InParts):
     """For attention's FLOPs."""
     max_length: int
     """Of the longest sequence (tokens)."""
+    max_token_id: int | None = None
+    """The largest id; None: tokens of an earlier version do not say."""
     style: str
     """How conversations were rendered."""
 

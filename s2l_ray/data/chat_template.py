@@ -18,6 +18,7 @@ import jinja2
 from jinja2.ext import Extension, loopcontrols
 
 from s2l_ray.data.bounded_templates import BoundedEnvironment, bounded_filter, within_bounds
+from s2l_ray.data.said import Turn, with_thoughts_under_every_name
 from s2l_ray.data.units import UnusableRow
 from s2l_ray.errors import first_line
 
@@ -25,9 +26,7 @@ from s2l_ray.errors import first_line
 # (https://www.unicode.org/faq/private_use.html#noncharacters).
 _PLAIN_START, _PLAIN_END, _RESPONSE_START, _RESPONSE_END = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
 _MARKS = re.compile("[\ufdd0-\ufdd3]")
-_REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
-Turn = Mapping[str, Any]
 Span = tuple[int, int]
 
 
@@ -84,6 +83,10 @@ class ChatTemplate:
             raise UnusableRow(f"the chat template {does} it: {first_line(error)}") from None
         return unmark(text)
 
+    def control(self, tools: Any = None) -> re.Pattern[str]:
+        """Matches the tokens that have a meaning where the template writes them: special ones, and its own markers."""
+        return self._template(tools)[1]
+
     def _template(self, tools: Any) -> tuple[jinja2.Template, re.Pattern[str], re.Pattern[str]]:
         source = self._tokenizer.get_chat_template(None, tools)
         if source not in self._compiled:
@@ -100,14 +103,7 @@ class ChatTemplate:
 
 def _plain_turn(turn: Turn) -> dict[str, Any]:
     """The turn as templates expect it: keys without a value left out, thoughts under every name that is in use."""
-    plain = {key: value for key, value in turn.items() if value is not None}
-    thoughts = next((plain[key] for key in _REASONING_KEYS if key in plain), None)
-    return plain if thoughts is None else {"thinking": thoughts, **plain, "reasoning_content": thoughts}
-
-
-def thoughts_of(turn: Turn) -> str | None:
-    """The turn's reasoning, where it is kept apart from its content."""
-    return next((turn[key] for key in _REASONING_KEYS if turn.get(key)), None)
+    return with_thoughts_under_every_name({key: value for key, value in turn.items() if value is not None})
 
 
 def any_of(tokens: Sequence[str]) -> re.Pattern[str]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.data.columns import OWN_COLUMNS, Columns
+from s2l_ray.data.conversation import Conversation
 from s2l_ray.data.corpus_parts import READ_SCHEMA, part_name
 from s2l_ray.data.diagnosis import diagnose
 from s2l_ray.data.distinct import DistinctValues
@@ -93,6 +94,18 @@ def first_rows(units: list[ReadUnit], max_row_bytes: int) -> Iterator[RawRow]:
                 num_bytes += _SAMPLE_BYTES // _SAMPLE_ROWS
         if num_bytes > _SAMPLE_BYTES:
             return
+
+
+def first_conversations(units: list[ReadUnit], config: CorpusConfig, format: str) -> list[Conversation]:
+    """Those of the first rows that can be used."""
+    chats = []
+    for raw in first_rows(units, config.max_row_bytes):
+        if raw.row is not None:
+            try:
+                chats.append(to_conversation(raw.row, format, config))
+            except UnusableRow:
+                continue
+    return chats
 
 
 def is_chat(raw: RawRow, config: CorpusConfig, format: str) -> bool:

@@ -24,6 +24,12 @@ _ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:"
 )
+_PROBE = ({"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "It is 4."})
+_PROBE_TOOLS: tuple[Any, ...] = (
+    None,
+    [{"type": "function", "function": {"name": "add", "description": "Add.", "parameters": {
+        "type": "object", "properties": {"a": {"type": "number", "description": "A number."}}, "required": ["a"]}}}],
+)  # fmt: skip
 TEMPLATE_DATE = datetime.date(2025, 1, 1)
 _ANSWER = "\u2063answer\u2063"
 """Stands for a response that is yet to be generated; begins with what no generation prompt holds."""
@@ -180,6 +186,13 @@ class Renderer:
         trained = set(trained_turns(messages, self.turns))
         return [_in_style(messages, self.style, self._special, self._eos, trained)]
 
+    def ids(self, messages: Sequence[Turn], tools: Any = None) -> list[int] | UnusableRow:
+        """Token ids of all that is trained on, whatever its length; counts nothing."""
+        texts = self._texts(messages, tools)
+        if isinstance(texts, UnusableRow):
+            return texts
+        return [i for sequences in self._encode(texts) for sequence in sequences for i in sequence.input_ids]
+
     def _texts(self, messages: Sequence[Turn], tools: Any) -> list[TrainedText] | UnusableRow:
         try:
             return self.texts(messages, tools)
@@ -248,11 +261,36 @@ def _check_ends(tokenizer: Any, end_of_turn: str | None) -> None:
 
 
 def _check_template(cutter: TurnCutter) -> None:
-    """A template that cannot write a question and its answer is refused before any row is read."""
-    try:
-        cutter([{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "It is 4."}])
-    except UnusableRow as reason:
-        raise UserError(f"render=chat_template cannot be used with this tokenizer: {reason}") from None
+    """A template that cannot write a question and its answer is refused before any row is read.
+
+    Templates for tool use alone (Hermes 2 Pro's `tool_use`) fail where there are no tools.
+    """
+    reasons = []
+    for tools in _PROBE_TOOLS:
+        try:
+            cutter(_PROBE, tools)
+            return
+        except UnusableRow as reason:
+            reasons.append(reason)
+    raise UserError(f"render=chat_template cannot be used with this tokenizer: {reasons[0]}")
+
+
+def largest_probe_id(tokenizer: Any, style: Style, max_length: int, **options: Any) -> int:
+    """The largest token id of a short question and its answer: of what every example holds.
+
+    Args:
+        options: of the Renderer.
+
+    Raises:
+        UserError: they cannot be rendered, or do not fit into `max_length`.
+    """
+    render = Renderer(tokenizer, style, max_length, **options)
+    tools = _PROBE_TOOLS if style == "chat_template" else (None,)
+    rows = render([_PROBE] * len(tools), tools)
+    ids = [i for row in rows if not isinstance(row, UnusableRow) for sequence in row for i in sequence.input_ids]
+    if not ids and style == "chat_template":
+        raise UserError(f"even a short question and its answer cannot be rendered: {rows[0]}")
+    return max(ids, default=0)
 
 
 def _prefix(tokenizer: Any) -> list[int]:

@@ -8,6 +8,8 @@ with the rendering of what precedes it:
   into a finished turn (DeepSeek-R1's `<think>`), it begins where the two part.
 - It ends with the template's end of turn, without what the template puts only at the very end of a conversation
   (Phi-3's `<|endoftext|>`) and without line breaks.
+- Where the template writes the turns before it otherwise once it is answered (Mistral's system prompt), the response
+  follows the prompt that the model is asked with.
 - Turns share one text where the template writes a turn the same way when others follow. Where it does not (the Qwen3
   family keeps thoughts in the last turn only, gpt-oss ends only the last turn with `<|return|>`), each has its own.
 """
@@ -20,7 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from s2l_ray.data.chat_template import ChatTemplate, Rendering, Span, Turn, thoughts_of
+from s2l_ray.data.chat_template import ChatTemplate, Rendering, Span, Turn
+from s2l_ray.data.said import check_nothing_left_out, end_of_last, forms_of, left_out, payload, thoughts_of
 from s2l_ray.data.units import UnusableRow
 
 Turns = Literal["all", "last"]
@@ -44,7 +47,7 @@ def is_trained(turn: Turn) -> bool:
     """Whether the turn is an assistant's that says something and is not marked as context only."""
     if turn["role"] != "assistant" or turn.get("weight") == 0 or turn.get("train") is False:
         return False
-    return bool(_payload(turn))
+    return bool(payload(turn))
 
 
 def trained_turns(messages: Sequence[Turn], turns: Turns) -> list[int]:
@@ -58,7 +61,7 @@ def trained_turns(messages: Sequence[Turn], turns: Turns) -> list[int]:
         theirs = [turn for turn in messages if turn["role"] == "assistant"]
         if not theirs:
             raise UnusableRow("no assistant turn, so there is no response to train on")
-        if any(_payload(turn) for turn in theirs):
+        if any(payload(turn) for turn in theirs):
             raise UnusableRow("every assistant turn is excluded from training by its weight or train key")
         raise UnusableRow("empty response: every assistant turn is empty")
     return mine if turns == "all" else mine[-1:]
@@ -121,28 +124,30 @@ class TurnCutter:
         """Turn `i` as the last one."""
         messages, whole = self._whole(messages, i, tools)
         prompt = self._template.render(messages[:i], tools, generation_prompt=True)
-        start = len(prompt.text)
-        if not whole.text.startswith(prompt.text):
-            start = self._where_they_part(messages, i, tools, prompt.text, whole)
-        _check_nothing_left_out(messages, i, tools, whole.text, start)
-        said = _payload(messages[i])[-1]
-        places = self._places(whole, said, start)
+        start, is_asked_so = self._start(messages, i, tools, prompt, whole)
+        context = whole.text[:start] if is_asked_so else prompt.text
+        check_nothing_left_out(messages, i, tools, context, whole.text[start:])
+        said = payload(messages[i])[-1]
+        places = self._places(whole, said, start, tools)
         if not places:
-            raise UnusableRow(_left_out("text", i, messages[i]))
+            raise UnusableRow(left_out("text", i, messages[i]))
         payload_end = places[-1] + len(said)
         own = [(a, b) for a, b in whole.generated if b > start]
-        if own:
-            start = max(start, own[0][0])
+        begin = max(start, own[0][0]) if own else start
         end = self._end(messages, i, tools, whole.text, payload_end)
-        if end is not None:
-            return TrainedText(whole.text, ((start, end),), whole.plain)
-        if self._end_of_turn is None:
-            raise UnusableRow(
-                "the chat template ends the response without an end token, so the model could not learn to stop; name "
-                "the token that ends a turn of this model (end_of_turn), or choose render=plain"
-            )
-        text = whole.text + self._end_of_turn
-        return TrainedText(text, ((start, len(text)),), whole.plain)
+        text, end_of_turn = whole.text, ""
+        if end is None:
+            if self._end_of_turn is None:
+                raise UnusableRow(
+                    "the chat template ends the response without an end token, so the model could not learn to stop; "
+                    "name the token that ends a turn of this model (end_of_turn), or choose render=plain"
+                )
+            end_of_turn, end = self._end_of_turn, len(text) + len(self._end_of_turn)
+        if is_asked_so:
+            return TrainedText(text + end_of_turn, ((begin, end),), whole.plain)
+        by = len(prompt.text) - start
+        plain = (*prompt.plain, *((a + by, b + by) for a, b in whole.plain if a >= start))
+        return TrainedText(prompt.text + text[start:] + end_of_turn, ((begin + by, end + by),), plain)
 
     def _whole(self, messages: Sequence[Turn], i: int, tools: Any) -> tuple[Sequence[Turn], Rendering]:
         """Arguments of tool calls are objects to most templates, and JSON text to a few (DeepSeek's)."""
@@ -155,22 +160,34 @@ class TurnCutter:
             as_text = [_with_arguments(turn, as_text=True) for turn in messages]
             return as_text, self._template.render(as_text[: i + 1], tools)
 
-    def _where_they_part(self, messages: Sequence[Turn], i: int, tools: Any, prompt: str, whole: Rendering) -> int:
-        parting = _common_prefix(prompt, whole.text)
+    def _start(
+        self, messages: Sequence[Turn], i: int, tools: Any, prompt: Rendering, whole: Rendering
+    ) -> tuple[int, bool]:
+        """(where the response begins in `whole`, whether what precedes it there is what the model is asked with)."""
+        if whole.text.startswith(prompt.text):
+            return len(prompt.text), True
+        parting = _common_prefix(prompt.text, whole.text)
         history = self._template.render(messages[:i], tools).text
-        floor = _common_prefix(history, prompt)
+        floor = _common_prefix(history, prompt.text)
+        if floor == len(prompt.text):  # the template always writes the generation prompt, or never
+            floor = end_of_last(messages[:i], prompt.text)
         if parting < floor:
-            raise UnusableRow(
-                f"the chat template writes the turns before turn {i + 1} differently once it is answered, so the "
-                "response cannot be told from its prompt"
-            )
-        # "<think>" and "</think>" part after "<", within a token; and a response may begin like the generation prompt.
-        said = [at for text in _payload(messages[i]) for at in self._places(whole, text, floor)[:1]]
+            start = _where_asked(prompt, whole, self._template.control(tools))
+            if start is None or not end_of_last(messages[:i], whole.text[:start]):
+                raise UnusableRow(
+                    f"the chat template writes the turns before turn {i + 1} differently once it is answered, so the "
+                    "response cannot be told from its prompt"
+                )
+            return start, False
+        # A response may begin like the generation prompt.
+        said = [at for text in payload(messages[i]) for at in self._places(whole, text, floor, tools)[:1]]
         parting = min([parting, *said])
-        for token in self._control.finditer(whole.text, max(0, parting - 200), parting + 200):
-            if token.start() < parting < token.end():
-                return token.start()
-        return parting
+        # "<think>" and "</think>" part after "<", within a token.
+        for rendered in (whole.text, prompt.text):
+            for token in self._control.finditer(rendered, max(0, parting - 200), parting + 200):
+                if token.start() < parting < token.end():
+                    return token.start(), True
+        return parting, True
 
     def _end(self, messages: Sequence[Turn], i: int, tools: Any, whole: str, payload_end: int) -> int | None:
         """Where the turn's end token ends; None: it has none."""
@@ -181,7 +198,8 @@ class TurnCutter:
                 # Which of them stand there too when the conversation goes on?
                 lasting = self._lasting(messages, i, tools, whole, payload_end)
                 ends = [end for end in ends if end.end() <= lasting][::-1] or ends
-                ends = [end for end in ends if end.group() == self._eos] or ends
+                # The model stops at the first EOS.
+                ends = sorted((end for end in ends if end.group() == self._eos), key=re.Match.start) or ends
             self._ends[tail] = ends[0].end() if ends else None
         end = self._ends[tail]
         return None if end is None else payload_end + end
@@ -194,10 +212,11 @@ class TurnCutter:
             return len(whole) - payload_end
         return _common_prefix(whole, longer) - payload_end
 
-    def _places(self, whole: Rendering, text: str, start: int) -> list[int]:
+    def _places(self, whole: Rendering, text: str, start: int, tools: Any) -> list[int]:
         """Where `text` stands, as it is or as JSON writes it; not where its letters are part of a control token."""
-        tokens = [t.span() for t in self._control.finditer(whole.text, start) if t.span() not in whole.plain]
-        for form in dict.fromkeys([text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]]):
+        control = self._template.control(tools)
+        tokens = [t.span() for t in control.finditer(whole.text, start) if t.span() not in whole.plain]
+        for form in dict.fromkeys(forms_of(text)):
             found = (at.start() for at in re.finditer(re.escape(form), whole.text[start:]))
             places = [at + start for at in found]
             inside = [any(a <= at and at + len(form) <= b for a, b in tokens) for at in places]
@@ -206,45 +225,22 @@ class TurnCutter:
         return []
 
 
-def _payload(turn: Turn) -> list[str]:
-    """The texts of a turn, in the order in which templates write them; without white space around them."""
-    texts = [thoughts_of(turn) or ""]
-    content = turn.get("content") or ""
-    # Templates take thoughts inside the content apart from the answer.
-    before, closing, after = content.rpartition("</think>")
-    texts += [before.rpartition("<think>")[2], after] if closing else [content]
-    for call in turn.get("tool_calls") or []:
-        texts.append(str(call.get("function", call).get("name") or ""))
-    return [stripped for text in texts if (stripped := text.strip())]
+def _where_asked(prompt: Rendering, whole: Rendering, control: re.Pattern[str]) -> int | None:
+    """Where the response begins in `whole`, whose earlier turns are not written as when the model is asked.
 
-
-def _find(whole: str, text: str, start: int = 0) -> int:
-    """Where `text` stands, as it is or as JSON writes it; -1: nowhere."""
-    at = whole.find(text, start)
-    for ascii_only in (False, True):
-        if at < 0:
-            at = whole.find(json.dumps(text, ensure_ascii=ascii_only)[1:-1], start)
-    return at
-
-
-def _check_nothing_left_out(messages: Sequence[Turn], i: int, tools: Any, whole: str, start: int) -> None:
-    """Raises UnusableRow if the template drops a text: what it drops, the model would never learn."""
-    for k, turn in enumerate(messages[: i + 1]):
-        texts = _payload(turn)
-        if turn["role"] == "assistant" and k < i:
-            texts = texts[-1:]  # thoughts of earlier turns may go: at inference they are gone too
-        for text in texts:
-            if _find(whole, text, start if k == i else 0) < 0:
-                what = "thoughts" if text != texts[-1] and not turn.get("tool_calls") else "text"
-                raise UnusableRow(_left_out(what, k, turn))
-    for tool in tools or []:
-        name = str(tool.get("function", tool).get("name") or "")
-        if name and name not in whole:
-            raise UnusableRow(f"the chat template leaves out the tool {name!r}: it has no place for tools")
-
-
-def _left_out(what: str, k: int, turn: Turn) -> str:
-    return f"the chat template leaves out the {what} of turn {k + 1} ({turn['role']}), so the model would never see it"
+    Mistral's templates write the system prompt before the last question alone, Hermes' end a tool's result otherwise
+    when an answer follows. What stays is the end of the prompt: its last control token and what follows that.
+    """
+    tokens = [t for t in control.finditer(prompt.text) if t.span() not in prompt.plain]
+    if not tokens:
+        return None
+    ending = prompt.text[tokens[-1].start() :]
+    plain = {a for a, _ in whole.plain}
+    found = [at for at in re.finditer(re.escape(ending), whole.text) if at.start() not in plain]
+    # The longer the text before it that stays too, the better; of equal ones the last.
+    reversed_prompt = prompt.text[::-1]
+    ends = [at.end() for at in found]
+    return max(ends, key=lambda end: (_common_prefix(whole.text[:end][::-1], reversed_prompt), end), default=None)
 
 
 def _with_arguments(turn: Turn, as_text: bool) -> Turn:

@@ -47,22 +47,32 @@ class AfterHead:
 
 Kind = Callable[[Any], Iterator[AfterHead]]
 
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "softcap")
+_SCALES = ("logits_scaling", "logit_scale", "lm_head_multiplier", "output_multiplier")
+
 
 def _softcapping(config: Any) -> Iterator[AfterHead]:
-    for name in ("final_logit_softcapping", "logits_soft_cap", "softcap"):
+    for name in _CAPS:
         if getattr(config, name, None):
             yield AfterHead(cap=float(getattr(config, name)))
 
 
 def _scaling(config: Any) -> Iterator[AfterHead]:
-    for name in ("logits_scaling", "logit_scale", "lm_head_multiplier"):
+    for name in _SCALES:
         scale = getattr(config, name, None)
         if isinstance(scale, int | float) and scale:
             # Granite divides by what HyperCLOVA X multiplies with.
             yield from (AfterHead(scale=1 / scale), AfterHead(scale=float(scale)))
 
 
-KINDS: list[Kind] = [_softcapping, _scaling]
+def _scaling_and_softcapping(config: Any) -> Iterator[AfterHead]:
+    """Scaled, then capped (Muse)."""
+    for scaled in _scaling(config):
+        for capped in _softcapping(config):
+            yield AfterHead(scaled.scale, capped.cap)
+
+
+KINDS: list[Kind] = [_softcapping, _scaling, _scaling_and_softcapping]
 
 
 def find_after_head(model: Any, input_ids: Tensor, tolerance: float) -> AfterHead:

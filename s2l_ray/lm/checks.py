@@ -66,6 +66,25 @@ def check_architecture(model_config: Any, config: TrainedModelConfig) -> None:
         )
 
 
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_BALANCE = ("router_aux_loss_coef", "aux_loss_coef", "aux_loss_alpha", "moe_aux_loss_coef")
+
+
+def about_experts(model_config: Any, config: TrainedModelConfig) -> str | None:
+    """What people should know of a mixture of experts; None: it is none."""
+    text = model_config.get_text_config()
+    counts = [getattr(part, name, None) for part in (text, getattr(text, "ffn_config", None)) for name in _EXPERTS]
+    count = max((n for n in counts if isinstance(n, int)), default=0)
+    if count < 2:
+        return None
+    known = ((name, getattr(text, name, None)) for name in _BALANCE)
+    weight = next((f" ({name}={value:g})" for name, value in known if isinstance(value, int | float)), "")
+    return (
+        f"the {config.section} is a mixture of {count} experts a layer. Its losses are those of the next tokens alone: "
+        f"the auxiliary loss that balances the experts{weight} is left out, as transformers does by default"
+    )
+
+
 def meta_model(model_config: Any, config: TrainedModelConfig) -> Any:
     """The model without weights or memory.
 

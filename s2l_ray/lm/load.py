@@ -11,6 +11,7 @@ from typing import Any
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.errors import listed, shown
 from s2l_ray.lm.checks import ModelError, check_architecture, foreign_refused
+from s2l_ray.lm.vocabulary import num_token_ids
 
 __all__ = ["ModelError", "load_model", "load_model_config", "load_tokenizer", "train_tokenizer"]
 
@@ -39,17 +40,20 @@ def load_tokenizer(config: TrainedModelConfig, trained: str | Path | None = None
 
 
 def load_model_config(config: TrainedModelConfig, vocab_size: int | None = None, tokenizer: Any = None) -> Any:
-    """The `transformers` config; from scratch, vocabulary and special tokens come from the tokenizer."""
+    """The `transformers` config; from scratch, the vocabulary (up to the largest id) and special tokens come from the
+    tokenizer."""
     from transformers import AutoConfig
 
     if config.from_config is not None:
         fields = dict(config.from_config)
         if tokenizer is not None:
-            special = ("bos_token_id", "eos_token_id", "pad_token_id")
-            fields |= {name: getattr(tokenizer, name) for name in special if name not in fields}
-            vocab_size = len(tokenizer)
+            vocab_size = num_token_ids(tokenizer)
         if vocab_size is not None:
             fields.setdefault("vocab_size", vocab_size)
+        if tokenizer is not None:
+            special = ("bos_token_id", "eos_token_id", "pad_token_id")
+            ids = {name: getattr(tokenizer, name) for name in special if name not in fields}
+            fields |= {name: i for name, i in ids.items() if i is None or _is_within(i, fields["vocab_size"])}
         told = f"{config.section}.from_config is not a usable model config"
         with foreign_refused(told, "See the model's page in the documentation of transformers for its fields"):
             return AutoConfig.for_model(fields.pop("model_type"), **fields)
@@ -60,6 +64,11 @@ def load_model_config(config: TrainedModelConfig, vocab_size: int | None = None,
         options["gguf_file"] = config.gguf_file
     with _loading(config, "model", config.model):
         return AutoConfig.from_pretrained(config.model, **options)
+
+
+def _is_within(token_id: int, vocab_size: Any) -> bool:
+    """Whether there is an embedding for it; True where the vocabulary is no number, which transformers refuses."""
+    return not isinstance(vocab_size, int) or token_id < vocab_size
 
 
 def load_model(
@@ -73,7 +82,7 @@ def load_model(
         attention: implementation, as `transformers` names it; None: its choice.
 
     Raises:
-        ModelError: it cannot be loaded, lacks weights, or does not fit the tokenizer or `max_length`.
+        ModelError: it cannot be loaded, lacks weights, or does not fit `max_length`.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -97,8 +106,6 @@ def load_model(
         check_architecture(model.config, config)
         _check_weights(loaded, config)
     fuse_activations(model)
-    # Not the weight's own shape, which is empty where ZeRO-3 shards it.
-    check_vocabulary(model.get_input_embeddings().num_embeddings, len(tokenizer))
     check_length(model.config, config)
     return model
 
@@ -128,11 +135,6 @@ def _check_weights(loaded: dict[str, Any], config: TrainedModelConfig) -> None:
         logger.warning(told, here, len(unused), ", ".join(listed(unused, 4)))
 
 
-def pad_token_id_of(tokenizer: Any) -> int:
-    """What fills batches up. Nothing ever looks at it."""
-    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
-
-
 def check_tokenizer(tokenizer: Any, config: TrainedModelConfig) -> None:
     """Refuse a tokenizer with which no example could be rendered."""
     here = f"{config.section}.{'tokenizer' if config.tokenizer else 'model'}={shown(config.tokenizer or config.model)}"
@@ -145,14 +147,6 @@ def check_tokenizer(tokenizer: Any, config: TrainedModelConfig) -> None:
         raise ModelError(
             f"{here}: {config.section}.render=chat_template, but the tokenizer has no chat template, so chats would "
             "have no form; choose render=plain or alpaca, or a tokenizer with a template"
-        )
-
-
-def check_vocabulary(num_embeddings: int, num_tokens: int) -> None:
-    if num_tokens > num_embeddings:
-        raise ModelError(
-            f"the tokenizer has {num_tokens} tokens, the model {num_embeddings} embeddings: some tokens would have "
-            "none. Take the model's own tokenizer, or random_weights with a config of that vocabulary"
         )
 
 

@@ -60,10 +60,11 @@ def meta_model(target: TargetConfig) -> Any:
     from s2l_ray.lm.adapters import add_adapters
     from s2l_ray.lm.checks import meta_model as without_adapters
     from s2l_ray.lm.load import load_model_config, load_tokenizer
+    from s2l_ray.lm.vocabulary import num_token_ids
 
     vocab = target.train_tokenizer.vocab_size if target.train_tokenizer else None
     if target.from_config is not None and vocab is None:
-        vocab = len(load_tokenizer(target))
+        vocab = num_token_ids(load_tokenizer(target))
     model = without_adapters(load_model_config(target, vocab_size=vocab), target)
     if target.lora is not None:
         with torch.device("meta"):

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s2l_ray.data.token_examples import Examples
-from s2l_ray.errors import InternalError
+from s2l_ray.errors import InternalError, S2LError, first_line
 from s2l_ray.lm.after_head import UnsupportedModel, find_after_head
 from s2l_ray.lm.batches import LENGTHS, Batching
-from s2l_ray.lm.response_loss import ResponseLoss
+from s2l_ray.lm.response_loss import ResponseLoss, body_of
 
 _NAME = "s2l_packed"
 _GPU_MULTIPLE = 64
@@ -33,6 +34,8 @@ starts the kernels of one small model's pass."""
 _MAX_FLASH_HEAD = 256
 """Flash attention's largest head dimension."""
 _ELSEWHERE = "another worker cannot"
+_ENVIRONMENT = re.compile(r"alloc|memory|connection|peer|gloo|nccl|timed out", re.IGNORECASE)
+"""Lack of memory and lost workers, which are no fault of the model's and which PyTorch has no class for."""
 
 
 class _CannotPack(InternalError):
@@ -63,8 +66,9 @@ def choose_batching(
     examples = _probe(model.get_input_embeddings().num_embeddings)
     with torch.no_grad(), autocast():
         ids = torch.from_numpy(examples.tokens[: examples.offsets[1]].astype(np.int64)).to(device)[None]
-        loss.head_loss.after = find_after_head(model, ids, 2e-2 if _is_bf16(model, device) else 1e-4)
-        hidden, own = _alone(model, examples, device)
+        with _own_failure_named(model):
+            loss.head_loss.after = find_after_head(model, ids, 2e-2 if _is_bf16(model, device) else 1e-4)
+            hidden, own = _alone(model, examples, device)
         packed = Batching(True, pad_id, _GPU_MULTIPLE if device.type == "cuda" else 1)
         reason = _obstacle(model, device) if pack else "it is turned off"
         if not agree(not reason):
@@ -91,6 +95,23 @@ def choose_batching(
     return batching
 
 
+@contextlib.contextmanager
+def _own_failure_named(model: Any) -> Iterator[None]:
+    """UnsupportedModel in place of what a model raises that cannot read a few tokens: another try would not help."""
+    try:
+        yield
+    except S2LError:
+        raise
+    except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and (type(error) is not RuntimeError or _ENVIRONMENT.search(str(error))):
+            raise
+        raise UnsupportedModel(
+            f"{type(model).__name__} cannot compute the losses of a few tokens ({type(error).__name__}: "
+            f"{first_line(error)}); sizes of its config do not fit together, or it needs more than token ids. Correct "
+            "the config, or choose another model (GPT-NeoX, Llama, Qwen, Gemma, OLMo and many more work)"
+        ) from error
+
+
 def _probe(vocab_size: int) -> Examples:
     """Three sequences that begin alike: a position or a look at a neighbour that is wrong shows in the states."""
     lengths = np.array([5, 11, 8])
@@ -108,7 +129,7 @@ def _alone(model: Any, examples: Examples, device: torch.device) -> tuple[Tensor
         ids = torch.from_numpy(examples.tokens[start:end].astype(np.int64)).to(device)[None]
         output = model(input_ids=ids, use_cache=False)
         losses.append(F.cross_entropy(output.logits[0, :-1].float(), ids[0, 1:], reduction="none"))
-        hidden.append(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0].float())
+        hidden.append(body_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0].float())
     return torch.cat(hidden), torch.cat(losses)
 
 

@@ -27,6 +27,12 @@ TokenLosses = tuple[Tensor, Tensor, Tensor | None]
 first choice."""
 
 
+def body_of(model: Any) -> Any:
+    """What of a causal language model gives the states for its head."""
+    body = model.base_model
+    return model.model if body is model and hasattr(model, "model") else body  # Llama 4 calls its own body otherwise
+
+
 class ResponseLoss(nn.Module):
     """(batch) → the losses of its response tokens. Wraps a causal LM of `transformers`; DDP and DeepSpeed wrap this.
 
@@ -48,7 +54,7 @@ class ResponseLoss(nn.Module):
     def states(self, batch: Batch) -> Tensor:
         """→ last hidden states, (B, L, H), or (1, T, H) where the sequences are packed."""
         where = {} if batch.sequences is None else batch.sequences.arguments()
-        return self.model.base_model(input_ids=batch.input_ids, use_cache=False, **where).last_hidden_state
+        return body_of(self.model)(input_ids=batch.input_ids, use_cache=False, **where).last_hidden_state
 
 
 class HeadLoss(nn.Module):

@@ -164,8 +164,9 @@ def _count_lines(unit: ReadUnit, filesystem: Any, path: str) -> int:
 
 def _model(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]]) -> tuple[ModelShape | None, Any]:
     """Shape from the config alone, on the meta device; nothing is downloaded but small JSON files."""
-    from s2l_ray.lm.checks import meta_model
+    from s2l_ray.lm.checks import about_experts, meta_model
     from s2l_ray.lm.load import ModelError, load_model_config, load_tokenizer, train_tokenizer
+    from s2l_ray.lm.vocabulary import num_token_ids
 
     tokenizer = None
     try:
@@ -175,7 +176,7 @@ def _model(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]]) -> t
         else:
             tokenizer = load_tokenizer(config.proxy)
         vocab = config.proxy.train_tokenizer.vocab_size if config.proxy.train_tokenizer else None
-        model_config = load_model_config(config.proxy, vocab_size=vocab or len(tokenizer))
+        model_config = load_model_config(config.proxy, vocab_size=vocab or num_token_ids(tokenizer))
         model = meta_model(model_config, config.proxy)
     except ModelError as error:
         if config.proxy.from_config is not None and tokenizer is not None:
@@ -184,6 +185,8 @@ def _model(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]]) -> t
         result.notes.append(f"{str(error).split(':')[0]}; its size as in estimates.*")
         return None, tokenizer
     result.num_parameters = sum(p.numel() for p in model.parameters())
+    if (note := about_experts(model_config, config.proxy)) is not None:
+        result.notes.append(note)
     return ModelShape.of(model), tokenizer
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from typing import Any
 
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
@@ -69,23 +70,37 @@ def _check_model(model: TrainedModelConfig, embedded: bool, trains_here: bool) -
     """`embedded`: it is loaded on this machine; `trains_here`: and trained in its memory."""
     from s2l_ray.execution.placement import host_memory_bytes
     from s2l_ray.lm.checks import check_folder, check_size, foreign_refused, meta_model
-    from s2l_ray.lm.load import check_length, check_tokenizer, check_vocabulary, load_model_config, load_tokenizer
+    from s2l_ray.lm.load import check_length, check_tokenizer, load_model_config, load_tokenizer
+    from s2l_ray.lm.vocabulary import check_trained_vocabulary, num_token_ids
 
     with foreign_refused(f"the model or tokenizer of the {model.section} cannot be used", "Take another one"):
         if model.train_tokenizer is not None:
-            vocab = model.train_tokenizer.vocab_size
+            model_config = load_model_config(model, vocab_size=model.train_tokenizer.vocab_size)
+            check_trained_vocabulary(model_config, model)
         else:
             tokenizer = load_tokenizer(model)
             check_tokenizer(tokenizer, model)
-            vocab = len(tokenizer)
-        model_config = load_model_config(model, vocab_size=vocab)
+            model_config = load_model_config(model, vocab_size=num_token_ids(tokenizer))
+            _check_prompt_format(model, model_config, tokenizer)
         check_length(model_config, model)
-        check_vocabulary(model_config.get_text_config().vocab_size, vocab)
         check_folder(model)
         built = meta_model(model_config, model)
         if embedded:
             # Weights in fp32; and, where it trains, gradients and both moments of Adam.
             check_size(built, model, host_memory_bytes(), 16 if trains_here else 4)
+
+
+def _check_prompt_format(model: TrainedModelConfig, model_config: Any, tokenizer: Any) -> None:
+    """What every example holds can be written by the chat template, fits into `max_length`, and has embeddings."""
+    from s2l_ray.data.render import Style, largest_probe_id, options_of
+    from s2l_ray.lm.vocabulary import check_token_ids
+
+    style: Style = "chat_template" if model.render == "chat_template" else "turns"
+    try:
+        largest = largest_probe_id(tokenizer, style, model.max_length, **options_of(model))
+    except UserError as error:
+        raise PreflightError(f"{model.section}: {error}") from None
+    check_token_ids(largest, model_config, tokenizer, model, "every example holds")
 
 
 def _check_target(target: TargetConfig, workers: int | None) -> None:

@@ -157,6 +157,58 @@ FAMILIES: dict[str, Family] = {
         ("<BOS_TOKEN>", "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|USER_TOKEN|>",
          "<|START_RESPONSE|>", "<|END_RESPONSE|>"), "<|END_OF_TURN_TOKEN|>",
     ),
+    # Writes a tool's result otherwise when an answer follows it.
+    "hermes3": Family(
+        _QWEN_TOOLS + "{% for m in messages %}{% if m.role == 'tool' %}<|im_start|>tool\n<tool_response>\n"
+        "{{ m.content }}\n</tool_response>{% if not loop.last %}\n{% endif %}<|im_end|>\n{% else %}"
+        "<|im_start|>{{ m.role }}\n{{ m.content or '' }}" + _CALLS + "<|im_end|>\n{% endif %}{% endfor %}"
+        + _GENERATION,
+        ("<|im_start|>", "<|im_end|>"), "<|im_end|>", ("<tool_call>", "</tool_call>"),
+    ),
+    # For tools alone: without any it fails.
+    "hermes2-tool-use": Family(
+        "{% for t in tools %}{{ t | tojson }}{% endfor %}{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{{ m.content or '' }}" + _CALLS + "<|im_end|>\n{% endfor %}" + _GENERATION,
+        ("<|im_start|>", "<|im_end|>"), "<|im_end|>", ("<tool_call>", "</tool_call>"),
+    ),
+    # Ends with a generation prompt whether it is asked for or not; a finished turn does not contain its end.
+    "command-r7b": Family(
+        "{% for m in messages %}<|START_OF_TURN_TOKEN|><|{{ 'CHATBOT' if m.role == 'assistant' else 'USER' }}_TOKEN|>"
+        "{% if m.role == 'assistant' %}<|START_RESPONSE|>{{ m.content }}<|END_RESPONSE|>{% else %}{{ m.content }}"
+        "{% endif %}<|END_OF_TURN_TOKEN|>{% endfor %}<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_THINKING|>"
+        "<|END_THINKING|>",
+        ("<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|USER_TOKEN|>",
+         "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_THINKING|>", "<|END_THINKING|>"), "<|END_OF_TURN_TOKEN|>",
+    ),
+    # A generation prompt with empty thoughts, whose first letter an answer may share; calls end with a token of theirs.
+    "gemma4": Family(
+        "<bos>{% if tools %}<|turn>system\n{{ tools | tojson }}<turn|>\n{% endif %}{% for m in messages %}"
+        "{% if m.role == 'tool' %}<|tool_response>{{ m.content }}<tool_response|>{% else %}"
+        "<|turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{% for c in m.tool_calls or [] %}<|tool_call>call:"
+        "{{ c.function.name }}{{ c.function.arguments | tojson }}<tool_call|>{% endfor %}"
+        "{% if m.tool_calls %}<|tool_response>{% else %}{{ m.content | trim }}<turn|>\n{% endif %}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<|turn>model\n<|channel>thought\n<channel|>{% endif %}",
+        ("<bos>", "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>",
+         "<tool_response|>"), "<turn|>",
+    ),
+    # After a call it opens and ends a turn once more, where the content is not null.
+    "r1-distill": Family(
+        "{% for m in messages %}{% if m.role == 'user' %}<｜User｜>{{ m.content }}{% elif m.role == 'tool' %}"
+        "<｜tool▁output▁begin｜>{{ m.content }}<｜tool▁output▁end｜>{% elif m.role == 'assistant' %}"
+        "{% for c in m.tool_calls or [] %}<｜Assistant｜><｜tool▁call▁begin｜>{{ c.function.name }}\n"
+        "{{ c.function.arguments | tojson }}<｜tool▁call▁end｜><｜end▁of▁sentence｜>{% endfor %}"
+        "{% if m.content is not none %}<｜Assistant｜>{{ m.content }}<｜end▁of▁sentence｜>{% endif %}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<｜Assistant｜>{% endif %}",
+        ("<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>",
+         "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>"), "<｜end▁of▁sentence｜>",
+    ),
+    # Thoughts between tokens of its own, in every turn.
+    "seed-oss": Family(
+        "{% for m in messages %}<seed:bos>{{ m.role }}\n{% if m.reasoning_content %}<seed:think>"
+        "{{ m.reasoning_content }}</seed:think>\n{% endif %}{{ m.content }}<seed:eos>{% endfor %}"
+        "{% if add_generation_prompt %}<seed:bos>assistant\n{% endif %}",
+        ("<seed:bos>", "<seed:eos>", "<seed:think>", "</seed:think>"), "<seed:eos>",
+    ),
     # Keeps the first question only: text is lost.
     "forgetful": Family(
         "<|im_start|>user\n{{ messages[0].content }}<|im_end|>\n{% if messages[-1].role == 'assistant' %}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from s2l_ray.artifacts.generated_corpus import quickstart_units, recorded_unit
@@ -9,10 +10,12 @@ from s2l_ray.artifacts.models import CorpusArtifact
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
 from s2l_ray.config.corpus import LATER_SETTINGS, HuggingFaceSource
 from s2l_ray.config.load import ConfigError
+from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import CorpusConfig, S2LConfig
 from s2l_ray.data.corpus_parts import HoldOut
+from s2l_ray.data.quarantine import QuarantineLimitError
 from s2l_ray.data.sources import ReadUnit, plan_files
-from s2l_ray.data.units import SourceError
+from s2l_ray.data.units import SourceError, UnusableRow
 from s2l_ray.errors import foreign_named, shown
 from s2l_ray.stages.context import RunContext
 from s2l_ray.storage.fingerprint import fingerprint
@@ -95,7 +98,7 @@ def check_corpus_files(config: S2LConfig) -> None:
 
     Raises:
         SourceError, UnknownFormat, QuarantineLimitError: files are missing or cannot be read, or no row can be used.
-        UserError: render=alpaca, and one of these rows is a chat.
+        UserError: the proxy or the target cannot render one of these rows, or lacks embeddings for its tokens.
     """
     from s2l_ray.data.formats import rendered_as
     from s2l_ray.data.read_task import first_rows, is_chat, sample_format
@@ -110,6 +113,38 @@ def check_corpus_files(config: S2LConfig) -> None:
             if "alpaca" in (config.proxy.render, config.target and config.target.render):
                 chats = any(is_chat(raw, corpus, format) for raw in first_rows(units, corpus.max_row_bytes))
                 resolve_style("alpaca", rendered_as(format, chats), None)
+        for model in (config.proxy, config.target):
+            if model is not None:
+                _check_rendering(units, corpus, format, model)
+
+
+def _check_rendering(units: list[ReadUnit], corpus: CorpusConfig, format: str, model: TrainedModelConfig) -> None:
+    """Render the first rows, and where none of them can be, those of the last file: before hours of reading."""
+    from s2l_ray.data.formats import rendered_as
+    from s2l_ray.data.read_task import first_conversations
+    from s2l_ray.data.render import renderer_of
+    from s2l_ray.lm.load import load_model_config, load_tokenizer
+    from s2l_ray.lm.vocabulary import check_token_ids, num_token_ids
+
+    if model.train_tokenizer is not None:
+        return  # which writes any text; and a style of our own refuses none
+    tokenizer = load_tokenizer(model)
+    reasons: Counter[str] = Counter()
+    for some in (units, units[::-1]):
+        chats = first_conversations(some, corpus, format)
+        render = renderer_of(model, rendered_as(format, any(chat.is_chat for chat in chats)), tokenizer)
+        rows = [render.ids(chat.turns, chat.tools) for chat in chats]
+        if ids := [i for row in rows if not isinstance(row, UnusableRow) for i in row]:
+            model_config = load_model_config(model, vocab_size=num_token_ids(tokenizer))
+            check_token_ids(max(ids), model_config, tokenizer, model, "texts of the corpus use")
+            return
+        reasons.update(str(row) for row in rows)
+    if reasons:
+        reason, _ = reasons.most_common(1)[0]
+        raise QuarantineLimitError(
+            f"{model.section}: none of the {len(chats):,} rows that were looked at can be rendered, so nothing could "
+            f"be trained on: {reason}"
+        )
 
 
 def corpus_units(

@@ -20,10 +20,11 @@ from s2l_ray.data.training_order import balance_by_length
 from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.engine import TorchEngine, device_name, peak_memory_bytes
 from s2l_ray.lm.flops import ModelShape
-from s2l_ray.lm.load import load_model, pad_token_id_of
+from s2l_ray.lm.load import load_model
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.score import NonFiniteScore, Scorer
 from s2l_ray.lm.step import Stepper, StepResult, autocast_for
+from s2l_ray.lm.vocabulary import pad_token_id_of
 from s2l_ray.lm.weights import weights_fingerprint
 from s2l_ray.lm.worker import WorkerContext
 from s2l_ray.stages.proxy.job import ProxyJob, complete_snapshot
@@ -53,8 +54,9 @@ def run_worker(job: ProxyJob, worker: WorkerContext) -> dict[str, Any]:
     model = load_model(job.proxy, job.tokenizer, job.seed)
     engine = TorchEngine(model, job.proxy, worker.device, worker.num_workers)
     autocast = autocast_for(worker.device, job.proxy.precision)
+    pad_id = pad_token_id_of(job.tokenizer, model.get_input_embeddings().num_embeddings)
     batching = choose_batching(
-        model, engine.loss, pad_id=pad_token_id_of(job.tokenizer), device=worker.device, autocast=autocast,
+        model, engine.loss, pad_id=pad_id, device=worker.device, autocast=autocast,
         agree=lambda yes: all(worker.all_gather(yes)),
     )  # fmt: skip
     if job.proxy.compile:

@@ -15,7 +15,7 @@ from s2l_ray.lm.identity import model_identity, pinned
 from s2l_ray.observability.progress import format_count
 from s2l_ray.stages.context import RunContext
 from s2l_ray.stages.tokenizer import open_tokenizer
-from s2l_ray.stages.training import training_settings
+from s2l_ray.stages.training import check_before_training, training_settings
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 
@@ -64,6 +64,8 @@ def _build(
     from s2l_ray.stages.proxy.job import ProxyJob
 
     config, say = context.config, context.progress.say
+    tokenizer = open_tokenizer(tokens)
+    warnings = check_before_training(config.proxy, tokenizer, tokens)
     drop_unusable_checkpoints(out, say)
     lost = lost_part(out, len(points), [part for part, _ in plan.parts])
     if lost and out.exists(FOLDER):
@@ -73,7 +75,7 @@ def _build(
     placement = context.layout.placements["proxy"]
     proxy = pinned(config.proxy).model_copy(update={"precision": context.layout.precision_of(config.proxy)})
     job = ProxyJob(
-        proxy, config.trajectories, plan, points, seed, open_tokenizer(tokens),
+        proxy, config.trajectories, plan, points, seed, tokenizer,
         tokens.storage.sub("parts"), out, placement.threads,
     )  # fmt: skip
     say(
@@ -98,8 +100,8 @@ def _build(
     weights = [[summary["weights"]]] if job.index_of_epoch else []
     content = fingerprint([[s.step, s.weights, s.num_examples, s.mean_loss_nats] for s in complete] + weights)
     return StageResult(
-        content, {"scores": sum(s.num_examples for s in complete)}, artifact, seeds={"proxy": seed}, summary=line,
-        device=summary["device"], num_devices=placement.num_workers, peak_memory_bytes=summary["peak_memory_bytes"],
+        content, {"scores": sum(s.num_examples for s in complete)}, artifact, warnings, {"proxy": seed},
+        summary["device"], placement.num_workers, summary["peak_memory_bytes"], line,
     )  # fmt: skip
 
 

@@ -12,9 +12,9 @@ from s2l_ray.artifacts.outputs import list_outputs
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.lm.engine import device_name, peak_memory_bytes
 from s2l_ray.lm.flops import peak_flops
-from s2l_ray.lm.load import pad_token_id_of
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.step import Stepper, StepResult
+from s2l_ray.lm.vocabulary import pad_token_id_of
 from s2l_ray.lm.worker import WorkerContext
 from s2l_ray.stages.target.evaluate import Evaluator
 from s2l_ray.stages.target.export import export
@@ -42,8 +42,9 @@ def fine_tune(job: TargetJob, worker: WorkerContext) -> dict[str, Any]:
         torch.set_num_threads(job.threads)
     built = build_target(job, worker)
     engine = built.engine
+    pad_id = pad_token_id_of(job.tokenizer, built.model.get_input_embeddings().num_embeddings)
     batching = choose_batching(
-        built.model, engine.loss, pad_id=pad_token_id_of(job.tokenizer), device=worker.device,
+        built.model, engine.loss, pad_id=pad_id, device=worker.device,
         agree=lambda yes: all(worker.all_gather(yes)), pack=job.target.attention == "auto",
     )  # fmt: skip
     if job.target.compile:

@@ -12,7 +12,7 @@ from s2l_ray.lm.identity import model_identity, pinned
 from s2l_ray.observability.progress import format_count
 from s2l_ray.stages.context import RunContext
 from s2l_ray.stages.tokenizer import open_tokenizer, tokenizer_fingerprint
-from s2l_ray.stages.training import training_settings
+from s2l_ray.stages.training import check_before_training, training_settings
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 
@@ -88,13 +88,15 @@ def _build(
     from s2l_ray.stages.target.report import TargetReport
 
     config, say = context.config, context.progress.say
+    assert config.target is not None
+    tokenizer = open_tokenizer(tokens)
+    notes = check_before_training(config.target, tokenizer, tokens, heldout)
     drop_unusable_checkpoints(out, say)
     if not out.exists(FOLDER):  # from the start, and not from a checkpoint: nothing of an earlier one counts
         for folder in ("evaluations", "model"):
             out.delete_dir(folder)
 
     target, placement = config.target, context.layout.placements["target"]
-    assert target is not None
     label = f"target/{name}"
     precision = context.layout.precision_of(target)
     context.layout.wait_for_capacity("target", say)
@@ -102,7 +104,7 @@ def _build(
     facts = {"optimiser steps": f"{plan.total_steps:,} of {target.global_batch_size} examples", "seed": seed,
              "peak learning rate": target.learning_rate, "precision": precision}  # fmt: skip
     job = TargetJob(
-        name=name, target=pinned(target), plan=plan, seed=seed, tokenizer=open_tokenizer(tokens),
+        name=name, target=pinned(target), plan=plan, seed=seed, tokenizer=tokenizer,
         tokens=tokens.storage.sub("parts"), heldout=None if heldout is None else heldout.storage,
         heldout_names=() if heldout is None else tuple(HeldOutArtifact.of(heldout).names),
         heldout_tokens_per_batch=config.heldout.tokens_per_batch, out=out,
@@ -138,7 +140,7 @@ def _build(
         was = f"{before[n]['micro']:.3f} → " if n in before else ""
         line += f"; {n}: loss {was}{r['micro']:.3f}, exact {r['exact_match']:.1%}"
     line += f" → {out.uri}/model"
-    warnings = list(sharding.warnings)
+    warnings = [*sharding.warnings, *notes]
     if not after:
         warnings.append("nothing is held out, so this target was not evaluated; set heldout.share or .files")
     # Neither the card, which says where the corpus lay, nor files into which transformers writes its version.

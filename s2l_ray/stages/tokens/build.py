@@ -43,6 +43,7 @@ class TokenParts:
     sum_squared_lengths: int
     """For attention's FLOPs."""
     max_length: int
+    max_token_id: int
     style: Style
     fingerprint: str
     parts: list[dict[str, Any]]
@@ -132,6 +133,7 @@ def _statistics(part: int, table: pa.Table) -> dict[str, Any]:
         "response_tokens": int(examples.mask.sum()),
         "sum_squared_lengths": int((lengths**2).sum()),
         "max_length": int(lengths.max(initial=0)),
+        "max_token_id": int(examples.tokens.max(initial=0)),
         "fingerprint": digest.hexdigest(),
     }
 
@@ -201,6 +203,7 @@ def build_tokens(
         num_response_tokens=sum(s["response_tokens"] for s in parts),
         sum_squared_lengths=sum(s["sum_squared_lengths"] for s in parts),
         max_length=max((s["max_length"] for s in parts), default=0),
+        max_token_id=max((s["max_token_id"] for s in parts), default=0),
         style=style,
         fingerprint=digest.hexdigest(),
         parts=parts,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import re
 from typing import Any
 
 import pytest
 
-from s2l_ray.data.chat_template import thoughts_of
 from s2l_ray.data.render import Renderer
+from s2l_ray.data.said import thoughts_of
 from s2l_ray.data.units import UnusableRow
 from s2l_ray.errors import UserError
 from tests.support.families import FAMILIES, family_tokenizer
@@ -22,13 +23,16 @@ SYSTEM = [("system", "Be brief."), ("user", "What?"), ("assistant", "four")]
 
 E, T = "<|im_end|>", "<think>\n\n</think>\n\n"
 LOST = "leaves out the thoughts of turn 2 (assistant)"
-NO_TOOLS = "leaves out the text of turn 2 (assistant)"
+NO_TOOLS = "leaves out the tool call 'weather' of turn 2 (assistant), so the model would never see it: it has no place"
 NO_END = "ends the response without an end token"
+OPENS_THOUGHTS = re.compile(
+    r"(<think>)?\n?|<\|channel>thought\n<channel\|>|<\|START_THINKING\|><\|END_THINKING\|>|<\|channel\|>"
+)
 # Per conversation a list of sequences, each a list of responses; or a part of the refusal.
 EXPECTED: dict[str, dict[str, Any]] = {
     "chatml": {
         "single": [["four <b>" + E]], "several": [["four" + E, "five" + E]], "system": [["four" + E]],
-        "thoughts": LOST, "tools": "leaves out the text of turn 2",
+        "thoughts": LOST, "tools": NO_TOOLS,
     },
     "qwen2.5": {
         "single": [["four <b>" + E]], "several": [["four" + E, "five" + E]], "system": [["four" + E]],
@@ -52,7 +56,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
     "mistral-v3": {
         "single": [[" four <b></s>"]], "several": [[" four</s>", " five</s>"]],
-        "system": "writes the turns before turn 3 differently once it is answered",
+        "system": [[" four</s>"]],
         "thoughts": LOST, "tools": NO_TOOLS,
     },
     "gemma2": {
@@ -95,6 +99,41 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "several": [[f"<|START_RESPONSE|>{a}<|END_RESPONSE|><|END_OF_TURN_TOKEN|>" for a in ("four", "five")]],
         "system": [["<|START_RESPONSE|>four<|END_RESPONSE|><|END_OF_TURN_TOKEN|>"]],
         "thoughts": LOST, "tools": NO_TOOLS,
+    },
+    "hermes3": {
+        "single": [["four <b>" + E]], "several": [["four" + E, "five" + E]], "system": [["four" + E]],
+        "thoughts": LOST,
+        "tools": [['<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>' + E, "-3 C." + E]],
+    },
+    "hermes2-tool-use": {
+        "single": "fails on it: 'NoneType' object is not iterable",
+        "several": "fails on it: 'NoneType' object is not iterable",
+        "system": "fails on it: 'NoneType' object is not iterable",
+        "thoughts": "fails on it: 'NoneType' object is not iterable",
+        "tools": [['<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>' + E, "-3 C." + E]],
+    },
+    "command-r7b": {
+        "single": [["<|START_RESPONSE|>four <b><|END_RESPONSE|><|END_OF_TURN_TOKEN|>"]],
+        "several": [[f"<|START_RESPONSE|>{a}<|END_RESPONSE|><|END_OF_TURN_TOKEN|>" for a in ("four", "five")]],
+        "system": [["<|START_RESPONSE|>four<|END_RESPONSE|><|END_OF_TURN_TOKEN|>"]],
+        "thoughts": LOST, "tools": NO_TOOLS,
+    },
+    "gemma4": {
+        "single": [["four <b><turn|>"]], "several": [["four<turn|>", "five<turn|>"]], "system": [["four<turn|>"]],
+        "thoughts": LOST,
+        "tools": [['<|tool_call>call:weather{"city": "Oslo"}<tool_call|><|tool_response>', "-3 C.<turn|>"]],
+    },
+    "r1-distill": {
+        "single": [["four <b><｜end▁of▁sentence｜>"]],
+        "several": [["four<｜end▁of▁sentence｜>", "five<｜end▁of▁sentence｜>"]],
+        "system": "leaves out the text of turn 1",
+        "thoughts": LOST, "tools": "leaves out the tool 'weather': it has no place for tools",
+    },
+    "seed-oss": {
+        "single": [["four <b><seed:eos>"]], "several": [["four<seed:eos>", "five<seed:eos>"]],
+        "system": [["four<seed:eos>"]],
+        "thoughts": [[f"<seed:think>hm {n}</seed:think>\n{a}<seed:eos>" for n, a in ((1, "four"), (2, "five"))]],
+        "tools": NO_TOOLS,
     },
     "forgetful": {
         "single": [["four <b>" + E]], "several": "leaves out the text of turn 2 (assistant)",
@@ -159,8 +198,9 @@ def test_the_response_is_what_the_model_will_generate(tokenizers, family, kind):
     # A sequence that ends in the last turn is the template's own rendering, and every prompt is inference's.
     if "strftime_now" not in FAMILIES[family].template:
         whole = tokenizer.apply_chat_template(_with_objects(messages), tools=tools, tokenize=False)
-        assert tokenizer.decode(result[-1].input_ids) == whole
-        _check_prompts(tokenizer, result, messages, tools)
+        if (family, kind) != ("mistral-v3", "system"):  # which is lost there, though the model is asked with it
+            assert tokenizer.decode(result[-1].input_ids) == whole
+        check_prompts(tokenizer, result, messages, tools)
     renderer = Renderer(tokenizer, "chat_template", 10_000)
     last = max(i for i, m in enumerate(result[-1].response_mask) if m and not result[-1].response_mask[i - 1])
     answered = max(i for i, turn in enumerate(messages) if turn["role"] == "assistant")
@@ -169,7 +209,7 @@ def test_the_response_is_what_the_model_will_generate(tokenizers, family, kind):
     assert result[-1].input_ids[max(i for i, m in enumerate(result[-1].response_mask) if m)] in renderer.end_ids()
 
 
-def _check_prompts(tokenizer: Any, sequences: Any, messages: Any, tools: Any) -> None:
+def check_prompts(tokenizer: Any, sequences: Any, messages: Any, tools: Any) -> None:
     """Every response stands after the ids of `apply_chat_template(…, add_generation_prompt=True)`."""
     starts = [
         (sequence.input_ids, i)
@@ -186,7 +226,7 @@ def _check_prompts(tokenizer: Any, sequences: Any, messages: Any, tools: Any) ->
             assert start == len(prompt)
         else:  # the generation prompt is not wholly written in a finished turn
             assert ids[:start] == prompt[:start]
-            assert len(prompt) - start <= 2, "only what opens thoughts may be left out"
+            assert OPENS_THOUGHTS.fullmatch(tokenizer.decode(prompt[start:])), "nothing else may be left out"
 
 
 def _with_objects(messages: Any) -> Any:
