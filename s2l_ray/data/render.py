@@ -173,7 +173,11 @@ class Renderer:
 
     def end_ids(self) -> list[int]:
         """Tokens that end a response: the one with which responses of this style end, and the tokenizer's EOS."""
-        answered = self.texts([{"role": "user", "content": "a"}, {"role": "assistant", "content": _ANSWER}])
+        # Templates for tool use alone fail where there are no tools.
+        rows = [self._texts(_PROBE, tools) for tools in (_PROBE_TOOLS if self._cutter is not None else (None,))]
+        answered = next((row for row in rows if isinstance(row, list)), None)
+        if answered is None:
+            raise UserError(f"no response can be rendered, so it is unknown where one ends: {rows[0]}")
         [[tokens]] = self._encode(answered[-1:])
         last = max(i for i, is_response in enumerate(tokens.response_mask) if is_response)
         return sorted({tokens.input_ids[last], int(self._encode.eos_token_id)})
