@@ -39,10 +39,11 @@ from s2l_ray.data.training_order import TrainPlan, make_plan
 from s2l_ray.data.units import UnusableRow
 from s2l_ray.execution.placement import local_cores
 from s2l_ray.lm.engine import TorchEngine
-from s2l_ray.lm.load import load_model, pad_token_id_of, train_tokenizer
+from s2l_ray.lm.load import load_model, train_tokenizer
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.score import Scorer
 from s2l_ray.lm.step import Stepper
+from s2l_ray.lm.vocabulary import pad_token_id_of
 from s2l_ray.selection import SelectionInputs, order_examples
 from s2l_ray.selection.kmeans import fit_kmeans
 
@@ -98,7 +99,8 @@ class Training:
     def __init__(self, config: TrainedModelConfig, tokenizer: Any, plan: TrainPlan, tokens_per_batch: int) -> None:
         model = load_model(config, tokenizer, plan.seed)
         engine = TorchEngine(model, config, CPU, 1)
-        batching = choose_batching(model, engine.loss, pad_id=pad_token_id_of(tokenizer), device=CPU)
+        pad_id = pad_token_id_of(tokenizer, model.get_input_embeddings().num_embeddings)
+        batching = choose_batching(model, engine.loss, pad_id=pad_id, device=CPU)
         self.plan, self.train_seconds = plan, 0.0
         self._stepper = Stepper(
             engine, config, total_steps=plan.total_steps, seed=plan.seed, batching=batching, device=CPU, record=True
