@@ -13,7 +13,9 @@ from s2l_ray.artifacts.results import Subset, Target
 from s2l_ray.artifacts.run import Run, load_run
 from s2l_ray.config import S2LConfig, list_recipes, load_config
 from s2l_ray.observability.progress import Progress
-from s2l_ray.sweeps.run import SweepResult, sweep
+from s2l_ray.reporting.sweep_results import present_sweep
+from s2l_ray.sweeps.run import SweepResult
+from s2l_ray.sweeps.run import sweep as _sweep
 from s2l_ray.workflow import commands
 from s2l_ray.workflow.commands import run
 from s2l_ray.workflow.estimate import Estimate
@@ -80,6 +82,30 @@ def finetune(
     """
     made = commands.finetune(run, subset, overrides, budget=budget, selector=selector, progress=progress)
     return Target.of(made)
+
+
+def sweep(
+    config: S2LConfig | str,
+    overrides: Sequence[str] = (),
+    *,
+    find_smallest: bool = False,
+    within: float | None = None,
+    progress: Progress | None = None,
+) -> SweepResult:
+    """Try budgets, selectors, seeds and settings; fine-tune a target for each; write `sweep/` into the run's folder.
+
+    Args:
+        config: a recipe, a YAML file, a run's folder (goes on with it), or the typed tree.
+        find_smallest: predict the curve with the proxy's model, then confirm with the target at the budgets that
+            matter, by bisection, for each selector.
+        within: overrides `sweep.within`.
+
+    Raises:
+        ConfigError, PlacementError, …: before any trial starts.
+    """
+    return _sweep(
+        config, overrides, find_smallest=find_smallest, within=within, progress=progress, present=present_sweep
+    )
 
 
 def estimate(config: S2LConfig | str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Estimate:

@@ -41,10 +41,10 @@ def add_to(commands: Commands) -> None:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
+    from s2l_ray.api import sweep
     from s2l_ray.artifacts.run import read_config
     from s2l_ray.reporting.write import report_line
     from s2l_ray.storage.folder import Storage
-    from s2l_ray.sweeps.run import sweep
 
     if arguments.resume:
         read_config(Storage.open(arguments.config))  # says it if there is no run to go on with

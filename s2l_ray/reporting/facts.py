@@ -69,6 +69,19 @@ class SetAside:
 
 
 @dataclass(frozen=True)
+class DataSet:
+    name: str
+    role: str
+    """selection, or evaluation."""
+    num_examples: int
+    num_sources: int | None
+    level: str
+    """What its questions ask for; of the sets that the evaluation knows."""
+    domain: str
+    """in or out of the training data's; empty if that is not known."""
+
+
+@dataclass(frozen=True)
 class StageFacts:
     name: str
     folder: str
@@ -120,6 +133,7 @@ class Facts:
     training: Training | None = None
     examples: list[ExampleFacts] = field(default_factory=list)
     set_aside: SetAside | None = None
+    data_sets: list[DataSet] = field(default_factory=list)
     repeat: Repeat | None = None
 
     def plain(self) -> dict[str, Any]:

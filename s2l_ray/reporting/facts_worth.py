@@ -60,12 +60,22 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Leader:
+    """A model that is better than each of the others, by paired intervals."""
+
+    metric: str
+    heldout_set: str
+    label: str
+
+
+@dataclass(frozen=True)
 class Worth:
     metrics: list[MetricFacts]
     sets: list[str]
     models: list[ModelFacts]
     scores: list[Score]
     differences: list[Difference]
+    leaders: list[Leader]
     num_seeds: int
     """The least of the models."""
 
@@ -81,7 +91,21 @@ class BudgetPoint:
     num_seeds: int
     estimate: Estimate
     relative: Estimate | None
-    """The full data's = 100."""
+    """The full data's = 100; paired by example."""
+    against_random: Estimate | None
+    """Minus the figure of the random choice of the same budget, paired by example; None: there is none."""
+    flops: float
+    """Of training one target."""
+
+
+@dataclass(frozen=True)
+class SourcePoint:
+    """Held-out loss of a trial on the examples of one source."""
+
+    source: str
+    selector: str
+    share: float
+    estimate: Estimate
 
 
 @dataclass(frozen=True)
@@ -91,6 +115,13 @@ class Budgets:
     points: list[BudgetPoint]
     smallest: dict[str, float | None]
     """Selector → share of the smallest budget within `within` of the full data."""
+    deciding: str
+    """The held-out set that decided."""
+    sources: list[SourcePoint]
+    """Of the deciding set."""
+    num_sources: int
+    """Of it, those not listed included."""
+    selection_flops: float
     rank_correlation: float | None
     """Of prediction and target."""
 

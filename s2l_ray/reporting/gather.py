@@ -11,6 +11,7 @@ from s2l_ray.artifacts.stage import Stage
 from s2l_ray.errors import MAX_MESSAGE
 from s2l_ray.reporting import contents
 from s2l_ray.reporting.costs import cost_of
+from s2l_ray.reporting.data_sets import data_sets
 from s2l_ray.reporting.facts import Facts, Quarantined, Repeat, SetAside, Stability, StageFacts
 from s2l_ray.reporting.facts_contents import SubsetFacts
 from s2l_ray.reporting.main_subset import main_subset
@@ -53,6 +54,9 @@ def gather_facts(
     }  # fmt: skip
     if total:
         made |= _from_rows(run, main, subsets, by, with_text, compared, sweep)
+    sources = made["contents"].columns.get(SOURCE, []) if made.get("contents") else []
+    smaller = made["contents"].smaller.get(SOURCE, 0) if made.get("contents") else 0
+    made["data_sets"] = data_sets(run, total, len(sources) + smaller or None)
     made["has_text"] = bool(made.get("examples")) or bool(made["set_aside"] and made["set_aside"].rows)
     made["verdict"] = verdict_lines(worth, main, names_of(subsets, worth))
     return Facts(**_head(run, total), **made)

@@ -20,8 +20,9 @@ def figure(value: float, metric: MetricFacts) -> str:
 
 def signed(value: float, metric: MetricFacts) -> str:
     """A difference: `+18.1 points`, `−0.27`; the minus sign is a real one."""
-    text = f"{value * 100:+.1f}\u00a0points" if metric.is_share else f"{value:+.3f}"
-    return text.replace("-", "−")
+    text = f"{value * 100:+.1f}" if metric.is_share else f"{value:+.3f}"
+    text = text if text.strip("+-0.") else text[1:]  # nothing is neither more nor less
+    return text.replace("-", "−") + ("\u00a0points" if metric.is_share else "")
 
 
 def compact(value: float) -> str:

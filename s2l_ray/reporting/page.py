@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from s2l_ray.reporting.facts import Facts
 from s2l_ray.reporting.look import VARIABLES
@@ -18,10 +19,11 @@ from s2l_ray.reporting.numbers import compact, figure, percent
 from s2l_ray.reporting.parts import Drawing, Missing, Section, spans
 from s2l_ray.reporting.sections.budgets import budgets_section
 from s2l_ray.reporting.sections.clusters import clusters_section, purity_section, space_section
+from s2l_ray.reporting.sections.compare import subsets_section
 from s2l_ray.reporting.sections.contents import contents_section
 from s2l_ray.reporting.sections.cost import cost_section
-from s2l_ray.reporting.sections.end import repeat_section, subsets_section
 from s2l_ray.reporting.sections.examples import FIRST_EXAMPLES, aside_section, examples_section
+from s2l_ray.reporting.sections.repeat import repeat_section
 from s2l_ray.reporting.sections.stability import stability_section
 from s2l_ray.reporting.sections.training import training_section
 from s2l_ray.reporting.sections.worth import worth_section
@@ -71,10 +73,16 @@ def make_page(facts: Facts) -> str:
     return environment.get_template("report.html.j2").render(
         facts=facts, title=_title(facts), provenance=_provenance(facts), figures=_key_figures(facts, draw),
         warnings=_warnings(facts), sections=sections, missing=missing, policy=Markup(policy), style=Markup(style),
-        script=Markup(script), markdown=_markdown(facts, draw), safe=Markup, widths=spans, num_first=FIRST_EXAMPLES,
-        examples=Markup(_json(examples[FIRST_EXAMPLES :])),
+        script=Markup(script), markdown=_markdown(facts, draw), safe=Markup, widths=spans, emphasised=_emphasised,
+        num_first=FIRST_EXAMPLES, examples=Markup(_json(examples[FIRST_EXAMPLES :])),
         sources=sorted({e["source"] for e in examples}), clusters=sorted({e["cluster"] for e in examples}),
     )  # fmt: skip
+
+
+def _emphasised(line: str) -> Markup:
+    """A sentence of the verdict, its words in bold."""
+    words = r"\b(better|worse|cannot be told apart|too few to tell)\b"
+    return Markup(re.sub(words, r"<strong>\1</strong>", str(escape(line))))
 
 
 def _file(name: str) -> str:
@@ -166,7 +174,7 @@ def _markdown(facts: Facts, draw: Drawing) -> str:
     lines = [f"**{_title(facts)}**", "", *(f"- {line}" for line in facts.verdict)]
     section = subsets_section(facts, draw)
     if section is not None:
-        table = section.content
+        table = section.content["subsets"]
         lines += ["", "| " + " | ".join(table.headings) + " |", "|" + " --- |" * len(table.headings)]
         lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows]
     return "\n".join(lines) + "\n"

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from s2l_ray.artifacts.models import HeldOutArtifact, ProxyArtifact, SubsetArtifact, TargetArtifact
-from s2l_ray.artifacts.run import STAGES, Run
+import textwrap
+
+from s2l_ray.artifacts.models import HeldOutArtifact, ProxyArtifact, SubsetArtifact, TargetArtifact, TokensArtifact
+from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.observability.progress import format_count, format_duration
+from s2l_ray.reporting.facts_worth import MetricFacts, Score, Worth
+from s2l_ray.reporting.main_subset import main_subset
+from s2l_ray.reporting.numbers import compact, figure
+from s2l_ray.reporting.worth import gather_worth, verdict_lines
 from s2l_ray.text.display import aligned, printable
+
+_WIDTH = 80
+"""Of a narrow terminal."""
 
 
 def summary_lines(run: Run) -> list[str]:
@@ -59,28 +68,69 @@ def cut_lines(run: Run) -> list[str]:
 
 
 def target_lines(run: Run) -> list[str]:
-    """The fine-tuned targets side by side: what each was trained on, for how long, and how good it is."""
-    made = {name: TargetArtifact.of(stage) for name, stage in run.targets.items()}
-    sets = list(dict.fromkeys(n for target in made.values() for n in target.evaluation))
-    rows = [["trained on", "examples", "steps", "tokens", "time", *(f"{n}: loss, exact match" for n in sets)]]
+    """The fine-tuned targets side by side: what each was trained on, what that cost, how good it is and how certain."""
+    worth = gather_worth(run, main_subset(run))
+    lines = ["  Fine-tuned the target:", *_indented(_cost_rows(run))]
+    if worth is not None:
+        seeds = f" and {worth.num_seeds} seeds" if worth.num_seeds > 1 else ""
+        lines += [f"  On examples that no model was trained on, with 95 % intervals over examples{seeds}:"]
+        for held_out in worth.sets:
+            lines += _indented(_score_rows(worth, held_out))
+        names = {label: label for label in [*run.subsets, *(m.label for m in worth.models)]}
+        if worth.num_seeds == 1:
+            lines.append("  One seed: how much this varies from seed to seed is unknown.")
+        for line in verdict_lines(worth, main_subset(run), names):
+            lines += textwrap.wrap(printable(line), _WIDTH, initial_indent="  ", subsequent_indent="    ")
+    return [*lines, *_selection_lines(run), f"  The models:    {printable(run.uri)}/target/*/model"]
+
+
+def _indented(rows: list[list[str]]) -> list[str]:
+    return ["    " + line for line in aligned(rows)]
+
+
+def _cost_rows(run: Run) -> list[list[str]]:
+    rows = [["trained on", "examples", "steps", "tokens", "FLOPs"]]
     for name, stage in run.targets.items():
-        manifest, summary, results = stage.manifest, made[name].summary, made[name].evaluation
-        figures = [results[n]["after"] if n in results else None for n in sets]
+        summary = TargetArtifact.of(stage).summary
         rows.append(
             [
                 name,
-                f"{manifest.row_counts['examples']:,}",
+                f"{stage.manifest.row_counts['examples']:,}",
                 f"{summary['steps']:,}",
                 format_count(summary["tally"]["tokens"]),
-                format_duration(manifest.wall_seconds),
-                *("" if f is None else f"{f['micro']:.3f}  {f['exact_match']:6.1%}" for f in figures),
+                compact(summary["flops"]),
             ]
         )
-    lines = ["  Fine-tuned the target; loss in nats per response token on examples that no model was trained on:"]
-    lines += ["    " + line for line in aligned(rows)]
-    selecting = sum(run.stages[n].manifest.wall_seconds for n in STAGES[1:] if n in run.stages)
-    return [
-        *lines,
-        f"  (time: a target with its evaluations; the selection before it took {format_duration(selecting)}, once)",
-        f"  The models:    {printable(run.uri)}/target/*/model (from_pretrained loads them)",
-    ]
+    return rows
+
+
+def _score_rows(worth: Worth, held_out: str) -> list[list[str]]:
+    """A heading, and a line a model."""
+    metrics = [m for m in worth.metrics if any(s.metric == m.key and s.heldout_set == held_out for s in worth.scores)]
+    found = {(s.metric, s.label): s for s in worth.scores if s.heldout_set == held_out and s.source is None}
+    num = next(iter(found.values())).num_examples
+    rows = [[f"{held_out} ({num:,})", *(f"{m.label} ({m.unit})" for m in metrics)]]
+    for model in worth.models:
+        rows.append([model.label, *(_score(found.get((m.key, model.label)), m) for m in metrics)])
+    return rows
+
+
+def _score(score: Score | None, metric: MetricFacts) -> str:
+    """`0.403 (0.381 to 0.425)`"""
+    if score is None:
+        return ""
+    told, number = score.estimate, figure(score.estimate.value, metric).removesuffix("\u00a0%")
+    if told.low is None or told.high is None:
+        return number
+    low, high = (figure(bound, metric).removesuffix("\u00a0%") for bound in (told.low, told.high))
+    return f"{number} ({low} to {high})"
+
+
+def _selection_lines(run: Run) -> list[str]:
+    """What selecting cost, beside which the targets' costs stand."""
+    if "proxy" not in run.stages or "tokens" not in run.stages:
+        return []
+    proxy, tokens = ProxyArtifact.of(run.stage("proxy")), TokensArtifact.of(run.stage("tokens"))
+    read = proxy.summary["train_tokens"] + tokens.num_tokens * len(proxy.snapshots)
+    flops = proxy.flops["training"] + proxy.flops["scoring"]
+    return [f"  Selecting before took {format_count(read)} tokens and {compact(flops)} FLOPs, once for all targets."]

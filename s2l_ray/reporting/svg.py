@@ -39,9 +39,8 @@ def to_svg(chart: Any, prefix: str, label: str) -> str:
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=True)
 
 
-def to_files(chart: Any) -> dict[str, bytes]:
-    """Ending → the chart as a file: `png` at twice the size on white, `svg` as it stands."""
-    spec = chart.to_dict() | {"background": "white"}
+def to_files(spec: dict[str, Any]) -> dict[str, bytes]:
+    """Ending → the picture of a Vega-Lite specification as a file: `png` at twice its size, and `svg`."""
     return {
         "png": vl_convert.vegalite_to_png(spec, scale=2, allowed_base_urls=[]),
         "svg": vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]).encode(),

@@ -15,7 +15,7 @@ from s2l_ray.artifacts.stage import Stage
 from s2l_ray.evaluation.metrics import get_metric
 from s2l_ray.reporting.evaluations import HeldOutSet, Key, read_sets, values_of
 from s2l_ray.reporting.facts import TunedPoint
-from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets, MetricFacts
+from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets, MetricFacts, SourcePoint
 from s2l_ray.reporting.intervals import Estimate, estimate, means_over_seeds, resampled_means
 from s2l_ray.storage.retry import MissingFile
 from s2l_ray.text.display import printable
@@ -23,6 +23,7 @@ from s2l_ray.text.display import printable
 Array = np.ndarray[Any, np.dtype[Any]]
 Row = dict[str, Any]
 
+MAX_SOURCES = 12
 RESULTS, REPORT = "sweep/results.parquet", "sweep/report.json"
 
 
@@ -47,9 +48,14 @@ def budgets_of(run: Run, rows: list[Row], report: dict[str, Any]) -> Budgets | N
         points += _phase_points(run, phase, [r for r in plain if r["phase"] == phase], metric)
     if len({(p.selector, p.share) for p in points}) < 2:
         return None
+    deciding = run.config.sweep.heldout_set or plain[0]["heldout_set"]
+    sources, num_sources = _source_points(run, rows, deciding)
     smallest = {printable(s): None if best is None else float(best["share"]) for s, best in report["smallest"].items()}
     prediction = report.get("prediction") or {}
-    return Budgets(metric, float(report["within"]), points, smallest, prediction.get("rank_correlation"))
+    return Budgets(
+        metric, float(report["within"]), points, smallest, printable(deciding), sources, num_sources,
+        float(report["cost"]["selection"]["flops"]), prediction.get("rank_correlation"),
+    )  # fmt: skip
 
 
 def _phase_points(run: Run, phase: str, rows: list[Row], metric: MetricFacts) -> list[BudgetPoint]:
@@ -75,21 +81,66 @@ def _phase_points(run: Run, phase: str, rows: list[Row], metric: MetricFacts) ->
                 relative = _estimate(ratio, both, num)
                 relatives.setdefault(label, []).append((ratio, both))
             told = _estimate(values[label], samples, num)
-            points.append(_point(phase, group, name, told, relative))
+            beside = _random_of(group[0])
+            against = None
+            if beside in mine and beside != label:
+                both = None if samples is None else samples - resampled[beside]
+                against = _estimate(values[label] - values[beside], both, num)
+            points.append(_point(phase, group, name, told, relative, against))
     num_sets = len({r["heldout_set"] for r in rows})
     if num_sets > 1:
         for label, found in relatives.items():
             if len(found) == num_sets:
                 told = _mean_estimate(found)
-                points.append(_point(phase, groups[label], "", told, told))
+                points.append(_point(phase, groups[label], "", told, told, None))
     return points
 
 
-def _point(phase: str, group: list[Row], name: str, told: Estimate, relative: Estimate | None) -> BudgetPoint:
+def _point(
+    phase: str, group: list[Row], name: str, told: Estimate, relative: Estimate | None, against: Estimate | None
+) -> BudgetPoint:
     row = group[0]
-    seeds = len({r["seed"] for r in group})
-    selector = printable(row["selector"])
-    return BudgetPoint(phase, selector, name, row["num_examples"], row["share"], seeds, told, relative)
+    return BudgetPoint(
+        phase, printable(row["selector"]), printable(name), row["num_examples"], row["share"],
+        len({r["seed"] for r in group}), told, relative, against, float(np.mean([r["flops"] or 0.0 for r in group])),
+    )  # fmt: skip
+
+
+def _source_points(run: Run, rows: list[Row], deciding: str) -> tuple[list[SourcePoint], int]:
+    """(held-out losses of the target by source, how many sources there are); at most MAX_SOURCES, by name."""
+    mine = [r for r in rows if r["source"] is not None and r["phase"] == "target" and r["parameters"] == "{}"]
+    mine = [r for r in mine if r["heldout_set"] == deciding]
+    names = sorted({r["source"] for r in mine})
+    groups: dict[str, list[Row]] = {}
+    for row in mine:
+        groups.setdefault(_label(row), []).append(row)
+    made = _aligned(run, mine).get(deciding) if len(names) > 1 else None
+    points = []
+    for name in names[:MAX_SOURCES] if len(names) > 1 else []:
+        of = {label: [r for r in group if r["source"] == name] for label, group in groups.items()}
+        of = {label: group for label, group in of.items() if group}
+        samples, num = ({}, 0) if made is None else _source_samples(made, printable(name), of)
+        for label, group in of.items():
+            told = _estimate(float(np.mean([r["loss"] for r in group])), samples.get(label), num)
+            points.append(SourcePoint(printable(name), printable(group[0]["selector"]), group[0]["share"], told))
+    return points, len(names)
+
+
+def _source_samples(made: HeldOutSet, name: str, groups: dict[str, list[Row]]) -> tuple[dict[str, Array], int]:
+    keys, columns = _columns(groups)
+    rows = np.array(made.sources) == name
+    sums = values_of(made, "loss", keys)[rows]
+    out = means_over_seeds(resampled_means(sums, made.counts[rows], seed=int(rows.sum())), columns)
+    return {label: out[:, i] for i, label in enumerate(groups)}, int(rows.sum())
+
+
+def _columns(groups: dict[str, list[Row]]) -> tuple[list[Key], list[list[int]]]:
+    keys = [Key(label, row["seed"]) for label, group in groups.items() for row in group]
+    return keys, [[keys.index(Key(label, row["seed"])) for row in group] for label, group in groups.items()]
+
+
+def _random_of(row: Row) -> str:
+    return _label(row | {"selector": "random"})
 
 
 def _estimate(value: float, resampled: Array | None, num: int) -> Estimate:
@@ -129,8 +180,7 @@ def _resampled(made: HeldOutSet | None, metric: str, groups: dict[str, list[Row]
     """Label → (R,) bootstrap values over seeds and examples; all labels resampled alike. {} if nothing is known."""
     if made is None:
         return {}
-    keys = [Key(label, row["seed"]) for label, group in groups.items() for row in group]
-    columns = [[keys.index(Key(label, row["seed"])) for row in group] for label, group in groups.items()]
+    keys, columns = _columns(groups)
     sums = values_of(made, "exact_match" if metric == "exact_match" else "loss", keys)
     seed = len(made.ids)
     if metric == "macro":  # each source resampled by itself, so that none is ever empty
@@ -155,5 +205,12 @@ def tuned_of(rows: list[Row], metric: MetricFacts) -> list[TunedPoint]:
             groups.setdefault(key, []).append(float(row[metric.key]))
     return [
         TunedPoint(printable(n), printable(v), printable(s), share, h, float(np.mean(values)), values)
-        for (n, v, s, share, h), values in groups.items()
+        for (n, v, s, share, h), values in sorted(groups.items(), key=lambda group: _by_value(*group[0]))
     ]
+
+
+def _by_value(name: str, value: str, selector: str, share: float, heldout_set: str) -> tuple[Any, ...]:
+    """Numbers by size, other values by their text."""
+    known = json.loads(value)
+    number = float(known) if isinstance(known, (int, float)) else float("inf")
+    return name, number, value, selector, share, heldout_set

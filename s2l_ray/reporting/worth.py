@@ -11,8 +11,17 @@ from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.evaluation.metrics import Metric
 from s2l_ray.reporting.evaluations import METRICS, HeldOutSet, Key, read_sets, values_of
-from s2l_ray.reporting.facts_worth import Difference, MetricFacts, ModelFacts, Score, Worth
-from s2l_ray.reporting.intervals import BETTER, UNDECIDED, WORSE, estimate, means_over_seeds, resampled_means, verdict
+from s2l_ray.reporting.facts_worth import Difference, Leader, MetricFacts, ModelFacts, Score, Worth
+from s2l_ray.reporting.intervals import (
+    BETTER,
+    MIN_EXAMPLES,
+    UNDECIDED,
+    WORSE,
+    estimate,
+    means_over_seeds,
+    resampled_means,
+    verdict,
+)
 from s2l_ray.reporting.numbers import figure, signed
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -36,17 +45,16 @@ def gather_worth(run: Run, main: str | None) -> Worth | None:
     sets = read_sets(stages, run.stages.get("heldout"))
     if not sets:
         return None
+    total = run.stage("trajectories").manifest.row_counts["trajectories"]
+    facts = [_model(run, label, list(by_seed.values()), total) for label, by_seed in seeds.items()]
     metrics = [metric_facts(m) for m in METRICS]
-    scores: list[Score] = []
-    differences: list[Difference] = []
+    worth = Worth(metrics, [s.name for s in sets], facts, [], [], [], min(len(s) for s in seeds.values()))
     keys = {label: [Key(label, seed) for seed in by_seed] for label, by_seed in seeds.items()}
     baselines = {label: _baselines(run, label, list(keys)) for label in keys}
     for made in sets:
         for metric in METRICS:
-            _compare(made, metric, keys, baselines, main, scores, differences)
-    total = run.stage("trajectories").manifest.row_counts["trajectories"]
-    facts = [_model(run, label, list(by_seed.values()), total) for label, by_seed in seeds.items()]
-    return Worth(metrics, [s.name for s in sets], facts, scores, differences, min(len(s) for s in seeds.values()))
+            _compare(made, metric, keys, baselines, main, worth)
+    return worth
 
 
 def metric_facts(metric: Metric) -> MetricFacts:
@@ -99,10 +107,9 @@ def _compare(
     keys: dict[str, list[Key]],
     baselines: dict[str, list[str]],
     main: str | None,
-    scores: list[Score],
-    differences: list[Difference],
+    worth: Worth,
 ) -> None:
-    """Add the figures of all models on one set, by source too, and their differences to the baselines."""
+    """Add to `worth` the figures of all models on one set, by source too, and their differences to the baselines."""
     columns = [key for group in keys.values() for key in group]
     groups = [[columns.index(key) for key in group] for group in keys.values()]
     labels = list(keys)
@@ -114,7 +121,7 @@ def _compare(
         values = np.array([each[group].mean() for group in groups])
         for i, label in enumerate(labels):
             told = estimate(values[i], resampled[:, i], len(counts))
-            scores.append(Score(metric.column, made.name, label, len(counts), told, source))
+            worth.scores.append(Score(metric.column, made.name, label, len(counts), told, source))
         return values, resampled, len(counts)
 
     values, resampled, num = scored(slice(None), None)
@@ -123,7 +130,14 @@ def _compare(
             j = labels.index(baseline)
             told = estimate(values[i] - values[j], resampled[:, i] - resampled[:, j], num)
             words = verdict(told, metric.more_is_better)
-            differences.append(Difference(metric.column, made.name, label, baseline, num, told, words))
+            worth.differences.append(Difference(metric.column, made.name, label, baseline, num, told, words))
+    best = int(np.argmax(values) if metric.more_is_better else np.argmin(values))
+    leads = [
+        estimate(values[best] - values[j], resampled[:, best] - resampled[:, j], num)
+        for j in range(len(labels)) if j != best
+    ]  # fmt: skip
+    if leads and all(verdict(lead, metric.more_is_better) == BETTER for lead in leads):
+        worth.leaders.append(Leader(metric.column, made.name, labels[best]))
     sources = np.array(made.sources)
     for name in _hardest_sources(made, sources, keys.get(main or "") or next(iter(keys.values()))):
         scored(np.flatnonzero(sources == name), name)
@@ -177,6 +191,8 @@ def _sentence(worth: Worth, told: list[Difference], names: dict[str, str]) -> st
     for difference in told:
         by_word[difference.verdict].append(_measured(worth, difference, metrics[difference.metric]))
     first = told[0]
+    if first.num_examples < MIN_EXAMPLES:
+        return _too_few(first, names)
     baseline = "the full data" if first.baseline == FULL else names[first.baseline]
     told_apart = [
         f"{word} {f'than {baseline} ' if word == BETTER or not by_word[BETTER] else ''}in {' and '.join(by_word[word])}"
@@ -189,6 +205,14 @@ def _sentence(worth: Worth, told: list[Difference], names: dict[str, str]) -> st
     return f"On “{first.heldout_set}”, {names[first.label]} {said}."
 
 
+def _too_few(difference: Difference, names: dict[str, str]) -> str:
+    baseline = "the full data" if difference.baseline == FULL else names[difference.baseline]
+    return (
+        f"On “{difference.heldout_set}”, {difference.num_examples} examples are too few to tell "
+        f"{names[difference.label]} from {baseline}."
+    )
+
+
 def _measured(worth: Worth, difference: Difference, metric: MetricFacts) -> str:
     """`held-out loss (0.403 against 0.670; −0.267, 95 % −0.301 to −0.233)`"""
     values = {s.label: s.estimate.value for s in worth.scores
@@ -196,6 +220,6 @@ def _measured(worth: Worth, difference: Difference, metric: MetricFacts) -> str:
     numbers = f"{figure(values[difference.label], metric)} against {figure(values[difference.baseline], metric)}"
     told = difference.estimate
     if told.low is None or told.high is None:
-        return f"{metric.label} ({numbers}; {difference.num_examples} examples are too few to tell)"
+        return f"{metric.label} ({numbers})"
     low, high = (signed(bound, metric).removesuffix("\u00a0points") for bound in (told.low, told.high))
     return f"{metric.label} ({numbers}; {signed(told.value, metric)}, 95\u00a0% interval {low} to {high})"

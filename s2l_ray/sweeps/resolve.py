@@ -76,8 +76,5 @@ def _check(config: S2LConfig) -> None:
             "sweep.asha stops trials by their held-out loss on the way, which is never measured: set "
             "target.evaluate_every_steps"
         )
-    for package in ["matplotlib", *(["optuna"] if config.sweep.search == "optuna" else [])]:
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(
-                f'this sweep needs the package {package}, which is not installed; pip install "s2l_ray[sweep]"'
-            )
+    if config.sweep.search == "optuna" and importlib.util.find_spec("optuna") is None:
+        raise ConfigError('this sweep needs the package optuna, which is not installed; pip install "s2l_ray[sweep]"')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,14 @@ from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.runner import open_runner
 from s2l_ray.config.load import load_config
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.errors import describe
 from s2l_ray.execution.ray_metrics import RayMetrics
 from s2l_ray.observability.progress import Progress
 from s2l_ray.stages.context import RunContext
 from s2l_ray.storage.folder import Storage
 from s2l_ray.sweeps.context import SweepContext
-from s2l_ray.sweeps.records import TrialResult, all_finished, all_stopped, find_finished, objective_of, objective_set
-from s2l_ray.sweeps.report import PREDICTED, TARGET, curves_of, make_report
+from s2l_ray.sweeps.records import TrialResult, all_finished, all_stopped, find_finished, objective_of
+from s2l_ray.sweeps.report import PREDICTED, TARGET, make_report
 from s2l_ray.sweeps.resolve import resolve
 from s2l_ray.sweeps.results import (
     Point,
@@ -32,17 +33,20 @@ from s2l_ray.sweeps.results import (
     full_point,
     points,
     result_table,
-    selection_cost,
     shortfall,
     smallest_good_enough,
 )
 from s2l_ray.sweeps.trials import FULL, Trial, could_propose, full_trials, grid, num_possible
 from s2l_ray.sweeps.tune import ENDED, OnDone, Outcome, concurrency, draw, propose, run_side_by_side
+from s2l_ray.text.display import one_line
 from s2l_ray.text.formats import format_duration
 from s2l_ray.workflow.preflight import preflight
 
 RESULTS_RECORD = "files.json"
 """In `sweep/`: the digests of the results."""
+
+
+Present = Callable[[Run, pa.Table, dict[str, Any]], tuple[dict[str, bytes], list[str]]]
 
 
 @dataclass
@@ -63,6 +67,7 @@ def sweep(
     find_smallest: bool = False,
     within: float | None = None,
     progress: Progress | None = None,
+    present: Present | None = None,
 ) -> SweepResult:
     """Try budgets, selectors, seeds and settings; fine-tune a target for each; write `sweep/` into the run's folder.
 
@@ -71,6 +76,8 @@ def sweep(
         find_smallest: predict the curve with the proxy's model, then confirm with the target at the budgets that
             matter, by bisection, for each selector.
         within: overrides `sweep.within`.
+        present: run, table of results and report → pictures by file name, and the curves as lines; None: no pictures,
+            and means without intervals.
 
     Raises:
         ConfigError, PlacementError, …: before any trial starts.
@@ -106,7 +113,7 @@ def sweep(
         else:
             runner.run(TARGET, full_trials(resolved))
             runner.search()
-        return _conclude(context, runner)
+        return _conclude(context, runner, present)
 
 
 def predicting(config: S2LConfig) -> S2LConfig:
@@ -281,9 +288,8 @@ def _find_smallest(runner: _Runner, config: S2LConfig) -> None:
         bisect(len(curve), len(curve) - 1 if guess is None else curve.index(guess), is_good)
 
 
-def _conclude(context: RunContext, runner: _Runner) -> SweepResult:
+def _conclude(context: RunContext, runner: _Runner, present: Present | None) -> SweepResult:
     """Table, pictures, report."""
-    from s2l_ray.sweeps.plots import draw_all
     from s2l_ray.sweeps.text import report_lines
 
     run, config = context.run, context.config
@@ -294,20 +300,30 @@ def _conclude(context: RunContext, runner: _Runner) -> SweepResult:
     buffer = io.BytesIO()
     pa.csv.write_csv(for_spreadsheets(table), buffer)
     out.write_bytes("results.csv", buffer.getvalue())
-    curves = curves_of(config, runner.finished)
     stopped = [trial.describe() for trial in runner.stopped]
     report = make_report(run, config, runner.finished, runner.failed, stopped)
     out.write_json("report.json", report)
-    files: list[str] = []
-    if any(len(found) > 1 for found in curves.values()):
-        [any_one, *_] = [one for found in runner.finished.values() for one in found]
-        deciding = objective_set(config, any_one.stage)
-        files = draw_all(out, config.name, config.sweep.metric, curves, selection_cost(run), table, deciding)
+    files, curves = _presented(run, table, report, present, out)
     written = ("results.parquet", "results.csv", "report.json", *files)
     made_of = {"sweep": config.sweep.stored(), "trajectories": runner.trajectories}
     FileRecord(made_of, list_outputs(out, only=written)).write(out, RESULTS_RECORD)
     for leftover in ("sweep/ray_tune", "stage_locks"):  # of trials that were killed
         run.storage.delete_dir(leftover)
     run.find_others_work()
-    lines = report_lines(report, out.uri, files, runner.failed)
+    lines = report_lines(report, out.uri, files, runner.failed, curves)
     return SweepResult(run, report, lines, runner.failed)
+
+
+def _presented(
+    run: Run, table: pa.Table, report: dict[str, Any], present: Present | None, out: Storage
+) -> tuple[list[str], list[str]]:
+    """(files written, lines). Everything else is complete by now, so no failure here may end the sweep."""
+    if present is None:
+        return [], []
+    try:
+        pictures, lines = present(run, table, report)
+    except Exception as error:
+        return [], [f"no curve with intervals, and no pictures of it: {one_line(describe(error))}"]
+    for name, content in pictures.items():
+        out.write_bytes(name, content)
+    return list(pictures), lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from s2l_ray.errors import MAX_MESSAGE
@@ -10,10 +11,16 @@ from s2l_ray.observability.progress import format_duration
 from s2l_ray.text.display import aligned, one_line, printable
 
 
-def report_lines(report: dict[str, Any], where: str, files: list[str], failed: dict[str, str]) -> list[str]:
-    """For people: the curve, the answer, the costs, the files."""
-    lines = [""]
-    for phase, curve in report["curves"].items():
+def report_lines(
+    report: dict[str, Any], where: str, files: list[str], failed: dict[str, str], curves: Sequence[str] = ()
+) -> list[str]:
+    """For people: the curve, the answer, the costs, the files.
+
+    Args:
+        curves: lines of the curves with intervals; none: their means are listed.
+    """
+    lines = ["", *curves]
+    for phase, curve in report["curves"].items() if not curves else ():
         over = f", mean ± standard deviation over {report['seeds']} seeds" if report["seeds"] > 1 else ", one seed"
         lines.append(f"{phase}: {_judged_by(report['metric'])}{over}")
         lines += ["  " + line for line in _curve_table(curve)]

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from s2l_ray.api import SweepResult, sweep
 from s2l_ray.artifacts.manifest import read_manifest
 from s2l_ray.cli import main
 from s2l_ray.config import load_config
-from s2l_ray.sweeps.run import SweepResult, sweep
 from s2l_ray.testing.quiet import Quiet
 from s2l_ray.testing.ray_head import kill_family
 from s2l_ray.testing.tiny import tiny_run_config

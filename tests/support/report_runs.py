@@ -313,7 +313,7 @@ class MadeRun:
     def target(self, label: str, tokens: str, seed: int) -> None:
         """A target with the evaluations of its start and end."""
         tables: list[pa.Table] = []
-        results: dict[str, dict[str, float]] = {}
+        results: dict[str, dict[str, Any]] = {}
         for name, (ids, sources, base) in self.held.items():
             noise = np.random.default_rng([seed, len(ids), sum(label.encode())]).normal(0, 0.05, len(ids))
             losses = np.maximum(base - self.gains.get(label, 0.0) + noise, 0.01).astype(np.float32)
@@ -330,6 +330,10 @@ class MadeRun:
             macro = float(np.mean([losses[sources == s].mean(dtype=np.float64) for s in np.unique(sources)]))
             results[name] = {
                 "micro": float(losses.mean(dtype=np.float64)), "macro": macro, "exact_match": float(exact.mean()),
+                "per_source": {
+                    self.sources[s]: {"num_examples": int(mine.sum()), "loss": float(losses[mine].mean())}
+                    for s in np.unique(sources) for mine in [sources == s]
+                },
             }  # fmt: skip
         count = self.num_examples if label == "full" else len(self.chosen[label])
         extra = {"subset": label, "memory": {}, "summary": SUMMARY | {"flops": 2e10 * count / self.num_examples},
@@ -355,16 +359,19 @@ class MadeRun:
                     "num_examples": one["count"], "share": one["count"] / self.num_examples, "seed": seed,
                     "parameters": "{}", "heldout_set": name, "source": None, "loss": figures["micro"],
                     "macro": figures["macro"], "per_token": figures["micro"], "exact_match": figures["exact_match"],
-                    "folder": one["folder"],
+                    "folder": one["folder"], "flops": 2e10 * budget,
                 }  # fmt: skip
                 rows.append(row)
+                for source, own in figures["per_source"].items():
+                    rows.append(row | {"source": source, "loss": own["loss"], "macro": None, "per_token": None})
                 if tuned and selector == "s2l":
                     for value in (1, 3):
                         settings = json.dumps({"clusters.num_snapshots": value})
                         rows.append(row | {"parameters": settings, "macro": figures["macro"] + 0.1 / value})
         self.storage.write_table("sweep/results.parquet", pa.Table.from_pylist(rows, schema=result_schema()))
         smallest = {"s2l": {"share": min(r["share"] for r in rows if r["selector"] == "s2l")}, "random": None}
-        report = {"metric": metric, "within": within, "smallest": smallest, "prediction": {"rank_correlation": 0.9}}
+        report = {"metric": metric, "within": within, "smallest": smallest, "prediction": {"rank_correlation": 0.9},
+                  "cost": {"selection": {"flops": 4e9}}}  # fmt: skip
         self.storage.write_json("sweep/report.json", report)
 
     def _events(self) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import altair as alt
 
 from s2l_ray.artifacts.index import FULL
+from s2l_ray.reporting.charts.worth import metric_title
+from s2l_ray.reporting.costs import FREE_SELECTORS
 from s2l_ray.reporting.facts import Stability
 from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets
-from s2l_ray.reporting.look import GRID, LOOKS, WIDTH, Rows, data, dressed, look_of, padded
+from s2l_ray.reporting.look import GRID, LOOKS, WIDTH, Rows, data, dressed, log_axis, look_of, padded
 from s2l_ray.reporting.names import selector_name
-from s2l_ray.reporting.numbers import figure, percent
+from s2l_ray.reporting.numbers import compact, figure, percent
 
 
 def points_of(budgets: Budgets, held_out: str) -> list[BudgetPoint]:
@@ -24,9 +26,13 @@ def is_relative(points: list[BudgetPoint]) -> bool:
     return bool(points) and all(p.relative is not None for p in points)
 
 
-def budget(budgets: Budgets, held_out: str) -> Any:
+def budget(budgets: Budgets, held_out: str, size: tuple[int, int] = (WIDTH, 190)) -> Any:
     """A line a selector with its interval; dotted: predicted with the proxy's model. The zone that is good enough is
-    shaded, the smallest budget in it marked."""
+    shaded, the smallest budget in it marked.
+
+    Args:
+        size: width and height of the panel without its axes (pixels).
+    """
     found = points_of(budgets, held_out)
     relative = is_relative(found)
     metric = budgets.metric
@@ -60,7 +66,7 @@ def budget(budgets: Budgets, held_out: str) -> Any:
     layers.append(
         alt.Chart(data(best)).mark_point(filled=False, size=190, strokeWidth=2).encode(x=x, y=y, color=colour)
     )
-    return dressed(alt.layer(*layers), WIDTH, 190)
+    return dressed(alt.layer(*layers), *size)
 
 
 def _row(p: BudgetPoint, budgets: Budgets, relative: bool) -> dict[str, Any]:
@@ -131,3 +137,76 @@ def tuned(stability: Stability, parameter: str, held_out: str) -> Any:
         description=alt.Description("tip:N")
     )  # fmt: skip
     return dressed(points, WIDTH, 170)
+
+
+def cost(budgets: Budgets, size: tuple[int, int] = (WIDTH, 190)) -> Any:
+    """The deciding figure against the FLOPs of selecting and of one target; selectors that need no reference model
+    cost the target's alone."""
+    metric = budgets.metric
+    factor = 100 if metric.is_share else 1
+    rows: Rows = []
+    for p in (p for p in points_of(budgets, budgets.deciding) if p.phase == "target" or _only_predicted(budgets)):
+        flops = p.flops + (0.0 if p.selector in FREE_SELECTORS else budgets.selection_flops)
+        low, high = (p.estimate.value if b is None else b for b in (p.estimate.low, p.estimate.high))
+        look = look_of(p.selector, {q.selector for q in budgets.points})
+        who = f"{selector_name(p.selector)} {percent(p.share)}"
+        tip = f"{who}: {figure(p.estimate.value, metric)}, {compact(flops)} FLOPs"
+        rows.append({"flops": flops, "value": p.estimate.value * factor, "low": low * factor, "high": high * factor,
+                     "colour": look.colour, "shape": look.shape, "tip": tip,
+                     "text": "" if p.selector == FULL else percent(p.share)})  # fmt: skip
+    costs = [r["flops"] for r in rows]
+    label = "format(datum.value, '~s')"
+    x = alt.X("flops:Q", **log_axis(min(costs) * 0.85, max(costs) * 1.25, _COST, 5, label))
+    domain = padded([r[k] for r in rows for k in ("low", "high")])
+    scale = alt.Scale(domain=domain, nice=False, zero=False)
+    y = alt.Y("value:Q", scale=scale, axis=alt.Axis(title=metric_title(metric), tickCount=5))
+    base = alt.Chart(data(rows)).encode(x=x, color=alt.Color("colour:N", scale=None))
+    layers = [
+        base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q")),
+        base.mark_point(filled=True, size=65, opacity=1).encode(
+            y=y, shape=alt.Shape("shape:N", scale=None), description=alt.Description("tip:N")
+        ),
+        base.mark_text(align="left", dx=8, dy=-6).encode(y=y, text=alt.Text("text:N")),
+    ]
+    return dressed(alt.layer(*layers), *size)
+
+
+_COST = "selecting and one target (FLOPs, log scale; less is better)"
+
+
+def _only_predicted(budgets: Budgets) -> bool:
+    return all(p.phase != "target" for p in budgets.points)
+
+
+def source(budgets: Budgets, name: str, size: tuple[int, int] = (WIDTH, 130)) -> Any:
+    """Held-out loss on the examples of one source against the budget; dashed: the full data."""
+    found = [p for p in budgets.sources if p.source == name]
+    selectors = {p.selector for p in budgets.points}
+    rows: Rows = []
+    for p in found:
+        low, high = (p.estimate.value if b is None else b for b in (p.estimate.low, p.estimate.high))
+        look = look_of(p.selector, selectors)
+        rows.append({"share": p.share * 100, "loss": p.estimate.value, "low": low, "high": high, "selector": p.selector,
+                     "colour": look.colour, "shape": look.shape,
+                     "tip": f"{selector_name(p.selector)} {percent(p.share)}: {p.estimate.value:.3f}"})  # fmt: skip
+    shares = [r["share"] for r in rows]
+    x = alt.X("share:Q", scale=alt.Scale(type="log", domain=[min(shares) * 0.85, max(shares) * 1.15], nice=False),
+              axis=alt.Axis(title="subset (% of the examples, log scale)", values=_ticks(shares),
+                            labelExpr="format(datum.value, '.3~g')", grid=False))  # fmt: skip
+    scale = alt.Scale(domain=padded([r[k] for r in rows for k in ("low", "high")]), nice=False, zero=False)
+    y = alt.Y("loss:Q", scale=scale, axis=alt.Axis(title="held-out loss (nats/token)", tickCount=4))
+    colour = alt.Color("colour:N", scale=None)
+    base = alt.Chart(data([r for r in rows if r["selector"] != FULL])).encode(x=x, color=colour)
+    layers = [
+        base.mark_area(opacity=0.16).encode(
+            y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q"), detail=alt.Detail("selector:N")
+        ),
+        base.mark_line(strokeWidth=1.6).encode(y=y, detail=alt.Detail("selector:N")),
+        base.mark_point(filled=True, size=45, opacity=1).encode(
+            y=y, shape=alt.Shape("shape:N", scale=None), description=alt.Description("tip:N")
+        ),
+        alt.Chart(data([r for r in rows if r["selector"] == FULL])).mark_rule(strokeDash=[5, 3]).encode(
+            y=y, color=colour
+        ),
+    ]  # fmt: skip
+    return dressed(alt.layer(*layers), *size)

@@ -25,7 +25,8 @@ _ROW, _NAMES = 24, 118
 _PANEL = 338 - _NAMES
 
 
-def _title(metric: MetricFacts) -> str:
+def metric_title(metric: MetricFacts) -> str:
+    """Of an axis: `held-out loss (nats/token; less is better)`."""
     return f"{metric.label} ({metric.unit}; {'more' if metric.more_is_better else 'less'} is better)"
 
 
@@ -91,7 +92,7 @@ def scores(worth: Worth, metric: MetricFacts, names: dict[str, str]) -> Any:
                 "text": text, "tip": tip,
             })  # fmt: skip
         at += 1
-    return _dots(rows, headings, _title(metric))
+    return _dots(rows, headings, metric_title(metric))
 
 
 def _scores_of(worth: Worth, metric: MetricFacts, held_out: str, source: str | None = None) -> list[Score]:

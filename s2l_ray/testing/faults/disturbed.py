@@ -160,8 +160,6 @@ NOT_COMPARED = {
     "sweep/results.csv": "the same table as results.parquet",
     "sweep/files.json": "digests of tables that hold times",
     "sweep/cost": "a picture of what it cost",
-    "sweep/budget": "a picture, with matplotlib's random names",
-    "sweep/sources": "a picture, with matplotlib's random names",
     "locks": "must be empty, which is checked apart",
 }
 VOLATILE = {

@@ -22,7 +22,8 @@ from s2l_ray.evaluation.metrics import (
     scored_examples,
     summarise,
 )
-from s2l_ray.sweeps.plots import _axis_label
+from s2l_ray.reporting.charts.worth import metric_title
+from s2l_ray.reporting.sweeps import sweep_metric
 from s2l_ray.sweeps.results import Point, result_schema, shortfall
 from s2l_ray.sweeps.text import _judged_by
 from s2l_ray.sweeps.tune import mode_of
@@ -73,8 +74,8 @@ def test_everything_of_a_sweep_follows_the_metric_that_decides():
     assert shortfall(other, full, "longest") == 0.25
     assert _judged_by("longest") == "longest response (longest; tokens, more is better)"
     assert _judged_by("macro") == "held-out loss, mean over sources (macro; nats/token, less is better)"
-    assert _axis_label("longest") == "longest response (tokens)\nmore is better"
-    assert _axis_label("exact_match") == "exact matches (share of examples)\nmore is better"
+    assert metric_title(sweep_metric({"metric": "longest"})) == "longest response (tokens; more is better)"
+    assert metric_title(sweep_metric({"metric": "exact_match"})) == "exact matches (% of examples; more is better)"
 
 
 def test_a_misspelt_metric_is_refused_with_the_one_meant():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,3 +71,15 @@ def test_sparklines_are_on_a_log_scale():
     assert sparkline([10.0, 1.0, 0.1], 0.1, 10.0) == "█▅▁"
     assert sparkline([0.0, 5.0], 0.0, 5.0) == "▁█"
     assert sparkline([2.0, 2.0], 2.0, 2.0) == "▁▁"
+
+
+def test_the_end_of_a_run_fits_a_narrow_terminal(made):
+    from s2l_ray.reporting.summary import target_lines
+
+    run = load_run(str(made.folder))
+    lines = [line for line in target_lines(run) if str(Path(made.folder)) not in line]
+    assert max(map(len, lines)) <= 92, max(lines, key=len)
+    told = "\n".join(lines).replace("\n    ", " ")
+    assert "s2l-0.2 is better than the full data in held-out loss" in told
+    assert "One seed" in told
+    assert "FLOPs, once for all targets" in told

@@ -212,6 +212,22 @@ def test_learning_rates_are_those_that_the_trainings_had(facts):
     assert min(rates["full"].values()) == rates["full"][90] == pytest.approx(learning_rate(89, 90, 0.003, 0.1))
 
 
+def test_a_leader_is_better_than_each_of_the_others(made, facts):
+    leaders = {(one.metric, one.heldout_set): one.label for one in facts.worth.leaders}
+    assert leaders["loss", "balanced"] == leaders["loss", "split"] == "s2l-0.2"
+    for metric, heldout_set in leaders:
+        better = {d.verdict for d in facts.worth.differences
+                  if (d.metric, d.heldout_set, d.label) == (metric, heldout_set, "s2l-0.2")}  # fmt: skip
+        assert better == {"better"}
+
+
+def test_the_data_sets_are_the_corpus_and_the_held_out_ones(made, facts):
+    assert [(d.name, d.role, d.num_examples) for d in facts.data_sets] == [
+        ("made", "selection", made.num_examples), ("balanced", "evaluation", 400), ("split", "evaluation", 150),
+    ]  # fmt: skip
+    assert [d.num_sources for d in facts.data_sets] == [3, 3, 3]
+
+
 def test_the_map_is_coarse_where_there_are_few_examples(facts):
     assert (len(facts.space.counts), len(facts.space.counts[0])) == (9, 12)
 

@@ -66,7 +66,7 @@ def test_metrics_that_disagree_are_both_named(tmp_path):
     scores = [Score(m, "split", label, 900, Estimate(v)) for (m, label), v in values.items()]
     loss = Difference("loss", "split", "s2l-0.2", "random-0.2", 900, Estimate(-0.11, -0.15, -0.07), "better")
     exact = Difference("exact_match", "split", "s2l-0.2", "random-0.2", 900, Estimate(-0.043, -0.076, -0.006), "worse")
-    worth = Worth(metrics, ["split"], [], scores, [loss, exact], 1)
+    worth = Worth(metrics, ["split"], [], scores, [loss, exact], [], 1)
     [line] = verdict_lines(worth, "s2l-0.2", {"s2l-0.2": "S2L 20 %", "random-0.2": "random 20 %"})
     assert line.replace("\u00a0", " ") == (
         "On “split”, S2L 20 % is better than random 20 % in held-out loss (0.250 against 0.360; −0.110, 95 % interval "

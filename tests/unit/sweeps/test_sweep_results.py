@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from s2l_ray.artifacts.manifest import StageManifest
@@ -18,9 +16,8 @@ from s2l_ray.cli import main
 from s2l_ray.config import S2LConfig, load_config
 from s2l_ray.execution.placement import Placement
 from s2l_ray.storage.folder import Storage
-from s2l_ray.sweeps.plots import draw_all
 from s2l_ray.sweeps.records import TrialResult
-from s2l_ray.sweeps.report import PREDICTED, TARGET, curves_of, make_report
+from s2l_ray.sweeps.report import PREDICTED, TARGET, make_report
 from s2l_ray.sweeps.results import (
     Cost,
     Point,
@@ -439,34 +436,6 @@ def test_a_sweep_in_which_everything_failed_has_a_report():
     report = make_report(a_run(), config(), {TARGET: []}, {"target: full, seed 0": "diverged"}, [])
     assert report["curves"] == report["smallest"] == report["break_even_share"] == {}
     assert any("diverged" in line for line in report_lines(report, "x", [], report["failed"]))
-
-
-# --- pictures -------------------------------------------------------------------------------------------------------
-
-
-def drawn_files(folder: Path, asked: S2LConfig, found: dict[str, list[TrialResult]]) -> list[str]:
-    table: pa.Table = result_table(found)
-    return draw_all(
-        Storage.open(folder), "tiny (test)", asked.sweep.metric, curves_of(asked, found), Cost(1e9, 1.0), table, "test"
-    )
-
-
-def test_pictures_are_written_in_both_formats(tmp_path):
-    predicted = [finished(t.trial, t.share, 5 + t.share) for t in curve()]
-    names = drawn_files(tmp_path, config(), {PREDICTED: predicted, TARGET: curve()})
-    assert sorted(names) == sorted(f"{n}.{k}" for n in ("budget", "cost", "sources") for k in ("png", "svg"))
-    for name in names:
-        data = (tmp_path / name).read_bytes()
-        if name.endswith(".png"):
-            assert data.startswith(b"\x89PNG")
-        else:
-            assert ElementTree.fromstring(data).tag.endswith("svg")
-
-
-def test_pictures_stand_where_the_full_data_has_no_exact_match_and_where_there_is_no_full_data(tmp_path):
-    none = [finished(t.trial, t.share, 4.0, exact_match=0.0) for t in curve()]
-    assert "budget.png" in drawn_files(tmp_path, config(metric="exact_match"), {TARGET: none})
-    assert "cost.svg" in drawn_files(tmp_path, config(), {TARGET: [t for t in curve() if t.trial.selector != FULL]})
 
 
 def test_full_trials_alone_are_those_of_a_search():

@@ -1,0 +1,36 @@
+"""The corpus and the held-out sets, with what the evaluation knows of sets by their names."""
+
+from __future__ import annotations
+
+from s2l_ray.artifacts.models import TargetArtifact
+from s2l_ray.artifacts.run import Run
+from s2l_ray.evaluation.tasks import BUILT_IN
+from s2l_ray.reporting.facts import DataSet
+from s2l_ray.text.display import printable
+
+_DOMAINS = {"in": "in the training data’s", "out": "outside the training data’s"}
+
+
+def data_sets(run: Run, num_examples: int | None, num_sources: int | None) -> list[DataSet]:
+    """The corpus first.
+
+    Args:
+        num_examples, num_sources: of the corpus, as far as it is known.
+    """
+    found = [] if num_examples is None else [DataSet(run.config.name, "selection", num_examples, num_sources, "", "")]
+    heldout = run.stages.get("heldout")
+    if heldout is None:
+        return found
+    target = next(iter(run.targets.values()), None)
+    results = {} if target is None else TargetArtifact.of(target).evaluation
+    for name, num in heldout.manifest.row_counts.items():
+        known = BUILT_IN.get(name.lower())
+        per_source = results.get(name, {}).get("after", {}).get("per_source")
+        found.append(
+            DataSet(
+                printable(known.title if known else name), "evaluation", num,
+                len(per_source) if per_source else None, known.level if known else "",
+                _DOMAINS.get(known.domain, "") if known else "",
+            )
+        )  # fmt: skip
+    return found

@@ -1,0 +1,98 @@
+"""A sweep's curves with intervals: pictures for its folder, and the table that its command ends with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from s2l_ray.artifacts.index import FULL
+from s2l_ray.artifacts.run import Run
+from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets
+from s2l_ray.reporting.intervals import Estimate, verdict
+from s2l_ray.reporting.numbers import figure, percent, signed
+from s2l_ray.reporting.sweeps import budgets_of
+from s2l_ray.text.display import aligned, printable
+
+_LARGE, _SMALL = (520, 300), (230, 140)
+"""Panels of pictures (pixels)."""
+
+
+def present_sweep(run: Run, table: pa.Table, report: dict[str, Any]) -> tuple[dict[str, bytes], list[str]]:
+    """Pictures by file name, and the curves as lines for a terminal; neither where only one subset was tried.
+
+    Args:
+        table: a row a trial, held-out set and source (`sweep/results.parquet`).
+        report: what the sweep found (`sweep/report.json`).
+
+    Raises:
+        MissingLibraries: Altair or vl-convert is not installed.
+    """
+    budgets = budgets_of(run, table.to_pylist(), report)
+    if budgets is None:
+        return {}, []
+    return sweep_pictures(run.config.name, budgets), curve_lines(budgets)
+
+
+def sweep_pictures(name: str, budgets: Budgets) -> dict[str, bytes]:
+    """`budget`, `cost` and, where there are several sources, `sources`, each as PNG and SVG."""
+    from s2l_ray.reporting.write import check_libraries
+
+    check_libraries()
+    from s2l_ray.reporting.charts import sweep as charts
+    from s2l_ray.reporting.frame import framed
+    from s2l_ray.reporting.svg import to_files
+
+    title = f"{name}, held-out set “{budgets.deciding}”"
+    selectors = list(dict.fromkeys(p.selector for p in budgets.points if p.selector != FULL))
+    everyone = [*([FULL] if any(p.selector == FULL for p in budgets.points) else []), *selectors]
+    pictures = {
+        "budget": framed([charts.budget(budgets, budgets.deciding, _LARGE)], title, everyone),
+        "cost": framed([charts.cost(budgets, _LARGE)], title, everyone),
+    }
+    sources = list(dict.fromkeys(p.source for p in budgets.sources))
+    if sources:
+        some = "" if len(sources) == budgets.num_sources else f" ({len(sources)} of {budgets.num_sources})"
+        panels = [charts.source(budgets, source, _SMALL) for source in sources]
+        pictures["sources"] = framed(panels, f"{title}, by source{some}", everyone, sources)
+    return {
+        f"{picture}.{ending}": content
+        for picture, spec in pictures.items() for ending, content in to_files(spec).items()
+    }  # fmt: skip
+
+
+def curve_lines(budgets: Budgets) -> list[str]:
+    """A table a phase: the deciding figure with its interval, and what paired intervals tell apart."""
+    metric, lines = budgets.metric, []
+    for phase in dict.fromkeys(p.phase for p in budgets.points):
+        points = [p for p in budgets.points if (p.phase, p.heldout_set) == (phase, budgets.deciding)]
+        seeds = min(p.num_seeds for p in points)
+        over = f"over examples and {seeds} seeds" if seeds > 1 else "over examples (one seed)"
+        better = "more is better" if metric.more_is_better else "less is better"
+        lines.append(
+            f"{phase}: {metric.label} ({metric.unit}; {better}) on “{budgets.deciding}”, 95 % intervals {over}"
+        )
+        has_random = any(p.against_random for p in points)
+        rows = [["trained on", "share", "value", "of full data", "", *(["against random", ""] if has_random else [])]]
+        rows += [_curve_row(p, budgets, has_random) for p in points]
+        lines += ["  " + line for line in aligned(rows)]
+    return [printable(line) for line in lines]
+
+
+def _curve_row(p: BudgetPoint, budgets: Budgets, has_random: bool) -> list[str]:
+    metric = budgets.metric
+    told = p.estimate
+    value = figure(told.value, metric)
+    if told.low is not None and told.high is not None:
+        value += f" ({figure(told.low, metric)} to {figure(told.high, metric)})"
+    share, apart = "", ""
+    if p.relative is not None and p.selector != FULL:
+        relative = p.relative
+        share = f"{relative.value:.1f}\u00a0%"
+        off = Estimate(relative.value - 100, *(None if b is None else b - 100 for b in (relative.low, relative.high)))
+        apart = verdict(off, metric.more_is_better)
+    row = [p.selector, percent(p.share), value, share, apart]
+    if has_random:
+        against = p.against_random
+        row += ["", ""] if against is None else [signed(against.value, metric), verdict(against, metric.more_is_better)]
+    return row
