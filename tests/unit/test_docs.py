@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import tomllib
 import yaml
 
 from s2l_ray.cli import parse
@@ -82,7 +81,15 @@ def test_commands_within_the_text_are_valid(page, capsys):
             assert set(words[1:]) <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out)), code
 
 
+def test_the_small_torch_is_the_one_that_is_tested():
+    """Another version would be replaced by PyPI's, with its gigabytes of CUDA."""
+    [pinned] = re.findall(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    found = [word for page in PAGES for words in commands(page) for word in words if word.startswith("torch==")]
+    assert found == [f"torch=={pinned}+cpu"] * 2
+
+
 def test_every_extra_is_declared():
+    tomllib = pytest.importorskip("tomllib")  # of Python 3.11
     declared = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
     for page in PAGES:
         for words in commands(page):

@@ -1,25 +1,22 @@
-"""What is in a wheel."""
+"""The package: what is in a wheel, in the image and beside them; a wheel in an environment of its own."""
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import yaml
+
+import s2l_ray
 from tests.support.paths import ROOT
 
 
 def test_the_wheel_holds_licence_recipes_and_types(tmp_path: Path):
-    # Setuptools' own entry point: no network is asked for what is installed already.
-    built = subprocess.run(
-        [
-            sys.executable, "-c",
-            "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])", str(tmp_path),
-        ],
-        cwd=_copy(tmp_path / "source"), capture_output=True, text=True,
-    )  # fmt: skip
-    assert built.returncode == 0, built.stderr
+    build_wheel_in(tmp_path)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = wheel.namelist()
         licence = next(n for n in names if n.endswith(".dist-info/licenses/LICENSE"))
@@ -37,6 +34,41 @@ def test_the_licence_is_the_one_that_is_declared():
     assert text.split()[:4] == ["Apache", "License", "Version", "2.0,"]
     assert "END OF TERMS AND CONDITIONS" in text
     assert "9. Accepting Warranty or Additional Liability." in text
+
+
+def test_citation_and_changelog_name_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "version"} <= set(citation)
+    assert citation["version"] == s2l_ray.__version__
+    changes = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert s2l_ray.__version__ in changes
+    assert changes[0] in ("Unreleased", s2l_ray.__version__)
+
+
+def test_ci_runs_what_developers_run():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    steps = [step.get("run") for job in workflow["jobs"].values() for step in job["steps"]]
+    assert ".ci/run" in steps
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+def test_the_image_copies_what_there_is_and_its_extras_are_declared():
+    text = (ROOT / "Dockerfile").read_text()
+    sent = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+    copied = [name for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE) for name in line.split()]
+    assert set(copied) == sent
+    assert all((ROOT / name).exists() for name in copied)
+    declared = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    for extras in re.findall(r"EXTRAS=([\w,]+)", text):
+        assert set(extras.split(",")) <= set(declared), extras
+
+
+def build_wheel_in(folder: Path) -> None:
+    """A wheel, by setuptools' own entry point: no network is asked for what is installed already."""
+    program = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], cwd=_copy(folder / "source"),
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def _copy(folder: Path) -> Path:
