@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,13 +23,8 @@ def test_the_wheel_alone_works_in_a_fresh_environment(tmp_path: Path):
     python = tmp_path / "venv/bin/python"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     constraints = ["-c", str(ROOT / "constraints.txt")]
-    [torch] = re.findall(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    index = ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]
-    small = [f"torch=={torch}+cpu", *index]
-    done = subprocess.run([python, "-m", "pip", "install", "-q", *constraints, f"{wheel}[cpu]", *small],
+    done = subprocess.run([python, "-m", "pip", "install", "-q", *constraints, f"{wheel}[cpu]"],
                           capture_output=True, text=True)  # fmt: skip
-    if "No matching distribution found for torch" in done.stderr:
-        pytest.skip("the package index has no small torch")
     assert done.returncode == 0, done.stderr[-2000:]
     alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     work = tmp_path / "work"
