@@ -273,7 +273,7 @@ class Bench:
                         compile_layers(loss)
                     scorer = Scorer(loss, batching, tokens_per_batch=budget, device=self.device, autocast=autocast)
                     seconds = self.seconds(functools.partial(scorer, examples), warm_up=2)
-                    losses, _ = scorer(examples)
+                    losses = scorer(examples).losses
                     gap = float(np.abs(losses[::16] - np.array(loop_losses)).max())
                     self.rows.add(
                         "score", mode=mode, budget=budget, packed=batching.packed,

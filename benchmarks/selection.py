@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from s2l_ray.selection import SelectionInputs, order_examples
 from s2l_ray.selection.kmeans import fit_kmeans
 from s2l_ray.selection.quotas import resolve_budget
-from s2l_ray.selection.rules import SelectionInputs, order_examples
 from s2l_ray.storage.processes import peak_resident_bytes
 
 NUM_SKILLS = 40

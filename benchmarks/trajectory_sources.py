@@ -149,7 +149,7 @@ def trajectories(args: argparse.Namespace, config: S2LConfig, train: Tokenised, 
             level[row_of[ids], epoch] = step
         if step in wanted:
             started = time.perf_counter()
-            scores[step] = training.scorer(train.examples)[0]
+            scores[step] = training.scorer(train.examples).losses
             score_seconds.append(time.perf_counter() - started)
     assert np.isfinite(recorded).all(), "an example was not seen in an epoch"
 
@@ -219,7 +219,7 @@ def worth(args: argparse.Namespace, config: S2LConfig, train: Tokenised, test: T
     training = Training(config.target, tokenizer, plan, config.heldout.tokens_per_batch)
     for _ in training.steps(chosen):
         pass
-    losses, _ = training.scorer(test.examples)
+    losses = training.scorer(test.examples).losses
     _, source = np.unique(test.sources, return_inverse=True)
     return float((np.bincount(source, weights=losses) / np.bincount(source)).mean())
 

@@ -45,19 +45,21 @@ def select(
     selector: str = "s2l",
     seed: int | None = None,
     stratify: bool | str | None = None,
+    overrides: Sequence[str] = (),
     *,
     progress: Progress | None = None,
 ) -> Subset:
-    """Choose one more subset from the trajectories and clusters of a run; nothing is trained, no Ray is started.
+    """Choose one more subset from what a run has; nothing is trained, no Ray is started.
 
     Args:
         run: the run, or its folder.
         budget: number of examples (int) or share of the corpus (float in (0, 1]).
-        selector: its name; `s2l` is the paper's.
+        selector: its name, as `s2l selectors` lists them; `s2l` is the paper's.
         seed: None takes the run's own.
         stratify: whether to balance sources first, or the name of a facet to balance; None takes the run's own.
+        overrides: `selection.field=value`, such as `selection.allocation_exponent=0.5`.
     """
-    return Subset.of(commands.select(run, budget, selector, seed, stratify, progress=progress))
+    return Subset.of(commands.select(run, budget, selector, seed, stratify, overrides, progress=progress))
 
 
 def finetune(

@@ -24,6 +24,7 @@ from typing import Any
 from s2l_ray.artifacts.manifest import ManifestError, StageManifest, read_manifest
 from s2l_ray.config.corpus import LATER_SETTINGS
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.errors import UserError
 from s2l_ray.storage.folder import Storage
 
 NOTE = "run.json"
@@ -108,8 +109,8 @@ def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list
     index = Index(dict(chain))
     if not is_complete(chain):
         return index
-    kinds = {kind: _of_kind(storage, kind, warnings) for kind in ("subset", "tokens", "heldout", "target")}
-    subsets = [s for s in kinds["subset"] if _follows(s, chain, "corpus", "trajectories", "clusters")]
+    kinds = {kind: _of_kind(storage, kind, warnings) for kind in ("signals", "subset", "tokens", "heldout", "target")}
+    subsets = [s for s in kinds["subset"] if _follows(s, chain, *_read_of_chain(s))]
     best = _best_of_each(subsets, lambda one: _matches(one, config))
     tokens = _tokens_by_label(kinds["tokens"], subsets, chain)
     targets = [t for t in kinds["target"] if _tokens_of(t, tokens)]
@@ -120,6 +121,9 @@ def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list
         return subset is None or reads == subset.content, _matches(target, config)
 
     best_targets = _best_of_each(targets, fitness)
+    for signal in kinds["signals"]:
+        if _follows(signal, chain, "tokens", "proxy"):
+            index.stages[signal.manifest.stage] = signal
     for label in _ordered(best, config.subset_budgets()):
         index.stages[f"subset/{label}"] = best[label]
     for label in _ordered(best_targets, config.target_subsets()):
@@ -198,6 +202,11 @@ def _follows(found: Found, chain: Chain, *names: str) -> bool:
     return is_whole and all(read.get(name) == chain[name].content for name in names)
 
 
+def _read_of_chain(subset: Found) -> list[str]:
+    """Stages that it must have been made from; clusters only if its selector reads them."""
+    return ["corpus", "trajectories", *(["clusters"] if "clusters" in subset.manifest.inputs else [])]
+
+
 def _complete_chains(kinds: dict[str, list[Found]]) -> list[Chain]:
     """Every chain whose inputs fit; where several folders have the same content, with each of them."""
 
@@ -267,14 +276,20 @@ def _tokens_of(target: Found, tokens: dict[str, list[Found]]) -> list[Found]:
 def _matches(found: Found, config: S2LConfig, name: str = "") -> bool:
     """Whether its settings are those of the configuration, as far as both name them (versions may add some)."""
     settings = {"held_out": None, **LATER_SETTINGS, **found.manifest.settings}
+    if found.folder.startswith("subset/"):
+        settings = {"options": {}, **settings}
     if isinstance(scoring := settings.pop("trajectories", None), dict):
         settings |= {f"trajectories.{key}": value for key, value in {**_EARLIER_TRAJECTORIES, **scoring}.items()}
-    expected = _expected(config, name or found.folder.partition("/")[0])
+    expected = _expected(config, name or found.folder.partition("/")[0], str(settings.get("selector")))
     return all(settings[key] == expected[key] for key in settings.keys() & expected.keys())
 
 
-def _expected(config: S2LConfig, name: str) -> dict[str, Any]:
-    """Settings of a stage as its manifest would have them, and more; what the machine decides is left out."""
+def _expected(config: S2LConfig, name: str, selector: str) -> dict[str, Any]:
+    """Settings of a stage as its manifest would have them, and more; what the machine decides is left out.
+
+    Args:
+        selector: of a subset.
+    """
     if name == "corpus":
         held_out = [config.heldout.share, config.seed] if config.heldout.share else None
         parts = config.trajectories.examples_per_part
@@ -282,7 +297,11 @@ def _expected(config: S2LConfig, name: str) -> dict[str, Any]:
     if name == "clusters":
         return config.clusters.stored() | {"seed": config.seed_of("clusters")}
     if name == "subset":
-        return {"seed": config.seed_of("selection")}
+        seed = {"seed": config.seed_of("selection")}
+        try:
+            return seed | {"options": {}} | config.selection.settings_of(selector)
+        except UserError:  # a selector that was registered in another process
+            return seed
     model = config.target if name == "target" else config.proxy
     if model is None or name == "trajectories":
         return {}

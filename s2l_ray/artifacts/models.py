@@ -124,6 +124,16 @@ class TrajectoriesArtifact(InParts):
     """The N × T matrix of losses."""
 
     num_snapshots: int
+    signals: str | None = None
+    """Fingerprint of what is scored beside the losses; None: an earlier version made it, and that is not there."""
+
+
+class SignalsArtifact(InParts):
+    """One more column of the scores, at one snapshot."""
+
+    column: str
+    step: int
+    """Optimiser steps after which the snapshot was taken."""
 
 
 class ClustersArtifact(Artifact):
@@ -143,6 +153,18 @@ class SubsetArtifact(Artifact):
     selector: str
     budget: int | float
     """As asked for: a count, or a share of the corpus."""
+    options: dict[str, Any] = {}
+    """All of the selector's, those left at their defaults too."""
+    notes: dict[str, Any] = {}
+    """What the selector decided by itself."""
+    guard: dict[str, Any] | None = None
+    """What the guard dropped, by rule; by source, cluster and facet in the subset's guard.json. None: no guard."""
+    num_ineligible: int = 0
+    """Chosen although a guard or the selector's own rule speaks against it: the budget exceeds the others."""
+    weighted: bool = False
+    """Whether the chosen examples have weights."""
+    stages: int | None = None
+    """Stages of a curriculum; None: any order."""
 
 
 class HeldOutArtifact(Artifact):

@@ -7,6 +7,7 @@ the training computed in the course of an epoch; a restart then writes again all
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -63,6 +64,11 @@ def _folder_name(snapshot: int) -> str:
     return f"snapshot-{snapshot:03d}"
 
 
+def weights_folder(snapshot: int) -> str:
+    """Of a snapshot's weights, where they were kept, in the stage's folder."""
+    return f"snapshots/{_folder_name(snapshot)}/model/"
+
+
 def read_snapshot(out: Storage, snapshot: int) -> Snapshot | None:
     """The manifest; None while the snapshot is incomplete.
 
@@ -112,15 +118,24 @@ def lost_part(out: Storage, num_snapshots: int, parts: list[int]) -> str:
 
 
 def score_table(
-    ids: np.ndarray, snapshot: int, losses: np.ndarray, counts: np.ndarray, trend: np.ndarray | None = None
+    ids: np.ndarray,
+    snapshot: int,
+    losses: np.ndarray,
+    counts: np.ndarray,
+    trend: np.ndarray | None = None,
+    signals: Mapping[str, np.ndarray] | None = None,
 ) -> pa.Table:
-    """The rows that a worker writes, SCORE_SCHEMA; with the column TREND where training computed them.
+    """The rows that a worker writes, SCORE_SCHEMA; with the column TREND where training computed them, else with
+    signals beside the loss.
 
     Args:
         ids: (n, 2) uint64.
         losses: (n,) float32, nats, and `trend`.
         counts: (n,) int32, response tokens.
+        signals: column → (n,) float32, see selection.signals.SCALARS.
     """
     columns = [array_to_ids(ids), pa.array(np.full(len(losses), snapshot, dtype=np.int32)), pa.array(losses)]
     table = pa.table([*columns, pa.array(counts)], schema=SCORE_SCHEMA)
+    for name, values in (signals or {}).items():
+        table = table.append_column(name, pa.array(values))
     return table if trend is None else table.append_column(TREND, pa.array(trend))

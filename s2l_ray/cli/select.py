@@ -13,7 +13,8 @@ _EXAMPLES = """\
 examples:
   s2l select runs/my --budget 30%                 evenly over the clusters
   s2l select runs/my --subset random-0.3          a random one of that size
-  s2l select runs/my --budget 5000 --stratify     sources balanced first"""
+  s2l select runs/my --budget 5000 --stratify     sources balanced first
+  s2l select runs/my --budget 30% selection.allocation_exponent=0.5"""
 
 
 def add_to(commands: Commands) -> None:
@@ -23,13 +24,18 @@ def add_to(commands: Commands) -> None:
         help="choose one more subset from a finished run",
         description=_ABOUT,
         epilog=_EXAMPLES,
-        usage="s2l select RUN (--budget BUDGET | --subset NAME) [options]",
+        usage="s2l select RUN (--budget BUDGET | --subset NAME) [options] [overrides]",
     )
     select.add_argument("run", metavar="RUN", help="the run's folder")
+    select.add_argument(
+        "overrides", nargs="*", metavar="selection.field=value", help="settings of the section selection"
+    )
     size = select.add_mutually_exclusive_group(required=True)
     size.add_argument("--budget", action=Once, type=budget, help="a count (20000) or a share (0.3, 30%%)")
     size.add_argument("--subset", action=Once, metavar="NAME", help="selector and budget in one: s2l-0.3")
-    select.add_argument("--selector", action=Once, metavar="NAME", help="with --budget: s2l (default), random, ...")
+    select.add_argument(
+        "--selector", action=Once, metavar="NAME", help="with --budget: one of `s2l selectors`; default: s2l"
+    )
     select.add_argument("--seed", action=Once, type=int, help="default: the run's")
     select.add_argument(
         "--stratify", action=Once, nargs="?", const=True, metavar="COLUMN",
@@ -62,7 +68,7 @@ def _select(arguments: argparse.Namespace) -> int:
         budget, selector = named.budget, named.selector
         if stratify is None:
             stratify = commands.stratify_of(read_config(Storage.open(arguments.run)), named)
-    stage = commands.select(arguments.run, budget, selector, arguments.seed, stratify)
+    stage = commands.select(arguments.run, budget, selector, arguments.seed, stratify, arguments.overrides)
     for name in SubsetArtifact.of(stage).files:
         print(f"{stage.storage.uri}/{name}")
     return 0

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
-from s2l_ray.config.budgets import check_budgets, plain_budgets
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.config.heldout import QUICKSTART_SET, HeldOutConfig
 from s2l_ray.config.loggers import LoggersConfig
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.proxy import ProxyConfig
-from s2l_ray.config.section import OptionalLocation, Section, bounded, refuse_repeated
+from s2l_ray.config.section import OptionalLocation, Section, bounded
+from s2l_ray.config.selection import QUERY, SCALARS, SOURCES, SelectionConfig
 from s2l_ray.config.sweep import SweepConfig
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.config.trajectories import TrajectoriesConfig
@@ -39,58 +39,6 @@ class ClustersConfig(Section):
     early)."""
     seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
     """None: the run's seed."""
-
-
-class SelectionConfig(Section):
-    budgets: list[int | float] = Field(default=[0.11])
-    """Sizes of the subsets: whole numbers are counts of examples, fractions (0, 1] shares of the corpus."""
-    selectors: list[str] = Field(default=["s2l"])
-    """Rules that choose: s2l, random, random_per_source."""
-    stratify: bool | str = False
-    """S2L within each source, sources balanced first (the authors' code), instead of globally (Algorithm 1); or, by its
-    name, within each value of a facet (see corpus.facets)."""
-    seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
-    """None: the run's seed."""
-
-    @field_validator("budgets", mode="before")
-    @classmethod
-    def _plain(cls, budgets: Any) -> Any:
-        if isinstance(budgets, list) and any(isinstance(b, bool) for b in budgets):
-            raise ValueError(
-                f"{budgets!r} holds a boolean, which is neither a count nor a share; give for example [0.11]"
-            )
-        return plain_budgets(budgets)
-
-    @field_validator("budgets")
-    @classmethod
-    def _budgets(cls, budgets: list[int | float]) -> list[int | float]:
-        if not budgets:
-            raise ValueError("selection.budgets is empty: no subset would be chosen; give for example [0.11]")
-        return check_budgets("selection.budgets", budgets)
-
-    @field_validator("selectors")
-    @classmethod
-    def _selectors(cls, names: list[str]) -> list[str]:
-        from s2l_ray.selection.rules import SELECTORS
-
-        for name in names:
-            if name not in SELECTORS:
-                raise ValueError(f"unknown selector {name!r}; known: {', '.join(sorted(SELECTORS))}")
-        if not names:
-            raise ValueError("selection.selectors is empty: no subset would be chosen; give for example [s2l]")
-        refuse_repeated("selection.selectors", names)
-        return names
-
-    def contradictions(self) -> Iterator[str]:
-        from s2l_ray.selection.rules import SELECTORS
-
-        if self.stratify and not any(SELECTORS[name].takes_stratify for name in self.selectors):
-            can = ", ".join(name for name, one in sorted(SELECTORS.items()) if one.takes_stratify)
-            asked = "true" if self.stratify is True else self.stratify
-            yield (
-                f"stratify={asked} would do nothing: the selector {', '.join(self.selectors)} does not take it; leave "
-                f"it out, or choose {can}"
-            )
 
 
 class WorkersConfig(Section):
@@ -189,7 +137,7 @@ class S2LConfig(Section):
     proxy: ProxyConfig
     trajectories: TrajectoriesConfig = TrajectoriesConfig()
     clusters: ClustersConfig = ClustersConfig()
-    selection: SelectionConfig = SelectionConfig()
+    selection: SelectionConfig = Field(default_factory=SelectionConfig)
     heldout: HeldOutConfig = HeldOutConfig()
     target: TargetConfig | None = None
     """None: the run ends with the subsets."""
@@ -221,12 +169,7 @@ class S2LConfig(Section):
         return self.seed if own is None else own
 
     def contradictions(self) -> Iterator[str]:
-        needs_source = self.selection.stratify is True or "random_per_source" in self.selection.selectors
-        if needs_source and self.corpus.source_column is None:
-            yield (
-                "balancing by source needs corpus.source_column, which is none; name the column, "
-                "or leave selection.stratify and random_per_source out"
-            )
+        yield from self._of_selectors()
         if self.trajectories.tokens_per_batch < self.proxy.max_length:
             yield (
                 f"trajectories.tokens_per_batch={self.trajectories.tokens_per_batch} is less than one example of "
@@ -305,19 +248,38 @@ class S2LConfig(Section):
                 "heldout.share or heldout.files, or remove it"
             )
 
+    def _of_selectors(self) -> Iterator[str]:
+        needs = {name: self.selection.needs_of(name) for name in self.selection.selectors}
+        if self.corpus.source_column is None and any(SOURCES in of for of in needs.values()):
+            who = ", ".join(name for name, of in needs.items() if SOURCES in of)
+            yield (
+                f"balancing by source ({who}) needs corpus.source_column, which is none; name the column, or leave "
+                "selection.stratify and random_per_source out"
+            )
+        asking = [name for name, of in needs.items() if QUERY in of]
+        if asking:
+            yield (
+                f"the selector {', '.join(asking)} compares with examples of your task, and runs have no place to name "
+                "them; use it from Python (s2l_ray.selection.order_examples, query_embeddings), or take another one"
+            )
+        scored = [name for name, of in needs.items() if any(need.partition("@")[0] in SCALARS for need in of)]
+        if scored and self.trajectories.source != "snapshots":
+            yield (
+                f"the selector {', '.join(scored)} reads scores that trajectories.source={self.trajectories.source} "
+                "does not have, since training computes losses alone; take source=snapshots"
+            )
+        started = [name for name, of in needs.items() if any(need.endswith("@start") for need in of)]
+        if started and not self.trajectories.include_step_zero:
+            yield (
+                f"the selector {', '.join(started)} looks at the untrained proxy (start), which is not scored; set "
+                "trajectories.include_step_zero=true, or take another snapshot"
+            )
+
     def subset_budgets(self) -> dict[str, int | float]:
         """`<selector>-<budget>` → its budget, for everything that the section `selection` asks for, in its order."""
         asked = self.selection
-        return {subset_name(s, b, asked.stratify): b for s in asked.selectors for b in asked.budgets}
+        return {asked.subset_name(s, b): b for s in asked.selectors for b in asked.budgets}
 
     def target_subsets(self) -> list[str]:
         """What targets are fine-tuned on."""
         return [] if self.target is None else self.target.subsets or list(self.subset_budgets())[:1]
-
-
-def subset_name(selector: str, budget: int | float, stratify: bool | str) -> str:
-    """`s2l-0.11`; 1 example and 1.0 of them all differ."""
-    from s2l_ray.selection.rules import SELECTORS
-
-    mark = "-stratified" if stratify and SELECTORS[selector].takes_stratify else ""
-    return f"{selector}{mark}-{budget!r}"

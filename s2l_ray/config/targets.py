@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from s2l_ray.config.schema import SelectionConfig, subset_name
+from s2l_ray.config.schema import SelectionConfig
 
 FULL = "full"
 _Subsets = dict[str, tuple[str, int]]
@@ -74,7 +74,7 @@ def _subsets(tree: Mapping[str, Any]) -> _Subsets | None:
     except ValidationError:
         return None
     return {
-        subset_name(selector, budget, selection.stratify): (selector, number)
+        selection.subset_name(selector, budget): (selector, number)
         for selector in selection.selectors
         for number, budget in enumerate(selection.budgets)
     }

@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from s2l_ray.data.units import MAX_COLUMNS, SourceError, clip, clip_names
 
-OWN_COLUMNS = ("s2l_id", "s2l_cluster", "s2l_rank", "s2l_loss_first", "s2l_loss_last")
+WEIGHT, STAGE = "s2l_weight", "s2l_stage"
+OWN_COLUMNS = ("s2l_id", "s2l_cluster", "s2l_rank", "s2l_loss_first", "s2l_loss_last", WEIGHT, STAGE)
 """Added to the rows of every subset, so that rows cannot have columns of these names themselves."""
 CONVERSATIONS = ("messages", "conversations")
 """Columns in which a key that some turns lack is null in Parquet, as training programs expect it."""

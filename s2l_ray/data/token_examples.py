@@ -19,6 +19,10 @@ class Examples:
     """(sum of lengths,) bool, True on response tokens."""
     offsets: np.ndarray
     """(N + 1,) int64."""
+    weights: np.ndarray | None = None
+    """(N,) float32, weights in the loss; None: 1 each."""
+    stages: np.ndarray | None = None
+    """(N,) integers, stages of a curriculum; None: no curriculum."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -34,7 +38,8 @@ class Examples:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         # Flat positions of all tokens of all rows, without a loop over rows.
         flat = np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return Examples(self.ids[rows], self.tokens[flat], self.mask[flat], offsets)
+        marks = [None if mark is None else mark[rows] for mark in (self.weights, self.stages)]
+        return Examples(self.ids[rows], self.tokens[flat], self.mask[flat], offsets, *marks)
 
     @staticmethod
     def concatenate(parts: list[Examples]) -> Examples:
@@ -46,4 +51,11 @@ class Examples:
             np.concatenate([[0]] + [p.offsets[1:] + s for p, s in zip(parts, starts[:-1], strict=True)]).astype(
                 np.int64
             ),
+            _joined([p.weights for p in parts]),
+            _joined([p.stages for p in parts]),
         )
+
+
+def _joined(columns: list[np.ndarray | None]) -> np.ndarray | None:
+    there = [column for column in columns if column is not None]
+    return np.concatenate(there) if there and len(there) == len(columns) else None

@@ -36,12 +36,7 @@ class Trajectories:
 def load_trajectories(storage: Storage, part_rows: list[tuple[int, int]], num_snapshots: int) -> Trajectories:
     """Read all parts, in order, into arrays made beforehand."""
     num = sum(rows for _, rows in part_rows)
-    shape = (num, num_snapshots)
-    if 4 * num * num_snapshots > MEMMAP_BYTES:
-        file = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the map, and has no name to be left behind
-        losses: Array = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
-    else:
-        losses = np.empty(shape, dtype=np.float32)
+    losses = _new_matrix(num, num_snapshots)
     ids = np.empty((num, 2), dtype=np.uint64)
     sources = np.empty(num, dtype=np.int32)
     codes: dict[str, int] = {}
@@ -57,6 +52,25 @@ def load_trajectories(storage: Storage, part_rows: list[tuple[int, int]], num_sn
         sources[start:end] = local[encoded.indices.to_numpy()]
         start = end
     return Trajectories(ids, losses, sources, list(codes), part_rows)
+
+
+def load_columns(storage: Storage, part_rows: list[tuple[int, int]], column: str, num_snapshots: int) -> Array:
+    """(N, T) float32: one value of all examples at all snapshots, in the order of the parts."""
+    matrix = _new_matrix(sum(rows for _, rows in part_rows), num_snapshots)
+    start = 0
+    tables = storage.read_tables([part_name(part) for part, _ in part_rows], [column])
+    for (_, rows), table in zip(part_rows, tables, strict=True):
+        matrix[start : start + rows] = table[column].combine_chunks().flatten().to_numpy().reshape(rows, num_snapshots)
+        start += rows
+    return matrix
+
+
+def _new_matrix(num: int, num_snapshots: int) -> Array:
+    shape = (num, num_snapshots)
+    if 4 * num * num_snapshots <= MEMMAP_BYTES:
+        return np.empty(shape, dtype=np.float32)
+    file = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the map, and has no name to be left behind
+    return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
 
 def snapshot_columns(recorded: int, used: int | None, which: str) -> np.ndarray:

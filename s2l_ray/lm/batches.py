@@ -55,6 +55,8 @@ class Batch:
     """(B,) int64, response tokens of each sequence."""
     sequences: Sequences | None = None
     """None: padded."""
+    token_weights: Tensor | None = None
+    """(R,) float32, each response token's weight in the loss, which is its example's; None: 1 each."""
 
     @property
     def num_response_tokens(self) -> int:
@@ -73,7 +75,8 @@ class Batch:
             flat.view(part.shape) for flat, part in zip(buffer.split([p.numel() for p in parts]), parts, strict=True)
         ]
         sequences = None if packed is None else Sequences(moved[4], moved[5].int(), packed.lengths)
-        return Batch(self.rows, moved[0], moved[1], moved[2], moved[3], self.counts, sequences)
+        weights = None if self.token_weights is None else self.token_weights.to(device)
+        return Batch(self.rows, moved[0], moved[1], moved[2], moved[3], self.counts, sequences, weights)
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ class Batching:
             torch.from_numpy(example),
             np.bincount(example, minlength=len(rows)),
             Sequences(torch.from_numpy(column)[None], torch.from_numpy(starts.astype(np.int32)), tuple(lengths)),
+            _token_weights(picked, example),
         )
 
 
@@ -172,7 +176,13 @@ def _pad(examples: Examples, rows: np.ndarray, pad_id: int) -> Batch:
         torch.from_numpy(picked.tokens[has_loss].astype(np.int64)),
         torch.from_numpy(example),
         np.bincount(example, minlength=len(rows)),
+        token_weights=_token_weights(picked, example),
     )
+
+
+def _token_weights(picked: Examples, example: np.ndarray) -> Tensor | None:
+    """`example` (R,): which of the picked ones each response token is of."""
+    return None if picked.weights is None else torch.from_numpy(picked.weights[example])
 
 
 def _packed_groups(lengths: np.ndarray, budget: int) -> list[np.ndarray]:

@@ -7,7 +7,8 @@ computed while its logits are there: they are neither kept for the backward pass
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,8 +24,21 @@ CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**28}
 bf16, so that matrix products are large."""
 
 TokenLosses = tuple[Tensor, Tensor, Tensor | None]
-"""Sum of the losses, with gradients; nll_nats (R,) float32 without; hits (R,) bool if wanted: the token is the model's
-first choice."""
+"""Sum of the losses, weighted where tokens have weights, with gradients; nll_nats (R,) float32 without; hits (R,) bool
+if wanted: the token is the model's first choice."""
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Of R response tokens."""
+
+    nll: Tensor
+    """(R,) float32, nats."""
+    hits: Tensor
+    """(R,) bool: the token is the model's first choice."""
+    el2n: Tensor
+    """(R,) float32: length of the vector of probabilities minus the one-hot token (https://arxiv.org/abs/2107.07075),
+    from 0 to √2."""
 
 
 def body_of(model: Any) -> Any:
@@ -49,7 +63,12 @@ class ResponseLoss(nn.Module):
     def forward(self, batch: Batch, want_top1: bool = False) -> TokenLosses:
         states = self.states(batch)
         hidden = states.reshape(-1, states.shape[-1])[batch.positions]
-        return self.head_loss(hidden, batch.targets, want_top1)
+        return self.head_loss(hidden, batch.targets, want_top1, batch.token_weights)
+
+    def score(self, batch: Batch) -> TokenScores:
+        """What scoring wants of every response token; whole models only, no gradients."""
+        states = self.states(batch)
+        return self.head_loss.score(states.reshape(-1, states.shape[-1])[batch.positions], batch.targets)
 
     def states(self, batch: Batch) -> Tensor:
         """→ last hidden states, (B, L, H), or (1, T, H) where the sequences are packed."""
@@ -69,7 +88,7 @@ class HeadLoss(nn.Module):
         self._head = (head,)  # in a tuple: not a second name of the model's own parameters
         self.after = AfterHead()
         """What the model does to its logits after the head."""
-        self._kernels = _Kernels(_nll, _nll_and_gradient)
+        self._kernels = _Kernels(_nll, _nll_and_gradient, _nll_and_error)
 
     @property
     def head(self) -> nn.Module:
@@ -77,42 +96,75 @@ class HeadLoss(nn.Module):
 
     def fuse(self) -> None:
         """Compile what is done to a chunk's logits, so that they are read once instead of five times."""
-        self._kernels = _Kernels(torch.compile(_nll, dynamic=True), torch.compile(_nll_and_gradient, dynamic=True))
+        kernels = (_nll, _nll_and_gradient, _nll_and_error)
+        self._kernels = _Kernels(*(torch.compile(kernel, dynamic=True) for kernel in kernels))
 
-    def forward(self, hidden: Tensor, targets: Tensor, want_top1: bool = False) -> TokenLosses:
+    @torch.no_grad()
+    def score(self, hidden: Tensor, targets: Tensor) -> TokenScores:
         """hidden (R, H), targets (R,)."""
-        weight, bias = self.head.weight, getattr(self.head, "bias", None)  # (V, H), (V,)
+        empty = hidden.new_zeros(0, dtype=torch.float32)
+        nll, hits, error = [empty], [empty.bool()], [empty]
+        for logits, chosen in self._chunks(hidden, targets):
+            of_chunk, squared_error = self._kernels.error(logits, chosen, self.after)
+            nll.append(of_chunk)
+            hits.append(logits.argmax(-1) == chosen)
+            error.append(squared_error.sqrt())
+        return TokenScores(torch.cat(nll), torch.cat(hits), torch.cat(error))
+
+    def _how(self, hidden: Tensor) -> tuple[Tensor, Tensor | None, torch.dtype, int]:
+        """Weight (V, H) and bias (V,) of the head, the precision of its product, and the rows of a chunk."""
+        weight, bias = self.head.weight, getattr(self.head, "bias", None)
         assert isinstance(weight, Tensor)
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        rows = max(1, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cuda"]) // weight.shape[0])
-        if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-            total, nll = _LossWithGradients.apply(hidden, weight, bias, targets, rows, dtype, self._kernels, self.after)
-            return total, nll, None
-        nll, hits = [], []
-        with torch.autocast(device, enabled=False):
+        return weight, bias, dtype, max(1, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cuda"]) // weight.shape[0])
+
+    def _chunks(self, hidden: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """(what the head gives (C, V), targets (C,)), without gradients."""
+        weight, bias, dtype, rows = self._how(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
             narrow, low, offset = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
             for start in range(0, len(targets), rows):
-                chosen = targets[start : start + rows]
-                logits = F.linear(narrow[start : start + rows], low, offset)  # (chunk, V)
-                nll.append(self._kernels.nll(logits, chosen, self.after))
-                if want_top1:
-                    hits.append(logits.argmax(-1) == chosen)
+                yield F.linear(narrow[start : start + rows], low, offset), targets[start : start + rows]
+
+    def forward(
+        self, hidden: Tensor, targets: Tensor, want_top1: bool = False, weights: Tensor | None = None
+    ) -> TokenLosses:
+        """hidden (R, H), targets (R,); weights (R,) float32 of the tokens in the sum, 1 each where there are none."""
+        weight, bias, dtype, rows = self._how(hidden)
+        if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
+            how = (rows, dtype, self._kernels, self.after)
+            total, nll = _LossWithGradients.apply(hidden, weight, bias, targets, weights, *how)
+            return total, nll, None
+        nll, hits = [], []
+        for logits, chosen in self._chunks(hidden, targets):
+            nll.append(self._kernels.nll(logits, chosen, self.after))
+            if want_top1:
+                hits.append(logits.argmax(-1) == chosen)
         empty = hidden.new_zeros(0, dtype=torch.float32)
         losses = torch.cat(nll) if nll else empty
-        return losses.sum(), losses, (torch.cat(hits) if hits else empty.bool()) if want_top1 else None
+        total = losses.sum() if weights is None else (losses * weights).sum()
+        return total, losses, (torch.cat(hits) if hits else empty.bool()) if want_top1 else None
 
 
 class _Kernels:
     """What is done to a chunk's logits, compiled or not."""
 
-    def __init__(self, nll: Callable[..., Tensor], both: Callable[..., tuple[Tensor, Tensor]]) -> None:
-        self.nll, self.both = nll, both
+    def __init__(self, nll: Callable[..., Any], both: Callable[..., Any], error: Callable[..., Any]) -> None:
+        self.nll, self.both, self.error = nll, both, error
 
 
 def _nll(given: Tensor, targets: Tensor, after: AfterHead) -> Tensor:
     logits = given.float() if after.is_nothing else after(given.float())
     return F.cross_entropy(logits, targets, reduction="none")
+
+
+def _nll_and_error(given: Tensor, targets: Tensor, after: AfterHead) -> tuple[Tensor, Tensor]:
+    """What the head gives (C, V) → nll (C,), and Σ_v (p_v − [v is the target])² (C,), both float32."""
+    log_shares = F.log_softmax(given.float() if after.is_nothing else after(given.float()), -1)
+    log_share = log_shares.gather(1, targets[:, None])[:, 0]
+    squares = (2 * log_shares).exp().sum(-1)
+    return -log_share, (squares - 2 * log_share.exp() + 1).clamp(min=0)  # rounding goes below 0
 
 
 def _nll_and_gradient(given: Tensor, targets: Tensor, after: AfterHead) -> tuple[Tensor, Tensor]:
@@ -137,8 +189,8 @@ class _LossWithGradients(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rows: int, dtype: torch.dtype,
-        kernels: _Kernels, after: AfterHead,
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, weights: Tensor | None,
+        rows: int, dtype: torch.dtype, kernels: _Kernels, after: AfterHead,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         wants_weight, wants_bias = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
         nll = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
@@ -150,6 +202,8 @@ class _LossWithGradients(torch.autograd.Function):
             for start in range(0, len(targets), rows):
                 chunk, chosen = narrow[start : start + rows], targets[start : start + rows]
                 nll[start : start + rows], gradient = kernels.both(F.linear(chunk, low, offset), chosen, after)
+                if weights is not None:
+                    gradient *= weights[start : start + rows, None].to(gradient.dtype)
                 torch.mm(gradient, low, out=by_hidden[start : start + rows])
                 if by_weight is not None:
                     _add_product(by_weight, gradient.t(), chunk)
@@ -158,7 +212,7 @@ class _LossWithGradients(torch.autograd.Function):
         ctx.save_for_backward(by_hidden, by_weight, by_bias)
         ctx.dtypes = hidden.dtype, weight.dtype
         ctx.mark_non_differentiable(nll)
-        return nll.sum(), nll
+        return (nll if weights is None else nll * weights).sum(), nll
 
     @staticmethod
     @once_differentiable
@@ -169,7 +223,7 @@ class _LossWithGradients(torch.autograd.Function):
             None if gradient is None else gradient.mul_(by_total).to(dtype)
             for gradient, dtype in ((by_hidden, of_hidden), (by_weight, of_weight), (by_bias, of_weight))
         ]
-        return *scaled, None, None, None, None, None
+        return *scaled, *[None] * 6
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -18,6 +18,7 @@ from s2l_ray.data.token_examples import Examples
 from s2l_ray.lm.batches import Batch, Batching
 from s2l_ray.lm.response_loss import ResponseLoss, mean_per_example
 from s2l_ray.lm.step import DivergedError
+from s2l_ray.selection.signals import SCALARS
 
 
 class NonFiniteScore(DivergedError):
@@ -39,6 +40,18 @@ class Scores:
     then gives exactly this response, and only then."""
 
 
+@dataclass(frozen=True)
+class ExampleScores:
+    """Of all examples, in their order."""
+
+    losses: np.ndarray
+    """(N,) float32, nats per response token."""
+    counts: np.ndarray
+    """(N,) int32, response tokens."""
+    signals: dict[str, np.ndarray]
+    """SCALARS, each (N,) float32."""
+
+
 class Scorer:
     """Scores parts. What a part's losses are depends on weights and part alone: the batches are made within it.
 
@@ -58,25 +71,44 @@ class Scorer:
         self.loss, self.batching, self.tokens_per_batch = loss, batching, tokens_per_batch
         self.device, self.autocast = device, autocast
 
-    def __call__(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-        """→ (loss_nats (N,) float32, num_response_tokens (N,) int32), in the order of the examples.
+    def __call__(self, examples: Examples) -> ExampleScores:
+        """Score all examples.
 
         Raises:
-            NonFiniteScore: a loss is not a number.
+            NonFiniteScore: a loss or a signal is not a number.
         """
-        scores = self.score(examples, self.plan(examples.lengths))
-        wrong = scores.rows[~np.isfinite(scores.losses)]
+        num = len(examples)
+        counts = np.empty(num, dtype=np.int32)
+        columns = {name: np.empty(num, dtype=np.float32) for name in ("loss_nats", *SCALARS)}
+        self.loss.eval()
+        pending: list[tuple[Batch, list[torch.Tensor]]] = []
+        with torch.no_grad():
+            for rows in self.plan(examples.lengths):
+                batch = self.batching.batch(examples, rows)
+                pending.append((batch, self._signals(batch.to(self.device))))
+        for batch, values in pending:  # fetched after the loop, see `score`
+            counts[batch.rows] = batch.counts
+            for column, value in zip(columns.values(), values, strict=True):
+                column[batch.rows] = value.cpu().numpy()
+        wrong = np.flatnonzero(~np.isfinite(np.stack(list(columns.values()))).all(axis=0))
         if len(wrong):
-            shown = ", ".join(array_to_hex(examples.ids[np.sort(wrong)[:10]]))
+            shown = ", ".join(array_to_hex(examples.ids[wrong[:10]]))
             raise NonFiniteScore(
                 f"{len(wrong)} of {len(examples)} losses are not finite (examples {shown}); trajectories with them "
                 "could not be clustered. The proxy has diverged or overflows: lower proxy.learning_rate, or "
                 "precision=fp32"
             )
-        losses = np.empty(len(examples), dtype=np.float32)
-        counts = np.empty(len(examples), dtype=np.int32)
-        losses[scores.rows], counts[scores.rows] = scores.losses, scores.counts
-        return losses, counts
+        return ExampleScores(columns.pop("loss_nats"), counts, columns)
+
+    def _signals(self, batch: Batch) -> list[torch.Tensor]:
+        """Loss, and SCALARS in their order, each (B,)."""
+        with self.autocast():
+            tokens = self.loss.score(batch)
+        lowest = torch.zeros(len(batch.rows), device=tokens.nll.device)
+        highest_nll = lowest.scatter_reduce(0, batch.example_of_token, tokens.nll, "amax", include_self=False)
+        mean_of = (tokens.nll, (-tokens.nll).exp(), tokens.hits, tokens.el2n)
+        loss, probability, accuracy, el2n = (mean_per_example(values, batch) for values in mean_of)
+        return [loss, probability, (-highest_nll).exp(), accuracy, el2n]
 
     def plan(self, lengths: np.ndarray) -> list[np.ndarray]:
         """Rows of each batch."""

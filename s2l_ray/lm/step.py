@@ -58,7 +58,8 @@ class Stepper:
     """Runs optimiser steps on this worker's share of the global batches.
 
     Gradients are those of the mean loss over all response tokens of the global batch, whatever the number of workers
-    and micro-batches.
+    and micro-batches. Where examples have weights, each token's loss counts by its example's weight, and the sum is
+    still divided by the number of tokens: weights of mean 1 leave the effective step alone on average.
     """
 
     def __init__(

@@ -9,14 +9,16 @@ from s2l_ray.artifacts.stage import Stage
 from s2l_ray.reporting.facts_contents import SubsetFacts
 from s2l_ray.reporting.facts_worth import Worth
 from s2l_ray.reporting.numbers import percent
+from s2l_ray.selection import list_selectors
 from s2l_ray.text.display import printable
 from s2l_ray.text.formats import format_count
 
-SELECTORS = {"s2l": "S2L", "random": "random", "random_per_source": "random per source", FULL: "full data"}
-
 
 def selector_name(selector: str) -> str:
-    return SELECTORS.get(selector, selector.replace("_", " "))
+    if selector == FULL:
+        return "full data"
+    labels = {one.name: one.label for one in list_selectors()}
+    return labels.get(selector, selector.replace("_", " "))
 
 
 def names_of(subsets: list[SubsetFacts], worth: Worth | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from s2l_ray.data.example_id import array_to_hex
 from s2l_ray.errors import DataError, UserError, listed
-from s2l_ray.selection.signals import CLUSTERS, FACET, LOSS, LOSSES, QUERY, SOURCES, missing_signals
+from s2l_ray.selection.signals import CLUSTERS, FACET, LOSS, LOSSES, QUERY, SOURCES, missing_signals, snapshot_index
 
 CHUNK_ROWS = 65_536
 
@@ -158,16 +158,7 @@ class SelectionInputs:
         """Which column of the trajectories a snapshot is; None: it was not recorded."""
         if self.losses is None:
             return None
-        if snapshot in ("late", "first"):
-            return 0 if snapshot == "first" else self.losses.shape[1] - 1
-        steps = self.snapshot_steps
-        if steps is None:
-            return None
-        if snapshot == "start":
-            return 0 if steps[0] == 0 else None
-        if snapshot == "early":
-            return next(i for i, step in enumerate(steps) if step >= self.early_share * steps[-1])
-        return None
+        return snapshot_index(snapshot, self.losses.shape[1], self.snapshot_steps, self.early_share)
 
     def step_of(self, snapshot: str) -> int | None:
         """The optimiser step of a snapshot; None where steps are not known."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, field_validator
 
 from s2l_ray.config.section import Section, bounded, refuse_repeated
+from s2l_ray.config.selection import GuardRule, Weighting
 from s2l_ray.selection.signals import FACET, LOSS, LOSS_UNCONDITIONAL, LOSSES, PROMPT_EMBEDDING, SOURCES, Snapshot, at
-
-GuardRule = Literal["rise", "not_learnt", "prompt_gain", "local"]
 
 _GUARD_NEEDS: dict[str, set[str]] = {
     "rise": {LOSSES},
@@ -61,7 +58,16 @@ class StratifiedOptions(SelectorOptions):
         return frozenset({SOURCES} if self.stratify else ())
 
 
-class ClusterOptions(StratifiedOptions):
+class SamplingOptions(SelectorOptions):
+    """Of selectors that sample groups of unequal size at random."""
+
+    weights: Weighting = "none"
+    """`cluster`: a chosen example weighs as many as it stands for, on average 1 (see `weights`)."""
+    weights_cap: float = bounded(10.0, 1e6, "and one example could rule a batch", ge=1)
+    """No weight is above so many times the median."""
+
+
+class ClusterOptions(StratifiedOptions, SamplingOptions):
     allocation_exponent: float = bounded(0.0, 1.0, "and small clusters would give nothing", ge=0)
     """α: clusters count by size^α. 0 takes equally many from each (the paper), 1 in proportion to their sizes."""
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from s2l_ray.config.selection import RULE_OF
 from s2l_ray.errors import UserError, foreign_named, shown
 from s2l_ray.selection.guards import GuardReport, evaluate_guard
 from s2l_ray.selection.inputs import SelectionInputs
@@ -82,6 +83,12 @@ def list_selectors() -> list[Selector]:
     return sorted(_selectors().values(), key=lambda s: (first.index(s.name) if s.name in first else len(first), s.name))
 
 
+def registered_here() -> tuple[Selector, ...]:
+    """Those that `register` made known in this process alone; other processes must be handed them."""
+    offered = {type(one) for one in _BUILT_IN} | {type(one) for one in _offered()}
+    return tuple(one for one in list_selectors() if type(one) not in offered)
+
+
 def describe_selectors() -> str:
     """One line for each selector, for help and docs."""
     selectors = list_selectors()
@@ -112,6 +119,14 @@ def resolve_options(
     if "guard" in merged:
         guards = [_plain_guard(options().guard), _plain_guard(applicable.get("guard")), _plain_guard(own.get("guard"))]
         merged["guard"] = {key: value for guard in guards for key, value in guard.items()}
+    # What is set for all and means nothing with this selector's other options: no choice must depend on it.
+    if "weights_cap" not in own and merged.get("weights", "none") == "none":
+        merged.pop("weights_cap", None)
+    if "guard" in merged:
+        rules = merged["guard"].get("rules", [])
+        idle = {key for key, rule in RULE_OF.items() if rule not in rules} | (set() if rules else {"min_kept_share"})
+        merged["guard"] = {key: value for key, value in merged["guard"].items()
+                           if key not in idle or key in _plain_guard(own.get("guard"))}  # fmt: skip
     return options.model_validate(merged)
 
 
@@ -191,14 +206,24 @@ def _checked(selector: Selector, options: SelectorOptions | None) -> SelectorOpt
 def _selectors() -> dict[str, Selector]:
     """The one table of this process; entry points are loaded on first use."""
     known = {selector.name: selector for selector in _BUILT_IN}
+    for selector in _offered():
+        if selector.name in known:
+            raise UserError(
+                f"the selector {selector.name} of {type(selector).__module__} has a name that is taken; remove one of "
+                "the packages"
+            )
+        known[selector.name] = selector
+    return known
+
+
+@functools.cache
+def _offered() -> tuple[Selector, ...]:
+    """Of installed packages."""
+    found = []
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         with foreign_named(UserError, f"the selector {entry.name} of {entry.value} cannot be loaded",
                            "Repair or remove the package that offers it"):  # fmt: skip
             selector = entry.load()
             _check_selector(selector)
-        if selector.name in known:
-            raise UserError(
-                f"the selector {selector.name} of {entry.value} has a name that is taken; remove one of the packages"
-            )
-        known[selector.name] = selector
-    return known
+        found.append(selector)
+    return tuple(found)

@@ -1,4 +1,8 @@
-"""What a selector is. To add one: a class with these attributes, and `register` an instance of it."""
+"""What a selector is. To add one: a class with these attributes, and `register` an instance of it.
+
+One whose order for small budgets depends on `max_budget` has `order_depends_on_budget = True` too: subsets are then
+told apart by it.
+"""
 
 from __future__ import annotations
 

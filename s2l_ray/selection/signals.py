@@ -7,24 +7,20 @@ and `all` every snapshot, (N, T).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
 
+from s2l_ray.config.selection import FACET, QUERY, SCALARS, SOURCES, Snapshot
 from s2l_ray.errors import UserError, listed
 
-Snapshot = Literal["late", "early", "start", "first"]
+__all__ = ["FACET", "QUERY", "SCALARS", "SOURCES", "Snapshot"]
 
 LOSSES = "losses"
 """The trajectories, (N, T) nats per token."""
 CLUSTERS = "clusters"
-SOURCES = "sources"
-FACET = "facet:"
-"""Before the name of a facet."""
-QUERY = "query_embeddings"
-"""(Q, d) embeddings of the user's own examples of the task."""
 
 LOSS = "loss_nats"
 LOSS_UNCONDITIONAL = "loss_unconditional"
+EL2N = "el2n"
 MEAN_PROBABILITY = "mean_probability"
 MIN_PROBABILITY = "min_probability"
 TOKEN_ACCURACY = "token_accuracy"
@@ -32,12 +28,15 @@ RESPONSE_EMBEDDING = "embedding"
 PROMPT_EMBEDDING = "prompt_embedding"
 WEIGHTED_EMBEDDING = "position_weighted_embedding"
 EMBEDDINGS = (RESPONSE_EMBEDDING, PROMPT_EMBEDDING, WEIGHTED_EMBEDDING)
+PASSES = (*EMBEDDINGS, LOSS_UNCONDITIONAL)
+"""Computed where a selector asks for them alone: each takes a pass over the corpus with a snapshot's weights."""
 
 _MEANING = {
     LOSS: "mean loss of the response (nats per token)",
     LOSS_UNCONDITIONAL: "mean loss of the response without its prompt (nats per token)",
     MEAN_PROBABILITY: "mean probability of the response's tokens",
     MIN_PROBABILITY: "lowest probability of a token of the response",
+    EL2N: "mean length of the error vector of the response's tokens",
     TOKEN_ACCURACY: "share of response tokens that are the model's first choice",
     RESPONSE_EMBEDDING: "mean last hidden state over the response",
     PROMPT_EMBEDDING: "mean last hidden state over the prompt",
@@ -47,8 +46,31 @@ _CURE = {
     LOSSES: "score the corpus first: `s2l run CONFIG` records the trajectories",
     CLUSTERS: "run k-means on the trajectories first: `s2l run CONFIG` does",
     SOURCES: "set corpus.source_column to the column that names each example's source",
-    QUERY: "name files with examples of your task in selection.query",
+    QUERY: "give SelectionInputs the embeddings of your examples of the task",
 }
+
+
+def snapshot_index(snapshot: str, num_snapshots: int, steps: Sequence[int] | None, early_share: float) -> int | None:
+    """Which of the T snapshots a name means; None: it was not recorded.
+
+    Args:
+        steps: (T,) optimiser steps, ascending; None: not known.
+        early_share: the early snapshot is the first at or after this share of the steps.
+    """
+    if snapshot in ("late", "first"):
+        return 0 if snapshot == "first" else num_snapshots - 1
+    if steps is None:
+        return None
+    if snapshot == "start":
+        return 0 if steps[0] == 0 else None
+    if snapshot == "early":
+        return next(i for i, step in enumerate(steps) if step >= early_share * steps[-1])
+    return None
+
+
+def signal_name(column: str, step: int, dim: int | None) -> str:
+    """What a column of a pass is called: `embedding@40`, projected to 64 dimensions `embedding@40-64`."""
+    return f"{column}@{step}" + (f"-{dim}" if dim is not None and column in EMBEDDINGS else "")
 
 
 class MissingSignal(UserError):

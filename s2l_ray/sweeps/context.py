@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.execution.placement import Placement
 from s2l_ray.execution.precision import Precision
+from s2l_ray.selection import Selector
 from s2l_ray.storage.folder import Storage
 
 
@@ -25,3 +26,5 @@ class SweepContext:
     """Content of the base configuration's."""
     precisions: dict[str, Precision] = field(default_factory=dict)
     """Section → what its model is computed in where a trial does not set it."""
+    selectors: tuple[Selector, ...] = ()
+    """Registered in the process that leads the sweep; those that trials run in know them not."""

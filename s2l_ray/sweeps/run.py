@@ -20,6 +20,7 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import describe
 from s2l_ray.execution.ray_metrics import RayMetrics
 from s2l_ray.observability.progress import Progress
+from s2l_ray.selection.registry import registered_here
 from s2l_ray.stages.context import RunContext
 from s2l_ray.storage.folder import Storage
 from s2l_ray.sweeps.context import SweepContext
@@ -99,7 +100,7 @@ def sweep(
     ):
         run.begin(resolved)
         context = RunContext(resolved, stage_runner, lay_out(resolved, progress.say, storage=run.storage))
-        run_up_to_clusters(context, resolved.sweep.budgets, "sweep.budgets")
+        run_up_to_clusters(context, resolved.sweep.budgets, "sweep.budgets", resolved.sweep.selectors)
         run.commit()
         runner = _Runner(context)
         if resolved.sweep.predict or find_smallest:
@@ -215,8 +216,9 @@ class _Runner:
         if phase == PREDICTED:
             precisions["target"] = precisions["proxy"]  # it is the proxy's model
         return SweepContext(
-            self.base[phase], run.storage, layout.placements, embedded, phase, self.trajectories, precisions
-        )
+            self.base[phase], run.storage, layout.placements, embedded, phase, self.trajectories, precisions,
+            registered_here(),
+        )  # fmt: skip
 
     def _at_once(self) -> int:
         """As many trials as have room beside what others hold of the cluster; waits until one has."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from s2l_ray.config.load import load_config
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.selection import for_selector
 from s2l_ray.config.sweep import RangeConfig
-from s2l_ray.selection.rules import SELECTORS
 from s2l_ray.storage.fingerprint import fingerprint
 
 FULL = "full"
@@ -76,9 +76,8 @@ class Trial:
         if self.selector == FULL:
             tree["target"]["subsets"] = [FULL]
         else:
-            tree["selection"] |= {"selectors": [self.selector], "budgets": [self.budget]}
-            if self.selector in SELECTORS and not SELECTORS[self.selector].takes_stratify:
-                tree["selection"]["stratify"] = False  # the sweep's other selectors take it
+            # The sweep's other selectors may take more.
+            tree["selection"] = for_selector(tree["selection"], self.selector) | {"budgets": [self.budget]}
         return load_config(tree)
 
 

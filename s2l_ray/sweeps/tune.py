@@ -113,11 +113,14 @@ def _log_of(trial: Trial, shared: SweepContext) -> MetricsLog:
 def _whole_way(trial: Trial, shared: SweepContext) -> Stage:
     """The target stage of one configuration; what others have made on the way is found, not made again."""
     from s2l_ray.execution.session import quiet_ray_data
+    from s2l_ray.selection import register
     from s2l_ray.stages.context import RunContext
     from s2l_ray.stages.layout import Layout, shard_target
     from s2l_ray.workflow.stages import run_up_to_clusters, subset_stages, target_stages
 
     quiet_ray_data()
+    for selector in shared.selectors:
+        register(selector)
     config = trial.config(shared.base)
     run = Run(config, shared.storage)
     with _log_of(trial, shared) as log:
@@ -129,7 +132,7 @@ def _whole_way(trial: Trial, shared: SweepContext) -> Stage:
         )  # fmt: skip
         context = RunContext(config, runner, layout, (_objectives_to_tune(),))
         budgets = [] if trial.selector == FULL else [trial.budget]
-        run_up_to_clusters(context, budgets, "sweep.budgets")
+        run_up_to_clusters(context, budgets, "sweep.budgets", [] if trial.selector == FULL else None)
         if trial.selector != FULL:
             subset_stages(context)
         target_stages(context)

@@ -12,6 +12,7 @@ from s2l_ray.artifacts.runner import open_runner
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.load import ConfigError, load_config
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.selection import for_selector
 from s2l_ray.config.subset_names import SubsetName, parse_subset_name
 from s2l_ray.errors import shown
 from s2l_ray.execution.ray_metrics import RayMetrics
@@ -74,26 +75,30 @@ def select(
     selector: str = "s2l",
     seed: int | None = None,
     stratify: bool | str | None = None,
+    overrides: Sequence[str] = (),
     *,
     progress: Progress | None = None,
 ) -> Stage:
-    """One more subset from the trajectories and clusters of a run; nothing is trained, no Ray is started.
+    """One more subset from what a run has; nothing is trained, no Ray is started.
 
     Args:
         budget: number of examples (int) or share (float in (0, 1]).
         seed, stratify: None takes the run's own. `stratify` may name a facet of the corpus.
+        overrides: `selection.field=value`, such as `selection.allocation_exponent=0.5`.
 
     Returns:
         The subset's stage; `.storage` holds subset.jsonl, subset.parquet and ids.parquet.
     """
     from s2l_ray.workflow.stages import subset_stage
 
+    _refuse_other_sections(overrides)
     opened = _open(run)
-    _selecting(opened.config, budget, selector, seed, stratify)  # refused before the lock is waited for
+    how = (seed, stratify, overrides)
+    _selecting(opened.config, budget, selector, *how)  # refused before the lock is waited for
     metrics = RayMetrics(opened.config.name)
     with open_runner(opened, progress or Progress(), metrics, _WAIT_FOR_OTHERS_S) as runner:
         _find_selection(opened, reread=isinstance(run, str))
-        config = _selecting(opened.config, budget, selector, seed, stratify)
+        config = _selecting(opened.config, budget, selector, *how)
         before = dict(opened.stages)
         stage = subset_stage(config, opened, runner, selector, config.selection.budgets[0])
         if stage.name in before and before[stage.name].folder != stage.folder:
@@ -188,16 +193,13 @@ def _selecting(
     overrides: Sequence[str] = (),
 ) -> S2LConfig:
     """The run's configuration with one subset, validated again, so that a wrong budget is refused as in a file."""
-    from s2l_ray.selection.rules import SELECTORS
-
     tree = config.model_dump(mode="json")
     if tree["target"] is None:
         del tree["target"]  # so that an override may begin one
     else:
         tree["target"]["subsets"] = []  # they are named after the run's own selection
-    if stratify is None and selector in SELECTORS:  # the run's own is for the selectors that take it
-        stratify = config.selection.stratify if SELECTORS[selector].takes_stratify else False
-    changes = {"budgets": [budget], "selectors": [selector], "seed": seed, "stratify": stratify}
+    changes = {"budgets": [budget], "seed": seed, "stratify": stratify}
+    tree["selection"] = for_selector(tree["selection"], selector)  # the run's own is for the selectors that take it
     tree["selection"] |= {name: value for name, value in changes.items() if value is not None}
     return load_config(tree, overrides)
 
@@ -236,6 +238,16 @@ def _named(opened: Run, subset: str) -> tuple[str, int | float, bool | str]:
             "one can be chosen; write for example random-0.3"
         )
     return name.selector, name.budget, stratify_of(opened.config, name)
+
+
+def _refuse_other_sections(overrides: Sequence[str]) -> None:
+    """Raises ConfigError for overrides that `select` would not follow."""
+    options = {"budgets": "--budget", "selectors": "--selector", "seed": "--seed"}
+    for override in overrides:
+        section, _, field = override.partition("=")[0].strip().partition(".")
+        if section != "selection" or field in options:
+            cure = f"give {options[field]}" if section == "selection" else "for the rest use `s2l run`"
+            raise ConfigError(f"{override!r}: `s2l select` changes only how the section `selection` chooses; {cure}")
 
 
 def _refuse_selecting(overrides: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from s2l_ray.data.sources import ReadUnit, plan_files, read_unit, resolve_filesy
 from s2l_ray.data.units import UnusableRow
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.observability.progress import format_count, format_duration
+from s2l_ray.stages.signals.stage import passes_of
 from s2l_ray.text.redact import strip_credentials
 from s2l_ray.workflow.target_estimate import CorpusSize, training_overhead_s
 
@@ -93,14 +94,17 @@ def estimate(config: S2LConfig) -> Estimate:
         shape = ModelShape(result.num_parameters // 2, result.num_parameters // 2, 0, 0)
     one_pass = shape.forward_flops(int(n * length), int(n * length * result.response_share), int(n * length**2))
     result.training_flops = 3.0 * one_pass * result.steps / per_epoch
-    scored = config.trajectories.num_scored
-    result.scoring_flops = float(one_pass) * scored
+    scored, passes = config.trajectories.num_scored, passes_of(config, config.selection.selectors)
+    result.scoring_flops = float(one_pass) * (scored + len(passes))
+    if passes:
+        result.notes.append(f"the selectors ask for {', '.join(passes)}: a pass over the corpus each")
     speed = config.estimates.device_tflops * 1e12 * (config.resources.proxy.workers or 1)
     result.seconds = (result.training_flops + result.scoring_flops) / speed
     result.seconds += _RUN_OVERHEAD_S + training_overhead_s(result.steps)
-    # Rows and tokens compressed, 28 bytes a score, two checkpoints of weights and both moments, the model.
+    # Rows and tokens compressed, 44 bytes a score and 20 in the joined ones, two checkpoints of weights and both
+    # moments, the model.
     points = scored + (0 if config.trajectories.source == "snapshots" else result.steps // per_epoch)
-    scores = 28.0 * n * points + (4.0 * points + 30) * n
+    scores = 44.0 * n * points + (20.0 * points + 30) * n
     result.disk_bytes = n * length * 5 + scores + 28.0 * result.num_parameters
     return result
 

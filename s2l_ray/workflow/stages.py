@@ -20,6 +20,7 @@ from s2l_ray.stages.context import RunContext
 from s2l_ray.stages.corpus.stage import check_stratum, corpus_spec
 from s2l_ray.stages.heldout.stage import heldout_spec
 from s2l_ray.stages.proxy.stage import proxy_spec
+from s2l_ray.stages.signals.stage import passes_of, signals_spec
 from s2l_ray.stages.subset.stage import SelectionReader, subset_spec
 from s2l_ray.stages.target.stage import target_spec
 from s2l_ray.stages.tokens.stage import tokens_spec
@@ -57,12 +58,18 @@ def run_stages(context: RunContext) -> None:
     target_stages(context)
 
 
-def run_up_to_clusters(context: RunContext, budgets: Sequence[int | float], where: str = "selection.budgets") -> None:
-    """What all selections share.
+def run_up_to_clusters(
+    context: RunContext,
+    budgets: Sequence[int | float],
+    where: str = "selection.budgets",
+    selectors: Sequence[str] | None = None,
+) -> None:
+    """What all selections share, and what these selectors read beside it.
 
     Args:
         budgets: what will be chosen from it; more than there is is refused before the proxy is trained.
         where: the setting that holds them.
+        selectors: None: those of the selection.
     """
     corpus = _ensure(context, corpus_spec(context))
     check_stratum(context.config, corpus)
@@ -72,6 +79,8 @@ def run_up_to_clusters(context: RunContext, budgets: Sequence[int | float], wher
     proxy = _ensure(context, proxy_spec(context, tokens))
     trajectories = _ensure(context, trajectories_spec(context, corpus, tokens, proxy))
     _ensure(context, clusters_spec(context, trajectories))
+    for need in passes_of(context.config, context.config.selection.selectors if selectors is None else selectors):
+        context.runner.ensure(signals_spec(context, need, tokens, proxy))
 
 
 def subset_stages(context: RunContext) -> None:

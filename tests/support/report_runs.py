@@ -20,8 +20,8 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.data.corpus_parts import EXAMPLE_SCHEMA, part_name
 from s2l_ray.data.example_id import array_to_hex, array_to_ids
 from s2l_ray.data.token_parts import TOKEN_SCHEMA
+from s2l_ray.selection import SelectionInputs, order_examples
 from s2l_ray.selection.quotas import resolve_budget
-from s2l_ray.selection.rules import SelectionInputs, select
 from s2l_ray.stages.trajectories.join import trajectory_schema
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
@@ -264,7 +264,7 @@ class MadeRun:
             source_names=list(self.sources),
         )  # fmt: skip
         count = resolve_budget(budget, self.num_examples)
-        selection = select(selector, inputs, count, seed, stratify=False)
+        selection = order_examples(selector, inputs, seed).take(count)
         rows = selection.rows
         label = f"{selector}-{budget!r}"
         self.chosen[label] = rows

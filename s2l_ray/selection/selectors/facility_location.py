@@ -45,6 +45,8 @@ class FacilityLocation:
     label = "facility location"
     color, marker = "#00857c", "*"
     Options = FacilityOptions
+    order_depends_on_budget = True
+    """The largest budget decides how many neighbours are looked at."""
 
     def needs(self, options: FacilityOptions) -> frozenset[str]:
         return frozenset({at(EMBEDDING_COLUMN[options.embedding], options.reference)})

@@ -7,7 +7,7 @@ import numpy as np
 from s2l_ray.selection.allocation import GroupLabel
 from s2l_ray.selection.grouping import order_sample, sorted_strata
 from s2l_ray.selection.inputs import SelectionInputs
-from s2l_ray.selection.options import SelectorOptions
+from s2l_ray.selection.options import SamplingOptions, SelectorOptions
 from s2l_ray.selection.ordering import Ordering
 from s2l_ray.selection.signals import SOURCES
 
@@ -31,11 +31,11 @@ class RandomPerSource:
     summary = "at random, equally many from each source"
     label = "random per source"
     color, marker = "#7d5ba6", "^"
-    Options = SelectorOptions
+    Options = SamplingOptions
 
-    def needs(self, options: SelectorOptions) -> frozenset[str]:
+    def needs(self, options: SamplingOptions) -> frozenset[str]:
         return frozenset({SOURCES})
 
-    def order(self, inputs: SelectionInputs, seed: int, options: SelectorOptions, max_budget: int) -> Ordering:
+    def order(self, inputs: SelectionInputs, seed: int, options: SamplingOptions, max_budget: int) -> Ordering:
         sources, names = sorted_strata(inputs, True, f"the selector {self.name}")
         return order_sample(inputs, seed, sources, lambda code: GroupLabel(names[code]))

@@ -35,7 +35,7 @@ class RdsOptions(SelectorOptions):
 
 class RdsPlus:
     name = "rds_plus"
-    summary = "the examples nearest to your own examples of the task (selection.query)"
+    summary = "the examples nearest to your own examples of the task (from Python only)"
     label = "RDS+"
     color, marker = "#c2185b", "8"
     Options = RdsOptions
@@ -50,7 +50,7 @@ class RdsPlus:
         if queries.ndim != 2 or not len(queries) or queries.shape[1] != reader.shape[1]:
             raise UserError(
                 f"query embeddings must be (Q, {reader.shape[1]}) with at least one query, not {queries.shape}; embed "
-                "the files of selection.query with the same snapshot as the corpus"
+                "your examples of the task with the same snapshot as the corpus"
             )
         unit = read_unit_vectors(reader, inputs.example_ids)
         if inputs.eligible is not None:

@@ -85,12 +85,14 @@ def _about_sources(column: str | None, num_sources: int, num_examples: int) -> l
 
 def check_stratum(config: S2LConfig, corpus: Stage) -> None:
     """Raises ConfigError if subsets are to be balanced by a column that is no facet of the corpus."""
-    by, facets = config.selection.stratify, CorpusArtifact.of(corpus).facets
-    if isinstance(by, str) and by not in facets:
-        raise ConfigError(
-            f"selection.stratify={by}: that column is no facet of this corpus (its facets: {shown(list(facets))}), so "
-            f"nothing can be balanced by it; name it in corpus.facets, or give true, for the sources"
-        )
+    facets = CorpusArtifact.of(corpus).facets
+    for by, selector in config.selection.facets_needed().items():
+        if by not in facets:
+            here = "selection.stratify" if by == config.selection.stratify else f"the selector {selector}: stratify"
+            raise ConfigError(
+                f"{here}={by}: that column is no facet of this corpus (its facets: {shown(list(facets))}), so "
+                f"nothing can be balanced by it; name it in corpus.facets, or give true, for the sources"
+            )
 
 
 def check_corpus_files(config: S2LConfig) -> None:

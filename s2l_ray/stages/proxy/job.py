@@ -37,6 +37,8 @@ class ProxyJob:
     """Folder of the stage."""
     threads: int | None = None
     """CPU threads of a worker; None: torch's own choice."""
+    kept: tuple[int, ...] = ()
+    """Points whose weights are kept, for selectors that look at more than their scores."""
 
     @cached_property
     def index_of_step(self) -> dict[int, int]:

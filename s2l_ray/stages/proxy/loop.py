@@ -14,9 +14,16 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from s2l_ray.artifacts.snapshots import missing_parts, read_snapshot, score_name, score_table, snapshot_folder
+from s2l_ray.artifacts.snapshots import (
+    missing_parts,
+    read_snapshot,
+    score_name,
+    score_table,
+    snapshot_folder,
+    weights_folder,
+)
 from s2l_ray.data.corpus_parts import part_name
-from s2l_ray.data.training_order import balance_by_length
+from s2l_ray.data.part_groups import group_parts, share_of_parts
 from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.engine import TorchEngine, device_name, peak_memory_bytes
 from s2l_ray.lm.flops import ModelShape
@@ -92,6 +99,9 @@ def run_worker(job: ProxyJob, worker: WorkerContext) -> dict[str, Any]:
         if recorder.ends_epoch(step):
             recorder.finish_epoch(step)
         if is_snapshot:
+            index = job.index_of_step[step]
+            if worker.rank == 0 and index in job.kept:
+                _save_model(model, job, weights_folder(index))
             _snapshot(job, worker, scorer, model, step, counters)
         if step == job.plan.total_steps:
             break
@@ -103,7 +113,7 @@ def run_worker(job: ProxyJob, worker: WorkerContext) -> dict[str, Any]:
         step += 1
         _count_step(job, worker, counters, step, result, time.perf_counter() - started)
     if worker.rank == 0:
-        _save_model(model, job)
+        _save_model(model, job, "model")
     worker.all_gather(None)
     summary = _summary(job, worker, model, counters, batching)
     # Scored snapshots are named for their weights; recorded losses have only these to say which training they are of.
@@ -157,7 +167,14 @@ def _snapshot(
         return
     started = time.perf_counter()
     try:
-        _score_share(job, worker, scorer, index, weights, _share(job, worker, missing))
+        _score_share(
+            job,
+            worker,
+            scorer,
+            index,
+            weights,
+            share_of_parts(missing, dict(job.plan.parts), worker.rank, worker.num_workers),
+        )
         fault = ""
     except NonFiniteScore as error:
         fault = str(error)  # raised on every rank below: one that stopped alone would leave the others waiting
@@ -181,15 +198,6 @@ def _altered(
     return [part for share in worker.all_gather(mine) for part in share]
 
 
-def _share(job: ProxyJob, worker: WorkerContext, parts: list[int]) -> list[int]:
-    """This rank's, so that all have about the same number of examples: they wait for the last one."""
-    rows_of = dict(job.plan.parts)
-    mine = balance_by_length(np.array([rows_of[part] for part in parts], dtype=np.int64), worker.num_workers)[
-        worker.rank
-    ]
-    return [parts[i] for i in sorted(mine)]
-
-
 def _score_share(
     job: ProxyJob, worker: WorkerContext, scorer: Scorer, index: int, weights: str, parts: list[int]
 ) -> None:
@@ -208,30 +216,17 @@ def _score_share(
                 rows = rows_of[part]
                 mine = examples.take(np.arange(start, start + rows))
                 start += rows
-                losses, counts = scorer(mine)
-                behind(write, part, score_table(mine.ids, index, losses, counts))
+                scores = scorer(mine)
+                table = score_table(mine.ids, index, scores.losses, scores.counts, signals=scores.signals)
+                behind(write, part, table)
 
 
-def group_parts(parts: list[int], rows_of: dict[int, int], max_rows: int) -> list[tuple[int, ...]]:
-    """Consecutive parts, at most `max_rows` examples together (or one part)."""
-    groups: list[tuple[int, ...]] = []
-    current: list[int] = []
-    rows = 0
-    for part in parts:
-        if current and rows + rows_of[part] > max_rows:
-            groups.append(tuple(current))
-            current, rows = [], 0
-        current.append(part)
-        rows += rows_of[part]
-    return [*groups, tuple(current)] if current else groups
-
-
-def _save_model(model: Any, job: ProxyJob) -> None:
-    """The trained proxy as a Hugging Face folder (safetensors), with its tokenizer."""
+def _save_model(model: Any, job: ProxyJob, name: str) -> None:
+    """The proxy as a Hugging Face folder (safetensors), with its tokenizer."""
     with scratch_folder() as folder:
         model.save_pretrained(folder)
         job.tokenizer.save_pretrained(folder)
-        job.out.sub("model").upload_folder(folder)
+        job.out.sub(name).upload_folder(folder)
 
 
 def _summary(

@@ -13,6 +13,8 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import InternalError
 from s2l_ray.lm.identity import model_identity, pinned
 from s2l_ray.observability.progress import format_count
+from s2l_ray.selection import list_selectors
+from s2l_ray.selection.signals import PASSES, snapshot_index
 from s2l_ray.stages.context import RunContext
 from s2l_ray.stages.tokenizer import open_tokenizer
 from s2l_ray.stages.training import check_before_training, training_settings
@@ -76,7 +78,7 @@ def _build(
     proxy = pinned(config.proxy).model_copy(update={"precision": context.layout.precision_of(config.proxy)})
     job = ProxyJob(
         proxy, config.trajectories, plan, points, seed, tokenizer,
-        tokens.storage.sub("parts"), out, placement.threads,
+        tokens.storage.sub("parts"), out, placement.threads, _kept(config, points),
     )  # fmt: skip
     say(
         f"[proxy] {plan.total_steps:,} steps of {config.proxy.global_batch_size} examples, "
@@ -136,6 +138,22 @@ def _said(points: Sequence[Point]) -> str:
     scored = len(points) - epochs
     parts = [f"the losses of {epochs} epoch{'s' * (epochs > 1)}"] if epochs else []
     return " and ".join([*parts, f"{scored} snapshot{'s' * (scored > 1)}"] if scored else parts)
+
+
+def _kept(config: S2LConfig, points: Sequence[Point]) -> tuple[int, ...]:
+    """Scored points on the way whose weights a selector will look at; those of start and end are there anyway."""
+    asked, kept, steps = config.selection, set(), [point.step for point in points]
+    known = {selector.name for selector in list_selectors()}
+    for name in known & {*asked.selectors, *config.sweep.selectors}:
+        for need in asked.needs_of(name):
+            column, _, snapshot = need.partition("@")
+            if column in PASSES:
+                kept.add(snapshot_index(snapshot, len(steps), steps, asked.reference.early_share))
+    return tuple(
+        sorted(
+            index for index in kept if index is not None and 0 < index < len(points) - 1 and points[index].epoch is None
+        )
+    )
 
 
 def _flops(summary: dict[str, Any], tokens: Stage, plan: Any, num_snapshots: int) -> dict[str, float]:

@@ -1,27 +1,28 @@
 """The subset stage: choose, then write ids and rows. Plain functions; writing spreads over Ray tasks when it is large.
 
-Memory: ids, cluster and source numbers of the whole corpus (28 bytes an example) where the choice is made; a task that
-writes rows holds one corpus part and one output file.
+Memory: what `subset.inputs` holds and the ordering (12 bytes an example) where the choice is made; a task that writes
+rows holds one corpus part and one output file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.data.columns import Columns
+from s2l_ray.data.columns import STAGE, WEIGHT
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import array_to_hex, array_to_ids, ids_to_array
-from s2l_ray.data.facet_reader import load_facet, read_facets
+from s2l_ray.data.facet_reader import read_facets
 from s2l_ray.data.facets import PREFIX
-from s2l_ray.errors import InternalError, UserError, shown
 from s2l_ray.execution.capacity_wait import Patience, results_of
 from s2l_ray.execution.failures import unwrap_task_errors
-from s2l_ray.selection.rules import Selection, SelectionInputs, select
+from s2l_ray.selection import Ordering, Selection, SelectionInputs, SelectorOptions, cluster_weights
+from s2l_ray.selection.options import SamplingOptions
+from s2l_ray.stages.subset.inputs import SubsetSources
 from s2l_ray.stages.subset.layout import RowLayout
 from s2l_ray.stages.subset.programs import write_guides
 from s2l_ray.stages.subset.rows import plan_files, write_rows
@@ -32,88 +33,64 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
-class SubsetSources:
-    """Where the stage reads."""
-
-    trajectories: Storage
-    part_rows: list[tuple[int, int]]
-    examples: Storage
-    clusters: Storage
-    format: str
-    """Of the corpus, for other programs."""
-    columns: Columns | None
-    """Of the corpus; None where an earlier version made it."""
-    facets: list[str] = field(default_factory=list)
-    """Of the corpus; see corpus/facets.py."""
-
-
-@dataclass(frozen=True)
 class SubsetStats:
     num_chosen: int
     num_examples: int
     files: list[str]
     per_source: dict[str, int]
     fingerprint: str
-    """Of the chosen ids and their order and rank."""
-
-
-def read_inputs(sources: SubsetSources) -> SelectionInputs:
-    """ids, sources and clusters of all examples; the losses stay on storage."""
-    names = [part_name(part) for part, _ in sources.part_rows]
-    joined = pa.concat_tables(sources.trajectories.read_tables(names, ["example_id", "source"])).combine_chunks()
-    ids = ids_to_array(joined["example_id"])
-    encoded = joined["source"].combine_chunks().dictionary_encode()
-    assignment = sources.clusters.read_table("assignment.parquet")
-    if not np.array_equal(ids_to_array(assignment["example_id"]), ids):
-        raise InternalError(
-            f"{sources.clusters.uri} was made from other trajectories; delete that folder and run again"
-        )
-    return SelectionInputs(
-        example_ids=ids,
-        clusters=assignment["cluster"].to_numpy(),
-        sources=encoded.indices.to_numpy().astype(np.int32),
-        source_names=encoded.dictionary.to_pylist(),
-    )
+    """Of the chosen ids and their order and rank, and of their weights and stages where they have some."""
+    num_ineligible: int
+    """Chosen although a guard or the selector's own rule speaks against it."""
+    warnings: list[str]
 
 
 def build_subset(
     sources: SubsetSources,
     inputs: SelectionInputs,
-    selector: str,
+    ordering: Ordering,
+    options: SelectorOptions,
     budget: int,
-    seed: int,
-    stratify: bool | str,
     out: Storage,
     *,
     wait_s: float,
     say: Callable[[str], None],
 ) -> SubsetStats:
-    """Choose `budget` examples and write them; see subset.rows for the files.
+    """Take `budget` examples of an ordering and write them; see subset.rows for the files.
 
     Args:
-        stratify: balance the sources, or the values of the facet of this name.
+        options: the selector's, which say whether the examples have weights.
         wait_s: how long the writing of a file may wait for a free CPU of the cluster.
     """
     out.delete_dir()
-    strata = _by_facet(sources, inputs, stratify) if isinstance(stratify, str) else inputs
-    selection = select(selector, strata, budget, seed, stratify=bool(stratify))
-    chosen = _chosen_table(sources, inputs, selection)
+    selection = ordering.take(budget)
+    chosen = _chosen_table(sources, inputs, ordering, selection, options)
     # In the order of the parts, in small row groups: who needs one part's ids reads little more.
     out.write_table("ids.parquet", _with_facets(chosen, sources), compression="zstd", row_group_size=65_536)
     out.write_json("groups.json", selection.groups)
+    if ordering.guard is not None:
+        out.write_json("guard.json", ordering.guard.to_json())
     jobs = plan_files(chosen)
     written = _write_all(jobs, sources, out, lambda: Patience("subset", wait_s, say))
-    write_guides(out, {names[0]: layout for names, layout in written}, sources.format)
+    marks = (WEIGHT in chosen.column_names, STAGE in chosen.column_names)
+    write_guides(out, {names[0]: layout for names, layout in written}, sources.format, *marks)
     files = [name for names, _ in written for name in names]
     assert inputs.sources is not None
     counts = np.bincount(inputs.sources[selection.rows], minlength=len(inputs.source_names))
     per_source = {name: int(n) for name, n in zip(inputs.source_names, counts, strict=True)}
-    content = columns_digest(chosen, ["example_id", "s2l_rank"])
-    return SubsetStats(len(selection.rows), inputs.num_examples, files, per_source, content)
+    telling = [name for name in ("example_id", "s2l_rank", WEIGHT, STAGE) if name in chosen.column_names]
+    warnings = [*ordering.warnings, *(ordering.guard.warnings if ordering.guard else []), *selection.warnings]
+    return SubsetStats(
+        len(selection.rows), inputs.num_examples, files, per_source, columns_digest(chosen, telling),
+        selection.num_ineligible, warnings,
+    )  # fmt: skip
 
 
-def _chosen_table(sources: SubsetSources, inputs: SelectionInputs, selection: Selection) -> pa.Table:
-    """One row per chosen example: id, part, cluster, rank in its group, first and last loss."""
+def _chosen_table(
+    sources: SubsetSources, inputs: SelectionInputs, ordering: Ordering, selection: Selection, options: SelectorOptions
+) -> pa.Table:
+    """One row per chosen example: id, part, rank in its group, first and last loss; cluster, weight and stage where
+    the selector has them."""
     rows = selection.rows  # (n,) sorted
     starts = np.cumsum([0] + [n for _, n in sources.part_rows])
     which = np.searchsorted(starts, rows, side="right") - 1  # (n,)
@@ -126,19 +103,24 @@ def _chosen_table(sources: SubsetSources, inputs: SelectionInputs, selection: Se
         matrix = losses.flatten().to_numpy().reshape(len(losses), -1)[rows[begin:end] - starts[i]]
         first[begin:end], last[begin:end] = matrix[:, 0], matrix[:, -1]
     parts = np.array([p for p, _ in sources.part_rows], dtype=np.int64)
-    assert inputs.clusters is not None
     ids = inputs.example_ids[rows]
-    return pa.table(
-        {
-            "example_id": array_to_ids(ids),
-            "s2l_id": pa.array(array_to_hex(ids)),
-            "part": pa.array(parts[which]),
-            "s2l_cluster": pa.array(inputs.clusters[rows].astype(np.int32)),
-            "s2l_rank": pa.array(selection.rank.astype(np.int64)),
-            "s2l_loss_first": pa.array(first),
-            "s2l_loss_last": pa.array(last),
-        }
-    )
+    columns = {
+        "example_id": array_to_ids(ids),
+        "s2l_id": pa.array(array_to_hex(ids)),
+        "part": pa.array(parts[which]),
+    }
+    if inputs.clusters is not None:
+        columns["s2l_cluster"] = pa.array(inputs.clusters[rows].astype(np.int32))
+    columns |= {
+        "s2l_rank": pa.array(selection.rank.astype(np.int64)),
+        "s2l_loss_first": pa.array(first),
+        "s2l_loss_last": pa.array(last),
+    }
+    if isinstance(options, SamplingOptions) and options.weights == "cluster":
+        columns[WEIGHT] = pa.array(cluster_weights(ordering, selection, options.weights_cap))
+    if ordering.stage is not None:
+        columns[STAGE] = pa.array(ordering.stage[rows])
+    return pa.table(columns)
 
 
 def _with_facets(chosen: pa.Table, sources: SubsetSources) -> pa.Table:
@@ -154,17 +136,6 @@ def _with_facets(chosen: pa.Table, sources: SubsetSources) -> pa.Table:
     for name, values in zip(sources.facets, columns, strict=True):
         chosen = chosen.append_column(PREFIX + name, pa.chunked_array(values).dictionary_encode().unify_dictionaries())
     return chosen
-
-
-def _by_facet(sources: SubsetSources, inputs: SelectionInputs, name: str) -> SelectionInputs:
-    """The inputs with the values of a facet in place of the sources; "" where a row has none."""
-    if name not in sources.facets:
-        raise UserError(
-            f"stratify={shown(name)}: that column is no facet of this corpus (its facets: {shown(sources.facets)}); "
-            "name it in corpus.facets, or balance the sources"
-        )
-    names, codes = load_facet(sources.examples, sources.part_rows, inputs.example_ids, name)
-    return replace(inputs, sources=codes, source_names=names)
 
 
 def _write_all(

@@ -17,6 +17,19 @@ from s2l_ray.stages.subset.layout import RowLayout
 from s2l_ray.storage.folder import Storage
 
 GUIDE = "train_with.md"
+_TITLE = "# Train on this subset with other programs\n\n"
+_WEIGHTS = """
+The rows have weights (`s2l_weight`), by which `s2l finetune` multiplies their loss. These programs ignore them: what
+they train is the unweighted subset.
+"""
+_CURRICULUM = (
+    _TITLE
+    + """This subset is a curriculum: rows are to be trained by ascending `s2l_stage`, shuffled within a stage only, as
+`s2l finetune` does. LLaMA-Factory, TRL and axolotl shuffle all rows, so they would train a random sample instead, and
+nothing is prepared for them here. To train it elsewhere, train stage after stage on the rows of `subset.jsonl` with
+`s2l_stage` 0, then 1, and so on.
+"""
+)
 _CHAT_COLUMN = {"messages": "messages", "sharegpt": "conversations"}
 _SYSTEM = ("system", "system_prompt")
 
@@ -25,13 +38,20 @@ class _Misfit(DataError):
     """Why a program cannot read the rows as they are."""
 
 
-def write_guides(out: Storage, layouts: dict[str, RowLayout], format: str) -> None:
+def write_guides(
+    out: Storage, layouts: dict[str, RowLayout], format: str, weighted: bool = False, staged: bool = False
+) -> None:
     """`dataset_info.json`, where LLaMA-Factory can read the rows, and `train_with.md`.
 
     Args:
         layouts: JSONL file → its layout.
         format: of the corpus.
+        weighted: rows have weights, which these programs ignore.
+        staged: rows have stages; programs that shuffle them all would train another thing, so none is told how.
     """
+    if staged:
+        out.write_bytes(GUIDE, _CURRICULUM.encode())
+        return
     names = dict(zip(layouts, _entry_names(len(layouts)), strict=True))
     info, misfit = {}, ""
     for file, layout in layouts.items():
@@ -48,7 +68,7 @@ def write_guides(out: Storage, layouts: dict[str, RowLayout], format: str) -> No
         "TRL": _section("python", lambda: trl_lines(whole, format, list(layouts))),
         "axolotl": _section("yaml", lambda: axolotl_lines(whole, format, list(layouts))),
     }
-    text = "# Train on this subset with other programs\n\nThe paths are relative to this folder.\n"
+    text = _TITLE + "The paths are relative to this folder.\n" + (_WEIGHTS if weighted else "")
     text += "".join(f"\n## {name}\n\n{section}\n" for name, section in sections.items())
     out.write_bytes(GUIDE, text.encode())
 

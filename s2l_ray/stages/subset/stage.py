@@ -1,14 +1,15 @@
-"""Subset: trajectories, clusters and a budget → the chosen rows."""
+"""Subset: what a selector needs, and a budget → the chosen rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from s2l_ray.artifacts.models import CorpusArtifact, SubsetArtifact
-from s2l_ray.artifacts.run import Run, part_rows
+from s2l_ray.artifacts.models import CorpusArtifact, ProxyArtifact, SubsetArtifact, TrajectoriesArtifact
+from s2l_ray.artifacts.run import Run, RunError, part_rows
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
-from s2l_ray.config.schema import S2LConfig, subset_name
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.selection.signals import CLUSTERS, PASSES, SCALARS, missing_signals, signal_name, snapshot_index
 from s2l_ray.storage.folder import Storage
 
 
@@ -17,12 +18,13 @@ class SelectionReader:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._inputs: Any = None
+        self._reader: Any = None
+        self._ordered: tuple[Any, Any] | None = None
 
     def sources(self) -> Any:
-        """Where it lies; see build.SubsetSources."""
+        """Where it lies; see subset.inputs.SubsetSources."""
         from s2l_ray.data.columns import Columns
-        from s2l_ray.stages.subset.build import SubsetSources
+        from s2l_ray.stages.subset.inputs import SubsetSources
 
         corpus, trajectories = self._run.stage("corpus"), self._run.stage("trajectories")
         made = CorpusArtifact.of(corpus)
@@ -30,42 +32,104 @@ class SelectionReader:
             trajectories.storage, part_rows(trajectories), corpus.storage.sub("examples"),
             self._run.stage("clusters").storage, made.format,
             None if made.columns is None else Columns.from_plain(made.columns), list(made.facets),
+            [snapshot["step"] for snapshot in ProxyArtifact.of(self._run.stage("proxy")).snapshots],
         )  # fmt: skip
 
-    def inputs(self) -> Any:
-        """Trajectories and clusters in memory; see build.read_inputs."""
-        from s2l_ray.stages.subset.build import read_inputs
+    def order(self, config: S2LConfig, selector: str, max_budget: int) -> tuple[Any, Any]:
+        """(selection.SelectionInputs, selection.Ordering) of a selector; the last one is kept."""
+        from s2l_ray.selection import order_examples
+        from s2l_ray.stages.subset.inputs import InputsReader
 
-        if self._inputs is None:
-            self._inputs = read_inputs(self.sources())
-        return self._inputs
+        asked, seed = config.selection, config.seed_of("selection")
+        options = asked.options_of(selector)
+        key = (selector, options, seed, asked.reference.early_share, max_budget)
+        if self._ordered is None or self._ordered[0] != key:
+            self._ordered = None  # two of them need not be in memory
+            self._reader = self._reader or InputsReader(self.sources())
+            passes = {need: stage.storage for need, stage in _passes(config, self._run, selector).items()}
+            needs, early = asked.needs_of(selector), asked.reference.early_share
+            inputs = self._reader.read(needs, early, bool(options.guard.rules), passes)
+            self._ordered = key, (inputs, order_examples(selector, inputs, seed, options, max_budget))
+        return self._ordered[1]
 
 
 def subset_spec(
     config: S2LConfig, run: Run, selector: str, budget: int | float, reader: SelectionReader, say: Callable[[str], None]
 ) -> StageSpec:
-    """Clusters and a budget → one subset."""
+    """What the selector needs, and a budget → one subset."""
+    from s2l_ray.selection import get_selector
     from s2l_ray.selection.quotas import resolve_budget
-    from s2l_ray.selection.rules import SELECTORS
     from s2l_ray.stages.subset.build import build_subset
 
-    corpus, trajectories, clusters = run.stage("corpus"), run.stage("trajectories"), run.stage("clusters")
-    count = resolve_budget(budget, trajectories.manifest.row_counts["trajectories"])
-    seed = config.seed_of("selection")
-    stratify = config.selection.stratify if SELECTORS[selector].takes_stratify else False
+    asked, trajectories = config.selection, run.stage("trajectories")
+    num_examples = trajectories.manifest.row_counts["trajectories"]
+    count = resolve_budget(budget, num_examples)
+    largest = max([count, *(resolve_budget(b, num_examples) for b in asked.budgets)])
+    seed, options = config.seed_of("selection"), asked.options_of(selector)
 
     def build(out: Storage) -> StageResult:
+        inputs, ordering = reader.order(config, selector, largest)
         stats = build_subset(
-            reader.sources(), reader.inputs(), selector, count, seed, stratify, out,
-            wait_s=config.resources.capacity_wait_s, say=say,
-        )  # fmt: skip
-        summary = f"{stats.num_chosen:,} of {stats.num_examples:,} examples → {out.uri}/{stats.files[0]}"
-        artifact = SubsetArtifact(files=stats.files, per_source=stats.per_source, selector=selector, budget=budget)
-        return StageResult(
-            stats.fingerprint, {"examples": stats.num_chosen}, artifact, seeds={"selection": seed}, summary=summary
+            reader.sources(), inputs, ordering, options, count, out, wait_s=config.resources.capacity_wait_s, say=say
         )
+        summary = f"{stats.num_chosen:,} of {stats.num_examples:,} examples → {out.uri}/{stats.files[0]}"
+        guard = None if ordering.guard is None else ordering.guard.to_json()
+        if guard:
+            summary += f"; the guard drops {guard['num_dropped']:,}"
+        artifact = SubsetArtifact(
+            files=stats.files, per_source=stats.per_source, selector=selector, budget=budget,
+            options=options.model_dump(mode="json"), notes=dict(ordering.notes),
+            guard=None if guard is None else {key: guard[key] for key in ("num_dropped", "dropped_by_rule")},
+            num_ineligible=stats.num_ineligible, weighted=getattr(options, "weights", "none") != "none",
+            stages=None if ordering.stage is None else int(ordering.stage.max()) + 1,
+        )  # fmt: skip
+        return StageResult(
+            stats.fingerprint, {"examples": stats.num_chosen}, artifact, stats.warnings, {"selection": seed},
+            summary=summary,
+        )  # fmt: skip
 
-    settings = {"selector": selector, "budget": count, "seed": seed, "stratify": stratify}
-    reads: Sequence[Stage] = (corpus, trajectories, clusters)
-    name = f"subset/{subset_name(selector, budget, config.selection.stratify)}"
-    return StageSpec(name, settings, {stage.name: stage.content for stage in reads}, build, folder=name)
+    settings = {"selector": selector, "budget": count, "seed": seed, **asked.settings_of(selector)}
+    if getattr(get_selector(selector), "order_depends_on_budget", False):
+        settings["largest_budget"] = largest
+    name = f"subset/{asked.subset_name(selector, budget)}"
+    return StageSpec(name, settings, _inputs(config, run, selector), build, folder=name)
+
+
+def _inputs(config: S2LConfig, run: Run, selector: str) -> dict[str, str]:
+    """What is read: corpus and trajectories by every subset's files, the rest by the selectors that need it."""
+    needs = config.selection.needs_of(selector)
+    names = ["corpus", "trajectories", *(["clusters"] if CLUSTERS in needs else [])]
+    inputs = {name: run.stage(name).content for name in names}
+    scalars = sorted(need for need in needs if need.partition("@")[0] in SCALARS)
+    if scalars:
+        signals = TrajectoriesArtifact.of(run.stage("trajectories")).signals
+        if signals is None:
+            raise RunError(
+                f"the selector {selector} reads {', '.join(scalars)}, which this run does not have at all points: only "
+                "trajectories.source=snapshots scores it, and earlier versions of s2l_ray did not; start another run "
+                "(run_dir)"
+            )
+        inputs["signals"] = signals
+    return inputs | {stage.name: stage.content for stage in _passes(config, run, selector).values()}
+
+
+def _passes(config: S2LConfig, run: Run, selector: str) -> dict[str, Stage]:
+    """Need → the stage that computed it.
+
+    Raises:
+        MissingSignal: it was not computed.
+    """
+    steps = [snapshot["step"] for snapshot in ProxyArtifact.of(run.stage("proxy")).snapshots]
+    reference, found, missing = config.selection.reference, {}, []
+    for need in sorted(config.selection.needs_of(selector)):
+        column, _, snapshot = need.partition("@")
+        if column in PASSES:
+            index = snapshot_index(snapshot, len(steps), steps, reference.early_share)
+            name = "" if index is None else signal_name(column, steps[index], reference.embedding_dim)
+            if f"signals/{name}" in run.stages:
+                found[need] = run.stages[f"signals/{name}"]
+            else:
+                missing.append(need)
+    if missing:
+        raise missing_signals(f"the selector {selector}", missing)
+    return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from s2l_ray.config.target import TargetConfig
+from s2l_ray.data.curriculum import CurriculumPlan
 from s2l_ray.data.training_order import TrainPlan
 from s2l_ray.storage.folder import Storage
 
@@ -17,7 +18,7 @@ class TargetJob:
     name: str
     """What it is trained on: `s2l-0.11`, `full`."""
     target: TargetConfig
-    plan: TrainPlan
+    plan: TrainPlan | CurriculumPlan
     seed: int
     tokenizer: Any
     tokens: Storage
@@ -38,6 +39,10 @@ class TargetJob:
     """What a sweep judges by."""
     card: str
     """The model card, without what training will find out."""
+    subset: Storage | None = None
+    """Folder of the subset, where its examples have weights or stages; None: they have none."""
+    weighted: bool = False
+    staged: bool = False
     threads: int | None = None
 
     @property

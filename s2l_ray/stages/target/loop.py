@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from s2l_ray.artifacts.outputs import list_outputs
+from s2l_ray.data.subset_marks import SubsetMarks
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.lm.engine import device_name, peak_memory_bytes
 from s2l_ray.lm.flops import peak_flops
@@ -76,7 +78,10 @@ def _train(
     """From `step` to the end, or to where patience ends → (steps done, step of the weights exported on the way)."""
     target, total, restored_at = job.target, job.plan.total_steps, step
     evaluator = Evaluator(job, worker, built, stepper.batching)
-    batches = job.plan.batches(step, worker.stream(job.tokens, [w.parts for w in job.plan.windows_from(step)]))
+    loaded: Iterator[Examples] = worker.stream(job.tokens, [w.parts for w in job.plan.windows_from(step)])
+    if job.subset is not None:
+        loaded = SubsetMarks.read(job.subset, job.weighted, job.staged).attach(loaded)
+    batches = job.plan.batches(step, loaded)
     while True:
         every = target.evaluate_every_steps
         if step in (0, total) or (every and step % every == 0):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from s2l_ray.artifacts.models import HeldOutArtifact, TargetArtifact, TokensArtifact
+import numpy as np
+
+from s2l_ray.artifacts.models import HeldOutArtifact, SubsetArtifact, TargetArtifact, TokensArtifact
 from s2l_ray.artifacts.run import part_rows
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
 from s2l_ray.config.target import TargetConfig
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.curriculum import CurriculumPlan
+from s2l_ray.data.example_id import ids_to_array
+from s2l_ray.data.subset_marks import SubsetMarks
+from s2l_ray.data.training_order import TrainPlan
 from s2l_ray.lm.identity import model_identity, pinned
 from s2l_ray.observability.progress import format_count
 from s2l_ray.stages.context import RunContext
@@ -43,6 +51,8 @@ def target_spec(
     steps = total_steps(target, tokens, corpus_tokens)
     plan = make_plan(part_rows(tokens), target.global_batch_size, target.epochs, steps, seed)
 
+    chosen = None if subset is None else SubsetArtifact.of(subset)
+
     def build(out: Storage) -> StageResult:
         return _build(context, name, subset, tokens, heldout, plan, seed, out)
 
@@ -53,7 +63,48 @@ def target_spec(
     inputs["tokens"] = tokens.content
     if heldout is not None:
         inputs["heldout"] = heldout.content
+    if subset is not None and chosen is not None and (chosen.weighted or chosen.stages is not None):
+        inputs["subset"] = subset.content  # which weights and stages are part of
+        if chosen.stages is not None:
+            settings["replay"] = _replay(chosen)
     return StageSpec(f"target/{name}", settings, inputs, build, folder=f"target/{name}", kind="target")
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """What a subset says of its examples beside their choice."""
+
+    plan: TrainPlan | CurriculumPlan
+    subset: Storage | None = None
+    weighted: bool = False
+    staged: bool = False
+    said: str = ""
+    """For people."""
+
+
+def _marks(subset: Stage | None, tokens: Stage, plan: TrainPlan) -> _Marks:
+    """Memory: 17 bytes a chosen example where there are stages."""
+    chosen = None if subset is None else SubsetArtifact.of(subset)
+    if subset is None or chosen is None or not (chosen.weighted or chosen.stages is not None):
+        return _Marks(plan)
+    said = ["examples weigh as many as they stand for"] if chosen.weighted else []
+    if chosen.stages is None:
+        return _Marks(plan, subset.storage, True, False, said[0])
+    found = SubsetMarks.read(subset.storage, False, True)
+    assert found.stages is not None
+    counts = []
+    names = [part_name(part) for part, _ in plan.parts]
+    for table in tokens.storage.sub("parts").read_tables(names, ["example_id"]):
+        stages = found.stages[found.rows_of(ids_to_array(table["example_id"]))]
+        counts.append(tuple(np.bincount(stages, minlength=chosen.stages).tolist()))
+    replay = _replay(chosen) == "cumulative"
+    staged = CurriculumPlan(plan, tuple(counts), replay)
+    said.append(f"{len(staged.phases())} stages, each {'with those before it' if replay else 'alone'}")
+    return _Marks(staged, subset.storage, chosen.weighted, True, "; ".join(said))
+
+
+def _replay(chosen: SubsetArtifact) -> str:
+    return str(chosen.options.get("replay", "cumulative"))
 
 
 def total_steps(target: TargetConfig, tokens: Stage, corpus_tokens: Stage) -> int:
@@ -98,20 +149,24 @@ def _build(
 
     target, placement = config.target, context.layout.placements["target"]
     label = f"target/{name}"
+    marks = _marks(subset, tokens, plan)
     precision = context.layout.precision_of(target)
     context.layout.wait_for_capacity("target", say)
     sharding = context.layout.sharding_of(config)
     facts = {"optimiser steps": f"{plan.total_steps:,} of {target.global_batch_size} examples", "seed": seed,
              "peak learning rate": target.learning_rate, "precision": precision}  # fmt: skip
     job = TargetJob(
-        name=name, target=pinned(target), plan=plan, seed=seed, tokenizer=tokenizer,
+        name=name, target=pinned(target), plan=marks.plan, seed=seed, tokenizer=tokenizer,
         tokens=tokens.storage.sub("parts"), heldout=None if heldout is None else heldout.storage,
         heldout_names=() if heldout is None else tuple(HeldOutArtifact.of(heldout).names),
         heldout_tokens_per_batch=config.heldout.tokens_per_batch, out=out,
         num_parameters=sharding.num_parameters, zero_stage=sharding.stage, zero_config=sharding.config,
         precision=precision, objective_set=config.sweep.heldout_set, objective_metric=config.sweep.metric,
         card=model_card(context.run, name, target, subset, facts), threads=placement.threads,
+        subset=marks.subset, weighted=marks.weighted, staged=marks.staged,
     )  # fmt: skip
+    if marks.said:
+        say(f"[{label}] {marks.said}")
     say(
         f"[{label}] {plan.total_steps:,} steps of {target.global_batch_size} examples "
         f"({plan.total_steps / plan.steps_per_epoch:.3g} passes), {sharding.describe()}, on {placement.describe()}"

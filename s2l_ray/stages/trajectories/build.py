@@ -16,7 +16,10 @@ from s2l_ray.artifacts.snapshots import Snapshot, snapshot_folder
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import ids_to_array
 from s2l_ray.execution.part_tasks import map_parts
+from s2l_ray.selection.signals import SCALARS
 from s2l_ray.stages.trajectories.join import JoinError, join_part, without_trend
+from s2l_ray.storage.digests import columns_digest
+from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 
 
@@ -25,6 +28,9 @@ class TrajectoryParts:
     num_examples: int
     num_snapshots: int
     fingerprint: str
+    """Of ids and losses."""
+    signals: str | None
+    """Fingerprint of what is scored beside the loss; None: an earlier version scored, and that is not there."""
     parts: list[dict[str, Any]]
     """[{part, rows, fingerprint}] in order."""
 
@@ -42,11 +48,13 @@ class JoinTask:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(ids_to_array(joined["example_id"]).tobytes())
         digest.update(joined["loss_nats"].combine_chunks().flatten().to_numpy().tobytes())
+        signals = [name for name in SCALARS if name in joined.column_names]
         return {
             "part": part,
             "rows": joined.num_rows,
             "sequences": expected.num_rows,
             "fingerprint": digest.hexdigest(),
+            "signals": columns_digest(joined, signals) if signals else "",
             "written": self.out.take_written(),
         }
 
@@ -82,4 +90,6 @@ def build_trajectories(
     if joined != dict(token_parts):
         raise JoinError(f"{sum(joined.values())} sequences were joined, {sum(r for _, r in token_parts)} expected")
     digest = hashlib.blake2b("".join(s["fingerprint"] for s in stats).encode(), digest_size=16)
-    return TrajectoryParts(sum(s["rows"] for s in stats), len(snapshots), digest.hexdigest(), stats)
+    of_signals = [s.pop("signals") for s in stats]
+    signals = fingerprint(of_signals) if all(of_signals) else None
+    return TrajectoryParts(sum(s["rows"] for s in stats), len(snapshots), digest.hexdigest(), signals, stats)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import pyarrow as pa
 
 from s2l_ray.artifacts.snapshots import TREND
 from s2l_ray.data.example_id import ID_TYPE, array_to_hex, array_to_ids, ids_to_array
+from s2l_ray.data.sequences import first_rows, mean_over_sequences
 from s2l_ray.errors import DataError
+from s2l_ray.selection.signals import MIN_PROBABILITY, SCALARS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -19,50 +22,59 @@ class JoinError(DataError):
     """The snapshots do not fit together; says which ids and where."""
 
 
-def trajectory_schema(num_snapshots: int) -> pa.Schema:
+def trajectory_schema(num_snapshots: int, signals: Sequence[str] = ()) -> pa.Schema:
+    """`signals`: columns beside the loss."""
     return pa.schema(
         [
             ("example_id", ID_TYPE),
             ("source", pa.string()),
             ("num_response_tokens", pa.int32()),
-            ("loss_nats", pa.list_(pa.float32(), num_snapshots)),
+            *((name, pa.list_(pa.float32(), num_snapshots)) for name in ("loss_nats", *signals)),
         ]
     )
 
 
 def join_part(part: str, ids: Array, sources: pa.ChunkedArray, snapshots: list[pa.Table]) -> pa.Table:
-    """→ one row per example, in the order of `ids` (n, 2), with its losses at all snapshots.
+    """→ one row per example, in the order of `ids` (n, 2), with its losses and signals at all snapshots.
 
     An example whose responses are several sequences (rows of the same id, one after another) has the mean over all of
-    their response tokens.
+    their response tokens, and of the minimum probability the minimum.
 
     Args:
         part: name of the part, for messages.
-        snapshots: T tables of proxy.score.SCORE_SCHEMA, in the order of time; their rows in any order.
+        snapshots: T tables of artifacts.snapshots.SCORE_SCHEMA, in the order of time; their rows in any order. Signals
+            that one of them lacks (an earlier version scored it) are left out.
 
     Raises:
         JoinError
     """
-    losses = np.empty((len(ids), len(snapshots)), dtype=np.float32)  # (n, T)
+    there = [name for name in SCALARS if all(name in table.column_names for table in snapshots)]
+    columns = {name: np.empty((len(ids), len(snapshots)), dtype=np.float32) for name in ("loss_nats", *there)}  # (n, T)
     counts: Array | None = None
     for t, table in enumerate(snapshots):
         where = f"{part}, snapshot {t}"
         order = _positions(ids, ids_to_array(table["example_id"]), where)
-        losses[:, t] = table["loss_nats"].to_numpy()[order]
+        for name, values in columns.items():
+            values[:, t] = table[name].to_numpy()[order]
         these = table["num_response_tokens"].to_numpy()[order]
         if counts is not None and not np.array_equal(counts, these):
             wrong = ids[np.flatnonzero(counts != these)[:5]]
             raise JoinError(f"{where}: other numbers of response tokens than before for {_show(wrong)}")
         counts = these
-    bad = np.flatnonzero(~np.isfinite(losses).all(axis=1))
-    if len(bad):
-        raise JoinError(f"{part}: {len(bad)} trajectories are not finite, of {_show(ids[bad[:5]])}")
+    for name, values in columns.items():
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(bad):
+            what = "trajectories" if name == "loss_nats" else f"values of {name}"
+            raise JoinError(f"{part}: {len(bad)} {what} are not finite, of {_show(ids[bad[:5]])}")
     assert counts is not None
-    first, counts, losses = _mean_over_sequences(ids, counts, losses)
-    values = pa.FixedSizeListArray.from_arrays(pa.array(losses.reshape(-1)), len(snapshots))
+    first, totals = first_rows(ids), counts
+    if len(first) < len(ids):
+        totals = np.add.reduceat(counts, first).astype(np.int32)
+        columns = {name: _of_examples(name, values, counts, first) for name, values in columns.items()}
+    lists = [pa.FixedSizeListArray.from_arrays(pa.array(v.reshape(-1)), len(snapshots)) for v in columns.values()]
     return pa.table(
-        [array_to_ids(ids[first]), sources.combine_chunks().take(pa.array(first)), pa.array(counts), values],
-        schema=trajectory_schema(len(snapshots)),
+        [array_to_ids(ids[first]), sources.combine_chunks().take(pa.array(first)), pa.array(totals), *lists],
+        schema=trajectory_schema(len(snapshots), there),
     )
 
 
@@ -82,16 +94,16 @@ def without_trend(table: pa.Table, mean_loss: float) -> pa.Table:
     return table.drop_columns([TREND]).set_column(table.column_names.index("loss_nats"), "loss_nats", level)
 
 
-def _mean_over_sequences(ids: Array, counts: Array, losses: Array) -> tuple[Array, Array, Array]:
-    """Rows of one id (n, 2) → one row: (first rows (N,), counts (N,), losses (N, T)), weighted by response tokens."""
-    is_first = np.ones(len(ids), dtype=bool)
-    is_first[1:] = (ids[1:] != ids[:-1]).any(axis=1)
-    first = np.flatnonzero(is_first)
-    if len(first) == len(ids):
-        return first, counts, losses
-    totals = np.add.reduceat(counts, first)
-    sums = np.add.reduceat(losses.astype(np.float64) * counts[:, None], first, axis=0)
-    return first, totals.astype(np.int32), (sums / totals[:, None]).astype(np.float32)
+def _of_examples(name: str, values: Array, counts: Array, first: Array) -> Array:
+    """Values of sequences (n, T) → of their examples (N, T): the minimum, or the mean over response tokens.
+
+    Args:
+        counts: (n,) response tokens.
+        first: (N,) the first row of each example.
+    """
+    if name == MIN_PROBABILITY:
+        return np.minimum.reduceat(values, first, axis=0)
+    return mean_over_sequences(values, counts, first).astype(np.float32)
 
 
 def _positions(expected: Array, found: Array, where: str) -> Array:

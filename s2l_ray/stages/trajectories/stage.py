@@ -24,7 +24,9 @@ def trajectories_spec(context: RunContext, corpus: Stage, tokens: Stage, proxy: 
                 on_rows=lambda rows: bar.update(advance=rows),
             )  # fmt: skip
         artifact = TrajectoriesArtifact(
-            parts=[(p["part"], p["rows"]) for p in parts.parts], num_snapshots=parts.num_snapshots
+            parts=[(p["part"], p["rows"]) for p in parts.parts],
+            num_snapshots=parts.num_snapshots,
+            signals=parts.signals,
         )
         summary = f"{parts.num_examples:,} trajectories of {parts.num_snapshots} losses, none missing, none doubled"
         return StageResult(parts.fingerprint, {"trajectories": parts.num_examples}, artifact, summary=summary)

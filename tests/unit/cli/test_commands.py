@@ -126,9 +126,10 @@ def test_a_percentage_in_a_file_says_how_shares_are_written(tmp_path):
 @pytest.mark.parametrize("selector", ["s2l", "random_per_source"])
 @pytest.mark.parametrize("size", [0.11, 1.0, 1, 20_000, 1e-05, 0.005])
 def test_a_subsets_name_says_how_to_choose_it(selector, size, stratify):
-    from s2l_ray.config.schema import subset_name
+    from s2l_ray.config.selection import SelectionConfig
 
-    named = parse_subset_name(subset_name(selector, size, stratify))
+    asked = SelectionConfig(selectors=["s2l", "random_per_source"], stratify=stratify)
+    named = parse_subset_name(asked.subset_name(selector, size))
     assert named is not None
     assert (named.selector, named.budget, type(named.budget)) == (selector, size, type(size))
     assert named.stratified == (stratify and selector == "s2l")

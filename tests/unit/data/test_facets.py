@@ -24,7 +24,9 @@ from s2l_ray.data.read_task import to_record
 from s2l_ray.data.units import RawRow, SourceError, UnusableRow
 from s2l_ray.errors import UserError
 from s2l_ray.reporting.inspect import inspect_run
-from s2l_ray.stages.subset.build import SubsetSources, build_subset, read_inputs
+from s2l_ray.selection import needs_of, order_examples, resolve_options
+from s2l_ray.stages.subset.build import build_subset
+from s2l_ray.stages.subset.inputs import InputsReader, SubsetSources
 from s2l_ray.storage.folder import Storage
 from tests.support.report_runs import MadeRun
 
@@ -158,10 +160,17 @@ def sources_of(made: MadeRun, facets: list[str]) -> SubsetSources:
     return SubsetSources(storage["trajectories"], made.parts, examples, storage["clusters"], "template", None, facets)
 
 
+def build(sources: SubsetSources, selector: str, stratify: bool | str, out: Storage) -> None:
+    options = resolve_options(selector, {"stratify": stratify} if stratify else {})
+    inputs = InputsReader(sources).read(needs_of(selector, options))
+    ordering = order_examples(selector, inputs, 0, options)
+    build_subset(sources, inputs, ordering, options, 200, out, wait_s=60, say=print)
+
+
 def test_subsets_have_them_beside_the_ids_and_not_in_the_rows(made, tmp_path):
     sources = sources_of(made, ["topic"])
     out = Storage.open(tmp_path)
-    build_subset(sources, read_inputs(sources), "random", 200, 0, False, out, wait_s=60, say=print)
+    build(sources, "random", False, out)
     table = out.read_table("ids.parquet")
     where = {i: n for n, i in enumerate(map(tuple, made.ids.tolist()))}
     expected = [made.topics[made.topic_codes[where[tuple(i)]]] for i in ids_to_array(table["example_id"]).tolist()]
@@ -172,14 +181,13 @@ def test_subsets_have_them_beside_the_ids_and_not_in_the_rows(made, tmp_path):
 
 def test_a_facet_can_be_balanced(made, tmp_path):
     sources = sources_of(made, ["topic"])
-    inputs = read_inputs(sources)
-    build_subset(sources, inputs, "s2l", 200, 0, "topic", Storage.open(tmp_path / "a"), wait_s=60, say=print)
+    build(sources, "s2l", "topic", Storage.open(tmp_path / "a"))
     taken = Counter(Storage.open(tmp_path / "a").read_table("ids.parquet")["facet:topic"].to_pylist())
     sizes = Counter(made.topics[code] for code in made.topic_codes)
     assert sum(taken.values()) == 200
     assert all(taken[topic] in (50, sizes[topic]) for topic in made.topics)
     with pytest.raises(UserError, match=r"'language': that column is no facet .*\['topic'\].*corpus\.facets"):
-        build_subset(sources, inputs, "s2l", 200, 0, "language", Storage.open(tmp_path / "b"), wait_s=60, say=print)
+        build(sources, "s2l", "language", Storage.open(tmp_path / "b"))
 
 
 def test_inspection_by_a_facet(made):

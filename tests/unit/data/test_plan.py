@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.artifacts.points import PlanError, snapshot_steps
+from s2l_ray.data.part_groups import group_parts
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.data.training_order import TrainPlan, balance_by_length, make_plan
-from s2l_ray.stages.proxy.loop import group_parts
 
 part_rows = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 

@@ -44,18 +44,45 @@ def scorer(model, tokens_per_batch: int = 700, pack: bool = True) -> Scorer:
 def test_scores_equal_the_models_own_loss(shape, pack):
     model, examples = random_model(shape), random_examples(40)
     expected = reference_losses(model, examples)
-    losses, counts = scorer(model, pack=pack)(examples)
+    scores = scorer(model, pack=pack)(examples)
+    losses, counts = scores.losses, scores.counts
     assert expected.std() > 0.1, "the reference must tell examples apart, or the comparison would prove nothing"
     np.testing.assert_allclose(losses, expected, atol=1e-4)
     opening = examples.mask[examples.offsets[:-1]]
     assert counts.sum() == examples.mask.sum() - opening.sum()
 
 
+@pytest.mark.parametrize("pack", [True, False])
+def test_signals_are_those_of_the_models_own_probabilities(pack):
+    """One example at a time, from the model's own logits, by the definitions."""
+    model, examples = random_model("llama"), random_examples(25)
+    for start, end in zip(examples.offsets[:-1:2], examples.offsets[1::2], strict=False):  # every other one ends right
+        before = torch.from_numpy(examples.tokens[start : end - 1].astype(np.int64))
+        with torch.no_grad():
+            examples.tokens[end - 1] = int(model(input_ids=before[None]).logits[0, -1].argmax())
+    scores = scorer(model, pack=pack)(examples)
+    for row, (start, end) in enumerate(zip(examples.offsets[:-1], examples.offsets[1:], strict=True)):
+        tokens = torch.from_numpy(examples.tokens[start:end].astype(np.int64))
+        with torch.no_grad():
+            shares = model(input_ids=tokens[None]).logits[0, :-1].double().softmax(-1)
+        mine = examples.mask[start + 1 : end]
+        shares, targets = shares[mine], tokens[1:][mine]
+        chosen = shares.gather(1, targets[:, None])[:, 0]
+        errors = (shares - torch.nn.functional.one_hot(targets, shares.shape[1])).norm(dim=1)
+        expected = {
+            "mean_probability": chosen.mean(), "min_probability": chosen.min(), "el2n": errors.mean(),
+            "token_accuracy": (shares.argmax(1) == targets).double().mean(),
+        }  # fmt: skip
+        for name, value in expected.items():
+            assert scores.signals[name][row] == pytest.approx(float(value), abs=2e-5), (name, row)
+    assert all(np.std(scores.signals[name]) > 0.01 for name in expected)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_batch_mates_change_nothing_but_rounding(shape):
     model, examples = random_model(shape), random_examples(30, seed=1)
-    alone, _ = scorer(model, tokens_per_batch=100)(examples)
-    together, _ = scorer(model, tokens_per_batch=100_000)(examples)
+    alone = scorer(model, tokens_per_batch=100)(examples).losses
+    together = scorer(model, tokens_per_batch=100_000)(examples).losses
     np.testing.assert_allclose(alone, together, atol=1e-5)
 
 
@@ -65,9 +92,9 @@ def small_chunks(monkeypatch) -> None:
 
 def test_small_head_chunks_change_nothing(monkeypatch):
     model, examples = random_model("gpt_neox"), random_examples(30)
-    whole, _ = scorer(model)(examples)
+    whole = scorer(model)(examples).losses
     small_chunks(monkeypatch)
-    chunked, _ = scorer(model)(examples)
+    chunked = scorer(model)(examples).losses
     np.testing.assert_allclose(chunked, whole, atol=1e-5)
 
 

@@ -102,7 +102,8 @@ def test_losses_and_gradients_are_those_of_examples_alone(family: str) -> None:
     batching = choose_batching(model, loss, pad_id=0, device=CPU)
     assert batching.packed == (family not in PADDED), batching.reason
     assert batching.packed == (not batching.reason)
-    scored, counts = Scorer(loss, batching, tokens_per_batch=600, device=CPU)(examples)
+    scores = Scorer(loss, batching, tokens_per_batch=600, device=CPU)(examples)
+    scored, counts = scores.losses, scores.counts
     np.testing.assert_allclose(scored, losses, rtol=1e-5)
     for rows in batching.plan(examples.lengths, 600):
         (loss(batching.batch(examples, rows))[0] / int(counts.sum())).backward()

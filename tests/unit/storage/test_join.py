@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from s2l_ray.artifacts.snapshots import SCORE_SCHEMA
 from s2l_ray.data.example_id import array_to_hex, array_to_ids
+from s2l_ray.selection.signals import MIN_PROBABILITY, SCALARS
 from s2l_ray.stages.trajectories.join import JoinError, join_part
 
 
@@ -17,7 +18,7 @@ def ids_of(num: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 2**63, (num, 2)).astype(np.uint64)
 
 
-def snapshot(ids: np.ndarray, losses: np.ndarray, counts: np.ndarray | None = None) -> pa.Table:
+def snapshot(ids: np.ndarray, losses: np.ndarray, counts: np.ndarray | None = None, **signals: np.ndarray) -> pa.Table:
     num = np.full(len(ids), 7, np.int32) if counts is None else counts
     columns = [
         array_to_ids(ids),
@@ -25,7 +26,10 @@ def snapshot(ids: np.ndarray, losses: np.ndarray, counts: np.ndarray | None = No
         pa.array(losses.astype(np.float32)),
         pa.array(num),
     ]
-    return pa.table(columns, schema=SCORE_SCHEMA)
+    table = pa.table(columns, schema=SCORE_SCHEMA)
+    for name, values in signals.items():
+        table = table.append_column(name, pa.array(values.astype(np.float32)))
+    return table
 
 
 def sources(num: int) -> pa.ChunkedArray:
@@ -44,6 +48,25 @@ def test_losses_find_their_rows_whatever_the_order(num, num_snapshots, seed):
     joined = join_part("part-0", ids, sources(num), tables)
     assert joined["example_id"].to_pylist() == array_to_ids(ids).to_pylist()
     np.testing.assert_array_equal(np.array(joined["loss_nats"].to_pylist(), np.float32), losses)
+
+
+def test_signals_are_joined_and_checked_like_losses():
+    ids = ids_of(3)[[0, 1, 1, 2]]
+    counts = np.array([5, 1, 3, 4], np.int32)
+    signals = {name: np.array([0.1, 0.2, 0.6, 0.9]) * (1 + at) for at, name in enumerate(SCALARS)}
+    order = [3, 1, 2, 0]
+    moved = {name: values[order] for name, values in signals.items()}
+    tables = [snapshot(ids, np.ones(4), counts, **signals), snapshot(ids[order], np.ones(4), counts[order], **moved)]
+    joined = join_part("part-0", ids, sources(4), tables)
+    for at, name in enumerate(SCALARS):
+        of_two = 0.2 if name == MIN_PROBABILITY else (0.2 * 1 + 0.6 * 3) / 4
+        expected = np.repeat([[0.1], [of_two], [0.9]], 2, axis=1) * (1 + at)
+        np.testing.assert_allclose(np.array(joined[name].to_pylist()), expected, rtol=1e-6)
+    tables[1] = snapshot(ids[order], np.ones(4), counts[order], **moved | {"el2n": np.array([1, np.inf, 1, 1])})
+    with pytest.raises(JoinError, match=f"1 values of el2n are not finite, of {array_to_hex(ids[1:2])[0]}"):
+        join_part("part-0", ids, sources(4), tables)
+    tables[1] = snapshot(ids[order], np.ones(4), counts[order])  # of an earlier version
+    assert "el2n" not in join_part("part-0", ids, sources(4), tables).column_names
 
 
 def test_an_example_of_several_sequences_has_one_trajectory():

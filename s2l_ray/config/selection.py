@@ -1,0 +1,252 @@
+"""The section `selection`: which rules choose how much, and what they go by.
+
+What is set for all selectors applies to those that know it and wins over their own defaults; `options` sets one
+selector's. None always means: as the selector has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from s2l_ray.config.budgets import check_budgets, plain_budgets
+from s2l_ray.config.section import Section, bounded, refuse_repeated
+from s2l_ray.errors import UserError, listed, shown
+
+if TYPE_CHECKING:
+    from s2l_ray.selection.registry import SelectorOptions
+
+Snapshot = Literal["late", "early", "start", "first"]
+GuardRule = Literal["rise", "not_learnt", "prompt_gain", "local"]
+Weighting = Literal["none", "cluster"]
+
+SOURCES = "sources"
+"""The need for the source of every example."""
+QUERY = "query_embeddings"
+"""The need for (Q, d) embeddings of the user's own examples of the task."""
+SCALARS = ("mean_probability", "min_probability", "token_accuracy", "el2n")
+"""Columns that scoring writes at every snapshot beside the loss; all come from logits that the loss needs anyway."""
+FACET = "facet:"
+"""Before the name of a facet that is needed."""
+
+RULE_OF = {"max_rise_nats": "rise", "max_local_excess_nats": "local", "neighbours": "local"}
+"""Setting of a guard → the rule that reads it."""
+
+
+class GuardConfig(Section):
+    rules: list[GuardRule] | None = None
+    """Which examples are chosen after all others: `rise`, whose loss ends above its lowest; `not_learnt`, whose loss
+    ends no lower than it began; `prompt_gain`, whose prompt does not lower it; `local`, whose loss is above those of
+    the nearest prompts. []: none, whatever the selector has."""
+    max_rise_nats: float | None = bounded(None, 1e6, "and no loss rises so far", ge=0)
+    """`rise`: by how much the last loss may lie above the lowest (nats per token); 0.2."""
+    max_local_excess_nats: float | None = bounded(None, 1e6, "and no loss lies so far above others", ge=0)
+    """`local`: by how much the last loss may lie above the median of the neighbours' (nats per token); 1."""
+    neighbours: int | None = bounded(None, 1024, "and neighbours so far away say nothing", ge=1)
+    """`local`: how many nearest prompts are compared with; 20."""
+    min_kept_share: float | None = bounded(None, 1.0, "and no more than everything can be kept", ge=0)
+    """Stop with an error where fewer of the examples would stay eligible; 0.8."""
+
+    def given(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True)
+
+
+class ReferenceConfig(Section):
+    snapshot: Snapshot | None = None
+    """Snapshot of the proxy by which selectors score: `late` (last), `early` (first at or after `early_share` of the
+    steps), `first` (first recorded), or `start` (untrained, with trajectories.include_step_zero)."""
+    early_share: float = bounded(0.1, 1.0, "where training ends", ge=0)
+    """Where the early snapshot is: the first at or after this share of the optimiser steps."""
+    embedding_dim: int | None = bounded(None, 65_536, "and no model's states are so wide", ge=2)
+    """Project embeddings to so many dimensions by random signs, for a corpus too large to store them whole (float16);
+    None: all of the proxy's."""
+
+
+class SelectionConfig(Section):
+    budgets: list[int | float] = Field(default=[0.11])
+    """Sizes of the subsets: whole numbers are counts of examples, fractions (0, 1] shares of the corpus."""
+    selectors: list[str] = Field(default=["s2l"])
+    """Rules that choose; `s2l selectors` lists them."""
+    stratify: bool | str = False
+    """Choose within each source, sources balanced first (for s2l the authors' code), instead of globally (Algorithm 1);
+    or, by its name, within each value of a facet (see corpus.facets)."""
+    seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
+    """None: the run's seed."""
+    allocation_exponent: float | None = bounded(None, 1.0, "and small clusters would give nothing", ge=0)
+    """α: clusters count by size^α. 0 takes equally many from each (the paper), 1 in proportion to their sizes."""
+    weights: Weighting | None = None
+    """`cluster`: chosen examples weigh as many as they stand for, in the subset's files and in the target's loss."""
+    weights_cap: float | None = bounded(None, 1e6, "and one example could rule a batch", ge=1)
+    """No weight is above so many times the median; 10."""
+    reference: ReferenceConfig = ReferenceConfig()
+    """Of which snapshot the scores and embeddings are that selectors look at."""
+    guard: GuardConfig = GuardConfig()
+    """Rules against wrong answers: what they drop is chosen after all others, and counted."""
+    options: dict[str, dict[str, Any]] = Field(default={})
+    """Selector → settings of its own (`facility_location: {neighbours: 64}`)."""
+
+    @field_validator("budgets", mode="before")
+    @classmethod
+    def _plain(cls, budgets: Any) -> Any:
+        if isinstance(budgets, list) and any(isinstance(b, bool) for b in budgets):
+            raise ValueError(
+                f"{budgets!r} holds a boolean, which is neither a count nor a share; give for example [0.11]"
+            )
+        return plain_budgets(budgets)
+
+    @field_validator("budgets")
+    @classmethod
+    def _budgets(cls, budgets: list[int | float]) -> list[int | float]:
+        if not budgets:
+            raise ValueError("selection.budgets is empty: no subset would be chosen; give for example [0.11]")
+        return check_budgets("selection.budgets", budgets)
+
+    @field_validator("selectors")
+    @classmethod
+    def _selectors(cls, names: list[str]) -> list[str]:
+        from s2l_ray.selection.registry import get_selector
+
+        for name in names:
+            get_selector(name)
+        if not names:
+            raise ValueError("selection.selectors is empty: no subset would be chosen; give for example [s2l]")
+        refuse_repeated("selection.selectors", names)
+        return names
+
+    def shared(self) -> dict[str, Any]:
+        """What is set for all selectors, as their options name it."""
+        found = {
+            "stratify": self.stratify or None, "allocation_exponent": self.allocation_exponent,
+            "weights": self.weights, "weights_cap": self.weights_cap, "reference": self.reference.snapshot,
+            "guard": self.guard.given() or None,
+        }  # fmt: skip
+        return {name: value for name, value in found.items() if value is not None}
+
+    def options_of(self, selector: str) -> SelectorOptions:
+        """Typed; what is set for all, then what is set for this one."""
+        from s2l_ray.selection.registry import resolve_options
+
+        return resolve_options(selector, self.options.get(selector), self.shared())
+
+    def needs_of(self, selector: str) -> frozenset[str]:
+        """What the selector reads; see selection.signals."""
+        from s2l_ray.selection.registry import needs_of
+
+        return needs_of(selector, self.options_of(selector))
+
+    def subset_name(self, selector: str, budget: int | float) -> str:
+        """`s2l-0.11`; 1 example and 1.0 of them all differ."""
+        mark = "-stratified" if getattr(self.options_of(selector), "stratify", False) else ""
+        return f"{selector}{mark}-{budget!r}"
+
+    def settings_of(self, selector: str) -> dict[str, Any]:
+        """What the choice depends on beside inputs, budget and seed; what is left at its default is left out."""
+        options = self.options_of(selector)
+        settings: dict[str, Any] = {"stratify": getattr(options, "stratify", False)}
+        if changed := options.model_dump(mode="json", exclude_defaults=True, exclude={"stratify"}):
+            settings["options"] = changed
+        needs = self.needs_of(selector)
+        if any(need.endswith("@early") for need in needs):
+            settings["early_share"] = self.reference.early_share
+        if self.reference.embedding_dim is not None and reads_embeddings(needs):
+            settings["embedding_dim"] = self.reference.embedding_dim
+        return settings
+
+    def facets_needed(self) -> dict[str, str]:
+        """Facet → the selector that reads it."""
+        needs = {need: name for name in self.selectors for need in self.needs_of(name)}
+        return {need.removeprefix(FACET): name for need, name in needs.items() if need.startswith(FACET)}
+
+    def contradictions(self) -> Iterator[str]:
+        faults = list(self._faults_of_options())
+        yield from faults
+        if not faults:
+            yield from self._without_effect()
+            yield from self._guard_without_effect()
+
+    def _faults_of_options(self) -> Iterator[str]:
+        for name in dict.fromkeys([*self.options, *self.selectors]):
+            try:
+                self.options_of(name)
+            except ValidationError as error:
+                for fault in error.errors(include_url=False):
+                    place = ".".join(map(str, fault["loc"]))
+                    value = shown(fault["input"])
+                    said = fault["msg"].removeprefix("Value error, ")
+                    yield f"the options of {name}: {place}: {said[:1].lower()}{said[1:]}, got {value}"
+            except UserError as error:
+                yield str(error)
+
+    def _without_effect(self) -> Iterator[str]:
+        for key, value in self.shared().items():
+            if not any(takes(name, key) for name in self.selectors):
+                here = "reference.snapshot" if key == "reference" else key
+                asked = "true" if value is True else value
+                yield (
+                    f"{here}={asked} would do nothing: the selector {', '.join(self.selectors)} does not take it; "
+                    f"leave it out, or choose {', '.join(listed(_that_take(key), 4))}"
+                )
+        weighted = any(getattr(self.options_of(name), "weights", "none") != "none" for name in self.selectors)
+        if self.weights_cap is not None and not weighted:
+            cap = f"weights_cap={self.weights_cap:g}"
+            yield f"{cap} would do nothing without weights; set weights=cluster, or leave it out"
+        default = type(self.reference).model_fields["early_share"].default
+        early = any(need.endswith("@early") for name in self.selectors for need in self.needs_of(name))
+        if self.reference.early_share != default and not early:
+            yield (
+                f"reference.early_share={self.reference.early_share:g} would do nothing: no selector looks at the "
+                "early snapshot; set reference.snapshot=early, or leave it out"
+            )
+
+        dim = self.reference.embedding_dim
+        if dim is not None and not any(reads_embeddings(self.needs_of(name)) for name in self.selectors):
+            yield f"reference.embedding_dim={dim} would do nothing: no selector looks at embeddings; leave it out"
+
+    def _guard_without_effect(self) -> Iterator[str]:
+        used = {rule for name in self.selectors for rule in self.options_of(name).guard.rules}
+        for key, value in self.guard.given().items():
+            rule = RULE_OF.get(key)
+            if key != "rules" and (rule not in used if rule else not used):
+                add = f"guard.rules=[{rule}]" if rule else "guard.rules"
+                yield f"guard.{key}={value} would do nothing without {rule or 'a rule'}; set {add} too, or leave it out"
+
+
+def reads_embeddings(needs: Iterable[str]) -> bool:
+    return any("embedding" in need for need in needs)
+
+
+def takes(selector: str, option: str) -> bool:
+    """Whether an option that is set for all means anything to this one."""
+    from s2l_ray.selection.registry import get_selector
+
+    return option in get_selector(selector).Options.model_fields
+
+
+def _that_take(option: str) -> list[str]:
+    from s2l_ray.selection.registry import list_selectors
+
+    return [one.name for one in list_selectors() if takes(one.name, option)]
+
+
+def for_selector(tree: dict[str, Any], selector: str) -> dict[str, Any]:
+    """The section as plain data, for this selector alone: what is set and means nothing to it is left out."""
+    tree = tree | {"selectors": [selector]}
+    try:
+        unset = {"stratify": False, "allocation_exponent": None, "weights": None, "weights_cap": None}
+        tree |= {key: value for key, value in unset.items() if not takes(selector, key)}
+        reference = ReferenceConfig.model_validate(tree.get("reference") or {})
+        guard = GuardConfig.model_validate(tree.get("guard") or {})
+        loose = SelectionConfig.model_construct(**(tree | {"reference": reference, "guard": guard}))
+        rules = loose.options_of(selector).guard.rules
+        needs = loose.needs_of(selector)
+    except UserError:
+        return tree  # validation says what is wrong
+    kept = {"snapshot"} if takes(selector, "reference") else set()
+    kept |= {"early_share"} if any(need.endswith("@early") for need in needs) else set()
+    kept |= {"embedding_dim"} if reads_embeddings(needs) else set()
+    tree["reference"] = reference.model_dump(include=kept)
+    of_rules = {key for key in RULE_OF if RULE_OF[key] in rules} | ({"min_kept_share"} if rules else set())
+    tree["guard"] = guard.model_dump(include=of_rules | {"rules"})
+    return tree

@@ -1,0 +1,107 @@
+"""A training in stages: the examples of a stage, or of all stages so far, shuffled within it. Seeded like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from s2l_ray.data.token_examples import Examples
+from s2l_ray.data.training_order import TrainPlan, Window
+from s2l_ray.errors import InternalError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    first_step: int
+    plan: TrainPlan
+    """Of the examples that it draws from alone."""
+    stages: tuple[int, ...]
+    """Those that it draws from."""
+
+
+@dataclass(frozen=True)
+class CurriculumPlan:
+    """Stage after stage, each with a share of the steps in proportion to its examples.
+
+    As a TrainPlan: a function of corpus and seed, whatever the number of workers, and of restarts.
+    """
+
+    base: TrainPlan
+    """The same without stages."""
+    counts: tuple[tuple[int, ...], ...]
+    """For each part of the base, how many of its sequences each stage has."""
+    cumulative: bool
+    """A stage draws from all stages so far, instead of its own examples alone."""
+
+    @property
+    def parts(self) -> tuple[tuple[int, int], ...]:
+        return self.base.parts
+
+    @property
+    def global_batch_size(self) -> int:
+        return self.base.global_batch_size
+
+    @property
+    def total_steps(self) -> int:
+        return self.base.total_steps
+
+    @property
+    def num_examples(self) -> int:
+        return self.base.num_examples
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.base.steps_per_epoch
+
+    def phases(self) -> list[Phase]:
+        """Those that have a step at all."""
+        counts = np.array(self.counts)  # (parts, S)
+        so_far = np.cumsum(counts.sum(axis=0))  # (S,)
+        ends = np.floor(so_far * self.total_steps / so_far[-1] + 0.5).astype(int)
+        phases, begin = [], 0
+        for stage, end in enumerate(ends.tolist()):
+            stages = tuple(range(stage + 1)) if self.cumulative else (stage,)
+            rows = counts[:, list(stages)].sum(axis=1)
+            parts = tuple((part, int(n)) for (part, _), n in zip(self.parts, rows, strict=True) if n)
+            if end > begin:
+                seed = int(np.random.SeedSequence([self.base.seed, stage]).generate_state(1)[0])
+                plan = TrainPlan(parts, self.global_batch_size, end - begin, seed, self.base.window_rows)
+                phases.append(Phase(begin, plan, stages))
+            begin = end
+        return phases
+
+    def windows_from(self, start_step: int) -> list[Window]:
+        """Windows that steps start_step, start_step + 1, … need, over all stages."""
+        return [window for phase, step in self._left(start_step) for window in phase.plan.windows_from(step)]
+
+    def batches(self, start_step: int, loaded: Iterator[Examples]) -> Iterator[tuple[int, Examples]]:
+        """(step, its examples), steps counted from 0.
+
+        Args:
+            loaded: the examples of `windows_from(start_step)`, in that order, with their stages.
+        """
+        for phase, step in self._left(start_step):
+            mine = islice(loaded, len(phase.plan.windows_from(step)))
+            for at, batch in phase.plan.batches(step, (_of_stages(examples, phase.stages) for examples in mine)):
+                yield phase.first_step + at, batch
+            for _ in mine:  # of the stage's last pass, which it did not finish
+                pass
+
+    def _left(self, start_step: int) -> Iterator[tuple[Phase, int]]:
+        """Phases that are not over at that step, and the step in each to begin with."""
+        for phase in self.phases():
+            step = max(0, start_step - phase.first_step)
+            if step < phase.plan.total_steps:
+                yield phase, step
+
+
+def _of_stages(examples: Examples, stages: tuple[int, ...]) -> Examples:
+    if examples.stages is None:
+        raise InternalError("a training in stages was given examples without them")
+    return examples.take(np.flatnonzero(np.isin(examples.stages, stages)))

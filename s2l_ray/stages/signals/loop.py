@@ -1,0 +1,177 @@
+"""What one worker does: one pass over its share of the parts with a snapshot's weights. Knows torch, not Ray.
+
+Parts that are there already stay, so that lost workers cost the parts that they were at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from s2l_ray.config.schema import ProxyConfig
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.example_id import array_to_hex, array_to_ids
+from s2l_ray.data.part_groups import group_parts, share_of_parts
+from s2l_ray.data.sequences import first_rows, mean_over_sequences
+from s2l_ray.data.token_examples import Examples
+from s2l_ray.lm.batches import Batching
+from s2l_ray.lm.embed import Embedder, without_prompts
+from s2l_ray.lm.engine import device_name, peak_memory_bytes
+from s2l_ray.lm.load import ModelError, load_model
+from s2l_ray.lm.packing import choose_batching
+from s2l_ray.lm.response_loss import ResponseLoss
+from s2l_ray.lm.score import NonFiniteScore, Scorer
+from s2l_ray.lm.step import autocast_for
+from s2l_ray.lm.vocabulary import pad_token_id_of
+from s2l_ray.lm.worker import WorkerContext
+from s2l_ray.selection.signals import LOSS_UNCONDITIONAL
+from s2l_ray.storage.digests import columns_digest
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.scratch import scratch_folder
+
+_UNIT_ROWS = 32_768
+"""Examples loaded at once."""
+
+
+@dataclass(frozen=True)
+class SignalsJob:
+    """Everything that a worker needs; the same for all."""
+
+    column: str
+    """One of selection.signals: an embedding, or the loss without the prompt."""
+    proxy: ProxyConfig
+    tokens_per_batch: int
+    parts: tuple[tuple[int, int], ...]
+    """(part, sequences)."""
+    seed: int
+    """Of the proxy."""
+    tokenizer: Any
+    model: Storage
+    """Folder of the proxy's stage."""
+    model_files: tuple[str, ...]
+    """Of the weights there; empty: those that the proxy began with."""
+    dim: int | None
+    tokens: Storage
+    """Folder of the token parts."""
+    out: Storage
+    """Folder of the stage's parts."""
+    threads: int | None = None
+
+
+def run_pass(job: SignalsJob, worker: WorkerContext) -> dict[str, Any]:
+    """Returns the summary that ends up in the manifest. Raises NonFiniteScore on all ranks alike."""
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    model = _load(job).to(worker.device)
+    loss, autocast = ResponseLoss(model), autocast_for(worker.device, job.proxy.precision)
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    batching = choose_batching(
+        model, loss, pad_id=pad_token_id_of(job.tokenizer, num_embeddings), device=worker.device, autocast=autocast,
+        agree=lambda yes: all(worker.all_gather(yes)),
+    )  # fmt: skip
+    value_of = _value(job, loss, batching, num_embeddings, worker.device, autocast)
+    there = set()
+    if worker.rank == 0:
+        worker.emit(event="ready", step=0)
+        there = {entry.name for entry in job.out.list()}
+    there, rows_of = worker.broadcast(there), dict(job.parts)
+    missing = [part for part, _ in job.parts if part_name(part) not in there]
+    mine = share_of_parts(missing, rows_of, worker.rank, worker.num_workers) if missing else []
+    fault = ""
+    try:
+        _pass(job, worker, value_of, mine)
+    except NonFiniteScore as error:
+        fault = str(error)  # raised on every rank below: one that stopped alone would leave the others waiting
+    faults = [f for f in worker.all_gather(fault) if f]
+    if faults:
+        raise NonFiniteScore(faults[0])
+    digests = {}
+    for part, _ in job.parts[worker.rank :: worker.num_workers]:
+        table = job.out.read_table(part_name(part))
+        digests[part] = (table.num_rows, columns_digest(table))
+    gathered = worker.all_gather((digests, job.out.take_written()))
+    found = {part: of for share, _ in gathered for part, of in share.items()}
+    return {
+        "parts": [(part, *found[part]) for part in sorted(found)],
+        "written": [file for _, files in gathered for file in files],
+        "device": device_name(worker.device),
+        "peak_memory_bytes": peak_memory_bytes(worker.device),
+    }
+
+
+def _load(job: SignalsJob) -> Any:
+    if not job.model_files:
+        return load_model(job.proxy, job.tokenizer, job.seed)
+    with scratch_folder() as folder:
+        for name in job.model_files:
+            Path(folder, name.rsplit("/", 1)[1]).write_bytes(job.model.read_bytes(name))
+        own = {"model": str(folder), "from_config": None, "random_weights": False, "revision": None, "gguf_file": None}
+        return load_model(job.proxy.model_copy(update=own), job.tokenizer, job.seed)
+
+
+def _value(
+    job: SignalsJob,
+    loss: ResponseLoss,
+    batching: Batching,
+    num_embeddings: int,
+    device: torch.device,
+    autocast: Callable[[], Any],
+) -> Callable[[Examples], np.ndarray]:
+    """examples → (n,) or (n, d) floats."""
+    how: dict[str, Any] = {"tokens_per_batch": job.tokens_per_batch, "device": device, "autocast": autocast}
+    if job.column != LOSS_UNCONDITIONAL:
+        return Embedder(job.column, loss, batching, **how, dim=job.dim, seed=job.seed)
+    known = (job.tokenizer.bos_token_id, job.tokenizer.eos_token_id)
+    start = next((one for one in known if one is not None and one < num_embeddings), None)
+    if start is None:
+        raise ModelError(
+            "the loss without the prompt needs a token that begins a response, and the proxy has neither BOS nor EOS "
+            "among its embeddings; set one in its tokenizer_config.json"
+        )
+    scorer = Scorer(loss, batching, **how)
+    return lambda examples: scorer(without_prompts(examples, start)).losses
+
+
+def _pass(job: SignalsJob, worker: WorkerContext, value_of: Callable[[Examples], np.ndarray], parts: list[int]) -> None:
+    rows_of = dict(job.parts)
+    units = group_parts(parts, rows_of, _UNIT_ROWS)
+    for unit, examples in zip(units, worker.stream(job.tokens, units), strict=True):
+        start = 0
+        for part in unit:
+            mine = examples.take(np.arange(start, start + rows_of[part]))
+            start += rows_of[part]
+            job.out.write_table(part_name(part), _table(job.column, mine, value_of(mine)), compression="zstd")
+            worker.emit(event="scored", examples=rows_of[part])
+
+
+def _table(column: str, examples: Examples, values: np.ndarray) -> pa.Table:
+    """One row an example: several sequences count by their response tokens.
+
+    Raises:
+        NonFiniteScore: a value is not a number; names the examples.
+    """
+    wrong = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    if len(wrong):
+        shown = ", ".join(array_to_hex(examples.ids[wrong[:10]]))
+        raise NonFiniteScore(
+            f"{len(wrong)} values of {column} are not finite (examples {shown}); "
+            "nothing could be chosen by them. The proxy has diverged or overflows: lower proxy.learning_rate, or "
+            "precision=fp32"
+        )
+    first = first_rows(examples.ids)
+    if len(first) < len(examples):
+        counts = np.add.reduceat(examples.mask.astype(np.int64), examples.offsets[:-1])
+        values = mean_over_sequences(values.reshape(len(values), -1), counts, first).reshape(
+            len(first), *values.shape[1:]
+        )
+    if values.ndim == 1:
+        stored: pa.Array = pa.array(values.astype(np.float32))
+    else:
+        stored = pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float16).reshape(-1)), values.shape[1])
+    return pa.table([array_to_ids(examples.ids[first]), stored], names=["example_id", column])

@@ -1,0 +1,184 @@
+"""What selectors read of a run, column by column, when first needed and once for many selectors and budgets.
+
+Memory: ids and sources (20 bytes an example); the losses or a signal 4 bytes a snapshot where one is read, in a
+temporary file when large; embeddings stay on storage and are read in chunks.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from s2l_ray.data.columns import Columns
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.example_id import ids_to_array
+from s2l_ray.data.facet_reader import load_facet
+from s2l_ray.data.trajectories import load_columns
+from s2l_ray.errors import InternalError, UserError, shown
+from s2l_ray.selection import EmbeddingReader, Facet, SelectionInputs
+from s2l_ray.selection.signals import CLUSTERS, EMBEDDINGS, FACET, LOSS, LOSSES, SCALARS, snapshot_index
+from s2l_ray.storage.folder import Storage
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class SubsetSources:
+    """Where the stage reads."""
+
+    trajectories: Storage
+    part_rows: list[tuple[int, int]]
+    examples: Storage
+    clusters: Storage
+    format: str
+    """Of the corpus, for other programs."""
+    columns: Columns | None
+    """Of the corpus; None where an earlier version made it."""
+    facets: list[str] = field(default_factory=list)
+    """Of the corpus; see data.facets."""
+    steps: list[int] = field(default_factory=list)
+    """(T,) optimiser steps of the snapshots."""
+
+    @property
+    def names(self) -> list[str]:
+        return [part_name(part) for part, _ in self.part_rows]
+
+    @property
+    def num_examples(self) -> int:
+        return sum(rows for _, rows in self.part_rows)
+
+
+class InputsReader:
+    def __init__(self, sources: SubsetSources) -> None:
+        self.sources = sources
+
+    def read(
+        self,
+        needs: Iterable[str],
+        early_share: float = 0.1,
+        with_facets: bool = False,
+        passes: Mapping[str, Storage] | None = None,
+    ) -> SelectionInputs:
+        """The columns that are needed and there; selectors say what is missing.
+
+        Args:
+            with_facets: all facets too, for tables of what guards drop.
+            passes: need → folder of the stage that computed it with a pass of its own.
+        """
+        needs = set(needs)
+        ids, sources, source_names = self._base
+        columns = {need: need.partition("@")[0] for need in needs}
+        with_losses = LOSSES in needs or LOSS in columns.values()
+        wanted = {need.removeprefix(FACET) for need in needs if need.startswith(FACET)}
+        facets = {name: self._facet(name) for name in sorted(wanted | set(self.sources.facets if with_facets else []))}
+        signals = {need: self._scalar(need, early_share) for need, column in columns.items() if column in SCALARS}
+        embeddings: dict[str, EmbeddingReader] = {}
+        for need, storage in (passes or {}).items():
+            column = StoredColumn(storage.sub("parts"), self.sources.part_rows, ids, columns[need])
+            if columns[need] in EMBEDDINGS:
+                embeddings[need] = column
+            else:
+                signals[need] = column.read(0, len(ids))
+        return SelectionInputs(
+            example_ids=ids,
+            clusters=self._clusters if CLUSTERS in needs else None,
+            sources=sources,
+            source_names=source_names,
+            facets=facets,
+            losses=self._matrix("loss_nats") if with_losses else None,
+            snapshot_steps=self.sources.steps or None,
+            early_share=early_share,
+            signals={need: signal for need, signal in signals.items() if signal is not None},
+            embeddings=embeddings,
+        )
+
+    @functools.cached_property
+    def _base(self) -> tuple[Array, Array, list[str]]:
+        tables = self.sources.trajectories.read_tables(self.sources.names, ["example_id", "source"])
+        joined = pa.concat_tables(tables).combine_chunks()
+        encoded = joined["source"].combine_chunks().dictionary_encode()
+        codes = encoded.indices.to_numpy().astype(np.int32)
+        return ids_to_array(joined["example_id"]), codes, encoded.dictionary.to_pylist()
+
+    @functools.cached_property
+    def _clusters(self) -> Array:
+        assignment = self.sources.clusters.read_table("assignment.parquet")
+        if not np.array_equal(ids_to_array(assignment["example_id"]), self._base[0]):
+            raise InternalError(
+                f"{self.sources.clusters.uri} was made from other trajectories; delete that folder and run again"
+            )
+        return assignment["cluster"].to_numpy()
+
+    @functools.cache  # noqa: B019  the reader lives as long as one command
+    def _matrix(self, column: str) -> Array:
+        """(N, T)."""
+        return load_columns(self.sources.trajectories, self.sources.part_rows, column, len(self.sources.steps))
+
+    def _scalar(self, need: str, early_share: float) -> Array | None:
+        """(N,), or (N, T) of all snapshots; None: that snapshot was not recorded."""
+        column, _, snapshot = need.partition("@")
+        steps = self.sources.steps
+        if snapshot == "all":
+            return self._matrix(column)
+        index = snapshot_index(snapshot, len(steps), steps, early_share)
+        return None if index is None else self._matrix(column)[:, index]
+
+    @functools.cache  # noqa: B019
+    def _facet(self, name: str) -> Facet:
+        """`""` where a row has no value."""
+        if name not in self.sources.facets:
+            raise UserError(
+                f"stratify={shown(name)}: that column is no facet of this corpus (its facets: "
+                f"{shown(self.sources.facets)}); name it in corpus.facets, or balance the sources"
+            )
+        names, codes = load_facet(self.sources.examples, self.sources.part_rows, self._base[0], name)
+        return Facet(codes, names)
+
+
+class StoredColumn:
+    """A column of a pass, in the parts of the trajectories; one part in memory at a time."""
+
+    def __init__(self, storage: Storage, part_rows: list[tuple[int, int]], ids: Array, column: str) -> None:
+        """`ids` (N, 2): of all examples, in the order of the parts."""
+        self.storage, self.column, self._ids = storage, column, ids
+        self._parts = [part for part, _ in part_rows]
+        self._starts = np.cumsum([0] + [rows for _, rows in part_rows])
+        self._held: tuple[int, Array] | None = None
+        """The part read last."""
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, int]:
+        """(N, d) of embeddings."""
+        return len(self._ids), self._part(0).shape[1]
+
+    def read(self, start: int, stop: int) -> Array:
+        """Rows of float32."""
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        pieces = []
+        for number in range(first, len(self._parts)):
+            begin, end = int(self._starts[number]), int(self._starts[number + 1])
+            if begin >= stop:
+                break
+            pieces.append(self._part(number)[max(0, start - begin) : min(end, stop) - begin])
+        return np.concatenate(pieces)
+
+    def _part(self, number: int) -> Array:
+        if self._held is None or self._held[0] != number:
+            self._held = number, self._read(number)
+        return self._held[1]
+
+    def _read(self, number: int) -> Array:
+        name = part_name(self._parts[number])
+        table = self.storage.read_table(name, columns=["example_id", self.column])
+        expected = self._ids[self._starts[number] : self._starts[number + 1]]
+        if not np.array_equal(ids_to_array(table["example_id"]), expected):
+            raise InternalError(f"{self.storage.uri}/{name} holds other examples; delete that folder and run again")
+        values = table[self.column].combine_chunks()
+        if pa.types.is_fixed_size_list(values.type):
+            return values.flatten().to_numpy().astype(np.float32).reshape(len(values), -1)
+        return values.to_numpy()

@@ -1,0 +1,131 @@
+"""The section `selection`: what is set for all selectors, for one, and what would do nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from s2l_ray.config import ConfigError, load_config, to_yaml
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.selection import SelectionConfig
+from s2l_ray.selection import list_selectors
+from s2l_ray.selection.options import ClusterOptions
+from s2l_ray.sweeps.trials import Trial
+from s2l_ray.workflow.commands import _selecting
+
+ALL = sorted(selector.name for selector in list_selectors() if selector.name != "rds_plus")
+
+
+def config(**selection: Any) -> S2LConfig:
+    tree = {"corpus": {"paths": ["x.jsonl"], "source_column": "source"}, "proxy": {"model": "m"}}
+    return load_config(tree | {"selection": selection})
+
+
+def exponent(selection: SelectionConfig, name: str) -> float:
+    options = selection.options_of(name)
+    assert isinstance(options, ClusterOptions)
+    return options.allocation_exponent
+
+
+def refused(**selection: Any) -> str:
+    with pytest.raises(ConfigError) as found:
+        config(**selection)
+    return str(found.value)
+
+
+def test_every_selector_can_be_asked_for_and_the_stored_configuration_reads_the_same() -> None:
+    asked = config(selectors=ALL, stratify=True, allocation_exponent=0.5, guard={"max_rise_nats": 0.3})
+    assert load_config(dict(__import__("yaml").safe_load(to_yaml(asked)))) == asked
+    for name in ALL:
+        one = asked.selection.options_of(name)
+        assert getattr(one, "stratify", True) is True
+        assert getattr(one, "allocation_exponent", 0.5) == 0.5
+        assert one.guard.max_rise_nats == (0.3 if name == "s2l_robust" else 0.2)
+
+
+def test_what_is_not_set_is_left_to_each_selector() -> None:
+    asked = config(selectors=["s2l", "s2l_robust"]).selection
+    assert exponent(asked, "s2l") == 0
+    assert exponent(asked, "s2l_robust") == 0.5
+    assert asked.options_of("s2l_robust").guard.rules == ["rise", "not_learnt"]
+    relaxed = config(selectors=["s2l", "s2l_robust"], guard={"max_rise_nats": 0.5}).selection
+    assert relaxed.options_of("s2l_robust").guard.rules == ["rise", "not_learnt"]
+    assert not relaxed.options_of("s2l").guard.rules
+    assert not config(selectors=["s2l_robust"], guard={"rules": []}).selection.options_of("s2l_robust").guard.rules
+
+
+def test_a_selectors_own_settings_win() -> None:
+    asked = config(selectors=["s2l", "s2l_robust"], allocation_exponent=1, options={"s2l": {"allocation_exponent": 0}})
+    assert exponent(asked.selection, "s2l") == 0
+    assert exponent(asked.selection, "s2l_robust") == 1
+
+
+@pytest.mark.parametrize(
+    ("selection", "said"),
+    [
+        ({"selectors": ["s2"]}, "unknown selector 's2'; known:"),
+        ({"options": {"s2": {}}}, "unknown selector 's2'"),
+        ({"options": {"s2l": {"neighbours": 3}}}, "selection.options.s2l sets neighbours, which means nothing"),
+        ({"options": {"s2l": {"allocation_exponent": 2}}}, "the options of s2l: allocation_exponent: .*got 2"),
+        ({"selectors": ["random"], "allocation_exponent": 0.5}, "allocation_exponent=0.5 would do nothing"),
+        ({"selectors": ["s2l"], "reference": {"snapshot": "early"}}, "reference.snapshot=early would do nothing"),
+        ({"selectors": ["least_confidence"], "weights": "cluster"}, "weights=cluster would do nothing"),
+        ({"weights_cap": 3}, "weights_cap=3 would do nothing without weights"),
+        ({"guard": {"max_rise_nats": 0.3}}, "guard.max_rise_nats=0.3 would do nothing without rise"),
+        ({"guard": {"rules": ["rise"], "neighbours": 3}}, "guard.neighbours=3 would do nothing without local"),
+        ({"guard": {"min_kept_share": 0.5}}, "guard.min_kept_share=0.5 would do nothing without a rule"),
+        ({"selectors": ["ifd"], "reference": {"early_share": 0.3}}, "reference.early_share=0.3 would do nothing"),
+        ({"selectors": ["rds_plus"]}, "the selector rds_plus compares with examples of your task"),
+        ({"selectors": ["ifd"], "reference": {"embedding_dim": 8}}, "reference.embedding_dim=8 would do nothing"),
+        ({"selectors": ["ifd"], "reference": {"snapshot": "start"}}, "trajectories.include_step_zero=true"),
+    ],
+)
+def test_what_would_do_nothing_or_cannot_be_is_refused(selection: dict[str, Any], said: str) -> None:
+    import re
+
+    assert re.search(said, refused(**selection))
+
+
+def test_scores_that_training_does_not_compute_are_refused() -> None:
+    tree = {"corpus": {"paths": ["x.jsonl"]}, "proxy": {"model": "m", "epochs": 3}}
+    tree |= {"selection": {"selectors": ["forgetting"]}, "trajectories": {"source": "hybrid"}}
+    with pytest.raises(ConfigError, match=r"forgetting reads scores that trajectories\.source=hybrid does not have"):
+        load_config(tree)
+
+
+def test_one_selector_of_several_takes_what_it_knows() -> None:
+    run = config(
+        selectors=["s2l_robust", "ifd", "random"], allocation_exponent=0.2, weights="cluster", weights_cap=5,
+        guard={"max_rise_nats": 0.4, "min_kept_share": 0.5}, reference={"snapshot": "early", "early_share": 0.3},
+    )  # fmt: skip
+    for one in ALL:
+        chosen = _selecting(run, 0.2, one).selection
+        assert chosen.options_of(one) == run.selection.options_of(one)
+        assert chosen.settings_of(one) == run.selection.settings_of(one)
+        target = {"target": {"model": "m"}, "heldout": {"share": 0.1}}
+        swept = load_config(run.model_dump(mode="json") | target)
+        assert Trial(one, 0.2, 0).config(swept).selection.options_of(one) == run.selection.options_of(one)
+    with pytest.raises(ConfigError, match="the selector random does not take it"):
+        _selecting(run, 0.2, "random", overrides=["selection.allocation_exponent=0.5"])
+
+
+def test_a_choice_depends_on_what_its_selector_needs_alone() -> None:
+    plain, changed = config(selectors=ALL).selection, config(selectors=ALL, allocation_exponent=0.5).selection
+    assert plain.settings_of("s2l") == {"stratify": False}
+    assert changed.settings_of("s2l") == {"stratify": False, "options": {"allocation_exponent": 0.5}}
+    assert changed.settings_of("s2l_robust") == {"stratify": False}, "its own default is said again"
+    assert changed.settings_of("random") == plain.settings_of("random") == {"stratify": False}
+    assert not plain.needs_of("random")
+    early = config(selectors=["ifd"], reference={"snapshot": "early"}).selection
+    assert early.settings_of("ifd") == {"stratify": False, "options": {"reference": "early"}, "early_share": 0.1}
+
+
+def test_the_documentation_has_every_selector_as_the_registry_describes_it() -> None:
+    from pathlib import Path
+
+    rows = [line.split("|")[1:3] for line in (Path(__file__).parents[3] / "docs/selectors.md").read_text().splitlines()
+            if line.startswith("| `")]  # fmt: skip
+    assert [(name.strip(" `"), said.strip()) for name, said in rows] == [
+        (one.name, one.summary) for one in list_selectors()
+    ]

@@ -1,0 +1,161 @@
+"""Signals from the proxy's training to the selectors, without Ray: scored beside the loss or by a pass of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from s2l_ray.artifacts.points import Point
+from s2l_ray.artifacts.snapshots import read_snapshot, weights_folder
+from s2l_ray.config.schema import ProxyConfig, TrajectoriesConfig
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.example_id import array_to_ids
+from s2l_ray.data.token_parts import TOKEN_SCHEMA
+from s2l_ray.data.training_order import make_plan
+from s2l_ray.errors import InternalError
+from s2l_ray.lm.load import train_tokenizer
+from s2l_ray.selection import list_selectors, needs_of, order_examples, resolve_options
+from s2l_ray.selection.signals import EMBEDDINGS, LOSS_UNCONDITIONAL, SCALARS
+from s2l_ray.stages.proxy.job import ProxyJob
+from s2l_ray.stages.proxy.loop import run_worker
+from s2l_ray.stages.signals.loop import SignalsJob, run_pass
+from s2l_ray.stages.subset.inputs import InputsReader, SubsetSources
+from s2l_ray.stages.trajectories.build import JoinTask
+from s2l_ray.storage.folder import Storage
+from s2l_ray.testing.local_worker import LocalWorkerContext
+from s2l_ray.testing.tiny import random_examples
+
+PROXY: dict[str, Any] = {
+    "from_config": {
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    },
+    "train_tokenizer": {"vocab_size": 280}, "max_length": 64, "epochs": 1, "global_batch_size": 32,
+    "tokens_per_microbatch": 1024, "render": "plain", "precision": "fp32",
+}  # fmt: skip
+PARTS, ROWS = 3, 40
+
+
+class Host(LocalWorkerContext):
+    def emit(self, **event: Any) -> None:
+        self.events.append(event)
+
+
+def write_tokens(folder: Storage) -> None:
+    """The second part's first two sequences are of one example."""
+    for part in range(PARTS):
+        examples = random_examples(ROWS, seed=part, vocab=200, max_length=40)
+        examples.mask[examples.offsets[:-1]] = False
+        if part == 1:
+            examples.ids[1] = examples.ids[0]
+        cuts = list(zip(examples.offsets[:-1], examples.offsets[1:], strict=True))
+        columns = {
+            "example_id": array_to_ids(examples.ids),
+            "source": pa.array([f"source-{i % 2}" for i in range(ROWS)]),
+            "input_ids": pa.array([examples.tokens[a:b].tolist() for a, b in cuts], pa.list_(pa.int32())),
+            "response_mask": pa.array([examples.mask[a:b].tolist() for a, b in cuts], pa.list_(pa.bool_())),
+        }
+        folder.write_table(part_name(part), pa.table(columns).cast(TOKEN_SCHEMA))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProxyJob, SubsetSources]:
+    """A proxy with its scores, and the joined trajectories."""
+    root = tmp_path_factory.mktemp("signals")
+    tokens, out, joined = (Storage.open(root / name) for name in ("tokens", "proxy", "joined"))
+    write_tokens(tokens)
+    proxy = ProxyConfig.model_validate(PROXY)
+    plan = make_plan([(part, ROWS) for part in range(PARTS)], proxy.global_batch_size, 1, None, 0)
+    points = (Point(0), Point(1), Point(plan.total_steps))
+    tokenizer = train_tokenizer(iter(["the quick brown fox jumps over the lazy dog"] * 9), 280)
+    trajectories = TrajectoriesConfig.model_validate({"num_snapshots": 3, "tokens_per_batch": 1024})
+    job = ProxyJob(proxy, trajectories, plan, points, 0, tokenizer, tokens, out.recording(), kept=(1,))
+    run_worker(job, Host(root / "checkpoints"))
+    snapshots = [snapshot for at in range(3) if (snapshot := read_snapshot(out, at))]
+    task = JoinTask(tokens, out, snapshots, joined)
+    rows = [(part, task(part)["rows"]) for part in range(PARTS)]
+    assert rows == [(0, ROWS), (1, ROWS - 1), (2, ROWS)]
+    clusters = Storage.open(root / "clusters")
+    ids = pa.chunked_array([joined.read_table(part_name(part))["example_id"].combine_chunks() for part, _ in rows])
+    numbers = pa.array(np.arange(len(ids), dtype=np.int32) % 5)
+    clusters.write_table("assignment.parquet", pa.table({"example_id": ids, "cluster": numbers}))
+    steps = [point.step for point in points]
+    return job, SubsetSources(joined, rows, Storage.open(root), clusters, "alpaca", None, [], steps)
+
+
+def made_pass(job: ProxyJob, column: str, out: Storage, files: tuple[str, ...], dim: int | None = None) -> Storage:
+    wanted = SignalsJob(
+        column, job.proxy, 1024, job.plan.parts, 0, job.tokenizer, job.out, files, dim, job.tokens,
+        out.recording().sub("parts"),
+    )  # fmt: skip
+    done = run_pass(wanted, Host(Path("unused")))
+    again = run_pass(dataclasses.replace(wanted), Host(Path("unused")))
+    assert [one[2] for one in done["parts"]] == [one[2] for one in again["parts"]]
+    return out
+
+
+def files_of(job: ProxyJob, folder: str) -> tuple[str, ...]:
+    return tuple(entry.name for entry in job.out.list(folder.rstrip("/")))
+
+
+def test_every_selector_finds_what_it_needs(trained, tmp_path):
+    job, sources = trained
+    passes = {}
+    for column in (*EMBEDDINGS, LOSS_UNCONDITIONAL):
+        out = Storage.open(tmp_path / column)
+        passes[f"{column}@late"] = made_pass(job, column, out, files_of(job, "model"))
+    reader, num = InputsReader(sources), sum(rows for _, rows in sources.part_rows)
+    for selector in list_selectors():
+        if selector.name == "rds_plus":
+            continue
+        own = {"num_clusters": 4} if selector.name == "embedding_kmeans" else {}
+        guard = {"rules": ["prompt_gain", "local"], "min_kept_share": 0}
+        options = resolve_options(selector.name, own, {"guard": guard})
+        needs = needs_of(selector.name, options)
+        inputs = reader.read(needs, passes={need: passes[need] for need in needs & passes.keys()})
+        ordering = order_examples(selector.name, inputs, 0, options)
+        assert [len(ordering.take(budget).rows) for budget in (1, 50, num)] == [1, 50, num]
+        assert ordering.guard is not None
+        assert (inputs.clusters is not None) == selector.name.startswith("s2l")
+
+
+def test_scalars_are_those_of_every_snapshot(trained):
+    _, sources = trained
+    reader = InputsReader(sources)
+    every = reader.read([f"{name}@all" for name in SCALARS] + ["losses"])
+    assert every.losses is not None
+    assert (np.exp(-every.losses) <= every.signals["mean_probability@all"] + 1e-6).all()
+    assert (every.signals["min_probability@all"] <= every.signals["mean_probability@all"] + 1e-6).all()
+    for snapshot, column in (("start", 0), ("first", 0), ("early", 1), ("late", 2)):
+        found = reader.read([f"el2n@{snapshot}"], early_share=0.1).signals[f"el2n@{snapshot}"]
+        np.testing.assert_array_equal(found, every.signals["el2n@all"][:, column])
+
+
+def test_weights_of_a_snapshot_on_the_way_are_kept_where_they_are_asked_for(trained, tmp_path):
+    job, sources = trained
+    found = {}
+    for name, files in (("end", files_of(job, "model")), ("early", files_of(job, weights_folder(1))), ("start", ())):
+        assert files or name == "start"
+        passed = made_pass(job, "embedding", Storage.open(tmp_path / name), files, dim=16)
+        inputs = InputsReader(sources).read(["embedding@late"], passes={"embedding@late": passed})
+        reader = inputs.embeddings["embedding@late"]
+        assert reader.shape == (inputs.num_examples, 16)
+        found[name] = reader.read(0, inputs.num_examples)
+        np.testing.assert_array_equal(np.concatenate([reader.read(0, 55), reader.read(55, 119)]), found[name])
+        np.testing.assert_allclose(np.linalg.norm(found[name][ROWS + 1 :], axis=1), 1, atol=2e-3)
+    assert np.abs(found["early"] - found["start"]).max() > 1e-4
+    assert np.abs(found["end"] - found["early"]).max() > 1e-3
+
+
+def test_a_pass_over_other_examples_is_refused(trained, tmp_path):
+    job, sources = trained
+    out = made_pass(job, "embedding", Storage.open(tmp_path), files_of(job, "model"))
+    table = out.read_table(f"parts/{part_name(0)}")
+    out.write_table(f"parts/{part_name(0)}", table.take(np.arange(ROWS)[::-1]))
+    with pytest.raises(InternalError, match="holds other examples"):
+        InputsReader(sources).read(["embedding@late"], passes={"embedding@late": out})
