@@ -9,7 +9,7 @@ from s2l_ray.reporting.look import INK, PAPER, look_of
 from s2l_ray.reporting.names import selector_name
 from s2l_ray.text.display import printable, shorten
 
-_CHARACTER = 7.0
+_CHARACTER = 6.2
 """Width of a character (pixels), about; long names are told more room than they need."""
 
 

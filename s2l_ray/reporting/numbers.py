@@ -36,3 +36,11 @@ def compact(value: float) -> str:
 def loss(value: float) -> str:
     """Three significant digits."""
     return f"{value:.3g}"
+
+
+def metric_title(metric: MetricFacts) -> str:
+    """Of an axis: `held-out loss (nats/token; less is better)`."""
+    better = "more is better" if metric.more_is_better else "less is better"
+    if metric.label.endswith(")"):  # held-out loss (mean over sources)
+        return f"{metric.label[:-1]}; {metric.unit}; {better})"
+    return f"{metric.label} ({metric.unit}; {better})"

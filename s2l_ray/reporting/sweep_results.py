@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import pyarrow as pa
@@ -10,12 +11,14 @@ from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.run import Run
 from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets
 from s2l_ray.reporting.intervals import Estimate, verdict
-from s2l_ray.reporting.numbers import figure, percent, signed
+from s2l_ray.reporting.numbers import figure, metric_title, percent, signed
 from s2l_ray.reporting.sweeps import budgets_of
 from s2l_ray.text.display import aligned, printable
 
 _LARGE, _SMALL = (520, 300), (230, 140)
 """Panels of pictures (pixels)."""
+_WIDTH = 80
+"""Of a narrow terminal."""
 
 
 def present_sweep(run: Run, table: pa.Table, report: dict[str, Any]) -> tuple[dict[str, bytes], list[str]]:
@@ -68,12 +71,10 @@ def curve_lines(budgets: Budgets) -> list[str]:
         points = [p for p in budgets.points if (p.phase, p.heldout_set) == (phase, budgets.deciding)]
         seeds = min(p.num_seeds for p in points)
         over = f"over examples and {seeds} seeds" if seeds > 1 else "over examples (one seed)"
-        better = "more is better" if metric.more_is_better else "less is better"
-        lines.append(
-            f"{phase}: {metric.label} ({metric.unit}; {better}) on “{budgets.deciding}”, 95 % intervals {over}"
-        )
+        heading = f"{phase}: {metric_title(metric)} on “{budgets.deciding}”, 95 % intervals {over}"
+        lines += textwrap.wrap(heading, _WIDTH, subsequent_indent="  ")
         has_random = any(p.against_random for p in points)
-        rows = [["trained on", "share", "value", "of full data", "", *(["against random", ""] if has_random else [])]]
+        rows = [["trained on", "value", "of full data", *(["against random"] if has_random else [])]]
         rows += [_curve_row(p, budgets, has_random) for p in points]
         lines += ["  " + line for line in aligned(rows)]
     return [printable(line) for line in lines]
@@ -85,14 +86,16 @@ def _curve_row(p: BudgetPoint, budgets: Budgets, has_random: bool) -> list[str]:
     value = figure(told.value, metric)
     if told.low is not None and told.high is not None:
         value += f" ({figure(told.low, metric)} to {figure(told.high, metric)})"
-    share, apart = "", ""
-    if p.relative is not None and p.selector != FULL:
+    row = [p.selector if p.selector == FULL else f"{p.selector} {percent(p.share)}", value]
+    if p.relative is None or p.selector == FULL:
+        row.append("")
+    else:
         relative = p.relative
-        share = f"{relative.value:.1f}\u00a0%"
         off = Estimate(relative.value - 100, *(None if b is None else b - 100 for b in (relative.low, relative.high)))
-        apart = verdict(off, metric.more_is_better)
-    row = [p.selector, percent(p.share), value, share, apart]
+        row.append(f"{relative.value:.1f}\u00a0%, {verdict(off, metric.more_is_better)}")
     if has_random:
         against = p.against_random
-        row += ["", ""] if against is None else [signed(against.value, metric), verdict(against, metric.more_is_better)]
+        row.append(
+            "" if against is None else f"{signed(against.value, metric)}, {verdict(against, metric.more_is_better)}"
+        )
     return row

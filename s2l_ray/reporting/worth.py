@@ -26,7 +26,7 @@ from s2l_ray.reporting.numbers import figure, signed
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MAX_MODELS = 8
+MAX_MODELS = 10
 MAX_SOURCES = 12
 _VERDICT_SETS = 2
 
@@ -62,12 +62,17 @@ def metric_facts(metric: Metric) -> MetricFacts:
 
 
 def _chosen_models(run: Run, main: str | None) -> list[str]:
-    """The full data, the main subset and those of its budget first, then the configuration's, then the others."""
+    """The full data, the main subset and those of its budget first, then the others by size."""
     labels = [name for name, stage in run.targets.items() if stage.manifest.extra.get("evaluation")]
     budget = None if main is None else run.subsets[main].manifest.extra.get("budget")
     same = [n for n in labels if n in run.subsets and run.subsets[n].manifest.extra.get("budget") == budget]
-    first = [n for n in [FULL, *([main] if main else []), *same, *run.config.target_subsets()] if n in labels]
-    return list(dict.fromkeys(first + labels))[:MAX_MODELS]
+    first = [n for n in [FULL, *([main] if main else []), *same] if n in labels]
+    others = sorted((n for n in labels if n not in first), key=lambda n: (_size(run, n), labels.index(n)))
+    return list(dict.fromkeys(first + others))[:MAX_MODELS]
+
+
+def _size(run: Run, label: str) -> int:
+    return run.targets[label].manifest.row_counts["examples"]
 
 
 def _by_seed(run: Run, label: str) -> dict[int, Stage]:

@@ -7,13 +7,12 @@ from typing import Any
 import altair as alt
 
 from s2l_ray.artifacts.index import FULL
-from s2l_ray.reporting.charts.worth import metric_title
 from s2l_ray.reporting.costs import FREE_SELECTORS
 from s2l_ray.reporting.facts import Stability
 from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets
 from s2l_ray.reporting.look import GRID, LOOKS, WIDTH, Rows, data, dressed, log_axis, look_of, padded
 from s2l_ray.reporting.names import selector_name
-from s2l_ray.reporting.numbers import compact, figure, percent
+from s2l_ray.reporting.numbers import compact, figure, metric_title, percent
 
 
 def points_of(budgets: Budgets, held_out: str) -> list[BudgetPoint]:
@@ -43,7 +42,7 @@ def budget(budgets: Budgets, held_out: str, size: tuple[int, int] = (WIDTH, 190)
         title="subset (% of the examples, log scale)", values=_ticks(shares + ([100.0] if relative else [])),
         labelExpr="format(datum.value, '.3~g')", grid=False))  # fmt: skip
     direction = "more is better" if metric.more_is_better else "less is better"
-    title = f"% of the full data's ({direction})" if relative else f"{metric.unit} ({direction})"
+    title = f"% of full data ({direction})" if relative else f"{metric.unit} ({direction})"
     ends = [r[k] for r in rows for k in ("low", "high")]
     domain = padded([*ends, 100 + 100 * budgets.within, 100 - 100 * budgets.within] if relative else ends)
     scale = alt.Scale(domain=domain, nice=False, zero=False)
@@ -127,16 +126,17 @@ def tuned(stability: Stability, parameter: str, held_out: str) -> Any:
         look = look_of(t.selector, {u.selector for u in stability.tuned})
         name = f"{selector_name(t.selector)} {percent(t.share)}"
         rows.append({"value": t.value[:24], "mean": t.mean * factor, "colour": look.colour, "shape": look.shape,
-                     "tip": f"{parameter} = {t.value}, {name}: {figure(t.mean, metric)}"})  # fmt: skip
+                     "name": name, "tip": f"{parameter} = {t.value}, {name}: {figure(t.mean, metric)}"})  # fmt: skip
     direction = "more is better" if metric.more_is_better else "less is better"
     y = alt.Y("mean:Q", scale=alt.Scale(domain=padded([r["mean"] for r in rows]), nice=False), axis=alt.Axis(
         title=f"{metric.unit} ({direction})", tickCount=5))  # fmt: skip
     x = alt.X("value:N", sort=None, axis=alt.Axis(title=parameter[:40], labelAngle=0, labelLimit=80))
-    points = alt.Chart(data(rows)).mark_point(filled=True, size=75, opacity=1).encode(
-        x=x, y=y, color=alt.Color("colour:N", scale=None), shape=alt.Shape("shape:N", scale=None),
-        description=alt.Description("tip:N")
-    )  # fmt: skip
-    return dressed(points, WIDTH, 170)
+    base = alt.Chart(data(rows)).encode(x=x, y=y, color=alt.Color("colour:N", scale=None))
+    lines = base.mark_line(strokeWidth=1.4, opacity=0.6).encode(detail=alt.Detail("name:N"))
+    points = base.mark_point(filled=True, size=75, opacity=1).encode(
+        shape=alt.Shape("shape:N", scale=None), description=alt.Description("tip:N")
+    )
+    return dressed(alt.layer(lines, points), WIDTH, 170)
 
 
 def cost(budgets: Budgets, size: tuple[int, int] = (WIDTH, 190)) -> Any:

@@ -18,16 +18,11 @@ from s2l_ray.reporting.look import (
     look_of,
     padded,
 )
-from s2l_ray.reporting.numbers import figure, signed
+from s2l_ray.reporting.numbers import figure, metric_title, signed
 
 _ROW, _NAMES = 24, 118
 """Height of a line of dots, and room for the names to its left."""
 _PANEL = 338 - _NAMES
-
-
-def metric_title(metric: MetricFacts) -> str:
-    """Of an axis: `held-out loss (nats/token; less is better)`."""
-    return f"{metric.label} ({metric.unit}; {'more' if metric.more_is_better else 'less'} is better)"
 
 
 def _scaled(estimate: Estimate, metric: MetricFacts) -> dict[str, Any]:

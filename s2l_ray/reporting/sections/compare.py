@@ -8,6 +8,8 @@ from s2l_ray.reporting.numbers import compact, figure, percent
 from s2l_ray.reporting.parts import Drawing, Section, Table
 from s2l_ray.text.formats import format_count
 
+_NO_BREAK = "\u00a0"
+
 
 def subsets_section(facts: Facts, draw: Drawing) -> Section | None:
     if not facts.subsets:
@@ -46,7 +48,8 @@ def _score(worth: Worth | None, metric: MetricFacts, held_out: str, label: str) 
             told = score.estimate
             if told.low is None or told.high is None:
                 return figure(told.value, metric)
-            return f"{figure(told.value, metric)} ({figure(told.low, metric)} to {figure(told.high, metric)})"
+            between = f"({figure(told.low, metric)} to {figure(told.high, metric)})"
+            return f"{figure(told.value, metric)} {between.replace(' ', _NO_BREAK)}"
     return ""
 
 

@@ -61,7 +61,7 @@ def aside_section(facts: Facts, draw: Drawing) -> Section | None:
             Figure(
                 "Why rows were unusable",
                 [],
-                f"{len(aside.reasons)} kinds of fault, the commonest first.",
+                "By reason, the commonest first.",
                 Table(["reason", "rows"], rows),
             )
         )

@@ -6,6 +6,7 @@ from s2l_ray.reporting.charts import stability as stability_charts
 from s2l_ray.reporting.charts import sweep as sweep_charts
 from s2l_ray.reporting.facts import Facts
 from s2l_ray.reporting.look import VARIABLES, look_of
+from s2l_ray.reporting.names import selector_name
 from s2l_ray.reporting.numbers import figure, percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
 
@@ -36,13 +37,14 @@ def stability_section(facts: Facts, draw: Drawing) -> Section | None:
             for t in found
         ]
         spread = max(t.mean for t in found) - min(t.mean for t in found)
+        label = stability.metric.label
         caption = (
-            f"{stability.metric.label} over the values of {parameter}: {figure(spread, stability.metric)} between the "
-            "least and the largest."
+            f"{label[:1].upper()}{label[1:]} over the values of {parameter}: {figure(spread, stability.metric)} "
+            "between the least and the largest."
         )
         table = Table([parameter, "selector", "share", "held-out set", "mean", "seeds"], rows, 1)
-        legend = [(look.symbol, VARIABLES[look.colour][0], s) for s in dict.fromkeys(t.selector for t in found)
-                  for look in [look_of(s, {t.selector for t in found})]]  # fmt: skip
+        looks = {t.selector: look_of(t.selector, {u.selector for u in found}) for t in found}
+        legend = [(look.symbol, VARIABLES[look.colour][0], selector_name(s)) for s, look in looks.items()]
         figures.append(Figure(parameter, svgs, caption, table, legend, sets))
     how = "How much of the choice, and of its worth, depends on settings, seeds and proxies."
     return Section("stability", "Does it hold?", how, figures)

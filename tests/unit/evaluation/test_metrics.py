@@ -22,7 +22,7 @@ from s2l_ray.evaluation.metrics import (
     scored_examples,
     summarise,
 )
-from s2l_ray.reporting.charts.worth import metric_title
+from s2l_ray.reporting.numbers import metric_title
 from s2l_ray.reporting.sweeps import sweep_metric
 from s2l_ray.sweeps.results import Point, result_schema, shortfall
 from s2l_ray.sweeps.text import _judged_by
