@@ -21,7 +21,7 @@ ROLES = {
     "system": "system",
     "developer": "developer",
     **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "bard", "bing", "ai"), "assistant"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "chatbot", "model", "bot", "bard", "bing", "ai"), "assistant"),
     **dict.fromkeys(("tool", "observation", "function", "function_response", "tool_response", "ipython"), "tool"),
     **dict.fromkeys((FUNCTION_CALL, "tool_call"), FUNCTION_CALL),
 }
@@ -29,8 +29,13 @@ _TEMPLATE_ROLES = frozenset(("system", "developer", "user", "assistant", "tool")
 KNOWN_ROLES = "system, developer, user (human), assistant (gpt, model), tool (observation, function), function_call"
 ROLE_KEYS, TEXT_KEYS = ("role", "from"), ("content", "value")
 _THOUGHTS = ("reasoning_content", "thinking", "reasoning")
-_WEIGHTS = ("weight", "train", "training")
-_NOT_READ = ("images", "image", "videos", "video", "audios", "audio", "refusal", "train_detail", "training_detail")
+_WEIGHTS = ("weight", "train", "training", "trainable", "loss", "loss_mask")
+_NOT_READ = (
+    "images", "image", "videos", "video", "audios", "audio", "refusal", "train_detail", "training_detail", "mask",
+    "masked", "channel", "reasoning_details", "thinking_blocks",
+)  # fmt: skip
+"""Keys that change what a turn means."""
+_CALLS = ("tool_calls", FUNCTION_CALL)
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 
 
@@ -53,9 +58,49 @@ def parse_turns(value: Any, column: str, ignored: Collection[str] = ()) -> Messa
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = _from_json(value, f"column {column!r}")
+    if isinstance(value, dict):
+        value = _turns_of_lists(value)
     if not isinstance(value, list) or not value:
         raise UnusableRow(f"column {column!r} is not a non-empty list of turns")
     return [_plain_turn(turn) or _turn(turn, f"{column}[{i}]", ignored) for i, turn in enumerate(value)]
+
+
+def _turns_of_lists(value: dict[str, Any]) -> Any:
+    """Turns of which each key has a list, as a `Sequence` of Hugging Face's datasets gives them."""
+    lists = list(value.values())
+    has_turns = any(key in value for key in ROLE_KEYS) and any(key in value for key in TEXT_KEYS)
+    if not has_turns or not all(isinstance(one, list) and len(one) == len(lists[0]) for one in lists):
+        return value
+    return [dict(zip(value, turn, strict=True)) for turn in zip(*lists, strict=True)]
+
+
+def without_table_nulls(row: Mapping[str, Any], tools: Collection[str]) -> Mapping[str, Any]:
+    """A row of a table as it was before: in its tools and calls, a key with null was lacking.
+
+    All objects of a column have the same keys there. Left so, each tool's schema would name the parameters of all
+    others, and each call their arguments.
+
+    Args:
+        tools: columns of tools.
+    """
+    changed: dict[str, Any] = {}
+    for name, value in row.items():
+        if name in tools and not isinstance(value, str):
+            changed[name] = _without_nulls(value)
+        elif isinstance(value, list) and any(isinstance(turn, dict) and any(map(turn.get, _CALLS)) for turn in value):
+            changed[name] = [
+                {key: _without_nulls(item) if key in _CALLS else item for key, item in turn.items()}
+                if isinstance(turn, dict)
+                else turn
+                for turn in value
+            ]
+    return {**row, **changed} if changed else row
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _plain_turn(turn: Any) -> dict[str, Any] | None:

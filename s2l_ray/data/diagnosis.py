@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from s2l_ray.data.columns import CONVERSATIONS
 from s2l_ray.data.discovery import resolve_filesystem
+from s2l_ray.data.formats import tells_format
 from s2l_ray.data.readers import encoding_hint
 from s2l_ray.data.units import ReadUnit
 from s2l_ray.errors import shown
@@ -30,6 +31,7 @@ _PAGE = re.compile(rb"\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
 _ONE_A_LINE = "write each on a line of its own: jq -c . FILE > rows.jsonl"
 _ARRAY = "it holds a JSON array, not one object a line; give it the ending .json"
 _RECORDS = "write one object a row: pandas.read_json(file).to_json('rows.jsonl', orient='records', lines=True)"
+_TURN_KEYS = frozenset(("role", "from", "is_human", "speaker"))
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
@@ -121,7 +123,7 @@ def _about_first_value(value: Any, text: str, rest: str, kind: str) -> str:
 
 def _about_only_object(value: dict[str, Any]) -> str:
     """Where the rows are, in the only object of a file."""
-    if place := _place_of_rows(value):
+    if not tells_format(value) and (place := _place_of_rows(value)):
         keys = "".join(f"[{json.dumps(name)}]" for name in place)
         where = f"key {shown(place[0])}" if len(place) == 1 else f"keys {' → '.join(map(shown, place))}"
         return (
@@ -129,7 +131,7 @@ def _about_only_object(value: dict[str, Any]) -> str:
             f"jq -c '.{keys}[]' FILE > rows.jsonl"
         )
     inner = list(value.values())
-    if inner and all(isinstance(column, list) and len(column) > 1 for column in inner):
+    if inner and all(isinstance(column, list) and len(column) > 1 and not _are_turns(column) for column in inner):
         return f"it holds one object with a list for every column; {_RECORDS}"
     if len(inner) > 1 and all(isinstance(v, dict) and v for v in inner) and len({tuple(v) for v in inner}) == 1:
         if all(name.isdecimal() for name in inner[0]):
@@ -138,10 +140,17 @@ def _about_only_object(value: dict[str, Any]) -> str:
     return ""
 
 
+def _are_turns(values: list[Any]) -> bool:
+    """Whether they are a chat, which is part of a row, or its texts in turn."""
+    return all(isinstance(v, dict) and not _TURN_KEYS.isdisjoint(v) for v in values)
+
+
 def _place_of_rows(value: dict[str, Any], depth: int = 0) -> list[str]:
     """Keys that lead to the first list of objects."""
     for name, rows in value.items():
-        if name not in CONVERSATIONS and isinstance(rows, list) and rows and all(isinstance(r, dict) for r in rows):
+        if name in CONVERSATIONS or not isinstance(rows, list) or not rows or _are_turns(rows):
+            continue
+        if all(isinstance(row, dict) for row in rows):
             return [name]
     for name, inner in value.items():
         if isinstance(inner, dict) and depth < 2 and (place := _place_of_rows(inner, depth + 1)):

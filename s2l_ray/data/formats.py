@@ -32,6 +32,7 @@ _COLUMNS: dict[str, list[set[str]]] = {
     "prompt_completion": [{"prompt", "completion"}],
 }
 """Format → the columns that tell it; in the order of precedence."""
+TOOL_COLUMNS = ("tools", "functions")
 _BESIDE = frozenset(("system", "system_prompt", "history", "tools", "functions"))
 """Columns that chats and instructions may have beside their turns."""
 _PREFERENCE = "preference data have one good and one bad answer"
@@ -40,11 +41,14 @@ _MEDIA = "only text is read"
 _PROMPT = "it belongs to the prompt"
 _UNREAD = {
     **dict.fromkeys(("chosen", "rejected", "chosen_response", "rejected_response"), _PREFERENCE),
+    **dict.fromkeys(("preferred_output", "non_preferred_output"), _PREFERENCE),
     **dict.fromkeys(("label", "kto_tag"), _KTO),
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _MEDIA),
     **dict.fromkeys(("system", "system_prompt", "history", "tools", "functions", "context", "documents"), _PROMPT),
     **dict.fromkeys(("reasoning_content", "thinking", "reasoning"), "thoughts belong to the response"),
-    "chat_template_kwargs": "it changes how a row is rendered",
+    **dict.fromkeys(
+        ("chat_template_kwargs", "enable_thinking", "reasoning_effort"), "it changes how a row is rendered"
+    ),
     "weight": "it says how much a row counts",
 }
 """Columns that change what a row means wherever they hold something, and how."""
@@ -64,13 +68,15 @@ def detect_format(columns: Iterable[str]) -> str:
     for format, needed in _COLUMNS.items():
         if any(one <= names for one in needed):
             return format
-    if {"chosen", "rejected"} <= names:
-        raise UnknownFormat(
-            f"the columns {clip_names(sorted(names))} are preference data (a good and a bad answer), which a corpus "
-            "cannot be as it is. To train on the good answers: corpus.template.prompt='{prompt}' "
-            "corpus.template.response='{chosen}' where they are text; where they are lists of turns, rename chosen to "
-            "messages, and set corpus.ignore_columns=[rejected]"
-        )
+    for good, bad in (("chosen", "rejected"), ("preferred_output", "non_preferred_output")):
+        if {good, bad} <= names:
+            prompt = next((n for n in ("prompt", "instruction", "question", "query", "input") if n in names), "prompt")
+            raise UnknownFormat(
+                f"the columns {clip_names(sorted(names))} are preference data (a good and a bad answer), which a "
+                f"corpus cannot be as it is. To train on the good answers: corpus.template.prompt='{{{prompt}}}' "
+                f"corpus.template.response='{{{good}}}' where they are text; where they are lists of turns, rename "
+                f"{good} to messages, and set corpus.ignore_columns=[{bad}]"
+            )
     raise UnknownFormat(
         f"the columns {clip_names(sorted(names))} fit no known format (messages; conversations; instruction, output; "
         "prompt, completion), so prompt and response are unknown. Say which columns they are, for example "
@@ -202,7 +208,7 @@ def _with_columns(row: Mapping[str, Any], turns: Messages) -> tuple[Conversation
                 f"column {system!r} and the chat's own system turn differ, so it is unclear which counts; leave one "
                 f"out, or set corpus.ignore_columns=[{system}]"
             )
-    tools, functions = (parse_tools(row.get(name), name) for name in ("tools", "functions"))
+    tools, functions = (parse_tools(row.get(name), name) for name in TOOL_COLUMNS)
     if tools and functions and tools != functions:
         raise UnusableRow("columns 'tools' and 'functions' differ, so it is unclear which count; leave one out")
     used = ("system", "tools", "functions", *([system] if system else []))

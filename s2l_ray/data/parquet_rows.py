@@ -111,7 +111,7 @@ def rows_of_batch(unit: ReadUnit, batch: pa.RecordBatch, index: int, max_row_byt
                 yield _row_alone(unit, piece.slice(i, 1), index + start + i)
             continue
         for i, row in enumerate(rows):
-            yield RawRow(origin, index + start + i, row)
+            yield RawRow(origin, index + start + i, row, is_typed=True)
 
 
 def _may_exceed(batch: pa.RecordBatch, limit: int) -> bool:
@@ -159,4 +159,4 @@ def _row_alone(unit: ReadUnit, row: pa.RecordBatch, index: int) -> RawRow:
             values[name] = column[0].as_py()
         except (ValueError, OverflowError, pa.ArrowException) as error:
             values[name] = OutOfRange(f"a value of type {clip(column.type, 60)} that is out of range: {clip(error)}")
-    return RawRow(unit.origin, index, values)
+    return RawRow(unit.origin, index, values, is_typed=True)

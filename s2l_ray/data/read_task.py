@@ -15,13 +15,14 @@ from typing import Any
 import pyarrow as pa
 
 from s2l_ray.config.corpus import CorpusConfig
+from s2l_ray.data.chats import without_table_nulls
 from s2l_ray.data.columns import OWN_COLUMNS, Columns
 from s2l_ray.data.conversation import Conversation
 from s2l_ray.data.corpus_parts import READ_SCHEMA, part_name
 from s2l_ray.data.diagnosis import diagnose
 from s2l_ray.data.distinct import DistinctValues
 from s2l_ray.data.facets import FacetValues
-from s2l_ray.data.formats import UnknownFormat, format_of_rows, to_conversation
+from s2l_ray.data.formats import TOOL_COLUMNS, UnknownFormat, format_of_rows, to_conversation
 from s2l_ray.data.quarantine import QuarantineLimitError, QuarantineWriter
 from s2l_ray.data.row_json import row_to_json
 from s2l_ray.data.sources import read_unit
@@ -102,16 +103,23 @@ def first_conversations(units: list[ReadUnit], config: CorpusConfig, format: str
     for raw in first_rows(units, config.max_row_bytes):
         if raw.row is not None:
             try:
-                chats.append(to_conversation(raw.row, format, config))
+                chats.append(_conversation(raw, config, format))
             except UnusableRow:
                 continue
     return chats
 
 
+def _conversation(raw: RawRow, config: CorpusConfig, format: str) -> Conversation:
+    """Raises UnusableRow if the row is none."""
+    assert raw.row is not None
+    row = without_table_nulls(raw.row, TOOL_COLUMNS) if raw.is_typed and format != "template" else raw.row
+    return to_conversation(row, format, config)
+
+
 def is_chat(raw: RawRow, config: CorpusConfig, format: str) -> bool:
     """Whether the row can be used and is more than a prompt and its response."""
     try:
-        return raw.row is not None and to_conversation(raw.row, format, config).is_chat
+        return raw.row is not None and _conversation(raw, config, format).is_chat
     except UnusableRow:
         return False
 
@@ -130,7 +138,7 @@ def to_record(raw: RawRow, kept: dict[str, Any], config: CorpusConfig, format: s
         UnusableRow: it is none.
     """
     assert raw.row is not None
-    conversation = to_conversation(raw.row, format, config)
+    conversation = _conversation(raw, config, format)
     for name in OWN_COLUMNS:
         if name in kept:
             raise UnusableRow(

@@ -75,3 +75,5 @@ class RawRow:
     reason: str | None = None
     text: str = ""
     """What stood there, when it could not be read."""
+    is_typed: bool = False
+    """From a table of typed columns, whose objects have null for keys that they lack and others have."""
