@@ -64,7 +64,8 @@ def subset_spec(
     asked, trajectories = config.selection, run.stage("trajectories")
     num_examples = trajectories.manifest.row_counts["trajectories"]
     count = resolve_budget(budget, num_examples)
-    largest = max([count, *(resolve_budget(b, num_examples) for b in asked.budgets)])
+    # The run's own too: what is chosen later, and is no larger, is a part of them.
+    largest = max(resolve_budget(b, num_examples) for b in [budget, *asked.budgets, *run.config.selection.budgets])
     seed, options = config.seed_of("selection"), asked.options_of(selector)
 
     def build(out: Storage) -> StageResult:

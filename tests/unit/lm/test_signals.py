@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,7 @@ def test_every_selector_finds_what_it_needs(trained, tmp_path):
         ordering = order_examples(selector.name, inputs, 0, options)
         assert [len(ordering.take(budget).rows) for budget in (1, 50, num)] == [1, 50, num]
         assert ordering.guard is not None
+        assert json.loads(json.dumps([ordering.notes, ordering.guard.to_json()])), "plain data, for the manifest"
         assert (inputs.clusters is not None) == selector.name.startswith("s2l")
 
 
