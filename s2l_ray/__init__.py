@@ -5,6 +5,7 @@
     run = s2l_ray.load_run("runs/quickstart")
     subset = s2l_ray.select(run, budget=0.2)             # one more budget from the same trajectories
     target = s2l_ray.finetune(run, "s2l-0.2", ["target.model=…"])
+    answers = s2l_ray.evaluate(run, tasks=["gsm8k"], overrides=["evaluation.data.folder=…"])
     curve = s2l_ray.sweep("runs/quickstart", ["sweep.budgets=[0.05,0.1,0.2]"])
 
 The heavy imports (torch, Ray) wait until they are needed.
@@ -19,12 +20,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from s2l_ray.api import (
+        Evaluation,
+        EvaluationResult,
         Run,
         S2LConfig,
         Subset,
         SweepResult,
         Target,
         estimate,
+        evaluate,
         finetune,
         list_recipes,
         load_config,
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Evaluation",
+    "EvaluationResult",
     "Run",
     "S2LConfig",
     "Subset",
@@ -42,6 +48,7 @@ __all__ = [
     "Target",
     "__version__",
     "estimate",
+    "evaluate",
     "finetune",
     "list_recipes",
     "load_config",
@@ -57,6 +64,7 @@ _LIGHT = {
     "load_config": "config",
     "Run": "artifacts.run",
     "load_run": "artifacts.run",
+    "Evaluation": "artifacts.results",
     "Subset": "artifacts.results",
     "Target": "artifacts.results",
 }

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.artifacts.results import Subset, Target
+from s2l_ray.artifacts.results import Evaluation, Subset, Target
 from s2l_ray.artifacts.run import Run, load_run
 from s2l_ray.config import S2LConfig, list_recipes, load_config
 from s2l_ray.observability.progress import Progress
@@ -20,15 +20,19 @@ from s2l_ray.workflow import commands
 from s2l_ray.workflow.commands import run
 from s2l_ray.workflow.estimate import Estimate
 from s2l_ray.workflow.estimate import estimate as _estimate
+from s2l_ray.workflow.evaluate import EvaluationRequest, EvaluationResult, evaluate_run
 
 __all__ = [
     "Estimate",
+    "Evaluation",
+    "EvaluationResult",
     "Run",
     "S2LConfig",
     "Subset",
     "SweepResult",
     "Target",
     "estimate",
+    "evaluate",
     "finetune",
     "list_recipes",
     "load_config",
@@ -108,6 +112,41 @@ def sweep(
     return _sweep(
         config, overrides, find_smallest=find_smallest, within=within, progress=progress, present=present_sweep
     )
+
+
+def evaluate(
+    run: Run | str,
+    subsets: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    form: str | None = None,
+    limit: int | None = None,
+    model: str | None = None,
+    rescore: bool = False,
+    compare: Sequence[str] = (),
+    across_engines: bool = False,
+    progress: Progress | None = None,
+) -> EvaluationResult:
+    """Let the run's targets answer test questions, and judge their answers; what is there already is skipped.
+
+    Args:
+        run: the run, or its folder.
+        subsets: which targets, by what they were trained on, and `base`, the model before fine-tuning; None: those of
+            `evaluation.subsets`.
+        tasks: None: those of `evaluation.tasks`.
+        overrides: `evaluation.data.folder=…`, and whatever else of `evaluation`, `resources`, `estimates`.
+        form: `cot`, `pot` or `hybrid`; None: `evaluation.form`.
+        limit: at most so many questions of each task, the first by id.
+        model: a hub id or folder, asked instead of the run's targets.
+        rescore: judge again what was generated; no Ray is started.
+        compare: models whose differences are tested, every pair of them.
+        across_engines: compare also what different engines, dtypes or devices have generated.
+    """
+    request = EvaluationRequest(
+        subsets, tasks, form, limit, model, rescore, tuple(compare), across_engines, tuple(overrides)
+    )
+    return evaluate_run(run, request, progress=progress)
 
 
 def estimate(config: S2LConfig | str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Estimate:

@@ -42,6 +42,8 @@ READS: dict[str, tuple[str, ...]] = {
 _READERS = 16
 _EARLIER_TRAJECTORIES = {"source": "snapshots"}
 """What a proxy's settings do not name was so."""
+_NAMED = ("subset/", "target/", "generation/", "evaluation/")
+"""Folders that are called by a name and a part of the key."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,25 @@ def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list
             if heldout.content == target.manifest.inputs.get("heldout"):
                 index.stages["heldout"] = heldout
         index.stages[f"target/{label}"] = target
+    for found in _evaluations(storage, config, index, chain, warnings):
+        index.stages[found.manifest.stage] = found
     chosen = {found.folder for found in index.stages.values()}
     index.others = [found for found in subsets + targets if found.folder not in chosen]
     return index
+
+
+def _evaluations(storage: Storage, config: S2LConfig, index: Index, chain: Chain, warnings: list[str]) -> list[Found]:
+    """Of the targets in the index, and of models that are no part of the run: one for each model and task, the one
+    with the configuration's settings before others, and the one finished last before earlier ones."""
+    form = None if config.evaluation is None else config.evaluation.form
+    found = []
+    for one in _of_kind(storage, "evaluation", warnings):
+        target = index.stages.get(f"target/{one.label.partition('/')[0]}")
+        is_of_this = target is None or target.content == one.manifest.inputs.get("model")
+        if is_of_this and one.manifest.inputs.get("corpus") == chain["corpus"].content:
+            found.append(one)
+    best = _best_of_each(found, lambda one: one.manifest.settings.get("form") == form)
+    return [best[label] for label in sorted(best)]
 
 
 def note_chain(storage: Storage, folders: Mapping[str, str]) -> None:
@@ -186,7 +204,7 @@ def _read(storage: Storage, folders: Iterable[str], warnings: list[str]) -> list
             return f"{storage.uri}/{folder} is left out: {str(error).splitlines()[0]}"
         if manifest is None:
             return None
-        length = 8 if folder.startswith(("subset/", "target/")) else 12
+        length = 8 if folder.startswith(_NAMED) else 12
         return Found(folder, manifest) if re.split("[/-]", folder)[-1] == manifest.key[:length] else None
 
     with ThreadPoolExecutor(_READERS) as pool:

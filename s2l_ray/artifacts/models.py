@@ -186,3 +186,60 @@ class TargetArtifact(Artifact):
     """Held-out set → `before` and `after` training, see evaluation.metrics.SetResult."""
     memory: dict[str, Any]
     """What a worker was estimated to need, see lm.memory."""
+
+
+class GenerationArtifact(Artifact):
+    """A model's completions of the questions of one task."""
+
+    model: str
+    """What the model is called: a target by what it was trained on, `base`, or `model-…`."""
+    task: str
+    form: str
+    """cot, pot or hybrid."""
+    engine: str
+    """What generated: `transformers`."""
+    dtype: str
+    num_questions: int
+    num_parts: int
+    num_new_tokens: int
+    """Of all completions."""
+    finish: dict[str, int]
+    """Completions by how they ended: `eos`, `length`."""
+    outcomes: dict[str, int] = {}
+    """Programs by what became of them; `no_program` where a completion held none."""
+    num_not_rendered: int = 0
+    """Prompts that cannot be rendered, or do not fit into the model's window."""
+    sandbox: list[dict[str, Any]] = []
+    """What the sandbox kept out on each node on which programs ran, see evaluation.sandbox.ProbeReport."""
+    num_halved_batches: int = 0
+    """Batches that did not fit into a device's memory and were generated in halves."""
+
+
+class ContaminationArtifact(Artifact):
+    """Which questions of a task stand in the corpus."""
+
+    task: str
+    exact: int
+    ngram: int
+    template: int
+
+
+class EvaluationArtifact(Artifact):
+    """Verdicts on a model's answers to one task."""
+
+    model: str
+    task: str
+    form: str
+    engine: str
+    dtype: str
+    device: str
+    """What generated: `cpu`, `NVIDIA H200`, …"""
+    rules_version: int
+    num_questions: int
+    """That were asked."""
+    figures: dict[str, dict[str, Any]]
+    """Name → value, low, high, num_questions; `correct` of tasks with verdicts, `bleu`, `rougeL`, … of summaries."""
+    shares: dict[str, Any]
+    """Of all questions: truncated, no_answer, program_failed (by outcome), fell_back, contaminated, …"""
+    sandbox: list[dict[str, Any]] = []
+    """Of the nodes on which programs and symbolic comparisons ran."""

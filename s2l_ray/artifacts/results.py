@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import Self
 
-from s2l_ray.artifacts.models import SubsetArtifact, TargetArtifact
+from s2l_ray.artifacts.models import EvaluationArtifact, SubsetArtifact, TargetArtifact
 from s2l_ray.artifacts.stage import Stage
 
 
@@ -58,3 +58,32 @@ class Target(_Result):
         """Held-out set → `before` and `after` training: `micro` (mean loss over examples), `macro` (over sources),
         `per_token`, all in nats, and `exact_match`."""
         return TargetArtifact.of(self).evaluation
+
+
+@dataclass
+class Evaluation(_Result):
+    """A model's answers to the questions of one task, judged."""
+
+    @property
+    def model(self) -> str:
+        """`s2l-0.11`, `full`, `base`, or `model-…`."""
+        return EvaluationArtifact.of(self).model
+
+    @property
+    def task(self) -> str:
+        return EvaluationArtifact.of(self).task
+
+    @property
+    def figures(self) -> Mapping[str, Mapping[str, Any]]:
+        """Name (`correct`, `bleu`, `rougeL`, …) → `value`, `low`, `high` and `num_questions`."""
+        return EvaluationArtifact.of(self).figures
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """All of report.json: figures, groups, shares, splits, yardsticks, notes."""
+        found: Mapping[str, Any] = self.storage.read_json("report.json")
+        return found
+
+    def answers(self) -> Any:
+        """A pyarrow table with a row for each question: question, gold, text, extracted, correct, reason, …"""
+        return self.storage.read_table("answers.parquet")

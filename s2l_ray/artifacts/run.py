@@ -10,7 +10,7 @@ import yaml
 
 from s2l_ray.artifacts.index import READS, Found, find_chain, find_index, is_complete, is_configured, note_chain
 from s2l_ray.artifacts.models import TrajectoriesArtifact
-from s2l_ray.artifacts.results import Subset, Target
+from s2l_ray.artifacts.results import Evaluation, Subset, Target
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.load import ConfigError, load_config, to_yaml
 from s2l_ray.config.schema import S2LConfig
@@ -57,6 +57,12 @@ class Run:
     def targets(self) -> dict[str, Stage]:
         """Target stages by what they were trained on (`s2l-0.11`, `full`)."""
         return {name.removeprefix("target/"): s for name, s in self.stages.items() if name.startswith("target/")}
+
+    @property
+    def evaluations(self) -> dict[tuple[str, str], Evaluation]:
+        """Evaluations by model (`s2l-0.11`, `full`, `base`, `model-…`) and task."""
+        found = [Evaluation.of(s) for name, s in self.stages.items() if name.startswith("evaluation/")]
+        return {(one.model, one.task): one for one in found}
 
     def target(self, name: str) -> Target:
         """A target by what it was trained on. Raises RunError if there is none; says which there are."""

@@ -29,6 +29,7 @@ _SWEEP_CURE = (
 _WITHOUT_DIGEST = {
     "locks": "locks have no digest", "stage_locks": "locks have no digest",
     "tensorboard": "logs have no digest", "wandb": "logs have no digest", "sweep/logs": "logs have no digest",
+    "evaluation": "the overview has no digest: it is made anew with every evaluation",
     "report": "the page and its numbers have no digest: they are made anew at the end of every run",
     "sweep/made": "notes on which trials share a target have no digest",
     "sweep/ray_tune": "working state of a sweep that was interrupted has no digest",

@@ -12,6 +12,7 @@ from select import POLLERR, poll
 from s2l_ray.cli import (
     completion,
     env,
+    evaluate,
     explain,
     finetune,
     init,
@@ -43,8 +44,8 @@ s2l --help lists all commands."""
 _EPILOG = """\
 s2l COMMAND --help says more about a command.
 Exit codes: 0 done, 1 failed, 2 refused before anything started."""
-_COMMANDS = (init, run, select, finetune, sweep, submit, inspect, report, verify, push, recipes, selectors, explain,
-             schema, completion, env)  # fmt: skip
+_COMMANDS = (init, run, select, finetune, evaluate, sweep, submit, inspect, report, verify, push, recipes, selectors,
+             explain, schema, completion, env)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,8 +22,8 @@ def add_to(commands: Commands) -> None:
     submit.add_argument("overrides", nargs="*", metavar="section.field=value", help="as for the command itself")
     submit.add_argument("--address", metavar="URL", help="http://head:8265; default: $RAY_API_SERVER_ADDRESS")
     submit.add_argument(
-        "--command", default="run", choices=("run", "select", "finetune", "sweep"), metavar="NAME",
-        help="run (default), select, finetune or sweep",
+        "--command", default="run", choices=("run", "select", "finetune", "evaluate", "sweep"), metavar="NAME",
+        help="run (default), select, finetune, evaluate or sweep",
     )  # fmt: skip
     submit.add_argument("--working-dir", metavar="FOLDER", help="send this folder too, without ignored files")
     submit.add_argument(

@@ -1,6 +1,7 @@
 """Configuration: reads a recipe or a YAML file and dotted overrides → gives one typed, validated, immutable tree."""
 
 from s2l_ray.config.corpus import CorpusConfig, HuggingFaceSource, QuickstartSource, TemplateConfig
+from s2l_ray.config.evaluation import EvaluationConfig
 from s2l_ray.config.load import ConfigError, list_recipes, load_config, recipe_summary, to_yaml
 from s2l_ray.config.model import TrainedModelConfig, TrainTokenizerConfig
 from s2l_ray.config.proxy import ProxyConfig
@@ -20,6 +21,7 @@ __all__ = [
     "ConfigError",
     "CorpusConfig",
     "EstimatesConfig",
+    "EvaluationConfig",
     "HuggingFaceSource",
     "ProxyConfig",
     "QuickstartSource",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Iterator
 from typing import Literal
@@ -10,8 +11,10 @@ from pydantic import Field
 
 from s2l_ray.config.section import Location, Section, bounded
 
+Form = Literal["cot", "pot", "hybrid"]
 RULES = ("number", "rounded_number", "one_of_several", "numglue", "mathematics", "math", "choice", "words", "exact",
-         "summary")  # fmt: skip
+         "verbatim", "summary")  # fmt: skip
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def fields_of(template: str) -> list[str]:
@@ -37,11 +40,17 @@ class CustomTaskConfig(Section):
     """The right answer, with columns in braces."""
     rule: Literal[
         "number", "rounded_number", "one_of_several", "numglue", "mathematics", "math", "choice", "words", "exact",
-        "summary",
+        "verbatim", "summary",
     ] = "exact"  # fmt: skip
     """How answers are compared: as one exact number; one number as far as both were rounded; at most three numbers, one
     of which is the gold; by the rules of NumGLUE or Mathematics; as mathematics in LaTeX; as an option's letter or its
-    text; as words; as the same text; or as summaries, by BLEU and ROUGE."""
+    text; as words; as the same text; as the same completion, letter by letter; or as summaries, by BLEU and ROUGE."""
+    form: Form | None = None
+    """How the questions are answered; None: as `evaluation.form` says."""
+    metric: str | None = None
+    """`package.module:function`, a figure of your own beside the rule's. It is given a pyarrow table (question_id,
+    question, gold, text, form_used, and a struct `groups`) and returns name → a number, or one for each row, which gets
+    an interval. It runs where the command runs, with your rights."""
     group_by: list[str] = Field(default=[], max_length=10)
     """Columns by whose values the report splits its figures."""
     max_new_tokens: int = bounded(512, 2**17, "and no model writes that much", ge=1)
@@ -54,3 +63,5 @@ class CustomTaskConfig(Section):
                     yield f"{name}={template!r} names no column, so all questions would be alike; write '{{column}}'"
             except ValueError as error:
                 yield f"{name}={template!r} cannot be filled in: {error}"
+        if self.metric is not None and not _FUNCTION.fullmatch(self.metric):
+            yield f"metric={self.metric!r} names no function; write package.module:function"

@@ -28,6 +28,7 @@ _SECTIONS = {
     "selection": "Which subsets are chosen.",
     "heldout": "Examples that neither the proxy nor a target is trained on.",
     "target": "The model that is fine-tuned on the subsets.",
+    "evaluation": "Which test questions the targets answer, how, and what is reported of it.",
     "sweep": "Which budgets, selectors, seeds and settings `s2l sweep` tries.",
     "loggers": "Where the figures go besides `metrics.jsonl`.",
     "resources": "What the run may use of the cluster.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -72,9 +72,16 @@ def _bound(field: FieldInfo | None) -> Any:
 def section_at(path: Sequence[int | str]) -> type[BaseModel] | None:
     """The section at `path`; None if there is none."""
     model: type[BaseModel] = S2LConfig
-    for name in path:
-        field = model.model_fields.get(str(name))
-        options = [field.annotation, *get_args(field.annotation)] if field else []
+    names = [str(name) for name in path]
+    while names:
+        field = model.model_fields.get(names.pop(0))
+        annotation: Any = field.annotation if field else None
+        if get_origin(annotation) is dict:  # of sections, by names of the user's
+            if not names:
+                return None
+            names.pop(0)
+            annotation = get_args(annotation)[1]
+        options = [annotation, *get_args(annotation)]
         found = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
         if found is None:
             return None

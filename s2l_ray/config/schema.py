@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from s2l_ray.config.corpus import CorpusConfig
+from s2l_ray.config.evaluation import EvaluationConfig
 from s2l_ray.config.heldout import QUICKSTART_SET, HeldOutConfig
 from s2l_ray.config.loggers import LoggersConfig
 from s2l_ray.config.model import TrainedModelConfig
@@ -94,6 +95,8 @@ class ResourcesConfig(Section):
     """Who trains and scores the proxy."""
     target: WorkersConfig = WorkersConfig()
     """Who fine-tunes the target."""
+    evaluation: WorkersConfig = WorkersConfig()
+    """Who answers test questions: each worker holds a whole model."""
     max_failures: int = bounded(3, 1_000_000, "which is as good as -1, always", ge=-1)
     """How often lost workers are replaced before the run stops (it can be resumed then); -1: always."""
     may_grow: bool = False
@@ -141,6 +144,8 @@ class S2LConfig(Section):
     heldout: HeldOutConfig = HeldOutConfig()
     target: TargetConfig | None = None
     """None: the run ends with the subsets."""
+    evaluation: EvaluationConfig | None = None
+    """None: targets are judged by their held-out losses alone."""
     sweep: SweepConfig = SweepConfig()
     loggers: LoggersConfig = LoggersConfig()
     resources: ResourcesConfig = ResourcesConfig()

@@ -171,6 +171,11 @@ class Renderer:
         ids = self._encode.prompt(answered[-1])
         return ids or UnusableRow("the prompt is empty, so there is nothing for the model to continue")
 
+    def prompt_text(self, messages: Sequence[Turn]) -> str | UnusableRow:
+        """The same as text, for programs that tokenise it themselves; without what the tokenizer puts before texts."""
+        answered = self._texts([*messages, {"role": "assistant", "content": _ANSWER}], None)
+        return answered if isinstance(answered, UnusableRow) else answered[-1].text[: answered[-1].responses[-1][0]]
+
     def end_ids(self) -> list[int]:
         """Tokens that end a response: the one with which responses of this style end, and the tokenizer's EOS."""
         # Templates for tool use alone fail where there are no tools.

@@ -13,6 +13,11 @@ from s2l_ray.evaluation.errors import EvaluationError
 SUMMARY = "summary"
 """The rule of tasks whose answers are texts, measured by BLEU, ROUGE and BERTScore."""
 
+VERBATIM = "verbatim"
+"""The rule of tasks whose completion is the answer, letter by letter."""
+QUICKSTART = "quickstart"
+"""The embedded corpus's own test: its responses are what is asked for."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -34,11 +39,15 @@ class Task:
     domain: str = ""
     """in or out: whether MathInstruct has training examples of the set's own."""
     source: str = ""
+    form: str | None = None
+    """How its questions are answered, whatever the evaluation's form is; None: as the evaluation says."""
+    metric: str | None = None
+    """A function of the user's, `package.module:function`."""
 
     @property
     def has_programs(self) -> bool:
         """Whether the task can be answered by a program's output."""
-        return self.rule != SUMMARY
+        return self.rule not in (SUMMARY, VERBATIM)
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,6 +74,8 @@ BUILT_IN: dict[str, Task] = {
              question="Summarise the findings into an impression.\n\nFindings: {findings}\n\nImpression:",
              gold="{impression}", group_by=("source",), max_new_tokens=192, title="Clinical summaries",
              level="radiology reports", source="https://aclanthology.org/2021.bionlp-1.8"),
+        Task(QUICKSTART, VERBATIM, question="{instruction}", gold="{output}", group_by=("source", "skill"),
+             max_new_tokens=32, title="Quickstart", size=1350, domain="in", level="letters, numbers and dates"),
     )
 }  # fmt: skip
 MATHS = ("gsm8k", "math", "numglue", "svamp", "mathematics", "simuleq")
@@ -88,7 +99,10 @@ def task_of(name: str, custom: Mapping[str, CustomTaskConfig]) -> Task:
         known = ", ".join([*BUILT_IN, *custom])
         raise EvaluationError(f"{shown(name)} is no task; known are {known}, and what evaluation.custom describes")
     own = custom[name]
-    return Task(name, own.rule, own.question, own.gold, tuple(own.group_by), own.max_new_tokens, title=name)
+    return Task(
+        name, own.rule, own.question, own.gold, tuple(own.group_by), own.max_new_tokens, title=name, form=own.form,
+        metric=own.metric,
+    )  # fmt: skip
 
 
 def tasks_of(names: Iterable[str], custom: Mapping[str, CustomTaskConfig]) -> list[Task]:

@@ -9,10 +9,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from s2l_ray.errors import S2LError
 from s2l_ray.execution.capacity import Node
 from s2l_ray.execution.placement import host_memory_bytes, local_cores
+
+T = TypeVar("T")
 
 _FIRST_WITH_BF16 = 8
 """NVIDIA's compute capability, major number: Ampere. Older cards emulate bf16, slower than fp32."""
@@ -85,17 +88,41 @@ def facts_of_nodes(wanted: Callable[[Node], bool], embedded: bool) -> list[tuple
 
     embedded: the only node is this machine, and needs no task.
     """
+    # Ray 2.60 leaves CUDA_VISIBLE_DEVICES alone where no GPU is asked for, unless it is told otherwise.
+    sees_all: dict[str, Any] = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
+    if embedded:
+        return [(resources, local_facts()) for resources in _resources(wanted).values()]
+    return _ask(local_facts, wanted, sees_all)
+
+
+def on_every_node(task: Callable[..., T], embedded: bool, *arguments: Any) -> list[T]:
+    """task(*arguments) on each living node; those that do not answer are left out. `task` is a plain function.
+
+    embedded: the only node is this machine, and needs no task.
+    """
+    if embedded:
+        return [task(*arguments)]
+    return [answer for _, answer in _ask(task, lambda node: True, None, *arguments)]
+
+
+def _resources(wanted: Callable[[Node], bool]) -> dict[str, Node]:
+    """Living nodes by their ids."""
+    import ray
+
+    nodes = sorted(ray.nodes(), key=lambda node: node["NodeName"])
+    return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"] and wanted(node["Resources"])}
+
+
+def _ask(
+    task: Callable[..., T], wanted: Callable[[Node], bool], runtime_env: dict[str, Any] | None, *arguments: Any
+) -> list[tuple[Node, T]]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = [node for node in ray.nodes() if node["Alive"] and wanted(node["Resources"])]
-    if embedded:
-        return [(node["Resources"], local_facts()) for node in nodes]
-    # Ray 2.60 leaves CUDA_VISIBLE_DEVICES alone where no GPU is asked for, unless it is told otherwise.
-    sees_all: dict[str, Any] = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
-    task = ray.remote(num_cpus=0, max_calls=1, max_retries=3, runtime_env=sees_all)(local_facts)
+    nodes = _resources(wanted)
+    remote: Any = ray.remote(num_cpus=0, max_calls=1, max_retries=3, runtime_env=runtime_env)(task)
     asked = {
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(): node
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(*arguments): node
         for node in nodes
     }
     done, late = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_S) if asked else ([], [])
@@ -104,7 +131,10 @@ def facts_of_nodes(wanted: Callable[[Node], bool], embedded: bool) -> list[tuple
     found = []
     for reference in done:
         try:
-            found.append((asked[reference]["Resources"], ray.get(reference)))
+            found.append((nodes[asked[reference]], ray.get(reference)))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, S2LError):
+                raise error.cause from None
         except ray.exceptions.RayError:  # the node has left
             continue
     return found

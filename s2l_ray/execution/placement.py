@@ -75,7 +75,7 @@ def place(
     resources: ResourcesConfig,
     nodes: Sequence[Node],
     cores: int | None = None,
-    who: Literal["proxy", "target"] = "proxy",
+    who: Literal["proxy", "target", "evaluation"] = "proxy",
     growth: Growth | None = None,
     device: str | None = None,
 ) -> Placement:

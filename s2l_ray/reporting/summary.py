@@ -13,6 +13,7 @@ from s2l_ray.reporting.main_subset import main_subset
 from s2l_ray.reporting.numbers import compact, figure
 from s2l_ray.reporting.worth import gather_worth, verdict_lines
 from s2l_ray.text.display import aligned, printable
+from s2l_ray.workflow.overview import overview, overview_lines
 
 _WIDTH = 80
 """Of a narrow terminal."""
@@ -43,13 +44,26 @@ def summary_lines(run: Run) -> list[str]:
         where = f"{run.uri}/subset/{selector}-*/" if len(stages) > 1 else f"{stages[0].storage.uri}/"
         lines.append(f"    {selector:<18} {sizes} examples: {where}{SubsetArtifact.of(stages[0]).files[0]}")
     if run.targets:
-        return [*map(printable, lines), *target_lines(run), f"  Look at it:    s2l inspect {printable(run.uri)}"]
+        return [
+            *map(printable, lines),
+            *target_lines(run),
+            *evaluation_lines(run),
+            f"  Look at it:    s2l inspect {printable(run.uri)}",
+        ]
     lines += [
         "  Train on an s2l file instead of the whole corpus (a Parquet copy is beside it); random* are yardsticks.",
         f"  Look at it:    s2l inspect {run.uri}",
         f"  Another size:  s2l select {run.uri} --budget 0.3",
     ]
     return [printable(line) for line in lines]
+
+
+def evaluation_lines(run: Run) -> list[str]:
+    """What the targets' answers to test questions came to, if they were asked any."""
+    if not run.evaluations:
+        return []
+    told = overview_lines(overview(run, run.config))
+    return ["  Judged    by their answers to test questions:", *(printable(f"  {line}") for line in told)]
 
 
 def cut_lines(run: Run) -> list[str]:

@@ -30,7 +30,7 @@ from s2l_ray.storage.folder import Storage
 if TYPE_CHECKING:
     from s2l_ray.lm.sharding import Sharding  # imports torch
 
-Role = Literal["proxy", "target"]
+Role = Literal["proxy", "target", "evaluation"]
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Layout:
     embedded: bool
     """Ray was started for this command alone."""
     placements: dict[str, Placement] = field(default_factory=dict)
-    """Of `proxy`, `target` and `clusters`; empty where no Ray is needed."""
+    """Of `proxy`, `target`, `evaluation` and `clusters`; empty where no Ray is needed."""
     sharding: Sharding | None = None
     """The target's."""
     precisions: dict[str, Precision] = field(default_factory=dict)
@@ -127,7 +127,7 @@ def lay_out(
     devices, gpu_facts = _devices(config, embedded, nodes, grown, with_kmeans)
     for note in devices.notes:
         say(f"[cluster] {note}")
-    for role in _roles(config):
+    for role in roles_of(config):
         layout.placements[role] = place(resources, nodes, cores, role, grown, devices.training)
     if not embedded:
         who = "; ".join(f"{name}: {placement.describe()}" for name, placement in layout.placements.items())
@@ -192,8 +192,11 @@ def _cpu_facts(placement: Placement, embedded: bool) -> list[NodeFacts]:
     ]
 
 
-def _roles(config: S2LConfig) -> list[Role]:
-    return ["proxy"] if config.target is None else ["proxy", "target"]
+def roles_of(config: S2LConfig) -> list[Role]:
+    """Who needs workers."""
+    roles: list[Role] = ["proxy"]
+    roles += ["target"] if config.target is not None else []
+    return roles + (["evaluation"] if config.evaluation is not None else [])
 
 
 def _devices(
@@ -207,7 +210,7 @@ def _devices(
     if resources.device == "cpu" or not has_gpus:
         return choose_devices(resources.device, [], to_come), []
     open_to_all = resources.model_copy(update={"may_grow": True})  # refused later, when the device is known
-    wanted = [place(open_to_all, nodes, None, role, None, "gpu") for role in _roles(config)]
+    wanted = [place(open_to_all, nodes, None, role, None, "gpu") for role in roles_of(config)]
     facts = _gpu_facts(wanted, embedded)
     return choose_devices(resources.device, facts, True, with_kmeans), facts
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _FINISHED, _STOPPED = "trials", "stopped"
 Say = Callable[[str], None]
-_NOT_RESULTS = {"name", "run_dir", "sweep", "resources", "loggers", "estimates"}
+_NOT_RESULTS = {"name", "run_dir", "sweep", "resources", "loggers", "estimates", "evaluation"}
 
 
 @dataclass(frozen=True)

@@ -92,12 +92,12 @@ def select(
     from s2l_ray.workflow.stages import subset_stage
 
     _refuse_other_sections(overrides)
-    opened = _open(run)
+    opened = open_run(run)
     how = (seed, stratify, overrides)
     _selecting(opened.config, budget, selector, *how)  # refused before the lock is waited for
     metrics = RayMetrics(opened.config.name)
     with open_runner(opened, progress or Progress(), metrics, _WAIT_FOR_OTHERS_S) as runner:
-        _find_selection(opened, reread=isinstance(run, str))
+        find_selection(opened, reread=isinstance(run, str))
         config = _selecting(opened.config, budget, selector, *how)
         before = dict(opened.stages)
         stage = subset_stage(config, opened, runner, selector, config.selection.budgets[0])
@@ -139,11 +139,11 @@ def finetune(
             "the one or the others"
         )
     _refuse_selecting(overrides)
-    opened = _open(run)
+    opened = open_run(run)
     preflight(_finetuning(opened.config, overrides, budget, selector))  # whichever subset: the target is the same
     metrics = RayMetrics(opened.config.name)
     with open_runner(opened, progress or Progress(), metrics, _WAIT_FOR_OTHERS_S) as runner:
-        _find_selection(opened, reread=isinstance(run, str))
+        find_selection(opened, reread=isinstance(run, str))
         stratify: bool | str | None = None
         if subset is not None and subset != FULL and not opened.has_subset(subset):
             selector, budget, stratify = _named(opened, subset)
@@ -158,7 +158,7 @@ def finetune(
             return target_stage(RunContext(config, runner, layout), subset)
 
 
-def _open(run: Run | str) -> Run:
+def open_run(run: Run | str) -> Run:
     """Its configuration alone: what belongs to it is found once the lock is held."""
     if isinstance(run, Run):
         return run
@@ -166,7 +166,7 @@ def _open(run: Run | str) -> Run:
     return Run(read_config(storage), storage)
 
 
-def _find_selection(opened: Run, reread: bool) -> None:
+def find_selection(opened: Run, reread: bool) -> None:
     """What others have made of the run until now; hold the lock.
 
     Args:

@@ -16,6 +16,7 @@ from s2l_ray.lm.checks import ModelUnreachable
 from s2l_ray.observability.progress import format_count, format_duration
 from s2l_ray.selection.quotas import check_budgets_fit
 from s2l_ray.stages.corpus.stage import check_corpus_files
+from s2l_ray.stages.layout import roles_of
 from s2l_ray.workflow.estimate import Estimate, complete_stages, estimate
 from s2l_ray.workflow.preflight import preflight
 from s2l_ray.workflow.target_estimate import TargetCost, target_costs, target_lines
@@ -56,6 +57,8 @@ class DryRun:
         lines.append(stages + ", ".join(f"subset/{name}" for name in made))
         if targets:
             lines.append("              → " + ", ".join(f"target/{name}" for name in targets))
+        if targets and config.evaluation is not None:
+            lines.append(f"              → evaluation of each by {', '.join(config.evaluation.tasks)}")
         lines += [f"note          {note}" for note in [*self.estimate.notes, *self.notes]]
         if self.complete:
             there = ", ".join(self.complete)
@@ -124,7 +127,7 @@ def _check_places(config: S2LConfig) -> None:
     if gpus := torch.cuda.device_count():
         node["GPU"] = gpus
     # Accelerator types and resources of one's own are Ray's to find.
-    for role in ("proxy", "target") if config.target is not None else ("proxy",):
+    for role in roles_of(config):
         asked = getattr(config.resources, role)
         if asked.accelerator_type is None and not asked.custom_resources:
             place(config.resources, [node], local_cores(), role)

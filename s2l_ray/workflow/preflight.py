@@ -26,6 +26,8 @@ def preflight(config: S2LConfig) -> None:
     from s2l_ray.execution.local_ray import check_temp_folder
     from s2l_ray.execution.session import is_embedded
     from s2l_ray.observability.loggers import check_loggers
+    from s2l_ray.stages.evaluation.models import check_subsets
+    from s2l_ray.stages.evaluation.tasks import check_evaluation
     from s2l_ray.stages.heldout.stage import check_heldout_files, check_objective_set
 
     _refuse_lost_folder(config.run_uri)
@@ -43,6 +45,9 @@ def preflight(config: S2LConfig) -> None:
         _check_target(config.target, config.resources.target.workers)
         check_objective_set(config)
         check_heldout_files(config)
+    if config.evaluation is not None:
+        check_evaluation(config)
+        check_subsets(config)
 
 
 def _refuse_lost_folder(run_uri: str) -> None:

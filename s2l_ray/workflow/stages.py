@@ -1,7 +1,8 @@
 """The order of the stages: the whole story in one file.
 
 corpus → tokens → proxy → trajectories → clusters, then a subset for each selector and budget, and for each target its
-tokens, the held-out sets, and the target itself. Stages that are registered from outside come after the one they name.
+tokens, the held-out sets, and the target itself, then its answers to test questions. Stages that are registered from
+outside come after the one they name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from s2l_ray.selection.quotas import check_budgets_fit
 from s2l_ray.stages.clusters.stage import clusters_spec
 from s2l_ray.stages.context import RunContext
 from s2l_ray.stages.corpus.stage import check_stratum, corpus_spec
+from s2l_ray.stages.evaluation.models import models_of
+from s2l_ray.stages.evaluation.stage import Evaluation
+from s2l_ray.stages.evaluation.tasks import AskedTask, read_tasks
 from s2l_ray.stages.heldout.stage import heldout_spec
 from s2l_ray.stages.proxy.stage import proxy_spec
 from s2l_ray.stages.signals.stage import passes_of, signals_spec
@@ -25,6 +29,7 @@ from s2l_ray.stages.subset.stage import SelectionReader, subset_spec
 from s2l_ray.stages.target.stage import target_spec
 from s2l_ray.stages.tokens.stage import tokens_spec
 from s2l_ray.stages.trajectories.stage import trajectories_spec
+from s2l_ray.workflow.overview import write_overview
 
 SpecMaker = Callable[[RunContext], StageSpec]
 
@@ -56,6 +61,9 @@ def run_stages(context: RunContext) -> None:
     context.run.commit()
     subset_stages(context)
     target_stages(context)
+    if context.config.evaluation is not None and context.run.targets:
+        evaluate_models(context, read_tasks(context.config, context.run.storage, context.progress.say))
+        write_overview(context.run, context.config)
 
 
 def run_up_to_clusters(
@@ -121,6 +129,27 @@ def target_stage(context: RunContext, name: str) -> Stage:
     heldout = heldout_spec(context, corpus, tokens)
     held_out = None if heldout is None else ensure(heldout)
     return ensure(target_spec(context, name, subset, tokens, corpus_tokens, held_out))
+
+
+def evaluate_models(
+    context: RunContext,
+    tasks: Sequence[AskedTask],
+    model: str | None = None,
+    again: bool = False,
+    generates: bool = True,
+) -> list[Stage]:
+    """Every model of `evaluation.subsets` answers every task, and is judged.
+
+    Args:
+        model: a hub id or folder that is asked instead.
+        again: judge again what was judged.
+        generates: False: only judge what was generated before.
+    """
+    asked = context.config.evaluation
+    assert asked is not None
+    models = models_of(context.run, context.config, asked.subsets, model)
+    with Evaluation(context, tasks, generates) as evaluation:
+        return [stage for one in models for stage in evaluation.evaluate(one, again)]
 
 
 def _ensure(context: RunContext, spec: StageSpec) -> Stage:

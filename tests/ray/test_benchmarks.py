@@ -18,6 +18,10 @@ CORPUS = "{corpus}"
 SMALLEST = {
     "every_selector": (["--sizes", "300", "--dim", "4", "--selectors", "s2l", "facility_location"], "s2l  "),
     "answers": (["--rows", "200"], "200 rows searched"),
+    "generation": (
+        ["--questions", "3", "--new-tokens", "2", "--hidden-size", "32", "--layers", "1", "--budgets", "400"],
+        "the same texts every time",
+    ),
     "gpu": (["--tiny", "--modes", "padded", "packed"], "section=target"),
     "sandbox": (["--programs", "4", "--processes", "1"], "sympy, one by one"),
     "scaling": (

@@ -18,8 +18,9 @@ RULES_VERSION = 1
 """Raise it with every change of a verdict: stored scores of an older version are then made anew."""
 
 Rule = Literal[
-    "number", "rounded_number", "one_of_several", "numglue", "mathematics", "math", "choice", "words", "exact"
-]
+    "number", "rounded_number", "one_of_several", "numglue", "mathematics", "math", "choice", "words", "exact",
+    "verbatim",
+]  # fmt: skip
 RULES: tuple[str, ...] = get_args(Rule)
 Reason = Literal["right", "wrong_value", "no_answer", "truncated", "program_failed", "unreadable", "timeout"]
 Form = Literal["cot", "output"]
@@ -78,6 +79,8 @@ def grade(
     Raises:
         UnreadableGold: the rule cannot read the gold.
     """
+    if rule == "verbatim":
+        return _verbatim(gold, text, truncated)
     found = find_in_output(text) if form == "output" else find_in_completion(text)
     judged = judge(rule, found, gold, question, compare)
     reason = _REASONS[judged.outcome]
@@ -105,6 +108,11 @@ def falls_back(grade_of_program: Grade) -> bool:
     return grade_of_program.how == "none" or grade_of_program.reason == "program_failed"
 
 
+def program_answers(result: Result | None) -> bool:
+    """The same by what the program came to, without a gold or a rule: what is generated does not depend on them."""
+    return result is not None and result.outcome == "ok" and find_in_output(result.stdout).how != "none"
+
+
 def judge(rule: Rule, found: Found, gold: str, question: str, compare: Compare) -> Judged:
     if rule == "math":
         return mathematics.judge(found, gold, compare)
@@ -124,6 +132,14 @@ def judge(rule: Rule, found: Found, gold: str, question: str, compare: Compare) 
     if rule == "one_of_several":
         return rules.one_of_several(found, number, rules.rounded, question)
     return rules.one_number(found, number, rules.exact if rule == "number" else rules.rounded)
+
+
+def _verbatim(gold: str, text: str, truncated: bool) -> Grade:
+    """The completion itself, ended by the model: what greedy decoding must give where every response token is the
+    model's first choice."""
+    right = text == gold and not truncated
+    reason: Reason = "right" if right else "truncated" if truncated else "wrong_value" if text else "no_answer"
+    return Grade(right, None, "unmarked" if text else "none", text[:500], reason)
 
 
 def _exact(found: Found, gold: str) -> Judged:

@@ -80,8 +80,11 @@ for line in sys.stdin:
 class Result(Protocol):
     """What a program came to."""
 
-    outcome: str
-    stdout: str
+    @property
+    def outcome(self) -> str: ...
+
+    @property
+    def stdout(self) -> str: ...
 
 
 class Sandbox(Protocol):

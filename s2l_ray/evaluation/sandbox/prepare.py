@@ -80,10 +80,19 @@ def _import_all(packages: Sequence[str], search: Sequence[str]) -> dict[str, str
             module = importlib.import_module(name)
             for part in _PARTS.get(name, ()):
                 importlib.import_module(part)
+            if name == "math_verify":
+                _read_latex(module)
         except Exception as error:
             raise Unable(f"package {name!r} cannot be imported: {type(error).__name__}: {error}") from error
         versions[name] = str(getattr(module, "__version__", "")) or _installed_version(name)
     return versions
+
+
+def _read_latex(math_verify: Any) -> None:
+    """The grammar's tables are made with the first texts that are read: here once, not in every process anew."""
+    latex = [math_verify.LatexExtractionConfig()]
+    for text in (r"$\frac{1}{2}x^2+\sqrt{3}$", r"$(1, 2)$", r"$\begin{pmatrix} 1 \\ 2 \end{pmatrix}$"):
+        math_verify.parse(text, extraction_config=latex, parsing_timeout=None, raise_on_error=False)
 
 
 def _installed_version(name: str) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_render import CHATML, new_tokenizer
 from transformers import GenerationConfig
 
 from s2l_ray.data.render import Renderer
@@ -25,6 +24,7 @@ from s2l_ray.lm.generate import (
     window_of,
 )
 from s2l_ray.testing.tiny import SHAPES, random_model
+from tests.unit.data.test_render import CHATML, new_tokenizer
 
 CPU = torch.device("cpu")
 ENDS = tuple(range(8, 40))

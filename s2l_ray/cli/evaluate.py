@@ -1,0 +1,86 @@
+"""What can the targets do? They answer test questions, and a rule says which answers are right."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from s2l_ray.cli.arguments import Commands, Once
+from s2l_ray.cli.completion import complete_subsets
+
+if TYPE_CHECKING:
+    from s2l_ray.workflow.evaluate import EvaluationRequest
+
+_ABOUT = """\
+Let targets answer the test questions of the section `evaluation`, and say which
+answers are right. What is there is skipped; see docs/evaluation.md."""
+
+
+def add_to(commands: Commands) -> None:
+    """Its arguments."""
+    evaluate = commands.add_parser(
+        "evaluate", help="have targets answer test questions", description=_ABOUT,
+        usage="s2l evaluate RUN [evaluation.field=value ...] [options]",
+    )  # fmt: skip
+    evaluate.add_argument("run", metavar="RUN", help="the run's folder")
+    evaluate.add_argument(
+        "overrides", nargs="*", metavar="section.field=value", help="settings of evaluation, resources, estimates"
+    )
+    named = evaluate.add_argument("--subset", action=Once, type=_names, metavar="NAMES", help="s2l-0.11,full,base")
+    named.completer = complete_subsets
+    evaluate.add_argument("--tasks", action=Once, type=_names, metavar="NAMES", help="gsm8k,math,...")
+    evaluate.add_argument(
+        "--form", action=Once, choices=("cot", "pot", "hybrid"), metavar="FORM", help="cot, pot or hybrid"
+    )
+    evaluate.add_argument("--limit", action=Once, type=int, metavar="N", help="questions of each task")
+    evaluate.add_argument("--model", action=Once, help="a hub id or folder, instead of the targets")
+    how = evaluate.add_mutually_exclusive_group()
+    how.add_argument("--rescore", action="store_true", help="judge again; generate nothing")
+    how.add_argument("--dry-run", action="store_true", help="say what it would take; start nothing")
+    how.add_argument("--export-lm-eval", action=Once, metavar="DIR", help="write tasks for lm-evaluation-harness")
+    evaluate.add_argument(
+        "--compare", action=Once, type=_names, default=[], metavar="NAMES", help="test differences: full,s2l-0.11"
+    )
+    evaluate.add_argument("--across-engines", action="store_true", help="with --compare: engines may differ")
+    # Said by the message that asks for it; nobody should come upon it by chance.
+    evaluate.add_argument("--i-know-programs-run-with-my-rights", action="store_true", help=argparse.SUPPRESS)
+    evaluate.set_defaults(call=_evaluate)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from s2l_ray.workflow.evaluate import EvaluationRequest, evaluate_run
+
+    overrides = list(arguments.overrides)
+    if arguments.i_know_programs_run_with_my_rights:
+        overrides.append("evaluation.sandbox.i_know_programs_run_with_my_rights=true")
+    request = EvaluationRequest(
+        arguments.subset, arguments.tasks, arguments.form, arguments.limit, arguments.model, arguments.rescore,
+        arguments.compare, arguments.across_engines, overrides,
+    )  # fmt: skip
+    if arguments.dry_run:
+        return _dry_run(arguments.run, request)
+    if arguments.export_lm_eval:
+        return _export(arguments.run, request, arguments.export_lm_eval)
+    result = evaluate_run(arguments.run, request)
+    print("\n".join(["", *result.lines]), flush=True)
+    print(f"  report: {result.run.uri}/evaluation/report.md")
+    return 0
+
+
+def _dry_run(run: str, request: EvaluationRequest) -> int:
+    from s2l_ray.text.display import printable
+    from s2l_ray.workflow.evaluate import dry_run_lines
+
+    print("\n".join(map(printable, dry_run_lines(run, request))))
+    return 0
+
+
+def _export(run: str, request: EvaluationRequest, folder: str) -> int:
+    from s2l_ray.workflow.export_lm_eval import export_tasks
+
+    print("\n".join(export_tasks(run, request, folder)))
+    return 0

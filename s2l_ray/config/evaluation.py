@@ -1,0 +1,163 @@
+"""The section `evaluation`: which test questions a target answers, how, and what is reported of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from s2l_ray.config.custom_task import CustomTaskConfig, Form
+from s2l_ray.config.section import Location, OptionalLocation, Section, bounded, refuse_repeated
+
+BASE = "base"
+"""In `evaluation.subsets`: the target's model before fine-tuning."""
+_MAX_TASKS = 1000
+
+
+class EvaluationDataConfig(Section):
+    folder: OptionalLocation = None
+    """Folder with a file `<task>.jsonl` for each built-in task."""
+    files: dict[str, list[Location]] = Field(default={})
+    """Files of a built-in task (`gsm8k: [s3://bucket/test.jsonl]`), instead of the one in `folder`."""
+
+
+class GenerationConfig(Section):
+    max_new_tokens: dict[str, int] = Field(default={})
+    """Longest completion by task, or of all others (`default`); else 512, of math 1024, of clinical 192 (tokens)."""
+    tokens_per_batch: int = bounded(16_384, 2**26, "and a batch of more tokens fits no device's memory", ge=8)
+    """Padded prompts and completions of a batch (tokens). Batches are made of it and of the questions alone."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of weights and cache; `auto`: float32 on CPUs, bfloat16 on GPUs."""
+    questions_per_part: int = bounded(256, 1_000_000, "and a part is held in one worker's memory", ge=1)
+    """Unit of work and of resuming (questions)."""
+    samples: int = bounded(1, 1000, "and every sample generates all texts once more", ge=1)
+    """Completions of a question; the answer that most of them give counts."""
+    temperature: float = bounded(0.0, 100, "and tokens would be drawn without regard to the model", ge=0)
+    """0: greedy. Above: tokens are drawn, seeded by the question's id and the number of the sample."""
+
+    @field_validator("max_new_tokens")
+    @classmethod
+    def _lengths(cls, lengths: dict[str, int]) -> dict[str, int]:
+        for name, length in lengths.items():
+            if not 1 <= length <= 2**17:
+                raise ValueError(f"max_new_tokens.{name}={length} is no length of a completion; give 1 to {2**17:,}")
+        return lengths
+
+    def contradictions(self) -> Iterator[str]:
+        if self.samples > 1 and self.temperature == 0:
+            yield (
+                f"generation.samples={self.samples} with temperature=0 would give the same completion {self.samples} "
+                "times; set a temperature, or samples=1"
+            )
+
+
+class SandboxConfig(Section):
+    mode: Literal["auto", "bwrap", "external", "off"] = "auto"
+    """How programs that a model wrote are isolated. auto: Landlock and seccomp. bwrap: bubblewrap's namespaces as well.
+    external: limits only, on nodes that are a sandbox themselves. off: limits only, with your rights."""
+    seconds: float = bounded(5, 86_400, "and no program of an answer takes a day", ge=0.01)
+    """Longest time of a program (seconds)."""
+    memory_mb: int = bounded(1024, 1 << 24, "and no node has so much memory", ge=1)
+    """Memory of a program beyond the interpreter's (MiB)."""
+    output_kb: int = bounded(64, 1 << 20, "and no answer is so long", ge=1)
+    """Longest output that is read (KiB)."""
+    processes: int | None = bounded(None, 4096, "and no node has so many CPUs", ge=1)
+    """Programs that a worker runs at once; None: one for each of its CPUs."""
+    i_know_programs_run_with_my_rights: bool = False
+    """Needed for `mode: off`."""
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _off(cls, mode: Any) -> Any:
+        """YAML reads off as false."""
+        return "off" if mode is False else mode
+
+    def contradictions(self) -> Iterator[str]:
+        if self.mode == "off" and not self.i_know_programs_run_with_my_rights:
+            yield (
+                "sandbox.mode=off: what the model writes would run with your rights, on your files and network; use "
+                "auto, or, on a machine that holds nothing, set sandbox.i_know_programs_run_with_my_rights=true (of "
+                "s2l evaluate: --i-know-programs-run-with-my-rights)"
+            )
+
+
+class BertScoreConfig(Section):
+    model: OptionalLocation = "distilbert-base-uncased"
+    """Encoder, a hub id or a folder; None: no BERTScore."""
+    layer: int = bounded(5, 1000, "and no encoder has so many layers", ge=0)
+    """Hidden layer whose vectors are compared; 0 is the embedding."""
+    idf: bool = False
+    """Weigh tokens by their rarity in the references."""
+    rescale: OptionalLocation = None
+    """File of baselines (columns LAYER, P, R, F) to rescale by."""
+    revision: str | None = None
+    """Commit, tag or branch of the encoder on the hub."""
+
+
+class ConfidenceConfig(Section):
+    resamples: int = bounded(10_000, 1_000_000, "and the intervals change no more", ge=100)
+    """Resamples of every bootstrap."""
+    level: float = Field(default=0.95, gt=0, lt=1)
+    """Of all intervals."""
+
+
+class ContaminationConfig(Section):
+    ngram: int = bounded(13, 1000, "and no question is so long", ge=1)
+    """Words of an n-gram."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Share of a question's n-grams that training texts must have for the question to count as contaminated."""
+
+
+class EvaluationConfig(Section):
+    tasks: list[str] = Field(min_length=1, max_length=_MAX_TASKS)
+    """gsm8k, math, numglue, svamp, mathematics, simuleq, clinical, quickstart (of the embedded corpus), names in
+    `custom`, or `custom` for all of those."""
+    data: EvaluationDataConfig = EvaluationDataConfig()
+    """Where the built-in tasks' questions are."""
+    form: Form = "cot"
+    """How questions are answered: by a chain of thought, by a program (`pot`), or `hybrid`, by a program and where that
+    fails by a chain of thought. Programs run in a sandbox."""
+    limit: int | None = bounded(None, 10**9, "and no test set is so large", ge=1)
+    """Take at most so many questions of each task, the first by id."""
+    program_stem: str = " Let's write a program."
+    """Ends a question to which a program is wanted, as in the corpus."""
+    subsets: list[str] | None = Field(default=None, max_length=1000)
+    """Which targets, by what they were trained on, and `base`, the model before fine-tuning; None: all targets."""
+    generation: GenerationConfig = GenerationConfig()
+    """How completions are made."""
+    sandbox: SandboxConfig = SandboxConfig()
+    """Where programs run that a model has written."""
+    bertscore: BertScoreConfig = BertScoreConfig()
+    """The encoder by which summaries are compared with their references."""
+    confidence: ConfidenceConfig = ConfidenceConfig()
+    """How sure figures and differences are."""
+    contamination: ContaminationConfig = ContaminationConfig()
+    """Which questions count as standing in the corpus."""
+    custom: dict[str, CustomTaskConfig] = Field(default={}, max_length=_MAX_TASKS)
+    """Tasks of your own, by name."""
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks(cls, names: list[str]) -> list[str]:
+        refuse_repeated("evaluation.tasks", names)
+        return names
+
+    @field_validator("subsets")
+    @classmethod
+    def _subsets(cls, names: list[str] | None) -> list[str] | None:
+        refuse_repeated("evaluation.subsets", names or [])
+        if names == []:
+            raise ValueError("evaluation.subsets is empty: nothing would be evaluated; leave it out for all targets")
+        return names
+
+    @field_validator("custom")
+    @classmethod
+    def _names(cls, custom: dict[str, CustomTaskConfig]) -> dict[str, CustomTaskConfig]:
+        for name in custom:
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", name) or name == "custom":
+                raise ValueError(
+                    f"{name!r} cannot name a task (at most 64 letters, digits, - and _; `custom` stands for all)"
+                )
+        return custom

@@ -1,0 +1,87 @@
+"""Models that are only asked: a target as it was exported, adapters included, or any other causal language model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.config.target import TargetConfig
+from s2l_ray.lm.checks import foreign_refused
+from s2l_ray.lm.load import load_model, load_model_config, load_tokenizer
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.scratch import scratch_folder
+
+_ADAPTER = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is loaded from; the same for all workers."""
+
+    config: TargetConfig
+    """The model that was fine-tuned, or that is asked as it is."""
+    exported: Storage | None = None
+    """Folder of the fine-tuned one; None: the model of `config` itself."""
+    seed: int = 0
+    """Of random weights."""
+
+    def load_tokenizer(self) -> Any:
+        """Raises ModelError."""
+        if self.exported is None:
+            return load_tokenizer(self.config)
+        with _local(self.exported, without_weights=True) as folder:
+            return load_tokenizer(self._at(folder))
+
+    def load_config(self) -> Any:
+        """The `transformers` config; loads no weights. Raises ModelError."""
+        if self.exported is None:
+            vocab = len(self.load_tokenizer()) if self.config.from_config is not None else None
+            return load_model_config(self.config, vocab_size=vocab)
+        with _local(self.exported, without_weights=True) as folder:
+            adapted = Path(folder, _ADAPTER).exists()
+            return load_model_config(self.config if adapted else self._at(folder))
+
+    def load(self, tokenizer: Any, dtype: Any) -> Any:
+        """The model on the CPU, in evaluation mode.
+
+        Raises:
+            ModelError: it cannot be loaded, or lacks weights.
+        """
+        if self.exported is None:
+            return load_model(self.config, tokenizer, self.seed, dtype).eval()
+        with _local(self.exported) as folder:
+            if not Path(folder, _ADAPTER).exists():
+                return load_model(self._at(folder), tokenizer, self.seed, dtype).eval()
+            import peft
+
+            base = load_model(self.config, tokenizer, self.seed, dtype)
+            with foreign_refused(f"the adapters in {self.exported.uri} cannot be loaded", "Fine-tune the target again"):
+                wrapped: Any = peft.PeftModel.from_pretrained(base, str(folder))
+                return wrapped.merge_and_unload().eval()
+
+    def _at(self, folder: Path) -> TargetConfig:
+        """The configuration of a model that lies in a folder with all that belongs to it."""
+        return self.config.model_copy(
+            update={
+                "model": str(folder), "revision": None, "gguf_file": None, "from_config": None, "lora": None,
+                "random_weights": False, "tokenizer": None, "train_tokenizer": None,
+            }
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _local(storage: Storage, without_weights: bool = False) -> Iterator[Path]:
+    """The files on this machine: where they lie, or a copy that is deleted after the block."""
+    if storage.is_local:
+        yield storage.local_path()
+        return
+    with scratch_folder() as folder:
+        for entry in storage.list():
+            if not (without_weights and entry.name.endswith(".safetensors")):
+                with storage.open_input(entry.name) as source, open(folder / entry.name, "wb") as copy:
+                    while chunk := source.read(1 << 24):
+                        copy.write(chunk)
+        yield folder

@@ -1,0 +1,132 @@
+"""Ray glue of the evaluation: tests nodes, has a pool answer parts of test sets, searches the corpus for questions.
+
+Memory: the driver holds the questions, and a row of figures a part; a search task one part of the corpus and the
+questions' hashes (evaluation.contamination).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.evaluation.contamination import Hits, QuestionIndex
+from s2l_ray.evaluation.errors import EvaluationError
+from s2l_ray.evaluation.questions import ID_BYTES
+from s2l_ray.evaluation.sandbox import ProbeReport, SandboxSettings, probe_node
+from s2l_ray.evaluation.sandbox.settings import OFF_FLAG
+from s2l_ray.execution.actor_pool import ActorPool
+from s2l_ray.execution.node_facts import on_every_node
+from s2l_ray.execution.part_tasks import map_parts
+from s2l_ray.execution.placement import Placement
+from s2l_ray.stages.evaluation.worker import EvaluationWorker, ModelJob, PartJob
+from s2l_ray.storage.folder import Storage
+
+OVERLAP = "overlap.parquet"
+_HITS = ("ngrams", "exact", "templates")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the pool has done."""
+
+    content: list[list[str]]
+    """Of each part."""
+    counts: dict[str, int]
+    finish: dict[str, int]
+    outcomes: dict[str, int]
+    sandboxes: list[dict[str, Any]]
+    """Of every node on which programs ran."""
+    num_halved: int
+    device: str
+
+
+def model_pool(job: ModelJob, placement: Placement, what: str, max_failures: int, say: Callable[[str], None]) -> Any:
+    """Workers with one model, for several tasks; a context manager."""
+    return ActorPool(functools.partial(EvaluationWorker, job), placement, what, max_failures, say)
+
+
+def check_nodes(settings: SandboxSettings, embedded: bool) -> list[ProbeReport]:
+    """Test what every node that is up keeps out.
+
+    Raises:
+        EvaluationError: one cannot isolate programs; nothing was generated.
+    """
+    reports: list[ProbeReport] = on_every_node(probe_node, embedded, settings)
+    for report in reports:
+        if not report.isolated and settings.mode in ("auto", "bwrap"):
+            raise EvaluationError(
+                f"node {report.node} cannot isolate programs ({report.fault}); they would run with your rights. Use "
+                "form=cot, a kernel ≥ 5.13 with Landlock, sandbox.mode=bwrap, or, on a machine that holds nothing, "
+                f"sandbox.mode=off together with {OFF_FLAG}"
+            )
+    return reports
+
+
+def generate(pool: ActorPool, parts: list[PartJob], out: Storage, on_rows: Callable[[int], None]) -> Generation:
+    """Answer all parts; what lies there whole is kept.
+
+    Raises:
+        EvaluationError: a node cannot isolate programs.
+        PoolFailedError: workers died too often.
+    """
+    stats = pool.map(parts, on_done=lambda row: on_rows(row["rows"]))
+    for row in stats:
+        out.note_written(row["written"])
+    probes = {row["probe"]["node"]: row["probe"] for row in stats if row["probe"]}
+
+    def summed(name: str) -> dict[str, int]:
+        return dict(sum((Counter(row[name]) for row in stats), Counter()))
+
+    counts = {name: sum(row[name] for row in stats) for name in ("rows", "new_tokens", "quarantined")}
+    return Generation(
+        [row["content"] for row in stats], counts, summed("finish"), summed("outcomes"),
+        [probes[node] for node in sorted(probes)], sum(row["num_halved"] for row in stats),
+        stats[0]["device"] if stats else "cpu",
+    )  # fmt: skip
+
+
+class _Scan:
+    """Looks through one part of the corpus."""
+
+    def __init__(self, examples: Storage, index: QuestionIndex) -> None:
+        self.examples, self.index = examples, index
+
+    def __call__(self, part: int) -> dict[str, Any]:
+        messages = self.examples.read_table(part_name(part), ["messages"])["messages"].to_pylist()
+        hits = self.index.scan(turn["content"] for turns in messages for turn in turns)
+        found = {name: getattr(hits, name).astype(np.int64).tobytes() for name in _HITS}
+        return {"part": part, "rows": len(messages), "num_texts": hits.num_texts, **found}
+
+
+def search_corpus(
+    examples: Storage,
+    parts: list[int],
+    ids: list[bytes],
+    index: QuestionIndex,
+    share: float,
+    parallelism: int,
+    out: Storage,
+    on_rows: Callable[[int], None],
+) -> pa.Table:
+    """What the corpus holds of each question, written to `overlap.parquet`."""
+    stats = map_parts(parts, _Scan(examples, index), parallelism, on_rows)
+    hits = Hits.merged(
+        Hits(num_texts=row["num_texts"], **{name: np.frombuffer(row[name], dtype=np.int64) for name in _HITS})
+        for row in stats
+    )
+    overlap = index.overlap(hits, share)
+    table = pa.table(
+        {
+            "question_id": pa.array(ids, pa.binary(ID_BYTES)), "exact": overlap.exact, "ngram": overlap.ngram,
+            "template": overlap.template, "ngram_share": pa.array(overlap.share, from_pandas=True),
+        }
+    )  # fmt: skip
+    out.write_table(OVERLAP, table)
+    return table

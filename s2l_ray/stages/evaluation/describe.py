@@ -1,0 +1,73 @@
+"""What an evaluation is called and warns of: forms, engines, the line of a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from s2l_ray.artifacts.models import GenerationArtifact
+from s2l_ray.config.evaluation import EvaluationConfig
+from s2l_ray.evaluation.report import number_in
+from s2l_ray.stages.evaluation.tasks import AskedTask
+
+_MANY_TRUNCATED = 0.1
+_DTYPES = {"cpu": "float32", "gpu": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How completions are generated; part of their key."""
+
+    name: str
+    dtype: str
+
+
+def engines_of(config: EvaluationConfig, device: str | None) -> list[Engine]:
+    """What `auto` means on this device; where no device is known, everything that it may have meant.
+
+    Args:
+        device: cpu or gpu.
+    """
+    asked = config.generation
+    dtypes = [_DTYPES[device]] if device else list(dict.fromkeys(_DTYPES.values()))
+    dtypes = dtypes if asked.dtype == "auto" else [asked.dtype]
+    return [Engine("transformers", dtype) for dtype in dtypes]
+
+
+def form_of(task: AskedTask) -> str:
+    """cot, pot or hybrid: what the task's passes come to."""
+    return "hybrid" if len(task.passes) == 2 else task.passes[0]
+
+
+def summary_line(report: dict[str, Any]) -> str:
+    """The headline: `52.1% (47.0% to 57.2%) of 364 right`."""
+    names = [name for name in ("correct", "rougeL", "bleu", "bertscore") if name in report["figures"]]
+    told = []
+    for name in names:
+        figure = report["figures"][name]
+        low, high = (number_in(report["unit"], figure[end]) for end in ("low", "high"))
+        told.append(f"{name} {number_in(report['unit'], figure['value'])} ({low} to {high})")
+    return f"{', '.join(told)}; {report['num_questions']:,} questions"
+
+
+def warnings_of(artifact: GenerationArtifact, config: EvaluationConfig) -> list[str]:
+    found = []
+    total = sum(artifact.finish.values())
+    if artifact.finish.get("length", 0) > _MANY_TRUNCATED * total:
+        found.append(
+            f"{artifact.finish['length']:,} of {total:,} completions ended at the limit of new tokens and may lack "
+            "their answer; raise evaluation.generation.max_new_tokens"
+        )
+    if artifact.num_not_rendered:
+        found.append(
+            f"{artifact.num_not_rendered:,} prompts do not fit into the model's window or cannot be rendered and were "
+            "not asked; quarantine/ names them"
+        )
+    if artifact.num_halved_batches:
+        found.append(
+            f"{artifact.num_halved_batches:,} batches did not fit into the device's memory and were generated in "
+            "halves, which in bfloat16 can change texts; lower evaluation.generation.tokens_per_batch"
+        )
+    if artifact.outcomes and config.sandbox.mode in ("external", "off"):
+        found.append(f"programs ran without isolation (evaluation.sandbox.mode={config.sandbox.mode})")
+    return found

@@ -1,0 +1,120 @@
+"""Which models are asked: targets of the run, the model before fine-tuning, or any other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.artifacts.run import Run
+from s2l_ray.config.evaluation import BASE
+from s2l_ray.config.model import RENDER_FIELDS
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.target import TargetConfig
+from s2l_ray.errors import shown
+from s2l_ray.evaluation.errors import EvaluationError
+from s2l_ray.lm.exported import ModelSource
+from s2l_ray.lm.identity import model_identity, pinned
+from s2l_ray.storage.fingerprint import fingerprint
+
+
+@dataclass(frozen=True)
+class AskedModel:
+    """One model."""
+
+    label: str
+    """`s2l-0.11`, `full`, `base`, or `model-…` of one that is no part of the run."""
+    content: str
+    """Fingerprint of weights and tokenizer."""
+    source: ModelSource
+
+    @property
+    def config(self) -> TargetConfig:
+        return self.source.config
+
+
+def models_of(run: Run, config: S2LConfig, names: Sequence[str] | None, model: str | None = None) -> list[AskedModel]:
+    """The models to ask.
+
+    Args:
+        names: targets by what they were trained on, and `base`; None: all targets.
+        model: a hub id or folder, asked instead.
+
+    Raises:
+        EvaluationError: there is no such target, or none at all.
+    """
+    if model is not None:
+        return [_foreign(config, model)]
+    if names is None:
+        names = list(run.targets)
+        if not names:
+            raise EvaluationError(
+                f"{run.uri} has no target yet, so there is nothing to evaluate; make one with `s2l finetune`, or name "
+                "a model with --model"
+            )
+    return [_base(config) if name == BASE else _target(run, config, name) for name in dict.fromkeys(names)]
+
+
+def _target(run: Run, config: S2LConfig, name: str) -> AskedModel:
+    if name not in run.targets:
+        known = ", ".join([*run.targets, BASE])
+        raise EvaluationError(
+            f"{run.uri} has no target {shown(name)}, so it cannot be evaluated (there: {known}); make it with "
+            "`s2l finetune`"
+        )
+    stage = run.targets[name]
+    return AskedModel(name, stage.content, ModelSource(config.target or _of_proxy(config), stage.storage.sub("model")))
+
+
+def _of_proxy(config: S2LConfig) -> TargetConfig:
+    """Where there is no section `target`: rendered as for the proxy."""
+    kept = {name: getattr(config.proxy, name) for name in (*RENDER_FIELDS, "max_length", "trust_remote_code")}
+    return TargetConfig.model_validate({**kept, "model": config.proxy.model or "none"})
+
+
+def _base(config: S2LConfig) -> AskedModel:
+    target = config.target
+    if target is None or target.model is None or target.random_weights:
+        raise EvaluationError(
+            "`base` is the target's model before fine-tuning, and this run's target starts from random weights (or "
+            "there is none): its answers would say nothing; leave base out, or name a model with --model"
+        )
+    return _as_it_is(target.model_copy(update={"lora": None}), BASE)
+
+
+def _foreign(config: S2LConfig, model: str) -> AskedModel:
+    changes: dict[str, Any] = {
+        "model": model, "revision": None, "gguf_file": None, "from_config": None, "random_weights": False,
+        "tokenizer": None, "train_tokenizer": None, "lora": None, "max_length": 8,
+    }  # fmt: skip
+    asked = (config.target or _of_proxy(config)).model_copy(update=changes)
+    name = Path(model).name if Path(model).exists() else model
+    return _as_it_is(asked, "model-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "unnamed"))
+
+
+def _as_it_is(config: TargetConfig, label: str) -> AskedModel:
+    places, inputs = model_identity(config)
+    content = fingerprint([{"model": config.model, "revision": config.revision} | places, inputs])
+    return AskedModel(label, content, ModelSource(pinned(config)))
+
+
+def check_subsets(config: S2LConfig) -> None:
+    """Refuse, before a run starts, to evaluate targets that it will not make.
+
+    Raises:
+        EvaluationError: `evaluation.subsets` names one.
+    """
+    names = (config.evaluation and config.evaluation.subsets) or []
+    if config.target is None:
+        return
+    known = [*config.target_subsets(), BASE]
+    for name in names:
+        if name not in known:
+            raise EvaluationError(
+                f"evaluation.subsets names {shown(name)}, and no target of this run is fine-tuned on it, so it could "
+                f"not be evaluated; there will be {', '.join(known)}"
+            )
+    if BASE in names:
+        _base(config)

@@ -1,0 +1,273 @@
+"""Evaluation: a model and a task → its completions, which questions stand in the corpus, and verdicts with a report.
+
+Three artifacts, since each outlives changes of the others: texts are expensive and are judged again whenever a rule
+changes, and what the corpus holds of a test set is the same for all models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from s2l_ray.artifacts.manifest import MANIFEST_NAME
+from s2l_ray.artifacts.models import CorpusArtifact, EvaluationArtifact, GenerationArtifact
+from s2l_ray.artifacts.run import part_rows
+from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
+from s2l_ray.data.chat_template import thoughts_of
+from s2l_ray.data.conversation import CHAT_COLUMN, unpack_table
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.evaluation.answers.grading import RULES_VERSION
+from s2l_ray.evaluation.errors import EvaluationError
+from s2l_ray.evaluation.questions import parts as parts_of
+from s2l_ray.evaluation.tasks import SUMMARY
+from s2l_ray.observability.progress import format_count
+from s2l_ray.stages.context import RunContext
+from s2l_ray.stages.evaluation.describe import Engine, engines_of, form_of, summary_line, warnings_of
+from s2l_ray.stages.evaluation.models import AskedModel
+from s2l_ray.stages.evaluation.overlap import contamination_spec
+from s2l_ray.stages.evaluation.tasks import AskedTask, sandbox_settings
+from s2l_ray.storage.fingerprint import fingerprint
+from s2l_ray.storage.folder import Storage
+
+
+class Evaluation:
+    """What one command evaluates. A context manager: it holds the workers of the model that is being asked.
+
+    Args:
+        tasks: with their questions.
+        generates: False: only judge what was generated before.
+    """
+
+    def __init__(self, context: RunContext, tasks: Sequence[AskedTask], generates: bool = True) -> None:
+        config = context.config.evaluation
+        assert config is not None
+        self.context, self.config, self.tasks, self.generates = context, config, tasks, generates
+        self._pool: contextlib.ExitStack = contextlib.ExitStack()
+        self._asked: tuple[str, Any] | None = None
+
+    def __enter__(self) -> Evaluation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close_pool()
+
+    def evaluate(self, model: AskedModel, again: bool = False) -> list[Stage]:
+        """Everything that there is to know of one model, as far as it is not there yet.
+
+        Args:
+            again: judge again what was judged.
+
+        Raises:
+            EvaluationError: nothing may be generated, and something would have to be.
+        """
+        ensure = self.context.runner.ensure
+        stages = []
+        try:
+            for task in self.tasks:
+                contamination = ensure(
+                    contamination_spec(self.context, self.config, self._corpus, task, self.generates)
+                )
+                generation = self._generation(model, task)
+                spec = self.evaluation_spec(model, task, generation, contamination)
+                if again:
+                    self.context.run.storage.sub(spec.place).delete(MANIFEST_NAME)
+                stages.append(ensure(spec))
+        finally:
+            self._close_pool()
+        return stages
+
+    def _generation(self, model: AskedModel, task: AskedTask) -> Stage:
+        placement = self.context.layout.placements.get("evaluation")
+        device = None if placement is None else placement.device
+        specs = [self.generation_spec(model, task, engine) for engine in engines_of(self.config, device)]
+        if self.generates:
+            return self.context.runner.ensure(specs[0])
+        found = [stage for spec in specs if (stage := self.context.runner.find(spec)) is not None]
+        if not found:
+            raise EvaluationError(
+                f"--rescore judges what was generated before, and {model.label} has not answered {task.name} with "
+                "these settings; leave --rescore out to generate it"
+            )
+        return max(found, key=lambda stage: stage.manifest.finished_at)
+
+    @cached_property
+    def _corpus(self) -> Stage:
+        return self.context.run.stage("corpus")
+
+    # Completions.
+
+    @cached_property
+    def _format(self) -> str:
+        return CorpusArtifact.of(self._corpus).rendered_format
+
+    @cached_property
+    def _corpus_has_thoughts(self) -> bool:
+        """Whether the responses of the corpus have thoughts apart from their content, by its first part."""
+        part = part_rows(self._corpus)[0][0]
+        table = self._corpus.storage.read_table(f"examples/{part_name(part)}", ["messages"], optional=[CHAT_COLUMN])
+        last = [turns[-1] for turns in unpack_table(table)[0]]
+        return 2 * sum(thoughts_of(turn) is not None for turn in last) > len(last)
+
+    def _rendering(self, model: AskedModel) -> dict[str, Any]:
+        """How questions become prompts: as in the training of the run's targets."""
+        from s2l_ray.data.render import options_of, resolve_style
+
+        if self._asked is None or self._asked[0] != model.label:
+            self._asked = model.label, model.source.load_tokenizer()
+        style = resolve_style(model.config.render, self._format, self._asked[1])
+        thoughts = style == "chat_template" and self._corpus_has_thoughts
+        return {"style": style, "render_options": options_of(model.config), "with_thoughts": thoughts}
+
+    def generation_spec(self, model: AskedModel, task: AskedTask, engine: Engine) -> StageSpec:
+        """Questions and a model → completions, and what became of the programs among them."""
+        asked, name = self.config.generation, f"generation/{model.label}/{task.name}"
+        rendering = self._rendering(model)
+        seed = self.context.config.seed
+        settings: dict[str, Any] = {
+            "passes": list(task.passes), "max_new_tokens": task.max_new_tokens, "engine": engine.name,
+            "dtype": engine.dtype, "tokens_per_batch": asked.tokens_per_batch, "samples": asked.samples,
+            "questions_per_part": asked.questions_per_part, "temperature": asked.temperature,
+            "style": rendering["style"], "with_thoughts": rendering["with_thoughts"],
+            "render_options": {**rendering["render_options"], "date": str(rendering["render_options"]["date"])},
+        }  # fmt: skip
+        if asked.temperature > 0:
+            settings["seed"] = seed
+        if "pot" in task.passes:
+            settings["program_stem"] = self.config.program_stem
+            settings["sandbox"] = self.config.sandbox.model_dump(mode="json", exclude={"processes"})
+        inputs = {"questions": task.content, "model": model.content}
+        spec: list[StageSpec] = []  # the files in it are marked by its key
+
+        def build(out: Storage) -> StageResult:
+            return self._generate(model, task, engine, rendering, spec[0].key, name, out)
+
+        folder = f"generation/{model.label}-{task.name}"
+        spec.append(StageSpec(name, settings, inputs, build, folder=folder, kind="generation"))
+        return spec[0]
+
+    def _generate(
+        self,
+        model: AskedModel,
+        task: AskedTask,
+        engine: Engine,
+        rendering: dict[str, Any],
+        key: str,
+        name: str,
+        out: Storage,
+    ) -> StageResult:
+        from s2l_ray.stages.evaluation.build import check_nodes, generate
+        from s2l_ray.stages.evaluation.worker import PartJob
+
+        context, asked = self.context, self.config.generation
+        if "pot" in task.passes:
+            check_nodes(sandbox_settings(self.config, 1), context.layout.embedded)
+        pool = self._pool_of(model, engine, rendering)
+        jobs = [
+            PartJob(
+                key, number, questions, task.passes, self.config.program_stem, task.max_new_tokens,
+                asked.tokens_per_batch, asked.samples, asked.temperature, context.config.seed, out,
+            )
+            for number, questions in enumerate(parts_of(task.questions, asked.questions_per_part))
+        ]  # fmt: skip
+        with context.progress.stage(name, len(task.questions), "questions") as bar:
+            made = generate(pool, jobs, out, on_rows=lambda rows: bar.update(advance=rows))
+        placement = context.layout.placements["evaluation"]
+        artifact = GenerationArtifact(
+            model=model.label, task=task.name, form=form_of(task), engine=engine.name, dtype=engine.dtype,
+            num_questions=len(task.questions), num_parts=len(jobs), num_new_tokens=made.counts["new_tokens"],
+            finish=made.finish, outcomes=made.outcomes, num_not_rendered=made.counts["quarantined"],
+            sandbox=made.sandboxes, num_halved_batches=made.num_halved,
+        )  # fmt: skip
+        line = f"{len(task.questions):,} questions, {format_count(made.counts['new_tokens'])} new tokens"
+        if made.outcomes:
+            line += "; programs: " + ", ".join(f"{n} {made.outcomes[n]:,}" for n in sorted(made.outcomes))
+        counts = {"questions": len(task.questions), "completions": sum(made.finish.values())}
+        seeds = {"samples": context.config.seed} if asked.temperature > 0 else {}
+        return StageResult(
+            fingerprint(made.content), counts, artifact, warnings_of(artifact, self.config), seeds, made.device,
+            placement.num_workers, summary=line,
+        )  # fmt: skip
+
+    def _pool_of(self, model: AskedModel, engine: Engine, rendering: dict[str, Any]) -> Any:
+        """The model's workers; they stay for its next task."""
+        from s2l_ray.stages.evaluation.build import model_pool
+        from s2l_ray.stages.evaluation.worker import ModelJob
+
+        if not hasattr(self, "_workers"):
+            context, placement = self.context, self.context.layout.placements["evaluation"]
+            context.layout.wait_for_capacity("evaluation", context.progress.say)
+            job = ModelJob(
+                model.source, rendering["style"], rendering["render_options"], rendering["with_thoughts"],
+                engine.dtype, placement.device, placement.threads,
+                sandbox_settings(self.config, max(1, int(placement.cpus_per_worker))),
+            )  # fmt: skip
+            context.progress.say(f"[generation/{model.label}] {engine.name}, {engine.dtype}, {placement.describe()}")
+            what, failures = f"generation/{model.label}", context.config.resources.max_failures
+            pool = model_pool(job, placement, what, failures, context.progress.say)
+            self._workers = self._pool.enter_context(pool)
+        return self._workers
+
+    def _close_pool(self) -> None:
+        self._pool.close()
+        if hasattr(self, "_workers"):
+            del self._workers
+
+    # Verdicts.
+
+    def evaluation_spec(self, model: AskedModel, task: AskedTask, generation: Stage, contamination: Stage) -> StageSpec:
+        """Completions and flags → verdicts and the report."""
+        name, config = f"evaluation/{model.label}/{task.name}", self.config
+        made = GenerationArtifact.of(generation)
+
+        def build(out: Storage) -> StageResult:
+            return self._judge(model, task, generation, contamination, made, out)
+
+        settings: dict[str, Any] = {
+            "rule": task.task.rule, "rules_version": RULES_VERSION, "group_by": list(task.task.group_by),
+            "metric": task.task.metric, "confidence": config.confidence.model_dump(mode="json"),
+            "seed": self.context.config.seed, "form": made.form,
+        }  # fmt: skip
+        if task.task.rule == SUMMARY:
+            settings["bertscore"] = config.bertscore.stored()
+        inputs = {
+            "generation": generation.content, "questions": task.content, "contamination": contamination.content,
+            "model": model.content, "corpus": self._corpus.content,
+        }  # fmt: skip
+        folder = f"evaluation/{model.label}-{task.name}"
+        return StageSpec(name, settings, inputs, build, folder=folder, kind="evaluation")
+
+    def _judge(
+        self,
+        model: AskedModel,
+        task: AskedTask,
+        generation: Stage,
+        contamination: Stage,
+        made: GenerationArtifact,
+        out: Storage,
+    ) -> StageResult:
+        from s2l_ray.stages.evaluation.score import Flags, judge
+
+        table = contamination.storage.read_table("overlap.parquet")
+        rows = table.to_pylist()
+        flags = Flags(
+            {row["question_id"]: row["exact"] or row["ngram"] for row in rows},
+            {row["question_id"]: row["template"] for row in rows},
+        )
+        facts = {
+            "model": model.label, "form": made.form, "engine": made.engine, "dtype": made.dtype,
+            "device": generation.manifest.device, "rules_version": RULES_VERSION, "sandbox": made.sandbox,
+            "generation": generation.folder, "notes": list(generation.manifest.warnings),
+        }  # fmt: skip
+        judged = judge(task, generation.storage, flags, self.config, self.context.config.seed, facts, out)
+        sandboxes = [*made.sandbox, *([judged.sandbox] if judged.sandbox else [])]
+        artifact = EvaluationArtifact(
+            model=model.label, task=task.name, form=made.form, engine=made.engine, dtype=made.dtype,
+            device=generation.manifest.device, rules_version=RULES_VERSION, num_questions=judged.num_questions,
+            figures=judged.report["figures"], shares=judged.report["shares"], sandbox=sandboxes,
+        )  # fmt: skip
+        return StageResult(
+            judged.content, {"questions": judged.num_questions}, artifact, judged.report["notes"],
+            {"bootstrap": self.context.config.seed}, summary=summary_line(judged.report),
+        )  # fmt: skip

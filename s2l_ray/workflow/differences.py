@@ -1,0 +1,126 @@
+"""Two evaluated models: which of their differences are more than chance."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from s2l_ray.artifacts.models import EvaluationArtifact
+from s2l_ray.artifacts.results import Evaluation
+from s2l_ray.artifacts.run import Run
+from s2l_ray.config.evaluation import ConfidenceConfig
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.errors import listed
+from s2l_ray.evaluation.comparison import Verdicts, compare_models
+from s2l_ray.evaluation.errors import EvaluationError
+from s2l_ray.evaluation.summaries import ROUGE_TYPES, Measured, differences
+
+_Figures = tuple[list[float], dict[str, float]]
+"""A report's n-gram counts, and its other figures by name."""
+
+
+def verdicts_of(evaluation: Evaluation) -> Verdicts:
+    """Of a task whose answers are right or wrong."""
+    table = evaluation.storage.read_table("answers.parquet", ["question_id", "correct"])
+    return Verdicts(table["question_id"].to_pylist(), np.array(table["correct"].to_pylist(), dtype=bool))
+
+
+def compare_evaluations(
+    run: Run, config: S2LConfig, models: Sequence[str], across_engines: bool = False
+) -> list[dict[str, Any]]:
+    """Every pair of these models, the earlier minus the later.
+
+    Raises:
+        EvaluationError: one was not evaluated, or what generated their texts differs.
+    """
+    if not models:
+        return []
+    confidence = config.evaluation.confidence if config.evaluation else ConfidenceConfig()
+    found = run.evaluations
+    known = sorted({model for model, _ in found})
+    if missing := [model for model in models if model not in known]:
+        raise EvaluationError(
+            f"{', '.join(listed(missing))} was not evaluated, so nothing can be compared with it (evaluated: "
+            f"{', '.join(known) or 'none'}); run `s2l evaluate` for it first"
+        )
+    if len(models) < 2:
+        raise EvaluationError(f"--compare {models[0]} has nothing to compare it with; name at least two models")
+    out = []
+    for first, second in itertools.combinations(models, 2):
+        both = [_evaluations_of(found, model) for model in (first, second)]
+        _refuse_other_engines(first, second, both, across_engines)
+        measured = compare_summaries(both[0], both[1], config.seed, confidence)
+        judged = [{task: verdicts_of(one) for task, one in side.items() if "correct" in one.figures} for side in both]
+        try:
+            made = compare_models(judged[0], judged[1], config.seed, confidence.resamples, confidence.level)
+        except ValueError as error:
+            if not measured:
+                raise EvaluationError(
+                    f"{first} and {second} cannot be compared: {error}; evaluate both on the same tasks"
+                ) from None
+            made = {"tasks": {}, "averages": {}}
+        out.append({"first": first, "second": second, **made, "summaries": measured})
+    return out
+
+
+def _evaluations_of(found: Mapping[tuple[str, str], Evaluation], model: str) -> dict[str, Evaluation]:
+    """By task."""
+    return {task: one for (label, task), one in found.items() if label == model}
+
+
+def compare_summaries(
+    first: Mapping[str, Evaluation], second: Mapping[str, Evaluation], seed: int, confidence: ConfidenceConfig
+) -> dict[str, dict[str, Any]]:
+    """Task → metric → the difference on the reports that both were asked for, with its paired bootstrap interval."""
+    out: dict[str, dict[str, Any]] = {}
+    for task in [task for task in first if task in second and "bleu" in first[task].figures]:
+        sides = [_measured(one) for one in (first[task], second[task])]
+        common = sorted(sides[0].keys() & sides[1].keys())
+        if common:
+            both = [_stacked([side[one] for one in common], _names_of(sides, common[0])) for side in sides]
+            made = differences(both[0], both[1], seed, task, confidence.resamples, confidence.level)
+            out[task] = {name: estimate._asdict() for name, estimate in made.items()}
+    return out
+
+
+def _measured(evaluation: Evaluation) -> dict[bytes, _Figures]:
+    """Question → its n-gram counts, and its figures."""
+    table = evaluation.answers()
+    names = [name for name in (*ROUGE_TYPES, "bertscore") if name in table.column_names]
+    rows = table.select(["question_id", "bleu_counts", *names]).to_pylist()
+    return {row["question_id"]: (row["bleu_counts"], {name: row[name] for name in names}) for row in rows}
+
+
+def _names_of(
+    sides: Sequence[Mapping[bytes, tuple[list[float], dict[str, float]]]], question: bytes
+) -> tuple[str, ...]:
+    """What both were measured by."""
+    return tuple(name for name in sides[0][question][1] if name in sides[1][question][1])
+
+
+def _stacked(rows: Sequence[_Figures], names: tuple[str, ...]) -> Measured:
+    figures = np.array([[one[name] for name in names] for _, one in rows], dtype=np.float64)
+    return Measured(np.array([counts for counts, _ in rows], dtype=np.float64), figures, names, 0)
+
+
+def _refuse_other_engines(
+    first: str, second: str, both: Sequence[Mapping[str, Evaluation]], across_engines: bool
+) -> None:
+    """Numbers of another engine, precision or kind of device give other texts, whatever the models are."""
+    for task in both[0].keys() & both[1].keys():
+        made = [EvaluationArtifact.of(side[task]) for side in both]
+        ways = [f"{one.engine}, {one.dtype}, {one.device}" for one in made]
+        forms = [one.form for one in made]
+        if forms[0] != forms[1]:
+            raise EvaluationError(
+                f"{first} and {second} answered {task} in other forms ({forms[0]} and {forms[1]}), so their difference "
+                "would be the forms'; evaluate both in the same form"
+            )
+        if ways[0] != ways[1] and not across_engines:
+            raise EvaluationError(
+                f"{first} answered {task} with {ways[0]}, {second} with {ways[1]}: a part of their difference would be "
+                "the machines'; generate both alike, or add --across-engines"
+            )

@@ -1,0 +1,101 @@
+"""What an evaluation would take, before it starts: tokens, memory, FLOPs, hours, isolation. Loads no weights."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from s2l_ray.config.evaluation import EvaluationConfig
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.evaluation.prompts import messages
+from s2l_ray.evaluation.sandbox import probe_node
+from s2l_ray.lm.checks import meta_model
+from s2l_ray.lm.flops import ModelShape
+from s2l_ray.lm.generate import CacheShape, plan_batches, window_of
+from s2l_ray.observability.progress import format_count, format_duration
+from s2l_ray.stages.evaluation.models import AskedModel
+from s2l_ray.stages.evaluation.tasks import AskedTask, sandbox_settings
+
+_SAMPLE = 200
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def evaluation_lines(
+    config: S2LConfig, models: Sequence[AskedModel], tasks: Sequence[AskedTask], format: str
+) -> list[str]:
+    """For people.
+
+    Args:
+        format: of the corpus, by which questions are rendered.
+
+    Raises:
+        ModelError: a model's config or tokenizer cannot be loaded.
+    """
+    asked = config.evaluation
+    assert asked is not None
+    on_gpu = config.resources.device == "gpu" or bool(config.resources.evaluation.accelerator_type)
+    dtype = asked.generation.dtype
+    dtype = ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype
+    lines, seconds = [], 0.0
+    for model, task in itertools.product(models, tasks):
+        line, taken = _lines_of(config, asked, model, task, format, dtype)
+        lines += line
+        seconds += taken
+    workers = config.resources.evaluation.workers or 1
+    lines.append(
+        f"time          at most {format_duration(seconds / workers)} with {workers} worker{'s' if workers > 1 else ''} "
+        f"at {config.estimates.device_tflops:g} TFLOP/s each (estimates.device_tflops), if all completions take all "
+        "their new tokens; decoding is bound by memory on GPUs and reaches a part of that speed"
+    )
+    if any("pot" in task.passes for task in tasks):
+        lines.append(_sandbox_line(asked))
+    return lines
+
+
+def _lines_of(
+    config: S2LConfig, asked: EvaluationConfig, model: AskedModel, task: AskedTask, format: str, dtype: str
+) -> tuple[list[str], float]:
+    from s2l_ray.data.render import Renderer, options_of, resolve_style
+    from s2l_ray.data.units import UnusableRow
+
+    tokenizer, model_config = model.source.load_tokenizer(), model.source.load_config()
+    style = resolve_style(model.config.render, format, tokenizer)
+    renderer = Renderer(tokenizer, style, 1 << 30, **options_of(model.config))
+    sample = task.questions[:_SAMPLE]
+    prompts = renderer.prompts([messages(question, task.passes[0], asked.program_stem) for question in sample])
+    lengths = [len(ids) for ids in prompts if not isinstance(ids, UnusableRow)]
+    if not lengths:
+        return [f"{model.label} {task.name}: none of the first {len(sample)} questions can be rendered"], 0.0
+    window, new = window_of(model_config), task.max_new_tokens
+    too_long = sum(window is not None and length + new > window for length in lengths)
+    completions = len(task.questions) * len(task.passes) * asked.generation.samples
+    mean = sum(lengths) / len(lengths)
+    rows = plan_batches(lengths, new, asked.generation.tokens_per_batch)[0]
+    cache = CacheShape.of(model_config).bytes_per_token(_BYTES[dtype])
+    in_batch = len(rows) * (max(lengths) + new)
+    shape = ModelShape.of(meta_model(model_config, model.config))
+    whole = mean + new
+    flops = shape.forward_flops(
+        int(completions * whole), int(completions * new), int(completions * whole**2)
+    )  # fmt: skip
+    line = (
+        f"{model.label:<13} {task.name}: {len(task.questions):,} questions, {' then '.join(task.passes)}, at most "
+        f"{completions:,} completions of {new:,} new tokens after prompts of {mean:.0f}; "
+        f"{format_count(completions * whole)} tokens, {flops:.1e} FLOPs; the cache takes {cache / 1e6:.3g} MB a token, "
+        f"{in_batch * cache / 1e9:.2g} GB for a batch of {len(rows)}"
+    )
+    lines = [line]
+    if too_long:
+        lines.append(
+            f"note          {too_long} of the first {len(lengths)} prompts of {task.name} do not fit into the window "
+            f"of {window:,} with {new:,} new tokens and would not be asked"
+        )
+    return lines, flops / (config.estimates.device_tflops * 1e12)
+
+
+def _sandbox_line(asked: EvaluationConfig) -> str:
+    """Of this machine; others are tested when they are up, before anything is generated."""
+    report = probe_node(sandbox_settings(asked, 1))
+    level = f"Landlock {report.landlock_abi}, Linux {report.kernel}, {report.machine}"
+    what = "isolates programs" if report.isolated else f"does not isolate programs ({report.fault})"
+    return f"sandbox       mode {asked.sandbox.mode}: this machine, {report.node}, {what}; {level}"

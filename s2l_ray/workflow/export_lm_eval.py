@@ -1,0 +1,128 @@
+"""The tasks for lm-evaluation-harness: prompts as the target is asked, and this project's rules as its metric.
+
+https://github.com/EleutherAI/lm-evaluation-harness, docs/task_guide.md
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from s2l_ray.artifacts.models import CorpusArtifact
+from s2l_ray.artifacts.run import Run, load_run
+from s2l_ray.data.units import UnusableRow
+from s2l_ray.evaluation.errors import EvaluationError
+from s2l_ray.evaluation.prompts import messages
+from s2l_ray.evaluation.tasks import SUMMARY
+from s2l_ray.stages.evaluation.models import AskedModel, models_of
+from s2l_ray.stages.evaluation.tasks import AskedTask, check_evaluation, read_tasks
+from s2l_ray.workflow.evaluate import EvaluationRequest
+
+_RULES = "s2l_rules.py"
+_METRIC = '''"""Verdicts by s2l_ray's rules; lm_eval calls `judge` for every answer."""
+
+import functools
+
+from s2l_ray.evaluation.answers.grading import grade
+from s2l_ray.evaluation.answers.symbolic import ProcessComparer
+
+
+@functools.cache
+def _comparer():
+    return ProcessComparer()
+
+
+def _compare(gold, answer):
+    return _comparer()(gold, answer)
+
+
+def judge(doc, results):
+    made = grade(doc["rule"], doc["gold"], results[0], _compare, question=doc["question"], task=doc["task"])
+    return {"correct": float(made.correct)}
+'''
+
+
+def export_tasks(run: Run | str, request: EvaluationRequest, folder: str) -> list[str]:
+    """Write a YAML and a JSONL file for each task, and the rules as Python.
+
+    Programs are no part of it, since nothing would isolate them there: every question is asked for a chain of thought.
+
+    Returns:
+        Lines for people, the command among them.
+
+    Raises:
+        EvaluationError: a task cannot be judged there.
+    """
+    opened = load_run(run) if isinstance(run, str) else run
+    config = request.config(opened.config)
+    check_evaluation(config)
+    assert config.evaluation is not None
+    tasks = read_tasks(config, opened.storage, lambda text: None)
+    if summaries := [task.name for task in tasks if task.task.rule == SUMMARY]:
+        raise EvaluationError(
+            f"{', '.join(summaries)} is measured by BLEU and ROUGE over all reports, which this export has no rule "
+            "for; leave it out with --tasks"
+        )
+    models = models_of(opened, config, config.evaluation.subsets, request.model)
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _RULES).write_text(_METRIC, encoding="utf-8")
+    format = CorpusArtifact.of(opened.stage("corpus")).rendered_format
+    for task in tasks:
+        _write_task(out, task, models[0], format)
+    return [f"{out}/{task.name}.yaml" for task in tasks] + _commands(out, tasks, models)
+
+
+def _write_task(out: Path, task: AskedTask, model: AskedModel, format: str) -> None:
+    from s2l_ray.data.render import Renderer, options_of, resolve_style
+
+    tokenizer = model.source.load_tokenizer()
+    style = resolve_style(model.config.render, format, tokenizer)
+    renderer = Renderer(tokenizer, style, 1 << 30, **options_of(model.config))
+    rows = []
+    for question in task.questions:
+        prompt = renderer.prompt_text(messages(question, "cot"))
+        if isinstance(prompt, UnusableRow):
+            raise EvaluationError(f"task {task.name}: question {question.id.hex()} cannot be rendered: {prompt}")
+        rows.append(
+            {
+                "prompt": prompt, "question": question.text, "gold": question.gold, "rule": task.task.rule,
+                "task": task.name,
+            }
+        )  # fmt: skip
+    data = out / f"{task.name}.jsonl"
+    data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    fields = {
+        "task": f"s2l_{task.name}",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data.resolve())}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "num_fewshot": 0,
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{gold}}",
+        "generation_kwargs": {
+            "until": [tokenizer.decode([end]) for end in renderer.end_ids()],
+            "max_gen_toks": task.max_new_tokens, "do_sample": False, "temperature": 0.0,
+        },
+        "metric_list": [{"metric": "correct", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 1.0},
+    }  # fmt: skip
+    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    rules = f"process_results: !function {_RULES.removesuffix('.py')}.judge\n"  # a tag of lm_eval's own loader
+    (out / f"{task.name}.yaml").write_text(text + rules, encoding="utf-8")
+
+
+def _commands(out: Path, tasks: Sequence[AskedTask], models: Sequence[AskedModel]) -> list[str]:
+    names = ",".join(f"s2l_{task.name}" for task in tasks)
+    lines = []
+    for model in models:
+        exported = model.source.exported
+        where = model.config.model if exported is None else exported.locator() if exported.is_local else exported.uri
+        arguments = ["--model", "hf", "--model_args", f"pretrained={where}", "--tasks", names, "--include_path"]
+        lines.append(shlex.join(["lm_eval", *arguments, str(out.resolve())]))
+    return lines
