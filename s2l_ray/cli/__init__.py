@@ -41,9 +41,7 @@ Three commands to try:
   s2l recipes                configurations to start from
 
 s2l --help lists all commands."""
-_EPILOG = """\
-s2l COMMAND --help says more about a command.
-Exit codes: 0 done, 1 failed, 2 refused before anything started."""
+_EPILOG = "s2l COMMAND --help says more. Exit codes: 0 done, 1 failed, 2 nothing started."
 _COMMANDS = (init, run, select, finetune, evaluate, sweep, submit, inspect, report, verify, push, recipes, selectors,
              explain, schema, completion, env)  # fmt: skip
 

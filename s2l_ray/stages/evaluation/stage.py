@@ -15,9 +15,9 @@ from s2l_ray.artifacts.manifest import MANIFEST_NAME
 from s2l_ray.artifacts.models import CorpusArtifact, EvaluationArtifact, GenerationArtifact
 from s2l_ray.artifacts.run import part_rows
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
-from s2l_ray.data.chat_template import thoughts_of
 from s2l_ray.data.conversation import CHAT_COLUMN, unpack_table
 from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.said import thoughts_of
 from s2l_ray.evaluation.answers.grading import RULES_VERSION
 from s2l_ray.evaluation.errors import EvaluationError
 from s2l_ray.evaluation.questions import parts as parts_of
