@@ -371,7 +371,8 @@ def test_a_noted_run_is_opened_without_a_look_at_other_chains_and_never_into_art
     assert maker.names() == WHOLE
     assert len(read) <= 2 + len(STAGES) + sum(len(list((maker.folder / k).iterdir())) for k in
                                               ("subset", "tokens", "heldout", "target"))  # fmt: skip
-    assert sorted(listed) == [("heldout", False), ("subset", False), ("target", False), ("tokens", False)]
+    kinds = ("heldout", "signals", "subset", "target", "tokens")
+    assert sorted(listed) == [(kind, False) for kind in kinds]
 
 
 def test_a_run_with_many_targets_is_found_on_s3(s3_uri, tmp_path):
