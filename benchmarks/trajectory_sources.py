@@ -31,6 +31,7 @@ import torch
 from s2l_ray.config import load_config
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.data.epoch_losses import TREND_EXAMPLES, running_mean
 from s2l_ray.data.formats import to_conversation
 from s2l_ray.data.quickstart import generate_corpus
 from s2l_ray.data.render import renderer_of
@@ -159,28 +160,22 @@ def trajectories(args: argparse.Namespace, config: S2LConfig, train: Tokenised, 
     found = {
         "snapshots": Trajectories(np.stack(column(even), 1), len(even)),
         "last snapshot": Trajectories(np.stack(column([total]), 1), 1),
-        "training": Trajectories(recorded, 0),
-        "training, levelled": Trajectories(levelled(recorded, level), 0),
     }
-    for count, steps in hybrids.items():
-        found[f"hybrid, {count}"] = Trajectories(np.stack([*recorded.T, *column(steps)], 1), count)
-        even_out = levelled(recorded, level)
-        found[f"hybrid, {count}, levelled"] = Trajectories(np.stack([*even_out.T, *column(steps)], 1), count)
+    for mark, losses in (("", without_trend(recorded, level)), (", raw", recorded))[: 1 + args.raw]:
+        found[f"training{mark}"] = Trajectories(losses, 0)
+        for count, steps in hybrids.items():
+            found[f"hybrid, {count}{mark}"] = Trajectories(np.stack([*losses.T, *column(steps)], 1), count)
     return found, training.train_seconds, statistics.median(score_seconds)
 
 
-def levelled(recorded: Array, step: Array, window: int = 512) -> Array:
-    """Without the trend within an epoch: each loss minus the running mean about its step, plus the epoch's mean."""
-    out = recorded.copy()
+def without_trend(recorded: Array, step: Array) -> Array:
+    """(N, E) losses and the steps at which they were computed → as the stage joins them."""
+    out = np.empty_like(recorded)
     for epoch in range(recorded.shape[1]):
         order = np.argsort(step[:, epoch], kind="stable")
-        values = recorded[order, epoch].astype(np.float64)
-        sums = np.concatenate([[0.0], np.cumsum(values)])
-        at = np.arange(len(values))
-        low, high = np.maximum(0, at - window // 2), np.minimum(len(values), at + window // 2)
-        trend = (sums[high] - sums[low]) / (high - low)
-        out[order, epoch] = values - trend + values.mean()
-    return out.astype(np.float32)
+        losses = recorded[order, epoch]
+        out[order, epoch] = losses - running_mean(losses, TREND_EXAMPLES) + losses.mean()
+    return out
 
 
 def whole_corpus_plan(num: int, model: TrainedModelConfig, max_steps: int | None, seed: int) -> TrainPlan:
@@ -283,6 +278,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--snapshots", type=int, default=12)
     parser.add_argument("--hybrids", type=int, nargs="*", default=[1, 3], help="scored snapshots of the hybrids")
+    parser.add_argument("--raw", action="store_true", help="the losses of training with their trend too")
     parser.add_argument("--budget", type=float, default=0.2)
     parser.add_argument("--target-steps", type=int, help="default: the recipe's")
     parser.add_argument("--no-worth", dest="worth", action="store_false", help="fine-tune no targets")

@@ -34,8 +34,8 @@ SMALLEST = {
     ),
     "selection": (["--sizes", "500", "--clusters", "5", "--budgets", "0.1"], "1 budgets"),
     "trajectory_sources": (
-        ["quickstart", "--examples=300", "--seeds", "0", "--snapshots=3", "--hybrids=1", "--target-steps=2"],
-        "| hybrid, 1, levelled |",
+        ["quickstart", "--examples=300", "--seeds", "0", "--snapshots=3", "--hybrids=1", "--raw", "--target-steps=2"],
+        "| hybrid, 1, raw |",
     ),
     "target": (["--shape", "tiny", "--zero-stage", "0", "--steps", "1", "--batch", "4"], "GB a worker"),
 }
