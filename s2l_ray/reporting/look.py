@@ -42,18 +42,30 @@ LOOKS = {
     "s2l": Look("#0b6e99", "#5db8e0", "circle", "●"),
     "random": Look("#b65e0b", "#f0a558", "square", "■"),
     "random_per_source": Look("#7d5ba6", "#b79be0", "triangle-up", "▲"),
+    "s2l_robust": Look("#12304a", "#8fb4d9", "triangle-right", "▶"),
+    "least_confidence": Look("#b5386b", "#ec8db2", "cross", "✚"),
+    "middle_perplexity": Look("#6b6b00", "#c9c95a", "triangle-left", "◀"),
+    "high_learnability": Look("#2a7f3f", "#7ccf91", "triangle-down", "▼"),
+    "facility_location": Look("#00807a", "#5cc9c2", "stroke", "▬"),
+    "confidence_curriculum": Look("#8c4a2f", "#d79f87", "cross", "✚"),
+    "embedding_kmeans": Look("#4053d3", "#9aa6ff", "diamond", "◆"),
+    "ifd": Look("#8f2d56", "#e38fb0", "triangle-right", "▶"),
+    "cartography_hard": Look("#6a4c2f", "#c4a482", "triangle-up", "▲"),
+    "cartography_ambiguous": Look("#5f6b7a", "#aab6c4", "triangle-left", "◀"),
+    "forgetting": Look("#7a2e00", "#e0a077", "square", "■"),
+    "rds_plus": Look("#c2185b", "#ff8ab5", "circle", "●"),
 }
 OTHERS = (
-    Look("#2a7f3f", "#7ccf91", "triangle-down", "▼"), Look("#b5386b", "#ec8db2", "cross", "✚"),
-    Look("#6b6b00", "#c9c95a", "triangle-right", "▶"), Look("#00807a", "#5cc9c2", "triangle-left", "◀"),
-    Look("#8c4a2f", "#d79f87", "stroke", "▬"),
+    Look("#3d5a00", "#b6d36b", "triangle-down", "▼"), Look("#5b2c83", "#cba6ee", "cross", "✚"),
+    Look("#005f8a", "#7cc4ee", "stroke", "▬"),
 )  # fmt: skip
+"""Of selectors from outside."""
 for _i, _look in enumerate([*LOOKS.values(), *OTHERS]):
     VARIABLES[_look.colour] = (f"series{_i}", _look.dark)
 
 
 def look_of(selector: str, selectors: Iterable[str] = ()) -> Look:
-    """The selector's own look; of others one of a fixed list, by their order among `selectors`."""
+    """The selector's own look; of those from outside one of a fixed list, by their order among `selectors`."""
     if selector in LOOKS:
         return LOOKS[selector]
     others = sorted({s for s in selectors if s not in LOOKS} | {selector})

@@ -96,7 +96,10 @@ def _style() -> str:
     return (
         f":root{{{light}color-scheme:light}}\n"
         f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{dark}color-scheme:dark}}}}\n"
-        f"@media screen{{:root[data-theme=dark]{{{dark}color-scheme:dark}}}}\n" + _file("report.css")
+        f"@media screen{{:root[data-theme=dark]{{{dark}color-scheme:dark}}}}\n"
+        + "".join(f".{name}{{color:var(--{name})}}" for name, _ in VARIABLES.values())
+        + "\n"
+        + _file("report.css")
     )
 
 

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; S2L_CHROM
 def address(tmp_path_factory: Any) -> str:
     made = MadeRun(
         tmp_path_factory.mktemp("browser") / "run", num_examples=240, num_clusters=6, sources=HOSTILE,
+        budgets=(0.2, 0.4),
         topics=tuple(f"topic {text}" for text in HOSTILE),
         text=lambda row: (HOSTILE[row % 10], f"{HOSTILE[(row + 3) % 10]} number {row}"),
         quarantined=tuple((f"data/{text}.jsonl", f"reason {text}") for text in HOSTILE),
@@ -95,6 +96,20 @@ def test_a_mark_says_its_number_and_the_table_sorts(browser, address):
     cells = page.locator(".sortable tbody tr td:nth-child(2)").all_inner_texts()
     numbers = [int(c.replace(",", "")) for c in cells]
     assert numbers == sorted(numbers)
+    page.close()
+
+
+def test_a_budget_is_chosen_by_mouse_or_keyboard_and_paper_shows_all(browser, address):
+    page = browser.new_page()
+    page.goto(address)
+    views = page.locator("#contents figure").first.locator(".view")
+    assert [view.is_visible() for view in views.all()] == [True, False, False]
+    page.locator("#contents .views label").nth(1).click()
+    assert [view.is_visible() for view in views.all()] == [False, True, False]
+    page.keyboard.press("ArrowRight")
+    assert [view.is_visible() for view in views.all()] == [False, False, True]
+    page.emulate_media(media="print")
+    assert all(view.is_visible() for view in views.all())
     page.close()
 
 

@@ -21,10 +21,13 @@ from s2l_ray.reporting.intervals import (
     resampled_means,
     verdict,
 )
+from s2l_ray.reporting.look import look_of
+from s2l_ray.reporting.names import selector_name
 from s2l_ray.reporting.overlaps import num_common
 from s2l_ray.reporting.rows import positions
 from s2l_ray.reporting.sketch import BINS, EDGES, loss_bins, percentiles, purity_of, random_purity
 from s2l_ray.reporting.training import thinned
+from s2l_ray.selection.registry import list_selectors
 from tests.support.paths import ROOT
 from tests.support.report_runs import MadeRun
 
@@ -350,3 +353,12 @@ def test_no_ray_and_no_torch_are_imported():
 
     code = "import s2l_ray.reporting.gather, sys; assert not {'ray', 'torch'} & set(sys.modules), 'imported'"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_selectors_are_called_what_they_call_themselves_and_look_different():
+    looks = {s.name: look_of(s.name) for s in list_selectors()}
+    assert len({(look.colour, look.shape) for look in looks.values()}) == len(looks)
+    assert len({look.colour for look in looks.values()}) == len({look.dark for look in looks.values()}) == len(looks)
+    assert [selector_name(n) for n in ("s2l", "embedding_kmeans", "full")] == ["S2L", "embedding k-means", "full data"]
+    assert selector_name("from_elsewhere") == "from elsewhere"
+    assert look_of("from_elsewhere") not in looks.values()
