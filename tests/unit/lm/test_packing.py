@@ -50,6 +50,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": ("granite", GROUPED | {"logits_scaling": 8.0}),
     "cohere": ("cohere", GROUPED | {"logit_scale": 0.0625, "bos_token_id": 1, "eos_token_id": 2}),
     "hyperclovax": ("hyperclovax", GROUPED | {"logits_scaling": 0.5}),
+    "nanochat": ("nanochat", GROUPED),
+    "llama4": ("llama4_text", GROUPED | {"num_local_experts": 2, "intermediate_size_mlp": 64,
+                                         "layer_types": ["full_attention"] * 2}),
     "gpt_neo": ("gpt_neo", {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 300,
                             "window_size": WINDOW, "max_position_embeddings": 128,
                             "attention_types": [[["global", "local"], 1]]}),
@@ -243,4 +246,51 @@ def test_states_changed_before_the_head_are_refused() -> None:
     model = random_model("llama with grouped heads")
     model.get_output_embeddings().register_forward_pre_hook(lambda module, given: (given[0] / 2,))
     with pytest.raises(UnsupportedModel, match="changes its states before the head"):
+        choose_batching(model, ResponseLoss(model), pad_id=0, device=CPU)
+
+
+def test_logits_that_are_scaled_and_then_capped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Muse's: cap · tanh(scale · logits / cap)."""
+    model = random_model("gemma2")
+    model.config.output_multiplier = 0.5
+    forward = type(model).forward
+
+    def scaled(self: Any, *arguments: Any, **named: Any) -> Any:
+        head = self.lm_head
+        handle = head.register_forward_hook(lambda module, given, output: output * 0.5)
+        try:
+            return forward(self, *arguments, **named)
+        finally:
+            handle.remove()
+
+    monkeypatch.setattr(type(model), "forward", scaled)
+    loss = ResponseLoss(model)
+    choose_batching(model, loss, pad_id=0, device=CPU)
+    assert loss.head_loss.after == AfterHead(scale=0.5, cap=30.0)
+
+
+@pytest.mark.parametrize(
+    "error", [AttributeError("no last_hidden_state"), RuntimeError("size of tensor a (4) must match")]
+)
+def test_a_model_that_cannot_compute_is_refused_and_not_tried_again(error: Exception) -> None:
+    model = random_model("llama with grouped heads")
+
+    def fail(module: Any, given: Any) -> None:
+        raise error
+
+    model.get_output_embeddings().register_forward_pre_hook(fail)
+    with pytest.raises(UnsupportedModel, match=r"LlamaForCausalLM cannot compute the losses of a few tokens"):
+        choose_batching(model, ResponseLoss(model), pad_id=0, device=CPU)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+                                   torch.OutOfMemoryError("CUDA out of memory")])  # fmt: skip
+def test_lack_of_memory_is_no_fault_of_the_models(error: Exception) -> None:
+    model = random_model("llama with grouped heads")
+
+    def fail(module: Any, given: Any) -> None:
+        raise error
+
+    model.get_output_embeddings().register_forward_pre_hook(fail)
+    with pytest.raises(type(error)):
         choose_batching(model, ResponseLoss(model), pad_id=0, device=CPU)
