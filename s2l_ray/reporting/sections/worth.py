@@ -54,17 +54,23 @@ def _baselines(worth: Worth, draw: Drawing) -> list[tuple[str, list[str]]]:
 
 
 def _best_lines(worth: Worth, draw: Drawing) -> str:
-    """Which model leads on each set and metric, as far as intervals say so."""
+    """Which model leads on each set and metric, as far as paired intervals say so."""
+    leaders = {(one.metric, one.heldout_set): one.label for one in worth.leaders}
+    values = {(s.metric, s.heldout_set, s.label): s.estimate.value for s in worth.scores if s.source is None}
     said = []
     for metric in worth.metrics:
         for held_out in worth.sets[:_MAX_SETS]:
-            found = [s for s in worth.scores if (s.metric, s.heldout_set, s.source) == (metric.key, held_out, None)]
-            best = max(found, key=lambda s: s.estimate.value if metric.more_is_better else -s.estimate.value)
+            label = leaders.get((metric.key, held_out))
+            if label is None:
+                said.append(f"{metric.label} on “{held_out}”: no model is told apart from all of the others")
+                continue
             word = "most" if metric.more_is_better else "least"
-            said.append(f"{word} {metric.label} on “{held_out}”: {draw.name(best.label)} "
-                        f"({figure(best.estimate.value, metric)})")  # fmt: skip
+            value = figure(values[metric.key, held_out, label], metric)
+            said.append(
+                f"{word} {metric.label} on “{held_out}”: {draw.name(label)} ({value}), told apart from all others"
+            )
     text = "; ".join(said)
-    return text[:1].upper() + text[1:] + ". Whether the lead is more than chance is told by the differences below."
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _scores_table(worth: Worth, draw: Drawing) -> Table:
