@@ -131,7 +131,7 @@ def make_parser() -> argparse.ArgumentParser:
     # In the usage line, so that the commands and all else fit one screen.
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action=_Version, nargs=0, help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands", prog="s2l")
     for command in _COMMANDS:
         command.add_to(commands)
     return parser

@@ -30,9 +30,11 @@ def add_to(commands: Commands) -> None:
     subset = what.add_argument("--subset", action=Once, metavar="NAME", help="a subset: s2l-0.11")
     target = what.add_argument("--target", action=Once, metavar="NAME", help="a target, by what it was trained on")
     subset.completer, target.completer = complete_subsets, complete_targets
-    push.add_argument("--public", action="store_true", help="let everybody see a new repository")
+    push.add_argument("--public", action="store_true", help="make a new repository public")
     push.add_argument("--dry-run", action="store_true", help="write the folder and push nothing")
-    push.add_argument("--out", action=Once, metavar="FOLDER", help="of --dry-run; default: the repository's name")
+    push.add_argument(
+        "--out", action=Once, metavar="FOLDER", help="where --dry-run writes; default: the repository's name"
+    )
     push.set_defaults(call=_push)
 
 

@@ -6,7 +6,7 @@ import argparse
 
 from s2l_ray.cli.arguments import Commands, add_json, print_json
 
-_ABOUT = "List the selectors: those of s2l_ray, and those that installed packages offer."
+_ABOUT = "List the selectors: those of s2l_ray and those of other installed packages."
 
 
 def add_to(commands: Commands) -> None:

@@ -9,8 +9,8 @@ from s2l_ray.cli.completion import complete_configs, complete_overrides
 
 _ABOUT = """\
 How much data is enough? Fine-tunes the target on subsets of every size and
-selector in section `sweep`, and on the full data, once a seed, and compares
-their held-out losses. The configuration needs a `target` and held-out examples.
+selector in section `sweep`, and on the full data, once per seed, and
+compares their held-out losses. The configuration needs a `target` and held-out examples.
 What is finished is never repeated."""
 _EXAMPLES = """\
 examples:

@@ -22,16 +22,16 @@ class HuggingFaceSource(Section):
     subset: str | None = None
     """Name of the data set's configuration, where it has several."""
     split: str = "train"
-    """Which split is the corpus."""
+    """The split to use as the corpus."""
     revision: str | None = None
     """Commit, tag or branch on the hub; pin it for a selection that others can reproduce."""
 
 
 class QuickstartSource(Section):
     num_examples: int = bounded(20_000, 2_000_000, "and the generated rows are held in one process's memory", ge=100)
-    """How many training examples are generated (examples)."""
+    """Number of training examples to generate."""
     wrong_answer_share: float = Field(default=0.0, ge=0, lt=1)
-    """Seeded share of wrong answers, to study robustness to noise."""
+    """Share of answers that are made wrong, by the seed, to study robustness to noise."""
 
 
 class TemplateConfig(Section):
@@ -84,7 +84,7 @@ class CorpusConfig(Section):
     template: TemplateConfig | None = None
     """Prompt and response over your own columns; sets `format: template`."""
     source_column: str | None = "source"
-    """Column that says where an example comes from, for balancing and for tables per source; rows without it count
+    """Column that says where an example comes from, for balancing and for tables by source; rows without it count
     as source `""`. None: no sources."""
     duplicates: Literal["drop", "keep"] = "drop"
     """Exact duplicates (same prompt and response): `drop` keeps one (where other columns differ, the first in the
@@ -98,11 +98,11 @@ class CorpusConfig(Section):
     `label` of KTO data, `images`, `rejected`. They travel with the rows. Unless they are named here, rows with such
     columns are unusable."""
     facets: list[str] | None = Field(default=None, max_length=32)
-    """Columns of few values (topic, language, skill) by which the run can be inspected, reported and balanced: text,
+    """Columns with few values (topic, language, skill) by which the run can be inspected, reported and balanced: text,
     whole numbers or true and false, at most 1,000 values. None: found, the first eight columns of text that have 2 to
     200 values and several rows a value; []: none."""
     max_row_bytes: int = bounded(MAX_ROW_BYTES, 2**30, "and a task takes some 30 times as much memory", ge=1024)
-    """Largest row that is read (bytes as they stand in the unpacked file); a larger one stops the run and is named."""
+    """Largest row that is read (bytes as they stand in the unpacked file); a larger one is named and stops the run."""
     read_bytes_per_task: int = bounded(64 * 2**20, 2**33, "and a slice is read by one task", ge=1024)
     """Uncompressed JSONL files are read in slices of this size (bytes)."""
 

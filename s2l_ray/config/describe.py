@@ -30,7 +30,7 @@ _SECTIONS = {
     "target": "The model that is fine-tuned on the subsets.",
     "evaluation": "Which test questions the targets answer, how, and what is reported of it.",
     "sweep": "Which budgets, selectors, seeds and settings `s2l sweep` tries.",
-    "loggers": "Where the figures go besides `metrics.jsonl`.",
+    "loggers": "Where metrics go besides `metrics.jsonl`.",
     "resources": "What the run may use of the cluster.",
     "estimates": "What a dry run assumes where it cannot measure.",
 }
@@ -115,7 +115,14 @@ def _first_line(section: type[BaseModel]) -> str:
 
 def _field(path: str, field: FieldInfo) -> Described:
     default = "" if field.is_required() else _as_yaml(field.get_default(call_default_factory=True))
-    return Described(path, type_name(field.annotation), default, _bounds(field), one_line(field.description or ""))
+    return Described(
+        path, type_name(field.annotation), default, _bounds(field), _in_yaml(one_line(field.description or ""))
+    )
+
+
+def _in_yaml(text: str) -> str:
+    """What Python calls None is null in a file."""
+    return re.sub(r"\bNone\b", "null", text)
 
 
 def one_line(text: str) -> str:
@@ -157,9 +164,15 @@ def type_name(annotation: Any) -> str:
     return str(getattr(annotation, "__name__", annotation))
 
 
+def _number(value: float) -> str:
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"
+
+
 def _bounds(field: FieldInfo) -> str:
     said = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    found = [f"{word} {getattr(m, name):,}" for m in field.metadata for name, word in said.items() if hasattr(m, name)]
+    found = [
+        f"{word} {_number(getattr(m, name))}" for m in field.metadata for name, word in said.items() if hasattr(m, name)
+    ]
     return ", ".join(found)
 
 
@@ -180,5 +193,5 @@ def _tidied(node: Any) -> Any:
     if isinstance(kept.get("title"), str):
         del kept["title"]
     if isinstance(kept.get("description"), str):
-        kept["description"] = re.sub(r"\s+", " ", kept["description"]).strip()
+        kept["description"] = _in_yaml(one_line(kept["description"]))
     return {name: _tidied(value) for name, value in kept.items()}

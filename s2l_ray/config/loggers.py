@@ -27,7 +27,7 @@ class LoggersConfig(Section):
     """MLflow tracking server or store that gets a run per stage: `http(s)://…`, `sqlite:///…`, `file:…`,
     `databricks`; credentials from MLflow's environment variables."""
     mlflow_experiment: str = Field(default="s2l_ray", min_length=1)
-    """MLflow experiment to which the runs belong; made if it is not there."""
+    """MLflow experiment that the runs belong to; created if it does not exist."""
 
     @field_validator("wandb_project")
     @classmethod

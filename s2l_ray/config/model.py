@@ -65,10 +65,10 @@ class TrainedModelConfig(Section):
     """How messages become text: the tokenizer's chat template, the Alpaca prompt that S2L's authors used, or plain
     text. `auto`: alpaca for `instruction`, plain turns for chats, prompt_completion and template word for word."""
     turns: Literal["all", "last"] = "all"
-    """Which of a chat's assistant turns are response: all, or the last. Where a chat template writes a turn differently
+    """Which of a chat's assistant turns to train on: all, or the last. Where a chat template writes a turn differently
     once others follow (the Qwen3 family drops its thoughts), each turn is a sequence of its own."""
     template_date: datetime.date = datetime.date(2025, 1, 1)
-    """The day that a chat template is told when it asks for the date (Llama 3's, gpt-oss's): the same run gives the
+    """The date that a chat template gets when it asks for today's (Llama 3's, gpt-oss's): the same run gives the
     same tokens tomorrow."""
     template_arguments: dict[str, Any] = Field(default={})
     """Further variables of the chat template, such as `enable_thinking: false`."""
@@ -82,7 +82,7 @@ class TrainedModelConfig(Section):
     max_steps: int | None = bounded(None, 10**9, "and no training has so many steps", ge=1)
     """Optimiser steps, instead of `epochs`."""
     global_batch_size: int = bounded(128, 10**7, "and a step over so many examples would not end", ge=1)
-    """Examples in one optimiser step over all workers, whatever their number."""
+    """Examples per optimiser step, over all workers together."""
     learning_rate: float = bounded(2e-5, 10**7, "and the first step would end in infinite weights", gt=0)
     """Peak learning rate of AdamW."""
     warmup_share: float = Field(default=0.03, ge=0, lt=1)
@@ -93,16 +93,16 @@ class TrainedModelConfig(Section):
     """Gradients are clipped to this global L2 norm."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 on GPUs that have it, and for models of hidden size 512 and more on CPUs with matrix units for it
-    (`amx_bf16`); else fp32. Kept with the run, wherever it goes on. (Of the proxy by autocast; a target has bf16
+    (`amx_bf16`); else fp32. Kept with the run, wherever it is resumed. (Of the proxy by autocast; a target has bf16
     weights, and its optimiser fp32 copies of them.)"""
     compile: bool = False
-    """Compile layers and head with torch.compile: seconds at the start, then 1.1 to 2.2 times as fast on an H100. Needs
-    a C compiler on the nodes."""
+    """Compile layers and head with torch.compile: takes seconds at the start, then 1.1 to 2.2 times as fast on an H100.
+    Needs a C compiler on the nodes."""
     tokens_per_microbatch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)
-    """A worker splits its share of a global batch into micro-batches of at most this many tokens; small models on GPUs
-    want 65,536."""
+    """A worker splits its share of a global batch into micro-batches of at most this many tokens; for small models on
+    GPUs use 65,536."""
     checkpoint_every_steps: int | None = bounded(None, 10**9, "and no training has so many steps", ge=1)
-    """Steps between checkpoints, beside those at every snapshot; None: at snapshots only."""
+    """Steps between checkpoints, in addition to those at every snapshot; None: at snapshots only."""
     log_every_steps: int = bounded(10, 10**9, "and no training has so many steps", ge=1)
     """Steps between lines in metrics.jsonl."""
     seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)

@@ -28,18 +28,19 @@ class ClustersConfig(Section):
     num_clusters: int = bounded(100, 1_000_000, "and the centroids are held in one actor's memory", ge=1)
     """K of k-means; lowered with a warning if there are fewer distinct trajectories."""
     init: Literal["kmeans++", "random"] = "kmeans++"
-    """First centroids; `random` is the paper's recipe, k-means++ resolves the rare trajectories better."""
+    """How the first centroids are chosen: `random` is the paper's recipe, k-means++ resolves rare trajectories
+    better."""
     num_iterations: int = bounded(20, 10_000, "and k-means has long settled by then", ge=1)
-    """Lloyd iterations."""
+    """Number of Lloyd iterations."""
     max_train_points: int = bounded(1_000_000, 10**10, "and the points are held in one actor's memory", ge=1)
     """Centroids are trained on a seeded sample of at most this many trajectories; all are assigned, by streaming."""
     num_snapshots: int | None = bounded(None, 1000, "and every snapshot scores the whole corpus once more", ge=1)
-    """Cluster by so many of the recorded snapshots; None: by all."""
+    """Number of recorded snapshots to cluster by; None: all."""
     snapshots: Literal["even", "first"] = "even"
-    """Which: evenly spaced with first and last (one: the last), or the first ones (as if training had stopped
-    early)."""
+    """Which of them: evenly spaced, with the first and the last (if one: the last), or the first ones (as if training
+    had stopped early)."""
     seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
-    """None: the run's seed."""
+    """Seed of this section; None: the run's seed."""
 
 
 class WorkersConfig(Section):
@@ -47,8 +48,8 @@ class WorkersConfig(Section):
     """Ray Train workers; None: one per GPU that they may use (of the nodes that are up, else of one node that the
     autoscaler adds), one on CPUs."""
     min_workers: int | None = bounded(None, 100_000, "and no cluster has so many workers", ge=1)
-    """Elastic, for spot nodes: go on with as few as this and grow back to `workers` when nodes come; None: never fewer.
-    The result does not depend on it, up to rounding."""
+    """Elastic, for spot nodes: continue with as few as this and grow back to `workers` when nodes arrive; None: never
+    fewer. The result does not depend on it, up to rounding."""
     cpus_per_worker: float | None = bounded(None, 10_000, "and no node has so many CPUs", ge=0.0001)
     """Logical CPUs that each worker reserves; None: 1 beside a GPU (less where a node has too few for its GPUs), the
     node's share on CPUs."""
@@ -92,20 +93,20 @@ class ResourcesConfig(Section):
     """`auto`: GPUs if the cluster has or can add one and the torch there can use it, else CPUs; k-means likewise by the
     faiss there. `gpu` refuses what `auto` does on CPUs."""
     proxy: WorkersConfig = WorkersConfig()
-    """Who trains and scores the proxy."""
+    """Workers that train and score the proxy."""
     target: WorkersConfig = WorkersConfig()
-    """Who fine-tunes the target."""
+    """Workers that fine-tune the target."""
     evaluation: WorkersConfig = WorkersConfig()
-    """Who answers test questions: each worker holds a whole model."""
+    """Workers that answer test questions; each holds a whole model."""
     max_failures: int = bounded(3, 1_000_000, "which is as good as -1, always", ge=-1)
-    """How often lost workers are replaced before the run stops (it can be resumed then); -1: always."""
+    """How often lost workers are replaced before the run stops (it can then be resumed); -1: always."""
     may_grow: bool = False
     """The cluster's autoscaler can add nodes: wait for what is missing instead of refusing it."""
     capacity_wait_s: float = bounded(86_400, 365 * 24 * 3600, "which is a year", gt=0)
-    """How long a stage waits for places that others hold, or for nodes that the autoscaler adds, before the run ends
-    (it can be resumed then; seconds)."""
+    """How long a stage waits for resources that others hold, or for nodes that the autoscaler adds, before the run ends
+    (it can then be resumed; seconds)."""
     parallel_tasks: int | None = bounded(None, 1_000_000, "and no cluster has so many CPUs", ge=1)
-    """One-CPU tasks (reading, tokenising) that there may be at once; None: the cluster's CPUs, and with `may_grow` at
+    """How many one-CPU tasks (reading, tokenising) may run at once; None: the cluster's CPUs, and with `may_grow` at
     least 64, so that its autoscaler sees what to grow for."""
     gpu_wait_s: float = bounded(300, 30 * 24 * 3600, "which is a month", ge=0)
     """With `device: auto` and `may_grow`, when there is no GPU yet: how long to wait for one before taking CPUs
@@ -122,7 +123,7 @@ class EstimatesConfig(Section):
     device_tflops: float = bounded(0.1, 10**6, "and no device is so fast", gt=0)
     """Sustained speed assumed for the time estimate (TFLOP/s per worker): 0.1 is two CPU cores, 150 an A100."""
     price_per_worker_hour: float | None = bounded(None, 10**9, "and no device is so dear", gt=0)
-    """What one worker's device costs in an hour, in your currency; None: no money is reckoned."""
+    """Price of one worker's device per hour, in your currency; None: costs are not estimated."""
     worker_memory_gb: float | None = bounded(None, 10**6, "and no device has so much memory", gt=0)
     """Device memory of a target worker (GB), for the memory estimate where the nodes are not up yet."""
 
@@ -131,7 +132,7 @@ class S2LConfig(Section):
     """One run."""
 
     name: str = Field(default="run", max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
-    """Name of the run; letters, digits, dots, dashes, underscores; the first is no dot or dash."""
+    """Name of the run: letters, digits, dots, dashes and underscores, not beginning with a dot or dash."""
     run_dir: OptionalLocation = None
     """Folder of the run, local or s3://, gs://; None: `runs/<name>`."""
     seed: int = bounded(0, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)

@@ -73,15 +73,15 @@ class SelectionConfig(Section):
     """Choose within each source, sources balanced first (for s2l the authors' code), instead of globally (Algorithm 1);
     or, by its name, within each value of a facet (see corpus.facets)."""
     seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
-    """None: the run's seed."""
+    """Seed of this section; None: the run's seed."""
     allocation_exponent: float | None = bounded(None, 1.0, "and small clusters would give nothing", ge=0)
     """α: clusters count by size^α. 0 takes equally many from each (the paper), 1 in proportion to their sizes."""
     weights: Weighting | None = None
     """`cluster`: chosen examples weigh as many as they stand for, in the subset's files and in the target's loss."""
     weights_cap: float | None = bounded(None, 1e6, "and one example could rule a batch", ge=1)
-    """No weight is above so many times the median; 10."""
+    """Largest weight, in multiples of the median; 10."""
     reference: ReferenceConfig = ReferenceConfig()
-    """Of which snapshot the scores and embeddings are that selectors look at."""
+    """Which snapshot gives the scores and embeddings that selectors look at."""
     guard: GuardConfig = GuardConfig()
     """Rules against wrong answers: what they drop is chosen after all others, and counted."""
     options: dict[str, dict[str, Any]] = Field(default={})

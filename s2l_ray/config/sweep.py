@@ -42,7 +42,7 @@ class AshaConfig(Section):
     grace_steps: int = bounded(50, 10**9, "and no training has so many steps", ge=1)
     """No trial is stopped before this optimiser step."""
     reduction_factor: float = bounded(3, 1000, "and all trials but one would be stopped at the first rung", gt=1)
-    """At each rung, one trial in so many goes on."""
+    """At each rung, one in this many trials continues."""
 
 
 class SweepConfig(Section):
@@ -53,7 +53,7 @@ class SweepConfig(Section):
     num_seeds: int = bounded(3, 1000, "and every seed repeats all trials", ge=1)
     """Repetitions with other seeds of selection and target (0, 1, …); the proxy stays the same."""
     full: bool = True
-    """Full data too, once a seed: the yardstick."""
+    """Also train on the full data, once per seed, for comparison."""
     parameters: dict[str, list[Any] | RangeConfig] = Field(default={})
     """Further settings to try: a dotted path and its values (`clusters.num_clusters: [50, 100]`,
     `clusters.num_snapshots: [4, 8]`, `target.learning_rate: {min: 1e-5, max: 1e-3, log: true}`)."""
@@ -69,9 +69,10 @@ class SweepConfig(Section):
     max_concurrent: int | None = bounded(None, 10_000, "and no cluster trains so many at once", ge=1)
     """Trials at once; None, or more than fit: as many as fit."""
     asha: AshaConfig | None = None
-    """Stop trials early that fall behind (needs target.evaluate_every_steps)."""
+    """Stop trials that fall behind before they end (needs target.evaluate_every_steps)."""
     predict: bool = False
-    """Sweep with the proxy's model as the target first; its curve says which budgets the target need confirm."""
+    """Sweep with the proxy's model as the target first; its curve says which budgets are worth confirming with the
+    target."""
     within: float = Field(default=0.01, gt=0, lt=1)
     """What `--find-smallest` calls good enough: at most this much worse than the full data, relative to it."""
 

@@ -17,9 +17,9 @@ class LoraConfig(Section):
     rank: int = bounded(16, 65_536, "and no layer is so wide", ge=1)
     """Rank of the adapters."""
     alpha: int = bounded(32, 10**6, "and the adapters would drown the model", ge=1)
-    """Scale: adapters count alpha / rank times."""
+    """Scale: adapters are multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout before the adapters."""
+    """Dropout rate before the adapters."""
     target_modules: str | list[str] = Field(default="all-linear")
     """Which layers get adapters: `all-linear` (all but the head), or names."""
     export: Literal["merged", "adapter"] = "merged"
@@ -45,13 +45,14 @@ class TargetConfig(TrainedModelConfig):
     Empty: the first selector at the first budget."""
     length: Literal["epochs", "same_steps"] = "epochs"
     """What `epochs` counts: passes over the subset, or (`same_steps`) as many optimiser steps as that many passes over
-    the full data take. The paper uses both; compare rivals at the same steps."""
+    the full data take. The paper uses both; compare selectors at
+    the same number of steps."""
     max_tokens: int | None = bounded(None, 10**15, "and no corpus has so many tokens", ge=1)
-    """Train on about so many tokens, instead of `epochs` (rounded to whole steps)."""
+    """Number of tokens to train on, instead of `epochs` (rounded to whole steps)."""
 
     zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
     """DeepSpeed ZeRO: 1 shards the optimiser, 2 the gradients too, 3 the parameters too; 0 is PyTorch alone (DDP), for
-    which DeepSpeed need not be installed. `auto`: the lowest that fits into the workers' memory."""
+    which DeepSpeed need not be installed. `auto`: the lowest that fits in the workers' memory."""
     offload_optimizer: Offload = "none"
     """Where ZeRO keeps optimiser states and fp32 weights: on the device, in the node's memory, or on its NVMe."""
     offload_parameters: Offload = "none"
@@ -59,23 +60,23 @@ class TargetConfig(TrainedModelConfig):
     nvme_path: str | None = None
     """Folder on each node's NVMe, for offload to it."""
     deepspeed_config: OptionalLocation = None
-    """A DeepSpeed JSON file of your own. Its keys are added to what this section makes; where both speak of the same
+    """A DeepSpeed JSON file of your own. Its keys are added to what this section makes; where both set the same
     thing (batch sizes, optimiser, schedule, clipping, precision, ZeRO stage, offload) they must agree."""
     gradient_checkpointing: bool = False
-    """Compute activations anew in the backward pass: a third more compute, a fraction of the memory."""
+    """Recompute activations in the backward pass: a third more compute, a fraction of the memory."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention kernel; `auto`: PyTorch's fused one (sdpa) where the model has it."""
     lora: LoraConfig | None = None
     """Train low-rank adapters (peft) instead of all weights."""
 
     checkpoints_to_keep: int = bounded(2, 10_000, "and they would fill the storage", ge=1)
-    """Newest checkpoints that stay while training; `checkpoint_every_steps: None` makes about five in all."""
+    """Number of newest checkpoints to keep during training; `checkpoint_every_steps: None` makes about five in all."""
     evaluate_every_steps: int | None = bounded(None, 10**9, "and no training has so many steps", ge=1)
     """Steps between evaluations on the held-out sets; None: before and after training only."""
     keep_best: bool = False
     """Export the weights with the lowest held-out loss (mean over sources) instead of the last ones."""
     patience: int | None = bounded(None, 10**6, "and no training is evaluated so often", ge=1)
-    """Stop after so many evaluations in a row without a lower held-out loss."""
+    """Stop after this many evaluations in a row without a lower held-out loss."""
     max_shard_size: str = Field(default="5GB", pattern=r"^[0-9]{1,6}(\.[0-9]+)?(KB|MB|GB|TB)$")
     """Size of the safetensors files of the exported model."""
 

@@ -21,7 +21,7 @@ class TrajectoriesConfig(Section):
     include_step_zero: bool = False
     """Let the first snapshot be the untrained proxy (step 0) instead of the proxy after its first step."""
     tokens_per_batch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)
-    """Tokens scored at once; on GPUs 65,536 and more pays."""
+    """Tokens scored at once; 65,536 or more is faster on GPUs."""
     examples_per_part: int | None = bounded(None, 1_000_000, "and a part is held in one worker's memory", ge=1)
     """Unit of work and of restart (examples per token file); None: from the corpus's size, 64 to 4,096."""
 

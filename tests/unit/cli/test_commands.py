@@ -245,3 +245,13 @@ def test_the_shell_completes_commands_recipes_fields_and_subsets(line, wanted, m
 def test_completion_scripts_are_those_of_the_shell(capsys):
     assert "complete" in said(capsys, "completion", "bash")
     assert said(capsys, "completion", "bash") != said(capsys, "completion", "fish")
+
+
+def test_every_command_that_only_reads_gives_json():
+    reading = ("inspect", "report", "verify", "recipes", "explain", "env", "selectors", "run")
+    choices: dict[str, Any] = dict(_SUBPARSERS.choices or {})
+    for name in reading:
+        assert "--json" in choices[name].format_help(), name
+    # What is left writes or trains, or is made for programs already.
+    writing = {"init", "select", "finetune", "sweep", "submit", "push", "evaluate", "schema", "completion"}
+    assert set(choices) - set(reading) <= writing
