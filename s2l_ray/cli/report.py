@@ -10,7 +10,7 @@ from s2l_ray.cli.arguments import Commands, Once
 
 _ABOUT = """\
 Make one HTML page that shows what was chosen, why, and what it is worth. A run
-ends with it; use this to name clusters otherwise, to compare, or before its end."""
+ends with it; this makes it again, with other names and comparisons, or early."""
 
 
 def add_to(commands: Commands) -> None:

@@ -10,8 +10,8 @@ from s2l_ray.cli.completion import complete_configs, complete_overrides
 _ABOUT = """\
 How much data is enough? Fine-tunes the target on subsets of every size and
 selector in section `sweep`, and on the full data, once per seed, and
-compares their held-out losses. The configuration needs a `target` and held-out examples.
-What is finished is never repeated."""
+compares their held-out losses. The configuration needs a `target` and held-out
+examples. What is finished is never repeated."""
 _EXAMPLES = """\
 examples:
   s2l sweep my.yaml sweep.budgets=[0.05,0.1,0.2] sweep.num_seeds=3
@@ -30,9 +30,7 @@ def add_to(commands: Commands) -> None:
         "overrides", nargs="*", metavar="section.field=value", help="settings that replace the file's"
     )
     config.completer, overrides.completer = complete_configs, complete_overrides
-    sweep.add_argument(
-        "--find-smallest", action="store_true", help="find the smallest budget that is good enough (sweep.within)"
-    )
+    sweep.add_argument("--find-smallest", action="store_true", help="find the smallest budget that is good enough")
     sweep.add_argument(
         "--within", action=Once, type=float, metavar="SHARE", help="at most so much worse than the full data (0.01)"
     )

@@ -77,6 +77,8 @@ def stood_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> Any
                 write_jsonl(Path(where), rows)
         for files in tree.get("heldout", {}).get("files", {}).values():
             write_jsonl(Path(files[0]), rows[:5])
+        for task in (tree.get("evaluation") or {}).get("custom", {}).values():
+            write_jsonl(Path(task["files"][0]), rows[:5])
         sections = [section for section in ("proxy", "target") if "model" in tree.get(section, {})]
         return made + [f"{section}.model={model}" for section in sections]
 
