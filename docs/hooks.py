@@ -45,10 +45,15 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what is made."""
     pages = {"reference/configuration.md": configuration(), "reference/commands.md": commands()}
-    pages |= {name: (ROOT / source).read_text(encoding="utf-8") for name, source in COPIED.items()}
+    pages |= {name: copied(source) for name, source in COPIED.items()}
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
     return files
+
+
+def copied(source: str) -> str:
+    """A file that lies elsewhere in the repository, its links into the manual as they are from here."""
+    return re.sub(r"\]\((?:\.\./)?docs/", "](", (ROOT / source).read_text(encoding="utf-8"))
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
