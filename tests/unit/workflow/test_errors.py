@@ -66,7 +66,7 @@ def called(monkeypatch: pytest.MonkeyPatch, raises: BaseException | Any) -> int:
         raise raises
 
     monkeypatch.setattr(cli, "parse", lambda argv: SimpleNamespace(call=call))
-    return cli.main([])
+    return cli.main(["run"])
 
 
 @pytest.fixture
