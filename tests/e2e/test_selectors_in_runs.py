@@ -75,7 +75,8 @@ def test_signals_are_finite_and_differ_between_examples(run):
         np.exp(-columns["loss_nats"]) <= columns["mean_probability"] + 1e-5
     ).all()  # geometric below arithmetic mean
     for values in columns.values():
-        assert values[:, -1].std() > 0.01
+        assert np.isfinite(values).all()
+        assert len(np.unique(values[:, -1])) > 2
     [unconditional] = [stage for name, stage in run.stages.items() if name.startswith("signals/loss_unconditional")]
     tables = [unconditional.storage.read_table(f"parts/{part_name(p)}") for p, _ in part_rows(unconditional)]
     alone = np.concatenate([table["loss_unconditional"].to_numpy() for table in tables])

@@ -102,6 +102,7 @@ def fingerprints(run: Run) -> dict[str, str]:
     return {name: stage.manifest.content_fingerprint for name, stage in run.stages.items()}
 
 
+@pytest.mark.slow
 def test_the_next_command_makes_every_damaged_stage_again(run, tmp_path):
     """One file of every stage at once; the quickstart's too."""
     folder = tmp_path / "run"

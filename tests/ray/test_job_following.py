@@ -49,7 +49,7 @@ def lines(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "mode", ["reset", "refuse", *(pytest.param(m, marks=pytest.mark.slow) for m in ("busy", "hang"))]
+    "mode", ["reset", *(pytest.param(m, marks=pytest.mark.slow) for m in ("refuse", "busy", "hang"))]
 )
 def test_an_outage_is_told_once_and_no_line_is_lost(
     head: RayHead, proxy: FaultyProxy, mode: Mode, capsys: pytest.CaptureFixture[str]

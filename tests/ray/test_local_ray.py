@@ -241,6 +241,7 @@ def test_nobody_sees_the_token(embedded: Embedded) -> None:
     assert not (embedded.home / ".ray").exists(), "the user's home is as it was"
 
 
+@pytest.mark.slow
 def test_two_at_once_and_one_that_is_killed(embedded: Embedded, tmp_path: Path) -> None:
     other = Embedded(tmp_path / "other")
     try:
@@ -283,6 +284,7 @@ def test_no_socket_of_rays_has_a_longer_path_than_is_reckoned_with() -> None:
     assert max(map(len, [*paths, f"{folder}/plasma_store.10"])) == len(module._SOCKET_PATH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failures", "end"), [(1, "up: 1.0"), (2, "error: Ray did not start on this machine in 2 tries")]
 )

@@ -117,7 +117,7 @@ def test_pinned_nodes_that_are_not_there_are_refused(workers, name):
 def test_workers_that_fit_the_sum_but_no_node_are_refused(workers, nodes, room):
     resources = ResourcesConfig(proxy=workers, device="gpu" if any("GPU" in n for n in nodes) else "cpu")
     with pytest.raises(
-        PlacementError, match=rf"asked for.* on .*{nodes[0]['CPU']} CPU.*room for {room} such.*for ever"
+        PlacementError, match=rf"asked for.* on .*{nodes[0]['CPU']} CPU.*room for {room} such.*indefinitely"
     ):
         place(resources, nodes)
     enough = [*nodes, *({"CPU": 65, "GPU": 8, "accelerator_type:A100": 1} for _ in range(2))]

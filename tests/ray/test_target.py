@@ -19,7 +19,7 @@ import torch
 import yaml
 
 import s2l_ray
-from s2l_ray.artifacts.run import Run, RunError, load_run, part_rows
+from s2l_ray.artifacts.run import Run, load_run, part_rows
 from s2l_ray.artifacts.runner import StageRunner
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.cli import main
@@ -465,7 +465,7 @@ def test_finetune_takes_the_full_data_or_a_rival_at_another_budget(finished: Run
         (["corpus.paths=[other.jsonl]"], ["'corpus.paths=[other.jsonl]'", "selection is finished", "use `s2l run`"]),
         (["heldout.share=0.3"], ["'heldout.share=0.3'", "selection is finished", "use `s2l run`"]),
         (["--subset", "best"], ["'best' is neither a subset of this run", "there: s2l-", "random-0.3"]),
-        (["--subset", "best-0.2"], ["unknown selector 'best'", "known: random"]),
+        (["--subset", "best-0.2"], ["unknown selector 'best'", "known: ", "random_per_source"]),
         (["--full", "--selector", "random"], ["--full says all about what", "--selector random something else"]),
         (["--full", "target.max_steps=5"], ["target.max_steps=5", "set target.length=epochs"]),
         (["--full", "target.model=no/such-model"], ["'no/such-model' cannot be loaded", "Check the spelling"]),
@@ -490,9 +490,9 @@ def test_finetune_refuses_before_anything_is_trained(
     assert {p for p in folder.rglob("*") if p.parent.name == "target"} == before
 
 
-def test_finetune_refuses_unknown_subsets_and_runs_without_target(finished: Run):
-    with pytest.raises(RunError, match=rf"no subset 's2l-0\.9' \(there: {SUBSET}.*make it with `s2l select`"):
-        s2l_ray.finetune(str(finished.storage.local_path()), "s2l-0.9", progress=Quiet())
+def test_finetune_refuses_names_that_say_no_subset_and_runs_without_target(finished: Run):
+    with pytest.raises(ConfigError, match=rf"'s2l' is neither a subset of this run \(there: {SUBSET}"):
+        s2l_ray.finetune(str(finished.storage.local_path()), "s2l", progress=Quiet())
     run = load_run(str(finished.storage.local_path()))
     run.config = run.config.model_copy(update={"target": None})
     with pytest.raises(ConfigError, match=r"there is no target: add target\.model"):
