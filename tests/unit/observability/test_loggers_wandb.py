@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("private")
 
 
 @pytest.fixture
-def wandb_offline(monkeypatch):
+def wandb_offline(private, monkeypatch):
     import wandb
 
     monkeypatch.setenv("WANDB_API_KEY", KEY)
