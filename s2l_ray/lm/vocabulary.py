@@ -43,7 +43,7 @@ def check_token_ids(largest: int, model_config: Any, tokenizer: Any, config: Tra
         cure = f"leave {here}.tokenizer out" if config.tokenizer else "leave it out of the texts and the chat template"
         cure += ", or take a model that has all of its tokenizer's tokens"
     raise ModelError(
-        f"{name} has {num_embeddings:,} embeddings, and none for the token {_name_of(largest, tokenizer)} (id "
+        f"{name} has {num_embeddings:,} embeddings, and none for the token {name_of(largest, tokenizer)} (id "
         f"{largest:,}), which {where}, so training would fail; {cure}"
     )
 
@@ -60,5 +60,6 @@ def check_trained_vocabulary(model_config: Any, config: TrainedModelConfig) -> N
         )
 
 
-def _name_of(token_id: int, tokenizer: Any) -> str:
+def name_of(token_id: int, tokenizer: Any) -> str:
+    """The token as the tokenizer names it, quoted."""
     return shown(tokenizer.convert_ids_to_tokens(token_id))

@@ -24,7 +24,7 @@ from s2l_ray.evaluation.scoring import Program
 from s2l_ray.lm.engine import device_name
 from s2l_ray.lm.exported import ModelSource
 from s2l_ray.lm.generate import Decoding, Generator, sample_seed, window_of
-from s2l_ray.lm.vocabulary import pad_token_id_of
+from s2l_ray.lm.vocabulary import name_of, pad_token_id_of
 from s2l_ray.storage.digests import columns_digest
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.retry import DamagedFile
@@ -146,15 +146,23 @@ class EvaluationWorker:
         return self._probe
 
     def prompts(self, questions: list[Question], part: PartJob, kind: Pass) -> list[list[int] | UnusableRow]:
-        """Prompt ids; what does not fit into the model's window with its new tokens is unusable, and never cut."""
+        """Prompt ids. Unusable, and never cut: what is longer than the model's window with its new tokens, and what
+        holds a token without an embedding."""
         batch = [messages(question, kind, part.program_stem) for question in questions]
-        window = window_of(self.model.config)
+        window, num_embeddings = window_of(self.model.config), self.model.get_input_embeddings().num_embeddings
         rendered: list[list[int] | UnusableRow] = []
         for ids in self._renderer.prompts(batch, with_thoughts=self.job.with_thoughts):
-            if not isinstance(ids, UnusableRow) and window is not None and len(ids) + part.max_new_tokens > window:
+            if isinstance(ids, UnusableRow):
+                pass
+            elif window is not None and len(ids) + part.max_new_tokens > window:
                 ids = UnusableRow(
                     f"the prompt has {len(ids):,} tokens, and with {part.max_new_tokens:,} new ones it is longer than "
                     f"the model's window of {window:,}; lower evaluation.generation.max_new_tokens"
+                )
+            elif max(ids) >= num_embeddings:
+                ids = UnusableRow(
+                    f"the prompt holds the token {name_of(max(ids), self.tokenizer)} (id {max(ids):,}), and the model "
+                    f"has {num_embeddings:,} embeddings, none for it; leave it out of the question and the template"
                 )
             rendered.append(ids)
         return rendered

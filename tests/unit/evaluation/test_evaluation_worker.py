@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from s2l_ray.config.evaluation import EvaluationConfig
 from s2l_ray.config.target import TargetConfig
@@ -143,6 +144,21 @@ def test_a_prompt_that_does_not_fit_is_named_and_never_cut(worker, asked, tmp_pa
     assert len(rows) == statistics["quarantined"]
     assert "longer than the model's window of 96; lower evaluation.generation.max_new_tokens" in rows[0]["reason"]
     assert texts(out, "pot").keys() == {q.id for q in asked} - {row["question_id"] for row in rows}
+
+
+def test_a_prompt_with_a_token_without_an_embedding_is_named(worker, asked, tmp_path, monkeypatch):
+    job = part(asked, Storage.open(tmp_path).recording())
+    prompts = worker.prompts(asked, job, "pot")
+    largest = max(max(ids) for ids in prompts)
+    fewer = torch.nn.Embedding(largest, 4)
+    monkeypatch.setattr(worker.model, "get_input_embeddings", lambda: fewer)
+    again = worker.prompts(asked, job, "pot")
+    for ids, now in zip(prompts, again, strict=True):
+        if max(ids) < largest:
+            assert now == ids
+        else:
+            assert f"(id {largest:,}), and the model has {largest:,} embeddings, none for it" in str(now)
+    assert any(max(ids) == largest for ids in prompts)
 
 
 def test_verdicts_and_report(answered, asked, tmp_path):
