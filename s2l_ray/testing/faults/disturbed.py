@@ -160,6 +160,7 @@ NOT_COMPARED = {
     "sweep/results.csv": "the same table as results.parquet",
     "sweep/files.json": "digests of tables that hold times",
     "sweep/cost": "a picture of what it cost",
+    "report/index.html": "the facts as a page, with times",
     "locks": "must be empty, which is checked apart",
 }
 VOLATILE = {
@@ -177,9 +178,11 @@ def contents(run: Path) -> dict[str, Any]:
         if name.startswith(tuple(NOT_COMPARED)):
             continue
         content = path.read_bytes()
-        if name.endswith(("manifest.json", "run.json", "report.json")):
+        if name.endswith(("manifest.json", "run.json", "report.json", "report/facts.json")):
             found[name] = _plain(json.loads(content))
             found[name].pop("digest", None)  # a manifest's own, its times included; those of its files are compared
+            if name == "report/facts.json":
+                found[name].pop("uri")  # where the run lies
         elif name == "sweep/results.parquet":
             found[name] = _plain(pq.read_table(path).to_pylist())
         else:
