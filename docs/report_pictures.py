@@ -1,4 +1,4 @@
-"""docs/report.html and the README's pictures of it, light and dark, from a finished run of the quickstart.
+"""Make docs/report.html and pictures of it, light and dark, from a finished run of the quickstart.
 
     s2l run quickstart
     python docs/report_pictures.py runs/quickstart

@@ -1,4 +1,4 @@
-"""SmallToLarge (https://arxiv.org/abs/2403.07384, Algorithm 1): evenly over clusters of alike loss trajectories."""
+"""SmallToLarge (https://arxiv.org/abs/2403.07384, Algorithm 1): evenly over clusters of similar loss trajectories."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from s2l_ray.selection.signals import CLUSTERS
 
 class S2L:
     name = "s2l"
-    summary = "evenly over clusters of alike loss trajectories"
+    summary = "evenly over clusters of similar loss trajectories"
     label = "S2L"
     color, marker = "#0b6e99", "o"
     Options = ClusterOptions
