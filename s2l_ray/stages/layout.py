@@ -105,18 +105,23 @@ class Layout:
 
 
 def lay_out(
-    config: S2LConfig, say: Callable[[str], None], with_kmeans: bool = True, storage: Storage | None = None
+    config: S2LConfig,
+    say: Callable[[str], None],
+    with_kmeans: bool = True,
+    storage: Storage | None = None,
+    roles: Sequence[Role] | None = None,
 ) -> Layout:
     """Who gets what, before anything starts; Ray is connected.
 
     Args:
         with_kmeans: trajectories will be clustered.
         storage: the run's folder, which keeps what `precision: auto` came to; None: it is not kept.
+        roles: who will need workers; None: everyone that the configuration has.
 
     Raises:
         PlacementError, InsufficientMemoryError: it can never be had.
     """
-    resources = config.resources
+    resources, roles = config.resources, roles_of(config) if roles is None else roles
     embedded = is_embedded(resources)
     layout = Layout(resources, embedded)
     cores = local_cores() if embedded else None
@@ -124,19 +129,20 @@ def lay_out(
     if grown is None:  # nobody knows what may come
         wait_for_gpu(resources, say)
     nodes = node_resources()
-    devices, gpu_facts = _devices(config, embedded, nodes, grown, with_kmeans)
+    devices, gpu_facts = _devices(resources, roles, embedded, nodes, grown, with_kmeans)
     for note in devices.notes:
         say(f"[cluster] {note}")
-    for role in roles_of(config):
+    for role in roles:
         layout.placements[role] = place(resources, nodes, cores, role, grown, devices.training)
     if not embedded:
         who = "; ".join(f"{name}: {placement.describe()}" for name, placement in layout.placements.items())
         grows = "; what is missing is waited for (resources.may_grow)" if resources.may_grow else ""
         grows += f"; it can grow by {describe_nodes(grown.nodes)}" if grown else ""
         say(f"[cluster] {describe_nodes(nodes)}; {who}{grows}")
-    layout.placements["clusters"] = _kmeans_placement(layout.placements["proxy"], devices.kmeans, cores)
+    if "proxy" in roles:
+        layout.placements["clusters"] = _kmeans_placement(layout.placements["proxy"], devices.kmeans, cores)
     layout.precisions = precisions_of(config, layout.placements, embedded, gpu_facts, storage, say)
-    if config.target is not None:
+    if "target" in roles:
         layout.sharding = shard_target(config, layout.placements["target"], embedded, layout.precisions["target"])
         if layout.sharding is None:
             say(
@@ -154,7 +160,7 @@ def precisions_of(
     storage: Storage | None,
     say: Callable[[str], None],
 ) -> dict[str, Precision]:
-    """Section → what its model is computed in.
+    """Section → what its model is computed in; of those that have placements.
 
     Args:
         gpu_facts: nodes with GPUs that may get workers; empty: not up.
@@ -165,7 +171,7 @@ def precisions_of(
     """
     found: dict[str, Precision] = {}
     for model in (config.proxy, config.target):
-        if model is None:
+        if model is None or model.section not in placements:
             continue
         placement = placements[model.section]
         on_cpu, nodes = placement.device == "cpu", list(gpu_facts)
@@ -200,17 +206,21 @@ def roles_of(config: S2LConfig) -> list[Role]:
 
 
 def _devices(
-    config: S2LConfig, embedded: bool, nodes: list[Node], grown: Growth | None, with_kmeans: bool
+    resources: ResourcesConfig,
+    roles: Sequence[Role],
+    embedded: bool,
+    nodes: list[Node],
+    grown: Growth | None,
+    with_kmeans: bool,
 ) -> tuple[Devices, list[NodeFacts]]:
     """What `resources.device` comes to on the nodes that are up, and what is known of those with GPUs; of nodes to come
     nobody knows what they can do."""
-    resources = config.resources
     has_gpus = total(nodes, "GPU") >= 1
     to_come = grown is not None and total(grown.nodes, "GPU") >= 1
     if resources.device == "cpu" or not has_gpus:
         return choose_devices(resources.device, [], to_come), []
     open_to_all = resources.model_copy(update={"may_grow": True})  # refused later, when the device is known
-    wanted = [place(open_to_all, nodes, None, role, None, "gpu") for role in roles_of(config)]
+    wanted = [place(open_to_all, nodes, None, role, None, "gpu") for role in roles]
     facts = _gpu_facts(wanted, embedded)
     return choose_devices(resources.device, facts, True, with_kmeans), facts
 

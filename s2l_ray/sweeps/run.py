@@ -41,7 +41,7 @@ from s2l_ray.sweeps.trials import FULL, Trial, could_propose, full_trials, grid,
 from s2l_ray.sweeps.tune import ENDED, OnDone, Outcome, concurrency, draw, propose, run_side_by_side
 from s2l_ray.text.display import one_line
 from s2l_ray.text.formats import format_duration
-from s2l_ray.workflow.preflight import preflight
+from s2l_ray.workflow.preflight import preflight, without_evaluation
 
 RESULTS_RECORD = "files.json"
 """In `sweep/`: the digests of the results."""
@@ -89,7 +89,8 @@ def sweep(
     from s2l_ray.workflow.stages import run_up_to_clusters
 
     resolved = resolve(config, overrides, within, find_smallest)
-    preflight(resolved)
+    wanted = without_evaluation(resolved)  # trials are judged by what is held out
+    preflight(wanted)
     check_corpus_files(resolved)
     progress = progress or Progress()
     run = Run(resolved, Storage.open(resolved.run_uri))
@@ -99,7 +100,7 @@ def sweep(
         ray_session(resolved.resources, dashboard=True),
     ):
         run.begin(resolved)
-        context = RunContext(resolved, stage_runner, lay_out(resolved, progress.say, storage=run.storage))
+        context = RunContext(resolved, stage_runner, lay_out(wanted, progress.say, storage=run.storage))
         run_up_to_clusters(context, resolved.sweep.budgets, "sweep.budgets", resolved.sweep.selectors)
         run.commit()
         runner = _Runner(context)

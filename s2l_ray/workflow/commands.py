@@ -18,7 +18,7 @@ from s2l_ray.errors import shown
 from s2l_ray.execution.ray_metrics import RayMetrics
 from s2l_ray.observability.progress import Progress
 from s2l_ray.storage.folder import Storage
-from s2l_ray.workflow.preflight import preflight
+from s2l_ray.workflow.preflight import preflight, without_evaluation
 
 _FINETUNE_SECTIONS = ("target", "loggers", "resources", "estimates")
 
@@ -56,12 +56,12 @@ def run(
     from s2l_ray.stages.layout import lay_out
     from s2l_ray.workflow.stages import run_stages
 
-    wanted = resolved.model_copy(update={"target": None}) if select_only else resolved
+    wanted = without_evaluation(resolved.model_copy(update={"target": None})) if select_only else resolved
     preflight(wanted)
     check_corpus_files(wanted)
     opened = Run(wanted, Storage.open(resolved.run_uri))
     with open_runner(opened, progress, RayMetrics(wanted.name)) as runner:
-        opened.begin(resolved)  # what is stored has the target
+        opened.begin(resolved)  # what is stored has the target and its evaluation
         with ray_session(resolved.resources):
             layout = lay_out(wanted, runner.progress.say, storage=opened.storage)
             run_stages(RunContext(wanted, runner, layout))
@@ -115,7 +115,8 @@ def finetune(
     selector: str | None = None,
     progress: Progress | None = None,
 ) -> Stage:
-    """Fine-tune the target on one subset of a finished selection, or on the full data, and evaluate it.
+    """Fine-tune the target on one subset of a finished selection, or on the full data; its held-out losses are
+    measured, test questions are `evaluate`'s.
 
     Args:
         subset: `full`, or a subset's name (`s2l-0.11`), chosen now if it is not there; None: that of `selector` and
@@ -140,7 +141,8 @@ def finetune(
         )
     _refuse_selecting(overrides)
     opened = open_run(run)
-    preflight(_finetuning(opened.config, overrides, budget, selector))  # whichever subset: the target is the same
+    # Whichever subset: the target is the same.
+    preflight(without_evaluation(_finetuning(opened.config, overrides, budget, selector)))
     metrics = RayMetrics(opened.config.name)
     with open_runner(opened, progress or Progress(), metrics, _WAIT_FOR_OTHERS_S) as runner:
         find_selection(opened, reread=isinstance(run, str))
@@ -151,7 +153,7 @@ def finetune(
         config = _finetuning(opened.config, overrides, budget, selector, stratify)
         opened.config = config  # the target's sections are this command's; the rest of the run stays
         with ray_session(config.resources):
-            layout = lay_out(config, runner.progress.say, with_kmeans=False, storage=opened.storage)
+            layout = lay_out(without_evaluation(config), runner.progress.say, with_kmeans=False, storage=opened.storage)
             if subset is None:
                 [(subset, size)] = config.subset_budgets().items()
                 subset_stage(config, opened, runner, config.selection.selectors[0], size)

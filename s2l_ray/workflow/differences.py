@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,16 +40,9 @@ def compare_evaluations(
         return []
     confidence = config.evaluation.confidence if config.evaluation else ConfidenceConfig()
     found = run.evaluations
-    known = sorted({model for model, _ in found})
-    if missing := [model for model in models if model not in known]:
-        raise EvaluationError(
-            f"{', '.join(listed(missing))} was not evaluated, so nothing can be compared with it (evaluated: "
-            f"{', '.join(known) or 'none'}); run `s2l evaluate` for it first"
-        )
-    if len(models) < 2:
-        raise EvaluationError(f"--compare {models[0]} has nothing to compare it with; name at least two models")
+    check_evaluated(models, {model for model, _ in found})
     out = []
-    for first, second in itertools.combinations(models, 2):
+    for first, second in itertools.combinations(dict.fromkeys(models), 2):
         both = [_evaluations_of(found, model) for model in (first, second)]
         _refuse_other_engines(first, second, both, across_engines)
         measured = compare_summaries(both[0], both[1], config.seed, confidence)
@@ -64,6 +57,15 @@ def compare_evaluations(
             made = {"tasks": {}, "averages": {}}
         out.append({"first": first, "second": second, **made, "summaries": measured})
     return out
+
+
+def check_evaluated(models: Sequence[str], known: Collection[str]) -> None:
+    """Raises EvaluationError if a model of `models` is not among those that are evaluated."""
+    if missing := [model for model in models if model not in known]:
+        raise EvaluationError(
+            f"{', '.join(listed(missing))} was not evaluated, so nothing can be compared with it (evaluated: "
+            f"{', '.join(sorted(known)) or 'none'}); run `s2l evaluate` for it first"
+        )
 
 
 def _evaluations_of(found: Mapping[tuple[str, str], Evaluation], model: str) -> dict[str, Evaluation]:

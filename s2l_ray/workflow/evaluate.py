@@ -12,11 +12,12 @@ from s2l_ray.artifacts.run import Run, load_run
 from s2l_ray.artifacts.runner import StageRunner, open_runner
 from s2l_ray.config.load import ConfigError, load_config
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.errors import shown
 from s2l_ray.evaluation.comparison import comparison_lines
 from s2l_ray.execution.ray_metrics import RayMetrics
 from s2l_ray.observability.progress import Progress
 from s2l_ray.workflow.commands import find_selection, open_run
-from s2l_ray.workflow.differences import compare_evaluations
+from s2l_ray.workflow.differences import check_evaluated, compare_evaluations
 from s2l_ray.workflow.overview import overview_lines, write_overview
 
 if TYPE_CHECKING:
@@ -97,6 +98,19 @@ class EvaluationRequest:
             )
         return made
 
+    def check_comparison(self) -> None:
+        """Raises ConfigError for a comparison that nothing could come of, whatever the run has."""
+        if self.across_engines and not self.compare:
+            raise ConfigError(
+                "--across-engines says which models --compare may compare, and without --compare it would do nothing; "
+                "add --compare full,s2l-0.11, or leave it out"
+            )
+        if self.compare and len(set(self.compare)) < 2:
+            raise ConfigError(
+                f"--compare {','.join(self.compare)} has nothing to compare {shown(self.compare[0])} with; name at "
+                "least two different models"
+            )
+
     def _changes(self) -> list[str]:
         given: dict[str, Any] = {"form": self.form, "limit": self.limit}
         given["tasks"] = None if self.tasks is None else f"[{', '.join(self.tasks)}]"
@@ -113,17 +127,34 @@ def evaluate_run(run: Run | str, request: EvaluationRequest, *, progress: Progre
     from s2l_ray.stages.evaluation.tasks import check_evaluation, read_tasks
     from s2l_ray.workflow.stages import evaluate_models
 
+    request.check_comparison()
     opened = open_run(run)
     check_evaluation(request.config(opened.config))  # refused before the lock is waited for
     with open_runner(opened, progress or Progress(), RayMetrics(opened.config.name), _WAIT_FOR_OTHERS_S) as runner:
         find_selection(opened, reread=isinstance(run, str))
         config = request.config(opened.config)
+        _check_labels(opened, config, request)
         tasks = read_tasks(config, opened.storage, runner.progress.say)
         with _context(config, runner, starts_ray=not request.rescore) as context:
             stages = evaluate_models(context, tasks, request.model, request.rescore, not request.rescore)
         whole = write_overview(opened, config)
     comparisons = compare_evaluations(opened, config, request.compare, request.across_engines)
     return EvaluationResult(opened, [Evaluation.of(stage) for stage in stages], whole, comparisons)
+
+
+def _check_labels(opened: Run, config: S2LConfig, request: EvaluationRequest) -> None:
+    """Refuse to compare what will not have been evaluated, before anything is generated.
+
+    Raises:
+        EvaluationError: a label that neither the run nor this command evaluates.
+    """
+    from s2l_ray.stages.evaluation.models import models_of
+
+    if not request.compare:
+        return
+    assert config.evaluation is not None
+    asked = models_of(opened, config, config.evaluation.subsets, request.model)
+    check_evaluated(request.compare, {*(model for model, _ in opened.evaluations), *(one.label for one in asked)})
 
 
 @contextlib.contextmanager
@@ -137,8 +168,8 @@ def _context(config: S2LConfig, runner: StageRunner, starts_ray: bool) -> Iterat
         yield RunContext(config, runner, Layout(config.resources, embedded=True))
         return
     with ray_session(config.resources):
-        # Without the target: it is made, and whether it could be trained here does not matter.
-        layout = lay_out(config.model_copy(update={"target": None}), runner.progress.say, with_kmeans=False)
+        # Nobody is trained: whether the proxy or the target could be trained here does not matter.
+        layout = lay_out(config, runner.progress.say, with_kmeans=False, roles=("evaluation",))
         yield RunContext(config, runner, layout)
 
 
@@ -153,9 +184,11 @@ def dry_run_lines(run: Run | str, request: EvaluationRequest) -> list[str]:
     from s2l_ray.stages.evaluation.tasks import check_evaluation, read_tasks
     from s2l_ray.workflow.evaluation_estimate import evaluation_lines
 
+    request.check_comparison()
     opened = load_run(run) if isinstance(run, str) else run
     config = request.config(opened.config)
     check_evaluation(config)
+    _check_labels(opened, config, request)
     assert config.evaluation is not None
     tasks = read_tasks(config, opened.storage, lambda text: None)
     models = models_of(opened, config, config.evaluation.subsets, request.model)

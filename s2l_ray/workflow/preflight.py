@@ -50,6 +50,11 @@ def preflight(config: S2LConfig) -> None:
         check_subsets(config)
 
 
+def without_evaluation(config: S2LConfig) -> S2LConfig:
+    """The configuration of a command that asks no test questions: nothing of that section may refuse it."""
+    return config.model_copy(update={"evaluation": None})
+
+
 def _refuse_lost_folder(run_uri: str) -> None:
     """A Ray job starts in a copy of its working directory that Ray deletes some time after it."""
     if "/runtime_resources/working_dir_files/" in absolute(run_uri):
