@@ -165,13 +165,13 @@ NOT_COMPARED = {
 }
 VOLATILE = {
     "started_at", "finished_at", "wall_seconds", "device_seconds", "peak_memory_bytes", "train_seconds",
-    "score_seconds", "mfu", "cost",
+    "score_seconds", "mfu", "cost", "restarts",
 }  # fmt: skip
-"""Fields of manifests and reports that tell of time and memory."""
+"""Fields of manifests and reports that tell of time, memory and what was killed."""
 
 
 def contents(run: Path) -> dict[str, Any]:
-    """Every file of a run: what it holds, for comparison; of JSON without what tells of time and memory."""
+    """Every file of a run: what it holds, for comparison; of JSON without what tells of the course of things."""
     found: dict[str, Any] = {}
     for path in sorted(p for p in run.rglob("*") if p.is_file()):
         name = path.relative_to(run).as_posix()
