@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import struct
@@ -114,6 +115,7 @@ def test_wandb_without_login_is_refused(tmp_path, monkeypatch):
     ],
 )
 def test_missing_library_is_refused_with_its_cure(module, extra, config, monkeypatch):
+    importlib.import_module("mlflow.tracking")  # it looks once which stores there are, and others use it later
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(LoggerError, match=rf'pip install "s2l_ray\[{extra}\]"'):
