@@ -15,7 +15,7 @@ from s2l_ray.config.loggers import LoggersConfig
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.proxy import ProxyConfig
 from s2l_ray.config.section import OptionalLocation, Section, bounded
-from s2l_ray.config.selection import QUERY, SCALARS, SOURCES, SelectionConfig
+from s2l_ray.config.selection import PASSES, QUERY, SCALARS, SOURCES, SelectionConfig
 from s2l_ray.config.sweep import SweepConfig
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.config.trajectories import TrajectoriesConfig
@@ -273,6 +273,12 @@ class S2LConfig(Section):
             yield (
                 f"the selector {', '.join(scored)} reads scores that trajectories.source={self.trajectories.source} "
                 "does not have, since training computes losses alone; take source=snapshots"
+            )
+        passing = [name for name, of in needs.items() if any(need.partition("@")[0] in PASSES for need in of)]
+        if passing and self.trajectories.source == "training":
+            yield (
+                f"the selector {', '.join(passing)} reads embeddings or losses without the prompt, which are computed "
+                "with a snapshot's weights, and trajectories.source=training has no snapshot; take hybrid or snapshots"
             )
         started = [name for name, of in needs.items() if any(need.endswith("@start") for need in of)]
         if started and not self.trajectories.include_step_zero:

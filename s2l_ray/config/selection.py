@@ -28,6 +28,10 @@ QUERY = "query_embeddings"
 """The need for (Q, d) embeddings of the user's own examples of the task."""
 SCALARS = ("mean_probability", "min_probability", "token_accuracy", "el2n")
 """Columns that scoring writes at every snapshot beside the loss; all come from logits that the loss needs anyway."""
+LOSS_UNCONDITIONAL = "loss_unconditional"
+EMBEDDINGS = ("embedding", "prompt_embedding", "position_weighted_embedding")
+PASSES = (*EMBEDDINGS, LOSS_UNCONDITIONAL)
+"""Columns computed only where a selector asks for them: each takes a pass over the corpus with a snapshot's weights."""
 FACET = "facet:"
 """Before the name of a facet that is needed."""
 

@@ -9,27 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from s2l_ray.config.selection import FACET, QUERY, SCALARS, SOURCES, Snapshot
+from s2l_ray.config.selection import (
+    EMBEDDINGS,
+    FACET,
+    LOSS_UNCONDITIONAL,
+    PASSES,
+    QUERY,
+    SCALARS,
+    SOURCES,
+    Snapshot,
+)
 from s2l_ray.errors import UserError, listed
 
-__all__ = ["FACET", "QUERY", "SCALARS", "SOURCES", "Snapshot"]
+__all__ = ["EMBEDDINGS", "FACET", "LOSS_UNCONDITIONAL", "PASSES", "QUERY", "SCALARS", "SOURCES", "Snapshot"]
 
 LOSSES = "losses"
 """The trajectories, (N, T) nats per token."""
 CLUSTERS = "clusters"
 
 LOSS = "loss_nats"
-LOSS_UNCONDITIONAL = "loss_unconditional"
 EL2N = "el2n"
 MEAN_PROBABILITY = "mean_probability"
 MIN_PROBABILITY = "min_probability"
 TOKEN_ACCURACY = "token_accuracy"
-RESPONSE_EMBEDDING = "embedding"
-PROMPT_EMBEDDING = "prompt_embedding"
-WEIGHTED_EMBEDDING = "position_weighted_embedding"
-EMBEDDINGS = (RESPONSE_EMBEDDING, PROMPT_EMBEDDING, WEIGHTED_EMBEDDING)
-PASSES = (*EMBEDDINGS, LOSS_UNCONDITIONAL)
-"""Computed where a selector asks for them alone: each takes a pass over the corpus with a snapshot's weights."""
+RESPONSE_EMBEDDING, PROMPT_EMBEDDING, WEIGHTED_EMBEDDING = EMBEDDINGS
 
 _MEANING = {
     LOSS: "mean loss of the response (nats per token)",

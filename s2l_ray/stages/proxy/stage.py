@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.artifacts.models import ProxyArtifact, TokensArtifact
@@ -36,6 +36,7 @@ def proxy_spec(context: RunContext, tokens: Stage) -> StageSpec:
     plan = make_plan(part_rows(tokens), proxy.global_batch_size, proxy.epochs, proxy.max_steps, seed)
     points = tuple(plan_points(config.trajectories, plan.total_steps, plan.steps_per_epoch))
     _check_used(config, len(points))
+    _check_passes(config, points)
 
     def build(out: Storage) -> StageResult:
         return _build(context, tokens, plan, points, seed, out)
@@ -56,6 +57,31 @@ def _check_used(config: S2LConfig, recorded: int) -> None:
             f"clusters.num_snapshots={used} asks for more than the {recorded} losses of each example that are recorded "
             f"(trajectories.source={config.trajectories.source}); lower it, or train longer"
         )
+
+
+def _check_passes(config: S2LConfig, points: Sequence[Point]) -> None:
+    """A pass takes the weights of a snapshot, and losses that training computed in the course of an epoch have none."""
+    for need, index in _passes(config, points):
+        epoch = None if index is None else points[index].epoch
+        if epoch is not None:
+            source, snapshot = config.trajectories.source, need.partition("@")[2]
+            cure = "take selection.reference.snapshot=late, or" if source == "hybrid" else "take"
+            raise PlanError(
+                f"{need} needs the proxy's weights at the {snapshot} of the {len(points)} recorded losses, where "
+                f"trajectories.source={source} has what training computed in epoch {epoch + 1} and keeps "
+                f"no weights; {cure} trajectories.source=snapshots"
+            )
+
+
+def _passes(config: S2LConfig, points: Sequence[Point]) -> Iterator[tuple[str, int | None]]:
+    """(need that takes a pass, the point it looks at; None: not recorded), of all selectors that are asked for."""
+    asked, steps = config.selection, [point.step for point in points]
+    known = {selector.name for selector in list_selectors()}
+    for name in sorted(known & {*asked.selectors, *config.sweep.selectors}):
+        for need in sorted(asked.needs_of(name)):
+            column, _, snapshot = need.partition("@")
+            if column in PASSES:
+                yield need, snapshot_index(snapshot, len(steps), steps, asked.reference.early_share)
 
 
 def _build(
@@ -141,19 +167,11 @@ def _said(points: Sequence[Point]) -> str:
 
 
 def _kept(config: S2LConfig, points: Sequence[Point]) -> tuple[int, ...]:
-    """Scored points on the way whose weights a selector will look at; those of start and end are there anyway."""
-    asked, kept, steps = config.selection, set(), [point.step for point in points]
-    known = {selector.name for selector in list_selectors()}
-    for name in known & {*asked.selectors, *config.sweep.selectors}:
-        for need in asked.needs_of(name):
-            column, _, snapshot = need.partition("@")
-            if column in PASSES:
-                kept.add(snapshot_index(snapshot, len(steps), steps, asked.reference.early_share))
-    return tuple(
-        sorted(
-            index for index in kept if index is not None and 0 < index < len(points) - 1 and points[index].epoch is None
-        )
-    )
+    """Scored points whose weights a selector will look at; the last ones are there anyway, the untrained are made
+    anew."""
+    kept = {index for _, index in _passes(config, points) if index is not None}
+    last = len(points) - 1
+    return tuple(sorted(i for i in kept if i != last and points[i].step and points[i].epoch is None))
 
 
 def _flops(summary: dict[str, Any], tokens: Stage, plan: Any, num_snapshots: int) -> dict[str, float]:

@@ -18,7 +18,7 @@ from s2l_ray.artifacts.points import PlanError, Point, plan_points
 from s2l_ray.artifacts.snapshots import TRAINING, read_snapshot, snapshot_folder
 from s2l_ray.config import load_config
 from s2l_ray.config.load import ConfigError
-from s2l_ray.config.schema import TrajectoriesConfig
+from s2l_ray.config.schema import S2LConfig, TrajectoriesConfig
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.epoch_losses import EpochLosses, completed_windows, split_off
 from s2l_ray.data.example_id import array_to_hex, ids_to_array
@@ -28,6 +28,7 @@ from s2l_ray.errors import InternalError
 from s2l_ray.lm.load import load_model
 from s2l_ray.stages.proxy.loop import run_worker
 from s2l_ray.stages.proxy.record import RecordedLossesGone
+from s2l_ray.stages.proxy.stage import _check_passes, _kept
 from s2l_ray.stages.trajectories.join import join_part, without_trend
 from s2l_ray.testing.local_worker import Died
 from tests.support.recording import NUM_EXAMPLES, PARTS, STEPS_PER_EPOCH, RecordingWorker, recording_job
@@ -272,3 +273,50 @@ def test_each_source_has_its_own_default_and_its_own_key():
     training = settings("trajectories.source=training")
     assert training == {"num_snapshots": 0, "include_step_zero": False, "source": "training"}
     assert training == settings("trajectories.source=training", "trajectories.tokens_per_batch=8192")
+
+
+# --- selectors that need a snapshot's weights -------------------------------------------------------------------------
+
+
+def asking(*changes: str) -> S2LConfig:
+    return load_config(
+        "quickstart",
+        ("trajectories.num_snapshots=null", "selection.selectors=[s2l,random,facility_location]", *changes),
+    )
+
+
+def test_the_weights_of_the_first_snapshot_are_kept_unless_they_are_those_that_training_began_with():
+    first = asking("selection.reference.snapshot=first")
+    assert _kept(first, (Point(1), Point(5), Point(9))) == (0,)
+    assert _kept(first, (Point(0), Point(5), Point(9))) == ()
+    early = asking("selection.reference.snapshot=early", "selection.reference.early_share=0.3")
+    assert _kept(early, (Point(1), Point(5), Point(9))) == (1,)
+    assert _kept(asking(), (Point(1), Point(5), Point(9))) == ()
+
+
+def test_weights_in_the_middle_of_an_epoch_are_refused_and_not_taken_from_elsewhere():
+    hybrid = (Point(2, 0), Point(5), Point(8, 1), Point(10))
+    first = asking("trajectories.source=hybrid", "selection.reference.snapshot=first")
+    with pytest.raises(PlanError, match=r"embedding@first .*source=hybrid .*epoch 1 .*snapshot=late, or .*=snapshots"):
+        _check_passes(first, hybrid)
+    _check_passes(asking("trajectories.source=hybrid"), hybrid)
+    swept = load_config(
+        "quickstart",
+        ("trajectories.source=training", "trajectories.num_snapshots=null", "sweep.selectors=[facility_location]"),
+    )
+    with pytest.raises(PlanError, match=r"embedding@late .*epoch 2 and keeps no weights; take trajectories\.source="):
+        _check_passes(swept, (Point(2, 0), Point(8, 1)))
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        ["selection.selectors=[s2l,random,facility_location]"],
+        ["selection.selectors=[s2l,random,ifd]"],
+        ["selection.guard.rules=[prompt_gain]"],
+    ],
+)
+def test_a_pass_without_any_snapshot_is_refused(selection):
+    with pytest.raises(ConfigError, match=r"source=training has no snapshot; take hybrid or snapshots"):
+        load_config("quickstart", ["trajectories.source=training", "trajectories.num_snapshots=null", *selection])
+    load_config("quickstart", ["trajectories.source=hybrid", "trajectories.num_snapshots=null", *selection])
