@@ -22,7 +22,9 @@ from itertools import product
 from typing import Any
 
 from s2l_ray.artifacts.manifest import ManifestError, StageManifest, read_manifest
+from s2l_ray.artifacts.models import replay_of
 from s2l_ray.config.corpus import LATER_SETTINGS
+from s2l_ray.config.evaluation import BASE, OTHER_MODEL
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import UserError
 from s2l_ray.storage.folder import Storage
@@ -117,10 +119,12 @@ def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list
     tokens = _tokens_by_label(kinds["tokens"], subsets, chain)
     targets = [t for t in kinds["target"] if _tokens_of(t, tokens)]
 
+    by_folder = {subset.folder.removeprefix("subset/"): subset for subset in subsets} | best
+
     def fitness(target: Found) -> tuple[bool, bool]:
-        subset = best.get(target.label)
-        reads = _tokens_of(target, tokens)[-1].manifest.inputs.get("subset")
-        return subset is None or reads == subset.content, _matches(target, config)
+        subset = by_folder.get(target.label)
+        fits = subset is None or _is_trained_on(target, subset, _tokens_of(target, tokens))
+        return fits, _matches(target, config)
 
     best_targets = _best_of_each(targets, fitness)
     for signal in kinds["signals"]:
@@ -130,7 +134,7 @@ def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list
         index.stages[f"subset/{label}"] = best[label]
     for label in _ordered(best_targets, config.target_subsets()):
         target = best_targets[label]
-        index.stages[f"target-tokens/{label}"] = _tokens_of(target, tokens)[-1]
+        index.stages[f"target-tokens/{label}"] = _own_tokens(target, by_folder.get(label), _tokens_of(target, tokens))
         for heldout in kinds["heldout"]:
             if heldout.content == target.manifest.inputs.get("heldout"):
                 index.stages["heldout"] = heldout
@@ -148,8 +152,11 @@ def _evaluations(storage: Storage, config: S2LConfig, index: Index, chain: Chain
     form = None if config.evaluation is None else config.evaluation.form
     found = []
     for one in _of_kind(storage, "evaluation", warnings):
-        target = index.stages.get(f"target/{one.label.partition('/')[0]}")
-        is_of_this = target is None or target.content == one.manifest.inputs.get("model")
+        model = one.label.partition("/")[0]
+        target = index.stages.get(f"target/{model}")
+        is_of_this = target is not None and target.content == one.manifest.inputs.get("model")
+        if target is None:
+            is_of_this = model == BASE or model.startswith(OTHER_MODEL)
         if is_of_this and one.manifest.inputs.get("corpus") == chain["corpus"].content:
             found.append(one)
     best = _best_of_each(found, lambda one: one.manifest.settings.get("form") == form)
@@ -289,6 +296,24 @@ def _tokens_by_label(tokens: list[Found], subsets: list[Found], chain: Chain) ->
 def _tokens_of(target: Found, tokens: dict[str, list[Found]]) -> list[Found]:
     """The tokens that the target was trained on; none if they are not of this chain."""
     return [t for t in tokens.get(target.label, []) if t.content == target.manifest.inputs.get("tokens")]
+
+
+def _is_trained_on(target: Found, subset: Found, tokens: list[Found]) -> bool:
+    """Whether the target saw these examples, and as this subset marks them; one with other weights has the same ids,
+    and so the same tokens."""
+    marks, read = subset.manifest.extra, target.manifest.inputs
+    staged = marks.get("stages") is not None
+    if not (marks.get("weighted") or staged):
+        return "subset" not in read and any(t.manifest.inputs.get("subset") == subset.content for t in tokens)
+    if staged and target.manifest.settings.get("replay") != replay_of(marks.get("options", {})):
+        return False
+    return read.get("subset") == subset.content
+
+
+def _own_tokens(target: Found, subset: Found | None, tokens: list[Found]) -> Found:
+    """Of tokens with the same content, those that were made for this target."""
+    made_for = target.manifest.inputs.get("subset") or (subset.content if subset else None)
+    return next((t for t in reversed(tokens) if t.manifest.inputs.get("subset") == made_for), tokens[-1])
 
 
 def _matches(found: Found, config: S2LConfig, name: str = "") -> bool:

@@ -5,6 +5,7 @@ They lie in the manifest's field `extra`. A stage that is registered from outsid
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -165,6 +166,11 @@ class SubsetArtifact(Artifact):
     """Whether the chosen examples have weights."""
     stages: int | None = None
     """Stages of a curriculum; None: any order."""
+
+
+def replay_of(options: Mapping[str, Any]) -> str:
+    """How a curriculum with these options goes on: `cumulative`, each stage with those before it, or `none`."""
+    return str(options.get("replay", "cumulative"))
 
 
 class HeldOutArtifact(Artifact):

@@ -13,6 +13,8 @@ from s2l_ray.config.section import Location, OptionalLocation, Section, bounded,
 
 BASE = "base"
 """In `evaluation.subsets`: the target's model before fine-tuning."""
+OTHER_MODEL = "model-"
+"""What the labels of models begin with that are no part of the run."""
 _MAX_TASKS = 1000
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.artifacts.run import Run
-from s2l_ray.config.evaluation import BASE
+from s2l_ray.config.evaluation import BASE, OTHER_MODEL
 from s2l_ray.config.model import RENDER_FIELDS
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.target import TargetConfig
@@ -91,7 +91,7 @@ def _foreign(config: S2LConfig, model: str) -> AskedModel:
     }  # fmt: skip
     asked = (config.target or _of_proxy(config)).model_copy(update=changes)
     name = Path(model).name if Path(model).exists() else model
-    return _as_it_is(asked, "model-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "unnamed"))
+    return _as_it_is(asked, OTHER_MODEL + (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "unnamed"))
 
 
 def _as_it_is(config: TargetConfig, label: str) -> AskedModel:

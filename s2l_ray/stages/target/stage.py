@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.artifacts.models import HeldOutArtifact, SubsetArtifact, TargetArtifact, TokensArtifact
+from s2l_ray.artifacts.models import HeldOutArtifact, SubsetArtifact, TargetArtifact, TokensArtifact, replay_of
 from s2l_ray.artifacts.run import part_rows
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
 from s2l_ray.config.target import TargetConfig
@@ -66,7 +66,7 @@ def target_spec(
     if subset is not None and chosen is not None and (chosen.weighted or chosen.stages is not None):
         inputs["subset"] = subset.content  # which weights and stages are part of
         if chosen.stages is not None:
-            settings["replay"] = _replay(chosen)
+            settings["replay"] = replay_of(chosen.options)
     return StageSpec(f"target/{name}", settings, inputs, build, folder=f"target/{name}", kind="target")
 
 
@@ -97,14 +97,10 @@ def _marks(subset: Stage | None, tokens: Stage, plan: TrainPlan) -> _Marks:
     for table in tokens.storage.sub("parts").read_tables(names, ["example_id"]):
         stages = found.stages[found.rows_of(ids_to_array(table["example_id"]))]
         counts.append(tuple(np.bincount(stages, minlength=chosen.stages).tolist()))
-    replay = _replay(chosen) == "cumulative"
+    replay = replay_of(chosen.options) == "cumulative"
     staged = CurriculumPlan(plan, tuple(counts), replay)
     said.append(f"{len(staged.phases())} stages, each {'with those before it' if replay else 'alone'}")
     return _Marks(staged, subset.storage, chosen.weighted, True, "; ".join(said))
-
-
-def _replay(chosen: SubsetArtifact) -> str:
-    return str(chosen.options.get("replay", "cumulative"))
 
 
 def total_steps(target: TargetConfig, tokens: Stage, corpus_tokens: Stage) -> int:

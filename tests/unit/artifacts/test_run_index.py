@@ -33,17 +33,22 @@ class Maker:
         self.config = load_config(tree)
         return self.config
 
-    def make(self, name: str, settings: dict[str, Any], inputs: dict[str, str], folder: str = "") -> str:
+    def make(
+        self, name: str, settings: dict[str, Any], inputs: dict[str, str], folder: str = "", content: str = "",
+        **extra: Any,
+    ) -> str:  # fmt: skip
         """→ content."""
         kind = "tokens" if name.startswith("target-tokens") else name.partition("/")[0]
         key = fingerprint([kind, settings, inputs])
-        place = f"{folder or name}-{key[:8]}" if kind in ("subset", "target") else f"{kind}/{key[:12]}"
+        named = kind in ("subset", "target", "evaluation")
+        place = f"{folder or name}-{key[:8]}" if named else f"{kind}/{key[:12]}"
+        content = content or fingerprint(["content", key])
         self.clock += 1
         write_manifest(self.storage.sub(place), StageManifest(
-            stage=name, key=key, settings=settings, inputs=inputs, content_fingerprint=fingerprint(["content", key]),
+            stage=name, key=key, settings=settings, inputs=inputs, content_fingerprint=content, extra=extra,
             finished_at=f"2026-01-01T00:{self.clock // 60:02}:{self.clock % 60:02}+00:00",
         ))  # fmt: skip
-        return fingerprint(["content", key])
+        return content
 
     def chain(self) -> dict[str, str]:
         """Stage → content, of the present configuration."""
@@ -73,6 +78,29 @@ class Maker:
         heldout = self.make("heldout", {}, {"corpus": chain["corpus"], "tokenizer": "t"})
         trained = {"learning_rate": 3e-3, "seed": 0, "total_steps": 7} | settings
         return self.make(f"target/{label}", trained, {"tokens": tokens, "heldout": heldout})
+
+    def marked(self, chain: dict[str, str], **marks: Any) -> tuple[str, str]:
+        """A subset `s2l-0.1`, its tokens and its target. Whatever its marks, the examples are the same, and so are the
+        tokens.
+
+        Args:
+            marks: `weighted`, `stages` and `options`, as the subset stage says them.
+
+        Returns:
+            Content of the subset and of the target.
+        """
+        inputs = {n: chain[n] for n in ("corpus", "trajectories", "clusters")}
+        asked = marks.get("options", {})
+        content = fingerprint(["chosen", marks.get("weighted"), marks.get("stages")])
+        settings = {"selector": "s2l", "seed": 0, "budget": 7, "options": asked, "stratify": False}
+        self.make("subset/s2l-0.1", settings, inputs, content=content, **marks)
+        read = {"corpus": chain["corpus"], "subset": content}
+        tokens = self.make("target-tokens/s2l-0.1", {"max_length": 64}, read, content="the same tokens")
+        trained: dict[str, Any] = {"learning_rate": 3e-3, "seed": 0, "total_steps": 7}
+        if "stages" in marks:
+            trained["replay"] = asked.get("replay", "cumulative")
+        of_marks = {"subset": content} if marks.get("weighted") or "stages" in marks else {}
+        return content, self.make("target/s2l-0.1", trained, {"tokens": tokens} | of_marks)
 
     def names(self) -> list[str]:
         return list(load_run(str(self.folder)).stages)
@@ -215,6 +243,62 @@ def test_of_several_targets_the_configured_one_is_the_runs(maker):
     run = load_run(str(maker.folder))
     assert run.targets["s2l-0.1"].folder == expected
     assert len([s for s in run.others if s.name.startswith("target/")]) == 3
+
+
+WEIGHTED: dict[str, Any] = {"weighted": True, "options": {"weights": "cluster"}}
+
+
+@pytest.mark.parametrize("weighted_first", [False, True])
+@pytest.mark.parametrize("configured", [{}, {"selection__weights": "cluster"}])
+def test_a_target_of_weighted_examples_is_not_taken_for_one_of_the_same_without(maker, configured, weighted_first):
+    maker.storage.write_bytes(CONFIG, to_yaml(maker.use(**configured)).encode())
+    chain = maker.chain()
+    made = {}
+    for marks in [WEIGHTED, {}] if weighted_first else [{}, WEIGHTED]:
+        made[bool(marks)] = maker.marked(chain, **marks)
+    run = load_run(str(maker.folder))
+    subset, target = made[bool(configured)]
+    assert run.subsets["s2l-0.1"].content == subset
+    assert run.targets["s2l-0.1"].content == target
+    assert run.stage("target-tokens/s2l-0.1").manifest.inputs["subset"] == subset
+
+
+@pytest.mark.parametrize("replay", ["cumulative", "none"])
+def test_a_target_of_other_stages_or_another_replay_is_not_taken_for_the_configured_one(maker, replay):
+    """Only the target says which replay it was trained with: the subsets' examples and stages are the same."""
+    chain = maker.chain()
+    made = {}
+    for one in ("cumulative", "none"):
+        made[one] = maker.marked(chain, stages=3, options={"replay": one})
+    newest = next(p for p in maker.folder.glob("subset/*") if read_option(p) == replay)
+    touch(newest)
+    run = load_run(str(maker.folder))
+    assert read_option(maker.folder / run.subsets["s2l-0.1"].folder) == replay
+    assert run.targets["s2l-0.1"].content == made[replay][1]
+
+
+def read_option(folder: Path) -> str:
+    return str(json.loads((folder / "manifest.json").read_text())["settings"]["options"]["replay"])
+
+
+def touch(folder: Path) -> None:
+    """Make it the one finished last."""
+    storage = Storage.open(folder)
+    manifest = read_manifest(storage)
+    assert manifest is not None
+    write_manifest(storage, manifest.model_copy(update={"finished_at": "2026-01-02T00:00:00+00:00"}))
+
+
+def test_evaluations_of_targets_that_are_no_longer_the_runs_are_not_shown(maker):
+    chain = whole(maker)
+    corpus = {"corpus": chain["corpus"]}
+    target = load_run(str(maker.folder)).targets["full"].content
+    for label, model in (("full", target), ("full", "an earlier one"), ("s2l-0.3", "of a subset that is gone"),
+                         ("base", "b"), ("model-other", "m")):  # fmt: skip
+        inputs = corpus | {"model": model}
+        maker.make(f"evaluation/{label}/mcq", {}, inputs, f"evaluation/{label}-mcq")
+    shown = [name for name in load_run(str(maker.folder)).stages if name.startswith("evaluation/")]
+    assert shown == ["evaluation/base/mcq", "evaluation/full/mcq", "evaluation/model-other/mcq"]
 
 
 def test_what_was_made_from_another_chain_does_not_belong(maker):
