@@ -17,6 +17,7 @@ from s2l_ray.text.redact import redact_text
 MAX_MESSAGE = 2000
 """Longest message (characters)."""
 _MAX_FAULTS = 12
+_LONGEST_SECRET = 4096
 
 
 class S2LError(Exception):
@@ -135,7 +136,7 @@ def _bounded(value: Any, room: int, depth: int = 0) -> str:
     if isinstance(value, str):
         return repr(redact_text(value)[: room + 1])
     if isinstance(value, bytes):
-        return repr(value[: room + 1])
+        return redact_text(repr(value[: room + _LONGEST_SECRET]))[: room + 1]
     if isinstance(value, int) and value.bit_length() > 512:
         return f"<a whole number of about {int(value.bit_length() * 0.30103) + 1:,} digits>"
     if not isinstance(value, dict | list | tuple | set):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 from typing import Any, NoReturn, TypeAlias
 
@@ -59,6 +60,13 @@ def budget(text: str) -> int | float:
         raise argparse.ArgumentTypeError(
             f"{shown(text)} is neither a count nor a share; give for example 20000, 0.3 or 30%"
         ) from None
+
+
+def count(text: str) -> int:
+    """A whole number, 0 or more."""
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no count; give a whole number, 0 or more")
+    return int(text)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

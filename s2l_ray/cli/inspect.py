@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from s2l_ray.cli.arguments import Commands, add_json, print_json
+from s2l_ray.cli.arguments import Commands, Once, add_json, count, print_json
 
 _ABOUT = """\
 Show what a run holds, finished or not: its stages, clusters with their losses
@@ -16,9 +16,12 @@ def add_to(commands: Commands) -> None:
     """Its arguments."""
     inspect = commands.add_parser("inspect", help="show clusters, losses, examples, quarantine", description=_ABOUT)
     inspect.add_argument("run", metavar="RUN", help="the run's folder")
-    inspect.add_argument("--clusters", type=int, default=20, metavar="N", help="how many to show (20); 0: all")
-    inspect.add_argument("--cluster", type=int, metavar="K", help="only this cluster, with more of its examples")
-    inspect.add_argument("--examples", type=int, metavar="N", help="sample examples per cluster (1; with --cluster 10)")
+    which = inspect.add_mutually_exclusive_group()
+    which.add_argument("--clusters", action=Once, type=count, metavar="N", help="how many to show (20); 0: all")
+    which.add_argument("--cluster", action=Once, type=count, metavar="K", help="only this, with more of its examples")
+    inspect.add_argument(
+        "--examples", action=Once, type=count, metavar="N", help="sample examples per cluster (1; with --cluster 10)"
+    )
     inspect.add_argument("--source", default="", metavar="NAME", help="only examples of this source")
     inspect.add_argument("--by", default="", metavar="COLUMN", help="losses and subsets by the values of this facet")
     add_json(inspect)
@@ -32,7 +35,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     examples = arguments.examples
     if examples is None:
         examples = 1 if arguments.cluster is None else 10
-    wanted = (arguments.clusters or None, examples, arguments.source, arguments.by, arguments.cluster)
+    clusters = 20 if arguments.clusters is None else arguments.clusters
+    wanted = (clusters or None, examples, arguments.source, arguments.by, arguments.cluster)
     if arguments.json:
         from s2l_ray.reporting.inspect_facts import run_facts
 

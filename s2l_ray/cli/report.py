@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from s2l_ray.cli.arguments import Commands, Once
+from s2l_ray.cli.arguments import Commands, Once, print_json
 
 _ABOUT = """\
 Make one HTML page that shows what was chosen, why, and what it is worth. A run
@@ -29,16 +29,21 @@ def add_to(commands: Commands) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    import json
-
     from s2l_ray.artifacts.run import load_run
+    from s2l_ray.errors import UserError
     from s2l_ray.reporting.write import check_libraries, facts_of, page_uri, write_report
     from s2l_ray.text.display import printable
 
     by, compare, with_text = arguments.by, arguments.compare, not arguments.no_text
     if arguments.json:
+        idle = " and ".join(["--out"] * (arguments.out is not None) + ["--open"] * arguments.open)
+        if idle:
+            raise UserError(
+                f"--json prints the page's numbers and makes no page, so {idle} would do nothing; leave out --json, or "
+                f"{idle}"
+            )
         facts = facts_of(load_run(arguments.run), by=by, compare=compare, with_text=with_text)
-        print(json.dumps(facts.plain(), indent=2))  # ASCII, so that it prints everywhere
+        print_json(facts.plain())
         return 0
     check_libraries()
     page = page_uri(write_report(arguments.run, arguments.out, by=by, compare=compare, with_text=with_text))

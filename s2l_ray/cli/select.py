@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from s2l_ray.cli.arguments import Commands, Once, budget
+from s2l_ray.errors import shown
 
 _ABOUT = """\
 Choose one more subset from the trajectories of a finished run. Takes seconds;
@@ -38,10 +39,19 @@ def add_to(commands: Commands) -> None:
     )
     select.add_argument("--seed", action=Once, type=int, help="default: the run's")
     select.add_argument(
-        "--stratify", action=Once, nargs="?", const=True, metavar="COLUMN",
+        "--stratify", action=Once, nargs="?", const=True, type=_column, metavar="COLUMN",
         help="balance sources (or the values of a facet) first, then clusters",
     )  # fmt: skip
     select.set_defaults(call=_select)
+
+
+def _column(text: str) -> str:
+    """Refuses what argparse takes for a column because it follows `--stratify`."""
+    if "=" in text:
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is a setting, not a column; put --stratify last, or before another option"
+        )
+    return text
 
 
 def _select(arguments: argparse.Namespace) -> int:
@@ -49,7 +59,6 @@ def _select(arguments: argparse.Namespace) -> int:
     from s2l_ray.artifacts.run import read_config
     from s2l_ray.config.load import ConfigError
     from s2l_ray.config.subset_names import parse_subset_name
-    from s2l_ray.errors import shown
     from s2l_ray.storage.folder import Storage
     from s2l_ray.workflow import commands
 

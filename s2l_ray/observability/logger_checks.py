@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from s2l_ray.errors import UserError, first_line, foreign_named
+from s2l_ray.text.display import one_line
 
 if TYPE_CHECKING:  # the configuration's package imports this one
     from s2l_ray.config.loggers import LoggersConfig
@@ -95,5 +96,6 @@ def _check_mlflow_files(uri: str) -> None:
     except MlflowException as error:
         raise LoggerError(
             f"loggers.mlflow_uri={uri!r}: this version of MLflow refuses the store, so nothing would be logged there "
-            f"({str(error)[:200]} …). Use sqlite:////folder/mlflow.db or a server, or set MLFLOW_ALLOW_FILE_STORE=true."
+            f"({one_line(str(error))}). Use sqlite:////folder/mlflow.db or a server, or set "
+            "MLFLOW_ALLOW_FILE_STORE=true."
         ) from None

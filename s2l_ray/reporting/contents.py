@@ -238,7 +238,8 @@ def _example(line: dict[str, Any], text: Any, cluster: int, why: str, is_chosen:
 
 def _cut(text: str, limit: int) -> tuple[str, int]:
     """(its beginning, printable and without credentials; how many characters were left out)."""
-    return printable(redact_text(text[:limit]), keep="\n\t"), max(0, len(text) - limit)
+    clean = redact_text(text)  # before it is cut: of a credential across the cut, the rest would not be known as one
+    return printable(clean[:limit], keep="\n\t"), max(0, len(clean) - limit)
 
 
 def _cut_more(example: ExampleFacts) -> ExampleFacts:

@@ -13,11 +13,9 @@ from rich.text import Text
 
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
-from s2l_ray.reporting.inspect_facts import clustering_facts, quarantine_facts, quarantine_rows, value_facts
+from s2l_ray.reporting.inspect_facts import clustering_facts, quarantine_facts, value_facts
 from s2l_ray.reporting.summary import target_lines
 from s2l_ray.text.display import aligned, printable
-
-__all__ = ["inspect_run", "quarantine_rows", "sparkline"]
 
 _BARS = "▁▂▃▄▅▆▇█"
 _LEAST = 1e-3

@@ -17,12 +17,13 @@ from s2l_ray.data.facet_reader import load_facet
 from s2l_ray.data.trajectories import Trajectories, snapshot_columns
 from s2l_ray.errors import UserError, shown
 from s2l_ray.reporting.main_subset import main_subset
+from s2l_ray.text.redact import redact_text
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
-class ClusterFacts:
+class InspectedCluster:
     """One cluster."""
 
     cluster: int
@@ -52,7 +53,7 @@ class ClusteringFacts:
     """Least and largest loss of any centroid (nats per token)."""
     subset: str | None
     """The main subset: that of `taken` and `chosen`."""
-    clusters: list[ClusterFacts]
+    clusters: list[InspectedCluster]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,10 @@ def run_facts(
         "seed": run.config.seed,
         "stages": [_stage(name, stage) for name, stage in run.stages.items()],
         "others": [_stage(stage.name, stage) for stage in run.others],
+        "clustering": None if clustering is None else {
+            "subset": clustering.subset, "num_clusters": clustering.num_clusters,
+            "num_snapshots": clustering.num_snapshots,
+        },
         "clusters": None if clustering is None else [c.__dict__ for c in clustering.clusters],
         "by": [v.__dict__ for v in value_facts(run, by)] if by else None,
         "targets": {
@@ -101,7 +106,7 @@ def run_facts(
             for name, stage in run.targets.items()
         },
         "quarantine": [q.__dict__ for q in quarantine_facts(run)],
-    }
+    }  # fmt: skip
 
 
 def _stage(name: str, stage: Stage) -> dict[str, Any]:
@@ -148,9 +153,9 @@ def clustering_facts(
         members = np.flatnonzero((assignment == k) & allowed)
         names = Counter(value_names[code] for code in values[members])
         distances = ((matrix.losses[np.ix_(members, columns)] - centroids[k]) ** 2).sum(axis=1)
-        nearest = members[np.argsort(distances, kind="stable")[: max(0, examples)]]
+        nearest = members[np.argsort(distances, kind="stable")[:examples]]
         found.append(
-            ClusterFacts(
+            InspectedCluster(
                 int(k), int(sizes[k]), float(sizes[k] / sizes.sum()), [float(x) for x in centroids[k]],
                 [(name, count / max(1, len(members))) for name, count in names.most_common(2)],
                 [_text(run, matrix, int(row)) for row in nearest],
@@ -220,7 +225,7 @@ def _text(run: Run, matrix: Trajectories, row: int) -> str:
     table = run.stage("corpus").storage.sub("examples").read_table(part_name(part), columns=["example_id", "messages"])
     at = np.flatnonzero((ids_to_array(table["example_id"]) == matrix.ids[row]).all(axis=1))[0]
     messages = table["messages"][int(at)].as_py()
-    return " ".join(f"{m['role'][:1].upper()}: {m['content'].strip()[:90]}" for m in messages[:4])
+    return " ".join(f"{m['role'][:1].upper()}: {redact_text(m['content']).strip()[:90]}" for m in messages[:4])
 
 
 def quarantine_rows(stage: Stage) -> list[dict[str, Any]]:
@@ -235,5 +240,5 @@ def quarantine_facts(run: Run) -> list[QuarantineFacts]:
     found = []
     for reason, count in Counter(r["reason"] for r in rows).most_common():
         first = next(r for r in rows if r["reason"] == reason)
-        found.append(QuarantineFacts(reason, count, first["origin"], first["index"], first["text"]))
+        found.append(QuarantineFacts(reason, count, first["origin"], first["index"], redact_text(first["text"])))
     return found

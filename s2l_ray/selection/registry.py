@@ -42,7 +42,7 @@ _BUILT_IN: tuple[Selector, ...] = (
     FacilityLocation(), ConfidenceCurriculum(), EmbeddingKMeans(), InstructionFollowingDifficulty(), CartographyHard(),
     CartographyAmbiguous(), Forgetting(), RdsPlus(),
 )  # fmt: skip
-_ATTRIBUTES = ("name", "summary", "label", "color", "marker", "Options", "needs", "order")
+_ATTRIBUTES = ("name", "summary", "label", "Options", "needs", "order")
 
 
 class UnknownSelector(UserError):

@@ -23,10 +23,6 @@ class Selector(Protocol):
     """One line for help and docs: how it chooses."""
     label: str
     """Name in figures and tables."""
-    color: str
-    """Colour in figures, `#rrggbb`."""
-    marker: str
-    """Marker in figures (matplotlib); with the colour it tells the selector from all others, in grey too."""
 
     @property
     def Options(self) -> type[SelectorOptions]:

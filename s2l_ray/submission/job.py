@@ -18,6 +18,7 @@ from s2l_ray.execution.auth import TokenError, explain_refusal, take_token_if_th
 from s2l_ray.execution.signals import STOPPED
 from s2l_ray.submission.prepare import Submission, SubmitError
 from s2l_ray.text.display import shorten
+from s2l_ray.text.redact import redact_text
 
 T = TypeVar("T")
 
@@ -254,7 +255,7 @@ def _is_refusal(error: Exception) -> bool:
 
 def one_line(error: Exception, longest: int = 300) -> str:
     """The error's text, for the middle of a sentence."""
-    return shorten(" ".join(str(error).split()).rstrip(".") or type(error).__name__, longest)
+    return shorten(redact_text(" ".join(str(error).split())).rstrip(".") or type(error).__name__, longest)
 
 
 def _address(given: str | None) -> str:

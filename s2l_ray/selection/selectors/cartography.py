@@ -18,7 +18,6 @@ class CartographyHard:
     name = "cartography_hard"
     summary = "the responses least probable on average over training"
     label = "cartography, hard"
-    color, marker = "#6a4c2f", "d"
     Options = StratifiedOptions
 
     def needs(self, options: StratifiedOptions) -> frozenset[str]:
@@ -33,7 +32,6 @@ class CartographyAmbiguous(CartographyHard):
     name = "cartography_ambiguous"
     summary = "the responses whose probability varies most over training"
     label = "cartography, ambiguous"
-    color, marker = "#5f6b7a", "H"
 
     def order(self, inputs: SelectionInputs, seed: int, options: StratifiedOptions, max_budget: int) -> Ordering:
         probabilities = inputs.signal(_NEED)

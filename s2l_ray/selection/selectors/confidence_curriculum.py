@@ -30,7 +30,6 @@ class ConfidenceCurriculum:
     name = "confidence_curriculum"
     summary = "evenly over stages of falling confidence, trained in this order"
     label = "confidence curriculum"
-    color, marker = "#8c4a2f", "<"
     Options = CurriculumOptions
 
     def needs(self, options: CurriculumOptions) -> frozenset[str]:

@@ -37,7 +37,6 @@ class EmbeddingKMeans:
     name = "embedding_kmeans"
     summary = "evenly over clusters of the proxy's embeddings"
     label = "embedding k-means"
-    color, marker = "#4053d3", "h"
     Options = EmbeddingKMeansOptions
 
     def needs(self, options: EmbeddingKMeansOptions) -> frozenset[str]:

@@ -43,7 +43,6 @@ class FacilityLocation:
     name = "facility_location"
     summary = "so that every example is near to a chosen one in the proxy's embeddings"
     label = "facility location"
-    color, marker = "#00857c", "*"
     Options = FacilityOptions
     order_depends_on_budget = True
     """The largest budget decides how many neighbours are looked at."""

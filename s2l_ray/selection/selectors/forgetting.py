@@ -26,7 +26,6 @@ class Forgetting:
     name = "forgetting"
     summary = "the responses that the proxy had right and forgot most often"
     label = "forgetting"
-    color, marker = "#a63a00", "1"
     Options = ForgettingOptions
 
     def needs(self, options: ForgettingOptions) -> frozenset[str]:

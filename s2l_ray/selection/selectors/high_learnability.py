@@ -29,7 +29,6 @@ class HighLearnability:
     name = "high_learnability"
     summary = "the responses whose loss falls most during training"
     label = "high learnability"
-    color, marker = "#2a7f3f", "v"
     Options = LearnabilityOptions
 
     def needs(self, options: LearnabilityOptions) -> frozenset[str]:

@@ -19,7 +19,6 @@ class InstructionFollowingDifficulty:
     name = "ifd"
     summary = "the responses that the prompt helps least, where it helps at all (IFD)"
     label = "IFD"
-    color, marker = "#c44e00", ">"
     Options = ScoreOptions
 
     def needs(self, options: ScoreOptions) -> frozenset[str]:

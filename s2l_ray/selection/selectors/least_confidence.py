@@ -25,7 +25,6 @@ class LeastConfidence:
     name = "least_confidence"
     summary = "the responses that the proxy finds least probable"
     label = "least confidence"
-    color, marker = "#b5386b", "P"
     Options = ConfidenceOptions
 
     def needs(self, options: ConfidenceOptions) -> frozenset[str]:

@@ -25,7 +25,6 @@ class MiddlePerplexity:
     name = "middle_perplexity"
     summary = "the responses of middling perplexity"
     label = "middle perplexity"
-    color, marker = "#6b6b00", "X"
     Options = MiddleOptions
 
     def needs(self, options: MiddleOptions) -> frozenset[str]:

@@ -16,7 +16,6 @@ class Random:
     name = "random"
     summary = "uniformly at random"
     label = "random"
-    color, marker = "#d9822b", "s"
     Options = SelectorOptions
 
     def needs(self, options: SelectorOptions) -> frozenset[str]:
@@ -30,7 +29,6 @@ class RandomPerSource:
     name = "random_per_source"
     summary = "at random, equally many from each source"
     label = "random per source"
-    color, marker = "#7d5ba6", "^"
     Options = SamplingOptions
 
     def needs(self, options: SamplingOptions) -> frozenset[str]:

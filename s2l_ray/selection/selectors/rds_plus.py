@@ -37,7 +37,6 @@ class RdsPlus:
     name = "rds_plus"
     summary = "the examples nearest to your own examples of the task (from Python only)"
     label = "RDS+"
-    color, marker = "#c2185b", "8"
     Options = RdsOptions
 
     def needs(self, options: RdsOptions) -> frozenset[str]:

@@ -16,7 +16,6 @@ class S2L:
     name = "s2l"
     summary = "evenly over clusters of similar loss trajectories"
     label = "S2L"
-    color, marker = "#0b6e99", "o"
     Options = ClusterOptions
 
     def needs(self, options: ClusterOptions) -> frozenset[str]:

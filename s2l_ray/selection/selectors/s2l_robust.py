@@ -22,5 +22,4 @@ class RobustS2L(S2L):
     name = "s2l_robust"
     summary = "clusters by the square root of their size, examples that the proxy unlearns or never learns last"
     label = "S2L, robust"
-    color, marker = "#12304a", "p"
     Options = RobustOptions

@@ -156,6 +156,16 @@ def test_one_name_for_a_subset_in_select(made, capsys):
 # --- the configuration in words ---------------------------------------------------------------------------------------
 
 
+def test_a_setting_behind_stratify_is_no_column(made, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["select", str(made), "--budget", "0.1", "--stratify", "selection.allocation_exponent=0.5"])
+    assert ended.value.code == 2
+    told = (
+        "'selection.allocation_exponent=0.5' is a setting, not a column; put --stratify last, or before another option"
+    )
+    assert told in capsys.readouterr().err
+
+
 def test_every_field_is_described():
     described = describe_all()
     assert len(described) > 120

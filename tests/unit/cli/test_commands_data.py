@@ -44,6 +44,30 @@ def test_inspect_gives_its_figures_as_json(made, capsys):
     assert {"corpus", "tokens", "proxy", "trajectories", "clusters"} <= {stage["name"] for stage in facts["stages"]}
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--clusters", "-1"], "--clusters: '-1' is no count; give a whole number, 0 or more"),
+        (["--clusters", "half"], "--clusters: 'half' is no count; give a whole number, 0 or more"),
+        (["--examples", "-1"], "--examples: '-1' is no count; give a whole number, 0 or more"),
+        (["--cluster", "-1"], "--cluster: '-1' is no count; give a whole number, 0 or more"),
+        (["--cluster", "1", "--clusters", "3"], "--clusters: not allowed with argument --cluster"),
+        (["--examples", "1", "--examples", "3"], "--examples: given twice"),
+    ],
+)
+def test_counts_of_inspect_that_mean_nothing_are_refused(options, message, made, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", str(made), *options])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_inspect_names_the_subset_that_its_figures_are_of(made, capsys):
+    facts = json.loads(said(capsys, "inspect", str(made), "--json", "--clusters", "2", "--examples", "0"))
+    assert facts["clustering"] == {"subset": "s2l-0.2", "num_clusters": 6, "num_snapshots": 5}
+    assert [len(cluster["examples"]) for cluster in facts["clusters"]] == [0, 0]
+
+
 def test_verify_gives_what_it_found_as_json(made, capsys):
     found = json.loads(said(capsys, "verify", str(made), "--json"))
     assert (found["problems"], found["num_files"] > 20) == ([], True)

@@ -13,7 +13,7 @@ import pytest
 
 from s2l_ray.artifacts.run import Run, load_run
 from s2l_ray.cli import main
-from s2l_ray.reporting import write
+from s2l_ray.reporting import contents, write
 from s2l_ray.reporting.parts import Drawing
 from s2l_ray.reporting.sections.clusters import clusters_section
 from s2l_ray.reporting.write import MissingLibraries, facts_of, report_line, write_report
@@ -117,6 +117,30 @@ def test_the_command_prints_the_numbers(small, capsys):
     assert main(["report", str(small), "--json", "--compare", str(small)]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["stability"]["overlap"]["labels"][-1] == "run: random-0.2"
+
+
+@pytest.mark.parametrize("idle", [["--out", "page.html"], ["--open"], ["--out", "page.html", "--open"]])
+def test_numbers_alone_make_no_page_elsewhere(small, idle, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(small), "--json", *idle]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"{' and '.join(i for i in idle if i.startswith('--'))} would do nothing" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_credential_across_the_cut_of_a_text_is_not_shown(tmp_path, capsys):
+    """In the page's examples and in `s2l inspect`, whose texts are cut at different lengths."""
+    secret = "hf_" + "aB3dE5gH7j" * 4
+    for limit in (contents.MAX_TEXT, 90):
+        folder = tmp_path / str(limit)
+        turns = "x" * (limit - 11) + " " + secret, "yes"
+        texts = dict.fromkeys(range(200), turns)
+        MadeRun(folder, num_examples=200, targets=(), num_clusters=2, text=texts.__getitem__).make()
+        assert main(["inspect", str(folder), "--json"]) == 0
+        shown = json.dumps(facts_of(load_run(str(folder))).plain()) + capsys.readouterr().out
+        assert "xxx ***" in shown
+        assert secret[:8] not in shown
 
 
 def test_no_run_is_said_and_nothing_is_written(tmp_path, capsys):

@@ -37,7 +37,6 @@ class Longest:
     name = "longest"
     summary = "the highest ids"
     label = "longest"
-    color, marker = "#123456", "$l$"
     Options = SelectorOptions
 
     def needs(self, options: SelectorOptions) -> frozenset[str]:
@@ -71,7 +70,7 @@ def test_what_is_no_selector_is_refused() -> None:
     class Incomplete:
         name = "incomplete"
 
-    with pytest.raises(UserError, match="lacks summary, label, color, marker, Options, needs, order"):
+    with pytest.raises(UserError, match="lacks summary, label, Options, needs, order"):
         register(Incomplete())  # type: ignore[arg-type]
     for name in ("", "Upper", "with-dash", "../up", "3d"):
         with pytest.raises(UserError, match="a selector's name is part of file names"):
@@ -96,7 +95,7 @@ def test_built_in_selectors_are_complete_and_told_apart() -> None:
     selectors = list_selectors()
     assert all(isinstance(selector, Selector) for selector in selectors)
     assert [selector.name for selector in selectors[:3]] == ["s2l", "s2l_robust", "random"]
-    for one in ("name", "label", "color", "marker"):
+    for one in ("name", "label"):
         values = [getattr(selector, one) for selector in selectors]
         assert len(set(values)) == len(values), one
     help_lines = describe_selectors().splitlines()
