@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from s2l_ray.config.budgets import check_budgets, plain_budgets
 from s2l_ray.config.section import Section, bounded, refuse_repeated
@@ -234,6 +234,9 @@ def _that_take(option: str) -> list[str]:
     return [one.name for one in list_selectors() if takes(one.name, option)]
 
 
+_OPTIONS = TypeAdapter(dict[str, dict[str, Any]])
+
+
 def for_selector(tree: dict[str, Any], selector: str) -> dict[str, Any]:
     """The section as plain data, for this selector alone: what is set and means nothing to it is left out."""
     tree = tree | {"selectors": [selector]}
@@ -242,11 +245,12 @@ def for_selector(tree: dict[str, Any], selector: str) -> dict[str, Any]:
         tree |= {key: value for key, value in unset.items() if not takes(selector, key)}
         reference = ReferenceConfig.model_validate(tree.get("reference") or {})
         guard = GuardConfig.model_validate(tree.get("guard") or {})
-        loose = SelectionConfig.model_construct(**(tree | {"reference": reference, "guard": guard}))
+        options = _OPTIONS.validate_python(tree.get("options") or {})
+        loose = SelectionConfig.model_construct(**(tree | {"reference": reference, "guard": guard, "options": options}))
         rules = loose.options_of(selector).guard.rules
         needs = loose.needs_of(selector)
-    except UserError:
-        return tree  # validation says what is wrong
+    except (UserError, ValidationError):
+        return tree  # validation of the whole configuration says what is wrong
     kept = {"snapshot"} if takes(selector, "reference") else set()
     kept |= {"early_share"} if any(need.endswith("@early") for need in needs) else set()
     kept |= {"embedding_dim"} if reads_embeddings(needs) else set()

@@ -110,6 +110,20 @@ def test_one_selector_of_several_takes_what_it_knows() -> None:
         _selecting(run, 0.2, "random", overrides=["selection.allocation_exponent=0.5"])
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("guard.max_rise_nats", -1.0), ("guard", 3), ("guard.rules", ["falls"]), ("reference.early_share", 2.0),
+        ("reference", "late"), ("options", 3), ("options", {"s2l": 3}), ("options", {"s2l": {"neighbours": 3}}),
+        ("options", {"s2l": {"allocation_exponent": 7}}), ("weights", "random"), ("stratify", 3),
+    ],
+)  # fmt: skip
+def test_a_trial_with_a_value_that_cannot_be_says_what_the_configuration_says(path: str, value: Any) -> None:
+    tree = config().model_dump(mode="json") | {"target": {"model": "m"}, "heldout": {"share": 0.1}}
+    with pytest.raises(ConfigError, match=rf"selection\b.*{path.split('.')[-1]}"):
+        Trial("s2l", 0.2, 0, ((f"selection.{path}", value),)).config(load_config(tree))
+
+
 def test_a_choice_depends_on_what_its_selector_needs_alone() -> None:
     plain, changed = config(selectors=ALL).selection, config(selectors=ALL, allocation_exponent=0.5).selection
     assert plain.settings_of("s2l") == {"stratify": False}
