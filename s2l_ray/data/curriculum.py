@@ -71,7 +71,9 @@ class CurriculumPlan:
             parts = tuple((part, int(n)) for (part, _), n in zip(self.parts, rows, strict=True) if n)
             if end > begin:
                 seed = int(np.random.SeedSequence([self.base.seed, stage]).generate_state(1)[0])
-                plan = TrainPlan(parts, self.global_batch_size, end - begin, seed, self.base.window_rows)
+                # Parts are loaded whole: of a window's examples only those of these stages are shuffled.
+                window_rows = max(1, self.base.window_rows * int(rows.sum()) // int(so_far[-1]))
+                plan = TrainPlan(parts, self.global_batch_size, end - begin, seed, window_rows)
                 phases.append(Phase(begin, plan, stages))
             begin = end
         return phases

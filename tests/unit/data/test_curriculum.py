@@ -82,6 +82,16 @@ def test_a_curriculum_goes_through_its_stages_and_resumes_anywhere(sizes, num_st
         assert batches_of(plan, parts, start) == found[start:]
 
 
+@pytest.mark.parametrize("cumulative", [False, True])
+def test_a_window_loads_no_more_examples_than_without_stages(cumulative):
+    parts = made_parts([40] * 50, 8, 0)
+    plan = plan_of(parts, 8, 4, 4000, cumulative)
+    plan = replace(plan, base=replace(plan.base, window_rows=400))
+    windows = plan.windows_from(0)
+    assert max(40 * len(window.parts) for window in windows) <= 1.5 * 400
+    assert len(windows) > 8, "there must be several for this to say anything"
+
+
 def test_stages_without_replay_are_trained_alone():
     parts = made_parts([20, 20], 3, 0)
     alone = [stages for _, _, stages in batches_of(plan_of(parts, 3, 4, 30, False), parts)]
