@@ -43,6 +43,8 @@ class SubsetStats:
     num_ineligible: int
     """Chosen although a guard or the selector's own rule speaks against it."""
     warnings: list[str]
+    weighted: bool
+    """Whether the chosen examples have weights."""
 
 
 def build_subset(
@@ -72,8 +74,8 @@ def build_subset(
         out.write_json("guard.json", ordering.guard.to_json())
     jobs = plan_files(chosen)
     written = _write_all(jobs, sources, out, lambda: Patience("subset", wait_s, say))
-    marks = (WEIGHT in chosen.column_names, STAGE in chosen.column_names)
-    write_guides(out, {names[0]: layout for names, layout in written}, sources.format, *marks)
+    weighted, staged = WEIGHT in chosen.column_names, STAGE in chosen.column_names
+    write_guides(out, {names[0]: layout for names, layout in written}, sources.format, weighted, staged)
     files = [name for names, _ in written for name in names]
     assert inputs.sources is not None
     counts = np.bincount(inputs.sources[selection.rows], minlength=len(inputs.source_names))
@@ -82,7 +84,7 @@ def build_subset(
     warnings = [*ordering.warnings, *(ordering.guard.warnings if ordering.guard else []), *selection.warnings]
     return SubsetStats(
         len(selection.rows), inputs.num_examples, files, per_source, columns_digest(chosen, telling),
-        selection.num_ineligible, warnings,
+        selection.num_ineligible, warnings, weighted,
     )  # fmt: skip
 
 

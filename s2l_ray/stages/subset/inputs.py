@@ -56,6 +56,9 @@ class SubsetSources:
 class InputsReader:
     def __init__(self, sources: SubsetSources) -> None:
         self.sources = sources
+        self._matrices: dict[str, Array] = {}
+        """(N, T) by column."""
+        self._facets: dict[str, Facet] = {}
 
     def read(
         self,
@@ -114,10 +117,12 @@ class InputsReader:
             )
         return assignment["cluster"].to_numpy()
 
-    @functools.cache  # noqa: B019  the reader lives as long as one command
     def _matrix(self, column: str) -> Array:
         """(N, T)."""
-        return load_columns(self.sources.trajectories, self.sources.part_rows, column, len(self.sources.steps))
+        if column not in self._matrices:
+            of = self.sources
+            self._matrices[column] = load_columns(of.trajectories, of.part_rows, column, len(of.steps))
+        return self._matrices[column]
 
     def _scalar(self, need: str, early_share: float) -> Array | None:
         """(N,), or (N, T) of all snapshots; None: that snapshot was not recorded."""
@@ -128,16 +133,18 @@ class InputsReader:
         index = snapshot_index(snapshot, len(steps), steps, early_share)
         return None if index is None else self._matrix(column)[:, index]
 
-    @functools.cache  # noqa: B019
     def _facet(self, name: str) -> Facet:
         """`""` where a row has no value."""
+        if name in self._facets:
+            return self._facets[name]
         if name not in self.sources.facets:
             raise UserError(
                 f"stratify={shown(name)}: that column is no facet of this corpus (its facets: "
                 f"{shown(self.sources.facets)}); name it in corpus.facets, or balance the sources"
             )
         names, codes = load_facet(self.sources.examples, self.sources.part_rows, self._base[0], name)
-        return Facet(codes, names)
+        self._facets[name] = Facet(codes, names)
+        return self._facets[name]
 
 
 class StoredColumn:

@@ -41,14 +41,14 @@ class SelectionReader:
         from s2l_ray.stages.subset.inputs import InputsReader
 
         asked, seed = config.selection, config.seed_of("selection")
-        options = asked.options_of(selector)
-        key = (selector, options, seed, asked.reference.early_share, max_budget)
+        options, reference = asked.options_of(selector), asked.reference
+        key = (selector, options, seed, reference.early_share, reference.embedding_dim, max_budget)
         if self._ordered is None or self._ordered[0] != key:
             self._ordered = None  # two of them need not be in memory
             self._reader = self._reader or InputsReader(self.sources())
             passes = {need: stage.storage for need, stage in _passes(config, self._run, selector).items()}
-            needs, early = asked.needs_of(selector), asked.reference.early_share
-            inputs = self._reader.read(needs, early, bool(options.guard.rules), passes)
+            needs = asked.needs_of(selector)
+            inputs = self._reader.read(needs, reference.early_share, bool(options.guard.rules), passes)
             self._ordered = key, (inputs, order_examples(selector, inputs, seed, options, max_budget))
         return self._ordered[1]
 
@@ -81,7 +81,7 @@ def subset_spec(
             files=stats.files, per_source=stats.per_source, selector=selector, budget=budget,
             options=options.model_dump(mode="json"), notes=dict(ordering.notes),
             guard=None if guard is None else {key: guard[key] for key in ("num_dropped", "dropped_by_rule")},
-            num_ineligible=stats.num_ineligible, weighted=getattr(options, "weights", "none") != "none",
+            num_ineligible=stats.num_ineligible, weighted=stats.weighted,
             stages=None if ordering.stage is None else int(ordering.stage.max()) + 1,
         )  # fmt: skip
         return StageResult(

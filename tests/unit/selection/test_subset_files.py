@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from s2l_ray.artifacts.run import load_run
 from s2l_ray.selection import needs_of, order_examples, resolve_options
 from s2l_ray.stages.subset.build import SubsetStats, build_subset
 from s2l_ray.stages.subset.inputs import InputsReader, SubsetSources
+from s2l_ray.stages.subset.stage import SelectionReader
 from s2l_ray.storage.folder import Storage
 from tests.support.report_runs import MadeRun
 
@@ -77,3 +80,37 @@ def test_a_guards_tables_lie_beside_the_subset_and_its_warnings_are_handed_on(so
     plain, out = build(sources, tmp_path / "plain", "random", 400)
     assert not out.exists("guard.json")
     assert plain.warnings == []
+
+
+def test_a_subset_is_weighted_where_its_table_has_weights(sources, tmp_path):
+    weighted, out = build(sources, tmp_path / "weighted", "s2l", weights="cluster")
+    plain, bare = build(sources, tmp_path / "plain", "s2l")
+    assert [weighted.weighted, plain.weighted] == [True, False]
+    assert "s2l_weight" in out.read_table("ids.parquet").column_names
+    assert "s2l_weight" not in bare.read_table("ids.parquet").column_names
+
+
+def test_what_a_reader_has_read_goes_with_it(sources):
+    reader = InputsReader(sources)
+    first = reader.read(["losses", "facet:topic"])
+    again = reader.read(["losses", "facet:topic"])
+    assert again.losses is first.losses
+    assert again.facets["topic"] is first.facets["topic"]
+    gone = weakref.ref(reader)
+    del reader
+    gc.collect()
+    assert gone() is None
+
+
+def test_an_ordering_is_not_taken_for_that_of_embeddings_of_another_width(tmp_path):
+    run = load_run(str(MadeRun(tmp_path / "run", num_examples=400, targets=()).make()))
+    reader = SelectionReader(run)
+
+    def order(dim: int) -> Any:
+        reference = run.config.selection.reference.model_copy(update={"embedding_dim": dim})
+        selection = run.config.selection.model_copy(update={"reference": reference})
+        return reader.order(run.config.model_copy(update={"selection": selection}), "random", 10)
+
+    first = order(8)
+    assert order(8) is first
+    assert order(16) is not first
