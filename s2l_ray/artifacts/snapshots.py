@@ -94,7 +94,12 @@ def write_snapshot(out: Storage, snapshot: Snapshot) -> None:
 
 def score_name(snapshot: int, weights: str, part: int) -> str:
     """Of a part of scores, in the stage's folder."""
-    return f"snapshots/{_folder_name(snapshot)}/{weights}/{part_name(part)}"
+    return score_folder(snapshot, weights) + part_name(part)
+
+
+def score_folder(snapshot: int, weights: str) -> str:
+    """Of the parts of scores, in the stage's folder."""
+    return f"snapshots/{_folder_name(snapshot)}/{weights}/"
 
 
 def missing_parts(out: Storage, snapshot: int, weights: str, parts: list[int]) -> list[int]:

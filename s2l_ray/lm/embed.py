@@ -43,6 +43,8 @@ class Embedder:
         self.tokens_of = _TOKENS[column]
         self.loss, self.batching, self.tokens_per_batch = loss, batching, tokens_per_batch
         self.device, self.autocast, self.dim, self.seed = device, autocast, dim, seed
+        self._projection: torch.Tensor | None = None
+        """(height, dim) float64, made with the first batch, which tells the height."""
 
     @torch.no_grad()
     def __call__(self, examples: Examples) -> np.ndarray:
@@ -66,7 +68,9 @@ class Embedder:
         sums = torch.zeros(len(batch.rows), picked.shape[1], dtype=torch.float64, device=self.device)
         sums.index_add_(0, of, picked)
         if self.dim is not None and self.dim < sums.shape[1]:
-            sums = sums @ _signs(sums.shape[1], self.dim, self.seed).to(self.device)
+            if self._projection is None:
+                self._projection = _signs(sums.shape[1], self.dim, self.seed).to(self.device)
+            sums = sums @ self._projection
         return (sums / sums.norm(dim=1, keepdim=True).clamp(min=1e-30)).float()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.lm.checks import foreign_refused
 from s2l_ray.lm.load import load_model, load_model_config, load_tokenizer
+from s2l_ray.lm.vocabulary import num_token_ids
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.scratch import scratch_folder
 
@@ -38,7 +39,7 @@ class ModelSource:
     def load_config(self) -> Any:
         """The `transformers` config; loads no weights. Raises ModelError."""
         if self.exported is None:
-            vocab = len(self.load_tokenizer()) if self.config.from_config is not None else None
+            vocab = num_token_ids(self.load_tokenizer()) if self.config.from_config is not None else None
             return load_model_config(self.config, vocab_size=vocab)
         with _local(self.exported, without_weights=True) as folder:
             adapted = Path(folder, _ADAPTER).exists()

@@ -94,9 +94,9 @@ class Scorer:
         if len(wrong):
             shown = ", ".join(array_to_hex(examples.ids[wrong[:10]]))
             raise NonFiniteScore(
-                f"{len(wrong)} of {len(examples)} losses are not finite (examples {shown}); trajectories with them "
-                "could not be clustered. The proxy has diverged or overflows: lower proxy.learning_rate, or "
-                "precision=fp32"
+                f"{len(wrong)} of {len(examples)} losses or scores are not finite (examples {shown}); "
+                "trajectories with them could not be clustered. The proxy has diverged or overflows: lower "
+                "proxy.learning_rate, or precision=fp32"
             )
         return ExampleScores(columns.pop("loss_nats"), counts, columns)
 

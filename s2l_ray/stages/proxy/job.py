@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from s2l_ray.artifacts.points import Point
-from s2l_ray.artifacts.snapshots import Snapshot, score_name, snapshot_folder, write_snapshot
+from s2l_ray.artifacts.snapshots import Snapshot, score_folder, score_name, snapshot_folder, write_snapshot
 from s2l_ray.config.schema import ProxyConfig, TrajectoriesConfig
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.training_order import TrainPlan
@@ -51,6 +51,14 @@ class ProxyJob:
         return {point.epoch: index for index, point in enumerate(self.points) if point.epoch is not None}
 
 
+def take_scores(out: Storage, index: int, weights: str) -> list[dict[str, Any]]:
+    """What `out` remembers of this point's parts, see Storage.take_written; the rest, as weights that are kept, it goes
+    on remembering."""
+    written, folder = out.take_written(), score_folder(index, weights)
+    out.note_written(file for file in written if not file["name"].startswith(folder))
+    return [file for file in written if file["name"].startswith(folder)]
+
+
 def complete_snapshot(
     job: ProxyJob, worker: WorkerContext, index: int, weights: str, known: dict[str, FileDigest]
 ) -> Snapshot:
@@ -74,7 +82,7 @@ def complete_snapshot(
         if len(losses) != expected:
             raise InternalError(f"{folder.uri}/{part_name(part)} has {len(losses)} rows, {expected} were to be scored")
         sums[part] = float(losses.sum(dtype=np.float64))
-    for written in worker.all_gather(job.out.take_written()):
+    for written in worker.all_gather(take_scores(job.out, index, weights)):
         known = known | {f["name"]: FileDigest(f["size"], f["digest"]) for f in written}
     names = [score_name(index, weights, part) for part, _ in mine]
     files = [{"name": name, **asdict(known.get(name) or job.out.digest(name))} for name in names]

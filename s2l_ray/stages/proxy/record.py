@@ -21,7 +21,7 @@ from s2l_ray.data.training_order import Window
 from s2l_ray.errors import DataError
 from s2l_ray.lm.step import ExampleLosses
 from s2l_ray.lm.worker import WorkerContext
-from s2l_ray.stages.proxy.job import ProxyJob, complete_snapshot
+from s2l_ray.stages.proxy.job import ProxyJob, complete_snapshot, take_scores
 from s2l_ray.storage.digests import FileDigest
 
 _PENDING, _WRITTEN = "epoch_losses.npz", "epoch_losses.json"
@@ -76,10 +76,7 @@ class EpochRecorder:
             losses, held = split_off(self._plan, window, held)
             self._write(window, losses)
         self._pending = [held] if self._worker.rank == 0 else []
-        written = self._job.out.take_written()
-        here = snapshot_folder(self._job.out, self._job.index_of_epoch[epoch]).uri.removeprefix(f"{self._job.out.uri}/")
-        parts = [file for file in written if file["name"].startswith(f"{here}/{TRAINING}/")]
-        self._job.out.note_written(file for file in written if file not in parts)
+        parts = take_scores(self._job.out, self._job.index_of_epoch[epoch], TRAINING)
         for files in self._worker.all_gather(parts):
             self._written |= {f["name"]: FileDigest(f["size"], f["digest"]) for f in files}
 

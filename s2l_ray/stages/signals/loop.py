@@ -151,7 +151,7 @@ def _pass(job: SignalsJob, worker: WorkerContext, value_of: Callable[[Examples],
 
 
 def _table(column: str, examples: Examples, values: np.ndarray) -> pa.Table:
-    """One row an example: several sequences count by their response tokens.
+    """One row an example: several sequences count by their response tokens, and embeddings have unit length again.
 
     Raises:
         NonFiniteScore: a value is not a number; names the examples.
@@ -167,9 +167,10 @@ def _table(column: str, examples: Examples, values: np.ndarray) -> pa.Table:
     first = first_rows(examples.ids)
     if len(first) < len(examples):
         counts = np.add.reduceat(examples.mask.astype(np.int64), examples.offsets[:-1])
-        values = mean_over_sequences(values.reshape(len(values), -1), counts, first).reshape(
-            len(first), *values.shape[1:]
-        )
+        means = mean_over_sequences(values.reshape(len(values), -1), counts, first)
+        if values.ndim == 2:
+            means = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-30)
+        values = means.reshape(len(first), *values.shape[1:])
     if values.ndim == 1:
         stored: pa.Array = pa.array(values.astype(np.float32))
     else:

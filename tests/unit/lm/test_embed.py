@@ -59,6 +59,26 @@ def test_projections_keep_similarities_and_depend_on_the_seed_alone():
     assert np.corrcoef((whole @ whole.T)[upper], (small @ small.T)[upper])[0, 1] > 0.6
 
 
+def test_the_projection_is_made_once_for_all_batches(monkeypatch):
+    from s2l_ray.lm import embed
+
+    made: list[tuple[int, ...]] = []
+    signs = embed._signs
+
+    def counted(*args: int) -> torch.Tensor:
+        made.append(args)
+        return signs(*args)
+
+    monkeypatch.setattr(embed, "_signs", counted)
+    model, examples = random_model("llama"), random_examples(30, seed=2)
+    loss = ResponseLoss(model)
+    batching = choose_batching(model, loss, pad_id=0, device=CPU)
+    assert len(batching.plan(examples.lengths, 100)) > 3
+    embedder = Embedder("embedding", loss, batching, tokens_per_batch=100, device=CPU, dim=24)
+    np.testing.assert_array_equal(embedder(examples), embedder(examples))
+    assert len(made) == 1
+
+
 def test_an_example_that_is_all_response_has_its_first_tokens_prompt():
     model, examples = random_model("llama"), random_examples(3)
     examples.mask[:] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_ray.artifacts.points import PlanError, Point, plan_points
-from s2l_ray.artifacts.snapshots import TRAINING, read_snapshot, snapshot_folder
+from s2l_ray.artifacts.snapshots import TRAINING, read_snapshot, snapshot_folder, weights_folder
 from s2l_ray.config import load_config
 from s2l_ray.config.load import ConfigError
 from s2l_ray.config.schema import S2LConfig, TrajectoriesConfig
@@ -292,6 +293,20 @@ def test_the_weights_of_the_first_snapshot_are_kept_unless_they_are_those_that_t
     early = asking("selection.reference.snapshot=early", "selection.reference.early_share=0.3")
     assert _kept(early, (Point(1), Point(5), Point(9))) == (1,)
     assert _kept(asking(), (Point(1), Point(5), Point(9))) == ()
+
+
+def test_digests_of_kept_weights_are_not_lost_to_the_snapshots_after_them(tmp_path):
+    """Those of parts are the snapshots' own; without one the file would be read again for the manifest."""
+    job = recording_job(tmp_path, "hybrid")
+    index = next(i for i, point in enumerate(job.points) if point.epoch is None)
+    kept = dataclasses.replace(job, out=job.out.recording(), kept=(index,))
+    summary = run_worker(kept, RecordingWorker(tmp_path))
+    noted = {file["name"]: file for file in summary["written"]}
+    files = [entry.name for entry in job.out.list(weights_folder(index).rstrip("/"))]
+    assert files
+    assert all(noted[name]["digest"] == job.out.digest(name).digest for name in files)
+    assert {name.split("/")[0] for name in noted} == {"model", "snapshots"}
+    assert not any(name.endswith(".parquet") for name in noted)
 
 
 def test_weights_in_the_middle_of_an_epoch_are_refused_and_not_taken_from_elsewhere():
