@@ -18,9 +18,7 @@ def plain(estimate: Estimate) -> dict[str, Any]:
     return estimate._asdict()
 
 
-def accuracy_report(
-    rows: Mapping[str, Sequence[Any]], task: str, columns: Sequence[str], seed: int, level: float
-) -> dict[str, Any]:
+def accuracy_report(rows: Mapping[str, Sequence[Any]], columns: Sequence[str], level: float) -> dict[str, Any]:
     """Of a task with verdicts.
 
     Args:
@@ -136,7 +134,7 @@ def report_markdown(report: Mapping[str, Any]) -> str:
     """The page of one task and model."""
     lines = [f"# {report['task']['title']}: {report['model']}", ""]
     lines += ["| figure | value | interval | questions |", "|---|---|---|---|"]
-    lines += [_row(name, figure, report["unit"]) for name, figure in report["figures"].items()]
+    lines += [_row(name, figure, unit_of(name, report["unit"])) for name, figure in report["figures"].items()]
     for title, figures in {**report.get("yardsticks", {}), **report.get("splits", {})}.items():
         lines += [_row(f"{title}: {name}", figure, report["unit"]) for name, figure in figures.items()]
     if report["groups"]:
@@ -158,8 +156,13 @@ def _row(name: str, figure: Mapping[str, Any], unit: str) -> str:
     return f"| {name} | {shown[0]} | {shown[1]} | {figure['num_questions']:,} |"
 
 
+def unit_of(name: str, unit: str) -> str:
+    """The unit of a figure of a report whose own unit is `unit`: nobody knows that of a user's metric."""
+    return "plain" if name.startswith("own/") else unit
+
+
 def number_in(unit: str, value: float) -> str:
-    """A share as a percentage; what is in percent already, or a figure of the user's, as it is."""
+    """A share as a percentage; what is in percent already, or plain, as it is."""
     return f"{value:.1%}" if unit == "share" else f"{value:.2f}"
 
 

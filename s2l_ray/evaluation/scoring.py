@@ -13,8 +13,11 @@ from s2l_ray.evaluation.prompts import Pass
 from s2l_ray.evaluation.questions import Question
 from s2l_ray.evaluation.tasks import Task
 
-NOT_ASKED = "not_asked"
-"""Of questions whose prompt does not fit into the model's window."""
+NO_PROGRAM = "no_program"
+"""Outcome of a completion that holds none."""
+READ_GENERATIONS = ["question_id", "pass", "sample", "text", "num_new_tokens", "finish"]
+READ_PROGRAMS = ["question_id", "sample", "source", "outcome", "stdout"]
+"""Columns that verdicts depend on."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def _score_sample(task: Task, answers: Answers, sample: int, compare: Compare) -
     question = answers.question
     pot, cot = (answers.completions.get((sample, kind)) for kind in ("pot", "cot"))
     program = answers.programs.get(sample)
-    outcome = None if pot is None else "no_program" if program is None else program.outcome
+    outcome = None if pot is None else NO_PROGRAM if program is None else program.outcome
     tokens = sum(one.num_new_tokens for one in (pot, cot) if one is not None)
     common: dict[str, Any] = {"question": question.text, "task": task.name}
     if cot is not None:

@@ -45,14 +45,6 @@ class Comparison(NamedTuple):
     """Difference that this many questions show in four of five such comparisons."""
 
 
-@dataclass(frozen=True)
-class Group:
-    column: str
-    name: str
-    accuracy: Estimate
-    is_small: bool
-
-
 def generator(seed: int, *names: str) -> np.random.Generator:
     """The random numbers of one figure: by the run's seed and what the figure is of, not by the order of computing."""
     digest = hashlib.blake2b("\0".join(names).encode(), digest_size=16).digest()
@@ -82,22 +74,6 @@ def _z(level: float) -> float:
 def accuracy(right: np.ndarray, level: float = 0.95) -> Estimate:
     """right (N,) bool."""
     return wilson(int(np.count_nonzero(right)), len(right), level)
-
-
-def groups(right: np.ndarray, column: str, names: Sequence[str], level: float = 0.95) -> list[Group]:
-    """The accuracy of every group, sorted by name.
-
-    Args:
-        right: (N,) bool.
-        names: the group of each question.
-    """
-    labels, codes = np.unique(np.asarray(names, dtype=object).astype(str), return_inverse=True)
-    sizes = np.bincount(codes, minlength=len(labels))
-    hits = np.bincount(codes, weights=right.astype(np.float64), minlength=len(labels))
-    return [
-        Group(column, str(label), wilson(round(hit), int(size), level), bool(size < SMALL_GROUP))
-        for label, size, hit in zip(labels, sizes, hits, strict=True)
-    ]
 
 
 def averages(

@@ -77,7 +77,7 @@ class ActorPool:
             on_done: told every result as it comes.
 
         Raises:
-            PoolFailedError: actors died too often.
+            PoolFailedError: actors failed too often.
         """
         import ray
 
@@ -139,7 +139,7 @@ class ActorPool:
             if is_memory(error):
                 cure = "take workers with more memory, or ask for less at once"
             raise PoolFailedError(
-                f"the processes for {self.what} died {self.failures} time{'s' if self.failures > 1 else ''} "
+                f"the processes for {self.what} failed {self.failures} time{'s' if self.failures > 1 else ''} "
                 f"(resources.max_failures): {telling_line(error)}. What they finished stays; {cure}"
             ) from error
         self.say(f"[{self.what}] a process was lost ({telling_line(error)}); another one takes over ({self.failures})")

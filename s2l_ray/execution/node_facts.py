@@ -95,14 +95,15 @@ def facts_of_nodes(wanted: Callable[[Node], bool], embedded: bool) -> list[tuple
     return _ask(local_facts, wanted, sees_all)
 
 
-def on_every_node(task: Callable[..., T], embedded: bool, *arguments: Any) -> list[T]:
-    """task(*arguments) on each living node; those that do not answer are left out. `task` is a plain function.
+def on_every_node(task: Callable[..., T], wanted: Callable[[Node], bool], embedded: bool, *arguments: Any) -> list[T]:
+    """task(*arguments) on each living node whose resources are `wanted`; those that do not answer are left out.
 
+    task: a plain function.
     embedded: the only node is this machine, and needs no task.
     """
     if embedded:
         return [task(*arguments)]
-    return [answer for _, answer in _ask(task, lambda node: True, None, *arguments)]
+    return [answer for _, answer in _ask(task, wanted, None, *arguments)]
 
 
 def _resources(wanted: Callable[[Node], bool]) -> dict[str, Node]:

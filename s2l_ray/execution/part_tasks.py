@@ -33,15 +33,20 @@ def map_parts(
         parallelism: about how many tasks the cluster runs at once.
         on_rows: told the rows of every finished part.
     """
+    return sorted(each_part(parts, task, parallelism, on_rows), key=lambda s: s["part"])
+
+
+def each_part(
+    parts: list[int], task: Callable[[int], Statistics], parallelism: int, on_rows: Callable[[int], None]
+) -> Iterator[Statistics]:
+    """As `map_parts`, but each row as soon as it is there: for rows that are too large to be held together."""
     import ray.data
 
     blocks = min(len(parts), 4 * parallelism)
     dataset = ray.data.from_items(parts, override_num_blocks=blocks).map_batches(
         _OverParts(task), batch_size=None, batch_format="numpy"
     )
-    stats = []
     with unwrap_task_errors():
         for row in dataset.iter_rows():
-            stats.append(row)
             on_rows(row["rows"])
-    return sorted(stats, key=lambda s: s["part"])
+            yield row

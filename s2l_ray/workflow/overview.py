@@ -10,7 +10,7 @@ from s2l_ray.artifacts.run import Run
 from s2l_ray.config.evaluation import ConfidenceConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.evaluation import statistics
-from s2l_ray.evaluation.report import number_in
+from s2l_ray.evaluation.report import number_in, unit_of
 from s2l_ray.evaluation.tasks import MATHS
 from s2l_ray.workflow.differences import verdicts_of
 
@@ -72,7 +72,7 @@ def overview_lines(whole: Mapping[str, Any]) -> list[str]:
 
 def _shown(entry: Mapping[str, Any], name: str) -> str:
     figure = entry["figures"][name]
-    unit = "plain" if name.startswith("own/") else entry["unit"]
+    unit = unit_of(name, entry["unit"])
     if figure["low"] is None:
         return f"{name} {number_in(unit, figure['value'])}"
     low, high = (number_in(unit, figure[end]) for end in ("low", "high"))

@@ -5,16 +5,18 @@ locked (`lock`: limits, capabilities, `landlock`, `seccomp`) and runs it (`child
 """
 
 from s2l_ray.evaluation.errors import EvaluationError, SandboxError
-from s2l_ray.evaluation.sandbox.client import Sandbox, probe_node
+from s2l_ray.evaluation.sandbox.client import EXTRA, Sandbox, check_node, probe_node
 from s2l_ray.evaluation.sandbox.probe import ProbeReport
 from s2l_ray.evaluation.sandbox.settings import ProgramResult, SandboxSettings
 
 __all__ = [
+    "EXTRA",
     "EvaluationError",
     "ProbeReport",
     "ProgramResult",
     "Sandbox",
     "SandboxError",
     "SandboxSettings",
+    "check_node",
     "probe_node",
 ]

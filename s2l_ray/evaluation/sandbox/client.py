@@ -27,6 +27,9 @@ from s2l_ray.evaluation.sandbox.probe import ProbeReport
 from s2l_ray.evaluation.sandbox.settings import OFF_FLAG, ProgramResult, SandboxSettings
 from s2l_ray.evaluation.sandbox.watch import ServerDied, ServerFault
 
+EXTRA = 'pip install "s2l_ray[evaluate]", here and on every node'
+PROGRAM_PACKAGES = ("sympy", "numpy")
+"""Packages that models' programs import beside the standard library."""
 _TRIES = 2
 """A program whose server dies is tried once more, by another."""
 
@@ -51,7 +54,7 @@ class Sandbox:
         try:
             report = self.probe()
             if not report.isolated and self.settings.mode in ("auto", "bwrap"):
-                raise _refusal(report.node, report.fault)
+                raise refusal(report.node, report.fault)
         except BaseException:
             self.close()
             raise
@@ -79,7 +82,7 @@ class Sandbox:
             except ServerDied as error:
                 died = error
             except ServerFault as error:
-                raise _refusal(os.uname().nodename, str(error)) from error
+                raise refusal(os.uname().nodename, str(error)) from error
             finally:
                 self._slots.put(self._usable(slot))
         if not self.probe().attempts:
@@ -161,7 +164,24 @@ def _num_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _refusal(node: str, fault: str) -> EvaluationError:
+def check_node(report: ProbeReport, settings: SandboxSettings) -> None:
+    """Refuse a node on which models' programs must not run, or would be judged wrong.
+
+    Raises:
+        EvaluationError: it cannot isolate them, or lacks one of `PROGRAM_PACKAGES` that the settings name.
+    """
+    if not report.isolated and settings.mode in ("auto", "bwrap"):
+        raise refusal(report.node, report.fault)
+    for name in PROGRAM_PACKAGES:
+        if name in settings.packages and report.packages.get(name, "not known") is None:
+            raise EvaluationError(
+                f"node {report.node} lacks the package {name}, so programs that import it would fail there and count "
+                f"as wrong; {EXTRA}"
+            )
+
+
+def refusal(node: str, fault: str) -> EvaluationError:
+    """Of a node that cannot isolate programs."""
     return EvaluationError(
         f"node {node} cannot isolate programs ({fault}); they would run with your rights. Use form=cot, "
         "a kernel ≥ 5.13 with Landlock, sandbox.mode=bwrap, or, on a machine that holds nothing, sandbox.mode=off "

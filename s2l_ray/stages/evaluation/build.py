@@ -17,13 +17,12 @@ import pyarrow as pa
 
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.evaluation.contamination import Hits, QuestionIndex
-from s2l_ray.evaluation.errors import EvaluationError
 from s2l_ray.evaluation.questions import ID_BYTES
-from s2l_ray.evaluation.sandbox import ProbeReport, SandboxSettings, probe_node
-from s2l_ray.evaluation.sandbox.settings import OFF_FLAG
+from s2l_ray.evaluation.sandbox import ProbeReport, SandboxSettings, check_node, probe_node
 from s2l_ray.execution.actor_pool import ActorPool
+from s2l_ray.execution.capacity import num_fitting_workers
 from s2l_ray.execution.node_facts import on_every_node
-from s2l_ray.execution.part_tasks import map_parts
+from s2l_ray.execution.part_tasks import each_part
 from s2l_ray.execution.placement import Placement
 from s2l_ray.stages.evaluation.worker import EvaluationWorker, ModelJob, PartJob
 from s2l_ray.storage.folder import Storage
@@ -52,20 +51,17 @@ def model_pool(job: ModelJob, placement: Placement, what: str, max_failures: int
     return ActorPool(functools.partial(EvaluationWorker, job), placement, what, max_failures, say)
 
 
-def check_nodes(settings: SandboxSettings, embedded: bool) -> list[ProbeReport]:
-    """Test what every node that is up keeps out.
+def check_nodes(settings: SandboxSettings, placement: Placement, embedded: bool) -> list[ProbeReport]:
+    """Test what every node that is up keeps out; but for those that can hold no worker of this placement.
 
     Raises:
-        EvaluationError: one cannot isolate programs; nothing was generated.
+        EvaluationError: one cannot isolate programs, or lacks what they import; nothing was generated.
     """
-    reports: list[ProbeReport] = on_every_node(probe_node, embedded, settings)
+    reports: list[ProbeReport] = on_every_node(
+        probe_node, lambda node: num_fitting_workers(node, placement.worker) > 0, embedded, settings
+    )
     for report in reports:
-        if not report.isolated and settings.mode in ("auto", "bwrap"):
-            raise EvaluationError(
-                f"node {report.node} cannot isolate programs ({report.fault}); they would run with your rights. Use "
-                "form=cot, a kernel ≥ 5.13 with Landlock, sandbox.mode=bwrap, or, on a machine that holds nothing, "
-                f"sandbox.mode=off together with {OFF_FLAG}"
-            )
+        check_node(report, settings)
     return reports
 
 
@@ -73,7 +69,7 @@ def generate(pool: ActorPool, parts: list[PartJob], out: Storage, on_rows: Calla
     """Answer all parts; what lies there whole is kept.
 
     Raises:
-        EvaluationError: a node cannot isolate programs.
+        EvaluationError: a node cannot isolate programs, or lacks what they import.
         PoolFailedError: workers died too often.
     """
     stats = pool.map(parts, on_done=lambda row: on_rows(row["rows"]))
@@ -116,11 +112,10 @@ def search_corpus(
     on_rows: Callable[[int], None],
 ) -> pa.Table:
     """What the corpus holds of each question, written to `overlap.parquet`."""
-    stats = map_parts(parts, _Scan(examples, index), parallelism, on_rows)
-    hits = Hits.merged(
-        Hits(num_texts=row["num_texts"], **{name: np.frombuffer(row[name], dtype=np.int64) for name in _HITS})
-        for row in stats
-    )
+    hits = Hits.merged([])
+    for row in each_part(parts, _Scan(examples, index), parallelism, on_rows):
+        found = {name: np.frombuffer(row[name], dtype=np.int64) for name in _HITS}
+        hits = Hits.merged([hits, Hits(num_texts=row["num_texts"], **found)])
     overlap = index.overlap(hits, share)
     table = pa.table(
         {

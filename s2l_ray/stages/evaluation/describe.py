@@ -8,6 +8,7 @@ from typing import Any
 from s2l_ray.artifacts.models import GenerationArtifact
 from s2l_ray.config.evaluation import EvaluationConfig
 from s2l_ray.evaluation.report import number_in
+from s2l_ray.evaluation.scoring import NO_PROGRAM
 from s2l_ray.stages.evaluation.tasks import AskedTask
 
 _MANY_TRUNCATED = 0.1
@@ -68,6 +69,6 @@ def warnings_of(artifact: GenerationArtifact, config: EvaluationConfig) -> list[
             f"{artifact.num_halved_batches:,} batches did not fit into the device's memory and were generated in "
             "halves, which in bfloat16 can change texts; lower evaluation.generation.tokens_per_batch"
         )
-    if artifact.outcomes and config.sandbox.mode in ("external", "off"):
+    if artifact.outcomes.keys() - {NO_PROGRAM} and config.sandbox.mode in ("external", "off"):
         found.append(f"programs ran without isolation (evaluation.sandbox.mode={config.sandbox.mode})")
     return found

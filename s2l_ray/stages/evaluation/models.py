@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.evaluation import BASE, OTHER_MODEL
 from s2l_ray.config.model import RENDER_FIELDS
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.target import TargetConfig
-from s2l_ray.errors import shown
+from s2l_ray.errors import foreign_named, shown
 from s2l_ray.evaluation.errors import EvaluationError
 from s2l_ray.lm.exported import ModelSource
 from s2l_ray.lm.identity import model_identity, pinned
@@ -65,7 +66,39 @@ def _target(run: Run, config: S2LConfig, name: str) -> AskedModel:
             "`s2l finetune`"
         )
     stage = run.targets[name]
-    return AskedModel(name, stage.content, ModelSource(config.target or _of_proxy(config), stage.storage.sub("model")))
+    asked = _as_trained(config.target or _of_proxy(config), run.stage(f"target-tokens/{name}"))
+    if (stage.manifest.settings.get("lora") or {}).get("export") == "adapter":
+        _check_base(asked, stage)
+    return AskedModel(name, stage.content, ModelSource(asked, stage.storage.sub("model")))
+
+
+def _as_trained(config: TargetConfig, tokens: Stage) -> TargetConfig:
+    """Rendered as in its training: `s2l finetune` may have been told another way than the run's configuration says.
+
+    Raises:
+        EvaluationError: its tokens' settings cannot be used.
+    """
+    trained = {name: value for name, value in tokens.manifest.settings.items() if name in RENDER_FIELDS}
+    what = f"how the texts of {tokens.folder} were rendered cannot be told from its manifest, so it cannot be asked"
+    with foreign_named(EvaluationError, what, "Fine-tune the target again with this version of s2l_ray"):
+        return TargetConfig.model_validate({**config.model_dump(mode="json"), **trained})
+
+
+def _check_base(config: TargetConfig, stage: Stage) -> None:
+    """Raises EvaluationError if the model of `config` is not the one to which the adapters of the target belong."""
+    _, inputs = model_identity(config)
+    now, trained = config.stored(include={"model", "revision", "gguf_file"}), stage.manifest
+    if "model" in inputs and "model" in trained.inputs:
+        same = inputs["model"] == trained.inputs["model"]
+    else:  # a hub that did not answer, then or now
+        same = all(now[name] == trained.settings.get(name) for name in ("model", "revision"))
+    if not same or now["gguf_file"] != trained.settings.get("gguf_file"):
+        other = trained.settings.get("model")
+        raise EvaluationError(
+            f"{stage.folder} holds adapters of {shown(other) if other else 'another model'}, and target.model is "
+            f"{shown(config.model)}, on which they would give other answers than in training; give the run the "
+            "target.model of the adapters, or fine-tune with target.lora.export=merged, which is a whole model"
+        )
 
 
 def _of_proxy(config: S2LConfig) -> TargetConfig:

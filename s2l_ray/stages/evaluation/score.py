@@ -23,7 +23,7 @@ from s2l_ray.evaluation.bertscore import BertScorer
 from s2l_ray.evaluation.errors import EvaluationError
 from s2l_ray.evaluation.questions import ID_BYTES
 from s2l_ray.evaluation.sandbox import Sandbox
-from s2l_ray.evaluation.scoring import Scored, collect, score
+from s2l_ray.evaluation.scoring import READ_GENERATIONS, READ_PROGRAMS, Scored, collect, score
 from s2l_ray.evaluation.tasks import SUMMARY
 from s2l_ray.stages.evaluation.tasks import AskedTask, metric_of, sandbox_settings
 from s2l_ray.storage.digests import columns_digest
@@ -47,6 +47,8 @@ class Judgement:
 
     content: str
     report: dict[str, Any]
+    warnings: list[str]
+    """Those of the report's notes that are no mere facts."""
     num_questions: int
     """That were asked."""
     sandbox: dict[str, Any] | None
@@ -71,9 +73,9 @@ def judge(
         EvaluationError: no question could be asked; a metric of the user's fails.
     """
     names = [entry.name for entry in generation.list("generations")]
-    generations = [row for table in generation.read_tables(names) for row in table.to_pylist()]
+    generations = [row for table in generation.read_tables(names, READ_GENERATIONS) for row in table.to_pylist()]
     names = [entry.name for entry in generation.list("programs")]
-    programs = [row for table in generation.read_tables(names) for row in table.to_pylist()]
+    programs = [row for table in generation.read_tables(names, READ_PROGRAMS) for row in table.to_pylist()]
     answers = collect(asked.questions, generations, programs)
     if not answers:
         raise EvaluationError(
@@ -98,7 +100,7 @@ def judge(
             sandbox = probe
             with ThreadPoolExecutor(threads) as pool:
                 scored = list(pool.map(lambda one: score(asked.task, one, compare), answers))
-        columns, made = _verdicts(asked, scored, base, config, seed)
+        columns, made = _verdicts(asked, scored, base, config)
     table = pa.table({**base, **columns})
     own, extra = _own(asked, table, answers, config, seed)
     made["figures"] |= own
@@ -113,7 +115,7 @@ def judge(
     }  # fmt: skip
     out.write_json("report.json", whole)
     out.write_bytes("report.md", report.report_markdown(whole).encode())
-    return Judgement(columns_digest(table.drop_columns(["groups"])), whole, len(answers), sandbox)
+    return Judgement(columns_digest(table.drop_columns(["groups"])), whole, notes, len(answers), sandbox)
 
 
 def _missing_note(missing: int, total: int) -> str:
@@ -138,7 +140,7 @@ def _undecided(gold: str, answer: str) -> Any:
 
 
 def _verdicts(
-    asked: AskedTask, scored: list[Scored], base: dict[str, Any], config: EvaluationConfig, seed: int
+    asked: AskedTask, scored: list[Scored], base: dict[str, Any], config: EvaluationConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     columns: dict[str, Any] = {
         "text": [one.text for one in scored],
@@ -156,7 +158,7 @@ def _verdicts(
     plain = {name: getattr(value, "to_pylist", lambda value=value: value)() for name, value in columns.items()}
     groups = [dict(pairs) for pairs in base["groups"].to_pylist()]
     rows = {**plain, "contaminated": base["contaminated"], "template": base["template"], "groups": groups}
-    made = report.accuracy_report(rows, asked.name, asked.task.group_by, seed, config.confidence.level)
+    made = report.accuracy_report(rows, asked.task.group_by, config.confidence.level)
     return columns, made
 
 

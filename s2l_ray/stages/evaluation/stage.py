@@ -31,6 +31,9 @@ from s2l_ray.stages.evaluation.tasks import AskedTask, sandbox_settings
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 
+_NOT_IN_KEY = {"processes", "i_know_programs_run_with_my_rights"}
+"""Settings of the sandbox that change no outcome: how many at once, and a consent."""
+
 
 class Evaluation:
     """What one command evaluates. A context manager: it holds the workers of the model that is being asked.
@@ -136,7 +139,7 @@ class Evaluation:
             settings["seed"] = seed
         if "pot" in task.passes:
             settings["program_stem"] = self.config.program_stem
-            settings["sandbox"] = self.config.sandbox.model_dump(mode="json", exclude={"processes"})
+            settings["sandbox"] = self.config.sandbox.model_dump(mode="json", exclude=_NOT_IN_KEY)
         inputs = {"questions": task.content, "model": model.content}
         spec: list[StageSpec] = []  # the files in it are marked by its key
 
@@ -162,7 +165,8 @@ class Evaluation:
 
         context, asked = self.context, self.config.generation
         if "pot" in task.passes:
-            check_nodes(sandbox_settings(self.config, 1), context.layout.embedded)
+            placement = context.layout.placements["evaluation"]
+            check_nodes(sandbox_settings(self.config, 1), placement, context.layout.embedded)
         pool = self._pool_of(model, engine, rendering)
         jobs = [
             PartJob(
@@ -187,7 +191,7 @@ class Evaluation:
         seeds = {"samples": context.config.seed} if asked.temperature > 0 else {}
         return StageResult(
             fingerprint(made.content), counts, artifact, warnings_of(artifact, self.config), seeds, made.device,
-            placement.num_workers, summary=line,
+            min(placement.num_workers, len(jobs)), summary=line,
         )  # fmt: skip
 
     def _pool_of(self, model: AskedModel, engine: Engine, rendering: dict[str, Any]) -> Any:
@@ -231,6 +235,8 @@ class Evaluation:
         }  # fmt: skip
         if task.task.rule == SUMMARY:
             settings["bertscore"] = config.bertscore.stored()
+        if task.task.rule == "math":  # answers in LaTeX are compared in the sandbox, within its limits
+            settings["sandbox"] = config.sandbox.model_dump(mode="json", exclude=_NOT_IN_KEY)
         inputs = {
             "generation": generation.content, "questions": task.content, "contamination": contamination.content,
             "model": model.content, "corpus": self._corpus.content,
@@ -268,6 +274,6 @@ class Evaluation:
             figures=judged.report["figures"], shares=judged.report["shares"], sandbox=sandboxes,
         )  # fmt: skip
         return StageResult(
-            judged.content, {"questions": judged.num_questions}, artifact, judged.report["notes"],
+            judged.content, {"questions": judged.num_questions}, artifact, judged.warnings,
             {"bootstrap": self.context.config.seed}, summary=summary_line(judged.report),
         )  # fmt: skip

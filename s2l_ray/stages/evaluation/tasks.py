@@ -19,13 +19,11 @@ from s2l_ray.evaluation.bertscore import MIN_REFERENCES_FOR_IDF, read_baseline
 from s2l_ray.evaluation.errors import EvaluationError
 from s2l_ray.evaluation.prompts import Form, Pass, passes
 from s2l_ray.evaluation.questions import MAX_QUESTIONS, Question, first_by_id, read_questions
-from s2l_ray.evaluation.sandbox import SandboxSettings
+from s2l_ray.evaluation.sandbox import EXTRA, SandboxSettings, probe_node
 from s2l_ray.evaluation.summaries import check_language
 from s2l_ray.evaluation.tasks import QUICKSTART, SUMMARY, Task, tasks_of
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
-
-EXTRA = 'pip install "s2l_ray[evaluate]", here and on every node'
 
 
 @dataclass(frozen=True)
@@ -157,6 +155,7 @@ def check_evaluation(config: S2LConfig, tasks: list[AskedTask] | None = None) ->
     known = tasks_of(asked.tasks, asked.custom)
     _check_libraries(asked, known)
     _check_lengths(asked, known)
+    _check_comparer(asked, known)
     for task in known:
         metric_of(task)
     if tasks is None:  # those of the quickstart are made in the run's folder, which is not this command's yet
@@ -186,6 +185,21 @@ def _check_libraries(asked: EvaluationConfig, tasks: list[Task]) -> None:
                 f"{what} needs the package {package}, which is not installed, so its answers could not be judged; "
                 f"{EXTRA}"
             )
+
+
+def _check_comparer(asked: EvaluationConfig, tasks: list[Task]) -> None:
+    """Answers in LaTeX are compared in a sandbox on the machine of the command, after everything was generated."""
+    names = [task.name for task in tasks if task.rule == "math"]
+    if not names or asked.sandbox.mode not in ("auto", "bwrap"):
+        return
+    report = probe_node(sandbox_settings(asked, 1))
+    if not report.isolated:
+        raise EvaluationError(
+            f"task {names[0]}: answers in LaTeX are compared in a sandbox on this machine, {report.node}, which cannot "
+            f"isolate it ({report.fault}), so they could not be judged after all were generated. Start the command "
+            "where Linux is ≥ 5.13 with Landlock, set evaluation.sandbox.mode=bwrap, or, where this machine is a "
+            f"sandbox itself, evaluation.sandbox.mode=external; or leave {', '.join(names)} out"
+        )
 
 
 def _check_lengths(asked: EvaluationConfig, tasks: list[Task]) -> None:

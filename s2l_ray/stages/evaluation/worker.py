@@ -5,6 +5,7 @@ Knows torch, not Ray. Memory: the model, the cache of a batch (lm.generate), the
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from s2l_ray.evaluation.answers.grading import program_answers
 from s2l_ray.evaluation.answers.programs import find_program
 from s2l_ray.evaluation.prompts import Pass, messages
 from s2l_ray.evaluation.questions import ID_BYTES, Question
-from s2l_ray.evaluation.sandbox import ProgramResult, Sandbox, SandboxSettings
-from s2l_ray.evaluation.scoring import Program
+from s2l_ray.evaluation.sandbox import ProgramResult, Sandbox, SandboxSettings, check_node
+from s2l_ray.evaluation.scoring import NO_PROGRAM, Program
 from s2l_ray.lm.engine import device_name
 from s2l_ray.lm.exported import ModelSource
 from s2l_ray.lm.generate import Decoding, Generator, sample_seed, window_of
@@ -29,8 +30,6 @@ from s2l_ray.storage.digests import columns_digest
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.retry import DamagedFile
 
-NO_PROGRAM = "no_program"
-"""Outcome of a completion that holds none."""
 _ID = pa.binary(ID_BYTES)
 GENERATION_SCHEMA = pa.schema(
     [
@@ -132,12 +131,15 @@ class EvaluationWorker:
         """Opened, and tested on this node, before its first program.
 
         Raises:
-            EvaluationError: this node cannot isolate programs; none was run.
+            EvaluationError: this node cannot isolate programs, or lacks what they import; none was run.
         """
         if self._sandbox is None:
-            sandbox = Sandbox(self.job.sandbox)
-            sandbox.__enter__()
-            self._sandbox, self._probe = sandbox, sandbox.probe().plain()
+            with contextlib.ExitStack() as stack:
+                sandbox = stack.enter_context(Sandbox(self.job.sandbox))
+                report = sandbox.probe()
+                check_node(report, self.job.sandbox)
+                stack.pop_all()  # it stays open as long as the worker lives
+            self._sandbox, self._probe = sandbox, report.plain()
         return self._sandbox
 
     @property
@@ -176,11 +178,6 @@ class EvaluationWorker:
 
     def _pad_id(self) -> int:
         return pad_token_id_of(self.tokenizer, self.model.get_input_embeddings().num_embeddings)
-
-    def close(self) -> None:
-        if self._sandbox is not None:
-            self._sandbox.close()
-            self._sandbox = None
 
 
 class _Part:
@@ -228,11 +225,11 @@ class _Part:
         written = self.tables["pot"]
         name = programs_name(self.part.part)
         kept = self._kept(name, PROGRAM_SCHEMA)
-        if kept is not None and kept["question_id"].equals(written["question_id"]):
+        sources = [find_program(text) for text in written["text"].to_pylist()]
+        if kept is not None and self._are_programs_of(kept, written, sources):
             self.tables["programs"] = kept
             self.probe = json.loads((kept.schema.metadata or {}).get(_PROBE, b"null"))
             return
-        sources = [find_program(text) for text in written["text"].to_pylist()]
         there = [source for source in sources if source is not None]
         results = iter(self.worker.sandbox().run_many(there) if there else [])
         rows = []
@@ -256,6 +253,12 @@ class _Part:
         out = {(row["question_id"], row["sample"]) for row in table.select(["question_id", "sample"]).to_pylist()}
         ids = set(refused["question_id"].to_pylist())
         return out == {(question.id, sample) for question, sample in asked if question.id not in ids}
+
+    @staticmethod
+    def _are_programs_of(table: pa.Table, written: pa.Table, sources: list[str | None]) -> bool:
+        """Whether these are the programs in exactly these texts: the texts may have been made again, and differ."""
+        same = all(table[name].equals(written[name]) for name in ("question_id", "sample"))
+        return same and table["source"].to_pylist() == sources
 
     def _kept(self, name: str, schema: pa.Schema) -> pa.Table | None:
         """What an interrupted attempt has written; None where that is nothing, damaged, or of another stage."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from s2l_ray.artifacts.models import GenerationArtifact
 from s2l_ray.cli import parse
 from s2l_ray.config import ConfigError, S2LConfig, load_config
 from s2l_ray.errors import UserError
 from s2l_ray.evaluation.errors import EvaluationError
-from s2l_ray.evaluation.sandbox import SandboxSettings
+from s2l_ray.evaluation.sandbox import SandboxSettings, check_node
 from s2l_ray.evaluation.sandbox.probe import no_server
-from s2l_ray.execution.placement import PlacementError, place
-from s2l_ray.stages.evaluation import build
+from s2l_ray.execution.placement import Placement, PlacementError, place
+from s2l_ray.stages.evaluation import build, tasks
+from s2l_ray.stages.evaluation.describe import warnings_of
 from s2l_ray.stages.evaluation.models import check_subsets
 from s2l_ray.stages.evaluation.tasks import check_evaluation, read_tasks
 from s2l_ray.storage.folder import Storage
@@ -23,6 +26,7 @@ from s2l_ray.testing.tiny import tiny_run_config, write_jsonl
 from s2l_ray.workflow.evaluate import EvaluationRequest
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "2 + 2?", "answer": "4"}]
+ANY_CPU = Placement("cpu", 1, 1.0, 0.0, None, 1, {})
 
 
 @pytest.fixture
@@ -148,9 +152,36 @@ def test_a_node_that_cannot_isolate_ends_it_before_anything_is_generated(monkeyp
     with pytest.raises(
         EvaluationError, match=r"cannot isolate programs \(Landlock: ENOSYS\); they would run with your"
     ):
-        build.check_nodes(SandboxSettings(), embedded=True)
+        build.check_nodes(SandboxSettings(), ANY_CPU, embedded=True)
     explicit = SandboxSettings(mode="off", programs_run_with_my_rights=True)
-    assert [report.fault for report in build.check_nodes(explicit, embedded=True)] == ["Landlock: ENOSYS"]
+    assert [report.fault for report in build.check_nodes(explicit, ANY_CPU, embedded=True)] == ["Landlock: ENOSYS"]
+
+
+def test_a_node_that_lacks_what_programs_import_is_named(monkeypatch):
+    lacks = replace(no_server("auto", ""), packages={"sympy": None, "numpy": "2.4", "math_verify": None})
+    monkeypatch.setattr(build, "probe_node", lambda settings: lacks)
+    with pytest.raises(EvaluationError, match=rf"node {lacks.node} lacks the package sympy, .*s2l_ray\[evaluate\]"):
+        build.check_nodes(SandboxSettings(), ANY_CPU, embedded=True)
+    check_node(lacks, SandboxSettings(packages=("numpy",)))
+
+
+def test_latex_that_this_machine_cannot_compare_is_refused_before_anything_is_generated(tree, monkeypatch):
+    monkeypatch.setattr(tasks, "probe_node", lambda settings: no_server(settings.mode, "Landlock: ENOSYS"))
+    check_evaluation(changed(tree))  # numbers need no sandbox
+    with pytest.raises(EvaluationError, match=r"task mine: answers in LaTeX .*\(Landlock: ENOSYS\).*mode=external"):
+        check_evaluation(changed(tree, "evaluation.custom.mine.rule=math"))
+    check_evaluation(changed(tree, "evaluation.custom.mine.rule=math", "evaluation.sandbox.mode=external"))
+
+
+def test_only_programs_that_ran_are_warned_of(tree):
+    facts: dict[str, Any] = {
+        "model": "full", "task": "mine", "form": "pot", "engine": "transformers", "dtype": "float32",
+        "num_questions": 2, "num_parts": 1, "num_new_tokens": 9, "finish": {"eos": 2},
+    }  # fmt: skip
+    config = changed(tree, "evaluation.sandbox.mode=external").evaluation
+    assert config is not None
+    for outcomes, count in (({"no_program": 2}, 0), ({"no_program": 1, "ok": 1}, 1)):
+        assert len(warnings_of(GenerationArtifact(**facts, outcomes=outcomes), config)) == count
 
 
 def test_workers_of_the_evaluation_have_places_of_their_own(tree):

@@ -126,13 +126,16 @@ def test_a_report_marks_small_groups_and_escapes_what_is_foreign():
         "contaminated": [False] * 3, "template": [False, True, False],
         "groups": [{"topic": "a|<b>"}, {}, {"topic": "c"}],
     }  # fmt: skip
-    made = accuracy_report(rows, "mine", ["topic"], 0, 0.95)
+    made = accuracy_report(rows, ["topic"], 0.95)
     assert [(g["name"], g["num_questions"], g["is_small"]) for g in made["groups"]] == [
         ("a|<b>", 1, True), ("c", 1, True),
     ]  # fmt: skip
     assert "correct_published" not in made["figures"]
     assert made["shares"]["template"] == pytest.approx(1 / 3)
+    made["figures"]["own/length"] = {"value": 37.5, "low": 30.25, "high": 44.0, "num_questions": 3}
     whole = {"task": {"title": "Mine"}, "model": "x", "unit": "share", "notes": ["a | b"], **made}
     page = report_markdown(whole)
     assert "topic = a\\|\\<b> (few questions)" in page
+    assert "| own/length | 37.50 | 30.25 to 44.00 | 3 |" in page  # of its unit nothing is known
+    assert "| correct | 66.7% |" in page
     assert "- a \\| b" in page

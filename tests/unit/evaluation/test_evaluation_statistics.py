@@ -91,14 +91,6 @@ def test_pairing_narrows_the_interval():
     assert stats.accuracy(first).high - stats.accuracy(first).low > 0.06
 
 
-def test_groups_with_marks():
-    right = np.array([True] * 30 + [False] * 10)
-    made = stats.groups(right, "topic", ["algebra"] * 30 + ["geometry"] * 10)
-    assert [(g.column, g.name, g.accuracy.value, g.is_small) for g in made] == [
-        ("topic", "algebra", 1.0, False), ("topic", "geometry", 0.0, True),
-    ]  # fmt: skip
-
-
 def test_one_seed_has_no_interval():
     made = stats.over_seeds(np.array([[1, 0, 1, 1]]), rng())
     assert made == (0.75, None, None, None, 1)

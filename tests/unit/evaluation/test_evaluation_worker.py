@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -17,12 +18,12 @@ from s2l_ray.evaluation.errors import EvaluationError
 from s2l_ray.evaluation.prompts import PROGRAM_STEM
 from s2l_ray.evaluation.questions import Question, first_by_id, read_questions
 from s2l_ray.evaluation.sandbox import SandboxSettings
+from s2l_ray.evaluation.scoring import NO_PROGRAM
 from s2l_ray.evaluation.tasks import Task
 from s2l_ray.lm.exported import ModelSource
 from s2l_ray.stages.evaluation.score import Flags, judge
 from s2l_ray.stages.evaluation.tasks import AskedTask
 from s2l_ray.stages.evaluation.worker import (
-    NO_PROGRAM,
     EvaluationWorker,
     ModelJob,
     PartJob,
@@ -52,7 +53,7 @@ def worker(model: Path) -> Any:
     settings = SandboxSettings(seconds=30, processes=2, packages=())
     made = EvaluationWorker(ModelJob(source, "plain", {}, False, "float32", "cpu", 1, settings))
     yield made
-    made.close()
+    made.sandbox().close()
 
 
 def part(asked: list[Question], out: Storage, **changes: Any) -> PartJob:
@@ -115,7 +116,7 @@ def test_what_lies_there_is_kept_and_the_rest_ends_in_the_same_bytes(answered, w
                     "everything": {"generations", "programs", "quarantine"}}[lost]  # fmt: skip
 
 
-@pytest.mark.parametrize("harm", ["torn", "another key", "other questions"])
+@pytest.mark.parametrize("harm", ["torn", "another key", "other texts", "other questions"])
 def test_what_is_not_this_parts_is_made_again(answered, worker, asked, tmp_path, harm):
     out, statistics = answered
     copy = Storage.open(tmp_path).recording()
@@ -129,6 +130,17 @@ def test_what_is_not_this_parts_is_made_again(answered, worker, asked, tmp_path,
         again = worker.run(part(asked, copy, key="b"))
         assert again["content"] == statistics["content"]
         assert generations_name("pot", 0) in {file["name"] for file in again["written"]}
+    elif harm == "other texts":
+        changed = copy.read_table(programs_name(0))
+        metadata = changed.schema.metadata
+        sources = [source and source + "  # of another text" for source in changed["source"].to_pylist()]
+        place = changed.schema.get_field_index("source")
+        changed = changed.set_column(place, changed.schema.field("source"), pa.array(sources, pa.string()))
+        copy.write_table(programs_name(0), changed.replace_schema_metadata(metadata))
+        copy.take_written()
+        again = worker.run(part(asked, copy))
+        assert again["content"] == statistics["content"]
+        assert programs_name(0) in {file["name"] for file in again["written"]}
     else:
         fewer = worker.run(part(asked[:5], copy))
         assert fewer["rows"] == 5
