@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.evaluation.metrics import Metric
 from s2l_ray.execution.placement import Placement
 from s2l_ray.execution.precision import Precision
 from s2l_ray.selection import Selector
@@ -28,3 +29,5 @@ class SweepContext:
     """Section → what its model is computed in where a trial does not set it."""
     selectors: tuple[Selector, ...] = ()
     """Registered in the process that leads the sweep; those that trials run in know them not."""
+    metrics: tuple[Metric, ...] = ()
+    """Likewise."""

@@ -17,6 +17,7 @@ from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.load import ConfigError
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.evaluation.metrics import MetricError
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 from s2l_ray.sweeps.trials import FULL, Trial
@@ -141,5 +142,16 @@ def objective_set(base: S2LConfig, stage: Stage) -> str:
 
 
 def objective_of(base: S2LConfig, stage: Stage) -> float:
-    """The figure by which trials are judged."""
-    return float(TargetArtifact.of(stage).evaluation[objective_set(base, stage)]["after"][base.sweep.metric])
+    """The figure by which trials are judged.
+
+    Raises:
+        MetricError: the target was evaluated before its metric was registered.
+    """
+    after = TargetArtifact.of(stage).evaluation[objective_set(base, stage)]["after"]
+    if base.sweep.metric not in after:
+        raise MetricError(
+            f"{stage.folder} was evaluated before the metric {base.sweep.metric} was registered, so its trial cannot "
+            f"be judged by it; delete {stage.storage.uri} and sweep again, which fine-tunes it again, or choose "
+            "another sweep.metric"
+        )
+    return float(after[base.sweep.metric])

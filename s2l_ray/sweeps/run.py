@@ -18,6 +18,7 @@ from s2l_ray.artifacts.runner import open_runner
 from s2l_ray.config.load import load_config
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import describe
+from s2l_ray.evaluation.metrics import registered_metrics
 from s2l_ray.execution.ray_metrics import RayMetrics
 from s2l_ray.observability.progress import Progress
 from s2l_ray.selection.registry import registered_here
@@ -218,7 +219,7 @@ class _Runner:
             precisions["target"] = precisions["proxy"]  # it is the proxy's model
         return SweepContext(
             self.base[phase], run.storage, layout.placements, embedded, phase, self.trajectories, precisions,
-            registered_here(),
+            registered_here(), registered_metrics(),
         )  # fmt: skip
 
     def _at_once(self) -> int:

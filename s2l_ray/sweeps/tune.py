@@ -24,7 +24,7 @@ from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.sweep import RangeConfig
 from s2l_ray.errors import describe
-from s2l_ray.evaluation.metrics import get_metric
+from s2l_ray.evaluation.metrics import get_metric, register_metric
 from s2l_ray.execution.capacity import Node, fit
 from s2l_ray.execution.failures import is_final
 from s2l_ray.execution.orphaned_placement_groups import remove_orphaned_placement_groups
@@ -121,6 +121,8 @@ def _whole_way(trial: Trial, shared: SweepContext) -> Stage:
     quiet_ray_data()
     for selector in shared.selectors:
         register(selector)
+    for metric in shared.metrics:
+        register_metric(metric)
     config = trial.config(shared.base)
     run = Run(config, shared.storage)
     with _log_of(trial, shared) as log:
@@ -137,6 +139,7 @@ def _whole_way(trial: Trial, shared: SweepContext) -> Stage:
             subset_stages(context)
         target_stages(context)
     [stage] = run.targets.values()
+    objective_of(shared.base, stage)  # of an earlier target it may not be known: then no trial is finished with it
     write_record(shared, trial, run, stage)
     return stage
 

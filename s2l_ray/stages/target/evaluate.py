@@ -108,7 +108,8 @@ class Evaluator:
                 f"{wrong} of {len(losses)} held-out losses ({name}) are not finite: the target has diverged or "
                 "overflows; lower target.learning_rate, or set target.precision=fp32"
             )
-        return summarise(scored_examples(losses, counts, exact, sources)), _table(name, examples, losses, exact)
+        result = summarise(scored_examples(losses, counts, exact, sources), self.job.metrics)
+        return result, _table(name, examples, losses, exact)
 
 
 def _table(name: str, examples: Examples, losses: np.ndarray, exact: np.ndarray) -> pa.Table:

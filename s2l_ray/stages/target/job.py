@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.data.curriculum import CurriculumPlan
 from s2l_ray.data.training_order import TrainPlan
+from s2l_ray.evaluation.metrics import Metric, built_in_metrics
 from s2l_ray.storage.folder import Storage
 
 
@@ -44,6 +45,8 @@ class TargetJob:
     weighted: bool = False
     staged: bool = False
     threads: int | None = None
+    metrics: tuple[Metric, ...] = field(default_factory=lambda: tuple(built_in_metrics()))
+    """Of held-out sets: workers know only those that packages offer."""
 
     @property
     def checkpoint_steps(self) -> int:

@@ -16,6 +16,7 @@ from s2l_ray.data.curriculum import CurriculumPlan
 from s2l_ray.data.example_id import ids_to_array
 from s2l_ray.data.subset_marks import SubsetMarks
 from s2l_ray.data.training_order import TrainPlan
+from s2l_ray.evaluation.metrics import list_metrics
 from s2l_ray.lm.identity import model_identity, pinned
 from s2l_ray.observability.progress import format_count
 from s2l_ray.stages.context import RunContext
@@ -159,7 +160,7 @@ def _build(
         num_parameters=sharding.num_parameters, zero_stage=sharding.stage, zero_config=sharding.config,
         precision=precision, objective_set=config.sweep.heldout_set, objective_metric=config.sweep.metric,
         card=model_card(context.run, name, target, subset, facts), threads=placement.threads,
-        subset=marks.subset, weighted=marks.weighted, staged=marks.staged,
+        subset=marks.subset, weighted=marks.weighted, staged=marks.staged, metrics=tuple(list_metrics()),
     )  # fmt: skip
     if marks.said:
         say(f"[{label}] {marks.said}")

@@ -8,13 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from s2l_ray.artifacts.manifest import StageManifest
+from s2l_ray.artifacts.models import TargetArtifact
+from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config import ConfigError, load_config
+from s2l_ray.errors import UserError
 from s2l_ray.evaluation import metrics
 from s2l_ray.evaluation.metrics import (
     RESERVED,
     Metric,
     MetricError,
     SetResult,
+    built_in_metrics,
     get_metric,
     list_metrics,
     register_metric,
@@ -24,9 +29,14 @@ from s2l_ray.evaluation.metrics import (
 )
 from s2l_ray.reporting.numbers import metric_title
 from s2l_ray.reporting.sweeps import sweep_metric
+from s2l_ray.storage.folder import Storage
+from s2l_ray.sweeps.context import SweepContext
+from s2l_ray.sweeps.records import objective_of
 from s2l_ray.sweeps.results import Point, result_schema, shortfall
 from s2l_ray.sweeps.text import _judged_by
-from s2l_ray.sweeps.tune import mode_of
+from s2l_ray.sweeps.trials import Trial
+from s2l_ray.sweeps.tune import _whole_way, mode_of
+from s2l_ray.testing.tiny import tiny_run_config
 
 SCORED = scored_examples(
     np.array([1.0, 2.0, 3.0, 10.0]), np.array([1, 1, 2, 4]), np.array([True, False, True, True]), np.array(list("bbba"))
@@ -125,3 +135,27 @@ def test_what_is_no_metric_at_all_is_refused_and_one_may_be_registered_again():
 def test_a_metric_that_fails_is_named(compute: Any, message: str):
     with pytest.raises(MetricError, match=message):
         replace(LONGEST, compute=compute).of(SCORED)
+
+
+def test_trials_know_what_was_registered_where_their_sweep_was_started(tmp_path, monkeypatch):
+    register_metric(LONGEST)
+    tree = tiny_run_config(tmp_path / "run")
+    base = load_config(tree | {"target": tree["proxy"]})
+    shared = SweepContext(base, Storage.open(tmp_path / "run"), {}, True, "target", "", metrics=registered_metrics())
+    table = {metric.name: metric for metric in built_in_metrics()}  # of another process
+    monkeypatch.setattr(metrics, "_metrics", lambda: table)
+    with pytest.raises(UserError, match="no_such"):
+        _whole_way(Trial("no_such", 0.1, 0), shared)
+    assert get_metric("longest") == LONGEST
+
+
+def test_a_target_that_was_evaluated_before_a_metric_was_registered_is_named(tmp_path):
+    register_metric(LONGEST)
+    artifact = TargetArtifact(
+        subset="full", summary={}, memory={}, evaluation={"held": {"before": None, "after": {"macro": 2.5}}}
+    )  # fmt: skip
+    manifest = StageManifest(stage="target/full", key="k", extra=artifact.model_dump())
+    stage = Stage("target/full", "target/full-0", Storage.open(tmp_path), manifest)
+    assert objective_of(config("macro"), stage) == 2.5
+    with pytest.raises(MetricError, match=rf"target/full-0 was evaluated before .* longest .*delete .*{tmp_path.name}"):
+        objective_of(config("longest"), stage)

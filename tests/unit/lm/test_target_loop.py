@@ -20,6 +20,7 @@ from s2l_ray.data.example_id import ID_TYPE, content_id
 from s2l_ray.data.render import Renderer
 from s2l_ray.data.token_parts import TOKEN_SCHEMA, read_parts
 from s2l_ray.data.training_order import make_plan
+from s2l_ray.evaluation.metrics import Metric, built_in_metrics
 from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.stages.target.evaluate import read_evaluation
 from s2l_ray.stages.target.job import TargetJob
@@ -89,6 +90,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tokens, heldout, tokenizer, folder / "base")
 
 
+LONGEST = Metric("longest", "longest response", "tokens", True, compute=lambda scored: scored.counts.max())
+
+
 def job_of(world: World, out: Path, total_steps: int = 60, heldout: bool = True, **changes: Any) -> TargetJob:
     settings: dict[str, Any] = {
         "max_length": 32, "tokens_per_microbatch": 256, "global_batch_size": 16, "learning_rate": 5e-3,
@@ -102,7 +106,7 @@ def job_of(world: World, out: Path, total_steps: int = 60, heldout: bool = True,
         tokenizer=world.tokenizer, tokens=world.tokens, heldout=world.heldout if heldout else None,
         heldout_names=("other",) if heldout else (), heldout_tokens_per_batch=512, out=Storage.open(out),
         num_parameters=0, zero_stage=0, zero_config=None, precision="fp32", card="# card", threads=1,
-        objective_set=None, objective_metric="macro",
+        objective_set=None, objective_metric="macro", metrics=(*built_in_metrics(), LONGEST),
     )  # fmt: skip
 
 
@@ -158,6 +162,8 @@ def test_keep_best_exports_the_weights_of_the_lowest_heldout_loss(world: World, 
     assert losses[60] > losses[best] + 0.1, "training must have hurt for this to say anything"
     assert (summary["exported_step"], summary["steps"]) == (best, 60)
     assert macro_by_hand(world, exported(out)) == pytest.approx(losses[best], abs=1e-4)
+    longest = max(sum(mask) for mask in world.heldout.read_table("other.parquet")["response_mask"].to_pylist())
+    assert read_evaluation(Storage.open(out), best)["other"]["longest"] == longest  # type: ignore[index]
 
 
 def test_without_keep_best_the_last_weights_are_exported(world: World, overfitted, tmp_path: Path):
