@@ -20,28 +20,37 @@ def add_to(commands: Commands) -> None:
     """Its arguments."""
     evaluate = commands.add_parser(
         "evaluate", help="have targets answer test questions", description=_ABOUT,
-        usage="s2l evaluate RUN [evaluation.field=value ...] [options]",
+        usage="s2l evaluate RUN [section.field=value ...] [options]",
     )  # fmt: skip
     evaluate.add_argument("run", metavar="RUN", help="the run's folder")
     evaluate.add_argument(
         "overrides", nargs="*", metavar="section.field=value", help="settings of evaluation, resources, estimates"
     )
-    named = evaluate.add_argument("--subset", action=Once, type=_names, metavar="NAMES", help="s2l-0.11,full,base")
+    named = evaluate.add_argument(
+        "--subset", action=Once, type=_names, metavar="NAMES", help="s2l-0.11,full; base: the model before fine-tuning"
+    )
     named.completer = complete_subsets
     evaluate.add_argument("--tasks", action=Once, type=_names, metavar="NAMES", help="gsm8k,math,...")
     evaluate.add_argument(
         "--form", action=Once, choices=("cot", "pot", "hybrid"), metavar="FORM", help="cot, pot or hybrid"
     )
-    evaluate.add_argument("--limit", action=Once, type=int, metavar="N", help="questions of each task")
+    evaluate.add_argument(
+        "--limit", action=Once, type=int, metavar="N", help="ask only the first N questions of each task"
+    )
     evaluate.add_argument("--model", action=Once, help="a hub id or folder, instead of the targets")
     how = evaluate.add_mutually_exclusive_group()
     how.add_argument("--rescore", action="store_true", help="judge again; generate nothing")
     how.add_argument("--dry-run", action="store_true", help="say what it would take; start nothing")
     how.add_argument("--export-lm-eval", action=Once, metavar="DIR", help="write tasks for lm-evaluation-harness")
     evaluate.add_argument(
-        "--compare", action=Once, type=_names, default=[], metavar="NAMES", help="test differences: full,s2l-0.11"
+        "--compare",
+        action=Once,
+        type=_names,
+        default=[],
+        metavar="NAMES",
+        help="test whether these differ: full,s2l-0.11",
     )
-    evaluate.add_argument("--across-engines", action="store_true", help="with --compare: engines may differ")
+    evaluate.add_argument("--across-engines", action="store_true", help="compare even what different engines answered")
     # Said by the message that asks for it; nobody should come upon it by chance.
     evaluate.add_argument("--i-know-programs-run-with-my-rights", action="store_true", help=argparse.SUPPRESS)
     evaluate.set_defaults(call=_evaluate)

@@ -21,7 +21,7 @@ def add_to(commands: Commands) -> None:
     init = commands.add_parser(
         "init", help="look at your data and write a configuration", description=_ABOUT, epilog=_EXAMPLES
     )
-    init.add_argument("paths", metavar="PATH", nargs="+", help="files, folders or globs; local, s3:// or gs://")
+    init.add_argument("paths", metavar="PATH", nargs="+", help="files, folders, globs; local, s3://, gs://, abfs://")
     init.add_argument("--out", action=Once, metavar="FILE", help="default: the data's name with .yaml; -: print it")
     init.add_argument("--model", action=Once, metavar="NAME", help="the proxy; default EleutherAI/pythia-70m-deduped")
     init.set_defaults(call=_init)

@@ -7,12 +7,14 @@ import argparse
 from s2l_ray.cli.arguments import Commands, print_json
 
 _ABOUT = """\
-Print the JSON schema of a configuration file. Editors complete and check a YAML
-file by it that begins with the line
+Print the JSON schema of a configuration file, with which an editor can complete
+and check it. Write the schema into the folder of the YAML file,
 
-  # yaml-language-server: $schema=s2l.schema.json
+  s2l schema > s2l.schema.json
 
-after  s2l schema > s2l.schema.json  in the same folder."""
+and let the YAML file begin with the line
+
+  # yaml-language-server: $schema=s2l.schema.json"""
 
 
 def add_to(commands: Commands) -> None:

@@ -16,9 +16,9 @@ def add_to(commands: Commands) -> None:
     """Its arguments."""
     submit = commands.add_parser(
         "submit", help="run a command on a Ray cluster, as a job", description=_ABOUT, allow_abbrev=False,
-        usage="s2l submit CONFIG [section.field=value ...] [options]",
+        usage="s2l submit CONFIG|RUN [section.field=value ...] [options]",
     )  # fmt: skip
-    submit.add_argument("what", metavar="CONFIG", help="recipe, YAML file, or a finished run's folder")
+    submit.add_argument("what", metavar="CONFIG|RUN", help="recipe or YAML file; or a run's folder")
     submit.add_argument("overrides", nargs="*", metavar="section.field=value", help="as for the command itself")
     submit.add_argument("--address", metavar="URL", help="http://head:8265; default: $RAY_API_SERVER_ADDRESS")
     submit.add_argument(
@@ -27,13 +27,17 @@ def add_to(commands: Commands) -> None:
     )  # fmt: skip
     submit.add_argument("--working-dir", metavar="FOLDER", help="send this folder too, without ignored files")
     submit.add_argument(
-        "--include", metavar="PATTERN", action="append", default=[], help="of that folder send this all the same"
+        "--include",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="with --working-dir: send what matches this, too, though it is ignored",
     )
     submit.add_argument(
         "--package",
         metavar="PATH",
         default="installed",
-        help="another s2l_ray: a folder, a wheel, or none",
+        help="a folder or wheel of s2l_ray to send instead of the installed one; none: the nodes have it",
     )
     submit.add_argument(
         "--extras", metavar="NAMES", default="", help="have pip install these on every node: gpu,target"

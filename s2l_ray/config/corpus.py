@@ -69,13 +69,13 @@ class TemplateConfig(Section):
 
 class CorpusConfig(Section):
     paths: list[Location] = Field(default=[])
-    """Files, folders or globs; local or `s3://`, `gs://`. JSON, JSONL (also .gz, .zst, .bz2), Parquet, CSV, Arrow (also
-    folders of `Dataset.save_to_disk`). In URIs,
-    `?` begins the options (`?region=…`); as a wildcard it is written %3F, brackets %5B and %5D, a space %20."""
+    """Files, folders or globs; local or `s3://`, `gs://`, `abfs://`. JSON, JSONL (also .gz, .zst, .bz2), Parquet, CSV,
+    Arrow (also folders of `Dataset.save_to_disk`). In URIs, `?` begins the options (`?region=…`); as a wildcard it is
+    written %3F, brackets %5B and %5D, a space %20."""
     huggingface: HuggingFaceSource | None = None
     """A Hugging Face data set, instead of `paths`."""
     quickstart: QuickstartSource | None = None
-    """The embedded corpus, instead of `paths`."""
+    """The built-in corpus, instead of `paths`."""
     format: Literal["auto", "instruction", "prompt_completion", "messages", "sharegpt", "template"] = "auto"
     """How a row becomes prompt and response: `instruction` (instruction, input?, output; also system, history, tools),
     `prompt_completion` (text, or lists of turns), `messages` and `sharegpt` (chats in the column `messages` or

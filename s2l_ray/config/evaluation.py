@@ -114,7 +114,7 @@ class ContaminationConfig(Section):
 
 class EvaluationConfig(Section):
     tasks: list[str] = Field(min_length=1, max_length=_MAX_TASKS)
-    """gsm8k, math, numglue, svamp, mathematics, simuleq, clinical, quickstart (of the embedded corpus), names in
+    """gsm8k, math, numglue, svamp, mathematics, simuleq, clinical, quickstart (of the built-in corpus), names in
     `custom`, or `custom` for all of those."""
     data: EvaluationDataConfig = EvaluationDataConfig()
     """Where the built-in tasks' questions are."""

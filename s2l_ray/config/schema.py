@@ -34,7 +34,7 @@ class ClustersConfig(Section):
     """Number of Lloyd iterations."""
     max_train_points: int = bounded(1_000_000, 10**10, "and the points are held in one actor's memory", ge=1)
     """Centroids are trained on a seeded sample of at most this many trajectories; all are assigned, by streaming."""
-    num_snapshots: int | None = bounded(None, 1000, "and every snapshot scores the whole corpus once more", ge=1)
+    num_snapshots: int | None = bounded(None, 1000, "and no run records so many", ge=1)
     """Number of recorded snapshots to cluster by; None: all."""
     snapshots: Literal["even", "first"] = "even"
     """Which of them: evenly spaced, with the first and the last (if one: the last), or the first ones (as if training

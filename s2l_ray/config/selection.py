@@ -45,13 +45,13 @@ class GuardConfig(Section):
     ends no lower than it began; `prompt_gain`, whose prompt does not lower it; `local`, whose loss is above those of
     the nearest prompts. []: none, whatever the selector has."""
     max_rise_nats: float | None = bounded(None, 1e6, "and no loss rises so far", ge=0)
-    """`rise`: by how much the last loss may lie above the lowest (nats per token); 0.2."""
+    """`rise`: by how much the last loss may lie above the lowest (nats per token); None: 0.2."""
     max_local_excess_nats: float | None = bounded(None, 1e6, "and no loss lies so far above others", ge=0)
-    """`local`: by how much the last loss may lie above the median of the neighbours' (nats per token); 1."""
+    """`local`: by how much the last loss may lie above the median of the neighbours' (nats per token); None: 1."""
     neighbours: int | None = bounded(None, 1024, "and neighbours so far away say nothing", ge=1)
-    """`local`: how many nearest prompts are compared with; 20."""
+    """`local`: how many nearest prompts are compared with; None: 20."""
     min_kept_share: float | None = bounded(None, 1.0, "and no more than everything can be kept", ge=0)
-    """Stop with an error where fewer of the examples would stay eligible; 0.8."""
+    """Stop with an error where fewer of the examples would stay eligible; None: 0.8."""
 
     def given(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True)
@@ -83,7 +83,7 @@ class SelectionConfig(Section):
     weights: Weighting | None = None
     """`cluster`: chosen examples weigh as many as they stand for, in the subset's files and in the target's loss."""
     weights_cap: float | None = bounded(None, 1e6, "and one example could rule a batch", ge=1)
-    """Largest weight, in multiples of the median; 10."""
+    """Largest weight, in multiples of the median; None: 10."""
     reference: ReferenceConfig = ReferenceConfig()
     """Which snapshot gives the scores and embeddings that selectors look at."""
     guard: GuardConfig = GuardConfig()

@@ -89,6 +89,10 @@ class SweepConfig(Section):
     @field_validator("selectors")
     @classmethod
     def _selectors(cls, names: list[str]) -> list[str]:
+        from s2l_ray.selection.registry import get_selector  # those that were registered from outside too
+
+        for name in names:
+            get_selector(name)
         refuse_repeated("sweep.selectors", names)
         return names
 

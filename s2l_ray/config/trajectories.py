@@ -16,8 +16,8 @@ class TrajectoriesConfig(Section):
     what the training computes anyway, one loss for every example and whole epoch, without a further pass. `hybrid`:
     both, with few snapshots."""
     num_snapshots: int | None = bounded(None, 1000, "and every snapshot scores the whole corpus once more", ge=1)
-    """T: how many times every example is scored, evenly spaced over the optimiser steps: first and last included, of
-    `hybrid` the last. None: 12, with `hybrid` 3, with `training` none."""
+    """T: how many times every example is scored, evenly spaced over the optimiser steps, with the first and the last
+    step among them (with `hybrid`: the last). None: 12; with `hybrid` 3, with `training` none."""
     include_step_zero: bool = False
     """Let the first snapshot be the untrained proxy (step 0) instead of the proxy after its first step."""
     tokens_per_batch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)

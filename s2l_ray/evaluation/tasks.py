@@ -16,7 +16,7 @@ SUMMARY = "summary"
 VERBATIM = "verbatim"
 """The rule of tasks whose completion is the answer, letter by letter."""
 QUICKSTART = "quickstart"
-"""The embedded corpus's own test: its responses are what is asked for."""
+"""The built-in corpus's own test: its responses are what is asked for."""
 
 
 @dataclass(frozen=True)

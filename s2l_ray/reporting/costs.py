@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.run import Run
 from s2l_ray.reporting.facts_worth import Cost, CostPart, Worth
+from s2l_ray.reporting.main_subset import main_subset
+from s2l_ray.selection.registry import UnknownSelector, needs_of
+from s2l_ray.selection.signals import FACET, SOURCES
 
-FREE_SELECTORS = ("random", "random_per_source", FULL)
-"""Need no reference model."""
 _SIZES = (1e6, 1e11)
+
+
+def is_free(selector: str) -> bool:
+    """Whether it needs no reference model. A selector that is not known here may well need one."""
+    if selector == FULL:
+        return True
+    try:
+        return all(need == SOURCES or need.startswith(FACET) for need in needs_of(selector))
+    except UnknownSelector:
+        return False
+
+
+def num_scored(snapshots: Sequence[Mapping[str, Any]]) -> int:
+    """How many of a proxy's points took a pass over the corpus; its training computed the others anyway."""
+    return sum(snapshot.get("epoch") is None for snapshot in snapshots)
 
 
 def cost_of(run: Run, worth: Worth | None) -> Cost | None:
@@ -25,11 +42,11 @@ def cost_of(run: Run, worth: Worth | None) -> Cost | None:
     models = worth.models if worth else []
     parts = []
     for model in models:
-        if model.selector not in FREE_SELECTORS:
+        if not is_free(model.selector):
             parts += [CostPart(model.label, name, value) for name, value in selecting]
         parts.append(CostPart(model.label, "target", model.flops))
     if not models:
-        parts = [CostPart("s2l", name, value) for name, value in selecting]
+        parts = [CostPart(_who_selects(run), name, value) for name, value in selecting]
     full = next((m.flops for m in models if m.selector == FULL), None)
     measured = full is not None
     if full is None:
@@ -38,10 +55,17 @@ def cost_of(run: Run, worth: Worth | None) -> Cost | None:
     pays: dict[str, float | None] = {}
     if full is not None:
         for model in models:
-            if model.selector not in FREE_SELECTORS:
+            if not is_free(model.selector):
                 pays[model.label] = total / (full - model.flops) if full > model.flops else None
     size = proxy.manifest.extra["summary"]["num_parameters"]
     return Cost(parts, total, total / full if full else None, full, measured, pays, _reference_curve(run), size)
+
+
+def _who_selects(run: Run) -> str:
+    """The selector that the reference model was trained for."""
+    main = main_subset(run)
+    selector = "" if main is None else str(run.subsets[main].manifest.extra["selector"])
+    return selector if selector and not is_free(selector) else "selecting"
 
 
 def _full_at_equal_epochs(run: Run, worth: Worth | None) -> float | None:
@@ -59,6 +83,6 @@ def _reference_curve(run: Run) -> list[tuple[float, float]]:
     if tokens is None:
         return []
     once = tokens.manifest.extra["num_tokens"]
-    trained, snapshots = proxy.manifest.extra["summary"]["train_tokens"], len(proxy.manifest.extra["snapshots"])
+    trained, scored = proxy.manifest.extra["summary"]["train_tokens"], num_scored(proxy.manifest.extra["snapshots"])
     sizes = np.geomspace(*_SIZES, 6)
-    return [(float(p), float(p * (6 * trained + 2 * once * snapshots))) for p in sizes if math.isfinite(p)]
+    return [(float(p), float(p * (6 * trained + 2 * once * scored))) for p in sizes]

@@ -8,6 +8,7 @@ from s2l_ray.artifacts.models import HeldOutArtifact, ProxyArtifact, SubsetArtif
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.observability.progress import format_count, format_duration
+from s2l_ray.reporting.costs import is_free, num_scored
 from s2l_ray.reporting.facts_worth import MetricFacts, Score, Worth
 from s2l_ray.reporting.main_subset import main_subset
 from s2l_ray.reporting.numbers import compact, figure
@@ -33,9 +34,10 @@ def summary_lines(run: Run) -> list[str]:
         f"{bad:,} unusable rows set aside).",
         f"  Trained   a small proxy model ({format_count(made.summary['num_parameters'])} parameters) on all of them "
         f"and noted every example's loss {len(made.snapshots)} times.",
-        f"  Grouped   examples whose loss falls alike into {clusters} clusters, and drew evenly from them (s2l):",
+        f"  Grouped   examples whose losses fall in the same way into {clusters} clusters.",
     ]
     lines[-2:-2] = cut_lines(run)
+    lines += ["  Chose     these subsets:"] * bool(run.subsets)
     by_selector: dict[str, list[Stage]] = {}
     for stage in run.subsets.values():
         by_selector.setdefault(SubsetArtifact.of(stage).selector, []).append(stage)
@@ -50,8 +52,12 @@ def summary_lines(run: Run) -> list[str]:
             *evaluation_lines(run),
             f"  Look at it:    s2l inspect {printable(run.uri)}",
         ]
+    if run.subsets:
+        lines.append("  Train on one of these files instead of the whole corpus; a Parquet copy is beside each.")
+    free = [selector for selector in by_selector if is_free(selector)]
+    if 0 < len(free) < len(by_selector):
+        lines.append(f"  For comparison, chosen without the proxy: {', '.join(free)}.")
     lines += [
-        "  Train on an s2l file instead of the whole corpus (a Parquet copy is beside it); random* are yardsticks.",
         f"  Look at it:    s2l inspect {run.uri}",
         f"  Another size:  s2l select {run.uri} --budget 0.3",
     ]
@@ -145,6 +151,6 @@ def _selection_lines(run: Run) -> list[str]:
     if "proxy" not in run.stages or "tokens" not in run.stages:
         return []
     proxy, tokens = ProxyArtifact.of(run.stage("proxy")), TokensArtifact.of(run.stage("tokens"))
-    read = proxy.summary["train_tokens"] + tokens.num_tokens * len(proxy.snapshots)
+    read = proxy.summary["train_tokens"] + tokens.num_tokens * num_scored(proxy.snapshots)
     flops = proxy.flops["training"] + proxy.flops["scoring"]
     return [f"  Selecting before took {format_count(read)} tokens and {compact(flops)} FLOPs, once for all targets."]

@@ -61,7 +61,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def tiny_run_config(run_dir: Path, num_examples: int = 600, **changes: Any) -> dict[str, Any]:
-    """A whole run in seconds: embedded corpus, a proxy of some ten thousand parameters."""
+    """A whole run in seconds: built-in corpus, a proxy of some ten thousand parameters."""
     tree: dict[str, Any] = {
         "name": "tiny",
         "run_dir": str(run_dir),

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 
 from s2l_ray.artifacts.index import FULL
-from s2l_ray.reporting.costs import FREE_SELECTORS
+from s2l_ray.reporting.costs import is_free
 from s2l_ray.reporting.facts import Stability
 from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets
 from s2l_ray.reporting.look import GRID, LOOKS, WIDTH, Rows, data, dressed, log_axis, look_of, padded
@@ -146,7 +146,7 @@ def cost(budgets: Budgets, size: tuple[int, int] = (WIDTH, 190)) -> Any:
     factor = 100 if metric.is_share else 1
     rows: Rows = []
     for p in (p for p in points_of(budgets, budgets.deciding) if p.phase == "target" or _only_predicted(budgets)):
-        flops = p.flops + (0.0 if p.selector in FREE_SELECTORS else budgets.selection_flops)
+        flops = p.flops + (0.0 if is_free(p.selector) else budgets.selection_flops)
         low, high = (p.estimate.value if b is None else b for b in (p.estimate.low, p.estimate.high))
         look = look_of(p.selector, {q.selector for q in budgets.points})
         who = f"{selector_name(p.selector)} {percent(p.share)}"

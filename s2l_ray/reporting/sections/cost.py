@@ -5,7 +5,7 @@ from __future__ import annotations
 from s2l_ray.artifacts.index import FULL
 from s2l_ray.reporting.charts import cost as charts
 from s2l_ray.reporting.facts import Facts
-from s2l_ray.reporting.look import MUTED, STEPS, VARIABLES
+from s2l_ray.reporting.look import LOOKS, MUTED, STEPS, VARIABLES
 from s2l_ray.reporting.numbers import compact, percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
 
@@ -60,8 +60,8 @@ def _break_even_figure(facts: Facts, draw: Drawing) -> list[Figure]:
     rows = [[names.get(label, label), compact(value), "" if label == FULL else _targets(cost.break_even[label])]
             for label, value in flops.items()]  # fmt: skip
     legend = [
-        ("—", VARIABLES["#4a4a4a"][0], "full data"),
-        ("—", VARIABLES["#0b6e99"][0], f"{draw.name(drawn)}, selection included"),
+        ("—", VARIABLES[LOOKS[FULL].colour][0], "full data"),
+        ("—", VARIABLES[LOOKS["s2l"].colour][0], f"{draw.name(drawn)}, selection included"),
     ]
     text = "; ".join(said)
     svg = draw.svg(

@@ -114,7 +114,7 @@ def _units(
 def _check_quickstart(config: S2LConfig) -> QuickstartSource:
     if config.corpus.quickstart is None:
         raise EvaluationError(
-            "task quickstart is the test of the embedded corpus, and corpus.quickstart is not set: its questions are "
+            "task quickstart is the test of the built-in corpus, and corpus.quickstart is not set: its questions are "
             "of no use to a model that was trained on other data; leave it out"
         )
     return config.corpus.quickstart

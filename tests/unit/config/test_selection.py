@@ -143,3 +143,8 @@ def test_the_documentation_has_every_selector_as_the_registry_describes_it() -> 
     assert [(name.strip(" `"), said.strip()) for name, said in rows] == [
         (one.name, one.summary) for one in list_selectors()
     ]
+
+
+def test_the_selectors_of_a_sweep_are_looked_up_when_a_configuration_is_loaded() -> None:
+    with pytest.raises(ConfigError, match=r"sweep\.selectors: unknown selector 'nonsense'; known: "):
+        load_config("quickstart", ["sweep.selectors=[nonsense]"])

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from s2l_ray.artifacts.run import load_run
-from s2l_ray.reporting.summary import cut_lines, summary_lines
+from s2l_ray.reporting.costs import cost_of, is_free
+from s2l_ray.reporting.summary import _selection_lines, cut_lines, summary_lines
 from tests.support.report_runs import MadeRun
 
 
@@ -47,3 +48,57 @@ def test_what_was_cut_is_counted_per_stage(tmp_path, cut, line):
     assert [one for one in lines if one.startswith("  Cut")] == expected
     if expected:
         assert lines.index(expected[0]) == next(i for i, one in enumerate(lines) if one.startswith("  Read")) + 1
+
+
+@pytest.mark.parametrize(
+    ("selectors", "comparison"),
+    [
+        (("s2l",), None),
+        (("random",), None),
+        (("s2l", "random"), "  For comparison, chosen without the proxy: random."),
+    ],
+)
+def test_only_what_was_chosen_is_spoken_of(tmp_path, selectors, comparison):
+    run = load_run(str(MadeRun(tmp_path / "run", num_examples=200, targets=(), selectors=selectors).make()))
+    lines = summary_lines(run)
+    told = "\n".join(lines).replace(run.uri, "")
+    assert [line for line in lines if "comparison" in line] == ([] if comparison is None else [comparison])
+    assert [name for name in ("s2l", "random") if f"{name} " in told.partition("Look at it")[0]] == sorted(
+        selectors, reverse=True
+    )
+    cost = cost_of(run, None)
+    assert cost is not None
+    assert {part.selector for part in cost.parts} == {"s2l" if "s2l" in selectors else "selecting"}
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ("full", True),
+        ("random", True),
+        ("random_per_source", True),
+        ("s2l", False),
+        ("ifd", False),
+        ("unheard_of", False),
+    ],
+)
+def test_what_needs_no_reference_model_is_what_the_selector_says(selector, expected):
+    assert is_free(selector) is expected
+
+
+class RecordedRun(MadeRun):
+    """A made run, all losses of which but two were computed by training."""
+
+    def stage(self, name: str, kind: str, inputs: Any, counts: Any, extra: Any, *rest: Any, **more: Any) -> str:
+        if kind == "proxy":
+            extra["snapshots"] = [s | {"epoch": n if n < 3 else None} for n, s in enumerate(extra["snapshots"])]
+        return super().stage(name, kind, inputs, counts, extra, *rest, **more)
+
+
+def test_losses_that_training_computed_cost_no_pass(tmp_path):
+    run = load_run(str(RecordedRun(tmp_path / "run", num_examples=200, targets=()).make()))
+    [line] = _selection_lines(run)
+    assert "took 150k tokens" in line  # 90,000 of training, twice 30,000 of scoring
+    cost = cost_of(run, None)
+    assert cost is not None
+    assert cost.reference[0] == (1e6, 1e6 * (6 * 90_000 + 2 * 30_000 * 2))
