@@ -14,10 +14,12 @@ from s2l_ray.artifacts.manifest import StageManifest
 from s2l_ray.artifacts.models import HeldOutArtifact, TokensArtifact
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config import ProxyConfig, load_config
+from s2l_ray.config.target import TargetConfig
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.quarantine import QuarantineLimitError
 from s2l_ray.errors import UserError
 from s2l_ray.lm.checks import ModelError, about_experts
+from s2l_ray.lm.exported import ModelSource
 from s2l_ray.lm.load import load_model, load_model_config, train_tokenizer
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.response_loss import ResponseLoss
@@ -81,6 +83,14 @@ def test_models_from_scratch_have_an_embedding_for_the_largest_id():
     batching = choose_batching(model, loss, pad_id=pad_token_id_of(tokenizer, 41), device=CPU)
     losses = Scorer(loss, batching, tokens_per_batch=300, device=CPU)(examples).losses
     assert np.isfinite(losses).all()
+
+
+def test_a_model_from_scratch_that_is_only_asked_is_described_as_it_is_loaded(tmp_path):
+    with_gaps().save_pretrained(tmp_path)
+    fields = {name: value for name, value in SHAPES["llama"].items() if name != "vocab_size"}
+    source = ModelSource(TargetConfig(from_config=fields, tokenizer=str(tmp_path), max_length=64))
+    model = source.load(source.load_tokenizer(), torch.float32)
+    assert source.load_config().vocab_size == model.config.vocab_size == 41
 
 
 def test_special_tokens_beyond_a_given_vocabulary_are_none_of_the_models():
