@@ -39,4 +39,5 @@ class RunContext:
     @property
     def parallelism(self) -> int:
         """About how many one-CPU tasks run at once."""
-        return self.layout.placements["proxy"].parallelism
+        # Whoever has a place: the number is the cluster's; of the k-means actor it is 1.
+        return max(placement.parallelism for placement in self.layout.placements.values())
