@@ -262,12 +262,7 @@ class S2LConfig(Section):
                 f"balancing by source ({who}) needs corpus.source_column, which is none; name the column, or leave "
                 "selection.stratify and random_per_source out"
             )
-        asking = [name for name, of in needs.items() if QUERY in of]
-        if asking:
-            yield (
-                f"the selector {', '.join(asking)} compares with examples of your task, and runs have no place to name "
-                "them; use it from Python (s2l_ray.selection.order_examples, query_embeddings), or take another one"
-            )
+        yield from self._of_query()
         scored = [name for name, of in needs.items() if any(need.partition("@")[0] in SCALARS for need in of)]
         if scored and self.trajectories.source != "snapshots":
             yield (
@@ -285,6 +280,23 @@ class S2LConfig(Section):
             yield (
                 f"the selector {', '.join(started)} looks at the untrained proxy (start), which is not scored; set "
                 "trajectories.include_step_zero=true, or take another snapshot"
+            )
+
+    def _of_query(self) -> Iterator[str]:
+        asking, sweeping = (
+            [name for name in names if QUERY in self.selection.needs_of(name)]
+            for names in (self.selection.selectors, self.sweep.selectors)
+        )
+        paths = self.selection.query.paths
+        if asking and not paths:
+            yield (
+                f"the selector {', '.join(asking)} compares with examples of your task, and none are named; set "
+                "selection.query.paths=[my_task.jsonl] (prompts with responses), or take another one"
+            )
+        if paths and not asking and not sweeping:
+            yield (
+                f"selection.query.paths={paths} would do nothing: no selector compares with examples of your task; "
+                "add rds_plus to selection.selectors, or leave it out"
             )
 
     def subset_budgets(self) -> dict[str, int | float]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from s2l_ray.config.budgets import check_budgets, plain_budgets
-from s2l_ray.config.section import Section, bounded, refuse_repeated
+from s2l_ray.config.section import Location, Section, bounded, refuse_repeated
 from s2l_ray.errors import UserError, listed, shown
 
 if TYPE_CHECKING:
@@ -68,6 +68,12 @@ class ReferenceConfig(Section):
     None: all of the proxy's."""
 
 
+class QueryConfig(Section):
+    paths: list[Location] = Field(default=[])
+    """Files of your own examples of the task, prompts with responses, for selectors that choose what is nearest to
+    them. Read as the corpus is where their columns fit, else by their own format."""
+
+
 class SelectionConfig(Section):
     budgets: list[int | float] = Field(default=[0.11])
     """Sizes of the subsets: whole numbers are counts of examples, fractions (0, 1] shares of the corpus."""
@@ -86,6 +92,8 @@ class SelectionConfig(Section):
     """Largest weight, in multiples of the median; None: 10."""
     reference: ReferenceConfig = ReferenceConfig()
     """Which snapshot gives the scores and embeddings that selectors look at."""
+    query: QueryConfig = QueryConfig()
+    """Your own examples of the task, for `rds_plus`."""
     guard: GuardConfig = GuardConfig()
     """Rules against wrong answers: what they drop is chosen after all others, and counted."""
     options: dict[str, dict[str, Any]] = Field(default={})
@@ -139,6 +147,26 @@ class SelectionConfig(Section):
         from s2l_ray.selection.registry import needs_of
 
         return needs_of(selector, self.options_of(selector))
+
+    def query_need(self, selector: str) -> str | None:
+        """The embedding by which the user's examples of the task are compared, `column@snapshot`; None: they are not.
+
+        Raises:
+            UserError: the selector reads several embeddings, or none, to compare them with.
+        """
+        from s2l_ray.selection.registry import get_selector
+
+        needs = frozenset(get_selector(selector).needs(self.options_of(selector)))
+        if QUERY not in needs:
+            return None
+        found = sorted(need for need in needs if need.partition("@")[0] in EMBEDDINGS)
+        if len(found) != 1:
+            others = ", ".join(found) or "no embedding"
+            raise UserError(
+                f"the selector {selector} reads examples of the task ({QUERY}), and {others} to compare them with; it "
+                "must read exactly one embedding"
+            )
+        return found[0]
 
     def subset_name(self, selector: str, budget: int | float) -> str:
         """`s2l-0.11`; 1 example and 1.0 of them all differ."""
@@ -255,6 +283,8 @@ def for_selector(tree: dict[str, Any], selector: str) -> dict[str, Any]:
     kept |= {"early_share"} if any(need.endswith("@early") for need in needs) else set()
     kept |= {"embedding_dim"} if reads_embeddings(needs) else set()
     tree["reference"] = reference.model_dump(include=kept)
+    if QUERY not in needs:
+        tree["query"] = {}
     of_rules = {key for key in RULE_OF if RULE_OF[key] in rules} | ({"min_kept_share"} if rules else set())
     tree["guard"] = guard.model_dump(include=of_rules | {"rules"})
     return tree

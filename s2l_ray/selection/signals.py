@@ -49,7 +49,8 @@ _CURE = {
     LOSSES: "score the corpus first: `s2l run CONFIG` records the trajectories",
     CLUSTERS: "run k-means on the trajectories first: `s2l run CONFIG` does",
     SOURCES: "set corpus.source_column to the column that names each example's source",
-    QUERY: "give SelectionInputs the embeddings of your examples of the task",
+    QUERY: "name your examples of the task in selection.query.paths, list the selector in selection.selectors and call "
+    "`s2l run CONFIG`, which embeds them; in Python give SelectionInputs their embeddings",
 }
 
 

@@ -145,6 +145,8 @@ def _inputs(config: S2LConfig) -> Iterator[tuple[str, str]]:
     for name, paths in config.heldout.files.items():
         for path in paths:
             yield f"heldout.files.{name}", path
+    for path in config.selection.query.paths:
+        yield "selection.query.paths", path
     if config.corpus.huggingface and _is_local(config.corpus.huggingface.name):
         yield "corpus.huggingface.name", config.corpus.huggingface.name
     for model in (config.proxy, config.target):

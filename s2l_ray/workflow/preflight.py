@@ -29,6 +29,7 @@ def preflight(config: S2LConfig) -> None:
     from s2l_ray.stages.evaluation.models import check_subsets
     from s2l_ray.stages.evaluation.tasks import check_evaluation
     from s2l_ray.stages.heldout.stage import check_heldout_files, check_objective_set
+    from s2l_ray.stages.query_files import check_query_files
 
     _refuse_lost_folder(config.run_uri)
     what = f"run_dir={shown(strip_credentials(config.run_uri))} cannot be looked at"
@@ -41,6 +42,7 @@ def preflight(config: S2LConfig) -> None:
     for model in (config.proxy, config.target):
         if model is not None:
             _check_model(model, is_embedded(config.resources), on_cpu and model is config.proxy)
+    check_query_files(config)
     if config.target is not None:
         _check_target(config.target, config.resources.target.workers)
         check_objective_set(config)

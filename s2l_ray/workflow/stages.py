@@ -24,6 +24,7 @@ from s2l_ray.stages.evaluation.stage import Evaluation
 from s2l_ray.stages.evaluation.tasks import AskedTask, read_tasks
 from s2l_ray.stages.heldout.stage import heldout_spec
 from s2l_ray.stages.proxy.stage import proxy_spec
+from s2l_ray.stages.signals.query import query_needs, query_spec
 from s2l_ray.stages.signals.stage import passes_of, signals_spec
 from s2l_ray.stages.subset.stage import SelectionReader, subset_spec
 from s2l_ray.stages.target.stage import target_spec
@@ -87,8 +88,11 @@ def run_up_to_clusters(
     proxy = _ensure(context, proxy_spec(context, tokens))
     trajectories = _ensure(context, trajectories_spec(context, corpus, tokens, proxy))
     _ensure(context, clusters_spec(context, trajectories))
-    for need in passes_of(context.config, context.config.selection.selectors if selectors is None else selectors):
+    selectors = context.config.selection.selectors if selectors is None else selectors
+    for need in passes_of(context.config, selectors):
         context.runner.ensure(signals_spec(context, need, tokens, proxy))
+    for need in query_needs(context.config, selectors):
+        context.runner.ensure(query_spec(context, need, corpus, tokens, proxy))
 
 
 def subset_stages(context: RunContext) -> None:

@@ -15,13 +15,18 @@ from s2l_ray.artifacts.models import SubsetArtifact, TrajectoriesArtifact
 from s2l_ray.artifacts.run import part_rows
 from s2l_ray.config import load_config
 from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.quickstart import generate_corpus
 from s2l_ray.data.trajectories import load_columns
 from s2l_ray.selection import MissingSignal, list_selectors, registry
 from s2l_ray.testing.quiet import Quiet
+from s2l_ray.testing.tiny import write_jsonl
 from tests.e2e.test_doors import DOCS, example
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-NAMES = [selector.name for selector in list_selectors() if selector.name not in ("rds_plus", "random_per_source")]
+NAMES = [selector.name for selector in list_selectors() if selector.name != "random_per_source"]
+
+TASK = generate_corpus(600)[0][:3]
+"""Three rows of the corpus."""
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +40,7 @@ def run(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         "options": {"embedding_kmeans": {"num_clusters": 6}, "least_confidence": {"guard": {"rules": ["prompt_gain"]}}},
     }  # fmt: skip
     tree["selection"]["guard"] = {"min_kept_share": 0.2}
+    tree["selection"]["query"] = {"paths": [str(write_jsonl(folder.parent / "task.jsonl", TASK))]}
     return s2l_ray.run(tree, progress=Quiet())
 
 
@@ -46,8 +52,11 @@ def chosen(run: Any, name: str) -> set[str]:
 def test_a_selector_that_is_added_later_has_only_what_is_missing_computed(run):
     made = {name for name, stage in run.stages.items() if not stage.reused}
     [last] = {s["step"] for s in run.stage("proxy").manifest.extra["snapshots"][-1:]}
+    [query] = {name for name in made if name.startswith("signals/query-")}
+    assert query.endswith(f"-position_weighted_embedding@{last}")
     assert {name for name in made if not name.startswith("subset/")} == {
-        f"signals/embedding@{last}", f"signals/loss_unconditional@{last}"
+        f"signals/embedding@{last}", f"signals/loss_unconditional@{last}",
+        f"signals/position_weighted_embedding@{last}", query,
     }  # fmt: skip
     assert run.stage("subset/s2l-0.1").manifest.settings.get("options") == {"weights": "cluster"}
 
@@ -91,6 +100,19 @@ def test_the_hardest_examples_are_chosen_by_the_stored_signal(run):
     hardest = np.lexsort((ids[:, 1], ids[:, 0], mean))[: int(0.1 * len(ids) + 0.5)]
     wanted = {f"{int(high):016x}{int(low):016x}" for high, low in ids[hardest]}
     assert chosen(run, "cartography_hard-0.1") == wanted
+
+
+def test_examples_of_the_task_choose_what_is_nearest_to_them(run):
+    nearest = run.subset("rds_plus-0.1")
+    rows = [json.loads(line) for line in nearest.storage.read_bytes("subset.jsonl").splitlines()]
+    first = {row["instruction"] for row in rows if row["s2l_rank"] < len(TASK)}
+    assert first == {row["instruction"] for row in TASK}, "they are in the corpus, and nothing is nearer"
+    assert SubsetArtifact.of(nearest).notes["queries"] == len(TASK)
+    again = s2l_ray.select(run.storage.uri, 5, "rds_plus", progress=Quiet())
+    assert chosen(s2l_ray.load_run(run.storage.uri), "rds_plus-5") < chosen(run, "rds_plus-0.1"), again.folder
+    Path(run.config.selection.query.paths[0]).write_text(json.dumps(TASK[0]))
+    with pytest.raises(MissingSignal, match=r"query_embeddings \(name your examples of the task in selection\.query"):
+        s2l_ray.select(run.storage.uri, 5, "rds_plus", progress=Quiet())
 
 
 def test_files_and_manifests_say_what_the_guard_dropped_and_what_examples_weigh(run):

@@ -19,13 +19,13 @@ from s2l_ray.data.render import Renderer, renderer_of
 from s2l_ray.data.sources import plan_files
 from s2l_ray.data.token_parts import TOKEN_SCHEMA
 from s2l_ray.data.units import SourceError
+from s2l_ray.data.user_files import UserRows
 from s2l_ray.evaluation.metrics import scored_examples, summarise
 from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.stages.corpus.build import CorpusParts, build_corpus
 from s2l_ray.stages.heldout.build import (
     FindInCorpus,
     HeldOutError,
-    HeldOutRows,
     drop_trained_on,
     read_files,
     read_split,
@@ -199,9 +199,9 @@ def test_a_set_of_any_name_is_an_input_of_its_own(names):
         assert inputs[name] == f"content of {name}", "the keys of earlier runs stay"
 
 
-def rows_of(rows: list[dict[str, Any]]) -> HeldOutRows:
+def rows_of(rows: list[dict[str, Any]]) -> UserRows:
     ids = ids_to_array(pa.array([content_id(messages_of(r)) for r in rows], pa.binary(16)))
-    return HeldOutRows(ids, [r["source"] for r in rows], [messages_of(r) for r in rows])
+    return UserRows(ids, [r["source"] for r in rows], [messages_of(r) for r in rows])
 
 
 def corpus_parts(folder: Path, rows: list[dict[str, Any]], num_parts: int) -> Storage:

@@ -4,6 +4,8 @@ that ask for them. A column each, so that a selector that is added later has onl
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from s2l_ray.artifacts.models import ProxyArtifact, SignalsArtifact
 from s2l_ray.artifacts.run import RunError, part_rows
@@ -33,24 +35,49 @@ def signals_spec(context: RunContext, need: str, tokens: Stage, proxy: Stage) ->
     Raises:
         RunError: that snapshot, or its weights, were not kept.
     """
-    config = context.config
-    column, _, snapshot = need.partition("@")
-    steps = [one["step"] for one in ProxyArtifact.of(proxy).snapshots]
-    index = snapshot_index(snapshot, len(steps), steps, config.selection.reference.early_share)
-    if index is None:
-        raise RunError(f"{need} is of the untrained proxy, which was not scored; set trajectories.include_step_zero")
-    step, dim = steps[index], config.selection.reference.embedding_dim if column in EMBEDDINGS else None
-    files = _weights(proxy, steps, index)
-    seed = config.seed_of("proxy")
+    wanted = Pass.of(context, need, proxy)
 
     def build(out: Storage) -> StageResult:
-        return _build(context, column, step, dim, tokens, proxy, files, seed, out)
+        what = f"{wanted.column} of all examples"
+        return run_signals(context, wanted, what, part_rows(tokens), tokens, tokens.storage.sub("parts"), proxy, out)
 
-    precision = context.layout.precision_of(config.proxy)
-    settings = {"column": column, "step": step, "dim": dim, "tokens_per_batch": config.trajectories.tokens_per_batch}
-    settings["precision"] = precision
     inputs = {"tokens": tokens.content, "proxy": proxy.content}
-    return StageSpec(f"signals/{signal_name(column, step, dim)}", settings, inputs, build, kind="signals")
+    name = f"signals/{signal_name(wanted.column, wanted.step, wanted.dim)}"
+    return StageSpec(name, wanted.settings(context), inputs, build, kind="signals")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One column, with the weights of one snapshot."""
+
+    column: str
+    step: int
+    dim: int | None
+    files: tuple[str, ...]
+    """Of the weights, in the folder of the proxy's stage; empty: those that it began with."""
+
+    @staticmethod
+    def of(context: RunContext, need: str, proxy: Stage) -> Pass:
+        """Raises RunError: that snapshot, or its weights, were not kept."""
+        reference = context.config.selection.reference
+        column, _, snapshot = need.partition("@")
+        steps = [one["step"] for one in ProxyArtifact.of(proxy).snapshots]
+        index = snapshot_index(snapshot, len(steps), steps, reference.early_share)
+        if index is None:
+            raise RunError(
+                f"{need} is of the untrained proxy, which was not scored; set trajectories.include_step_zero"
+            )
+        dim = reference.embedding_dim if column in EMBEDDINGS else None
+        return Pass(column, steps[index], dim, _weights(proxy, steps, index))
+
+    def settings(self, context: RunContext) -> dict[str, Any]:
+        """What the numbers depend on."""
+        config = context.config
+        return {
+            "column": self.column, "step": self.step, "dim": self.dim,
+            "tokens_per_batch": config.trajectories.tokens_per_batch,
+            "precision": context.layout.precision_of(config.proxy),
+        }  # fmt: skip
 
 
 def _weights(proxy: Stage, steps: Sequence[int], index: int) -> tuple[str, ...]:
@@ -68,35 +95,44 @@ def _weights(proxy: Stage, steps: Sequence[int], index: int) -> tuple[str, ...]:
     return files
 
 
-def _build(
-    context: RunContext, column: str, step: int, dim: int | None, tokens: Stage, proxy: Stage,
-    files: tuple[str, ...], seed: int, out: Storage,
+def run_signals(
+    context: RunContext, wanted: Pass, what: str, parts: list[tuple[int, int]], tokens: Stage, folder: Storage,
+    proxy: Stage, out: Storage, warnings: Sequence[str] = (),
 ) -> StageResult:  # fmt: skip
+    """The workers' pass over parts of tokens.
+
+    Args:
+        what: for people.
+        parts: (part, sequences).
+        tokens: whose tokenizer.
+        folder: of the parts.
+    """
     from s2l_ray.execution.training import run_on_workers
     from s2l_ray.stages.signals.loop import SignalsJob, run_pass
 
-    config, say = context.config, context.progress.say
+    config, say, seed = context.config, context.progress.say, context.config.seed_of("proxy")
     placement = context.layout.placements["proxy"]
-    rows = part_rows(tokens)
     proxy_config = pinned(config.proxy).model_copy(update={"precision": context.layout.precision_of(config.proxy)})
     job = SignalsJob(
-        column, proxy_config, config.trajectories.tokens_per_batch, tuple(rows), seed, open_tokenizer(tokens),
-        proxy.storage, files, dim, tokens.storage.sub("parts"), out.sub("parts"), placement.threads,
+        wanted.column, proxy_config, config.trajectories.tokens_per_batch, tuple(parts), seed, open_tokenizer(tokens),
+        proxy.storage, wanted.files, wanted.dim, folder, out.sub("parts"), placement.threads,
     )  # fmt: skip
-    say(f"[signals] {column} of all examples after step {step:,}, on {placement.describe()}")
+    say(f"[signals] {what} after step {wanted.step:,}, on {placement.describe()}")
     context.layout.wait_for_capacity("proxy", say)
-    with context.progress.stage("signals", sum(n for _, n in rows), "examples") as bar:
+    with context.progress.stage("signals", sum(n for _, n in parts), "examples") as bar:
         summary = run_on_workers(
-            run_pass, job, out, placement, what=f"signals ({column})", max_failures=config.resources.max_failures,
-            wait_s=config.resources.capacity_wait_s,
+            run_pass, job, out, placement, what=f"signals ({wanted.column})",
+            max_failures=config.resources.max_failures, wait_s=config.resources.capacity_wait_s,
             on_event=lambda event: bar.update(advance=event.get("examples", 0)),
         )  # fmt: skip
     out.note_written(summary["written"])
-    parts = summary["parts"]
-    num = sum(count for _, count, _ in parts)
-    artifact = SignalsArtifact(parts=[(part, count) for part, count, _ in parts], column=column, step=step)
+    made = summary["parts"]
+    num = sum(count for _, count, _ in made)
+    artifact = SignalsArtifact(
+        parts=[(part, count) for part, count, _ in made], column=wanted.column, step=wanted.step
+    )  # fmt: skip
     return StageResult(
-        fingerprint([digest for _, _, digest in parts]), {"examples": num}, artifact, seeds={"proxy": seed},
-        device=summary["device"], num_devices=placement.num_workers, peak_memory_bytes=summary["peak_memory_bytes"],
-        summary=f"{column} of {num:,} examples after step {step:,}",
+        fingerprint([digest for _, _, digest in made]), {"examples": num}, artifact, list(warnings), {"proxy": seed},
+        summary["device"], placement.num_workers, summary["peak_memory_bytes"],
+        f"{what.replace('all', f'{num:,}')} after step {wanted.step:,}",
     )  # fmt: skip

@@ -66,12 +66,14 @@ class InputsReader:
         early_share: float = 0.1,
         with_facets: bool = False,
         passes: Mapping[str, Storage] | None = None,
+        query: QueryPart | None = None,
     ) -> SelectionInputs:
         """The columns that are needed and there; selectors say what is missing.
 
         Args:
             with_facets: all facets too, for tables of what guards drop.
             passes: need → folder of the stage that computed it with a pass of its own.
+            query: the user's own examples of the task, embedded.
         """
         needs = set(needs)
         ids, sources, source_names = self._base
@@ -98,6 +100,7 @@ class InputsReader:
             early_share=early_share,
             signals={need: signal for need, signal in signals.items() if signal is not None},
             embeddings=embeddings,
+            query_embeddings=None if query is None else query.read(),
         )
 
     @functools.cached_property
@@ -147,6 +150,21 @@ class InputsReader:
         return self._facets[name]
 
 
+@dataclass(frozen=True)
+class QueryPart:
+    """Embeddings of the user's own examples of the task."""
+
+    storage: Storage
+    """Folder of the stage that made them."""
+    parts: list[int]
+    column: str
+
+    def read(self) -> Array:
+        """(Q, d) float32."""
+        tables = self.storage.sub("parts").read_tables([part_name(part) for part in self.parts], [self.column])
+        return np.concatenate([_values(table[self.column]) for table in tables])
+
+
 class StoredColumn:
     """A column of a pass, in the parts of the trajectories; one part in memory at a time."""
 
@@ -185,7 +203,12 @@ class StoredColumn:
         expected = self._ids[self._starts[number] : self._starts[number + 1]]
         if not np.array_equal(ids_to_array(table["example_id"]), expected):
             raise InternalError(f"{self.storage.uri}/{name} holds other examples; delete that folder and run again")
-        values = table[self.column].combine_chunks()
-        if pa.types.is_fixed_size_list(values.type):
-            return values.flatten().to_numpy().astype(np.float32).reshape(len(values), -1)
-        return values.to_numpy()
+        return _values(table[self.column])
+
+
+def _values(column: pa.ChunkedArray) -> Array:
+    """(n,), or (n, d) float32 of embeddings."""
+    values = column.combine_chunks()
+    if pa.types.is_fixed_size_list(values.type):
+        return values.flatten().to_numpy().astype(np.float32).reshape(len(values), -1)
+    return values.to_numpy()

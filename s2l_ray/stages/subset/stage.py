@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from s2l_ray.artifacts.models import CorpusArtifact, ProxyArtifact, SubsetArtifact, TrajectoriesArtifact
+from s2l_ray.artifacts.models import (
+    CorpusArtifact,
+    ProxyArtifact,
+    SignalsArtifact,
+    SubsetArtifact,
+    TrajectoriesArtifact,
+)
 from s2l_ray.artifacts.run import Run, RunError, part_rows
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
 from s2l_ray.config.schema import S2LConfig
-from s2l_ray.selection.signals import CLUSTERS, PASSES, SCALARS, missing_signals, signal_name, snapshot_index
+from s2l_ray.selection.signals import CLUSTERS, PASSES, QUERY, SCALARS, missing_signals, signal_name, snapshot_index
+from s2l_ray.stages.query_files import query_name
 from s2l_ray.storage.folder import Storage
 
 
@@ -42,13 +49,16 @@ class SelectionReader:
 
         asked, seed = config.selection, config.seed_of("selection")
         options, reference = asked.options_of(selector), asked.reference
-        key = (selector, options, seed, reference.early_share, reference.embedding_dim, max_budget)
+        query = _query(config, self._run, selector)
+        key = (selector, options, seed, reference.early_share, reference.embedding_dim, max_budget,
+               None if query is None else query.content)  # fmt: skip
         if self._ordered is None or self._ordered[0] != key:
             self._ordered = None  # two of them need not be in memory
             self._reader = self._reader or InputsReader(self.sources())
             passes = {need: stage.storage for need, stage in _passes(config, self._run, selector).items()}
             needs = asked.needs_of(selector)
-            inputs = self._reader.read(needs, reference.early_share, bool(options.guard.rules), passes)
+            embedded = None if query is None else _query_part(query)
+            inputs = self._reader.read(needs, reference.early_share, bool(options.guard.rules), passes, embedded)
             self._ordered = key, (inputs, order_examples(selector, inputs, seed, options, max_budget))
         return self._ordered[1]
 
@@ -111,7 +121,35 @@ def _inputs(config: S2LConfig, run: Run, selector: str) -> dict[str, str]:
                 "(run_dir)"
             )
         inputs["signals"] = signals
+    if (query := _query(config, run, selector)) is not None:
+        inputs["query"] = query.content
     return inputs | {stage.name: stage.content for stage in _passes(config, run, selector).values()}
+
+
+def _query(config: S2LConfig, run: Run, selector: str) -> Stage | None:
+    """The stage that embedded the user's examples of the task; None: the selector does not compare with them.
+
+    Raises:
+        MissingSignal: they were not embedded.
+    """
+    need = config.selection.query_need(selector)
+    if need is None:
+        return None
+    column, _, snapshot = need.partition("@")
+    steps = [one["step"] for one in ProxyArtifact.of(run.stage("proxy")).snapshots]
+    index = snapshot_index(snapshot, len(steps), steps, config.selection.reference.early_share)
+    name = ""
+    if index is not None:
+        name = f"signals/{query_name(config, column, steps[index], config.selection.reference.embedding_dim)}"
+    if name not in run.stages:
+        raise missing_signals(f"the selector {selector}", [QUERY])
+    return run.stages[name]
+
+
+def _query_part(query: Stage) -> Any:
+    from s2l_ray.stages.subset.inputs import QueryPart
+
+    return QueryPart(query.storage, [part for part, _ in part_rows(query)], SignalsArtifact.of(query).column)
 
 
 def _passes(config: S2LConfig, run: Run, selector: str) -> dict[str, Stage]:

@@ -11,7 +11,7 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.selection import SelectionConfig
 from s2l_ray.selection import list_selectors
 from s2l_ray.selection.options import ClusterOptions
-from s2l_ray.sweeps.trials import Trial
+from s2l_ray.sweeps.trials import Trial, check_trials
 from s2l_ray.workflow.commands import _selecting
 
 ALL = sorted(selector.name for selector in list_selectors() if selector.name != "rds_plus")
@@ -76,7 +76,8 @@ def test_a_selectors_own_settings_win() -> None:
         ({"guard": {"rules": ["rise"], "neighbours": 3}}, "guard.neighbours=3 would do nothing without local"),
         ({"guard": {"min_kept_share": 0.5}}, "guard.min_kept_share=0.5 would do nothing without a rule"),
         ({"selectors": ["ifd"], "reference": {"early_share": 0.3}}, "reference.early_share=0.3 would do nothing"),
-        ({"selectors": ["rds_plus"]}, "the selector rds_plus compares with examples of your task"),
+        ({"selectors": ["rds_plus"]}, r"rds_plus compares with examples of your task, .*selection\.query\.paths="),
+        ({"query": {"paths": ["task.jsonl"]}}, r"query\.paths=\['task\.jsonl'\] would do nothing"),
         ({"selectors": ["ifd"], "reference": {"embedding_dim": 8}}, "reference.embedding_dim=8 would do nothing"),
         ({"selectors": ["ifd"], "reference": {"snapshot": "start"}}, "trajectories.include_step_zero=true"),
     ],
@@ -122,6 +123,30 @@ def test_a_trial_with_a_value_that_cannot_be_says_what_the_configuration_says(pa
     tree = config().model_dump(mode="json") | {"target": {"model": "m"}, "heldout": {"share": 0.1}}
     with pytest.raises(ConfigError, match=rf"selection\b.*{path.split('.')[-1]}"):
         Trial("s2l", 0.2, 0, ((f"selection.{path}", value),)).config(load_config(tree))
+
+
+def test_examples_of_the_task_are_for_the_selectors_that_compare_with_them() -> None:
+    run = config(selectors=["rds_plus", "random"], query={"paths": ["task.jsonl"]})
+    assert run.selection.query_need("rds_plus") == "position_weighted_embedding@late"
+    assert run.selection.query_need("random") is None
+    guarded = config(
+        selectors=["rds_plus"], query={"paths": ["t"]}, guard={"rules": ["local"]}, reference={"snapshot": "first"}
+    )
+    assert guarded.selection.query_need("rds_plus") == "position_weighted_embedding@first", "not the guard's"
+    assert _selecting(run, 0.2, "rds_plus").selection.query.paths == ["task.jsonl"]
+    assert _selecting(run, 0.2, "random").selection.query.paths == []
+    assert _selecting(config(), 9, "rds_plus", overrides=["selection.query.paths=[t]"]).selection.query.paths == ["t"]
+    with pytest.raises(ConfigError, match="rds_plus compares with examples of your task"):
+        _selecting(config(), 0.2, "rds_plus")
+    tree = run.model_dump(mode="json") | {"target": {"model": "m"}, "heldout": {"share": 0.1}}
+    tree["sweep"] = {"selectors": ["rds_plus", "s2l"]}
+    for name in ("rds_plus", "s2l"):
+        assert Trial(name, 0.2, 0).config(load_config(tree)).selection.selectors == [name]
+    tree["selection"] |= {"selectors": ["s2l"]}
+    assert load_config(tree).selection.query.paths == ["task.jsonl"], "the sweep's selectors count too"
+    tree["selection"]["query"] = {}
+    with pytest.raises(ConfigError, match="rds_plus compares with examples of your task"):
+        check_trials(load_config(tree))
 
 
 def test_a_choice_depends_on_what_its_selector_needs_alone() -> None:

@@ -21,11 +21,11 @@ from s2l_ray.data.training_order import make_plan
 from s2l_ray.errors import InternalError
 from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.selection import list_selectors, needs_of, order_examples, resolve_options
-from s2l_ray.selection.signals import EMBEDDINGS, LOSS_UNCONDITIONAL, SCALARS
+from s2l_ray.selection.signals import EMBEDDINGS, LOSS_UNCONDITIONAL, QUERY, SCALARS
 from s2l_ray.stages.proxy.job import ProxyJob
 from s2l_ray.stages.proxy.loop import run_worker
 from s2l_ray.stages.signals.loop import SignalsJob, run_pass
-from s2l_ray.stages.subset.inputs import InputsReader, SubsetSources
+from s2l_ray.stages.subset.inputs import InputsReader, QueryPart, SubsetSources
 from s2l_ray.stages.trajectories.build import JoinTask
 from s2l_ray.storage.folder import Storage
 from s2l_ray.testing.local_worker import LocalWorkerContext
@@ -112,13 +112,13 @@ def test_every_selector_finds_what_it_needs(trained, tmp_path):
         passes[f"{column}@late"] = made_pass(job, column, out, files_of(job, "model"))
     reader, num = InputsReader(sources), sum(rows for _, rows in sources.part_rows)
     for selector in list_selectors():
-        if selector.name == "rds_plus":
-            continue
         own = {"num_clusters": 4} if selector.name == "embedding_kmeans" else {}
         guard = {"rules": ["prompt_gain", "local"], "min_kept_share": 0}
         options = resolve_options(selector.name, own, {"guard": guard})
         needs = needs_of(selector.name, options)
-        inputs = reader.read(needs, passes={need: passes[need] for need in needs & passes.keys()})
+        query = QueryPart(passes["position_weighted_embedding@late"], [0], "position_weighted_embedding")
+        found = {need: passes[need] for need in needs & passes.keys()}
+        inputs = reader.read(needs, passes=found, query=query if QUERY in needs else None)
         ordering = order_examples(selector.name, inputs, 0, options)
         assert [len(ordering.take(budget).rows) for budget in (1, 50, num)] == [1, 50, num]
         assert ordering.guard is not None

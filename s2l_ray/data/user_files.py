@@ -1,0 +1,131 @@
+"""Files of examples that users name beside the corpus (held-out sets, examples of their task): read, and tokenised.
+
+Each is read as the corpus is where its columns fit, else by its own format, and rendered accordingly.
+
+Memory: all of a file's examples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from s2l_ray.config.corpus import CorpusConfig
+from s2l_ray.data.conversation import unpack
+from s2l_ray.data.example_id import ID_TYPE, Messages, array_to_ids, ids_to_array
+from s2l_ray.data.formats import UnknownFormat, fits, rendered_as, tells_format
+from s2l_ray.data.quarantine import QuarantineLimitError
+from s2l_ray.data.read_task import first_rows, is_chat, read_rows, sample_format
+from s2l_ray.data.render import Renderer
+from s2l_ray.data.token_parts import TOKEN_SCHEMA
+from s2l_ray.data.units import ReadUnit, SourceError, UnusableRow
+from s2l_ray.errors import UserError
+
+
+@dataclass(frozen=True)
+class UserRows:
+    """Examples of one set of files, sorted by id, each content once."""
+
+    ids: np.ndarray
+    """(N, 2) uint64."""
+    sources: list[str]
+    messages: list[Messages]
+    tools: list[list[Any] | None] | None = None
+    """Of each example; None: none has any."""
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def without(self, dropped: np.ndarray) -> UserRows:
+        """dropped (N,) bool."""
+        kept = np.flatnonzero(~dropped)
+        tools = None if self.tools is None else [self.tools[i] for i in kept]
+        return UserRows(self.ids[kept], [self.sources[i] for i in kept], [self.messages[i] for i in kept], tools)
+
+
+def format_of(where: str, units: list[ReadUnit], config: CorpusConfig, error: type[UserError]) -> str:
+    """The format to render the files by, told by their first rows; see `formats.rendered_as`.
+
+    Args:
+        where: the setting that names the files, for messages.
+        error: raised if there are no rows, or none can be used.
+    """
+    config, format = _own_format(where, units, config, error)
+    raws = first_rows(units, config.max_row_bytes)
+    return rendered_as(format, any(is_chat(raw, config, format) for raw in raws))
+
+
+def read_files(
+    where: str, units: list[ReadUnit], config: CorpusConfig, error: type[UserError]
+) -> tuple[UserRows, str, int]:
+    """→ the examples, the format to render them by, and how many rows could not be used.
+
+    Args:
+        where, error: see `format_of`.
+    """
+    config, format = _own_format(where, units, config, error)
+    good: list[dict[str, Any]] = []
+    reasons: list[str] = []
+    for record, _, reason in chain.from_iterable(read_rows(unit, config, format) for unit in units):
+        if record is None:
+            reasons.append(reason)
+        else:
+            good.append(record)
+    if not good:
+        raise error(f"{where}: none of {len(reasons)} rows can be used ({reasons[0]}); correct them")
+    ids = ids_to_array(pa.array([r["id"] for r in good], ID_TYPE))
+    chats = [unpack(r["messages"], r["chat"]) for r in good]
+    rows = unique_rows(ids, [r["source"] for r in good], [c.turns for c in chats], [c.tools for c in chats])
+    return rows, rendered_as(format, any(r["is_chat"] for r in good)), len(reasons)
+
+
+def unique_rows(
+    ids: np.ndarray, sources: list[str], messages: list[Messages], tools: list[list[Any] | None] | None = None
+) -> UserRows:
+    """Sorted by id, the first of each."""
+    _, first = np.unique(ids, axis=0, return_index=True)
+    mine = None if tools is None else [tools[i] for i in first]
+    return UserRows(ids[first], [sources[i] for i in first], [messages[i] for i in first], mine)
+
+
+def tokenise(where: str, rows: UserRows, render: Renderer, error: type[UserError]) -> tuple[pa.Table, int]:
+    """→ (TOKEN_SCHEMA rows, one per sequence; how many examples cannot be rendered within the model's length).
+
+    Args:
+        where: what the examples are, for messages.
+        error: raised if none can be rendered.
+    """
+    done = render(rows.messages, rows.tools)
+    bad = [row for row in done if isinstance(row, UnusableRow)]
+    sequences = [(i, tokens) for i, row in enumerate(done) if not isinstance(row, UnusableRow) for tokens in row]
+    if not sequences:
+        raise error(
+            f"{where}: none of {len(rows)} examples can be used ({bad[0]}); give others, or change how they are "
+            "rendered"
+        )
+    table = pa.table(
+        {
+            "example_id": array_to_ids(rows.ids[[i for i, _ in sequences]]),
+            "source": pa.array([rows.sources[i] for i, _ in sequences]),
+            "input_ids": pa.array([tokens.input_ids for _, tokens in sequences], pa.list_(pa.int32())),
+            "response_mask": pa.array([tokens.response_mask for _, tokens in sequences], pa.list_(pa.bool_())),
+        }
+    )
+    return table.cast(TOKEN_SCHEMA), len(bad)
+
+
+def _own_format(
+    where: str, units: list[ReadUnit], config: CorpusConfig, error: type[UserError]
+) -> tuple[CorpusConfig, str]:
+    """(how the files are read, their format): the corpus's own format where their columns fit it, else theirs."""
+    try:
+        columns = {column for raw in first_rows(units, config.max_row_bytes) if raw.row for column in raw.row}
+        if not fits(config, columns) and tells_format(columns):
+            config = config.model_copy(update={"template": None, "format": "auto"})
+        return config, sample_format(units, config)
+    except (SourceError, UnknownFormat, QuarantineLimitError) as fault:
+        raise error(f"{where} cannot be used: {fault}") from fault

@@ -1,0 +1,48 @@
+"""The user's own examples of their task (`selection.query`): which files they are, and what they are known by."""
+
+from __future__ import annotations
+
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.data import user_files
+from s2l_ray.data.sources import ReadUnit, plan_files
+from s2l_ray.data.unchanged import unit_content
+from s2l_ray.errors import UserError, foreign_named
+from s2l_ray.selection.signals import signal_name
+from s2l_ray.storage.fingerprint import fingerprint
+
+WHERE = "selection.query.paths"
+
+
+class QueryError(UserError):
+    """The examples of the task cannot be used; says why."""
+
+
+def query_units(config: S2LConfig) -> list[ReadUnit]:
+    """The files.
+
+    Raises:
+        SourceError: one is missing.
+    """
+    return plan_files(config.selection.query.paths, 2**40, WHERE, config.run_uri)
+
+
+def query_content(config: S2LConfig) -> str:
+    """Fingerprint of the files' bytes; reads them."""
+    return fingerprint([unit_content(unit) for unit in query_units(config)])
+
+
+def query_name(config: S2LConfig, column: str, step: int, dim: int | None) -> str:
+    """What their embeddings are called: `query-1a2b3c4d-position_weighted_embedding@40`."""
+    return f"query-{query_content(config)[:8]}-{signal_name(column, step, dim)}"
+
+
+def check_query_files(config: S2LConfig) -> None:
+    """Look at the first rows, before hours of training.
+
+    Raises:
+        SourceError, QueryError: a file is missing, or holds nothing that can be used.
+    """
+    if not config.selection.query.paths:
+        return
+    with foreign_named(QueryError, f"{WHERE} cannot be used", "Look at the files, or give others"):
+        user_files.format_of(WHERE, query_units(config), config.corpus, QueryError)
