@@ -227,7 +227,8 @@ def one_world(
     num = len(reference.train.examples)
     assert num == len(made.train), "every row must have a response"
     for arm in wanted:
-        rows, chosen, notes = np.arange(num), reference.train.examples, {}
+        notes: dict[str, Any] = {}
+        rows, chosen = np.arange(num), reference.train.examples
         if arm.selector != FULL:
             rows, chosen, notes = choose(reference, arm, round(args.budget * num), seed)
         target = Target(config, reference.tokenizer, chosen, args.target_steps, seed)
