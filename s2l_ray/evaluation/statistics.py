@@ -1,5 +1,5 @@
 """Figures with their uncertainty: intervals of shares and means, comparisons of two targets on the same questions,
-several training seeds, groups. numpy only.
+groups. numpy only.
 
 Memory: a bootstrap holds at most 32 MB of resampled counts at once, whatever the number of questions and resamples.
 """
@@ -229,37 +229,6 @@ def paired_bootstrap(
 def _same_length(first: np.ndarray, second: np.ndarray) -> None:
     if len(first) != len(second) or len(first) == 0:
         raise ValueError(f"the targets answered {len(first):,} and {len(second):,} questions; the same ones are needed")
-
-
-class SeedsEstimate(NamedTuple):
-    mean: float
-    deviation: float | None
-    """Standard deviation over the training seeds; None for one seed."""
-    low: float | None
-    high: float | None
-    num_seeds: int
-
-
-def over_seeds(
-    values: np.ndarray, rng: np.random.Generator, resamples: int = 10_000, level: float = 0.95
-) -> SeedsEstimate:
-    """Several training seeds of one target: mean ± standard deviation over the seeds, and the interval of a bootstrap
-    that draws seeds, then questions. With one seed nothing is known of the seeds, and there is no interval; with two or
-    three it is too narrow, as every bootstrap of so few is.
-
-    Args:
-        values: (S, N), one row a seed: right or not, or any figure per question.
-    """
-    values = values.astype(np.float64)
-    num_seeds, n = values.shape
-    if num_seeds == 1:
-        return SeedsEstimate(float(values.mean()), None, None, None, 1)
-    means = values.mean(axis=1)
-    drawn = rng.multinomial(num_seeds, [1 / num_seeds] * num_seeds, size=resamples)  # (R, S): how often each seed
-    per_seed = resampled_sums(values.T, rng, resamples) / n  # (R, S): the same questions for all seeds of a resample
-    resampled = (drawn * per_seed).sum(axis=1) / num_seeds
-    low, high = np.quantile(resampled, [0.5 - level / 2, 0.5 + level / 2])
-    return SeedsEstimate(float(means.mean()), float(means.std(ddof=1)), float(low), float(high), num_seeds)
 
 
 def shares(labels: Sequence[str], names: Sequence[str]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from s2l_ray.reporting.facts_contents import Clusters, Contents, ExampleFacts, Overlap, Purity, Space, SubsetFacts
+from s2l_ray.reporting.facts_tasks import Judged
 from s2l_ray.reporting.facts_worth import Budgets, Cost, MetricFacts, Worth
 
 
@@ -123,6 +124,7 @@ class Facts:
     main: str | None = None
     """The subset that cards, examples and the head speak of."""
     worth: Worth | None = None
+    judged: Judged | None = None
     budgets: Budgets | None = None
     cost: Cost | None = None
     contents: Contents | None = None

@@ -14,6 +14,8 @@ from s2l_ray.reporting.costs import cost_of
 from s2l_ray.reporting.data_sets import data_sets
 from s2l_ray.reporting.facts import Facts, Quarantined, Repeat, SetAside, Stability, StageFacts
 from s2l_ray.reporting.facts_contents import SubsetFacts
+from s2l_ray.reporting.judged import gather_judged
+from s2l_ray.reporting.judged_words import judged_lines
 from s2l_ray.reporting.main_subset import main_subset
 from s2l_ray.reporting.names import model_name, names_of
 from s2l_ray.reporting.overlaps import overlaps_of
@@ -46,9 +48,10 @@ def gather_facts(
     total = run.stages["trajectories"].manifest.row_counts["trajectories"] if "trajectories" in run.stages else None
     subsets = [_subset(label, stage, total or 0) for label, stage in run.subsets.items()]
     worth = gather_worth(run, main)
-    sweep = read_sweep(run)
+    names, sweep = names_of(subsets, worth), read_sweep(run)
+    judged = gather_judged(run, main, names)
     made: dict[str, Any] = {
-        "subsets": subsets, "main": main, "worth": worth, "cost": cost_of(run, worth),
+        "subsets": subsets, "main": main, "worth": worth, "judged": judged, "cost": cost_of(run, worth),
         "budgets": None if sweep is None else budgets_of(run, *sweep),
         "training": training_facts(run), "set_aside": _set_aside(run, main), "repeat": _repeat(run),
     }  # fmt: skip
@@ -58,7 +61,7 @@ def gather_facts(
     smaller = made["contents"].smaller.get(SOURCE, 0) if made.get("contents") else 0
     made["data_sets"] = data_sets(run, total, len(sources) + smaller or None)
     made["has_text"] = bool(made.get("examples")) or bool(made["set_aside"] and made["set_aside"].rows)
-    made["verdict"] = verdict_lines(worth, main, names_of(subsets, worth))
+    made["verdict"] = [*verdict_lines(worth, main, names), *judged_lines(judged, main)]
     return Facts(**_head(run, total), **made)
 
 

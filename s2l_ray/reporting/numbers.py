@@ -25,6 +25,20 @@ def signed(value: float, metric: MetricFacts) -> str:
     return text.replace("-", "−") + ("\u00a0points" if metric.is_share else "")
 
 
+def task_figure(value: float, unit: str) -> str:
+    """Of an evaluation: a share as `53.1 %`, what is in percent as `46.2`, anything else in three digits."""
+    if unit == "share":
+        return f"{value * 100:.1f}\u00a0%"
+    return f"{value:.1f}" if unit == "percent" else f"{value:.3g}"
+
+
+def task_signed(value: float, unit: str) -> str:
+    """A difference: `+18.1 points`, `−0.3`."""
+    text = f"{value * 100:+.1f}" if unit == "share" else f"{value:+.1f}" if unit == "percent" else f"{value:+.3g}"
+    text = text if text.strip("+-0.") else text[1:]
+    return text.replace("-", "−") + ("\u00a0points" if unit == "share" else "")
+
+
 def compact(value: float) -> str:
     """`3.1 × 10¹²`: FLOPs."""
     if value == 0:

@@ -25,6 +25,7 @@ from s2l_ray.reporting.sections.cost import cost_section
 from s2l_ray.reporting.sections.examples import FIRST_EXAMPLES, aside_section, examples_section
 from s2l_ray.reporting.sections.repeat import repeat_section
 from s2l_ray.reporting.sections.stability import stability_section
+from s2l_ray.reporting.sections.tasks import tasks_section
 from s2l_ray.reporting.sections.training import training_section
 from s2l_ray.reporting.sections.worth import worth_section
 
@@ -34,6 +35,7 @@ Maker = Callable[[Facts, Drawing], Section | None]
 _RUN, _FINETUNE = "s2l run CONFIG", "s2l finetune RUN --full, and --budget 0.2"
 _ORDER: tuple[tuple[Maker, str, str], ...] = (
     (worth_section, "What is it worth?", _FINETUNE),
+    (tasks_section, "What can it do?", "s2l evaluate RUN --tasks gsm8k evaluation.data.folder=data/eval"),
     (budgets_section, "How much is enough?", "s2l sweep RUN"),
     (cost_section, "What does it cost, and when does it pay?", _RUN),
     (contents_section, "What does the subset contain?", "s2l select RUN --budget 0.2"),

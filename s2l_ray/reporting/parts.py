@@ -56,7 +56,7 @@ def spans(figures: Sequence[Figure]) -> list[str]:
     """CSS class of each figure: how much of a row of three panels it takes, so that rows are full."""
     rows: list[list[int]] = []
     for figure in figures:
-        wide = min(3, max(1, figure.num_panels))
+        wide = min(3, figure.num_panels or 3)  # a table alone needs the room
         if rows and sum(rows[-1]) + wide <= 3:
             rows[-1].append(wide)
         else:

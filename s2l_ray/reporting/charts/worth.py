@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ def _between(estimate: Estimate, metric: MetricFacts) -> str:
     return f"95\u00a0% {figure(estimate.low, metric)} to {figure(estimate.high, metric)}"
 
 
-def _dots(rows: Rows, headings: Rows, title: str, zero: bool = False) -> Any:
+def dots(rows: Rows, headings: Rows, title: str, zero: bool = False) -> Any:
     """Dots with intervals. Rows have at (line from above), name, value, low, high, colour, shape, text, tip."""
     lines = max(r["at"] for r in rows) + 1
     y = alt.Y("at:Q", scale=alt.Scale(domain=[lines - 0.4, -0.6], nice=False), axis=None)
@@ -46,7 +47,7 @@ def _dots(rows: Rows, headings: Rows, title: str, zero: bool = False) -> Any:
     x = alt.X(
         "value:Q",
         scale=alt.Scale(domain=domain, nice=False, zero=False),
-        axis=alt.Axis(title=title, titleAnchor="end", tickCount=4),
+        axis=alt.Axis(title=title, titleAnchor="end", values=_ticks(min(ends), max(ends), domain)),
     )
     colour = alt.Color("colour:N", scale=None)
     base = alt.Chart(data(rows)).encode(y=y)
@@ -69,6 +70,14 @@ def _dots(rows: Rows, headings: Rows, title: str, zero: bool = False) -> Any:
     return dressed(alt.layer(*layers), _PANEL, _ROW * lines, 20)
 
 
+def _ticks(low: float, high: float, domain: Sequence[float]) -> list[float]:
+    """Round values about the figures: the room for words to their right gets none, or shares went beyond 100 %."""
+    span = (high - low) or domain[1] - domain[0]
+    step = next(s for s in (m * 10.0**e for e in range(-12, 16) for m in (1, 2, 5)) if span / s <= 4)
+    first, last = math.ceil(max(domain[0], low - step / 2) / step), math.floor((high + step / 2) / step)
+    return [round(i * step, 12) for i in range(first, last + 1) if i * step <= domain[1]]
+
+
 def scores(worth: Worth, metric: MetricFacts, names: dict[str, str]) -> Any:
     """Figures of all models on every held-out set, with intervals."""
     rows: Rows = []
@@ -87,7 +96,7 @@ def scores(worth: Worth, metric: MetricFacts, names: dict[str, str]) -> Any:
                 "text": text, "tip": tip,
             })  # fmt: skip
         at += 1
-    return _dots(rows, headings, metric_title(metric))
+    return dots(rows, headings, metric_title(metric))
 
 
 def _scores_of(worth: Worth, metric: MetricFacts, held_out: str, source: str | None = None) -> list[Score]:
@@ -117,7 +126,7 @@ def differences(worth: Worth, metric: MetricFacts, baselines: Sequence[str], nam
         at += 1 if found else 0
     unit = "points" if metric.is_share else metric.unit
     better = "right" if metric.more_is_better else "left"
-    return _dots(rows, headings, f"{metric.label}: difference ({unit}; {better} is better)", zero=True)
+    return dots(rows, headings, f"{metric.label}: difference ({unit}; {better} is better)", zero=True)
 
 
 def differences_of(worth: Worth, metric: MetricFacts, baselines: Sequence[str], held_out: str) -> list[Difference]:
@@ -136,4 +145,4 @@ def source_scores(worth: Worth, metric: MetricFacts, held_out: str, source: str,
         rows.append(_scaled(score.estimate, metric) | {
             "at": at, "name": names[score.label], "colour": look.colour, "shape": look.shape, "text": text, "tip": tip,
         })  # fmt: skip
-    return _dots(rows, [], f"{metric.label} ({metric.unit})")
+    return dots(rows, [], f"{metric.label} ({metric.unit})")

@@ -91,20 +91,6 @@ def test_pairing_narrows_the_interval():
     assert stats.accuracy(first).high - stats.accuracy(first).low > 0.06
 
 
-def test_one_seed_has_no_interval():
-    made = stats.over_seeds(np.array([[1, 0, 1, 1]]), rng())
-    assert made == (0.75, None, None, None, 1)
-
-
-def test_seeds_widen_the_interval():
-    same = np.tile(coin(0.5, 400, 3), (3, 1))
-    apart = np.stack([coin(share, 400, 3) for share in (0.4, 0.5, 0.6)])
-    narrow, wide = stats.over_seeds(same, rng()), stats.over_seeds(apart, rng())
-    assert narrow.deviation == 0
-    assert wide.deviation == pytest.approx(0.1, abs=0.03)
-    assert (wide.high or 0) - (wide.low or 0) > 1.3 * ((narrow.high or 0) - (narrow.low or 0))
-
-
 def test_random_numbers_are_of_seed_and_name():
     assert stats.generator(1, "math").random() == stats.generator(1, "math").random()
     others = [stats.generator(2, "math"), stats.generator(1, "svamp"), stats.generator(1, "ma", "th")]

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from s2l_ray.config.custom_task import CustomTaskConfig
 from s2l_ray.reporting.write import write_report
+from tests.support.judged_runs import JudgedModels
 from tests.support.report_pages import HOSTILE
 from tests.support.report_runs import MadeRun
 
@@ -30,7 +32,11 @@ def address(tmp_path_factory: Any) -> str:
         text=lambda row: (HOSTILE[row % 10], f"{HOSTILE[(row + 3) % 10]} number {row}"),
         quarantined=tuple((f"data/{text}.jsonl", f"reason {text}") for text in HOSTILE),
     )  # fmt: skip
-    return Path(write_report(str(made.make()))).as_uri()
+    made.make()
+    custom = {"mine": CustomTaskConfig(files=["x.jsonl"], rule="number", group_by=["topic"])}
+    asked = JudgedModels(made, ("mine", "clinical"), 60, custom, topics=HOSTILE, text=HOSTILE[0], form="hybrid")
+    asked.judge()
+    return Path(write_report(str(made.folder))).as_uri()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import pytest
 from s2l_ray.artifacts.run import load_run
 from s2l_ray.reporting.parts import Figure, spans
 from s2l_ray.reporting.write import facts_of, page_of
+from tests.support.judged_runs import JudgedModels
 from tests.support.report_pages import Page, page_and_facts
 from tests.support.report_runs import MadeRun
 
@@ -26,6 +27,7 @@ def swept(tmp_path_factory: Any) -> MadeRun:
     )  # fmt: skip
     made.make()
     made.sweep(tuned=True)
+    JudgedModels(made, tasks=("gsm8k",), num_questions=40).judge()
     return made
 
 
@@ -37,14 +39,16 @@ def whole(swept: MadeRun) -> tuple[str, dict[str, Any]]:
 def test_every_section_is_there_with_heading_and_figures_with_title_and_axes(whole):
     page = Page(whole[0])
     ids = [a["id"] for a in page.all("section")]
-    assert ids == ["worth", "budgets", "cost", "contents", "clusters", "space", "purity", "stability", "training",
-                   "examples", "aside", "subsets", "repeat"]  # fmt: skip
+    assert ids == ["worth", "tasks", "budgets", "cost", "contents", "clusters", "space", "purity", "stability",
+                   "training", "examples", "aside", "subsets", "repeat"]  # fmt: skip
     assert {a["aria-labelledby"] for a in page.all("section")} == {f"{i}-h" for i in ids}
     pictures = [a for a in page.all("svg") if a.get("role") == "img"]
     assert len(pictures) > 30
     assert all(a["aria-label"] for a in pictures)
     for svg in re.findall(r'<div class="panel">.*?</div>', whole[0], flags=re.DOTALL):
-        assert any(unit in svg for unit in ("nats/token", "%", "FLOPs", "examples", "clusters", "learning rate"))
+        assert any(
+            unit in svg for unit in ("nats/token", "%", "FLOPs", "examples", "clusters", "learning rate", "points")
+        )
 
 
 def test_no_id_stands_twice_and_every_reference_leads_somewhere(whole):
@@ -115,10 +119,10 @@ def test_every_number_of_the_verdict_and_the_key_figures_stands_in_the_facts(who
     for shown in [*facts["verdict"], keys]:
         plain = re.sub(r"“.*?”|S2L|95.%", "", shown).replace("−", "-")
         for number, unit in re.findall(r"([+-]?\d[\d,]*\.?\d*)(.(?:%|points))?", plain):
-            value = float(number.replace(",", "")) / (100 if unit.strip() else 1)
-            digits = len(number.partition(".")[2]) + (2 if unit.strip() else 0)
-            tolerance = 0.51 * 10.0**-digits
-            near = [n for n in known if abs(abs(n) - abs(value)) <= tolerance]
+            value, digits = abs(float(number.replace(",", ""))), len(number.partition(".")[2])
+            is_share = bool(unit.strip()) or "points" in shown  # the ends of an interval of points have no unit
+            scales = [100] if unit.strip() else [1, 100] if is_share else [1]
+            near = [n for n in known for scale in scales if abs(abs(n) * scale - value) <= 0.51 * 10.0**-digits]
             assert near, (number, unit, shown)
 
 
@@ -190,4 +194,4 @@ def test_rows_of_figures_are_full():
         "two-thirds", "third", "third", "third", "third", "whole", "whole",
     ]  # fmt: skip
     assert spans([figure(1), figure(1), figure(2)]) == ["half", "half", "whole"]
-    assert spans([figure(0), figure(5)]) == ["whole", "whole"]
+    assert spans([figure(1), figure(0), figure(1), figure(5)]) == ["whole", "whole", "whole", "whole"]

@@ -1,0 +1,178 @@
+"""Models' answers to test questions, of every training seed, aligned by question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from s2l_ray.artifacts.manifest import ManifestError, StageManifest, read_manifest
+from s2l_ray.artifacts.models import EvaluationArtifact
+from s2l_ray.artifacts.results import Evaluation
+from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.stage import Stage
+from s2l_ray.evaluation.summaries import ROUGE_TYPES, bleu
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_VERDICTS = ("correct", "correct_published", "first")
+_SUMMARIES = (*ROUGE_TYPES, "bertscore")
+_FOLDER = "evaluation"
+_TRAINING = ("seed",)
+_JUDGING = ("seed", "confidence")
+"""Settings of a stage in which seeds of one model may differ."""
+
+
+@dataclass
+class Answers:
+    """One model's answers to one task: S training seeds, and the N questions that all of them were asked."""
+
+    model: str
+    task: str
+    evaluations: dict[int, Evaluation]
+    """Training seed → verdicts; the first is that of the run's own target."""
+    ids: list[bytes]
+    """(N,) sorted."""
+    values: dict[str, Array]
+    """Metric → (S, N), or of BLEU (S, N, 10) n-gram counts."""
+    parts: dict[str, Array]
+    """clean, contaminated, normal, abnormal → (N,) bool; none that holds all or nothing."""
+    groups: list[dict[str, str]]
+    """(N,)"""
+
+    @cached_property
+    def report(self) -> Mapping[str, Any]:
+        """Of the run's own target."""
+        return next(iter(self.evaluations.values())).report
+
+    @property
+    def made(self) -> EvaluationArtifact:
+        """Likewise."""
+        return EvaluationArtifact.of(next(iter(self.evaluations.values())))
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether answers are right or wrong."""
+        return "correct" in self.values
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(self.evaluations)
+
+    @property
+    def way(self) -> str:
+        """How the texts came about: those of another way differ, whatever the models are."""
+        return f"{self.made.engine}, {self.made.dtype}, {self.made.device}"
+
+    def of(self, metric: str, ids: Sequence[bytes], seeds: Sequence[int]) -> Array:
+        """The metric's values of these questions and seeds alone."""
+        place = {one: i for i, one in enumerate(self.ids)}
+        rows = [self.seeds.index(seed) for seed in seeds]
+        found: Array = self.values[metric][rows][:, [place[one] for one in ids]]
+        return found
+
+
+def statistic_of(metric: str) -> Any:
+    """What is made of sums over questions; None: their mean."""
+    return bleu if metric == "bleu" else None
+
+
+def read_answers(run: Run) -> list[Answers]:
+    """All models and tasks of the run.
+
+    Raises:
+        DamagedFile, MissingFile: an artifact is not what was written.
+    """
+    if not run.evaluations:
+        return []
+    every = _all_evaluations(run)
+    return [
+        _read(model, task, {_seed_of(run, model): own, **_other_seeds(run, own, every)})
+        for (model, task), own in run.evaluations.items()
+    ]
+
+
+def _all_evaluations(run: Run) -> list[Evaluation]:
+    """Those of other seeds of the run's targets too; what is damaged is left out, which the run's index says."""
+    found = []
+    for name in run.storage.folders(_FOLDER):
+        folder = run.storage.sub(_FOLDER, name)
+        try:
+            manifest = read_manifest(folder)
+        except ManifestError:
+            continue
+        if manifest is not None and name.endswith(f"-{manifest.key[:8]}"):
+            found.append(Evaluation(manifest.stage, f"{_FOLDER}/{name}", folder, manifest))
+    return found
+
+
+def _seed_of(run: Run, model: str) -> int:
+    """Of the target's training; 0 of a model that was not trained here."""
+    return _seed(run.targets[model].manifest) if model in run.targets else 0
+
+
+def _seed(manifest: StageManifest) -> int:
+    return int(manifest.settings.get("seed") or 0)
+
+
+def _other_seeds(run: Run, own: Evaluation, every: Sequence[Evaluation]) -> dict[int, Evaluation]:
+    """Training seed → the evaluation of a target that differs from the run's by its seed alone, judged alike."""
+    if own.model not in run.targets:
+        return {}
+    target = run.targets[own.model]
+    seeds = {
+        other.content: _seed(other.manifest)
+        for other in run.others
+        if other.manifest.stage == target.manifest.stage and _alike(other, target, _TRAINING)
+    }
+    found: dict[int, Evaluation] = {}
+    for one in every:
+        seed = seeds.get(one.manifest.inputs.get("model", ""))
+        if seed is not None and seed != _seed(target.manifest) and _is_judged_alike(one, own):
+            found[seed] = one
+    return dict(sorted(found.items()))
+
+
+def _alike(one: Stage, other: Stage, but: Sequence[str]) -> bool:
+    settings = [{k: v for k, v in stage.manifest.settings.items() if k not in but} for stage in (one, other)]
+    return settings[0] == settings[1]
+
+
+def _is_judged_alike(one: Evaluation, own: Evaluation) -> bool:
+    """The same task, rules, form and questions, by the same engine."""
+    made = [EvaluationArtifact.of(stage) for stage in (one, own)]
+    ways = [(m.task, m.form, m.engine, m.dtype, m.device) for m in made]
+    read = [[stage.manifest.inputs.get(name) for name in ("questions", "corpus")] for stage in (one, own)]
+    return ways[0] == ways[1] and read[0] == read[1] and _alike(one, own, _JUDGING)
+
+
+def _read(model: str, task: str, evaluations: dict[int, Evaluation]) -> Answers:
+    tables = {seed: one.answers() for seed, one in evaluations.items()}
+    ids = sorted(set.intersection(*(set(table["question_id"].to_pylist()) for table in tables.values())))
+    orders = {seed: _order(table["question_id"].to_pylist(), ids) for seed, table in tables.items()}
+    first = next(iter(tables.values())).take(next(iter(orders.values())))
+    values: dict[str, Array] = {}
+    names = [n for n in first.column_names if n in (*_VERDICTS, *_SUMMARIES) or n.startswith("own/")]
+    for name in ["bleu_counts"] * ("bleu_counts" in first.column_names) + names:
+        if all(name in table.column_names and table[name].null_count == 0 for table in tables.values()):
+            rows = [table[name].take(orders[seed]).to_pylist() for seed, table in tables.items()]
+            values["bleu" if name == "bleu_counts" else name] = np.array(rows, dtype=np.float64)
+    groups = [dict(pairs) for pairs in first["groups"].to_pylist()]
+    return Answers(model, task, evaluations, ids, values, _parts(first), groups)
+
+
+def _order(found: list[bytes], ids: list[bytes]) -> list[int]:
+    place = {one: i for i, one in enumerate(found)}
+    return [place[one] for one in ids]
+
+
+def _parts(table: Any) -> dict[str, Array]:
+    parts: dict[str, Array] = {}
+    for column, yes, no in (("contaminated", "contaminated", "clean"), ("normal", "normal", "abnormal")):
+        if column in table.column_names:
+            mine = np.array(table[column].to_pylist(), dtype=bool)
+            parts |= {no: ~mine, yes: mine} if mine.any() and not mine.all() else {}
+    return parts

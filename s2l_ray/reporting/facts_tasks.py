@@ -1,0 +1,133 @@
+"""Numbers of a report: what models can do, by their answers to test questions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from s2l_ray.reporting.facts_worth import Budgets
+from s2l_ray.reporting.intervals import Estimate
+
+
+@dataclass(frozen=True)
+class TaskMetric:
+    key: str
+    """`correct`, `bleu`, `rougeL`, …; `own/…` of a metric of the user's."""
+    label: str
+    unit: str
+    """share (a fraction), percent, or plain."""
+    is_compared: bool
+    """More of it is better, and models are compared by it."""
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    name: str
+    title: str
+    metric: str
+    """The one that counts."""
+    num_questions: int
+    """That were asked."""
+    form: str
+    """cot, pot or hybrid."""
+    engine: str
+    """Engine, precision and device."""
+
+
+@dataclass(frozen=True)
+class JudgedModel:
+    label: str
+    """A target by what it was trained on, `base`, or `model-…`."""
+    name: str
+    """For people."""
+    selector: str
+    """Empty for a model that was not trained here."""
+    num_seeds: int
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    task: str
+    """Empty: mean over the tasks with verdicts."""
+    metric: str
+    model: str
+    """A model's label; of a trivial summary: `constant` or `first_sentence`."""
+    num_questions: int
+    estimate: Estimate
+    num_seeds: int
+    deviation: float | None
+    """Standard deviation over the seeds; None for one."""
+    part: str = ""
+    """Of these questions alone: clean, contaminated, normal, abnormal; empty: of all."""
+
+
+@dataclass(frozen=True)
+class TaskDifference:
+    task: str
+    """Empty: mean over the tasks."""
+    metric: str
+    model: str
+    baseline: str
+    num_questions: int
+    estimate: Estimate
+    """The model's figure minus the baseline's."""
+    p_value: float | None
+    """With Holm's correction over the tasks of this pair; None of summaries of one seed and of means."""
+    detectable: float | None
+    """Difference that so many questions show in four of five such comparisons."""
+    num_seeds: int
+    verdict: str
+    """Of `intervals`."""
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    task: str
+    column: str
+    value: str
+    model: str
+    num_questions: int
+    estimate: Estimate
+    is_small: bool
+    """Of so few questions that the interval says next to nothing."""
+
+
+@dataclass(frozen=True)
+class AnswerShares:
+    """Of all questions of a task."""
+
+    task: str
+    model: str
+    truncated: float
+    no_answer: float
+    unreadable: float
+    timeout: float
+    program_failed: dict[str, float]
+    """By what became of the program."""
+    fell_back: float
+    contaminated: float
+    template: float
+    """Questions of which the corpus holds one that differs in its numbers alone."""
+    num_not_asked: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    level: float
+    """Of all intervals."""
+    metrics: list[TaskMetric]
+    tasks: list[TaskFacts]
+    models: list[JudgedModel]
+    scores: list[TaskScore]
+    differences: list[TaskDifference]
+    groups: list[GroupScore]
+    smaller_groups: dict[str, int]
+    """`task column` → how many of its values are not listed."""
+    shares: list[AnswerShares]
+    averaged: list[str]
+    """Tasks whose mean is given."""
+    budgets: list[Budgets]
+    """Quality against budget, by metric."""
+    num_seeds: int
+    """The least of the models."""
+    notes: list[str]
+    """What is not compared, and why."""

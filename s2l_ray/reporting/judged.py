@@ -1,0 +1,224 @@
+"""What models can do: figures of their answers with intervals, paired differences, groups and shares."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from s2l_ray.artifacts.index import FULL
+from s2l_ray.artifacts.run import Run
+from s2l_ray.config.evaluation import BASE, ConfidenceConfig
+from s2l_ray.evaluation import seeds, statistics
+from s2l_ray.evaluation.tasks import MATHS
+from s2l_ray.reporting.answers import Answers, read_answers, statistic_of
+from s2l_ray.reporting.facts_tasks import (
+    AnswerShares,
+    GroupScore,
+    Judged,
+    JudgedModel,
+    TaskFacts,
+    TaskMetric,
+    TaskScore,
+)
+from s2l_ray.reporting.intervals import Estimate
+from s2l_ray.reporting.judged_budgets import budgets_of_answers
+from s2l_ray.reporting.judged_pairs import Side, differences_of
+from s2l_ray.text.display import printable
+
+MAX_MODELS, MAX_TASKS = 10, 12
+_MAX_GROUPS = 12
+"""Of a column, the largest."""
+_METRICS = {
+    "correct": ("accuracy", "share", True), "correct_published": ("accuracy by the published rule", "share", False),
+    "first": ("first number is the gold", "share", False), "bleu": ("BLEU", "percent", True),
+    "rouge1": ("ROUGE-1", "percent", False), "rouge2": ("ROUGE-2", "percent", False),
+    "rougeL": ("ROUGE-L", "percent", True), "bertscore": ("BERTScore", "percent", True),
+}  # fmt: skip
+_HEADLINES = ("correct", "rougeL", "bleu")
+
+
+def gather_judged(run: Run, main: str | None, names: Mapping[str, str]) -> Judged | None:
+    """None where no model was asked anything.
+
+    Args:
+        main: the subset of which the report speaks.
+        names: label → how people read it.
+
+    Raises:
+        DamagedFile, MissingFile: an artifact is not what was written.
+    """
+    every = read_answers(run)
+    if not every:
+        return None
+    confidence = run.config.evaluation.confidence if run.config.evaluation else ConfidenceConfig()
+    models, tasks, notes = _kept(run, every, main)
+    known = {(one.task, one.model): one for one in every}
+    answers = {key: known[key] for key in itertools.product(tasks, models) if key in known}
+    sides = {model: {one.task: one for one in answers.values() if one.model == model} for model in models}
+    averaged = _averaged(sides)
+    side = Side(run.config.seed, confidence.resamples, confidence.level, averaged)
+    scores = [score for one in answers.values() for score in _scores(one, side)]
+    scores += [score for model, mine in sides.items() for score in _average(model, mine, side)]
+    scores += _yardsticks(answers.values())
+    baselines = {model: _baselines(run, model, models) for model in models}
+    differences, refused = differences_of(sides, baselines, side)
+    groups, smaller = _groups(answers.values())
+    measured = {name for one in answers.values() for name in one.values}
+    metrics = [name for name in [*_METRICS, *sorted(measured - _METRICS.keys())] if name in measured]
+    return Judged(
+        confidence.level, [_metric(name) for name in metrics],
+        [_task(next(one for one in answers.values() if one.task == task)) for task in tasks],
+        [_model(run, model, names, list(sides[model].values())) for model in models],
+        scores, differences, groups, smaller, [_shares(one) for one in answers.values()], averaged,
+        budgets_of_answers(run, sides, side), _num_seeds(run, answers.values()), [*notes, *refused],
+    )  # fmt: skip
+
+
+def _num_seeds(run: Run, every: Iterable[Answers]) -> int:
+    """The least of the models that were trained here."""
+    return min((len(one.seeds) for one in every if one.model in run.targets), default=1)
+
+
+def _kept(run: Run, every: Sequence[Answers], main: str | None) -> tuple[list[str], list[str], list[str]]:
+    """(models, tasks, what is left out): the model before its training, the full data, the main subset and those of
+    its budget first."""
+    labels = list(dict.fromkeys(one.model for one in every))
+    budget = run.subsets[main].manifest.extra.get("budget") if main in run.subsets and main else None
+    same = [n for n in labels if n in run.subsets and run.subsets[n].manifest.extra.get("budget") == budget]
+    order = [n for n in [BASE, FULL, *([main] if main else []), *same, *run.targets] if n in labels]
+    models = list(dict.fromkeys(order + labels))
+    tasks = list(dict.fromkeys(one.task for one in every))
+    tasks = [task for task in MATHS if task in tasks] + [task for task in tasks if task not in MATHS]
+    notes = []
+    for what, found, most in (("models", models, MAX_MODELS), ("tasks", tasks, MAX_TASKS)):
+        if len(found) > most:
+            notes.append(
+                f"{most} of {len(found)} {what} are shown; evaluation/report.md in the run’s folder has the others"
+            )
+    return models[:MAX_MODELS], tasks[:MAX_TASKS], notes
+
+
+def _averaged(sides: Mapping[str, Mapping[str, Answers]]) -> list[str]:
+    """Tasks with verdicts that all models have answered; the six maths sets alone where those are among them."""
+    judged = [[task for task, one in mine.items() if one.is_judged] for mine in sides.values()]
+    common = [task for task in judged[0] if all(task in tasks for tasks in judged)]
+    common = list(MATHS) if set(MATHS) <= set(common) else common
+    return common if len(common) > 1 else []
+
+
+def _metric(name: str) -> TaskMetric:
+    label, unit, is_compared = _METRICS.get(name, (printable(name.partition("/")[2]), "plain", False))
+    return TaskMetric(printable(name), label, unit, is_compared)
+
+
+def _task(one: Answers) -> TaskFacts:
+    title = printable(str(one.report["task"]["title"] or one.task))
+    metric = next((name for name in _HEADLINES if name in one.values), "correct")
+    return TaskFacts(one.task, title, metric, len(one.ids), one.made.form, printable(one.way))
+
+
+def _model(run: Run, label: str, names: Mapping[str, str], mine: Sequence[Answers]) -> JudgedModel:
+    name = {BASE: "not fine-tuned", FULL: "full data"}.get(label) or names.get(label, label)
+    subset = run.subsets.get(label)
+    selector = FULL if label == FULL else label if subset is None else str(subset.manifest.extra["selector"])
+    return JudgedModel(label, printable(name), printable(selector), min(len(one.seeds) for one in mine))
+
+
+def _scores(one: Answers, side: Side) -> list[TaskScore]:
+    found = []
+    for metric in one.values:
+        found.append(_score(one, metric, "", side))
+        for part in one.parts if _METRICS.get(metric, ("", "", False))[2] else ():
+            found.append(_score(one, metric, part, side))
+    return found
+
+
+def _score(one: Answers, metric: str, part: str, side: Side) -> TaskScore:
+    values = one.values[metric] if not part else one.values[metric][:, one.parts[part]]
+    num, rng = values.shape[1], side.generator(one.model, one.task, metric, part)
+    told: Any
+    if len(values) > 1:
+        told = seeds.average_over_seeds({"": values}, rng, side.resamples, side.level, statistic_of(metric))
+        estimate, deviation = Estimate(told.mean, told.low, told.high), told.deviation
+    else:
+        if metric in ("correct", "correct_published", "first"):
+            told = statistics.accuracy(values[0] > 0, side.level)
+        else:
+            columns, statistic = seeds.columns_of(values)[0], seeds.figures_of(values, statistic_of(metric))
+            told = statistics.bootstrap(columns, statistic, rng, side.resamples, side.level)
+        estimate, deviation = Estimate(told.value, told.low, told.high), None
+    return TaskScore(one.task, printable(metric), one.model, num, estimate, len(values), deviation, part)
+
+
+def _average(model: str, mine: Mapping[str, Answers], side: Side) -> list[TaskScore]:
+    if not side.averaged:
+        return []
+    common = side.seeds([mine[task] for task in side.averaged])
+    values = {task: mine[task].of("correct", mine[task].ids, common) for task in side.averaged}
+    num, rng = sum(one.shape[1] for one in values.values()), side.generator(model, "averages")
+    if len(common) > 1:
+        told = seeds.average_over_seeds(values, rng, side.resamples, side.level)
+        estimate, deviation = Estimate(told.mean, told.low, told.high), told.deviation
+    else:
+        right = {task: one[0] > 0 for task, one in values.items()}
+        macro = statistics.averages(right, rng, side.resamples, side.level)["macro"]
+        estimate, deviation = Estimate(macro.value, macro.low, macro.high), None
+    return [TaskScore("", "correct", model, num, estimate, len(common), deviation)]
+
+
+def _yardsticks(every: Iterable[Answers]) -> list[TaskScore]:
+    """Figures of trivial summaries, a set's once."""
+    found: dict[tuple[str, str, str], TaskScore] = {}
+    for one in every:
+        for name, figures in one.report.get("yardsticks", {}).items():
+            for metric, figure in figures.items():
+                told = Estimate(figure["value"], figure["low"], figure["high"])
+                score = TaskScore(one.task, metric, name, figure["num_questions"], told, 1, None)
+                found.setdefault((one.task, name, metric), score)
+    return list(found.values())
+
+
+def _baselines(run: Run, label: str, labels: Sequence[str]) -> list[str]:
+    """The full data, and the random choice of the same budget; of the full data itself the model before it."""
+    if label not in run.targets:
+        return []
+    found = [BASE] if label == FULL or FULL not in labels else [FULL]
+    subset = run.subsets.get(label)
+    if subset is not None and subset.manifest.extra["selector"] != "random":
+        found.append(f"random-{subset.manifest.extra['budget']!r}")
+    return [one for one in found if one in labels]
+
+
+def _groups(every: Iterable[Answers]) -> tuple[list[GroupScore], dict[str, int]]:
+    """Accuracies of the run's own seeds by what the task is split by, of each column the largest values."""
+    found: list[GroupScore] = []
+    smaller: dict[str, int] = {}
+    for one in every:
+        by_column: dict[str, list[dict[str, Any]]] = {}
+        for group in one.report["groups"]:
+            by_column.setdefault(group["column"], []).append(group)
+        for column, groups in by_column.items():
+            kept = sorted(groups, key=lambda group: -group["num_questions"])[:_MAX_GROUPS]
+            if len(groups) > len(kept):
+                smaller[f"{one.task} {printable(column)}"] = len(groups) - len(kept)
+            found += [
+                GroupScore(
+                    one.task, printable(column), printable(str(g["name"])), one.model, g["num_questions"],
+                    Estimate(g["value"], g["low"], g["high"]), g["is_small"],
+                ) for g in groups if g in kept
+            ]  # fmt: skip
+    return found, smaller
+
+
+def _shares(one: Answers) -> AnswerShares:
+    """Of the run's own seed."""
+    shares = one.report["shares"]
+    failed = {printable(name): float(share) for name, share in shares.get("program_failed", {}).items()}
+    plain = {name: float(shares.get(name, 0.0)) for name in _SHARES}
+    return AnswerShares(
+        task=one.task, model=one.model, program_failed=failed, num_not_asked=int(one.report["num_not_asked"]), **plain
+    )
+
+
+_SHARES = ("truncated", "no_answer", "unreadable", "timeout", "fell_back", "contaminated", "template")

@@ -1,0 +1,154 @@
+"""Models on the same questions: differences paired by question, and by training seed where there are several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from s2l_ray.evaluation import seeds, statistics
+from s2l_ray.reporting.answers import Answers, statistic_of
+from s2l_ray.reporting.facts_tasks import TaskDifference
+from s2l_ray.reporting.intervals import MIN_EXAMPLES, UNDECIDED, Estimate, verdict
+
+COMPARED = ("correct", "bleu", "rougeL", "bertscore")
+
+
+@dataclass(frozen=True)
+class Side:
+    """How figures are computed."""
+
+    seed: int
+    resamples: int
+    level: float
+    averaged: list[str]
+    """Tasks of the mean."""
+
+    def generator(self, *names: str) -> np.random.Generator:
+        return statistics.generator(self.seed, "report", *names)
+
+    @staticmethod
+    def seeds(found: Sequence[Answers]) -> list[int]:
+        """Training seeds that all have; the first of each where they have none in common."""
+        common = [seed for seed in found[0].seeds if all(seed in one.seeds for one in found)]
+        return common or found[0].seeds[:1]
+
+
+def differences_of(
+    sides: Mapping[str, Mapping[str, Answers]], baselines: Mapping[str, Sequence[str]], side: Side
+) -> tuple[list[TaskDifference], list[str]]:
+    """(every model against its baselines on the tasks that both have answered, what is not compared and why)."""
+    found: list[TaskDifference] = []
+    refused: list[str] = []
+    for model, of in baselines.items():
+        for baseline in of:
+            tasks = [task for task in sides[model] if task in sides[baseline]]
+            comparable = []
+            for task in tasks:
+                ways = [_way(sides[label][task]) for label in (model, baseline)]
+                if ways[0] == ways[1]:
+                    comparable.append(task)
+                else:
+                    refused.append(f"{model} and {baseline} are not compared on {task}: {ways[0]}; {ways[1]}")
+            found += _pair(model, baseline, {task: (sides[model][task], sides[baseline][task]) for task in comparable},
+                           side)  # fmt: skip
+    return found, refused
+
+
+def _way(one: Answers) -> str:
+    return f"{one.made.form}, {one.way}"
+
+
+@dataclass(frozen=True)
+class _Compared:
+    difference: Estimate
+    p_value: float | None
+    detectable: float | None
+    num_questions: int
+    num_seeds: int
+
+
+def _pair(model: str, baseline: str, tasks: Mapping[str, tuple[Answers, Answers]], side: Side) -> list[TaskDifference]:
+    made: dict[tuple[str, str], _Compared] = {}
+    for task, both in tasks.items():
+        ids = sorted(set(both[0].ids) & set(both[1].ids))
+        for metric in COMPARED:
+            if ids and all(metric in one.values for one in both):
+                made[task, metric] = _compare(model, baseline, task, metric, both, ids, side)
+    p_values = {task: one.p_value for (task, metric), one in made.items() if metric == "correct"}
+    adjusted = statistics.holm({task: p for task, p in p_values.items() if p is not None})
+    found = [
+        _difference(task, metric, model, baseline, one, adjusted.get(task) if metric == "correct" else one.p_value,
+                    side.level)
+        for (task, metric), one in made.items()
+    ]  # fmt: skip
+    if side.averaged and all((task, "correct") in made for task in side.averaged):
+        one = _average(model, baseline, tasks, side)
+        found.append(_difference("", "correct", model, baseline, one, None, side.level))
+    return found
+
+
+def _difference(
+    task: str, metric: str, model: str, baseline: str, one: _Compared, p_value: float | None, level: float
+) -> TaskDifference:
+    """Better or worse only if the interval leaves zero out, and the test is passed where there is one."""
+    words = verdict(one.difference, more_is_better=True)
+    if p_value is not None and p_value > 1 - level:
+        words = UNDECIDED
+    return TaskDifference(
+        task, metric, model, baseline, one.num_questions, one.difference, p_value, one.detectable, one.num_seeds, words
+    )
+
+
+def _compare(
+    model: str, baseline: str, task: str, metric: str, both: tuple[Answers, Answers], ids: list[bytes], side: Side
+) -> _Compared:
+    common = side.seeds(both)
+    several = len(common) > 1 and all(seed in one.seeds for seed in common for one in both)
+    rng = side.generator(model, baseline, task, metric)
+    statistic = statistic_of(metric)
+    if several:
+        first, second = ({task: one.of(metric, ids, common)} for one in both)
+        told = seeds.compare_over_seeds(first, second, rng, side.resamples, side.level, statistic)
+        return _Compared(
+            _estimate(told.difference, told.low, told.high, len(ids)), told.p_value, None, len(ids), len(common)
+        )
+    values = [one.of(metric, ids, one.seeds[:1]) for one in both]
+    if metric == "correct":
+        own = statistics.compare(values[0][0] > 0, values[1][0] > 0, rng, side.resamples, side.level)
+        detectable = max(own.detectable, 1 / len(ids))
+        return _Compared(_estimate(own.difference, own.low, own.high, len(ids)), own.p_value, detectable, len(ids), 1)
+    columns = [seeds.columns_of(one)[0] for one in values]
+    figure = seeds.figures_of(values[0], statistic)
+    paired = statistics.paired_bootstrap(columns[0], columns[1], figure, rng, side.resamples, side.level)
+    return _Compared(_estimate(paired.value, paired.low, paired.high, len(ids)), None, None, len(ids), 1)
+
+
+def _average(model: str, baseline: str, tasks: Mapping[str, tuple[Answers, Answers]], side: Side) -> _Compared:
+    """The mean over the tasks, which all models have answered."""
+    mine = {task: tasks[task] for task in side.averaged}
+    ids = {task: sorted(set(one.ids) & set(other.ids)) for task, (one, other) in mine.items()}
+    num = sum(map(len, ids.values()))
+    every = [one for both in mine.values() for one in both]
+    common = side.seeds(every)
+    rng = side.generator(model, baseline, "averages")
+    values: list[dict[str, Any]] = []
+    several = len(common) > 1 and all(seed in one.seeds for seed in common for one in every)
+    for i in (0, 1):
+        values.append({
+            task: both[i].of("correct", ids[task], common if several else both[i].seeds[:1])
+            for task, both in mine.items()
+        })  # fmt: skip
+    if several:
+        told = seeds.compare_over_seeds(values[0], values[1], rng, side.resamples, side.level)
+        return _Compared(_estimate(told.difference, told.low, told.high, num), told.p_value, None, num, len(common))
+    right = [{task: one[0] > 0 for task, one in of.items()} for of in values]
+    macro = statistics.compare_averages(right[0], right[1], rng, side.resamples, side.level)["macro"]
+    return _Compared(_estimate(macro.value, macro.low, macro.high, num), None, None, num, 1)
+
+
+def _estimate(value: float, low: float, high: float, num_questions: int) -> Estimate:
+    """Without bounds where so few questions tell nothing."""
+    return Estimate(value) if num_questions < MIN_EXAMPLES else Estimate(value, low, high)
