@@ -39,7 +39,7 @@ def judged_run(folder: Path, seeds: tuple[int, ...] = (0,), both: bool = False, 
 def tasks_page(folder: Path) -> tuple[str, dict[str, Any]]:
     """The page without what other tests look at, which takes its time to draw, and its facts."""
     made = facts_of(load_run(str(folder)))
-    rest = {"worth": None, "cost": None, "contents": None, "clusters": None, "space": None, "purity": [],
+    rest: dict[str, Any] = {"worth": None, "cost": None, "contents": None, "clusters": None, "space": None, "purity": [],
             "stability": None, "training": None, "examples": []}  # fmt: skip
     made = dataclasses.replace(made, **rest)
     return page_of(made), made.plain()
