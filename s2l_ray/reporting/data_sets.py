@@ -8,7 +8,7 @@ from s2l_ray.evaluation.tasks import BUILT_IN
 from s2l_ray.reporting.facts import DataSet
 from s2l_ray.text.display import printable
 
-_DOMAINS = {"in": "in the training data’s", "out": "outside the training data’s"}
+DOMAINS = {"in": "in the training data’s", "out": "outside the training data’s"}
 
 
 def data_sets(run: Run, num_examples: int | None, num_sources: int | None) -> list[DataSet]:
@@ -30,7 +30,7 @@ def data_sets(run: Run, num_examples: int | None, num_sources: int | None) -> li
             DataSet(
                 printable(known.title if known else name), "evaluation", num,
                 len(per_source) if per_source else None, known.level if known else "",
-                _DOMAINS.get(known.domain, "") if known else "",
+                DOMAINS.get(known.domain, "") if known else "",
             )
         )  # fmt: skip
     return found

@@ -73,13 +73,18 @@ class SetAside:
 class DataSet:
     name: str
     role: str
-    """selection, or evaluation."""
+    """selection, evaluation, or test questions."""
     num_examples: int
+    """Of test questions: those that were asked."""
     num_sources: int | None
     level: str
     """What its questions ask for; of the sets that the evaluation knows."""
     domain: str
     """in or out of the training data's; empty if that is not known."""
+    answer: str = ""
+    """What an answer is, of test questions."""
+    published: int | None = None
+    """Questions in the published set."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.errors import MAX_MESSAGE
 from s2l_ray.reporting import contents
+from s2l_ray.reporting.asked_sets import asked_sets
 from s2l_ray.reporting.costs import cost_of
 from s2l_ray.reporting.data_sets import data_sets
 from s2l_ray.reporting.facts import Facts, Quarantined, Repeat, SetAside, Stability, StageFacts
@@ -59,7 +60,7 @@ def gather_facts(
         made |= _from_rows(run, main, subsets, by, with_text, compared, sweep)
     sources = made["contents"].columns.get(SOURCE, []) if made.get("contents") else []
     smaller = made["contents"].smaller.get(SOURCE, 0) if made.get("contents") else 0
-    made["data_sets"] = data_sets(run, total, len(sources) + smaller or None)
+    made["data_sets"] = [*data_sets(run, total, len(sources) + smaller or None), *asked_sets(judged, run)]
     made["has_text"] = bool(made.get("examples")) or bool(made["set_aside"] and made["set_aside"].rows)
     made["verdict"] = [*verdict_lines(worth, main, names), *judged_lines(judged, main)]
     return Facts(**_head(run, total), **made)

@@ -70,13 +70,15 @@ def _data_sets(facts: Facts) -> Table | None:
             d.name,
             d.role,
             d.level,
+            d.answer,
             d.domain,
             f"{d.num_examples:,}",
+            "" if d.published is None else f"{d.published:,}",
             "" if d.num_sources is None else f"{d.num_sources:,}",
         ]
         for d in facts.data_sets
     ]
-    headings = ["data set", "used for", "what it asks for", "domain", "examples", "sources"]
+    headings = ["data set", "used for", "level", "an answer is", "domain", "examples", "published", "sources"]
     kept = [i for i in range(len(headings)) if any(row[i] for row in rows)]
-    num_text = sum(i < 4 for i in kept)
+    num_text = sum(i < 5 for i in kept)
     return Table([headings[i] for i in kept], [[row[i] for i in kept] for row in rows], num_text)

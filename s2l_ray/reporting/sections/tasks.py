@@ -164,8 +164,9 @@ def _counted(found: Sequence[TaskDifference], judged: Judged) -> str:
     if least:
         worst = max(least, key=lambda d: d.detectable or 0.0)
         caption += (
-            f" So many questions show differences from {task_signed(worst.detectable or 0.0, 'share').strip('+')} on "
-            f"at worst ({titles_of(judged)[worst.task]})."
+            f" With so many questions a difference of less than "
+            f"{task_signed(worst.detectable or 0.0, 'share').strip('+')} may well go unseen "
+            f"({titles_of(judged)[worst.task]}, where that is largest)."
         )
     if 1 < judged.num_seeds < _FEW_SEEDS:
         caption += f" Intervals of {judged.num_seeds} seeds are too narrow, as those of so few always are."

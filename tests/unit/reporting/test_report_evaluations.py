@@ -246,6 +246,17 @@ def test_few_questions_are_not_told_apart(tmp_path):
     assert any("15 questions are too few" in line for line in facts["verdict"])
 
 
+def test_the_sets_of_questions_stand_in_the_table_of_data_sets(whole):
+    text, facts = whole
+    asked = {d["name"]: d for d in facts["data_sets"] if d["role"] == "test questions"}
+    assert set(asked) == {"GSM8K", "NumGLUE", "Clinical summaries"}
+    assert (asked["GSM8K"]["num_examples"], asked["GSM8K"]["published"]) == (120, 1319)
+    assert asked["GSM8K"]["level"] == "early algebra"
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", text)]
+    row = next(c for c in cells if c[:2] == ["GSM8K", "test questions"])
+    assert row[2:7] == ["early algebra", "a number", "in the training data’s", "120", "1,319"]
+
+
 def test_a_run_that_asked_nothing_says_how_to_ask(tmp_path):
     text, facts = tasks_page(MadeRun(tmp_path / "run", num_examples=100, only_corpus=True).make())
     assert facts["judged"] is None
