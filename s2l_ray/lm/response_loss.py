@@ -111,6 +111,11 @@ class HeadLoss(nn.Module):
             error.append(squared_error.sqrt())
         return TokenScores(torch.cat(nll), torch.cat(hits), torch.cat(error))
 
+    def errors(self, hidden: Tensor, targets: Tensor) -> Iterator[Tensor]:
+        """Yield (C, V) float32 in chunks of tokens: the gradient of each token's loss by what the head gives."""
+        for given, chosen in self._chunks(hidden, targets):
+            yield _nll_and_gradient(given.float(), chosen, self.after)[1]
+
     def _how(self, hidden: Tensor) -> tuple[Tensor, Tensor | None, torch.dtype, int]:
         """Weight (V, H) and bias (V,) of the head, the precision of its product, and the rows of a chunk."""
         weight, bias = self.head.weight, getattr(self.head, "bias", None)

@@ -85,7 +85,7 @@ def mean_cosines(gradients: Array, labels: Array) -> CosineAgreement:
     units, labels = gradients[kept] / norms[kept, None], labels[kept]
     if not len(units):
         return CosineAgreement(None, None, len(norms))
-    sums, sizes = _sums(units, labels)  # (K, D), (K,)
+    sums, sizes = label_sums(units, labels)  # (K, D), (K,)
     squares = float(np.square(sums).sum())
     num_within = float((sizes * (sizes - 1)).sum())
     num_across = float(len(units) ** 2 - np.square(sizes).sum())
@@ -100,7 +100,7 @@ def explained_share(gradients: Array, labels: Array) -> float | None:
     total = float(np.square(gradients - gradients.mean(axis=0)).sum())
     if total <= _rounding(gradients):
         return None
-    sums, sizes = _sums(gradients, labels)
+    sums, sizes = label_sums(gradients, labels)
     means = sums / np.maximum(sizes, 1)[:, None]
     return 1 - float(np.square(gradients - means[labels]).sum()) / total
 
@@ -116,7 +116,7 @@ def subset_error(gradients: Array, labels: Array, taken: Array) -> SubsetError:
         DataError: the corpus's mean gradient is zero, so that no error is relative to it.
     """
     gradients = _checked(gradients, labels)
-    sums, sizes = _sums(gradients, labels)
+    sums, sizes = label_sums(gradients, labels)
     num, taken = len(gradients), np.asarray(taken, dtype=np.int64)
     _check_taken(taken, sizes)
     mean, length = _mean_and_length(gradients)
@@ -171,9 +171,9 @@ def gradient_gap(gradients: Array, labels: Array, seed: int = 0, quantile: float
     return float(np.quantile(distances[same], quantile)) / across if across > 0 else None
 
 
-def _sums(values: Array, labels: Array) -> tuple[Array, Array]:
-    """(M, D) → (K, D) sums and (K,) sizes by label."""
-    sizes = np.bincount(labels)
+def label_sums(values: Array, labels: Array, num_labels: int = 0) -> tuple[Array, Array]:
+    """(M, D) → (K, D) float64 sums and (K,) sizes by label; at least `num_labels` of them."""
+    sizes = np.bincount(labels, minlength=num_labels)
     sums = np.zeros((len(sizes), values.shape[1]))
     order = np.argsort(labels, kind="stable")
     starts = np.cumsum(sizes) - sizes

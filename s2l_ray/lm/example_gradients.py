@@ -1,0 +1,157 @@
+"""Gradients of single examples' losses, sketched to a fixed size whose inner products are unbiased. Plain torch.
+
+By the head, in closed form: one forward pass, no backward pass. By adapters (LoRA): a forward and a backward pass for
+each example alone. A sketch is good for averages over many pairs; of a single pair it says little.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from s2l_ray.config.target import LoraConfig
+from s2l_ray.data.token_examples import Examples
+from s2l_ray.lm.adapters import add_adapters
+from s2l_ray.lm.batches import Batch, Batching
+from s2l_ray.lm.response_loss import ResponseLoss
+
+LORA = LoraConfig(rank=8, alpha=16)
+"""Adapters whose gradients stand for those of the layers under them."""
+
+
+class ExampleGradients(Protocol):
+    def __call__(self, examples: Examples) -> np.ndarray:
+        """→ (N, D) float32, sketched gradients of the mean loss of each sequence's response tokens."""
+
+
+class HeadGradients:
+    """By the head's weight (and bias): g = (1/R) Σ_r e_r h_rᵀ, e_r the gradient of token r's loss by what the head gives.
+
+    e_r is p_r − [the token], times the slope of what the model does after the head. Of a head that is tied to the
+    embeddings it is the head's part alone. The sketch is (A e_r) ⊗ (B h_r) with random signs A (rows, V) and
+    B (columns, H), scaled; a side that is no longer than its sketch stays as it is.
+
+    Memory: A, B, a batch's last hidden states, the head's logits in chunks (lm.response_loss.CHUNK_ELEMENTS) and their
+    gradients in float32.
+    """
+
+    def __init__(
+        self,
+        loss: ResponseLoss,
+        batching: Batching,
+        *,
+        tokens_per_batch: int,
+        device: torch.device,
+        autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+        rows: int = 64,
+        columns: int = 64,
+        seed: int = 0,
+    ) -> None:
+        self.loss, self.batching, self.tokens_per_batch = loss, batching, tokens_per_batch
+        self.device, self.autocast = device, autocast
+        weight = loss.head_loss.head.weight
+        assert isinstance(weight, torch.Tensor)
+        self.has_bias = getattr(loss.head_loss.head, "bias", None) is not None
+        self._left = _signs(weight.shape[0], rows, seed, device)
+        self._right = _signs(weight.shape[1] + self.has_bias, columns, seed + 1, device)
+
+    @torch.no_grad()
+    def __call__(self, examples: Examples) -> np.ndarray:
+        """→ (N, D) float32 in the order of the examples."""
+        self.loss.eval()
+        pending = []
+        for rows in self.batching.plan(examples.lengths, self.tokens_per_batch):
+            batch = self.batching.batch(examples, rows)
+            pending.append((rows, self._sketch(batch)))  # fetched after the loop: a copy here would wait for the device
+        out = np.empty((len(examples), pending[0][1].shape[1] if pending else 0), dtype=np.float32)
+        for rows, found in pending:
+            out[rows] = found.cpu().numpy()
+        return out
+
+    def _sketch(self, batch: Batch) -> torch.Tensor:
+        """(B, D) float32."""
+        moved = batch.to(self.device)
+        with self.autocast():
+            states = self.loss.states(moved)
+            hidden = states.reshape(-1, states.shape[-1])[moved.positions]  # (R, H)
+            errors = [_times(error, self._left) for error in self.loss.head_loss.errors(hidden, moved.targets)]
+        left = torch.cat(errors).double()  # (R, a)
+        if self.has_bias:
+            hidden = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
+        right = _times(hidden.float(), self._right).double()  # (R, b)
+        bounds = np.cumsum(batch.counts)  # tokens of one sequence stand together
+        found = [left[end - n : end].T @ right[end - n : end] / n for n, end in zip(batch.counts, bounds, strict=True)]
+        return torch.stack([one.reshape(-1) for one in found]).float()
+
+
+class LoraGradients:
+    """By fresh adapters in all linear layers but the head, see lm.adapters.
+
+    Fresh ones do nothing yet, so only their second matrices have a gradient: the layer's own, times a random matrix.
+    It is hashed to `dim` numbers with random signs (feature hashing, https://arxiv.org/abs/0902.2206): a dense
+    projection of a million numbers to 4,096 would take 16 GB.
+
+    Puts the adapters into the model, in place. Memory: the activations of one example, and 5 bytes for each number of
+    the gradient.
+
+    Raises:
+        ModelError: the model has no such layers.
+    """
+
+    def __init__(
+        self,
+        loss: ResponseLoss,
+        batching: Batching,
+        *,
+        device: torch.device,
+        autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+        dim: int = 4096,
+        seed: int = 0,
+    ) -> None:
+        self.loss, self.batching, self.device, self.autocast, self.dim = loss, batching, device, autocast, dim
+        add_adapters(loss.model, LORA, seed).to(device)
+        named = [(name, one) for name, one in loss.model.named_parameters() if one.requires_grad]
+        for name, parameter in named:
+            parameter.requires_grad_("lora_B" in name)
+        self.parameters = [parameter for name, parameter in named if "lora_B" in name]
+        num = sum(parameter.numel() for parameter in self.parameters)
+        generator = torch.Generator().manual_seed(seed)
+        self._place = torch.randint(0, dim, (num,), generator=generator, dtype=torch.int32).to(device)
+        self._sign = (torch.randint(0, 2, (num,), generator=generator, dtype=torch.int8) * 2 - 1).to(device)
+
+    def __call__(self, examples: Examples) -> np.ndarray:
+        """→ (N, dim) float32 in the order of the examples."""
+        self.loss.eval()
+        return np.stack([self._of(examples, row) for row in range(len(examples))])
+
+    def _of(self, examples: Examples, row: int) -> np.ndarray:
+        batch = self.batching.batch(examples, np.array([row]))
+        with torch.enable_grad():
+            with self.autocast():
+                total, _, _ = self.loss(batch.to(self.device))
+            found = torch.autograd.grad(total, self.parameters)
+        gradient = torch.cat([one.reshape(-1) for one in found]).double() / int(batch.counts[0])
+        sums = torch.zeros(self.dim, dtype=torch.float64, device=self.device)
+        sums.index_add_(0, self._place, gradient * self._sign)
+        return sums.float().cpu().numpy()
+
+
+def _signs(height: int, width: int, seed: int, device: torch.device) -> torch.Tensor | None:
+    """(height, width) float32 random signs / √width (Achlioptas 2003); None: no wider than the sketch, stays exact."""
+    if height <= width:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (height, width), generator=generator, dtype=torch.int8)
+    return (signs.float() * 2 - 1).div_(math.sqrt(width)).to(device)
+
+
+def _times(values: torch.Tensor, signs: torch.Tensor | None) -> torch.Tensor:
+    if signs is None:
+        return values
+    with torch.autocast(values.device.type, enabled=False):
+        return values @ signs
