@@ -5,6 +5,7 @@
     run = s2l_ray.load_run("runs/quickstart")
     subset = s2l_ray.select(run, budget=0.2)             # one more budget from the same trajectories
     target = s2l_ray.finetune(run, "s2l-0.2", ["target.model=…"])
+    check = s2l_ray.gradients(run)                       # are gradients alike within clusters?
     answers = s2l_ray.evaluate(run, tasks=["gsm8k"], overrides=["evaluation.data.folder=…"])
     curve = s2l_ray.sweep("runs/quickstart", ["sweep.budgets=[0.05,0.1,0.2]"])
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from s2l_ray.api import (
         Evaluation,
         EvaluationResult,
+        GradientCheck,
         Run,
         S2LConfig,
         Subset,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         estimate,
         evaluate,
         finetune,
+        gradients,
         list_recipes,
         load_config,
         load_run,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Evaluation",
     "EvaluationResult",
+    "GradientCheck",
     "Run",
     "S2LConfig",
     "Subset",
@@ -50,6 +54,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "finetune",
+    "gradients",
     "list_recipes",
     "load_config",
     "load_run",
@@ -65,6 +70,7 @@ _LIGHT = {
     "Run": "artifacts.run",
     "load_run": "artifacts.run",
     "Evaluation": "artifacts.results",
+    "GradientCheck": "artifacts.results",
     "Subset": "artifacts.results",
     "Target": "artifacts.results",
 }

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.artifacts.results import Evaluation, Subset, Target
+from s2l_ray.artifacts.results import Evaluation, GradientCheck, Subset, Target
 from s2l_ray.artifacts.run import Run, load_run
 from s2l_ray.config import S2LConfig, list_recipes, load_config
 from s2l_ray.observability.progress import Progress
@@ -21,11 +21,13 @@ from s2l_ray.workflow.commands import run
 from s2l_ray.workflow.estimate import Estimate
 from s2l_ray.workflow.estimate import estimate as _estimate
 from s2l_ray.workflow.evaluate import EvaluationRequest, EvaluationResult, evaluate_run
+from s2l_ray.workflow.gradients import compare_gradients
 
 __all__ = [
     "Estimate",
     "Evaluation",
     "EvaluationResult",
+    "GradientCheck",
     "Run",
     "S2LConfig",
     "Subset",
@@ -34,6 +36,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "finetune",
+    "gradients",
     "list_recipes",
     "load_config",
     "load_run",
@@ -147,6 +150,16 @@ def evaluate(
         subsets, tasks, form, limit, model, rescore, tuple(compare), across_engines, tuple(overrides)
     )
     return evaluate_run(run, request, progress=progress)
+
+
+def gradients(run: Run | str, overrides: Sequence[str] = (), *, progress: Progress | None = None) -> GradientCheck:
+    """Compare gradients within and across a run's clusters, and each subset's mean gradient with the corpus's.
+
+    Args:
+        run: the run, or its folder.
+        overrides: `gradients.kind=lora`, and whatever else of `gradients`, `resources`, `estimates`.
+    """
+    return GradientCheck.of(compare_gradients(run, overrides, progress=progress))
 
 
 def estimate(config: S2LConfig | str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Estimate:

@@ -42,6 +42,7 @@ READS: dict[str, tuple[str, ...]] = {
 """Stages that every subset of a run is made from, in their order, and what each reads of the others."""
 
 _READERS = 16
+_OF_CHAIN = ("signals", "gradients", "gradient-check", "subset", "tokens", "heldout", "target")
 _EARLIER_TRAJECTORIES = {"source": "snapshots"}
 """What a proxy's settings do not name was so."""
 _NAMED = ("subset/", "target/", "generation/", "evaluation/")
@@ -113,7 +114,7 @@ def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list
     index = Index(dict(chain))
     if not is_complete(chain):
         return index
-    kinds = {kind: _of_kind(storage, kind, warnings) for kind in ("signals", "subset", "tokens", "heldout", "target")}
+    kinds = {kind: _of_kind(storage, kind, warnings) for kind in _OF_CHAIN}
     subsets = [s for s in kinds["subset"] if _follows(s, chain, *_read_of_chain(s))]
     best = _best_of_each(subsets, lambda one: _matches(one, config))
     tokens = _tokens_by_label(kinds["tokens"], subsets, chain)
@@ -130,6 +131,7 @@ def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list
     for signal in kinds["signals"]:
         if _follows(signal, chain, "tokens", "proxy"):
             index.stages[signal.manifest.stage] = signal
+    _add_gradients(index, kinds, chain)
     for label in _ordered(best, config.subset_budgets()):
         index.stages[f"subset/{label}"] = best[label]
     for label in _ordered(best_targets, config.target_subsets()):
@@ -144,6 +146,17 @@ def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list
     chosen = {found.folder for found in index.stages.values()}
     index.others = [found for found in subsets + targets if found.folder not in chosen]
     return index
+
+
+def _add_gradients(index: Index, kinds: dict[str, list[Found]], chain: Chain) -> None:
+    """The check finished last, and the gradients that it has read; without one, the gradients finished last."""
+    made = {one.content: one for one in kinds["gradients"] if _follows(one, chain, "tokens", "proxy", "clusters")}
+    checks = [one for one in kinds["gradient-check"] if one.manifest.inputs.get("gradients") in made]
+    if checks:
+        index.stages["gradients"] = made[checks[-1].manifest.inputs["gradients"]]
+        index.stages["gradient-check"] = checks[-1]
+    elif made:
+        index.stages["gradients"] = list(made.values())[-1]
 
 
 def _evaluations(storage: Storage, config: S2LConfig, index: Index, chain: Chain, warnings: list[str]) -> list[Found]:

@@ -137,6 +137,30 @@ class SignalsArtifact(InParts):
     """Optimiser steps after which the snapshot was taken."""
 
 
+class GradientsArtifact(Artifact):
+    """Gradients of sampled examples at some snapshots."""
+
+    kind: str
+    """`head` or `lora`."""
+    snapshots: list[tuple[str, int]]
+    """(start, middle or last; optimiser steps), in the order of time."""
+    num_examples: int
+    """In the sample."""
+    dim: int
+    """Numbers of a sketched gradient."""
+    num_chunks: int
+
+
+class GradientCheckArtifact(Artifact):
+    """What gradients say of clusters and subsets; the figures are in gradients.json."""
+
+    kind: str
+    snapshots: list[tuple[str, int]]
+    subsets: list[str]
+    verdict: list[str]
+    """In plain words, from the figures' intervals."""
+
+
 class ClustersArtifact(Artifact):
     """Centroids and assignment."""
 

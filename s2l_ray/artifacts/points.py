@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +24,16 @@ class Point:
     """Optimiser steps done when its losses are computed; of an epoch's, in its middle."""
     epoch: int | None = None
     """In which training computes them, counted from 0; None: a pass of its own scores them."""
+
+
+class HasStep(Protocol):
+    """A point, or the snapshot that was taken there."""
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def epoch(self) -> int | None: ...
 
 
 def plan_points(config: TrajectoriesConfig, total_steps: int, steps_per_epoch: int) -> list[Point]:
@@ -55,6 +67,14 @@ def plan_points(config: TrajectoriesConfig, total_steps: int, steps_per_epoch: i
             )
         points.append(Point(free, epoch))
     return sorted(points, key=lambda point: point.step)
+
+
+def middle_point(points: Sequence[HasStep]) -> int | None:
+    """Which of the points scored by a pass is nearest to half of the steps, neither the untrained proxy nor the last
+    point; of two as near the earlier one; None: there is no such point."""
+    last = len(points) - 1
+    between = [i for i, point in enumerate(points) if point.epoch is None and point.step > 0 and i != last]
+    return min(between, key=lambda i: abs(2 * points[i].step - points[last].step), default=None)
 
 
 def snapshot_steps(total_steps: int, num_snapshots: int, include_step_zero: bool) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import Self
 
-from s2l_ray.artifacts.models import EvaluationArtifact, SubsetArtifact, TargetArtifact
+from s2l_ray.artifacts.models import EvaluationArtifact, GradientCheckArtifact, SubsetArtifact, TargetArtifact
 from s2l_ray.artifacts.stage import Stage
 
 
@@ -58,6 +58,22 @@ class Target(_Result):
         """Held-out set → `before` and `after` training: `micro` (mean loss over examples), `macro` (over sources),
         `per_token`, all in nats, and `exact_match`."""
         return TargetArtifact.of(self).evaluation
+
+
+@dataclass
+class GradientCheck(_Result):
+    """Whether gradients are alike within clusters, and which subsets have the corpus's mean gradient."""
+
+    @property
+    def verdict(self) -> list[str]:
+        """Sentences, the most important first."""
+        return GradientCheckArtifact.of(self).verdict
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """All of gradients.json: `verdict`, and for each of `snapshots` `similarity`, `gap` and `errors`."""
+        found: Mapping[str, Any] = self.storage.read_json("gradients.json")
+        return found
 
 
 @dataclass

@@ -15,6 +15,7 @@ from s2l_ray.cli import (
     evaluate,
     explain,
     finetune,
+    gradients,
     init,
     inspect,
     push,
@@ -42,8 +43,8 @@ Three commands to try:
 
 s2l --help lists all commands."""
 _EPILOG = "s2l COMMAND --help says more. Exit codes: 0 done, 1 failed, 2 nothing started."
-_COMMANDS = (init, run, select, finetune, evaluate, sweep, submit, inspect, report, verify, push, recipes, selectors,
-             explain, schema, completion, env)  # fmt: skip
+_COMMANDS = (init, run, select, finetune, evaluate, gradients, sweep, submit, inspect, report, verify, push, recipes,
+             selectors, explain, schema, completion, env)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

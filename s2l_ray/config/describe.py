@@ -26,6 +26,7 @@ _SECTIONS = {
     "trajectories": "How often every example is scored while the proxy is trained.",
     "clusters": "How trajectories are grouped.",
     "selection": "Which subsets are chosen.",
+    "gradients": "Whether gradients are alike within clusters, and which subset has the corpus's.",
     "heldout": "Examples that neither the proxy nor a target is trained on.",
     "target": "The model that is fine-tuned on the subsets.",
     "evaluation": "Which test questions the targets answer, how, and what is reported of it.",

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.config.evaluation import EvaluationConfig
+from s2l_ray.config.gradients import GradientsConfig
 from s2l_ray.config.heldout import QUICKSTART_SET, HeldOutConfig
 from s2l_ray.config.loggers import LoggersConfig
 from s2l_ray.config.model import TrainedModelConfig
@@ -142,6 +143,8 @@ class S2LConfig(Section):
     trajectories: TrajectoriesConfig = TrajectoriesConfig()
     clusters: ClustersConfig = ClustersConfig()
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
+    gradients: GradientsConfig | None = None
+    """None: a run does not compare gradients; `s2l gradients` does, afterwards."""
     heldout: HeldOutConfig = HeldOutConfig()
     target: TargetConfig | None = None
     """None: the run ends with the subsets."""

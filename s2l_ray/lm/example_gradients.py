@@ -30,11 +30,12 @@ class ExampleGradients(Protocol):
 
 
 class HeadGradients:
-    """By the head's weight (and bias): g = (1/R) Σ_r e_r h_rᵀ, e_r the gradient of token r's loss by what the head gives.
+    """By the head's weight (and bias): g = (1/R) Σ_r e_r h_rᵀ.
 
-    e_r is p_r − [the token], times the slope of what the model does after the head. Of a head that is tied to the
-    embeddings it is the head's part alone. The sketch is (A e_r) ⊗ (B h_r) with random signs A (rows, V) and
-    B (columns, H), scaled; a side that is no longer than its sketch stays as it is.
+    e_r, the gradient of token r's loss by what the head gives, is p_r − [the token], times the slope of what the model
+    does after the head. Of a head that is tied to the embeddings it is the head's part alone. The sketch is
+    (A e_r) ⊗ (B h_r) with random signs A (rows, V) and B (columns, H), scaled; a side that is no longer than its sketch
+    stays as it is.
 
     Memory: A, B, a batch's last hidden states, the head's logits in chunks (lm.response_loss.CHUNK_ELEMENTS) and their
     gradients in float32.

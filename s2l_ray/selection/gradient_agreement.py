@@ -156,13 +156,22 @@ def gradient_gap(gradients: Array, labels: Array, seed: int = 0, quantile: float
     Past MAX_PAIRED examples a seeded sample of them is paired. None: no pairs of either kind, or all across are equal.
     """
     gradients = _checked(gradients, labels)
-    if len(gradients) > MAX_PAIRED:
-        rows = np.sort(np.random.default_rng(seed).choice(len(gradients), MAX_PAIRED, replace=False))
-        gradients, labels = gradients[rows], labels[rows]
-    centered = gradients - gradients.mean(axis=0)  # differences stay, and less of them cancels
-    products = centered @ centered.T
+    rows = paired_rows(len(gradients), seed)
+    centred = gradients[rows] - gradients[rows].mean(axis=0)  # differences stay, and less of them cancels
+    return gap_of(centred @ centred.T, labels[rows], quantile)
+
+
+def paired_rows(num: int, seed: int) -> Array:
+    """Rows to pair, ascending: all, or a seeded sample of MAX_PAIRED."""
+    if num <= MAX_PAIRED:
+        return np.arange(num)
+    return np.sort(np.random.default_rng(seed).choice(num, MAX_PAIRED, replace=False))
+
+
+def gap_of(products: Array, labels: Array, quantile: float = 0.95) -> float | None:
+    """`gradient_gap` of inner products (P, P) of gradients, centred or not."""
     squares = np.diag(products)
-    first, second = np.triu_indices(len(gradients), k=1)
+    first, second = np.triu_indices(len(products), k=1)
     distances = np.sqrt(np.maximum(squares[first] + squares[second] - 2 * products[first, second], 0))
     same = labels[first] == labels[second]
     if not same.any() or same.all():

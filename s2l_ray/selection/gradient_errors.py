@@ -5,12 +5,12 @@ measured on the sampled examples for those that are not. What chance in the samp
 again, so a larger sample makes the intervals narrower and nothing else. Cochran, Sampling Techniques, 1977, chapters 2,
 5 and 6; with all examples in the sample the closed forms are those of `gradient_agreement.subset_error`.
 
-Memory: 16 m D bytes for m examples of D numbers, and 24 K D for K clusters.
+Memory: 8 m D bytes for m examples of D numbers, and 24 K D for K clusters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,7 +25,36 @@ LEAST_MEMBERS = 30
 """Of a subset in the sample, for its error to be measured."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
-_Square = Callable[[int], "float | None"]
+
+
+@dataclass(frozen=True)
+class UniformDraw:
+    """A uniform random subset of the corpus."""
+
+    num_examples: int
+
+
+@dataclass(frozen=True)
+class ClusterDraw:
+    """A random draw within each cluster."""
+
+    taken: Array
+    """(K,) examples of each cluster."""
+
+    @property
+    def num_examples(self) -> int:
+        return int(self.taken.sum())
+
+
+@dataclass(frozen=True)
+class Members:
+    """A subset of these very examples."""
+
+    num_examples: int
+    in_sample: Array
+    """(m,) bool, which examples of the sample are in it."""
+    weights: Array | None = None
+    """(m,) of the members in the subset's mean; others do not matter."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +63,13 @@ class GradientError:
 
     num_examples: int
     closed_form: bool
-    """Over all random draws with the subset's numbers from each cluster; else of these very examples."""
+    """Over all random draws of this kind; else of these very examples."""
     bias: Interval | None
-    """Of the expected mean: what unequal sampling does. Closed form only."""
+    """Of the expected mean: what unequal sampling does. Of draws within clusters only."""
     rms: Interval | None
     """Of the plain mean; bias and chance together."""
     weighted_rms: Interval | None
-    """With weights N/n of the clusters."""
+    """With weights: N/n of the clusters, or those that the subset has."""
     random_rms: Interval | None
     """Of a uniform random subset of this size."""
     rms_by_random: Interval | None
@@ -49,9 +78,22 @@ class GradientError:
     note: str = ""
 
 
-class _Moments(NamedTuple):
-    """Of the clusters (K), from a sample."""
+class _Squares(NamedTuple):
+    """Squared relative errors, unbiased, so that they may be below 0."""
 
+    bias: float | None
+    rms: float | None
+    weighted: float | None
+    random: float
+
+
+class _Moments(NamedTuple):
+    """Of the K clusters, from a sample or a replicate of it."""
+
+    kept: Array
+    """(m,) bool"""
+    counts: Array
+    """(K,) examples of the sample."""
     means: Array
     """(K, D)"""
     spreads: Array
@@ -60,7 +102,6 @@ class _Moments(NamedTuple):
     """(K,) expected squared error of `means`."""
     mean: Array
     """(D,) of the corpus."""
-    mean_chance: float
     length_squared: float
     """Of the corpus's mean gradient."""
     spread: float
@@ -71,100 +112,93 @@ class SampledGradients:
     """Gradients (m, D) of a sample. DataError if some are not finite."""
 
     def __init__(self, gradients: Array, sample: GradientSample) -> None:
-        self.sample, self.gradients = sample, gradients.astype(np.float64)
-        self.sizes = sample.cluster_sizes
-        bad = np.flatnonzero(~np.isfinite(self.gradients).all(axis=1))
+        self.sample, self.sizes = sample, sample.cluster_sizes
+        self.num_examples = int(self.sizes.sum())
+        self.gradients = gradients.astype(np.float64)
+        self._squares = np.square(self.gradients).sum(axis=1)
+        bad = np.flatnonzero(~np.isfinite(self._squares))
         if len(bad):
             raise DataError(
                 f"{len(bad):,} of {len(gradients):,} gradients are not finite; look at the proxy's training"
             )
-        self._squares = np.square(self.gradients).sum(axis=1)
-        everything = np.ones(len(gradients), dtype=bool)
-        self._kept = [everything, *(sample.cluster_groups != group for group in range(NUM_GROUPS))]
-        """All rows, and those of each replicate."""
-        self._moments = [self._moments_of(kept) for kept in self._kept]
+        self._sums, self._counts = label_sums(self.gradients, sample.clusters, len(self.sizes))
 
-    @property
-    def is_resolved(self) -> bool:
-        """Whether the corpus's mean gradient can be told from zero; else no error is relative to anything."""
-        length = jackknife(lambda at: self._moments[at].length_squared, 0, range(1, NUM_GROUPS + 1))
-        return length is not None and length.low > 0
+    def errors(self, subsets: Mapping[str, UniformDraw | ClusterDraw | Members]) -> dict[str, GradientError]:
+        """Of each subset; none where the corpus's mean gradient cannot be told from zero: no error is relative to it"""
+        lengths: list[float] = []
+        found: dict[str, list[_Squares]] = {name: [] for name in subsets}
+        for group in (None, *range(NUM_GROUPS)):
+            moments = self._moments(group)
+            lengths.append(moments.length_squared)
+            for name, subset in subsets.items():
+                found[name].append(self._squares_of(subset, moments))
+        length = _interval(jackknife, lengths)
+        if length is None or length.low <= 0:
+            return {}
+        return {name: self._error(subset, found[name]) for name, subset in subsets.items()}
 
-    def closed_form(self, taken: Array) -> GradientError:
-        """Of `taken` (K,) random examples from each cluster."""
-        missing = (taken == 0) & (self.sizes > 0)
-        note = f"{int(missing.sum()):,} clusters give nothing, so no weights make up for them" if missing.any() else ""
-        return self._error(
-            int(taken.sum()), note,
-            bias=lambda at: self._bias(self._moments[at], taken),
-            rms=lambda at: self._bias(self._moments[at], taken) + self._variance(self._moments[at], taken, taken),
-            weighted=None if missing.any() else lambda at: self._variance(self._moments[at], taken, self.sizes),
-        )  # fmt: skip
+    def _error(self, subset: UniformDraw | ClusterDraw | Members, squares: Sequence[_Squares]) -> GradientError:
+        bias, rms, weighted = ([one[i] for one in squares] for i in range(3))
+        random = [one.random for one in squares]
+        ratios = [
+            [None if figure is None or not by else figure / by for figure, by in zip(figures, random, strict=True)]
+            for figures in (rms, weighted)
+        ]
+        if isinstance(subset, UniformDraw):
+            rms = [*random]
+        closed_form = not isinstance(subset, Members)
+        of_all = [_interval(root_jackknife, one) for one in (bias, rms, weighted, random, *ratios)]
+        return GradientError(subset.num_examples, closed_form, *of_all, self._note(subset))  # type: ignore[arg-type]
 
-    def measured(self, members: Array, num_examples: int, weights: Array | None = None) -> GradientError:
-        """Of the very examples of a subset.
-
-        Args:
-            members: (m,) bool, which examples of the sample are in it.
-            num_examples: in the whole subset.
-            weights: (m,) of the members in the subset's mean; others do not matter.
-        """
-        num = int(members.sum())
-        if num < min(LEAST_MEMBERS, num_examples):
-            note = (
-                f"only {num:,} of its {num_examples:,} examples are in the sample; raise gradients.num_examples to "
-                "have it measured"
+    def _note(self, subset: UniformDraw | ClusterDraw | Members) -> str:
+        if isinstance(subset, ClusterDraw):
+            missing = int(((subset.taken == 0) & (self.sizes > 0)).sum())
+            return f"{missing:,} clusters give nothing, so no weights make up for them" if missing else ""
+        if isinstance(subset, Members) and not _is_measurable(subset):
+            num = int(subset.in_sample.sum())
+            return (
+                f"only {num:,} of its {subset.num_examples:,} examples are in the sample; raise gradients.num_examples "
+                "to have it measured"
             )
-            return self._error(num_examples, note)
-        share = members * (np.ones(len(members)) if weights is None else weights)
-        figure = [self._measured(at, share) for at in range(len(self._kept))].__getitem__
-        return self._error(num_examples, "", **{"rms" if weights is None else "weighted": figure})
+        return ""
 
-    def _error(
-        self,
-        num: int,
-        note: str,
-        bias: _Square | None = None,
-        rms: _Square | None = None,
-        weighted: _Square | None = None,
-    ) -> GradientError:
-        """Figures are squares, functions of the number of a replicate, 0 for everything."""
-
-        def random(at: int) -> float:
-            of = self._moments[at]
-            return (1 - num / int(self.sizes.sum())) * of.spread / num / of.length_squared
-
-        def by_random(figure: _Square | None) -> _Square | None:
-            def ratio(at: int) -> float | None:
-                assert figure is not None
-                found, by = figure(at), random(at)
-                return found / by if found is not None and by else None
-
-            return None if figure is None else ratio
-
-        of_all = (_interval(figure) for figure in (bias, rms, weighted, random, by_random(rms), by_random(weighted)))
-        return GradientError(num, bias is not None, *of_all, note)
-
-    def _moments_of(self, kept: Array) -> _Moments:
-        labels, sizes = self.sample.clusters[kept], self.sizes
-        sums, counts = label_sums(self.gradients[kept], labels, len(sizes))
-        means = sums / np.maximum(counts, 1)[:, None]
-        inner = np.bincount(labels, weights=self._squares[kept], minlength=len(sizes))
+    def _moments(self, group: int | None) -> _Moments:
+        """Of everything, or of the replicate without this group."""
+        labels, sizes = self.sample.clusters, self.sizes
+        kept = np.ones(len(labels), dtype=bool) if group is None else self.sample.cluster_groups != group
+        left_out, num_left_out = label_sums(self.gradients[~kept], labels[~kept], len(sizes))
+        counts = self._counts - num_left_out
+        means = (self._sums - left_out) / np.maximum(counts, 1)[:, None]
+        inner = np.bincount(labels[kept], weights=self._squares[kept], minlength=len(sizes))
         inner = np.maximum(inner - counts * np.square(means).sum(axis=1), 0)  # rounding goes below 0
         pooled = inner.sum() / max(1, int(np.maximum(counts - 1, 0).sum()))
         # One of a larger cluster, which only a replicate has, tells nothing of its spread: that of all others.
         spreads = np.where(counts > 1, inner / np.maximum(counts - 1, 1), np.where(sizes > 1, pooled, 0.0))
         chance = (1 - counts / np.maximum(sizes, 1)) * spreads / np.maximum(counts, 1)
-        share = sizes / sizes.sum()
+        share = sizes / self.num_examples
         mean = share @ means
-        mean_chance = float((np.square(share) * chance).sum())
-        length_squared = float(np.square(mean).sum()) - mean_chance
-        between = float((sizes * (np.square(means).sum(axis=1) - chance)).sum()) - sizes.sum() * length_squared
-        spread = (float(((sizes - 1).clip(min=0) * spreads).sum()) + max(0.0, between)) / max(1, int(sizes.sum()) - 1)
-        return _Moments(means, spreads, chance, mean, mean_chance, length_squared, spread)
+        length_squared = float(mean @ mean) - float((np.square(share) * chance).sum())
+        between = float((sizes * (np.square(means).sum(axis=1) - chance)).sum()) - self.num_examples * length_squared
+        spread = float(((sizes - 1).clip(min=0) * spreads).sum()) + max(0.0, between)
+        spread /= max(1, self.num_examples - 1)
+        return _Moments(kept, counts, means, spreads, chance, mean, length_squared, spread)
+
+    def _squares_of(self, subset: UniformDraw | ClusterDraw | Members, of: _Moments) -> _Squares:
+        num = subset.num_examples
+        random = (1 - num / self.num_examples) * of.spread / num / of.length_squared
+        if isinstance(subset, ClusterDraw):
+            taken = subset.taken
+            bias = self._bias(of, taken)
+            weighted = None if ((taken == 0) & (self.sizes > 0)).any() else self._variance(of, taken, self.sizes)
+            return _Squares(bias, bias + self._variance(of, taken, taken), weighted, random)
+        if isinstance(subset, UniformDraw) or not _is_measurable(subset):
+            return _Squares(None, None, None, random)
+        measured = self._measured(of, subset)
+        plain = subset.weights is None
+        return _Squares(None, measured if plain else None, None if plain else measured, random)
 
     def _bias(self, of: _Moments, taken: Array) -> float:
-        excess = taken / taken.sum() - self.sizes / self.sizes.sum()
+        excess = taken / taken.sum() - self.sizes / self.num_examples
         squared = float(np.square(excess @ of.means).sum()) - float((np.square(excess) * of.chance).sum())
         return squared / of.length_squared
 
@@ -174,26 +208,38 @@ class SampledGradients:
         per_cluster = np.divide(left_out * of.spreads, taken, out=np.zeros(len(taken)), where=taken > 0)
         return float((np.square(parts / parts.sum()) * per_cluster).sum()) / of.length_squared
 
-    def _measured(self, at: int, share: Array) -> float | None:
-        """The length of the difference of two means, each estimated by counting every example N/m times."""
-        kept, of = self._kept[at], self._moments[at]
-        labels, gradients = self.sample.clusters[kept], self.gradients[kept]
-        counts = np.bincount(labels, minlength=len(self.sizes))
-        stands_for = self.sizes[labels] / counts[labels]
-        share = share[kept]
+    def _measured(self, of: _Moments, subset: Members) -> float | None:
+        """Squared length of the difference of two means, each estimated by counting every example N/m times.
+
+        The chance in it is linearised: an example adds (s_i − 1/N) g_i − s_i ḡ_S + ḡ/N to the difference, s_i its share
+        in the subset's mean. No (m, D) matrix of that is made.
+        """
+        labels, counts = self.sample.clusters, of.counts
+        share = (subset.in_sample & of.kept) * (1.0 if subset.weights is None else subset.weights)
+        stands_for = self.sizes[labels] / np.maximum(counts[labels], 1)
         total = float((stands_for * share).sum())
         if not total:
             return None
-        mean = (stands_for * share) @ gradients / total
-        # Linearised: what one example adds to the difference of the two means.
-        added = (share / total)[:, None] * (gradients - mean) - (gradients - of.mean) / self.sizes.sum()
-        sums, _ = label_sums(added, labels, len(self.sizes))
-        squares = np.bincount(labels, weights=np.square(added).sum(axis=1), minlength=len(self.sizes))
-        inner = squares - np.square(sums).sum(axis=1) / np.maximum(counts, 1)
+        share, each = share / total, 1 / self.num_examples
+        mean, whole = (stands_for * share) @ self.gradients, of.mean
+        along = share * (self.gradients @ mean) - each * (self.gradients @ whole)
+        constant = np.square(share) * (mean @ mean) - 2 * share * each * (mean @ whole) + each**2 * (whole @ whole)
+        squares = np.square(share - each) * self._squares - 2 * (share - each) * along + constant
+        inside = share > 0
+        sums, _ = label_sums(share[inside, None] * self.gradients[inside], labels[inside], len(counts))
+        sums -= each * counts[:, None] * (of.means - whole)
+        sums -= np.bincount(labels, weights=share, minlength=len(counts))[:, None] * mean
+        inner = np.bincount(labels[of.kept], weights=squares[of.kept], minlength=len(counts))
+        inner = inner - np.square(sums).sum(axis=1) / np.maximum(counts, 1)
         chance = self.sizes * (self.sizes - counts) * inner / np.maximum(counts * (counts - 1), 1)
-        squared = float(np.square(mean - of.mean).sum()) - float(chance.sum())
-        return squared / of.length_squared
+        return (float(np.square(mean - whole).sum()) - float(chance.sum())) / of.length_squared
 
 
-def _interval(square: _Square | None) -> Interval | None:
-    return None if square is None else root_jackknife(square, 0, range(1, NUM_GROUPS + 1))
+def _is_measurable(subset: Members) -> bool:
+    return int(subset.in_sample.sum()) >= min(LEAST_MEMBERS, subset.num_examples)
+
+
+def _interval(method: Any, figures: Sequence[float | None]) -> Interval | None:
+    """The first figure is of everything, the others of the replicates."""
+    found: Interval | None = method(figures.__getitem__, 0, range(1, len(figures)))
+    return found

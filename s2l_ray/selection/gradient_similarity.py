@@ -3,7 +3,7 @@
 Intervals are those of a delete-a-group jackknife (Kott, Journal of Official Statistics 17, 2001), made for figures that
 are smooth functions of sums.
 
-Memory for M examples of D numbers: 24 M D bytes, and 16 K D for K labels.
+Memory for M examples of D numbers: 8 M D bytes until it is ready, then 8 M² and once more in passing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from s2l_ray.selection.gradient_agreement import DEFAULT_DRAWS, label_sums
+from s2l_ray.selection.gradient_agreement import DEFAULT_DRAWS, gap_of, paired_rows
 from s2l_ray.selection.gradient_sample import NUM_GROUPS
 
 T_QUANTILE = 2.093
@@ -54,18 +54,23 @@ class Similarity:
 
 
 class _Sums(NamedTuple):
-    """By label, of unit gradients and of centred ones."""
+    """Squared lengths of sums of gradients, by label (K,) and of all."""
 
     units: Array
+    all_units: float
     num_units: Array
     centred: Array
+    all_centred: float
     num: Array
-    squares: float
-    """Sum of squared lengths of the centred ones."""
+    total: float
+    """Sum of squared lengths of the centred gradients."""
 
 
 class UniformGradients:
     """Gradients of a uniform sample, made ready once for several kinds of labels.
+
+    All figures are sums of inner products, so their matrix is computed once, of the centred gradients c = g − ḡ; with
+    a_i = c_i · ḡ it holds g_i · g_j = c_i · c_j + a_i + a_j + ‖ḡ‖².
 
     Args:
         gradients: (M, D).
@@ -73,26 +78,29 @@ class UniformGradients:
     """
 
     def __init__(self, gradients: Array, groups: Array) -> None:
-        wide = gradients.astype(np.float64)
-        norms = np.sqrt(np.square(wide).sum(axis=1))
-        self.has_direction = norms > 0
-        self.units = wide[self.has_direction] / norms[self.has_direction, None]
+        centred = gradients.astype(np.float64)
+        norms = np.sqrt(np.square(centred).sum(axis=1))
+        mean = centred.mean(axis=0)
+        centred -= mean
+        self.products = centred @ centred.T  # (M, M)
+        self.along_mean = centred @ mean  # (M,)
+        self.mean_squared = float(mean @ mean)
+        self.by_norm = np.divide(1, norms, out=np.zeros(len(norms)), where=norms > 0)  # (M,)
         self.raw_squares = float(np.square(norms).sum())
-        self.centred = np.subtract(wide, wide.mean(axis=0), out=wide)
         self.groups = groups
 
     @property
     def num_zero(self) -> int:
         """Examples whose gradient is zero; they have no direction."""
-        return int((~self.has_direction).sum())
+        return int((self.by_norm == 0).sum())
 
     def similarity(self, labels: Array, seed: int = 0, num_draws: int = DEFAULT_DRAWS) -> Similarity:
         """`labels` (M,) integers from 0."""
-        num_labels = int(labels.max()) + 1
-        whole = self._sums(labels, num_labels)
-        replicates = [_without(whole, self._sums(labels, num_labels, group)) for group in range(NUM_GROUPS)]
+        everything = np.ones(len(labels), dtype=bool)
+        whole = self._sums(labels, everything)
+        replicates = [self._sums(labels, self.groups != group) for group in range(NUM_GROUPS)]
         rng = np.random.default_rng(seed)
-        nulls = [self._sums(rng.permutation(labels), num_labels) for _ in range(num_draws)]
+        nulls = [self._sums(rng.permutation(labels), everything, whole) for _ in range(num_draws)]
         within, across = _cosines(whole)
         null_cosines = [_cosines(null) for null in nulls]
         apart = [w - a for w, a in null_cosines if w is not None and a is not None]
@@ -107,22 +115,41 @@ class UniformGradients:
             _mean([self._explained(null) for null in nulls]),
         )
 
-    def _sums(self, labels: Array, num_labels: int, group: int | None = None) -> _Sums:
-        """Of all, or of one group."""
-        chosen = slice(None) if group is None else self.groups == group
-        directed = slice(None) if group is None else self.groups[self.has_direction] == group
-        units, num_units = label_sums(self.units[directed], labels[self.has_direction][directed], num_labels)
-        centred, num = label_sums(self.centred[chosen], labels[chosen], num_labels)
-        return _Sums(units, num_units, centred, num, float(np.square(self.centred[chosen]).sum()))
+    def gap(self, labels: Array, seed: int = 0) -> float | None:
+        """See `gradient_agreement.gradient_gap`."""
+        rows = paired_rows(len(labels), seed)
+        return gap_of(self.products[np.ix_(rows, rows)], labels[rows])
+
+    def _sums(self, labels: Array, kept: Array, of_all: _Sums | None = None) -> _Sums:
+        """Of the kept ones (M,). `of_all`: has the sums that do not depend on labels."""
+        rows = np.flatnonzero(kept)
+        rows = rows[np.argsort(labels[rows], kind="stable")]
+        num = np.bincount(labels[rows], minlength=int(labels.max()) + 1)
+        groups = np.split(rows, np.cumsum(num)[:-1])
+        of_labels = np.array([self._squared_sums(group) for group in groups]).reshape(-1, 2)
+        if of_all is None:
+            units, centred = self._squared_sums(rows)
+            total = float(np.diag(self.products)[rows].sum())
+        else:
+            units, centred, total = of_all.all_units, of_all.all_centred, of_all.total
+        num_units = np.bincount(labels[rows][self.by_norm[rows] > 0], minlength=len(num))
+        return _Sums(of_labels[:, 0], units, num_units, of_labels[:, 1], centred, num, total)
+
+    def _squared_sums(self, rows: Array) -> tuple[float, float]:
+        """‖Σ u‖² of unit gradients, and ‖Σ c‖² of centred ones."""
+        block = self.products[np.ix_(rows, rows)]
+        weights = self.by_norm[rows]
+        sum_of_weights = float(weights.sum())
+        units = float(weights @ block @ weights) + 2 * float(weights @ self.along_mean[rows]) * sum_of_weights
+        return units + self.mean_squared * sum_of_weights**2, float(block.sum())
 
     def _explained(self, sums: _Sums) -> float | None:
         present = sums.num > 0
-        between = float((np.square(sums.centred[present]).sum(axis=1) / sums.num[present]).sum())
-        overall = float(np.square(sums.centred.sum(axis=0)).sum()) / max(1, int(sums.num.sum()))
-        total = sums.squares - overall
+        overall = sums.all_centred / max(1, int(sums.num.sum()))
+        total = sums.total - overall
         if total <= 1e-24 * self.raw_squares:  # what rounding alone leaves of equal gradients
             return None
-        return (between - overall) / total
+        return (float((sums.centred[present] / sums.num[present]).sum()) - overall) / total
 
 
 def jackknife(figure: Callable[[Any], float | None], whole: Any, replicates: Sequence[Any]) -> Interval | None:
@@ -142,18 +169,13 @@ def root_jackknife(square: Callable[[Any], float | None], whole: Any, replicates
     return None if ends is None else Interval(*ends)
 
 
-def _without(whole: _Sums, group: _Sums) -> _Sums:
-    return _Sums(*(one - other for one, other in zip(whole, group, strict=True)))
-
-
 def _cosines(sums: _Sums) -> tuple[float | None, float | None]:
     """Within and across, see gradient_agreement.mean_cosines."""
-    num = int(sums.num_units.sum())
-    squares = float(np.square(sums.units).sum())
+    num, squares = int(sums.num_units.sum()), float(sums.units.sum())
     num_within = float((sums.num_units * (sums.num_units - 1)).sum())
     num_across = float(num**2 - np.square(sums.num_units).sum())
-    across = (float(np.square(sums.units.sum(axis=0)).sum()) - squares) / num_across if num_across else None
-    return (squares - num) / num_within if num_within else None, across
+    within = (squares - num) / num_within if num_within else None
+    return within, (sums.all_units - squares) / num_across if num_across else None
 
 
 def _difference(sums: _Sums) -> float | None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _FINISHED, _STOPPED = "trials", "stopped"
 Say = Callable[[str], None]
-_NOT_RESULTS = {"name", "run_dir", "sweep", "resources", "loggers", "estimates", "evaluation"}
+_NOT_RESULTS = {"name", "run_dir", "sweep", "resources", "loggers", "estimates", "evaluation", "gradients"}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The order of the stages: the whole story in one file.
 
-corpus → tokens → proxy → trajectories → clusters, then a subset for each selector and budget, and for each target its
-tokens, the held-out sets, and the target itself, then its answers to test questions. Stages that are registered from
-outside come after the one they name.
+corpus → tokens → proxy → trajectories → clusters, then a subset for each selector and budget, the gradient check where
+it is asked for, and for each target its tokens, the held-out sets, and the target itself, then its answers to test
+questions. Stages that are registered from outside come after the one they name.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from s2l_ray.stages.corpus.stage import check_stratum, corpus_spec
 from s2l_ray.stages.evaluation.models import models_of
 from s2l_ray.stages.evaluation.stage import Evaluation
 from s2l_ray.stages.evaluation.tasks import AskedTask, read_tasks
+from s2l_ray.stages.gradients.stage import check_spec, gradients_spec
 from s2l_ray.stages.heldout.stage import heldout_spec
 from s2l_ray.stages.proxy.stage import proxy_spec
 from s2l_ray.stages.signals.query import query_needs, query_spec
@@ -61,6 +62,8 @@ def run_stages(context: RunContext) -> None:
     run_up_to_clusters(context, context.config.selection.budgets)
     context.run.commit()
     subset_stages(context)
+    if context.config.gradients is not None:
+        gradient_stages(context)
     target_stages(context)
     if context.config.evaluation is not None and context.run.targets:
         evaluate_models(context, read_tasks(context.config, context.run.storage, context.progress.say))
@@ -115,6 +118,12 @@ def subset_stage(
     """One subset. `reader`: one for many budgets."""
     reader = reader or SelectionReader(run)
     return runner.ensure(subset_spec(config, run, selector, budget, reader, runner.progress.say))
+
+
+def gradient_stages(context: RunContext) -> Stage:
+    """Gradients of a sample, and what they say of clusters and of all subsets that there are; gives the latter."""
+    context.runner.ensure(gradients_spec(context))
+    return context.runner.ensure(check_spec(context.config, context.run))
 
 
 def target_stages(context: RunContext) -> list[Stage]:

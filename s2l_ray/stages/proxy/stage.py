@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.artifacts.models import ProxyArtifact, TokensArtifact
-from s2l_ray.artifacts.points import PlanError, Point
+from s2l_ray.artifacts.points import PlanError, Point, middle_point
 from s2l_ray.artifacts.run import part_rows
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
 from s2l_ray.config.schema import S2LConfig
@@ -167,9 +167,11 @@ def _said(points: Sequence[Point]) -> str:
 
 
 def _kept(config: S2LConfig, points: Sequence[Point]) -> tuple[int, ...]:
-    """Scored points whose weights a selector will look at; the last ones are there anyway, the untrained are made
-    anew."""
+    """Scored points whose weights a selector or the gradient check will look at; the last ones are there anyway, the
+    untrained are made anew."""
     kept = {index for _, index in _passes(config, points) if index is not None}
+    middle = None if config.gradients is None else middle_point(points)
+    kept |= set() if middle is None else {middle}
     last = len(points) - 1
     return tuple(sorted(i for i in kept if i != last and points[i].step and points[i].epoch is None))
 

@@ -263,5 +263,5 @@ def test_every_command_that_only_reads_gives_json():
     for name in reading:
         assert "--json" in choices[name].format_help(), name
     # What is left writes or trains, or is made for programs already.
-    writing = {"init", "select", "finetune", "sweep", "submit", "push", "evaluate", "schema", "completion"}
+    writing = {"init", "select", "finetune", "sweep", "submit", "push", "evaluate", "gradients", "schema", "completion"}
     assert set(choices) - set(reading) <= writing

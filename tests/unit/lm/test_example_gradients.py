@@ -117,7 +117,7 @@ def test_lora_gradients_are_what_autograd_gives_one_example_at_a_time(family: st
     model, examples = made(*FAMILIES[family], scale=0.2), random_examples(5, vocab=90, max_length=30)
     loss = ResponseLoss(model)
     batching = choose_batching(model, loss, pad_id=0, device=CPU)
-    before = loss.state_dict().keys() and model(input_ids=torch.arange(9)[None]).logits.detach().clone()
+    before = model(input_ids=torch.arange(9)[None]).logits.detach().clone()
     gradients = LoraGradients(loss, batching, device=CPU, dim=512)
     assert torch.equal(model(input_ids=torch.arange(9)[None]).logits, before), "fresh adapters do nothing"
     found = gradients(examples)

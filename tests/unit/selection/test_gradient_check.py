@@ -9,7 +9,7 @@ import pytest
 
 from s2l_ray.errors import DataError, UserError
 from s2l_ray.selection.gradient_agreement import agreement, error_of_rows, subset_error
-from s2l_ray.selection.gradient_errors import SampledGradients
+from s2l_ray.selection.gradient_errors import ClusterDraw, GradientError, Members, SampledGradients, UniformDraw
 from s2l_ray.selection.gradient_sample import NUM_GROUPS, GradientSample, draw_sample
 from s2l_ray.selection.gradient_similarity import UniformGradients
 
@@ -34,6 +34,10 @@ def sampled(ids: Array, clusters: Array, gradients: Array, num: int, seed: int =
     return SampledGradients(gradients[sample.rows], sample)
 
 
+def error(of: SampledGradients, subset: UniformDraw | ClusterDraw | Members) -> GradientError:
+    return of.errors({"subset": subset})["subset"]
+
+
 # --- the sample -----------------------------------------------------------------------------------------------------
 
 
@@ -45,8 +49,8 @@ def test_the_sample_is_uniform_and_fills_up_small_clusters() -> None:
     assert counts.min() >= 16
     assert counts[0] == sample.is_uniform[sample.clusters == 0].sum()
     assert (np.diff(ids[sample.rows, 0].astype(np.float64)) >= 0).all()
-    share = np.mean([(draw_sample(ids, clusters, 200, seed).is_uniform
-                      & (draw_sample(ids, clusters, 200, seed).clusters == 0)).sum() / 200 for seed in range(20)])  # fmt: skip
+    drawn = [draw_sample(ids, clusters, 200, seed) for seed in range(20)]
+    share = np.mean([(one.is_uniform & (one.clusters == 0)).sum() / 200 for one in drawn])
     assert share == pytest.approx((clusters == 0).mean(), abs=0.03)
 
 
@@ -58,9 +62,9 @@ def test_the_order_of_the_rows_changes_nothing() -> None:
     for name in ("is_uniform", "clusters", "uniform_groups", "cluster_groups", "cluster_sizes"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     taken = np.array([40, 40, 40, 40, 40, 20])
-    assert SampledGradients(gradients[one.rows], one).closed_form(taken) == SampledGradients(
-        gradients[shuffled][other.rows], other
-    ).closed_form(taken)
+    assert error(SampledGradients(gradients[one.rows], one), ClusterDraw(taken)) == error(
+        SampledGradients(gradients[shuffled][other.rows], other), ClusterDraw(taken)
+    )
 
 
 def test_another_seed_is_another_sample_and_clusters_that_are_taken_whole_are_no_chance() -> None:
@@ -139,7 +143,7 @@ def test_all_examples_in_the_sample_give_the_closed_form() -> None:
     ids, clusters, gradients = world(600)
     taken = np.array([30, 30, 30, 20, 10, 4])
     expected = subset_error(gradients, clusters, taken)
-    found = sampled(ids, clusters, gradients, 600).closed_form(taken)
+    found = error(sampled(ids, clusters, gradients, 600), ClusterDraw(taken))
     for name, value in (("bias", expected.bias), ("rms", expected.rms), ("weighted_rms", expected.weighted_rms),
                         ("random_rms", expected.random_rms)):  # fmt: skip
         interval = getattr(found, name)
@@ -153,10 +157,11 @@ def test_a_sample_estimates_the_corpus_and_its_intervals_cover_it() -> None:
     names = ("bias", "rms", "weighted_rms", "random_rms", "rms_by_random", "weighted_by_random")
     ids, clusters, gradients = world(4000, dim=40)
     taken = np.array([60, 60, 60, 60, 60, 20])
-    truth = sampled(ids, clusters, gradients, 4000).closed_form(taken)
-    covered, values = dict.fromkeys(names, 0), {name: [] for name in names}
+    truth = error(sampled(ids, clusters, gradients, 4000), ClusterDraw(taken))
+    covered = dict.fromkeys(names, 0)
+    values: dict[str, list[float]] = {name: [] for name in names}
     for seed in range(40):
-        found = sampled(ids, clusters, gradients, 300, seed).closed_form(taken)
+        found = error(sampled(ids, clusters, gradients, 300, seed), ClusterDraw(taken))
         for name in names:
             interval = getattr(found, name)
             values[name].append(interval.value)
@@ -174,7 +179,8 @@ def test_a_subset_is_measured_as_it_is() -> None:
     covered, values = 0, []
     for seed in range(40):
         sample = draw_sample(ids, clusters, 400, seed)
-        found = SampledGradients(gradients[sample.rows], sample).measured(chosen[sample.rows], int(chosen.sum()))
+        members = Members(int(chosen.sum()), chosen[sample.rows])
+        found = error(SampledGradients(gradients[sample.rows], sample), members)
         assert found.rms is not None
         values.append(found.rms.value)
         covered += found.rms.low <= truth <= found.rms.high
@@ -190,8 +196,8 @@ def test_weights_of_a_subset_count() -> None:
     weights = np.bincount(clusters)[clusters] / 30.0
     chosen = np.isin(np.arange(3000), rows)
     of = sampled(ids, clusters, gradients, 3000)
-    plain = of.measured(chosen[of.sample.rows], len(rows))
-    weighted = of.measured(chosen[of.sample.rows], len(rows), weights[of.sample.rows])
+    plain = error(of, Members(len(rows), chosen[of.sample.rows]))
+    weighted = error(of, Members(len(rows), chosen[of.sample.rows], weights[of.sample.rows]))
     assert plain.rms is not None
     assert weighted.weighted_rms is not None
     assert (plain.weighted_rms, weighted.rms) == (None, None)
@@ -202,28 +208,34 @@ def test_weights_of_a_subset_count() -> None:
 def test_what_cannot_be_said_is_none_with_the_reason() -> None:
     ids, clusters, gradients = world(2000)
     of = sampled(ids, clusters, gradients, 200)
-    found = of.closed_form(np.array([50, 50, 50, 50, 0, 0]))
+    found = error(of, ClusterDraw(np.array([50, 50, 50, 50, 0, 0])))
     assert (found.weighted_rms, found.weighted_by_random) == (None, None)
     assert "2 clusters give nothing" in found.note
-    few = of.measured(np.arange(len(of.gradients)) < 5, 100)
+    few = error(of, Members(100, np.arange(len(of.gradients)) < 5))
     assert (few.rms, few.rms_by_random) == (None, None)
     assert "only 5 of its 100 examples" in few.note
     flat = np.random.default_rng(0).standard_normal((2000, 60))
-    assert not sampled(ids, clusters, flat - flat.mean(axis=0), 100).is_resolved
-    assert of.is_resolved
+    assert sampled(ids, clusters, flat - flat.mean(axis=0), 100).errors({"any": UniformDraw(9)}) == {}
 
 
 def test_all_of_the_corpus_has_no_error() -> None:
     ids, clusters, gradients = world(500)
-    found = sampled(ids, clusters, gradients, 100).closed_form(np.bincount(clusters))
+    found = error(sampled(ids, clusters, gradients, 100), ClusterDraw(np.bincount(clusters)))
     assert found.random_rms is not None
     assert found.rms is not None
     assert (found.random_rms.value, found.rms_by_random) == (0, None)
-    assert found.rms.value == pytest.approx(0)
+    assert found.rms.value == pytest.approx(0, abs=1e-6)
+
+
+def test_a_random_subset_is_its_own_yardstick() -> None:
+    of = sampled(*world(2000), 300)
+    found = error(of, UniformDraw(200))
+    assert found.rms == found.random_rms
+    assert (found.closed_form, found.bias, found.rms_by_random) == (True, None, None)
 
 
 def test_gradients_that_are_not_finite_are_refused() -> None:
-    ids, clusters, gradients = world(100)
+    _, clusters, gradients = world(100)
     gradients[3, 2] = np.nan
     with pytest.raises(DataError, match="not finite"):
         SampledGradients(gradients, whole(clusters))

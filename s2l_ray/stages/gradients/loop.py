@@ -1,0 +1,221 @@
+"""What one worker does: gradients of its share of the sample, at each snapshot. Knows torch, not Ray.
+
+The sample is in chunks in the order of the ids, and batches are made within a chunk: what a chunk's gradients are
+depends on weights and sample alone, not on workers, nor on the order or the parts of the corpus. Chunks that are there
+already stay, so that lost workers cost the chunks that they were at.
+
+Memory: the whole sample's tokens on every worker (5 bytes a token), one unit of the corpus while they are looked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from s2l_ray.config.schema import ProxyConfig
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.data.example_id import array_to_hex, array_to_ids
+from s2l_ray.data.part_groups import group_parts, share_of_parts
+from s2l_ray.data.sequences import first_rows, mean_over_sequences
+from s2l_ray.data.token_examples import Examples
+from s2l_ray.errors import InternalError
+from s2l_ray.lm.embed import Embedder
+from s2l_ray.lm.engine import device_name, peak_memory_bytes
+from s2l_ray.lm.example_gradients import ExampleGradients, HeadGradients, LoraGradients
+from s2l_ray.lm.load import load_model
+from s2l_ray.lm.packing import choose_batching
+from s2l_ray.lm.response_loss import ResponseLoss
+from s2l_ray.lm.score import NonFiniteScore
+from s2l_ray.lm.step import autocast_for
+from s2l_ray.lm.vocabulary import pad_token_id_of
+from s2l_ray.lm.worker import WorkerContext
+from s2l_ray.selection.signals import RESPONSE_EMBEDDING
+from s2l_ray.storage.digests import columns_digest
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.scratch import scratch_folder
+
+CHUNK_EXAMPLES = 256
+"""Unit of work and of restart; 4 MB of gradients."""
+_UNIT_ROWS = 32_768
+"""Examples loaded at once."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A snapshot's."""
+
+    name: str
+    """start, middle or last."""
+    step: int
+    files: tuple[str, ...]
+    """In the folder of the proxy's stage; empty: the weights that the proxy began with."""
+
+
+@dataclass(frozen=True)
+class GradientsJob:
+    """Everything that a worker needs; the same for all."""
+
+    kind: str
+    """`head` or `lora`."""
+    snapshots: tuple[Weights, ...]
+    ids: np.ndarray
+    """(m, 2) uint64, the sample, ascending."""
+    seed: int
+    """Of the sketches."""
+    proxy: ProxyConfig
+    proxy_seed: int
+    tokens_per_batch: int
+    parts: tuple[tuple[int, int], ...]
+    """(part, sequences)."""
+    tokenizer: Any
+    model: Storage
+    """Folder of the proxy's stage."""
+    tokens: Storage
+    """Folder of the token parts."""
+    out: Storage
+    """Folder of the stage: `<snapshot>/part-<chunk>.parquet`."""
+    threads: int | None = None
+
+    @property
+    def num_chunks(self) -> int:
+        return -(-len(self.ids) // CHUNK_EXAMPLES)
+
+
+def run_pass(job: GradientsJob, worker: WorkerContext) -> dict[str, Any]:
+    """Returns the summary that ends up in the manifest. Raises NonFiniteScore on all ranks alike."""
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    missing: dict[str, list[int]] = {}
+    if worker.rank == 0:
+        worker.emit(event="ready", step=0)
+        missing = {weights.name: _missing(job, weights) for weights in job.snapshots}
+    missing = worker.broadcast(missing)
+    sample = _collect(job, worker) if any(missing.values()) else None
+    for weights in job.snapshots:
+        if sample is None or not missing[weights.name]:
+            continue
+        fault = ""
+        compute = _ready(job, weights, worker)
+        try:
+            for chunk in missing[weights.name][worker.rank :: worker.num_workers]:
+                table = compute(_chunk_of(job, sample, chunk))
+                job.out.write_table(f"{weights.name}/{part_name(chunk)}", table, compression="zstd")
+                worker.emit(event="scored", examples=table.num_rows)
+        except NonFiniteScore as error:
+            fault = f"{weights.name} (step {weights.step:,}): {error}"
+        # Raised on every rank: one that stopped alone would leave the others waiting.
+        faults = [f for f in worker.all_gather(fault) if f]
+        if faults:
+            raise NonFiniteScore(faults[0])
+    return _summary(job, worker)
+
+
+def _missing(job: GradientsJob, weights: Weights) -> list[int]:
+    there = {entry.name for entry in job.out.list(weights.name)}
+    return [chunk for chunk in range(job.num_chunks) if f"{weights.name}/{part_name(chunk)}" not in there]
+
+
+def _summary(job: GradientsJob, worker: WorkerContext) -> dict[str, Any]:
+    digests, dim = {}, 0
+    names = [f"{weights.name}/{part_name(chunk)}" for weights in job.snapshots for chunk in range(job.num_chunks)]
+    for name in names[worker.rank :: worker.num_workers]:
+        table = job.out.read_table(name)
+        digests[name], dim = columns_digest(table), table["gradient"].type.list_size
+    gathered = worker.all_gather((digests, dim, job.out.take_written()))
+    found = {name: digest for share, _, _ in gathered for name, digest in share.items()}
+    return {
+        "digests": [found[name] for name in names],
+        "dim": max(dim for _, dim, _ in gathered),
+        "written": [file for _, _, files in gathered for file in files],
+        "device": device_name(worker.device),
+        "peak_memory_bytes": peak_memory_bytes(worker.device),
+    }
+
+
+def _collect(job: GradientsJob, worker: WorkerContext) -> Examples:
+    """The sample's sequences on every rank, ascending by id; each rank reads its share of the corpus.
+
+    Raises:
+        InternalError: the tokens lack some of it.
+    """
+    rows_of = dict(job.parts)
+    mine = share_of_parts([part for part, _ in job.parts], rows_of, worker.rank, worker.num_workers)
+    units = group_parts(mine, rows_of, _UNIT_ROWS)
+    wanted = {(int(high), int(low)) for high, low in job.ids}
+    found = []
+    for examples in worker.stream(job.tokens, units):
+        near = np.flatnonzero(np.isin(examples.ids[:, 0], job.ids[:, 0]))
+        rows = [row for row in near if (int(examples.ids[row, 0]), int(examples.ids[row, 1])) in wanted]
+        found.append(examples.take(np.array(rows, dtype=np.int64)))
+    gathered = [examples for share in worker.all_gather(found) for examples in share]
+    sample = Examples.concatenate(gathered)
+    # Stable: the sequences of one example keep their order.
+    sample = sample.take(np.lexsort((sample.ids[:, 1], sample.ids[:, 0])))
+    if not np.array_equal(sample.ids[first_rows(sample.ids)], job.ids):
+        raise InternalError(
+            f"{job.tokens.uri} holds {len(first_rows(sample.ids)):,} of {len(job.ids):,} sampled examples; the "
+            "trajectories were made from other tokens: run `s2l run` on the configuration again"
+        )
+    return sample
+
+
+def _chunk_of(job: GradientsJob, sample: Examples, chunk: int) -> Examples:
+    bounds = np.append(first_rows(sample.ids), len(sample))  # (m + 1,)
+    first = chunk * CHUNK_EXAMPLES
+    return sample.take(np.arange(bounds[first], bounds[min(first + CHUNK_EXAMPLES, len(job.ids))]))
+
+
+def _ready(job: GradientsJob, weights: Weights, worker: WorkerContext) -> Any:
+    """Examples → their table, by these weights."""
+    model = _load(job, weights).to(worker.device)
+    loss, autocast = ResponseLoss(model), autocast_for(worker.device, job.proxy.precision)
+    batching = choose_batching(
+        model, loss, pad_id=pad_token_id_of(job.tokenizer, model.get_input_embeddings().num_embeddings),
+        device=worker.device, autocast=autocast, agree=lambda yes: all(worker.all_gather(yes)),
+    )  # fmt: skip
+    how: dict[str, Any] = {"device": worker.device, "autocast": autocast}
+    embed = Embedder(RESPONSE_EMBEDDING, loss, batching, tokens_per_batch=job.tokens_per_batch, **how)
+    gradients_of: ExampleGradients
+    if job.kind == "lora":
+        gradients_of = LoraGradients(loss, batching, seed=job.seed, **how)
+    else:
+        gradients_of = HeadGradients(loss, batching, tokens_per_batch=job.tokens_per_batch, seed=job.seed, **how)
+    return lambda examples: _table(examples, gradients_of(examples), embed(examples))
+
+
+def _load(job: GradientsJob, weights: Weights) -> Any:
+    if not weights.files:
+        return load_model(job.proxy, job.tokenizer, job.proxy_seed)
+    with scratch_folder() as folder:
+        for name in weights.files:
+            Path(folder, name.rsplit("/", 1)[1]).write_bytes(job.model.read_bytes(name))
+        own = {"model": str(folder), "from_config": None, "random_weights": False, "revision": None, "gguf_file": None}
+        return load_model(job.proxy.model_copy(update=own), job.tokenizer, job.proxy_seed)
+
+
+def _table(examples: Examples, gradients: np.ndarray, embeddings: np.ndarray) -> pa.Table:
+    """One row an example; several sequences count by their response tokens.
+
+    Raises:
+        NonFiniteScore: a gradient is not a number; names the examples.
+    """
+    wrong = np.flatnonzero(~np.isfinite(gradients).all(axis=1))
+    if len(wrong):
+        shown = ", ".join(array_to_hex(examples.ids[wrong[:10]]))
+        raise NonFiniteScore(
+            f"{len(wrong)} gradients are not finite (examples {shown}). The proxy has diverged or overflows: lower "
+            "proxy.learning_rate, or precision=fp32"
+        )
+    first = first_rows(examples.ids)
+    counts = np.add.reduceat(examples.mask.astype(np.int64), examples.offsets[:-1])
+    counts = counts - examples.mask[examples.offsets[:-1]]  # a first token has no context, and so no loss
+    columns = [array_to_ids(examples.ids[first])]
+    for values in (gradients, embeddings):
+        means = mean_over_sequences(values, counts, first).astype(np.float32)
+        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(means.reshape(-1)), means.shape[1]))
+    return pa.table(columns, names=["example_id", "gradient", "embedding"])
