@@ -42,6 +42,7 @@ Three commands to try:
   s2l recipes                configurations to start from
 
 s2l --help lists all commands."""
+_TITLE = "Which part of your fine-tuning data is worth training on? The commands"
 _EPILOG = "s2l COMMAND --help says more. Exit codes: 0 done, 1 failed, 2 nothing started."
 _COMMANDS = (init, run, select, finetune, evaluate, gradients, sweep, submit, inspect, report, verify, push, recipes,
              selectors, explain, schema, completion, env)  # fmt: skip
@@ -125,14 +126,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line's parser."""
-    parser = Parser(
-        prog="s2l", description="Which part of your fine-tuning data is worth training on?", add_help=False,
-        usage="s2l [--help] [--version] COMMAND ...", epilog=_EPILOG,
-    )  # fmt: skip
-    # In the usage line, so that the commands and all else fit one screen.
+    parser = Parser(prog="s2l", add_help=False, usage="s2l [--help] [--version] COMMAND ...", epilog=_EPILOG)
+    # In the usage line, as the description is in the commands' heading, so that all of it fits one screen.
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action=_Version, nargs=0, help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands", prog="s2l")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title=_TITLE, prog="s2l")
     for command in _COMMANDS:
         command.add_to(commands)
     return parser

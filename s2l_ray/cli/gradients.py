@@ -12,9 +12,9 @@ finished run, and the mean gradient of each of its subsets with the corpus's.
 Trains nothing; what is there is skipped."""
 _EXAMPLES = """\
 examples:
-  s2l gradients runs/my --dry-run                 what it would take
-  s2l gradients runs/my                           at the snapshots whose weights there are
-  s2l gradients runs/my gradients.kind=lora       by adapters in all layers, not by the head
+  s2l gradients runs/my --dry-run              what it would take
+  s2l gradients runs/my                        by the language-model head
+  s2l gradients runs/my gradients.kind=lora    by adapters in all other layers
   s2l gradients runs/my "gradients.snapshots=[start, last]" --json"""
 
 

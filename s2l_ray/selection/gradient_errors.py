@@ -132,23 +132,25 @@ class SampledGradients:
             lengths.append(moments.length_squared)
             for name, subset in subsets.items():
                 found[name].append(self._squares_of(subset, moments))
-        length = _interval(jackknife, lengths)
+        length = jackknife(lengths.__getitem__, 0, range(1, len(lengths)))
         if length is None or length.low <= 0:
             return {}
         return {name: self._error(subset, found[name]) for name, subset in subsets.items()}
 
     def _error(self, subset: UniformDraw | ClusterDraw | Members, squares: Sequence[_Squares]) -> GradientError:
-        bias, rms, weighted = ([one[i] for one in squares] for i in range(3))
         random = [one.random for one in squares]
-        ratios = [
-            [None if figure is None or not by else figure / by for figure, by in zip(figures, random, strict=True)]
-            for figures in (rms, weighted)
-        ]
-        if isinstance(subset, UniformDraw):
-            rms = [*random]
-        closed_form = not isinstance(subset, Members)
-        of_all = [_interval(root_jackknife, one) for one in (bias, rms, weighted, random, *ratios)]
-        return GradientError(subset.num_examples, closed_form, *of_all, self._note(subset))  # type: ignore[arg-type]
+        rms, weighted = [one.rms for one in squares], [one.weighted for one in squares]
+        return GradientError(
+            subset.num_examples,
+            not isinstance(subset, Members),
+            _root([one.bias for one in squares]),
+            _root(random if isinstance(subset, UniformDraw) else rms),
+            _root(weighted),
+            _root(random),
+            _root(_ratios(rms, random)),
+            _root(_ratios(weighted, random)),
+            self._note(subset),
+        )
 
     def _note(self, subset: UniformDraw | ClusterDraw | Members) -> str:
         if isinstance(subset, ClusterDraw):
@@ -239,7 +241,10 @@ def _is_measurable(subset: Members) -> bool:
     return int(subset.in_sample.sum()) >= min(LEAST_MEMBERS, subset.num_examples)
 
 
-def _interval(method: Any, figures: Sequence[float | None]) -> Interval | None:
+def _ratios(figures: Sequence[float | None], by: Sequence[float]) -> list[float | None]:
+    return [None if one is None or not other else one / other for one, other in zip(figures, by, strict=True)]
+
+
+def _root(squares: Sequence[float | None]) -> Interval | None:
     """The first figure is of everything, the others of the replicates."""
-    found: Interval | None = method(figures.__getitem__, 0, range(1, len(figures)))
-    return found
+    return root_jackknife(squares.__getitem__, 0, range(1, len(squares)))

@@ -69,35 +69,39 @@ def dry_run_lines(run: Run | str, overrides: Sequence[str] = ()) -> list[str]:
 
 
 def check_lines(report: Mapping[str, Any]) -> list[str]:
-    """The figures of gradients.json as two tables, with 95 % intervals."""
-    similar = [["snapshot", "groups", "within", "across", "within - across", "permuted", "explained", "permuted"]]
-    errors = [["snapshot", "subset", "bias", "error", "weighted", "random", "error/random", "weighted/random"]]
+    """The figures of gradients.json that matter most, as two tables."""
+    similar = [["snapshot", "groups", "within", "across", "difference", "permuted", "explained", "permuted"]]
+    errors = [["snapshot", "subset", "error", "weighted", "random", "ratio", "weighted ratio"]]
     for one in report["snapshots"]:
         for kind, found in one["similarity"].items():
-            null = found["null_difference"]
+            apart, null = found["difference"], found["null_difference"]
             similar.append([
                 one["name"], f"{found['num_labels']:,} {kind}", _number(found["within"]), _number(found["across"]),
-                _interval(found["difference"]), "-" if null is None else f"{null[0]:.3f} to {null[1]:.3f}",
-                _interval(found["explained"]), _number(found["null_explained"]),
+                "-" if apart is None else f"{apart['value']:.3f} +- {apart['high'] - apart['value']:.3f}",
+                "-" if null is None else f"+- {max(map(abs, null)):.3f}",
+                _value(found["explained"]), _number(found["null_explained"]),
             ])  # fmt: skip
         for subset, found in one["errors"].items():
-            names = ("bias", "rms", "weighted_rms", "random_rms", "rms_by_random", "weighted_by_random")
-            errors.append([one["name"], subset, *(_interval(found[name]) for name in names)])
-    lines = ["mean cosine of gradients, and share of their variance between groups", *aligned(similar)]
+            values = [_value(found[name]) for name in ("rms", "weighted_rms", "random_rms")]
+            ratios = [_range(found[name]) for name in ("rms_by_random", "weighted_by_random")]
+            errors.append([one["name"], subset, *values, *ratios])
+    lines = ["mean cosine of two gradients, and share of their variance between groups", *aligned(similar)]
     if len(errors) > 1:
-        lines += ["", "error of a subset's mean gradient, relative to the length of the corpus's", *aligned(errors)]
-        notes = {f"{name}: {of['note']}" for one in report["snapshots"] for name, of in one["errors"].items()
-                 if of["note"]}  # fmt: skip
-        lines += [f"  {note}" for note in sorted(notes)]
-    return lines
+        lines += ["", "error of a subset's mean gradient, and 95 % interval of its ratio to random's", *aligned(errors)]
+    notes = {f"{name}: {of['note']}" for one in report["snapshots"] for name, of in one["errors"].items() if of["note"]}
+    return lines + [f"note: {note}" for note in [*report["notes"], *sorted(notes)]]
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _interval(found: Mapping[str, float] | None) -> str:
-    return "-" if found is None else f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+def _value(found: Mapping[str, float] | None) -> str:
+    return _number(None if found is None else found["value"])
+
+
+def _range(found: Mapping[str, float] | None) -> str:
+    return "-" if found is None else f"{found['low']:.2f} - {found['high']:.2f}"
 
 
 def _checking(config: S2LConfig, overrides: Sequence[str]) -> S2LConfig:

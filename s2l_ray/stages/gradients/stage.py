@@ -115,8 +115,6 @@ def _build(context: RunContext, snapshots: list[Weights], notes: list[str], out:
         config.trajectories.tokens_per_batch, tuple(part_rows(tokens)), open_tokenizer(tokens), proxy.storage,
         tokens.storage.sub("parts"), out, placement.threads,
     )  # fmt: skip
-    for note in notes:
-        say(f"[gradients] {note}")
     say(f"[gradients] {'; '.join(cost_lines(config, run, snapshots, len(ids)))}; on {placement.describe()}")
     context.layout.wait_for_capacity("proxy", say)
     with context.progress.stage("gradients", len(ids) * len(snapshots), "gradients") as bar:
@@ -182,14 +180,14 @@ def check_spec(config: S2LConfig, run: Run) -> StageSpec:
             ),
             subsets, seed,
         )  # fmt: skip
-        whole: dict[str, Any] = {"version": 1, "kind": made.kind, **result}
+        whole: dict[str, Any] = {"version": 1, "kind": made.kind, **result, "notes": gradients.manifest.warnings}
         out.write_json(RESULT, whole)
         artifact = GradientCheckArtifact(
             kind=made.kind, snapshots=made.snapshots, subsets=list(subsets), verdict=whole["verdict"]
         )
         return StageResult(
-            fingerprint(whole), {"examples": made.num_examples}, artifact, list(gradients.manifest.warnings),
-            {"gradients": seed}, summary=" ".join(whole["verdict"]),
+            fingerprint(whole), {"examples": made.num_examples}, artifact, seeds={"gradients": seed},
+            summary=f"{len(subsets)} subsets compared. {whole['verdict'][0]}",
         )  # fmt: skip
 
     inputs = {stage.name: stage.content for stage in (gradients, trajectories, clusters)}
