@@ -129,7 +129,9 @@ def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list
 
     best_targets = _best_of_each(targets, fitness)
     for signal in kinds["signals"]:
-        if _follows(signal, chain, "tokens", "proxy"):
+        # Of the target they do not depend on the proxy.
+        reads = ("corpus",) if "target" in signal.manifest.inputs else ("tokens", "proxy")
+        if _follows(signal, chain, *reads):
             index.stages[signal.manifest.stage] = signal
     _add_gradients(index, kinds, chain)
     for label in _ordered(best, config.subset_budgets()):

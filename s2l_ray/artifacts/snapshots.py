@@ -69,6 +69,11 @@ def weights_folder(snapshot: int) -> str:
     return f"snapshots/{_folder_name(snapshot)}/model/"
 
 
+def target_weights_folder(step: int) -> str:
+    """Of a target's weights after so many optimiser steps, where they were kept, in the stage's folder."""
+    return f"snapshots/step-{step:08d}/model"
+
+
 def read_snapshot(out: Storage, snapshot: int) -> Snapshot | None:
     """The manifest; None while the snapshot is incomplete.
 

@@ -16,7 +16,7 @@ from s2l_ray.config.loggers import LoggersConfig
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.proxy import ProxyConfig
 from s2l_ray.config.section import OptionalLocation, Section, bounded
-from s2l_ray.config.selection import PASSES, QUERY, SCALARS, SOURCES, SelectionConfig
+from s2l_ray.config.selection import PASSES, QUERY, SCALARS, SOURCES, SelectionConfig, at_reference
 from s2l_ray.config.sweep import SweepConfig
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.config.trajectories import TrajectoriesConfig
@@ -266,6 +266,13 @@ class S2LConfig(Section):
                 "selection.stratify and random_per_source out"
             )
         yield from self._of_query()
+        if self.selection.reference.model == "target":
+            if self.target is None:
+                yield (
+                    "selection.reference.model=target scores with the target, and there is none; add the section "
+                    "target, or take reference.model=proxy"
+                )
+            needs = {name: of - set(at_reference(of)) for name, of in needs.items()}  # what is left to the proxy
         scored = [name for name, of in needs.items() if any(need.partition("@")[0] in SCALARS for need in of)]
         if scored and self.trajectories.source != "snapshots":
             yield (

@@ -58,9 +58,13 @@ class GuardConfig(Section):
 
 
 class ReferenceConfig(Section):
+    model: Literal["proxy", "target"] = "proxy"
+    """Whose scores and embeddings count. `target`: those of the target, fine-tuned on everything first, which costs
+    more than any subset saves on one target; see `s2l run --dry-run`. Trajectories and clusters stay the proxy's."""
     snapshot: Snapshot | None = None
-    """Snapshot of the proxy by which selectors score: `late` (last), `early` (first at or after `early_share` of the
-    steps), `first` (first recorded), or `start` (untrained, with trajectories.include_step_zero)."""
+    """Snapshot of that model by which selectors score: `late` (last), `early` (first at or after `early_share` of the
+    steps), `first` (first recorded), or `start` (untrained, with trajectories.include_step_zero). The target's first
+    and start are both the model before fine-tuning."""
     early_share: float = bounded(0.1, 1.0, "where training ends", ge=0)
     """Where the early snapshot is: the first at or after this share of the optimiser steps."""
     embedding_dim: int | None = bounded(None, 65_536, "and no model's states are so wide", ge=2)
@@ -184,6 +188,8 @@ class SelectionConfig(Section):
             settings["early_share"] = self.reference.early_share
         if self.reference.embedding_dim is not None and reads_embeddings(needs):
             settings["embedding_dim"] = self.reference.embedding_dim
+        if self.reference.model != "proxy" and at_reference(needs):
+            settings["reference_model"] = self.reference.model
         return settings
 
     def facets_needed(self) -> dict[str, str]:
@@ -232,6 +238,12 @@ class SelectionConfig(Section):
                 "early snapshot; set reference.snapshot=early, or leave it out"
             )
 
+        model = self.reference.model
+        if model != "proxy" and not any(at_reference(self.needs_of(name)) for name in self.selectors):
+            yield (
+                f"reference.model={model} would do nothing: no selector scores by one snapshot; leave it out, or "
+                f"choose {', '.join(listed(_that_take('reference'), 4))}"
+            )
         dim = self.reference.embedding_dim
         if dim is not None and not any(reads_embeddings(self.needs_of(name)) for name in self.selectors):
             yield f"reference.embedding_dim={dim} would do nothing: no selector looks at embeddings; leave it out"
@@ -243,6 +255,11 @@ class SelectionConfig(Section):
             if key != "rules" and (rule not in used if rule else not used):
                 add = f"guard.rules=[{rule}]" if rule else "guard.rules"
                 yield f"guard.{key}={value} would do nothing without {rule or 'a rule'}; set {add} too, or leave it out"
+
+
+def at_reference(needs: Iterable[str]) -> list[str]:
+    """Those of one snapshot, which is the reference model's; `losses` and `column@all` are the proxy's."""
+    return sorted(need for need in needs if "@" in need and not need.endswith("@all"))
 
 
 def reads_embeddings(needs: Iterable[str]) -> bool:
@@ -279,7 +296,8 @@ def for_selector(tree: dict[str, Any], selector: str) -> dict[str, Any]:
         needs = loose.needs_of(selector)
     except (UserError, ValidationError):
         return tree  # validation of the whole configuration says what is wrong
-    kept = {"snapshot"} if takes(selector, "reference") else set()
+    kept = {"model"} if at_reference(needs) else set()
+    kept |= {"snapshot"} if takes(selector, "reference") else set()
     kept |= {"early_share"} if any(need.endswith("@early") for need in needs) else set()
     kept |= {"embedding_dim"} if reads_embeddings(needs) else set()
     tree["reference"] = reference.model_dump(include=kept)

@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.lm.checks import foreign_refused
 from s2l_ray.lm.load import load_model, load_model_config, load_tokenizer
@@ -16,6 +17,8 @@ from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.scratch import scratch_folder
 
 _ADAPTER = "adapter_config.json"
+
+TrainedConfig = TypeVar("TrainedConfig", bound=TrainedModelConfig)
 
 
 @dataclass(frozen=True)
@@ -54,23 +57,41 @@ class ModelSource:
         if self.exported is None:
             return load_model(self.config, tokenizer, self.seed, dtype).eval()
         with _local(self.exported) as folder:
-            if not Path(folder, _ADAPTER).exists():
-                return load_model(self._at(folder), tokenizer, self.seed, dtype).eval()
-            import peft
-
-            base = load_model(self.config, tokenizer, self.seed, dtype)
-            with foreign_refused(f"the adapters in {self.exported.uri} cannot be loaded", "Fine-tune the target again"):
-                wrapped: Any = peft.PeftModel.from_pretrained(base, str(folder))
-                return wrapped.merge_and_unload().eval()
+            return load_exported(self.config, folder, tokenizer, self.seed, dtype, self.exported.uri).eval()
 
     def _at(self, folder: Path) -> TargetConfig:
-        """The configuration of a model that lies in a folder with all that belongs to it."""
-        return self.config.model_copy(
-            update={
-                "model": str(folder), "revision": None, "gguf_file": None, "from_config": None, "lora": None,
-                "random_weights": False, "tokenizer": None, "train_tokenizer": None,
-            }
-        )  # fmt: skip
+        return _lying_in(self.config, folder)
+
+
+def load_exported(
+    config: TrainedModelConfig, folder: Path, tokenizer: Any, seed: int, dtype: Any = None, uri: str = ""
+) -> Any:
+    """The model that a training left in a folder on this machine; adapters are merged into the model of `config`.
+
+    Args:
+        dtype: of the weights; None: fp32.
+        uri: of the folder, for messages; "": the folder itself.
+
+    Raises:
+        ModelError: it cannot be loaded, or lacks weights.
+    """
+    if not Path(folder, _ADAPTER).exists():
+        return load_model(_lying_in(config, folder), tokenizer, seed, dtype)
+    import peft
+
+    base = load_model(config, tokenizer, seed, dtype)
+    with foreign_refused(f"the adapters in {uri or folder} cannot be loaded", "Fine-tune the target again"):
+        wrapped: Any = peft.PeftModel.from_pretrained(base, str(folder))
+        return wrapped.merge_and_unload()
+
+
+def _lying_in(config: TrainedConfig, folder: Path) -> TrainedConfig:
+    """The configuration of a model that lies in a folder with all that belongs to it."""
+    update: dict[str, Any] = {
+        "model": str(folder), "revision": None, "gguf_file": None, "from_config": None, "random_weights": False,
+        "tokenizer": None, "train_tokenizer": None,
+    }  # fmt: skip
+    return config.model_copy(update=update | ({"lora": None} if isinstance(config, TargetConfig) else {}))
 
 
 @contextlib.contextmanager

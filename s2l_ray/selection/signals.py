@@ -18,10 +18,21 @@ from s2l_ray.config.selection import (
     SCALARS,
     SOURCES,
     Snapshot,
+    at_reference,
 )
 from s2l_ray.errors import UserError, listed
 
-__all__ = ["EMBEDDINGS", "FACET", "LOSS_UNCONDITIONAL", "PASSES", "QUERY", "SCALARS", "SOURCES", "Snapshot"]
+__all__ = [
+    "EMBEDDINGS",
+    "FACET",
+    "LOSS_UNCONDITIONAL",
+    "PASSES",
+    "QUERY",
+    "SCALARS",
+    "SOURCES",
+    "Snapshot",
+    "at_reference",
+]
 
 LOSSES = "losses"
 """The trajectories, (N, T) nats per token."""

@@ -7,7 +7,6 @@ from s2l_ray.data import user_files
 from s2l_ray.data.sources import ReadUnit, plan_files
 from s2l_ray.data.unchanged import unit_content
 from s2l_ray.errors import UserError, foreign_named
-from s2l_ray.selection.signals import signal_name
 from s2l_ray.storage.fingerprint import fingerprint
 
 WHERE = "selection.query.paths"
@@ -29,11 +28,6 @@ def query_units(config: S2LConfig) -> list[ReadUnit]:
 def query_content(config: S2LConfig) -> str:
     """Fingerprint of the files' bytes; reads them."""
     return fingerprint([unit_content(unit) for unit in query_units(config)])
-
-
-def query_name(config: S2LConfig, column: str, step: int, dim: int | None) -> str:
-    """What their embeddings are called: `query-1a2b3c4d-position_weighted_embedding@40`."""
-    return f"query-{query_content(config)[:8]}-{signal_name(column, step, dim)}"
 
 
 def check_query_files(config: S2LConfig) -> None:

@@ -56,7 +56,10 @@ def run(
     from s2l_ray.stages.layout import lay_out
     from s2l_ray.workflow.stages import run_stages
 
-    wanted = without_evaluation(resolved.model_copy(update={"target": None})) if select_only else resolved
+    wanted = resolved
+    if select_only:
+        scores_with_target = resolved.selection.reference.model == "target"
+        wanted = without_evaluation(resolved if scores_with_target else resolved.model_copy(update={"target": None}))
     preflight(wanted)
     check_corpus_files(wanted)
     opened = Run(wanted, Storage.open(resolved.run_uri))
@@ -64,7 +67,7 @@ def run(
         opened.begin(resolved)  # what is stored has the target and its evaluation
         with ray_session(resolved.resources):
             layout = lay_out(wanted, runner.progress.say, storage=opened.storage)
-            run_stages(RunContext(wanted, runner, layout))
+            run_stages(RunContext(wanted, runner, layout), select_only)
         opened.find_others_work()
     return opened
 

@@ -17,9 +17,16 @@ from s2l_ray.observability.progress import format_count, format_duration
 from s2l_ray.selection.quotas import check_budgets_fit
 from s2l_ray.stages.corpus.stage import check_corpus_files
 from s2l_ray.stages.layout import roles_of
+from s2l_ray.stages.reference import passes_of
 from s2l_ray.workflow.estimate import Estimate, complete_stages, estimate
 from s2l_ray.workflow.preflight import preflight
-from s2l_ray.workflow.target_estimate import TargetCost, target_costs, target_lines
+from s2l_ray.workflow.target_estimate import (
+    TargetCost,
+    reference_cost,
+    reference_lines,
+    target_costs,
+    target_lines,
+)
 
 
 @dataclass
@@ -30,6 +37,8 @@ class DryRun:
     estimate: Estimate
     targets: list[TargetCost] = field(default_factory=list)
     target_lines: list[str] = field(default_factory=list)
+    reference: TargetCost | None = None
+    """What scoring with the target costs, where it is the reference."""
     notes: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     """Why the run would be refused, one message for each reason that was found; empty: it would start."""
@@ -40,7 +49,11 @@ class DryRun:
     def seconds(self) -> float | None:
         """Of the whole run."""
         selecting = self.estimate.seconds
-        return None if selecting is None else selecting + sum(cost.seconds for cost in self.targets)
+        if selecting is None:
+            return None
+        # Of a target on everything that is wanted anyway, the reference is that one.
+        others = [cost for cost in self.targets if self.reference is None or cost.name != "full"]
+        return selecting + sum(cost.seconds for cost in others) + (self.reference.seconds if self.reference else 0.0)
 
     def lines(self) -> list[str]:
         """For people: what matters first."""
@@ -53,7 +66,8 @@ class DryRun:
             f"in all        {'unknown' if seconds is None else 'about ' + format_duration(seconds)}",
         ]
         stages = "stages        corpus → tokens → proxy → trajectories → clusters → "
-        lines = [*head, *self.estimate.lines(config), *self.target_lines]
+        reference = reference_lines(config, self.reference, self.targets)
+        lines = [*head, *self.estimate.lines(config), *reference, *self.target_lines]
         lines.append(stages + ", ".join(f"subset/{name}" for name in made))
         if targets:
             lines.append("              → " + ", ".join(f"target/{name}" for name in targets))
@@ -79,6 +93,7 @@ class DryRun:
             "selection": figures,
             "subsets": list(self.config.subset_budgets()),
             "targets": [cost.__dict__ for cost in self.targets],
+            "reference": None if self.reference is None else self.reference.__dict__,
             "notes": [*self.estimate.notes, *self.notes],
             "complete_stages": self.complete,
             "differences": self.config.stored(exclude_defaults=True),
@@ -96,6 +111,7 @@ def dry_run(config: S2LConfig) -> DryRun:
     with _collected(result):
         if (corpus := result.estimate.corpus) is not None:
             result.targets = target_costs(config, corpus)
+            result.reference = reference_cost(config, corpus, len(passes_of(config, config.selection.selectors)))
         result.target_lines = target_lines(config, result.targets)
     for check in _checks(config, result.estimate):
         with _collected(result):

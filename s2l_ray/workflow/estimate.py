@@ -18,7 +18,7 @@ from s2l_ray.data.sources import ReadUnit, plan_files, read_unit, resolve_filesy
 from s2l_ray.data.units import UnusableRow
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.observability.progress import format_count, format_duration
-from s2l_ray.stages.signals.stage import passes_of
+from s2l_ray.stages.reference import passes_of
 from s2l_ray.text.redact import strip_credentials
 from s2l_ray.workflow.target_estimate import CorpusSize, training_overhead_s
 
@@ -95,6 +95,9 @@ def estimate(config: S2LConfig) -> Estimate:
     one_pass = shape.forward_flops(int(n * length), int(n * length * result.response_share), int(n * length**2))
     result.training_flops = 3.0 * one_pass * result.steps / per_epoch
     scored, passes = config.trajectories.num_scored, passes_of(config, config.selection.selectors)
+    if passes and config.selection.reference.model == "target":
+        result.notes.append(f"the selectors ask for {', '.join(passes)} of the target: a pass over the corpus each")
+        passes = []  # not the proxy's
     result.scoring_flops = float(one_pass) * (scored + len(passes))
     if passes:
         result.notes.append(f"the selectors ask for {', '.join(passes)}: a pass over the corpus each")

@@ -57,13 +57,15 @@ def register_stage(make: SpecMaker, after: str) -> None:
     _EXTRA.setdefault(after, []).append(make)
 
 
-def run_stages(context: RunContext) -> None:
-    """All stages."""
+def run_stages(context: RunContext, select_only: bool = False) -> None:
+    """All stages, or those up to the subsets."""
     run_up_to_clusters(context, context.config.selection.budgets)
     context.run.commit()
     subset_stages(context)
     if context.config.gradients is not None:
         gradient_stages(context)
+    if select_only:
+        return
     target_stages(context)
     if context.config.evaluation is not None and context.run.targets:
         evaluate_models(context, read_tasks(context.config, context.run.storage, context.progress.say))
@@ -92,10 +94,15 @@ def run_up_to_clusters(
     trajectories = _ensure(context, trajectories_spec(context, corpus, tokens, proxy))
     _ensure(context, clusters_spec(context, trajectories))
     selectors = context.config.selection.selectors if selectors is None else selectors
-    for need in passes_of(context.config, selectors):
-        context.runner.ensure(signals_spec(context, need, tokens, proxy))
-    for need in query_needs(context.config, selectors):
-        context.runner.ensure(query_spec(context, need, corpus, tokens, proxy))
+    passes, queries = passes_of(context.config, list(selectors)), query_needs(context.config, selectors)
+    reference = proxy
+    if (passes or queries) and context.config.selection.reference.model == "target":
+        reference = target_stage(context, FULL)
+        tokens = context.run.stage(f"target-tokens/{FULL}")
+    for need in passes:
+        context.runner.ensure(signals_spec(context, need, tokens, reference))
+    for need in queries:
+        context.runner.ensure(query_spec(context, need, tokens, reference))
 
 
 def subset_stages(context: RunContext) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.execution.placement import host_memory_bytes, local_cores
@@ -91,6 +91,44 @@ def target_costs(config: S2LConfig, corpus: CorpusSize) -> list[TargetCost]:
         return []
     shape = ModelShape.of(meta_model(config.target))
     return [_cost(config, corpus, name, shape) for name in config.target_subsets()]
+
+
+def reference_cost(config: S2LConfig, corpus: CorpusSize, num_passes: int) -> TargetCost | None:
+    """What it takes to score with the target: fine-tune it on everything, and a pass for each column that selectors
+    ask for. None: the proxy is the reference.
+
+    Raises:
+        ModelError: the target's config cannot be loaded.
+    """
+    if config.selection.reference.model == "proxy" or config.target is None:
+        return None
+    shape = ModelShape.of(meta_model(config.target))
+    training = _cost(config, corpus, "full", shape)
+    tokens = corpus.num_examples * corpus.tokens_per_example
+    one_pass = shape.forward_flops(
+        int(tokens), int(tokens * corpus.response_share), int(tokens * corpus.tokens_per_example)
+    )
+    flops, workers = float(one_pass) * num_passes, config.resources.target.workers or 1
+    seconds = training.seconds + flops / (config.estimates.device_tflops * 1e12 * workers)
+    price = config.estimates.price_per_worker_hour
+    money = None if price is None else seconds / 3600 * workers * price
+    return replace(training, name="reference", flops=training.flops + flops, seconds=seconds, money=money)
+
+
+def reference_lines(config: S2LConfig, reference: TargetCost | None, costs: list[TargetCost]) -> list[str]:
+    """For people: what the reference costs, beside what a subset saves."""
+    if reference is None:
+        return []
+    lines = ["reference     the target, fine-tuned on everything and asked for its scores",
+             reference.line(config.estimates.price_per_worker_hour)]  # fmt: skip
+    smaller = [cost for cost in costs if cost.name != "full"]
+    if smaller:
+        least = min(smaller, key=lambda cost: cost.flops)
+        lines.append(
+            f"note          that exceeds the saving: a target on {least.name} takes {least.flops:.2e} FLOPs, the "
+            f"reference {reference.flops:.2e} before it. It pays over several targets, or to compare selectors"
+        )
+    return lines
 
 
 def steps_of(config: S2LConfig, name: str, corpus: CorpusSize) -> int:

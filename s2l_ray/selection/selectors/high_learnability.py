@@ -52,5 +52,7 @@ class HighLearnability:
                     f"{inputs.hex_ids(np.array([row]))[0]}; set relative=false"
                 )
             drop /= before
-        notes = {"before": options.before, "before_step": inputs.step_of(options.before)}
+        notes: dict[str, object] = {"before": options.before}
+        if from_trajectories:  # the steps are the proxy's
+            notes["before_step"] = inputs.step_of(options.before)
         return order_by_score(inputs, seed, -drop, options.stratify, notes=notes)

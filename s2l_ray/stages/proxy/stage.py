@@ -76,6 +76,8 @@ def _check_passes(config: S2LConfig, points: Sequence[Point]) -> None:
 def _passes(config: S2LConfig, points: Sequence[Point]) -> Iterator[tuple[str, int | None]]:
     """(need that takes a pass, the point it looks at; None: not recorded), of all selectors that are asked for."""
     asked, steps = config.selection, [point.step for point in points]
+    if asked.reference.model != "proxy":
+        return
     known = {selector.name for selector in list_selectors()}
     for name in sorted(known & {*asked.selectors, *config.sweep.selectors}):
         for need in sorted(asked.needs_of(name)):

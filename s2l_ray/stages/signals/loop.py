@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from s2l_ray.config.schema import ProxyConfig
+from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import array_to_hex, array_to_ids
 from s2l_ray.data.part_groups import group_parts, share_of_parts
@@ -23,6 +22,7 @@ from s2l_ray.data.token_examples import Examples
 from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.embed import Embedder, without_prompts
 from s2l_ray.lm.engine import device_name, peak_memory_bytes
+from s2l_ray.lm.exported import load_exported
 from s2l_ray.lm.load import ModelError, load_model
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.response_loss import ResponseLoss
@@ -30,7 +30,8 @@ from s2l_ray.lm.score import NonFiniteScore, Scorer
 from s2l_ray.lm.step import autocast_for
 from s2l_ray.lm.vocabulary import pad_token_id_of
 from s2l_ray.lm.worker import WorkerContext
-from s2l_ray.selection.signals import LOSS_UNCONDITIONAL
+from s2l_ray.selection.signals import LOSS, LOSS_UNCONDITIONAL, MIN_PROBABILITY
+from s2l_ray.stages.reference import SCORES
 from s2l_ray.storage.digests import columns_digest
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.scratch import scratch_folder
@@ -44,18 +45,19 @@ class SignalsJob:
     """Everything that a worker needs; the same for all."""
 
     column: str
-    """One of selection.signals: an embedding, or the loss without the prompt."""
-    proxy: ProxyConfig
+    """One of selection.signals: an embedding, or the loss without the prompt; or SCORES."""
+    model_config: TrainedModelConfig
+    """Of the proxy, or of the target."""
     tokens_per_batch: int
     parts: tuple[tuple[int, int], ...]
     """(part, sequences)."""
     seed: int
-    """Of the proxy."""
+    """Of random weights."""
     tokenizer: Any
     model: Storage
-    """Folder of the proxy's stage."""
+    """Folder of the model's stage."""
     model_files: tuple[str, ...]
-    """Of the weights there; empty: those that the proxy began with."""
+    """Of the weights there; empty: those that it began with."""
     dim: int | None
     tokens: Storage
     """Folder of the token parts."""
@@ -69,7 +71,7 @@ def run_pass(job: SignalsJob, worker: WorkerContext) -> dict[str, Any]:
     if job.threads:
         torch.set_num_threads(job.threads)
     model = _load(job).to(worker.device)
-    loss, autocast = ResponseLoss(model), autocast_for(worker.device, job.proxy.precision)
+    loss, autocast = ResponseLoss(model), autocast_for(worker.device, job.model_config.precision)
     num_embeddings = model.get_input_embeddings().num_embeddings
     batching = choose_batching(
         model, loss, pad_id=pad_token_id_of(job.tokenizer, num_embeddings), device=worker.device, autocast=autocast,
@@ -106,13 +108,15 @@ def run_pass(job: SignalsJob, worker: WorkerContext) -> dict[str, Any]:
 
 
 def _load(job: SignalsJob) -> Any:
+    """In fp32; of a target with adapters the whole model."""
     if not job.model_files:
-        return load_model(job.proxy, job.tokenizer, job.seed)
+        return load_model(job.model_config, job.tokenizer, job.seed)
     with scratch_folder() as folder:
         for name in job.model_files:
-            Path(folder, name.rsplit("/", 1)[1]).write_bytes(job.model.read_bytes(name))
-        own = {"model": str(folder), "from_config": None, "random_weights": False, "revision": None, "gguf_file": None}
-        return load_model(job.proxy.model_copy(update=own), job.tokenizer, job.seed)
+            with job.model.open_input(name) as source, open(folder / name.rsplit("/", 1)[1], "wb") as copy:
+                while chunk := source.read(1 << 24):
+                    copy.write(chunk)
+        return load_exported(job.model_config, folder, job.tokenizer, job.seed)
 
 
 def _value(
@@ -122,23 +126,34 @@ def _value(
     num_embeddings: int,
     device: torch.device,
     autocast: Callable[[], Any],
-) -> Callable[[Examples], np.ndarray]:
-    """examples → (n,) or (n, d) floats."""
+) -> Callable[[Examples], dict[str, np.ndarray]]:
+    """examples → column → (n,) or (n, d) floats."""
     how: dict[str, Any] = {"tokens_per_batch": job.tokens_per_batch, "device": device, "autocast": autocast}
+    if job.column == SCORES:
+        score = Scorer(loss, batching, **how)
+
+        def scores(examples: Examples) -> dict[str, np.ndarray]:
+            found = score(examples)
+            return {LOSS: found.losses, **found.signals}
+
+        return scores
     if job.column != LOSS_UNCONDITIONAL:
-        return Embedder(job.column, loss, batching, **how, dim=job.dim, seed=job.seed)
+        embed = Embedder(job.column, loss, batching, **how, dim=job.dim, seed=job.seed)
+        return lambda examples: {job.column: embed(examples)}
     known = (job.tokenizer.bos_token_id, job.tokenizer.eos_token_id)
     start = next((one for one in known if one is not None and one < num_embeddings), None)
     if start is None:
         raise ModelError(
-            "the loss without the prompt needs a token that begins a response, and the proxy has neither BOS nor EOS "
-            "among its embeddings; set one in its tokenizer_config.json"
+            f"the loss without the prompt needs a token that begins a response, and the {job.model_config.section} has "
+            "neither BOS nor EOS among its embeddings; set one in its tokenizer_config.json"
         )
     scorer = Scorer(loss, batching, **how)
-    return lambda examples: scorer(without_prompts(examples, start)).losses
+    return lambda examples: {LOSS_UNCONDITIONAL: scorer(without_prompts(examples, start)).losses}
 
 
-def _pass(job: SignalsJob, worker: WorkerContext, value_of: Callable[[Examples], np.ndarray], parts: list[int]) -> None:
+def _pass(
+    job: SignalsJob, worker: WorkerContext, value_of: Callable[[Examples], dict[str, np.ndarray]], parts: list[int]
+) -> None:
     rows_of = dict(job.parts)
     units = group_parts(parts, rows_of, _UNIT_ROWS)
     for unit, examples in zip(units, worker.stream(job.tokens, units), strict=True):
@@ -146,33 +161,49 @@ def _pass(job: SignalsJob, worker: WorkerContext, value_of: Callable[[Examples],
         for part in unit:
             mine = examples.take(np.arange(start, start + rows_of[part]))
             start += rows_of[part]
-            job.out.write_table(part_name(part), _table(job.column, mine, value_of(mine)), compression="zstd")
+            job.out.write_table(
+                part_name(part), _table(mine, value_of(mine), job.model_config.section), compression="zstd"
+            )
             worker.emit(event="scored", examples=rows_of[part])
 
 
-def _table(column: str, examples: Examples, values: np.ndarray) -> pa.Table:
-    """One row an example: several sequences count by their response tokens, and embeddings have unit length again.
+def _table(examples: Examples, columns: dict[str, np.ndarray], section: str) -> pa.Table:
+    """One row an example: several sequences count by their response tokens, of the lowest probability counts the
+    lowest, and embeddings have unit length again.
 
     Raises:
         NonFiniteScore: a value is not a number; names the examples.
     """
-    wrong = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
-    if len(wrong):
-        shown = ", ".join(array_to_hex(examples.ids[wrong[:10]]))
-        raise NonFiniteScore(
-            f"{len(wrong)} values of {column} are not finite (examples {shown}); "
-            "nothing could be chosen by them. The proxy has diverged or overflows: lower proxy.learning_rate, or "
-            "precision=fp32"
-        )
     first = first_rows(examples.ids)
-    if len(first) < len(examples):
-        counts = np.add.reduceat(examples.mask.astype(np.int64), examples.offsets[:-1])
-        means = mean_over_sequences(values.reshape(len(values), -1), counts, first)
-        if values.ndim == 2:
-            means = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-30)
-        values = means.reshape(len(first), *values.shape[1:])
+    stored = [array_to_ids(examples.ids[first])]
+    for column, values in columns.items():
+        wrong = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+        if len(wrong):
+            shown = ", ".join(array_to_hex(examples.ids[wrong[:10]]))
+            raise NonFiniteScore(
+                f"{len(wrong)} values of {column} are not finite (examples {shown}); "
+                f"nothing could be chosen by them. The {section} has diverged or overflows: lower "
+                f"{section}.learning_rate, or precision=fp32"
+            )
+        stored.append(_stored(_of_examples(examples, column, values, first)))
+    return pa.table(stored, names=["example_id", *columns])
+
+
+def _of_examples(examples: Examples, column: str, values: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Values of sequences (n,) or (n, d) → of the examples whose first rows these are."""
+    if len(first) == len(examples):
+        return values
+    if column == MIN_PROBABILITY:
+        return np.minimum.reduceat(values, first)
+    counts = np.add.reduceat(examples.mask.astype(np.int64), examples.offsets[:-1])
+    means = mean_over_sequences(values.reshape(len(values), -1), counts, first)
+    if values.ndim == 2:
+        means = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-30)
+    return means.reshape(len(first), *values.shape[1:])
+
+
+def _stored(values: np.ndarray) -> pa.Array:
+    """float32; embeddings float16."""
     if values.ndim == 1:
-        stored: pa.Array = pa.array(values.astype(np.float32))
-    else:
-        stored = pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float16).reshape(-1)), values.shape[1])
-    return pa.table([array_to_ids(examples.ids[first]), stored], names=["example_id", column])
+        return pa.array(values.astype(np.float32))
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float16).reshape(-1)), values.shape[1])

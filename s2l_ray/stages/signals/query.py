@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
-from s2l_ray.config.model import RENDER_FIELDS
+from s2l_ray.config.model import RENDER_FIELDS, TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.selection.signals import QUERY
 from s2l_ray.stages.context import RunContext
-from s2l_ray.stages.query_files import WHERE, QueryError, query_content, query_name, query_units
+from s2l_ray.stages.query_files import WHERE, QueryError, query_content, query_units
+from s2l_ray.stages.reference import signal_stage_name
 from s2l_ray.stages.signals.stage import Pass, run_signals
 from s2l_ray.stages.tokenizer import open_tokenizer, tokenizer_fingerprint
 from s2l_ray.storage.folder import Storage
@@ -28,35 +30,37 @@ def query_needs(config: S2LConfig, selectors: Iterable[str]) -> list[str]:
     return sorted(need for need in found if need is not None)
 
 
-def query_spec(context: RunContext, need: str, corpus: Stage, tokens: Stage, proxy: Stage) -> StageSpec:
+def query_spec(context: RunContext, need: str, tokens: Stage, reference: Stage) -> StageSpec:
     """A snapshot's weights and the user's files → embeddings of their examples.
 
     Args:
         need: `position_weighted_embedding@late`.
-        tokens: of the corpus, for their tokenizer.
+        tokens, reference: see `signals_spec`.
 
     Raises:
         RunError: that snapshot, or its weights, were not kept.
         SourceError: a file is missing.
     """
-    config, wanted = context.config, Pass.of(context, need, proxy)
+    config, wanted = context.config, Pass.of(context, need, tokens, reference)
+    model = wanted.model(context)
 
     def build(out: Storage) -> StageResult:
         folder = out.sub("tokens")
-        parts, warnings = _tokenise(config, tokens, folder)
+        parts, warnings = _tokenise(config, model, tokens, folder)
         what = f"{wanted.column} of all your examples of the task"
-        return run_signals(context, wanted, what, parts, tokens, folder, proxy, out, warnings)
+        return run_signals(context, wanted, what, parts, folder, out, warnings)
 
-    settings = wanted.settings(context) | config.proxy.stored(include={*RENDER_FIELDS, "max_length"})
+    settings = wanted.settings(context) | model.stored(include={*RENDER_FIELDS, "max_length"})
     settings["corpus"] = config.corpus.model_dump(mode="json", include={"format", "template", "ignore_columns"})
     # The chain's content, by which a run finds it again, and what it is made of beside that.
-    inputs = {"tokens": tokens.content, "proxy": proxy.content, "tokenizer": tokenizer_fingerprint(tokens)}
-    inputs["query"] = query_content(config)
-    name = f"signals/{query_name(config, wanted.column, wanted.step, wanted.dim)}"
+    inputs = wanted.inputs(context) | {"tokenizer": tokenizer_fingerprint(tokens), "query": query_content(config)}
+    name = signal_stage_name(config, context.run, f"{QUERY}:{need}")
     return StageSpec(name, settings, inputs, build, kind="signals")
 
 
-def _tokenise(config: S2LConfig, tokens: Stage, folder: Storage) -> tuple[list[tuple[int, int]], list[str]]:
+def _tokenise(
+    config: S2LConfig, model: TrainedModelConfig, tokens: Stage, folder: Storage
+) -> tuple[list[tuple[int, int]], list[str]]:
     """Write the parts → ((part, sequences), warnings).
 
     Raises:
@@ -66,13 +70,15 @@ def _tokenise(config: S2LConfig, tokens: Stage, folder: Storage) -> tuple[list[t
     from s2l_ray.data.render import renderer_of
 
     rows, format, unusable = user_files.read_files(WHERE, query_units(config), config.corpus, QueryError)
-    render = renderer_of(config.proxy, format, open_tokenizer(tokens))
+    render = renderer_of(model, format, open_tokenizer(tokens))
     table, too_long = user_files.tokenise(WHERE, rows, render, QueryError)
-    warnings = [f"{WHERE}: {unusable:,} rows cannot be used and were left out"] * (unusable > 0)
-    warnings += [f"{WHERE}: {too_long:,} examples have no response within proxy.max_length and were left out"] * (
-        too_long > 0
-    )
-    warnings += [f"{WHERE}: {render.num_cut:,} examples were cut at proxy.max_length"] * (render.num_cut > 0)
+    limit = f"{model.section}.max_length"
+    counts = {
+        "rows cannot be used and were left out": unusable,
+        f"examples have no response within {limit} and were left out": too_long,
+        f"examples were cut at {limit}": render.num_cut,
+    }
+    warnings = [f"{WHERE}: {count:,} {what}" for what, count in counts.items() if count]
     folder.delete_dir()
     parts: list[tuple[int, int]] = []
     ids = table["example_id"].to_pylist()

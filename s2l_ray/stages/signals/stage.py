@@ -1,124 +1,152 @@
-"""Signals that take a pass of their own: embeddings and the loss without the prompt, of one snapshot, for selectors
-that ask for them. A column each, so that a selector that is added later has only what is missing computed."""
+"""Signals that take a pass of their own, of one snapshot, for selectors that ask for them: embeddings and the loss
+without the prompt; and all scores where the reference is the target. A column each, so that a selector that is added
+later has only what is missing computed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from s2l_ray.artifacts.models import ProxyArtifact, SignalsArtifact
+from s2l_ray.artifacts.models import SignalsArtifact
 from s2l_ray.artifacts.run import RunError, part_rows
-from s2l_ray.artifacts.snapshots import weights_folder
+from s2l_ray.artifacts.snapshots import target_weights_folder, weights_folder
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
-from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.lm.identity import pinned
-from s2l_ray.selection.signals import EMBEDDINGS, PASSES, signal_name, snapshot_index
+from s2l_ray.selection.signals import EMBEDDINGS
 from s2l_ray.stages.context import RunContext
+from s2l_ray.stages.reference import (
+    column_of_pass,
+    passes_of,
+    reference_step,
+    reference_steps,
+    signal_stage_name,
+)
 from s2l_ray.stages.tokenizer import open_tokenizer
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 
-
-def passes_of(config: S2LConfig, selectors: Iterable[str]) -> list[str]:
-    """The needs of these selectors that take a pass."""
-    needs = {need for name in selectors for need in config.selection.needs_of(name)}
-    return sorted(need for need in needs if need.partition("@")[0] in PASSES)
+__all__ = ["Pass", "passes_of", "run_signals", "signals_spec"]
 
 
-def signals_spec(context: RunContext, need: str, tokens: Stage, proxy: Stage) -> StageSpec:
+def signals_spec(context: RunContext, need: str, tokens: Stage, reference: Stage) -> StageSpec:
     """A snapshot's weights and the tokens → one column.
 
     Args:
         need: `embedding@late`.
+        tokens: of the corpus, for the model that is the reference.
+        reference: the proxy, or the target on everything.
 
     Raises:
         RunError: that snapshot, or its weights, were not kept.
     """
-    wanted = Pass.of(context, need, proxy)
+    wanted = Pass.of(context, need, tokens, reference)
 
     def build(out: Storage) -> StageResult:
         what = f"{wanted.column} of all examples"
-        return run_signals(context, wanted, what, part_rows(tokens), tokens, tokens.storage.sub("parts"), proxy, out)
+        return run_signals(context, wanted, what, part_rows(tokens), tokens.storage.sub("parts"), out)
 
-    inputs = {"tokens": tokens.content, "proxy": proxy.content}
-    name = f"signals/{signal_name(wanted.column, wanted.step, wanted.dim)}"
-    return StageSpec(name, wanted.settings(context), inputs, build, kind="signals")
+    name = signal_stage_name(context.config, context.run, need)
+    return StageSpec(name, wanted.settings(context), wanted.inputs(context), build, kind="signals")
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One column, with the weights of one snapshot."""
+    """One column, with the weights of one snapshot of the reference."""
 
+    role: Literal["proxy", "target"]
     column: str
     step: int
     dim: int | None
-    files: tuple[str, ...]
-    """Of the weights, in the folder of the proxy's stage; empty: those that it began with."""
+    tokens: Stage
+    """Of the corpus, for the reference."""
+    reference: Stage
+    folder: str
+    """Of the weights, in the reference's folder; "": those that it began with."""
 
     @staticmethod
-    def of(context: RunContext, need: str, proxy: Stage) -> Pass:
+    def of(context: RunContext, need: str, tokens: Stage, reference: Stage) -> Pass:
         """Raises RunError: that snapshot, or its weights, were not kept."""
-        reference = context.config.selection.reference
-        column, _, snapshot = need.partition("@")
-        steps = [one["step"] for one in ProxyArtifact.of(proxy).snapshots]
-        index = snapshot_index(snapshot, len(steps), steps, reference.early_share)
-        if index is None:
+        config = context.config
+        role, column, snapshot = config.selection.reference.model, column_of_pass(config, need), need.partition("@")[2]
+        step = reference_step(config, reference, snapshot)
+        if step is None:
             raise RunError(
                 f"{need} is of the untrained proxy, which was not scored; set trajectories.include_step_zero"
             )
-        dim = reference.embedding_dim if column in EMBEDDINGS else None
-        return Pass(column, steps[index], dim, _weights(proxy, steps, index))
+        dim = config.selection.reference.embedding_dim if column in EMBEDDINGS else None
+        folder = _folder(role, reference_steps(config, reference), step)
+        if folder and not any(o.name.startswith(f"{folder}/") for o in reference.manifest.outputs):
+            raise RunError(
+                f"the {role}'s weights after step {step} were not kept, since no selector asked for them when it "
+                f"was trained; take selection.reference.snapshot=late, or have the {role} trained anew: delete "
+                f"{reference.storage.uri}"
+            )
+        return Pass(role, column, step, dim, tokens, reference, folder)
+
+    def model(self, context: RunContext) -> TrainedModelConfig:
+        """The reference's section of the configuration."""
+        config = context.config
+        model = config.proxy if self.role == "proxy" else config.target
+        assert model is not None
+        return model
+
+    def tokens_per_batch(self, context: RunContext) -> int:
+        return max(context.config.trajectories.tokens_per_batch, self.model(context).max_length)
 
     def settings(self, context: RunContext) -> dict[str, Any]:
         """What the numbers depend on."""
-        config = context.config
         return {
             "column": self.column, "step": self.step, "dim": self.dim,
-            "tokens_per_batch": config.trajectories.tokens_per_batch,
-            "precision": context.layout.precision_of(config.proxy),
+            "tokens_per_batch": self.tokens_per_batch(context),
+            "precision": context.layout.precision_of(self.model(context)),
         }  # fmt: skip
 
+    def inputs(self, context: RunContext) -> dict[str, str]:
+        inputs = {"tokens": self.tokens.content, self.role: self.reference.content}
+        return inputs if self.role == "proxy" else {**inputs, "corpus": context.run.stage("corpus").content}
 
-def _weights(proxy: Stage, steps: Sequence[int], index: int) -> tuple[str, ...]:
-    """Files of the weights; of step 0 none, they are made anew."""
-    if steps[index] == 0:
-        return ()
-    folder = "model/" if index == len(steps) - 1 else weights_folder(index)
-    files = tuple(o.name for o in proxy.manifest.outputs if o.name.startswith(folder))
-    if not files:
-        raise RunError(
-            f"the proxy's weights after step {steps[index]} were not kept, since no selector asked for them when it "
-            f"was trained; take selection.reference.snapshot=late, or have the proxy trained anew: delete "
-            f"{proxy.storage.uri}"
-        )
-    return files
+
+def _folder(role: str, steps: Sequence[int], step: int) -> str:
+    """Of a snapshot's weights, in the stage's folder; "" for step 0, whose weights are made anew."""
+    if step == 0:
+        return ""
+    if step == steps[-1]:
+        return "model"
+    return target_weights_folder(step) if role == "target" else weights_folder(steps.index(step)).rstrip("/")
 
 
 def run_signals(
-    context: RunContext, wanted: Pass, what: str, parts: list[tuple[int, int]], tokens: Stage, folder: Storage,
-    proxy: Stage, out: Storage, warnings: Sequence[str] = (),
-) -> StageResult:  # fmt: skip
+    context: RunContext,
+    wanted: Pass,
+    what: str,
+    parts: list[tuple[int, int]],
+    folder: Storage,
+    out: Storage,
+    warnings: Sequence[str] = (),
+) -> StageResult:
     """The workers' pass over parts of tokens.
 
     Args:
         what: for people.
         parts: (part, sequences).
-        tokens: whose tokenizer.
         folder: of the parts.
     """
     from s2l_ray.execution.training import run_on_workers
     from s2l_ray.stages.signals.loop import SignalsJob, run_pass
 
-    config, say, seed = context.config, context.progress.say, context.config.seed_of("proxy")
-    placement = context.layout.placements["proxy"]
-    proxy_config = pinned(config.proxy).model_copy(update={"precision": context.layout.precision_of(config.proxy)})
+    config, say, model = context.config, context.progress.say, wanted.model(context)
+    placement, seed = context.layout.placements[wanted.role], config.seed_of(wanted.role)
+    files = tuple(o.name for o in wanted.reference.manifest.outputs if o.name.startswith(f"{wanted.folder}/"))
     job = SignalsJob(
-        wanted.column, proxy_config, config.trajectories.tokens_per_batch, tuple(parts), seed, open_tokenizer(tokens),
-        proxy.storage, wanted.files, wanted.dim, folder, out.sub("parts"), placement.threads,
+        wanted.column, pinned(model).model_copy(update={"precision": context.layout.precision_of(model)}),
+        wanted.tokens_per_batch(context), tuple(parts), seed, open_tokenizer(wanted.tokens), wanted.reference.storage,
+        files if wanted.folder else (), wanted.dim, folder, out.sub("parts"), placement.threads,
     )  # fmt: skip
-    say(f"[signals] {what} after step {wanted.step:,}, on {placement.describe()}")
-    context.layout.wait_for_capacity("proxy", say)
+    by = "" if wanted.role == "proxy" else " of the target on everything"
+    say(f"[signals] {what} after step {wanted.step:,}{by}, on {placement.describe()}")
+    context.layout.wait_for_capacity(wanted.role, say)
     with context.progress.stage("signals", sum(n for _, n in parts), "examples") as bar:
         summary = run_on_workers(
             run_pass, job, out, placement, what=f"signals ({wanted.column})",
@@ -132,7 +160,7 @@ def run_signals(
         parts=[(part, count) for part, count, _ in made], column=wanted.column, step=wanted.step
     )  # fmt: skip
     return StageResult(
-        fingerprint([digest for _, _, digest in made]), {"examples": num}, artifact, list(warnings), {"proxy": seed},
-        summary["device"], placement.num_workers, summary["peak_memory_bytes"],
-        f"{what.replace('all', f'{num:,}')} after step {wanted.step:,}",
+        fingerprint([digest for _, _, digest in made]), {"examples": num}, artifact, list(warnings),
+        {wanted.role: seed}, summary["device"], placement.num_workers, summary["peak_memory_bytes"],
+        f"{what.replace('all', f'{num:,}')} after step {wanted.step:,}{by}",
     )  # fmt: skip

@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from s2l_ray.data.columns import Columns
 from s2l_ray.data.corpus_parts import part_name
-from s2l_ray.data.example_id import ids_to_array
+from s2l_ray.data.example_id import array_to_hex, ids_to_array
 from s2l_ray.data.facet_reader import load_facet
 from s2l_ray.data.trajectories import load_columns
 from s2l_ray.errors import InternalError, UserError, shown
@@ -67,6 +67,7 @@ class InputsReader:
         with_facets: bool = False,
         passes: Mapping[str, Storage] | None = None,
         query: QueryPart | None = None,
+        reference: Literal["proxy", "target"] = "proxy",
     ) -> SelectionInputs:
         """The columns that are needed and there; selectors say what is missing.
 
@@ -74,17 +75,21 @@ class InputsReader:
             with_facets: all facets too, for tables of what guards drop.
             passes: need → folder of the stage that computed it with a pass of its own.
             query: the user's own examples of the task, embedded.
+            reference: whose the passes are; the target need not have rendered the same examples.
         """
         needs = set(needs)
         ids, sources, source_names = self._base
         columns = {need: need.partition("@")[0] for need in needs}
-        with_losses = LOSSES in needs or LOSS in columns.values()
+        passes = passes or {}
+        with_losses = LOSSES in needs or any(columns[need] == LOSS for need in needs - passes.keys())
         wanted = {need.removeprefix(FACET) for need in needs if need.startswith(FACET)}
         facets = {name: self._facet(name) for name in sorted(wanted | set(self.sources.facets if with_facets else []))}
-        signals = {need: self._scalar(need, early_share) for need, column in columns.items() if column in SCALARS}
+        signals = {need: self._scalar(need, early_share) for need, column in columns.items()
+                   if column in SCALARS and need not in passes}  # fmt: skip
         embeddings: dict[str, EmbeddingReader] = {}
-        for need, storage in (passes or {}).items():
-            column = StoredColumn(storage.sub("parts"), self.sources.part_rows, ids, columns[need])
+        for need, storage in passes.items():
+            kind = StoredColumn if reference == "proxy" else TargetColumn
+            column = kind(storage.sub("parts"), self.sources.part_rows, ids, columns[need])
             if columns[need] in EMBEDDINGS:
                 embeddings[need] = column
             else:
@@ -204,6 +209,32 @@ class StoredColumn:
         if not np.array_equal(ids_to_array(table["example_id"]), expected):
             raise InternalError(f"{self.storage.uri}/{name} holds other examples; delete that folder and run again")
         return _values(table[self.column])
+
+
+class TargetColumn(StoredColumn):
+    """A column by the target, which may have tokenised more examples than the proxy, but must have all of the
+    proxy's."""
+
+    def _read(self, number: int) -> Array:
+        """Raises UserError: the target could not score an example."""
+        name = part_name(self._parts[number])
+        expected = self._ids[self._starts[number] : self._starts[number + 1]]
+        if not self.storage.exists(name):
+            raise _not_scored(expected)
+        table = self.storage.read_table(name, columns=["example_id", self.column])
+        found = {tuple(one): row for row, one in enumerate(ids_to_array(table["example_id"]).tolist())}
+        rows = np.array([found.get(tuple(one), -1) for one in expected.tolist()])
+        if (rows < 0).any():
+            raise _not_scored(expected[rows < 0])
+        return _values(table[self.column])[rows]
+
+
+def _not_scored(ids: Array) -> UserError:
+    return UserError(
+        f"the target has no score for {len(ids):,} examples of a part ({', '.join(array_to_hex(ids[:4]))}) that the "
+        "proxy has: they have no response within target.max_length, or the target's template cannot write them. Raise "
+        "target.max_length, or take selection.reference.model=proxy"
+    )
 
 
 def _values(column: pa.ChunkedArray) -> Array:

@@ -15,8 +15,8 @@ from s2l_ray.artifacts.models import (
 from s2l_ray.artifacts.run import Run, RunError, part_rows
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
 from s2l_ray.config.schema import S2LConfig
-from s2l_ray.selection.signals import CLUSTERS, PASSES, QUERY, SCALARS, missing_signals, signal_name, snapshot_index
-from s2l_ray.stages.query_files import query_name
+from s2l_ray.selection.signals import CLUSTERS, PASSES, QUERY, SCALARS, at_reference, missing_signals
+from s2l_ray.stages.reference import signal_stage_name
 from s2l_ray.storage.folder import Storage
 
 
@@ -50,15 +50,16 @@ class SelectionReader:
         asked, seed = config.selection, config.seed_of("selection")
         options, reference = asked.options_of(selector), asked.reference
         query = _query(config, self._run, selector)
-        key = (selector, options, seed, reference.early_share, reference.embedding_dim, max_budget,
-               None if query is None else query.content)  # fmt: skip
+        key = selector, options, seed, reference, max_budget, None if query is None else query.content
         if self._ordered is None or self._ordered[0] != key:
             self._ordered = None  # two of them need not be in memory
             self._reader = self._reader or InputsReader(self.sources())
             passes = {need: stage.storage for need, stage in _passes(config, self._run, selector).items()}
             needs = asked.needs_of(selector)
             embedded = None if query is None else _query_part(query)
-            inputs = self._reader.read(needs, reference.early_share, bool(options.guard.rules), passes, embedded)
+            inputs = self._reader.read(
+                needs, reference.early_share, bool(options.guard.rules), passes, embedded, reference.model
+            )
             self._ordered = key, (inputs, order_examples(selector, inputs, seed, options, max_budget))
         return self._ordered[1]
 
@@ -111,6 +112,8 @@ def _inputs(config: S2LConfig, run: Run, selector: str) -> dict[str, str]:
     needs = config.selection.needs_of(selector)
     names = ["corpus", "trajectories", *(["clusters"] if CLUSTERS in needs else [])]
     inputs = {name: run.stage(name).content for name in names}
+    if config.selection.reference.model == "target":
+        needs = needs - set(at_reference(needs))
     scalars = sorted(need for need in needs if need.partition("@")[0] in SCALARS)
     if scalars:
         signals = TrajectoriesArtifact.of(run.stage("trajectories")).signals
@@ -135,12 +138,7 @@ def _query(config: S2LConfig, run: Run, selector: str) -> Stage | None:
     need = config.selection.query_need(selector)
     if need is None:
         return None
-    column, _, snapshot = need.partition("@")
-    steps = [one["step"] for one in ProxyArtifact.of(run.stage("proxy")).snapshots]
-    index = snapshot_index(snapshot, len(steps), steps, config.selection.reference.early_share)
-    name = ""
-    if index is not None:
-        name = f"signals/{query_name(config, column, steps[index], config.selection.reference.embedding_dim)}"
+    name = signal_stage_name(config, run, f"{QUERY}:{need}")
     if name not in run.stages:
         raise missing_signals(f"the selector {selector}", [QUERY])
     return run.stages[name]
@@ -158,15 +156,13 @@ def _passes(config: S2LConfig, run: Run, selector: str) -> dict[str, Stage]:
     Raises:
         MissingSignal: it was not computed.
     """
-    steps = [snapshot["step"] for snapshot in ProxyArtifact.of(run.stage("proxy")).snapshots]
-    reference, found, missing = config.selection.reference, {}, []
-    for need in sorted(config.selection.needs_of(selector)):
-        column, _, snapshot = need.partition("@")
-        if column in PASSES:
-            index = snapshot_index(snapshot, len(steps), steps, reference.early_share)
-            name = "" if index is None else signal_name(column, steps[index], reference.embedding_dim)
-            if f"signals/{name}" in run.stages:
-                found[need] = run.stages[f"signals/{name}"]
+    found, missing = {}, []
+    needs, of_target = config.selection.needs_of(selector), config.selection.reference.model == "target"
+    for need in at_reference(needs):
+        if of_target or need.partition("@")[0] in PASSES:
+            name = signal_stage_name(config, run, need)
+            if name in run.stages:
+                found[need] = run.stages[name]
             else:
                 missing.append(need)
     if missing:

@@ -21,8 +21,8 @@ from s2l_ray.storage.scratch import scratch_folder
 Weights = dict[str, torch.Tensor]
 
 
-def export(job: TargetJob, worker: WorkerContext, built: TargetModel) -> None:
-    """Write `model/` into the stage's folder. Every worker calls it: sharded weights are gathered."""
+def export(job: TargetJob, worker: WorkerContext, built: TargetModel, name: str = "model") -> None:
+    """Write the folder `name` into the stage's. Every worker calls it: sharded weights are gathered."""
     weights = built.engine.whole_weights()
     if worker.rank == 0:
         assert weights is not None
@@ -34,7 +34,7 @@ def export(job: TargetJob, worker: WorkerContext, built: TargetModel) -> None:
                 _save_adapted(job, weights, folder)
             job.tokenizer.save_pretrained(folder)
             Path(folder, "README.md").write_text(job.card, encoding="utf-8")
-            model = job.out.sub("model")
+            model = job.out.sub(name)
             model.delete_dir()  # an earlier best may have had other files
             model.upload_folder(Path(folder))
     worker.all_gather(None)

@@ -45,6 +45,8 @@ class TargetJob:
     weighted: bool = False
     staged: bool = False
     threads: int | None = None
+    kept: tuple[int, ...] = ()
+    """Optimiser steps after which the weights are kept, for selectors that score by them."""
     metrics: tuple[Metric, ...] = field(default_factory=lambda: tuple(built_in_metrics()))
     """Of held-out sets: workers know only those that packages offer."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from s2l_ray.artifacts.outputs import list_outputs
+from s2l_ray.artifacts.snapshots import target_weights_folder
 from s2l_ray.data.subset_marks import SubsetMarks
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.lm.engine import device_name, peak_memory_bytes
@@ -23,7 +24,7 @@ from s2l_ray.stages.target.export import export
 from s2l_ray.stages.target.job import TargetJob
 from s2l_ray.stages.target.model import TargetModel, build_target
 
-_MADE_HERE = ("model/", "evaluations/")
+_MADE_HERE = ("model/", "evaluations/", "snapshots/")
 
 
 @dataclass
@@ -89,6 +90,8 @@ def _train(
             evaluator.evaluate(
                 step, if_best=(lambda: export(job, worker, built)) if target.keep_best and step else None
             )
+        if step in job.kept:
+            export(job, worker, built, target_weights_folder(step))
         if step == total or (target.patience and evaluator.without_gain(step) >= target.patience):
             return step, evaluator.best_step(step) if target.keep_best else None
         if (worker.notice(step) or step % job.checkpoint_steps == 0) and step != restored_at:

@@ -10,6 +10,7 @@ import numpy as np
 from s2l_ray.artifacts.models import HeldOutArtifact, SubsetArtifact, TargetArtifact, TokensArtifact, replay_of
 from s2l_ray.artifacts.run import part_rows
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
+from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.curriculum import CurriculumPlan
@@ -20,6 +21,7 @@ from s2l_ray.evaluation.metrics import list_metrics
 from s2l_ray.lm.identity import model_identity, pinned
 from s2l_ray.observability.progress import format_count
 from s2l_ray.stages.context import RunContext
+from s2l_ray.stages.reference import early_is_read, early_step
 from s2l_ray.stages.tokenizer import open_tokenizer, tokenizer_fingerprint
 from s2l_ray.stages.training import check_before_training, training_settings
 from s2l_ray.storage.fingerprint import fingerprint
@@ -104,6 +106,14 @@ def _marks(subset: Stage | None, tokens: Stage, plan: TrainPlan) -> _Marks:
     return _Marks(staged, subset.storage, chosen.weighted, True, "; ".join(said))
 
 
+def _kept(config: S2LConfig, name: str, total_steps: int) -> tuple[int, ...]:
+    """Of the target on everything, where selectors score by an early snapshot of it."""
+    if name != FULL or config.selection.reference.model != "target" or not early_is_read(config):
+        return ()
+    step = early_step(config.selection.reference.early_share, total_steps)
+    return (step,) if 0 < step < total_steps else ()
+
+
 def total_steps(target: TargetConfig, tokens: Stage, corpus_tokens: Stage) -> int:
     """How long: so many steps, tokens, passes over the subset, or passes over the full data."""
     batch, sequences = target.global_batch_size, tokens.manifest.row_counts["sequences"]
@@ -141,7 +151,7 @@ def _build(
     notes = check_before_training(config.target, tokenizer, tokens, heldout)
     drop_unusable_checkpoints(out, say)
     if not out.exists(FOLDER):  # from the start, and not from a checkpoint: nothing of an earlier one counts
-        for folder in ("evaluations", "model"):
+        for folder in ("evaluations", "model", "snapshots"):
             out.delete_dir(folder)
 
     target, placement = config.target, context.layout.placements["target"]
@@ -160,7 +170,8 @@ def _build(
         num_parameters=sharding.num_parameters, zero_stage=sharding.stage, zero_config=sharding.config,
         precision=precision, objective_set=config.sweep.heldout_set, objective_metric=config.sweep.metric,
         card=model_card(context.run, name, target, subset, facts), threads=placement.threads,
-        subset=marks.subset, weighted=marks.weighted, staged=marks.staged, metrics=tuple(list_metrics()),
+        kept=_kept(config, name, plan.total_steps), subset=marks.subset, weighted=marks.weighted,
+        staged=marks.staged, metrics=tuple(list_metrics()),
     )  # fmt: skip
     if marks.said:
         say(f"[{label}] {marks.said}")

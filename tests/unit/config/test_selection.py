@@ -11,6 +11,7 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.selection import SelectionConfig
 from s2l_ray.selection import list_selectors
 from s2l_ray.selection.options import ClusterOptions
+from s2l_ray.sweeps.resolve import resolve
 from s2l_ray.sweeps.trials import Trial, check_trials
 from s2l_ray.workflow.commands import _selecting
 
@@ -78,6 +79,11 @@ def test_a_selectors_own_settings_win() -> None:
         ({"selectors": ["ifd"], "reference": {"early_share": 0.3}}, "reference.early_share=0.3 would do nothing"),
         ({"selectors": ["rds_plus"]}, r"rds_plus compares with examples of your task, .*selection\.query\.paths="),
         ({"query": {"paths": ["task.jsonl"]}}, r"query\.paths=\['task\.jsonl'\] would do nothing"),
+        (
+            {"selectors": ["s2l"], "reference": {"model": "target"}},
+            "model=target would do nothing: no selector",
+        ),
+        ({"selectors": ["ifd"], "reference": {"model": "target"}}, "scores with the target, and there is none"),
         ({"selectors": ["ifd"], "reference": {"embedding_dim": 8}}, "reference.embedding_dim=8 would do nothing"),
         ({"selectors": ["ifd"], "reference": {"snapshot": "start"}}, "trajectories.include_step_zero=true"),
     ],
@@ -147,6 +153,22 @@ def test_examples_of_the_task_are_for_the_selectors_that_compare_with_them() -> 
     tree["selection"]["query"] = {}
     with pytest.raises(ConfigError, match="rds_plus compares with examples of your task"):
         check_trials(load_config(tree))
+
+
+def test_with_the_target_as_the_reference_the_proxy_needs_less() -> None:
+    tree: dict[str, Any] = {"corpus": {"paths": ["x.jsonl"]}, "proxy": {"model": "m", "epochs": 3}}
+    tree |= {"trajectories": {"source": "training"}, "target": {"model": "m"}}
+    asked = {"selectors": ["least_confidence", "facility_location", "s2l"], "reference": {"model": "target"}}
+    asked["reference"] |= {"snapshot": "start"}  # type: ignore[operator]
+    made = load_config(tree | {"selection": asked}).selection
+    assert made.settings_of("least_confidence")["reference_model"] == "target"
+    assert "reference_model" not in made.settings_of("s2l")
+    with pytest.raises(ConfigError, match=r"cartography_hard reads scores that trajectories\.source=training does not"):
+        load_config(tree | {"selection": {**asked, "selectors": ["cartography_hard", "ifd"]}})
+    with pytest.raises(ConfigError, match=r"selection\.reference\.model=target is for single runs"):
+        resolve(load_config(tree | {"selection": asked, "heldout": {"share": 0.1}}), [], None)
+    chosen = _selecting(load_config(tree | {"selection": asked}), 0.2, "random").selection
+    assert chosen.reference.model == "proxy", "nothing that random reads"
 
 
 def test_a_choice_depends_on_what_its_selector_needs_alone() -> None:

@@ -15,8 +15,7 @@ from s2l_ray.data.render import renderer_of
 from s2l_ray.data.token_parts import read_parts
 from s2l_ray.data.units import SourceError
 from s2l_ray.lm.load import train_tokenizer
-from s2l_ray.stages import query_files
-from s2l_ray.stages.query_files import QueryError, check_query_files, query_name
+from s2l_ray.stages.query_files import QueryError, check_query_files, query_content
 from s2l_ray.stages.signals import query
 from s2l_ray.storage.folder import Storage
 from s2l_ray.testing.tiny import SHAPES, write_jsonl
@@ -47,7 +46,7 @@ def tokenised(config: S2LConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     tokenizer = train_tokenizer(iter(["Add 1 and 2. And 3?"] * 3), 300)
     monkeypatch.setattr(query, "open_tokenizer", lambda tokens: tokenizer)
     out = Storage.open(folder)
-    parts, warnings = query._tokenise(config, SimpleNamespace(), out)  # type: ignore[arg-type]
+    parts, warnings = query._tokenise(config, config.proxy, SimpleNamespace(), out)  # type: ignore[arg-type]
     return parts, warnings, out
 
 
@@ -92,12 +91,8 @@ def test_missing_and_foreign_files_are_refused_before_anything_starts(tmp_path):
 
 def test_they_are_known_by_their_bytes(tmp_path):
     first, second = write_jsonl(tmp_path / "a.jsonl", PAIRS), write_jsonl(tmp_path / "b.jsonl", PAIRS)
-    name = query_name(config_of(tmp_path, first), "embedding", 40, 64)
-    assert name.startswith("query-")
-    assert name.endswith("-embedding@40-64")
-    assert query_name(config_of(tmp_path, second), "embedding", 40, 64) == name
+    content = query_content(config_of(tmp_path, first))
+    assert query_content(config_of(tmp_path, second)) == content
+    assert query_content(config_of(tmp_path, first, second)) != content
     write_jsonl(second, PAIRS[:3])
-    assert query_name(config_of(tmp_path, second), "embedding", 40, 64) != name
-    assert query_files.query_content(config_of(tmp_path, first, second)) != query_files.query_content(
-        config_of(tmp_path, first)
-    )
+    assert query_content(config_of(tmp_path, second)) != content

@@ -1,0 +1,95 @@
+"""The reference of a selection: whose signals at one snapshot selectors read, and what their stages are called."""
+
+from __future__ import annotations
+
+import math
+
+from s2l_ray.artifacts.index import FULL
+from s2l_ray.artifacts.models import ProxyArtifact, TargetArtifact
+from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.stage import Stage
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.selection.signals import (
+    EMBEDDINGS,
+    LOSS,
+    PASSES,
+    QUERY,
+    SCALARS,
+    at_reference,
+    signal_name,
+    snapshot_index,
+)
+from s2l_ray.stages.query_files import query_content
+
+SCORES = "scores"
+"""Column of a pass that computes all that scoring writes at a snapshot: the loss and SCALARS."""
+TARGET = f"target/{FULL}"
+"""The stage whose target is a reference."""
+
+
+def early_step(early_share: float, total_steps: int) -> int:
+    """Optimiser steps after which the target's early snapshot is taken."""
+    return math.ceil(early_share * total_steps)
+
+
+def early_is_read(config: S2LConfig) -> bool:
+    """Whether a selector looks at an early snapshot."""
+    asked = config.selection
+    return any(need.endswith("@early") for name in asked.selectors for need in asked.needs_of(name))
+
+
+def passes_of(config: S2LConfig, selectors: list[str]) -> list[str]:
+    """The needs of these selectors that take a pass, `column@snapshot`."""
+    needs = {need for name in selectors for need in config.selection.needs_of(name)}
+    if config.selection.reference.model == "proxy":
+        return sorted(need for need in needs if need.partition("@")[0] in PASSES)
+    return sorted({f"{column_of_pass(config, need)}@{need.partition('@')[2]}" for need in at_reference(needs)})
+
+
+def column_of_pass(config: S2LConfig, need: str) -> str:
+    """The proxy has the scores of all snapshots; the target's take a pass, all of one snapshot together."""
+    column = need.partition("@")[0]
+    scored = config.selection.reference.model == "target" and column in (LOSS, *SCALARS)
+    return SCORES if scored else column
+
+
+def reference_stage(config: S2LConfig, run: Run) -> Stage | None:
+    """The stage whose weights are the reference; None: there is no such target yet."""
+    return run.stage("proxy") if config.selection.reference.model == "proxy" else run.stages.get(TARGET)
+
+
+def reference_steps(config: S2LConfig, stage: Stage) -> list[int]:
+    """Optimiser steps of the snapshots, ascending. Of a target: before fine-tuning, early, and as it was exported."""
+    if config.selection.reference.model == "proxy":
+        return [one["step"] for one in ProxyArtifact.of(stage).snapshots]
+    last = int(TargetArtifact.of(stage).summary["exported_step"])
+    early = early_step(config.selection.reference.early_share, int(stage.manifest.settings["total_steps"]))
+    return sorted({0, last, *([early] if early < last else [])})
+
+
+def reference_step(config: S2LConfig, stage: Stage, snapshot: str) -> int | None:
+    """The step of a snapshot by its name; None: it was not recorded."""
+    steps, share = reference_steps(config, stage), config.selection.reference.early_share
+    if config.selection.reference.model == "target" and snapshot == "early":
+        return steps[-2] if len(steps) > 2 else steps[-1] if share else 0
+    index = snapshot_index(snapshot, len(steps), steps, share)
+    return None if index is None else steps[index]
+
+
+def signal_stage_name(config: S2LConfig, run: Run, need: str) -> str:
+    """What the stage is called that computed a need with a pass of its own; "" where it cannot be there.
+
+    `signals/embedding@40`; of a target `signals/target-1a2b3c4d-scores@600`; of the user's examples of the task
+    `signals/query-1a2b3c4d-…`, for the need `query_embeddings:position_weighted_embedding@late`.
+    """
+    of_query = need.startswith(f"{QUERY}:")
+    need = need.removeprefix(f"{QUERY}:")
+    stage = reference_stage(config, run)
+    step = None if stage is None else reference_step(config, stage, need.partition("@")[2])
+    if stage is None or step is None:
+        return ""
+    column = column_of_pass(config, need)
+    dim = config.selection.reference.embedding_dim if column in EMBEDDINGS else None
+    query = f"query-{query_content(config)[:8]}-" if of_query else ""
+    target = f"target-{stage.content[:8]}-" if config.selection.reference.model == "target" else ""
+    return f"signals/{query}{target}{signal_name(column, step, dim)}"
