@@ -24,12 +24,14 @@ from s2l_ray.selection import list_selectors, needs_of, order_examples, resolve_
 from s2l_ray.selection.signals import EMBEDDINGS, LOSS_UNCONDITIONAL, QUERY, SCALARS
 from s2l_ray.stages.proxy.job import ProxyJob
 from s2l_ray.stages.proxy.loop import run_worker
+from s2l_ray.stages.reference import SCORES
 from s2l_ray.stages.signals.loop import SignalsJob, run_pass
 from s2l_ray.stages.subset.inputs import InputsReader, QueryPart, SubsetSources
 from s2l_ray.stages.trajectories.build import JoinTask
 from s2l_ray.storage.folder import Storage
 from s2l_ray.testing.local_worker import LocalWorkerContext
 from s2l_ray.testing.tiny import random_examples
+from tests.support.thread_workers import run_workers
 
 PROXY: dict[str, Any] = {
     "from_config": {
@@ -152,6 +154,33 @@ def test_weights_of_a_snapshot_on_the_way_are_kept_where_they_are_asked_for(trai
         np.testing.assert_allclose(np.linalg.norm(found[name], axis=1), 1, atol=2e-3)
     assert np.abs(found["early"] - found["start"]).max() > 1e-4
     assert np.abs(found["end"] - found["early"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("column", [SCORES, *EMBEDDINGS, LOSS_UNCONDITIONAL])
+def test_one_and_two_workers_compute_the_same_bits(trained, tmp_path, column):
+    job, sources = trained
+    dim, files, written = 16 if column in EMBEDDINGS else None, files_of(job, "model"), {}
+    for num_workers in (1, 2):
+        out = Storage.open(tmp_path / str(num_workers))
+        wanted = SignalsJob(
+            column, job.proxy, 1024, job.plan.parts, 0, job.tokenizer, job.out, files, dim, job.tokens,
+            out.recording().sub("parts"),
+        )  # fmt: skip
+        done, workers = run_workers(num_workers, lambda worker, wanted=wanted: run_pass(wanted, worker))
+        assert all(one["parts"] == done[0]["parts"] for one in done)
+        scored = [sum(event.get("examples", 0) for event in worker.events) for worker in workers]
+        assert sum(scored) == PARTS * ROWS
+        assert min(scored) >= ROWS, "every worker has its share"
+        written[num_workers] = [out.read_bytes(f"parts/{part_name(part)}") for part in range(PARTS)]
+    assert written[1] == written[2]
+    if column == SCORES:  # as in training, where the losses are scored at the same weights
+        every = InputsReader(sources).read(["losses", *(f"{name}@all" for name in SCALARS)])
+        tables = [Storage.open(tmp_path / "2").read_table(f"parts/{part_name(part)}") for part in range(PARTS)]
+        for name in ("loss_nats", *SCALARS):
+            expected = every.losses if name == "loss_nats" else every.signals[f"{name}@all"]
+            assert expected is not None
+            found = np.concatenate([table[name].to_numpy() for table in tables])
+            np.testing.assert_array_equal(found, expected[:, -1])
 
 
 def test_a_pass_over_other_examples_is_refused(trained, tmp_path):
