@@ -93,8 +93,9 @@ class JudgedModels:
             confidence=ConfidenceConfig(resamples=300, level=self.level),
         )  # fmt: skip
         passes: dict[str, tuple[Pass, ...]] = {"cot": ("cot",), "pot": ("pot",), "hybrid": ("pot", "cot")}
-        asked = AskedTask(task, list(questions), passes[self.form], 100)
-        settings = {"form": self.form, "seed": self.made.config.seed, "rule": task.rule}
+        form = self.form if task.has_programs else "cot"
+        asked = AskedTask(task, list(questions), passes[form], 100)
+        settings = {"form": form, "seed": self.made.config.seed, "rule": task.rule}
         inputs = {"model": content, "corpus": self.made.corpus, "questions": asked.content, "generation": content}
         key = fingerprint([task.name, label, settings, inputs])
         place = f"evaluation/{where}-{key[:8]}"

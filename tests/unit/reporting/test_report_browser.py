@@ -130,3 +130,14 @@ def test_print_is_dark_on_white_whatever_the_system_says_and_shows_cards(browser
     assert page.locator(".card").first.is_visible()
     assert not page.locator("nav").is_visible()
     page.close()
+
+
+def test_no_table_is_cut_off_on_paper(browser, address):
+    """A4 at 96 pixels an inch, without its margins of 1 cm."""
+    page = browser.new_page(viewport={"width": 718, "height": 1047})
+    page.goto(address)
+    page.emulate_media(media="print")
+    widths = page.evaluate("[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right)")
+    assert len(widths) > 10
+    assert max(widths) <= 719
+    page.close()
