@@ -19,6 +19,7 @@ from s2l_ray.data.token_examples import Examples
 from s2l_ray.lm.adapters import add_adapters
 from s2l_ray.lm.batches import Batch, Batching
 from s2l_ray.lm.response_loss import ResponseLoss
+from s2l_ray.selection.gradient_similarity import NUM_BLOCKS
 
 LORA = LoraConfig(rank=8, alpha=16)
 """Adapters whose gradients stand for those of the layers under them."""
@@ -33,9 +34,9 @@ class HeadGradients:
     """By the head's weight (and bias): g = (1/R) Σ_r e_r h_rᵀ.
 
     e_r, the gradient of token r's loss by what the head gives, is p_r − [the token], times the slope of what the model
-    does after the head. Of a head that is tied to the embeddings it is the head's part alone. The sketch is
-    (A e_r) ⊗ (B h_r) with random signs A (rows, V) and B (columns, H), scaled; a side that is no longer than its sketch
-    stays as it is.
+    does after the head. Of a head that is tied to the embeddings it is the head's part alone. The sketch is in `blocks`
+    independent of each other, so that what they disagree about says how good it is; each is (A e_r) ⊗ (B h_r) with
+    random signs A (rows, V) and B (columns, H), scaled. A side that is no longer than its sketch stays as it is.
 
     Memory: A, B, a batch's last hidden states, the head's logits in chunks (lm.response_loss.CHUNK_ELEMENTS) and their
     gradients in float32.
@@ -49,17 +50,19 @@ class HeadGradients:
         tokens_per_batch: int,
         device: torch.device,
         autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
-        rows: int = 64,
-        columns: int = 64,
+        blocks: int = NUM_BLOCKS,
+        rows: int = 16,
+        columns: int = 16,
         seed: int = 0,
     ) -> None:
         self.loss, self.batching, self.tokens_per_batch = loss, batching, tokens_per_batch
-        self.device, self.autocast = device, autocast
+        self.device, self.autocast, self.blocks = device, autocast, blocks
         weight = loss.head_loss.head.weight
         assert isinstance(weight, torch.Tensor)
         self.has_bias = getattr(loss.head_loss.head, "bias", None) is not None
-        self._left = _signs(weight.shape[0], rows, seed, device)
-        self._right = _signs(weight.shape[1] + self.has_bias, columns, seed + 1, device)
+        generator = torch.Generator().manual_seed(seed)
+        self._left = _signs(weight.shape[0], rows, blocks, generator, device)
+        self._right = _signs(weight.shape[1] + self.has_bias, columns, blocks, generator, device)
 
     @torch.no_grad()
     def __call__(self, examples: Examples) -> np.ndarray:
@@ -81,13 +84,20 @@ class HeadGradients:
             states = self.loss.states(moved)
             hidden = states.reshape(-1, states.shape[-1])[moved.positions]  # (R, H)
             errors = [_times(error, self._left) for error in self.loss.head_loss.errors(hidden, moved.targets)]
-        left = torch.cat(errors).double()  # (R, a)
         if self.has_bias:
             hidden = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
-        right = _times(hidden.float(), self._right).double()  # (R, b)
-        bounds = np.cumsum(batch.counts)  # tokens of one sequence stand together
-        found = [left[end - n : end].T @ right[end - n : end] / n for n, end in zip(batch.counts, bounds, strict=True)]
-        return torch.stack([one.reshape(-1) for one in found]).float()
+        left = self._in_blocks(torch.cat(errors), self._left)  # (blocks, R, a)
+        right = self._in_blocks(_times(hidden.float(), self._right), self._right)  # (blocks, R, b)
+        sizes = batch.counts.tolist()  # tokens of one sequence stand together
+        pairs = zip(sizes, left.split(sizes, 1), right.split(sizes, 1), strict=True)
+        found = [(of_left.mT @ of_right / n).reshape(-1) for n, of_left, of_right in pairs]
+        return (torch.stack(found) / math.sqrt(self.blocks)).float()
+
+    def _in_blocks(self, values: torch.Tensor, signs: torch.Tensor | None) -> torch.Tensor:
+        """(R, ·) → (blocks, R, ·) float64; a side that stays as it is, is the same in all."""
+        if signs is None:
+            return values.double().expand(self.blocks, -1, -1)
+        return values.double().reshape(len(values), self.blocks, -1).transpose(0, 1)
 
 
 class LoraGradients:
@@ -142,12 +152,13 @@ class LoraGradients:
         return sums.float().cpu().numpy()
 
 
-def _signs(height: int, width: int, seed: int, device: torch.device) -> torch.Tensor | None:
-    """(height, width) float32 random signs / √width (Achlioptas 2003); None: no wider than the sketch, stays exact."""
+def _signs(
+    height: int, width: int, blocks: int, generator: torch.Generator, device: torch.device
+) -> torch.Tensor | None:
+    """(height, blocks · width) float32 random signs / √width (Achlioptas 2003); None: no longer than the sketch."""
     if height <= width:
         return None
-    generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, (height, width), generator=generator, dtype=torch.int8)
+    signs = torch.randint(0, 2, (height, blocks * width), generator=generator, dtype=torch.int8)
     return (signs.float() * 2 - 1).div_(math.sqrt(width)).to(device)
 
 

@@ -5,12 +5,12 @@ measured on the sampled examples for those that are not. What chance in the samp
 again, so a larger sample makes the intervals narrower and nothing else. Cochran, Sampling Techniques, 1977, chapters 2,
 5 and 6; with all examples in the sample the closed forms are those of `gradient_agreement.subset_error`.
 
-Memory: 8 m D bytes for m examples of D numbers, and 24 K D for K clusters.
+Memory: 16 m D bytes for m examples of D numbers, and 24 K D for K clusters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 from s2l_ray.errors import DataError
 from s2l_ray.selection.gradient_agreement import label_sums
 from s2l_ray.selection.gradient_sample import NUM_GROUPS, GradientSample
-from s2l_ray.selection.gradient_similarity import Interval, jackknife, root_jackknife
+from s2l_ray.selection.gradient_similarity import Interval, blocks_of, jackknife, root_jackknife
 
 LEAST_MEMBERS = 30
 """Of a subset in the sample, for its error to be measured."""
@@ -79,12 +79,33 @@ class GradientError:
 
 
 class _Squares(NamedTuple):
-    """Squared relative errors, unbiased, so that they may be below 0."""
+    """Squared errors, unbiased, so that they may be below 0; sums over the gradients' numbers."""
 
     bias: float | None
     rms: float | None
     weighted: float | None
     random: float
+    length: float
+    """Of the corpus's mean gradient."""
+
+    def without(self, block: _Squares) -> _Squares:
+        """Of the gradients without some of their numbers."""
+        pairs = zip(self, block, strict=True)
+        return _Squares(*(None if one is None or other is None else one - other for one, other in pairs))  # type: ignore[arg-type]
+
+
+class _Figures(NamedTuple):
+    """Of one subset: of everything, without each group of the sample, and without each block of the sketch."""
+
+    whole: _Squares
+    without_group: list[_Squares]
+    without_block: list[_Squares]
+
+    def interval(
+        self, method: Callable[..., Interval | None], figure: Callable[[_Squares], float | None]
+    ) -> Interval | None:
+        """`method`: jackknife or root_jackknife."""
+        return method(figure(self.whole), *(list(map(figure, one)) for one in self[1:]))
 
 
 class _Moments(NamedTuple):
@@ -109,10 +130,18 @@ class _Moments(NamedTuple):
 
 
 class SampledGradients:
-    """Gradients (m, D) of a sample. DataError if some are not finite."""
+    """Gradients of a sample.
 
-    def __init__(self, gradients: Array, sample: GradientSample) -> None:
-        self.sample, self.sizes = sample, sample.cluster_sizes
+    Args:
+        gradients: (m, D).
+        num_blocks: independent blocks of the sketch; 1: the gradients are no sketches.
+
+    Raises:
+        DataError: some are not finite.
+    """
+
+    def __init__(self, gradients: Array, sample: GradientSample, num_blocks: int = 1) -> None:
+        self.sample, self.sizes, self.num_blocks = sample, sample.cluster_sizes, num_blocks
         self.num_examples = int(self.sizes.sum())
         self.gradients = gradients.astype(np.float64)
         self._squares = np.square(self.gradients).sum(axis=1)
@@ -125,32 +154,42 @@ class SampledGradients:
 
     def errors(self, subsets: Mapping[str, UniformDraw | ClusterDraw | Members]) -> dict[str, GradientError]:
         """Of each subset; none where the corpus's mean gradient cannot be told from zero: no error is relative to it"""
-        lengths: list[float] = []
-        found: dict[str, list[_Squares]] = {name: [] for name in subsets}
-        for group in (None, *range(NUM_GROUPS)):
-            moments = self._moments(group)
-            lengths.append(moments.length_squared)
-            for name, subset in subsets.items():
-                found[name].append(self._squares_of(subset, moments))
-        length = jackknife(lengths.__getitem__, 0, range(1, len(lengths)))
+        chance = [self._squares_of_all(subsets, group) for group in (None, *range(NUM_GROUPS))]
+        blocks = [self._block(columns) for columns in blocks_of(self.gradients.shape[1], self.num_blocks)]
+        sketch = [block._squares_of_all(subsets, None) for block in blocks]
+        found = {
+            name: _Figures(chance[0][name], [one[name] for one in chance[1:]],
+                           [chance[0][name].without(one[name]) for one in sketch])
+            for name in subsets
+        }  # fmt: skip
+        # The length of the mean gradient is that of all subsets.
+        length = next((one.interval(jackknife, lambda of: of.length) for one in found.values()), None)
         if length is None or length.low <= 0:
             return {}
         return {name: self._error(subset, found[name]) for name, subset in subsets.items()}
 
-    def _error(self, subset: UniformDraw | ClusterDraw | Members, squares: Sequence[_Squares]) -> GradientError:
-        random = [one.random for one in squares]
-        rms, weighted = [one.rms for one in squares], [one.weighted for one in squares]
+    def _block(self, columns: slice) -> SampledGradients:
+        return SampledGradients(self.gradients[:, columns], self.sample)
+
+    def _squares_of_all(
+        self, subsets: Mapping[str, UniformDraw | ClusterDraw | Members], group: int | None
+    ) -> dict[str, _Squares]:
+        moments = self._moments(group)
+        return {name: self._squares_of(subset, moments) for name, subset in subsets.items()}
+
+    def _error(self, subset: UniformDraw | ClusterDraw | Members, found: _Figures) -> GradientError:
+        def relative(which: str, by: str = "length") -> Interval | None:
+            def figure(of: _Squares) -> float | None:
+                value, unit = getattr(of, which), getattr(of, by)
+                return None if value is None or not unit else float(value / unit)
+
+            return found.interval(root_jackknife, figure)
+
         return GradientError(
-            subset.num_examples,
-            not isinstance(subset, Members),
-            _root([one.bias for one in squares]),
-            _root(random if isinstance(subset, UniformDraw) else rms),
-            _root(weighted),
-            _root(random),
-            _root(_ratios(rms, random)),
-            _root(_ratios(weighted, random)),
-            self._note(subset),
-        )
+            subset.num_examples, not isinstance(subset, Members), relative("bias"),
+            relative("random" if isinstance(subset, UniformDraw) else "rms"), relative("weighted"), relative("random"),
+            relative("rms", "random"), relative("weighted", "random"), self._note(subset),
+        )  # fmt: skip
 
     def _note(self, subset: UniformDraw | ClusterDraw | Members) -> str:
         if isinstance(subset, ClusterDraw):
@@ -186,29 +225,28 @@ class SampledGradients:
         return _Moments(kept, counts, means, spreads, chance, mean, length_squared, spread)
 
     def _squares_of(self, subset: UniformDraw | ClusterDraw | Members, of: _Moments) -> _Squares:
-        num = subset.num_examples
-        random = (1 - num / self.num_examples) * of.spread / num / of.length_squared
+        num, length = subset.num_examples, of.length_squared
+        random = (1 - num / self.num_examples) * of.spread / num
         if isinstance(subset, ClusterDraw):
             taken = subset.taken
             bias = self._bias(of, taken)
             weighted = None if ((taken == 0) & (self.sizes > 0)).any() else self._variance(of, taken, self.sizes)
-            return _Squares(bias, bias + self._variance(of, taken, taken), weighted, random)
+            return _Squares(bias, bias + self._variance(of, taken, taken), weighted, random, length)
         if isinstance(subset, UniformDraw) or not _is_measurable(subset):
-            return _Squares(None, None, None, random)
+            return _Squares(None, None, None, random, length)
         measured = self._measured(of, subset)
         plain = subset.weights is None
-        return _Squares(None, measured if plain else None, None if plain else measured, random)
+        return _Squares(None, measured if plain else None, None if plain else measured, random, length)
 
     def _bias(self, of: _Moments, taken: Array) -> float:
         excess = taken / taken.sum() - self.sizes / self.num_examples
-        squared = float(np.square(excess @ of.means).sum()) - float((np.square(excess) * of.chance).sum())
-        return squared / of.length_squared
+        return float(np.square(excess @ of.means).sum()) - float((np.square(excess) * of.chance).sum())
 
     def _variance(self, of: _Moments, taken: Array, parts: Array) -> float:
         """Of a mean in which the clusters have these `parts` (K,)."""
         left_out = 1 - taken / np.maximum(self.sizes, 1)
         per_cluster = np.divide(left_out * of.spreads, taken, out=np.zeros(len(taken)), where=taken > 0)
-        return float((np.square(parts / parts.sum()) * per_cluster).sum()) / of.length_squared
+        return float((np.square(parts / parts.sum()) * per_cluster).sum())
 
     def _measured(self, of: _Moments, subset: Members) -> float | None:
         """Squared length of the difference of two means, each estimated by counting every example N/m times.
@@ -234,17 +272,8 @@ class SampledGradients:
         inner = np.bincount(labels[of.kept], weights=squares[of.kept], minlength=len(counts))
         inner = inner - np.square(sums).sum(axis=1) / np.maximum(counts, 1)
         chance = self.sizes * (self.sizes - counts) * inner / np.maximum(counts * (counts - 1), 1)
-        return (float(np.square(mean - whole).sum()) - float(chance.sum())) / of.length_squared
+        return float(np.square(mean - whole).sum()) - float(chance.sum())
 
 
 def _is_measurable(subset: Members) -> bool:
     return int(subset.in_sample.sum()) >= min(LEAST_MEMBERS, subset.num_examples)
-
-
-def _ratios(figures: Sequence[float | None], by: Sequence[float]) -> list[float | None]:
-    return [None if one is None or not other else one / other for one, other in zip(figures, by, strict=True)]
-
-
-def _root(squares: Sequence[float | None]) -> Interval | None:
-    """The first figure is of everything, the others of the replicates."""
-    return root_jackknife(squares.__getitem__, 0, range(1, len(squares)))

@@ -1,15 +1,16 @@
 """Are gradients alike within clusters? With intervals, beside the same of permuted labels.
 
 Intervals are those of a delete-a-group jackknife (Kott, Journal of Official Statistics 17, 2001), made for figures that
-are smooth functions of sums.
+are smooth functions of sums: without each group of the examples, for chance in the sample, and without each block of
+the sketch, for chance in that; the two variances are added.
 
-Memory for M examples of D numbers: 8 M D bytes until it is ready, then 8 M² and once more in passing.
+Memory for M examples of D numbers: 8 M D bytes, and 16 M².
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ import numpy as np
 from s2l_ray.selection.gradient_agreement import DEFAULT_DRAWS, gap_of, paired_rows
 from s2l_ray.selection.gradient_sample import NUM_GROUPS
 
+NUM_BLOCKS = 16
+"""Equal parts of a sketch that are independent of each other, one after another."""
 T_QUANTILE = 2.093
 """97.5th percentile of Student's t with NUM_GROUPS − 1 = 19 degrees of freedom."""
 
@@ -64,107 +67,163 @@ class _Sums(NamedTuple):
     num: Array
     total: float
     """Sum of squared lengths of the centred gradients."""
+    raw: float
+    """The same of those that are not centred."""
 
 
-class UniformGradients:
-    """Gradients of a uniform sample, made ready once for several kinds of labels.
+class _Pairs:
+    """Inner products of all pairs, from which sums over any labels follow.
 
-    All figures are sums of inner products, so their matrix is computed once, of the centred gradients c = g − ḡ; with
-    a_i = c_i · ḡ it holds g_i · g_j = c_i · c_j + a_i + a_j + ‖ḡ‖².
-
-    Args:
-        gradients: (M, D).
-        groups: (M,) integers from 0 to NUM_GROUPS − 1, those of the jackknife.
+    Of centred gradients c = g − ḡ; with a_i = c_i · ḡ it holds g_i · g_j = c_i · c_j + a_i + a_j + ‖ḡ‖².
     """
 
-    def __init__(self, gradients: Array, groups: Array) -> None:
+    def __init__(self, gradients: Array) -> None:
         centred = gradients.astype(np.float64)
-        norms = np.sqrt(np.square(centred).sum(axis=1))
+        self.squares = np.square(centred).sum(axis=1)  # (M,)
         mean = centred.mean(axis=0)
         centred -= mean
         self.products = centred @ centred.T  # (M, M)
         self.along_mean = centred @ mean  # (M,)
         self.mean_squared = float(mean @ mean)
-        self.by_norm = np.divide(1, norms, out=np.zeros(len(norms)), where=norms > 0)  # (M,)
-        self.raw_squares = float(np.square(norms).sum())
-        self.groups = groups
+
+    def without(self, block: _Pairs) -> _Pairs:
+        """The same of the gradients without some of their numbers."""
+        found = _Pairs.__new__(_Pairs)
+        found.squares = np.maximum(self.squares - block.squares, 0)
+        found.squares[found.squares <= 1e-12 * self.squares] = 0  # what rounding alone leaves
+        found.products = np.subtract(self.products, block.products, out=block.products)
+        found.along_mean = self.along_mean - block.along_mean
+        found.mean_squared = self.mean_squared - block.mean_squared
+        return found
+
+    @property
+    def by_norm(self) -> Array:
+        """(M,) 1/‖g‖; 0 of gradients that are zero and have no direction."""
+        return np.divide(1, np.sqrt(self.squares), out=np.zeros(len(self.squares)), where=self.squares > 0)
+
+
+class UniformGradients:
+    """Gradients of a uniform sample.
+
+    Args:
+        gradients: (M, D).
+        groups: (M,) integers from 0 to NUM_GROUPS − 1, those of the jackknife.
+        num_blocks: independent blocks of the sketch; 1: the gradients are no sketches.
+    """
+
+    def __init__(self, gradients: Array, groups: Array, num_blocks: int = 1) -> None:
+        self.gradients, self.groups, self.num_blocks = gradients, groups, num_blocks
+        self.pairs = _Pairs(gradients)
 
     @property
     def num_zero(self) -> int:
         """Examples whose gradient is zero; they have no direction."""
-        return int((self.by_norm == 0).sum())
+        return int((self.pairs.squares == 0).sum())
 
-    def similarity(self, labels: Array, seed: int = 0, num_draws: int = DEFAULT_DRAWS) -> Similarity:
-        """`labels` (M,) integers from 0."""
+    def similarities(
+        self, labels: Mapping[str, Array], seed: int = 0, num_draws: int = DEFAULT_DRAWS
+    ) -> dict[str, Similarity]:
+        """Of several kinds of labels, (M,) integers from 0 each."""
+        without_block: dict[str, list[_Sums]] = {kind: [] for kind in labels}
+        for columns in blocks_of(self.gradients.shape[1], self.num_blocks):
+            pairs = self.pairs.without(_Pairs(self.gradients[:, columns]))
+            for kind, of in labels.items():
+                without_block[kind].append(_sums(pairs, of, np.ones(len(of), dtype=bool)))
+        return {kind: self._similarity(of, without_block[kind], seed, num_draws) for kind, of in labels.items()}
+
+    def _similarity(self, labels: Array, without_block: list[_Sums], seed: int, num_draws: int) -> Similarity:
         everything = np.ones(len(labels), dtype=bool)
-        whole = self._sums(labels, everything)
-        replicates = [self._sums(labels, self.groups != group) for group in range(NUM_GROUPS)]
+        whole = _sums(self.pairs, labels, everything)
+        without_group = [_sums(self.pairs, labels, self.groups != group) for group in range(NUM_GROUPS)]
         rng = np.random.default_rng(seed)
-        nulls = [self._sums(rng.permutation(labels), everything, whole) for _ in range(num_draws)]
+        nulls = [_sums(self.pairs, rng.permutation(labels), everything, whole) for _ in range(num_draws)]
         within, across = _cosines(whole)
         null_cosines = [_cosines(null) for null in nulls]
         apart = [w - a for w, a in null_cosines if w is not None and a is not None]
+
+        def interval(figure: Callable[[_Sums], float | None]) -> Interval | None:
+            return jackknife(figure(whole), *(list(map(figure, one)) for one in (without_group, without_block)))
+
         return Similarity(
             int((whole.num > 0).sum()),
             within,
             across,
-            jackknife(_difference, whole, replicates),
-            jackknife(self._explained, whole, replicates),
+            interval(_difference),
+            interval(_explained),
             _mean([w for w, _ in null_cosines]),
             (min(apart), max(apart)) if apart else None,
-            _mean([self._explained(null) for null in nulls]),
+            _mean([_explained(null) for null in nulls]),
         )
 
     def gap(self, labels: Array, seed: int = 0) -> float | None:
         """See `gradient_agreement.gradient_gap`."""
         rows = paired_rows(len(labels), seed)
-        return gap_of(self.products[np.ix_(rows, rows)], labels[rows])
-
-    def _sums(self, labels: Array, kept: Array, of_all: _Sums | None = None) -> _Sums:
-        """Of the kept ones (M,). `of_all`: has the sums that do not depend on labels."""
-        rows = np.flatnonzero(kept)
-        rows = rows[np.argsort(labels[rows], kind="stable")]
-        num = np.bincount(labels[rows], minlength=int(labels.max()) + 1)
-        groups = np.split(rows, np.cumsum(num)[:-1])
-        of_labels = np.array([self._squared_sums(group) for group in groups]).reshape(-1, 2)
-        if of_all is None:
-            units, centred = self._squared_sums(rows)
-            total = float(np.diag(self.products)[rows].sum())
-        else:
-            units, centred, total = of_all.all_units, of_all.all_centred, of_all.total
-        num_units = np.bincount(labels[rows][self.by_norm[rows] > 0], minlength=len(num))
-        return _Sums(of_labels[:, 0], units, num_units, of_labels[:, 1], centred, num, total)
-
-    def _squared_sums(self, rows: Array) -> tuple[float, float]:
-        """‖Σ u‖² of unit gradients, and ‖Σ c‖² of centred ones."""
-        block = self.products[np.ix_(rows, rows)]
-        weights = self.by_norm[rows]
-        sum_of_weights = float(weights.sum())
-        units = float(weights @ block @ weights) + 2 * float(weights @ self.along_mean[rows]) * sum_of_weights
-        return units + self.mean_squared * sum_of_weights**2, float(block.sum())
-
-    def _explained(self, sums: _Sums) -> float | None:
-        present = sums.num > 0
-        overall = sums.all_centred / max(1, int(sums.num.sum()))
-        total = sums.total - overall
-        if total <= 1e-24 * self.raw_squares:  # what rounding alone leaves of equal gradients
-            return None
-        return (float((sums.centred[present] / sums.num[present]).sum()) - overall) / total
+        return gap_of(self.pairs.products[np.ix_(rows, rows)], labels[rows])
 
 
-def jackknife(figure: Callable[[Any], float | None], whole: Any, replicates: Sequence[Any]) -> Interval | None:
-    """A figure of everything, with the interval that its values without one group each give; None: it has no value."""
-    value = figure(whole)
-    others = [found for one in replicates if (found := figure(one)) is not None]
-    if value is None or len(others) < 2:
+def blocks_of(dim: int, num_blocks: int) -> list[slice]:
+    """Columns of the blocks of a sketch; none where it has one, or cannot be divided."""
+    if num_blocks < 2 or dim % num_blocks:
+        return []
+    width = dim // num_blocks
+    return [slice(start, start + width) for start in range(0, dim, width)]
+
+
+def _sums(pairs: _Pairs, labels: Array, kept: Array, of_all: _Sums | None = None) -> _Sums:
+    """Of the kept ones (M,). `of_all`: has the sums that do not depend on labels."""
+    rows = np.flatnonzero(kept)
+    rows = rows[np.argsort(labels[rows], kind="stable")]
+    num = np.bincount(labels[rows], minlength=int(labels.max()) + 1)
+    by_norm = pairs.by_norm
+    groups = np.split(rows, np.cumsum(num)[:-1])
+    of_labels = np.array([_squared_sums(pairs, by_norm, group) for group in groups]).reshape(-1, 2)
+    if of_all is None:
+        units, centred = _squared_sums(pairs, by_norm, rows)
+        total, raw = float(np.diag(pairs.products)[rows].sum()), float(pairs.squares[rows].sum())
+    else:
+        units, centred, total, raw = of_all.all_units, of_all.all_centred, of_all.total, of_all.raw
+    num_units = np.bincount(labels[rows][by_norm[rows] > 0], minlength=len(num))
+    return _Sums(of_labels[:, 0], units, num_units, of_labels[:, 1], centred, num, total, raw)
+
+
+def _squared_sums(pairs: _Pairs, by_norm: Array, rows: Array) -> tuple[float, float]:
+    """‖Σ u‖² of unit gradients, and ‖Σ c‖² of centred ones."""
+    block = pairs.products[np.ix_(rows, rows)]
+    weights = by_norm[rows]
+    sum_of_weights = float(weights.sum())
+    units = float(weights @ block @ weights) + 2 * float(weights @ pairs.along_mean[rows]) * sum_of_weights
+    return units + pairs.mean_squared * sum_of_weights**2, float(block.sum())
+
+
+def _explained(sums: _Sums) -> float | None:
+    present = sums.num > 0
+    overall = sums.all_centred / max(1, int(sums.num.sum()))
+    total = sums.total - overall
+    if total <= 1e-24 * sums.raw:  # what rounding alone leaves of equal gradients
         return None
-    spread = math.sqrt((len(others) - 1) * float(np.var(others)))
-    return Interval(value, value - T_QUANTILE * spread, value + T_QUANTILE * spread)
+    return (float((sums.centred[present] / sums.num[present]).sum()) - overall) / total
 
 
-def root_jackknife(square: Callable[[Any], float | None], whole: Any, replicates: Sequence[Any]) -> Interval | None:
+def jackknife(value: float | None, *replicates: Sequence[float | None]) -> Interval | None:
+    """A figure with the interval of what it is without each part of something; None: it has no value.
+
+    Args:
+        replicates: for each kind of chance, the figure without each of its parts.
+    """
+    if value is None:
+        return None
+    variance = 0.0
+    for of_kind in replicates:
+        known = [one for one in of_kind if one is not None]
+        if known:
+            variance += (len(known) - 1) * float(np.var(known))
+    half = T_QUANTILE * math.sqrt(variance)
+    return Interval(value, value - half, value + half)
+
+
+def root_jackknife(square: float | None, *replicates: Sequence[float | None]) -> Interval | None:
     """The same of the root of a figure that is estimated without bias, and may therefore be below 0."""
-    found = jackknife(square, whole, replicates)
+    found = jackknife(square, *replicates)
     ends = None if found is None else [math.sqrt(max(0.0, one)) for one in (found.value, found.low, found.high)]
     return None if ends is None else Interval(*ends)
 

@@ -22,7 +22,7 @@ from s2l_ray.data.example_id import array_to_ids, ids_to_array
 from s2l_ray.errors import InternalError
 from s2l_ray.selection.gradient_errors import ClusterDraw, Members, SampledGradients, UniformDraw
 from s2l_ray.selection.gradient_sample import GradientSample, draw_sample
-from s2l_ray.selection.gradient_similarity import Similarity, UniformGradients
+from s2l_ray.selection.gradient_similarity import NUM_BLOCKS, UniformGradients
 from s2l_ray.selection.gradient_verdict import CLUSTERS, SnapshotFindings, verdict
 from s2l_ray.selection.kmeans import fit_kmeans
 from s2l_ray.storage.folder import Storage
@@ -88,15 +88,15 @@ def _snapshot(
 ) -> SnapshotFindings:  # fmt: skip
     gradients, embeddings = _read(sources, name, ids)
     uniform = sample.is_uniform
-    ready = UniformGradients(gradients[uniform], sample.uniform_groups[uniform])
+    ready = UniformGradients(gradients[uniform], sample.uniform_groups[uniform], NUM_BLOCKS)
     num_clusters = len(np.unique(sample.clusters[uniform]))
     grouped = fit_kmeans(embeddings[uniform], num_clusters=num_clusters, seed=seed)
-    similarity: dict[str, Similarity] = {
-        kind: ready.similarity(of[uniform], seed) for kind, of in labels.items()
-    } | {"embeddings": ready.similarity(grouped.assignment.astype(np.int64), seed)}  # fmt: skip
+    kinds = {kind: of[uniform] for kind, of in labels.items()} | {"embeddings": grouped.assignment.astype(np.int64)}
+    similarity = ready.similarities(kinds, seed)
     num_zero, gap = ready.num_zero, ready.gap(sample.clusters[uniform], seed)
     del ready  # its matrix, before another one is made
-    return SnapshotFindings(name, step, num_zero, similarity, gap, SampledGradients(gradients, sample).errors(drawn))
+    errors = SampledGradients(gradients, sample, NUM_BLOCKS).errors(drawn)
+    return SnapshotFindings(name, step, num_zero, similarity, gap, errors)
 
 
 def _read(sources: CheckSources, snapshot: str, ids: Array) -> tuple[Array, Array]:

@@ -70,7 +70,7 @@ def by_autograd(model: Any, examples: Examples, row: int) -> np.ndarray:
 @pytest.mark.parametrize(("family", "kind", "fields"), CASES, ids=list(FAMILIES))
 def test_the_closed_form_is_what_autograd_gives(family: str, kind: str, fields: dict[str, Any]) -> None:
     model, examples = made(kind, fields), random_examples(9, vocab=90, max_length=40)
-    gradients = head_gradients(model, rows=1000, columns=1000)
+    gradients = head_gradients(model, blocks=1, rows=1000, columns=1000)
     assert gradients.has_bias == (family == "bias")
     assert (family == "padded") != gradients.batching.packed
     after = gradients.loss.head_loss.after
@@ -86,7 +86,7 @@ def test_a_cap_that_bites_flattens_the_gradient() -> None:
     """So that the test above would notice a cap that is left out."""
     kind, fields = FAMILIES["capped"]
     model, examples = made(kind, fields, scale=2.0), random_examples(6, vocab=90, max_length=30)
-    gradients = head_gradients(model, rows=1000, columns=1000)
+    gradients = head_gradients(model, blocks=1, rows=1000, columns=1000)
     with_cap = gradients(examples)
     np.testing.assert_allclose(with_cap[0].reshape(90, 32), by_autograd(model, examples, 0), rtol=1e-3, atol=1e-4)
     gradients.loss.head_loss.after = type(gradients.loss.head_loss.after)()
@@ -95,8 +95,8 @@ def test_a_cap_that_bites_flattens_the_gradient() -> None:
 
 def test_sketches_keep_inner_products_on_average() -> None:
     model, examples = made(*FAMILIES["untied"]), random_examples(12, vocab=90, max_length=30)
-    exact = head_gradients(model, rows=1000, columns=1000)(examples).astype(np.float64)
-    sketched = [head_gradients(model, rows=16, columns=16, seed=seed)(examples) for seed in range(0, 120, 2)]
+    exact = head_gradients(model, blocks=1, rows=1000, columns=1000)(examples).astype(np.float64)
+    sketched = [head_gradients(model, blocks=4, rows=8, columns=8, seed=seed)(examples) for seed in range(60)]
     assert sketched[0].shape == (12, 256)
     products = np.mean([s.astype(np.float64) @ s.T for s in sketched], axis=0)
     norms = np.linalg.norm(exact, axis=1)
@@ -105,7 +105,7 @@ def test_sketches_keep_inner_products_on_average() -> None:
 
 def test_sketches_do_not_depend_on_the_batch() -> None:
     model, examples = made(*FAMILIES["tied"]), random_examples(20, vocab=90, max_length=40)
-    gradients = head_gradients(model, rows=8, columns=8)
+    gradients = head_gradients(model, blocks=2, rows=8, columns=8)
     whole = gradients(examples)
     some = np.array([17, 3, 8])
     np.testing.assert_allclose(gradients(examples.take(some)), whole[some], rtol=1e-4, atol=1e-6)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from s2l_ray.errors import DataError, UserError
-from s2l_ray.selection.gradient_agreement import agreement, error_of_rows, subset_error
+from s2l_ray.selection.gradient_agreement import agreement, error_of_rows, explained_share, mean_cosines, subset_error
 from s2l_ray.selection.gradient_errors import ClusterDraw, GradientError, Members, SampledGradients, UniformDraw
 from s2l_ray.selection.gradient_sample import NUM_GROUPS, GradientSample, draw_sample
-from s2l_ray.selection.gradient_similarity import UniformGradients
+from s2l_ray.selection.gradient_similarity import Similarity, UniformGradients
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -91,10 +91,14 @@ def uniform(gradients: Array, seed: int = 0) -> UniformGradients:
     return UniformGradients(gradients, np.random.default_rng(seed).permutation(len(gradients)) % NUM_GROUPS)
 
 
+def similarity(of: UniformGradients, labels: Array, seed: int = 0) -> Similarity:
+    return of.similarities({"labels": labels}, seed)["labels"]
+
+
 def test_similarity_is_that_of_the_definitions() -> None:
     _, clusters, gradients = world(400)
     gradients[7] = 0
-    found, expected = uniform(gradients).similarity(clusters, seed=5), agreement(gradients, clusters, seed=5)
+    found, expected = similarity(uniform(gradients), clusters, seed=5), agreement(gradients, clusters, seed=5)
     assert found.within == pytest.approx(expected.cosine.within)
     assert found.across == pytest.approx(expected.cosine.across)
     assert found.explained is not None
@@ -109,27 +113,60 @@ def test_random_clusters_are_flat_and_real_ones_are_not() -> None:
     for seed in range(30):
         rng = np.random.default_rng(seed)
         gradients, labels = rng.standard_normal((400, 10)) + 0.3, rng.integers(0, 8, 400)
-        found = uniform(gradients, seed).similarity(labels, seed)
+        found = similarity(uniform(gradients, seed), labels, seed)
         assert found.difference is not None
         assert found.null_difference is not None
         assert abs(found.difference.value) < 0.05
         covered += found.difference.low <= 0 <= found.difference.high
     assert covered >= 26, "a 95 % interval of nothing holds 0"
     _, clusters, gradients = world(400)
-    found = uniform(gradients).similarity(clusters)
+    found = similarity(uniform(gradients), clusters)
     assert found.difference is not None
     assert found.null_difference is not None
     assert found.difference.low > found.null_difference[1]
 
 
 def test_nothing_to_compare_is_none() -> None:
-    equal = uniform(np.ones((40, 3))).similarity(np.arange(40) % 4)
+    equal = similarity(uniform(np.ones((40, 3))), np.arange(40) % 4)
     assert equal.explained is None
     assert equal.difference is not None
     assert equal.difference.value == pytest.approx(0)
-    alone = uniform(np.random.default_rng(0).standard_normal((40, 3))).similarity(np.zeros(40, int))
+    alone = similarity(uniform(np.random.default_rng(0).standard_normal((40, 3))), np.zeros(40, int))
     assert (alone.across, alone.difference, alone.null_difference) == (None, None, None)
-    assert uniform(np.zeros((40, 3))).similarity(np.arange(40) % 4).within is None
+    assert similarity(uniform(np.zeros((40, 3))), np.arange(40) % 4).within is None
+
+
+def sketches(gradients: Array, num: int) -> list[Array]:
+    """(m, D) → (m, 16 · 16), of 16 independent blocks, by several seeds."""
+    signs = [np.random.default_rng(seed).choice([-1.0, 1.0], (gradients.shape[1], 256)) for seed in range(num)]
+    return [gradients @ one / 16 for one in signs]
+
+
+def test_intervals_cover_what_the_sketch_loses() -> None:
+    """All examples are in the sample, so that there is no other chance."""
+    ids, clusters, gradients = world(300, dim=400, apart=0.6)
+    sample = draw_sample(ids, clusters, 300, 0)
+    gradients, clusters = gradients[sample.rows], clusters[sample.rows]
+    taken = np.array([30, 30, 30, 20, 10, 4])
+    exact = error(SampledGradients(gradients, sample), ClusterDraw(taken))
+    cosine = mean_cosines(gradients, clusters)
+    assert cosine.within is not None
+    assert cosine.across is not None
+    truth = {"difference": cosine.within - cosine.across, "explained": explained_share(gradients, clusters)}
+    names = ("bias", "rms", "random_rms", "rms_by_random", "weighted_by_random")
+    covered = dict.fromkeys((*names, *truth), 0)
+    for sketch in sketches(gradients, 30):
+        found = error(SampledGradients(sketch, sample, num_blocks=16), ClusterDraw(taken))
+        for name in names:
+            interval = getattr(found, name)
+            covered[name] += interval.low <= getattr(exact, name).value <= interval.high
+        pairs = UniformGradients(sketch, np.zeros(300, int), num_blocks=16)  # one group: no chance in the sample
+        alike = pairs.similarities({"labels": clusters})["labels"]
+        for name, value in truth.items():
+            interval = getattr(alike, name)
+            assert interval.high - interval.low < 0.1
+            covered[name] += interval.low <= value <= interval.high
+    assert min(covered.values()) >= 25, covered
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
