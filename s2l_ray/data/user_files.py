@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray.config.corpus import CorpusConfig
-from s2l_ray.data.conversation import unpack
+from s2l_ray.data.conversation import CHAT_COLUMN, unpack, unpack_table
+from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import ID_TYPE, Messages, array_to_ids, ids_to_array
 from s2l_ray.data.formats import UnknownFormat, fits, rendered_as, tells_format
 from s2l_ray.data.quarantine import QuarantineLimitError
@@ -24,6 +25,7 @@ from s2l_ray.data.render import Renderer
 from s2l_ray.data.token_parts import TOKEN_SCHEMA
 from s2l_ray.data.units import ReadUnit, SourceError, UnusableRow
 from s2l_ray.errors import UserError
+from s2l_ray.storage.folder import Storage
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,18 @@ class UserRows:
         kept = np.flatnonzero(~dropped)
         tools = None if self.tools is None else [self.tools[i] for i in kept]
         return UserRows(self.ids[kept], [self.sources[i] for i in kept], [self.messages[i] for i in kept], tools)
+
+
+class UserFileError(UserError):
+    """Examples beside the corpus cannot be used; says which and why."""
+
+
+def read_split(corpus: Storage, parts: list[int]) -> UserRows:
+    """What the corpus stage held out."""
+    columns = ["example_id", "source", "messages"]
+    tables = [corpus.read_table(f"heldout/{part_name(p)}", columns, optional=[CHAT_COLUMN]) for p in parts]
+    table = pa.concat_tables(tables, promote_options="default")
+    return unique_rows(ids_to_array(table["example_id"]), table["source"].to_pylist(), *unpack_table(table))
 
 
 def format_of(where: str, units: list[ReadUnit], config: CorpusConfig, error: type[UserError]) -> str:

@@ -62,11 +62,25 @@ class Quarantined:
 
 
 @dataclass(frozen=True)
+class GuardFacts:
+    """What the guard of a subset chose last."""
+
+    subset: str
+    num_dropped: int
+    num_examples: int
+    by_rule: dict[str, int]
+    lines: list[tuple[str, str, int, int, dict[str, int]]]
+    """(source, cluster or facet; its value; dropped; of so many; by rule), those that lose the largest share first."""
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
 class SetAside:
     counts: list[tuple[str, int]]
     """(fate, examples) in the order of the work; what is used and chosen last."""
     reasons: list[tuple[str, int]]
     rows: list[Quarantined]
+    guards: list[GuardFacts] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

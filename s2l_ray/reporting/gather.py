@@ -13,7 +13,7 @@ from s2l_ray.reporting import contents
 from s2l_ray.reporting.asked_sets import asked_sets
 from s2l_ray.reporting.costs import cost_of
 from s2l_ray.reporting.data_sets import data_sets
-from s2l_ray.reporting.facts import Facts, Quarantined, Repeat, SetAside, Stability, StageFacts
+from s2l_ray.reporting.facts import Facts, GuardFacts, Quarantined, Repeat, SetAside, Stability, StageFacts
 from s2l_ray.reporting.facts_contents import SubsetFacts
 from s2l_ray.reporting.judged import gather_judged
 from s2l_ray.reporting.judged_words import judged_lines
@@ -29,6 +29,7 @@ from s2l_ray.text.display import one_line, printable
 _MAX_QUARANTINED = 10
 _MAX_REASONS = 20
 _MAX_WARNINGS = 20
+_MAX_GUARD_LINES = 15
 
 
 def gather_facts(
@@ -149,7 +150,27 @@ def _set_aside(run: Run, main: str | None) -> SetAside | None:
                 reasons[reason if reason in reasons or len(reasons) < 1000 else "other reasons"] += 1
                 if len(rows) < _MAX_QUARANTINED:
                     rows.append(Quarantined(stage.name, one_line(row["origin"] or ""), int(row["index"] or 0), reason))
-    return SetAside(fates, reasons.most_common(_MAX_REASONS), rows)
+    return SetAside(fates, reasons.most_common(_MAX_REASONS), rows, _guards(run))
+
+
+def _guards(run: Run) -> list[GuardFacts]:
+    """One a selector, which drops the same at every budget."""
+    found: dict[str, GuardFacts] = {}
+    for label, stage in run.subsets.items():
+        selector = str(stage.manifest.extra.get("selector", ""))
+        if stage.manifest.extra.get("guard") is None or selector in found or not stage.storage.exists("guard.json"):
+            continue
+        report = stage.storage.read_json("guard.json")
+        lines = [
+            (one_line(category), one_line(line["value"]), line["dropped"], line["size"], line["by_rule"])
+            for category, values in report["tables"].items() for line in values if line["dropped"]
+        ]  # fmt: skip
+        lines.sort(key=lambda line: (-line[2] / line[3], line[:2]))
+        found[selector] = GuardFacts(
+            label, report["num_dropped"], report["num_examples"], report["dropped_by_rule"], lines[:_MAX_GUARD_LINES],
+            [one_line(warning, MAX_MESSAGE) for warning in report["warnings"]],
+        )  # fmt: skip
+    return list(found.values())
 
 
 def _repeat(run: Run) -> Repeat:

@@ -91,7 +91,7 @@ def evaluate_guard(inputs: SelectionInputs, options: GuardOptions, heldout: Held
         eligible &= ~dropped
     _check_kept(eligible, drops, options)
     tables = {name: _count(facet, eligible, drops) for name, facet in inputs.categories()}
-    warnings = [*_found_nothing(drops), *_emptied(tables), *_incompetence(heldout)]
+    warnings = [*_found_nothing(drops, heldout), *_emptied(tables), *_incompetence(heldout)]
     return GuardReport(eligible, {rule: int(dropped.sum()) for rule, dropped in drops.items()}, tables, warnings)
 
 
@@ -169,10 +169,12 @@ def _count(facet: Facet, eligible: Array, drops: dict[str, Array]) -> list[Dropp
     ]
 
 
-def _found_nothing(drops: dict[str, Array]) -> list[str]:
+def _found_nothing(drops: dict[str, Array], heldout: HeldOutRecord | None) -> list[str]:
+    told = heldout is not None and heldout.token_accuracy is not None
+    cure = "" if told else ", which held-out examples would tell (heldout.share)"
     return [
         f"the guard {rule} found nothing: {int(dropped.sum()):,} of {len(dropped):,} examples. Either the data are "
-        "clean, or the proxy is too weak to tell wrong answers, or it memorises them"
+        f"clean, or the proxy is too weak to tell wrong answers, or it memorises them{cure}"
         for rule, dropped in drops.items()
         if dropped.sum() < FOUND_NOTHING_SHARE * len(dropped)
     ]

@@ -25,6 +25,7 @@ from s2l_ray.stages.evaluation.tasks import AskedTask, read_tasks
 from s2l_ray.stages.gradients.stage import check_spec, gradients_spec
 from s2l_ray.stages.heldout.stage import heldout_spec
 from s2l_ray.stages.proxy.stage import proxy_spec
+from s2l_ray.stages.signals.competence import competence_specs
 from s2l_ray.stages.signals.query import query_needs, query_spec
 from s2l_ray.stages.signals.stage import passes_of, signals_spec
 from s2l_ray.stages.subset.stage import SelectionReader, subset_spec
@@ -95,6 +96,8 @@ def run_up_to_clusters(
     _ensure(context, clusters_spec(context, trajectories))
     selectors = context.config.selection.selectors if selectors is None else selectors
     passes, queries = passes_of(context.config, list(selectors)), query_needs(context.config, selectors)
+    for spec in competence_specs(context, selectors, corpus, tokens, proxy):
+        context.runner.ensure(spec)
     reference = proxy
     if (passes or queries) and context.config.selection.reference.model == "target":
         reference = target_stage(context, FULL)

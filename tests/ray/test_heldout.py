@@ -19,7 +19,7 @@ from s2l_ray.data.render import Renderer, renderer_of
 from s2l_ray.data.sources import plan_files
 from s2l_ray.data.token_parts import TOKEN_SCHEMA
 from s2l_ray.data.units import SourceError
-from s2l_ray.data.user_files import UserRows
+from s2l_ray.data.user_files import UserRows, read_split
 from s2l_ray.evaluation.metrics import scored_examples, summarise
 from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.stages.corpus.build import CorpusParts, build_corpus
@@ -28,7 +28,6 @@ from s2l_ray.stages.heldout.build import (
     HeldOutError,
     drop_trained_on,
     read_files,
-    read_split,
     tokenise,
 )
 from s2l_ray.stages.heldout.stage import heldout_inputs

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from s2l_ray.reporting.charts import contents as charts
-from s2l_ray.reporting.facts import Facts
-from s2l_ray.reporting.numbers import loss
+from s2l_ray.reporting.facts import Facts, GuardFacts
+from s2l_ray.reporting.numbers import loss, percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
 
 FIRST_EXAMPLES = 20
@@ -68,4 +68,19 @@ def aside_section(facts: Facts, draw: Drawing) -> Section | None:
         rows = [[r.stage, r.origin, r.reason, f"{r.index:,}"] for r in aside.rows]
         text = "All are in the folder quarantine of the stage."
         figures.append(Figure("Some of them", [], text, Table(["stage", "file", "reason", "row"], rows, 3)))
+    figures += [_guard_figure(guard, draw) for guard in aside.guards]
     return Section("aside", "What was set aside?", "Nothing is dropped without a trace.", figures)
+
+
+def _guard_figure(guard: GuardFacts, draw: Drawing) -> Figure:
+    rules = list(guard.by_rule)
+    rows = [
+        [category, value, f"{dropped:,} of {size:,}", percent(dropped / size), *(f"{by[rule]:,}" for rule in rules)]
+        for category, value, dropped, size, by in guard.lines
+    ]
+    share = percent(guard.num_dropped / max(1, guard.num_examples))
+    why = ", ".join(f"{rule} {count:,}" for rule, count in guard.by_rule.items())
+    said = [f"{guard.num_dropped:,} of {guard.num_examples:,} examples ({share}) are chosen last: {why}.",
+            *(f"{warning[:1].upper()}{warning[1:]}." for warning in guard.warnings)]  # fmt: skip
+    table = Table(["", "value", "chosen last", "share", *rules], rows, 2) if rows else None
+    return Figure(f"What the guard of {draw.name(guard.subset)} speaks against", [], " ".join(said), table)

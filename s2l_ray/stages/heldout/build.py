@@ -13,12 +13,11 @@ import pyarrow as pa
 
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.data import user_files
-from s2l_ray.data.conversation import CHAT_COLUMN, unpack_table
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import ids_to_array
 from s2l_ray.data.render import Renderer
 from s2l_ray.data.units import ReadUnit
-from s2l_ray.data.user_files import UserRows, unique_rows
+from s2l_ray.data.user_files import UserRows
 from s2l_ray.errors import UserError
 from s2l_ray.execution.part_tasks import map_parts
 from s2l_ray.storage.folder import Storage
@@ -29,14 +28,6 @@ SPLIT = "split"
 
 class HeldOutError(UserError):
     """A held-out set cannot be used; says which and why."""
-
-
-def read_split(corpus: Storage, parts: list[int]) -> UserRows:
-    """What the corpus stage held out."""
-    columns = ["example_id", "source", "messages"]
-    tables = [corpus.read_table(f"heldout/{part_name(p)}", columns, optional=[CHAT_COLUMN]) for p in parts]
-    table = pa.concat_tables(tables, promote_options="default")
-    return unique_rows(ids_to_array(table["example_id"]), table["source"].to_pylist(), *unpack_table(table))
 
 
 def format_of(name: str, units: list[ReadUnit], config: CorpusConfig) -> str:

@@ -115,7 +115,8 @@ def _build(
     out: Storage,
 ) -> StageResult:
     from s2l_ray.data.render import renderer_of
-    from s2l_ray.stages.heldout.build import drop_trained_on, read_files, read_split, tokenise
+    from s2l_ray.data.user_files import read_split
+    from s2l_ray.stages.heldout.build import drop_trained_on, read_files, tokenise
 
     config, made = context.config, CorpusArtifact.of(corpus)
     assert config.target is not None

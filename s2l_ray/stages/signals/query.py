@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pyarrow as pa
+
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
 from s2l_ray.config.model import RENDER_FIELDS, TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
@@ -79,15 +81,19 @@ def _tokenise(
         f"examples were cut at {limit}": render.num_cut,
     }
     warnings = [f"{WHERE}: {count:,} {what}" for what, count in counts.items() if count]
+    return write_parts(table, folder), warnings
+
+
+def write_parts(table: pa.Table, folder: Storage) -> list[tuple[int, int]]:
+    """TOKEN_SCHEMA rows, the sequences of an example one after another → parts, each written: (part, sequences)."""
     folder.delete_dir()
     parts: list[tuple[int, int]] = []
-    ids = table["example_id"].to_pylist()
-    start = 0
+    ids, start = table["example_id"].to_pylist(), 0
     while start < len(ids):
         stop = min(start + _PART_SEQUENCES, len(ids))
         while stop < len(ids) and ids[stop] == ids[stop - 1]:  # sequences of one example stay together
             stop += 1
+        folder.write_table(part_name(len(parts)), table.slice(start, stop - start), compression="zstd")
         parts.append((len(parts), stop - start))
-        folder.write_table(part_name(len(parts) - 1), table.slice(start, stop - start), compression="zstd")
         start = stop
-    return parts, warnings
+    return parts

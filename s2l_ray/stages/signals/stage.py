@@ -121,7 +121,7 @@ def run_signals(
     context: RunContext,
     wanted: Pass,
     what: str,
-    parts: list[tuple[int, int]],
+    parts: Sequence[tuple[int, int]],
     folder: Storage,
     out: Storage,
     warnings: Sequence[str] = (),

@@ -125,6 +125,12 @@ class InputsReader:
             )
         return assignment["cluster"].to_numpy()
 
+    def mean_of(self, need: str) -> float:
+        """Over the examples, of a score that every snapshot has."""
+        values = self._scalar(need, 0.0)
+        assert values is not None
+        return float(values.mean(dtype=np.float64))
+
     def _matrix(self, column: str) -> Array:
         """(N, T)."""
         if column not in self._matrices:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s2l_ray.artifacts.models import (
     CorpusArtifact,
@@ -15,9 +15,23 @@ from s2l_ray.artifacts.models import (
 from s2l_ray.artifacts.run import Run, RunError, part_rows
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
 from s2l_ray.config.schema import S2LConfig
-from s2l_ray.selection.signals import CLUSTERS, PASSES, QUERY, SCALARS, at_reference, missing_signals
+from s2l_ray.data.corpus_parts import part_name
+from s2l_ray.selection.signals import (
+    CLUSTERS,
+    LOSS,
+    PASSES,
+    QUERY,
+    SCALARS,
+    TOKEN_ACCURACY,
+    at_reference,
+    missing_signals,
+)
+from s2l_ray.stages.competence import PREFIX
 from s2l_ray.stages.reference import signal_stage_name
 from s2l_ray.storage.folder import Storage
+
+if TYPE_CHECKING:
+    from s2l_ray.selection import HeldOutRecord
 
 
 class SelectionReader:
@@ -44,7 +58,7 @@ class SelectionReader:
 
     def order(self, config: S2LConfig, selector: str, max_budget: int) -> tuple[Any, Any]:
         """(selection.SelectionInputs, selection.Ordering) of a selector; the last one is kept."""
-        from s2l_ray.selection import order_examples
+        from s2l_ray.selection import evaluate_guard, order_examples
         from s2l_ray.stages.subset.inputs import InputsReader
 
         asked, seed = config.selection, config.seed_of("selection")
@@ -60,8 +74,34 @@ class SelectionReader:
             inputs = self._reader.read(
                 needs, reference.early_share, bool(options.guard.rules), passes, embedded, reference.model
             )
-            self._ordered = key, (inputs, order_examples(selector, inputs, seed, options, max_budget))
+            guard = None
+            if options.guard.rules:
+                guard = evaluate_guard(inputs, options.guard, self._competence())
+            ordering = order_examples(selector, inputs, seed, options, max_budget, guard)
+            self._ordered = key, (inputs, ordering)
         return self._ordered[1]
+
+    def _competence(self) -> HeldOutRecord | None:
+        """The proxy's on held-out examples, in the order of time; None: nothing is held out."""
+        from s2l_ray.selection import HeldOutRecord
+
+        found = {SignalsArtifact.of(stage).step: stage for name, stage in self._run.stages.items()
+                 if name.startswith(f"signals/{PREFIX}")}  # fmt: skip
+        if not found:
+            return None
+        tables = {step: [stage.storage.read_table(f"parts/{part_name(part)}", columns=[LOSS, TOKEN_ACCURACY])
+                         for part, _ in part_rows(stage)] for step, stage in sorted(found.items())}  # fmt: skip
+
+        def mean(step: int, column: str) -> float:
+            values = [table[column].to_numpy() for table in tables[step]]
+            return float(sum(v.sum(dtype="float64") for v in values) / sum(len(v) for v in values))
+
+        last = max(tables)
+        on_corpus = self._reader.mean_of(f"{TOKEN_ACCURACY}@late") if self._has_scores() else None
+        return HeldOutRecord([mean(step, LOSS) for step in tables], mean(last, TOKEN_ACCURACY), on_corpus)
+
+    def _has_scores(self) -> bool:
+        return TrajectoriesArtifact.of(self._run.stage("trajectories")).signals is not None
 
 
 def subset_spec(

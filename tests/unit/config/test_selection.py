@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from s2l_ray.artifacts.points import Point
 from s2l_ray.config import ConfigError, load_config, to_yaml
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.selection import SelectionConfig
 from s2l_ray.selection import list_selectors
 from s2l_ray.selection.options import ClusterOptions
+from s2l_ray.stages.competence import watches_competence
+from s2l_ray.stages.proxy.stage import _kept
 from s2l_ray.sweeps.resolve import resolve
 from s2l_ray.sweeps.trials import Trial, check_trials
 from s2l_ray.workflow.commands import _selecting
@@ -169,6 +172,17 @@ def test_with_the_target_as_the_reference_the_proxy_needs_less() -> None:
         resolve(load_config(tree | {"selection": asked, "heldout": {"share": 0.1}}), [], None)
     chosen = _selecting(load_config(tree | {"selection": asked}), 0.2, "random").selection
     assert chosen.reference.model == "proxy", "nothing that random reads"
+
+
+def test_the_middle_of_the_proxys_training_is_kept_where_a_guard_is_to_be_judged() -> None:
+    robust = config(selectors=["s2l_robust"])
+    watching = load_config(robust.model_dump(mode="json", exclude={"target"}) | {"heldout": {"share": 0.1}})
+    points = tuple(Point(step) for step in (1, 20, 40, 60))
+    assert (watches_competence(robust), watches_competence(watching)) == (False, True)
+    assert (_kept(robust, points), _kept(watching, points)) == ((), (2,))
+    assert _kept(watching, points[:2]) == (), "the last are there anyway"
+    plain = load_config({**watching.model_dump(mode="json", exclude={"target"}), "selection": {"selectors": ["s2l"]}})
+    assert _kept(plain, points) == ()
 
 
 def test_a_choice_depends_on_what_its_selector_needs_alone() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from s2l_ray.artifacts.models import SignalsArtifact, TrajectoriesArtifact
 from s2l_ray.artifacts.points import Point
 from s2l_ray.artifacts.snapshots import read_snapshot, weights_folder
 from s2l_ray.config.schema import ProxyConfig, TrajectoriesConfig
@@ -22,11 +24,14 @@ from s2l_ray.errors import InternalError
 from s2l_ray.lm.load import train_tokenizer
 from s2l_ray.selection import list_selectors, needs_of, order_examples, resolve_options
 from s2l_ray.selection.signals import EMBEDDINGS, LOSS_UNCONDITIONAL, QUERY, SCALARS
+from s2l_ray.stages.competence import competence_name
 from s2l_ray.stages.proxy.job import ProxyJob
 from s2l_ray.stages.proxy.loop import run_worker
 from s2l_ray.stages.reference import SCORES
 from s2l_ray.stages.signals.loop import SignalsJob, run_pass
+from s2l_ray.stages.signals.query import write_parts
 from s2l_ray.stages.subset.inputs import InputsReader, QueryPart, SubsetSources
+from s2l_ray.stages.subset.stage import SelectionReader
 from s2l_ray.stages.trajectories.build import JoinTask
 from s2l_ray.storage.folder import Storage
 from s2l_ray.testing.local_worker import LocalWorkerContext
@@ -181,6 +186,37 @@ def test_one_and_two_workers_compute_the_same_bits(trained, tmp_path, column):
             assert expected is not None
             found = np.concatenate([table[name].to_numpy() for table in tables])
             np.testing.assert_array_equal(found, expected[:, -1])
+
+
+def test_guards_are_told_of_the_proxys_competence_on_held_out_examples(trained, tmp_path):
+    job, sources = trained
+    held = Storage.open(tmp_path / "tokens")
+    table = pa.concat_tables([job.tokens.read_table(part_name(part)) for part in (0, 2)])
+    parts = write_parts(table, held)
+    stages: dict[str, Any] = {}
+    for step, folder in ((job.plan.total_steps, "model"), (1, weights_folder(1))):
+        out = Storage.open(tmp_path / str(step))
+        wanted = SignalsJob(
+            SCORES, job.proxy, 1024, tuple(parts), 0, job.tokenizer, job.out, files_of(job, folder), None, held,
+            out.recording().sub("parts"),
+        )  # fmt: skip
+        made = [(part, count) for part, count, _ in run_pass(wanted, Host(Path("unused")))["parts"]]
+        extra = SignalsArtifact(parts=made, column=SCORES, step=step).model_dump()
+        stages[f"signals/{competence_name(step)}"] = SimpleNamespace(storage=out, manifest=SimpleNamespace(extra=extra))
+    known = SimpleNamespace(extra=TrajectoriesArtifact(parts=[], num_snapshots=3, signals="x").model_dump())
+    reader = SelectionReader(SimpleNamespace(stages=stages, stage=lambda _: SimpleNamespace(manifest=known)))  # type: ignore[arg-type]
+    reader._reader = InputsReader(sources)
+    record = reader._competence()
+    assert record is not None
+    every = InputsReader(sources).read(["losses", "token_accuracy@late"])
+    assert every.losses is not None
+    rows = [*range(ROWS), *range(2 * ROWS - 1, 3 * ROWS - 1)]  # the first part's and the third's
+    assert record.losses == pytest.approx([every.losses[rows, at].mean() for at in (1, 2)], abs=1e-5)
+    accuracy = every.signals["token_accuracy@late"]
+    assert record.token_accuracy == pytest.approx(accuracy[rows].mean(), abs=1e-5)
+    assert record.corpus_token_accuracy == pytest.approx(accuracy.mean(), abs=1e-5)
+    reader._run = SimpleNamespace(stages={})  # type: ignore[assignment]
+    assert reader._competence() is None
 
 
 def test_a_pass_over_other_examples_is_refused(trained, tmp_path):

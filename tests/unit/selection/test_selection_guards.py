@@ -171,6 +171,14 @@ def test_a_memorising_proxy_is_named() -> None:
     assert "61.0% on the corpus and 50.0% on held-out examples: it memorises" in gap
 
 
+def test_whether_a_proxy_memorises_is_told_by_held_out_examples_alone() -> None:
+    losses = [[3.0, 2.0, 1.0]] * 2000
+    (unknown,) = evaluate_guard(of_losses(losses), guard("rise")).warnings
+    assert unknown.endswith("or it memorises them, which held-out examples would tell (heldout.share)")
+    (known,) = evaluate_guard(of_losses(losses), guard("rise"), HeldOutRecord([2, 1], 0.5, 0.55)).warnings
+    assert known.endswith("or it memorises them")
+
+
 def test_too_much_dropped_stops() -> None:
     with pytest.raises(
         UserError, match=r"keep 3 of 5 examples \(60\.0%\), less than guard\.min_kept_share=0\.8.*rise 2"
