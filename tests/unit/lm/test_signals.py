@@ -202,8 +202,11 @@ def test_guards_are_told_of_the_proxys_competence_on_held_out_examples(trained, 
         )  # fmt: skip
         made = [(part, count) for part, count, _ in run_pass(wanted, Host(Path("unused")))["parts"]]
         extra = SignalsArtifact(parts=made, column=SCORES, step=step).model_dump()
-        stages[f"signals/{competence_name(step)}"] = SimpleNamespace(storage=out, manifest=SimpleNamespace(extra=extra))
-    known = SimpleNamespace(extra=TrajectoriesArtifact(parts=[], num_snapshots=3, signals="x").model_dump())
+        stages[f"signals/{competence_name(step)}"] = SimpleNamespace(
+            storage=out, manifest=SimpleNamespace(extra=extra, stage="signals")
+        )
+    extra = TrajectoriesArtifact(parts=[], num_snapshots=3, signals="x").model_dump()
+    known = SimpleNamespace(extra=extra, stage="trajectories")
     reader = SelectionReader(SimpleNamespace(stages=stages, stage=lambda _: SimpleNamespace(manifest=known)))  # type: ignore[arg-type]
     reader._reader = InputsReader(sources)
     record = reader._competence()

@@ -10,6 +10,7 @@ import numpy as np
 
 from s2l_ray.reporting.facts import Facts, SetAside
 from s2l_ray.reporting.gather import _guards
+from s2l_ray.reporting.numbers import percent
 from s2l_ray.reporting.parts import Drawing
 from s2l_ray.reporting.sections.examples import aside_section
 from s2l_ray.selection import Facet, GuardOptions, HeldOutRecord, SelectionInputs, evaluate_guard
@@ -49,12 +50,12 @@ def test_what_a_guard_dropped_is_on_the_page(tmp_path: Path) -> None:
     section = aside_section(facts, Drawing(facts, lambda chart, prefix, label: ""))
     assert section is not None
     figure = section.figures[-1]
-    assert figure.caption.startswith("2 of 4 examples (50%) are chosen last: rise 2, not_learnt 1. ")
+    assert figure.caption.startswith(f"2 of 4 examples ({percent(0.5)}) are chosen last: rise 2, not_learnt 1. ")
     assert "The guard drops more than half of source forms (2 of 2)" in figure.caption
     assert "above its lowest of 1.200: it has begun to memorise" in figure.caption
     assert "80.0% on the corpus and 50.0% on held-out examples" in figure.caption
     assert figure.table is not None
-    assert figure.table.rows[0] == ["source", "forms", "2 of 2", "100%", "2", "1"]
+    assert figure.table.rows[0] == ["source", "forms", "2 of 2", percent(1.0), "2", "1"]
 
 
 def test_a_guard_that_found_nothing_says_so_on_the_page(tmp_path: Path) -> None:
