@@ -6,14 +6,14 @@ import contextlib
 from typing import Any
 
 import ray
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 _ABORT_S = 1.5
 """How long the controller may take to end its workers; `ray job stop` kills the driver after three seconds."""
 
 
-class InterruptibleTrainer(TorchTrainer):
-    """`fit` that ends within `_ABORT_S` when KeyboardInterrupt is raised in it.
+class InterruptibleTrainer(DataParallelTrainer):
+    """Ray Train's trainer of any backend, whose `fit` ends within `_ABORT_S` when KeyboardInterrupt is raised in it.
 
     Ray Train's own `fit` replaces the handler of Ctrl-C by one that waits for its controller without a limit and
     ignores a second Ctrl-C meanwhile. (This overrides an internal method of Ray 2.60; there is no option for it.)

@@ -128,6 +128,7 @@ def run_on_workers(
     checkpoints_to_keep: int = 2,
     environment: dict[str, str] | None = None,
     callbacks: Sequence[Any] = (),
+    process_group: bool = False,
     on_event: Callable[[Event], None],
 ) -> dict[str, Any]:
     """loop(job, worker) on every worker; lost workers are replaced and resume at the newest checkpoint.
@@ -140,6 +141,7 @@ def run_on_workers(
         wait_s: how long the workers may wait for their places, all waits together.
         environment: of the worker processes.
         callbacks: Ray Train's.
+        process_group: whether a single worker needs torch's process group too.
 
     Returns:
         What rank 0's loop returned.
@@ -155,8 +157,12 @@ def run_on_workers(
     lost_controllers = 0
     while True:
         with event_channel(on_event) as box, translate_disk_full(f"{out.uri}/{FOLDER}"):
-            config = {"loop": loop, "job": job, "box": box, "out": out, "device": placement.device}
-            trainer = _trainer(config, placement, max_failures, wait_s, checkpoints_to_keep, environment, callbacks)
+            # As bytes: Ray Train's controller gets them too, and would import all that the loop needs to unpickle them.
+            work = ray.cloudpickle.dumps({"loop": loop, "job": job, "out": out})
+            config = {"work": work, "box": box, "device": placement.device}
+            trainer = _trainer(
+                config, out, placement, max_failures, wait_s, checkpoints_to_keep, environment, callbacks, process_group
+            )  # fmt: skip
             try:
                 summary: dict[str, Any] = trainer.fit().return_value
                 return summary
@@ -175,21 +181,22 @@ def run_on_workers(
 
 def _trainer(
     config: dict[str, Any],
+    out: Storage,
     placement: Placement,
     max_failures: int,
     wait_s: float,
     checkpoints_to_keep: int,
     environment: dict[str, str] | None,
     callbacks: Sequence[Any],
+    process_group: bool,
 ) -> Any:
     import ray.train
-    from ray.train.torch import TorchConfig
 
     from s2l_ray.execution.fail_fast import FailFast
     from s2l_ray.execution.interruptible import InterruptibleTrainer
     from s2l_ray.execution.restart_callback import RestartEvents
 
-    out, on_gpu = config["out"], placement.device == "gpu"
+    on_gpu = placement.device == "gpu"
     resources = {name: each for name, each in placement.worker.items() if not name.startswith(ACCELERATOR_TYPE)}
     fewest = placement.min_workers
     if not on_gpu and ray.cluster_resources().get("GPU"):
@@ -198,7 +205,7 @@ def _trainer(
     return InterruptibleTrainer(
         _worker,
         train_loop_config=config,
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        backend_config=_backend(placement, process_group),
         scaling_config=ray.train.ScalingConfig(
             num_workers=placement.num_workers if fewest is None else (fewest, placement.num_workers),
             use_gpu=on_gpu,
@@ -221,6 +228,17 @@ def _trainer(
     )
 
 
+def _backend(placement: Placement, process_group: bool) -> Any:
+    """What connects the workers; nothing for one on CPUs, whose controller then need not import torch."""
+    from ray.train.backend import BackendConfig
+
+    if placement.device == "cpu" and placement.num_workers == 1 and not process_group:
+        return BackendConfig()
+    from ray.train.torch import TorchConfig
+
+    return TorchConfig(backend="nccl" if placement.device == "gpu" else "gloo")
+
+
 def _start_timeout_s() -> float:
     """How long Ray Train waits for places before it counts a failure and asks again."""
     from ray.train.v2._internal.constants import (
@@ -239,5 +257,9 @@ def _wait_for_leftovers(settle_s: float = 10.0) -> None:
 
 
 def _worker(config: dict[str, Any]) -> dict[str, Any]:
+    import ray
+
     quiet_ray_data()
-    return config["loop"](config["job"], RayWorkerContext(config["box"], config["out"], config["device"]))
+    work = ray.cloudpickle.loads(config["work"])
+    found: dict[str, Any] = work["loop"](work["job"], RayWorkerContext(config["box"], work["out"], config["device"]))
+    return found

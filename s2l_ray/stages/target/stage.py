@@ -187,7 +187,7 @@ def _build(
                 fine_tune, job, out, placement, what=f"target ({name})", max_failures=config.resources.max_failures,
                 wait_s=config.resources.capacity_wait_s, checkpoints_to_keep=target.checkpoints_to_keep,
                 environment=sharding.environment(placement.device), callbacks=list(context.callbacks),
-                on_event=report.on_event,
+                process_group=sharding.stage > 0, on_event=report.on_event,
             )  # fmt: skip
         before = read_evaluation(out, 0) or {}
         after = read_evaluation(out, summary["exported_step"]) or {}
