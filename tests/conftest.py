@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,29 @@ def ray_cluster():
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Any:
-    """One undisturbed tiny run that others are compared with. Whoever changes its folder sets it right again."""
+    """One undisturbed tiny run that others are compared with. Whoever changes anything takes a copy."""
     import s2l_ray
     from s2l_ray.testing.quiet import Quiet
     from s2l_ray.testing.tiny import tiny_run_config
 
     return s2l_ray.run(tiny_run_config(tmp_path_factory.mktemp("finished") / "run"), progress=Quiet())
+
+
+@pytest.fixture(autouse=True)
+def shared_run_unchanged(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that adds to the shared run fails itself, and not another one an hour later."""
+    if "finished" not in request.fixturenames:
+        yield
+        return
+    run = request.getfixturevalue("finished")
+    before = _stage_files(run)
+    yield
+    assert _stage_files(run) == before, "this test has changed the run that all share; give it a copy"
+
+
+def _stage_files(run: Any) -> list[str]:
+    folder = run.storage.local_path()
+    return sorted(str(path.relative_to(folder)) for path in folder.glob("*/**/*") if path.is_file())
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,8 @@
-"""Checkpoints of a training on storage: `ray_train/<step>/`, with Ray Train's list of them beside. Imports no Ray."""
+"""Checkpoints of a training on storage: `ray_train/<step>/`. Imports no Ray.
+
+Two write them: Ray Train, with its list of them beside, and a worker in a task, with a mark in each that is complete.
+Either goes on from what the other has left.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ from s2l_ray.storage.folder import Storage
 FOLDER = "ray_train"
 PROGRESS = "progress.json"
 _LIST = "checkpoint_manager_snapshot.json"
+_COMPLETE = "complete"
+"""Mark in a checkpoint that Ray Train does not list; written last."""
 _TORN_MARKS = ("PytorchStreamReader", "loading state_dict", "safetensor", "invalid load key", "corrupt")
 
 
@@ -62,8 +68,7 @@ def drop_unusable_checkpoints(out: Storage, say: Callable[[str], None]) -> None:
     if not folder.exists(_LIST):
         return
     try:
-        listed = json.loads(folder.read_bytes(_LIST))
-        names = [result["checkpoint_dir_name"] for result in listed["checkpoint_results"]]
+        names = _listed(folder)
         gone = [name for name in names if not folder.exists(f"{name}/{PROGRESS}")]
         why = f"checkpoint {gone[0]} is not all there" if gone else ""
     except (ValueError, KeyError, TypeError) as error:
@@ -71,3 +76,33 @@ def drop_unusable_checkpoints(out: Storage, say: Callable[[str], None]) -> None:
     if why:
         say(f"{folder.uri}: {why}; the training begins anew.")
         folder.delete_dir()
+
+
+def newest_complete(folder: Storage) -> str | None:
+    """Name of the newest checkpoint that a worker in a task has left; their names sort by step."""
+    complete = [name for name in folder.folders() if folder.exists(f"{name}/{_COMPLETE}")]
+    return max(complete, default=None)
+
+
+def take_over_from_ray_train(folder: Storage) -> None:
+    """Mark the newest of Ray Train's checkpoints as one to go on from, and drop its list, which would grow stale."""
+    if folder.exists(_LIST):
+        for name in sorted(_listed(folder))[-1:]:
+            folder.write_bytes(f"{name}/{_COMPLETE}", b"")
+        folder.delete(_LIST)
+
+
+def keep_checkpoint(folder: Storage, name: str, files: Path, keep: int) -> None:
+    """Upload a checkpoint's files and delete those before the newest `keep`; a kill at any moment leaves one whole."""
+    folder.delete_dir(name)  # of one that was killed on the way
+    folder.sub(name).upload_folder(files)
+    folder.write_bytes(f"{name}/{_COMPLETE}", b"")
+    for old in sorted(folder.folders())[:-keep]:
+        folder.delete(f"{old}/{_COMPLETE}")  # first: what is only half deleted is none
+        folder.delete_dir(old)
+
+
+def _listed(folder: Storage) -> list[str]:
+    """Of Ray Train's list. Raises ValueError, KeyError or TypeError where it is torn."""
+    results = json.loads(folder.read_bytes(_LIST))["checkpoint_results"]
+    return [result["checkpoint_dir_name"] for result in results]

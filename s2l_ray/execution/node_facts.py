@@ -88,11 +88,16 @@ def facts_of_nodes(wanted: Callable[[Node], bool], embedded: bool) -> list[tuple
 
     embedded: the only node is this machine, and needs no task.
     """
+    import ray
+
     # Ray 2.60 leaves CUDA_VISIBLE_DEVICES alone where no GPU is asked for, unless it is told otherwise.
     sees_all: dict[str, Any] = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
-    if embedded:
-        return [(resources, local_facts()) for resources in _resources(wanted).values()]
-    return _ask(local_facts, wanted, sees_all)
+    here = ray.get_runtime_context().get_node_id()
+    nodes = _resources(wanted)
+    # Another process would import all of torch to say what this one knows of its node. (Of GPUs it may know less.)
+    known = {node: has for node, has in nodes.items() if embedded or (node == here and not has.get("GPU"))}
+    answers = [(has, local_facts()) for has in known.values()]
+    return answers + _ask(local_facts, {node: has for node, has in nodes.items() if node not in known}, sees_all)
 
 
 def on_every_node(task: Callable[..., T], wanted: Callable[[Node], bool], embedded: bool, *arguments: Any) -> list[T]:
@@ -103,7 +108,7 @@ def on_every_node(task: Callable[..., T], wanted: Callable[[Node], bool], embedd
     """
     if embedded:
         return [task(*arguments)]
-    return [answer for _, answer in _ask(task, wanted, None, *arguments)]
+    return [answer for _, answer in _ask(task, _resources(wanted), None, *arguments)]
 
 
 def _resources(wanted: Callable[[Node], bool]) -> dict[str, Node]:
@@ -115,12 +120,11 @@ def _resources(wanted: Callable[[Node], bool]) -> dict[str, Node]:
 
 
 def _ask(
-    task: Callable[..., T], wanted: Callable[[Node], bool], runtime_env: dict[str, Any] | None, *arguments: Any
+    task: Callable[..., T], nodes: dict[str, Node], runtime_env: dict[str, Any] | None, *arguments: Any
 ) -> list[tuple[Node, T]]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = _resources(wanted)
     remote: Any = ray.remote(num_cpus=0, max_calls=1, max_retries=3, runtime_env=runtime_env)(task)
     asked = {
         remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(*arguments): node

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import time
@@ -16,7 +15,8 @@ import torch.distributed as dist
 
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.execution.capacity import ACCELERATOR_TYPE
-from s2l_ray.execution.checkpoints import FOLDER, PROGRESS, read_progress, translate_torn_checkpoint
+from s2l_ray.execution.checkpoint_files import checkpoint_files, open_checkpoint
+from s2l_ray.execution.checkpoints import FOLDER
 from s2l_ray.execution.event_channel import Event, event_channel, hand_over
 from s2l_ray.execution.failures import cause_of
 from s2l_ray.execution.orphaned_placement_groups import remove_orphaned_placement_groups
@@ -29,7 +29,6 @@ from s2l_ray.execution.training_errors import WorkersFailedError, ended, explain
 from s2l_ray.lm.worker import WorkerContext
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.retry import translate_disk_full
-from s2l_ray.storage.scratch import scratch_folder
 
 RESIZE_CHECK_S = 60.0
 """Elastic: how often to look whether more workers could be had (seconds). Growing restarts all of them from the last
@@ -77,11 +76,7 @@ class RayWorkerContext:
             target.upload_folder(Path(checkpoint.path))
             return ray.train.Checkpoint(target.path, target.filesystem)
 
-        with scratch_folder() as folder:
-            with translate_disk_full(f"{folder} (TMPDIR, on the way to {self._checkpoints.uri})"):
-                write(folder)
-                if self.rank == 0:
-                    Path(folder, PROGRESS).write_text(json.dumps(progress))
+        with checkpoint_files(self._checkpoints, progress if self.rank == 0 else None, write) as folder:
             checkpoint = ray.train.Checkpoint.from_directory(folder) if os.listdir(folder) else None
             ray.train.report(
                 {"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name, checkpoint_upload_fn=upload
@@ -103,14 +98,8 @@ class RayWorkerContext:
         import ray.train
 
         checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            yield None
-            return
-        with (
-            checkpoint.as_directory() as folder,
-            translate_torn_checkpoint(f"{self._checkpoints.uri}/{Path(checkpoint.path).name}"),
-        ):
-            yield Path(folder), read_progress(Path(folder))
+        with open_checkpoint(self._checkpoints, None if checkpoint is None else Path(checkpoint.path).name) as found:
+            yield found
 
     def stream(self, tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Examples]:
         return stream_units(tokens, units)

@@ -32,16 +32,20 @@ def explain(error: Exception, out: Storage, what: str, max_failures: int, wait_s
             return controller  # a full disk is named by the caller
         return StorageError(f"Storage failed while the {what} was trained: {controller}. {_goes_on(out)}")
     if isinstance(controller, WorkerGroupStartupTimeoutError):
-        return WorkersFailedError(
-            f"the workers of the {what} did not get their places within resources.capacity_wait_s={wait_s:g}: others "
-            f"hold them, or the autoscaler did not add the nodes. {_goes_on(out)}"
-        )
+        return places_did_not_come(what, wait_s, out)
     cause = cause_of(error)
     if controller is not None:
         return WorkersFailedError(f"the training of the {what} could not go on: {cause}. {_goes_on(out)}")
     if not hasattr(error, "worker_failures"):  # no word from the process that leads the workers, dead or not
         return WorkersFailedError(f"the training of the {what} was lost from sight: {cause}. {_goes_on(out)}")
     return WorkersFailedError(ended(what, f"the workers failed: {cause}", max_failures + 1, max_failures, out))
+
+
+def places_did_not_come(what: str, wait_s: float, out: Storage) -> WorkersFailedError:
+    return WorkersFailedError(
+        f"the workers of the {what} did not get their places within resources.capacity_wait_s={wait_s:g}: others "
+        f"hold them, or the autoscaler did not add the nodes. {_goes_on(out)}"
+    )
 
 
 def ended(what: str, cause: str, times: int, max_failures: int, out: Storage) -> str:

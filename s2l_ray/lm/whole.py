@@ -16,7 +16,7 @@ from s2l_ray.lm.zero_checkpoint import MOMENTS, WEIGHT, Checkpoint, write_checkp
 
 
 class WholeEngine(TorchEngine):
-    """`TorchEngine` for targets; torch.distributed is initialised, with a single worker too."""
+    """`TorchEngine` for targets."""
 
     def save(self, folder: Path) -> None:
         """Trained parameters only, no pickles; the workers share the writing."""

@@ -40,7 +40,8 @@ def write_checkpoint(
         whole: (name, kind) → the whole tensor, fp32; all workers call it together.
         step: Adam's count of updates.
     """
-    rank, num_workers = dist.get_rank(), dist.get_world_size()
+    # A single worker in plain PyTorch has no group.
+    rank, num_workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     names = list(names)
     pending: dict[str, Tensor] = {}
     num_files = 0

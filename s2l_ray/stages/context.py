@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.runner import StageRunner
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.execution.training_watcher import Watcher
 from s2l_ray.observability.metrics_log import MetricsLog
 from s2l_ray.observability.progress import Progress
 from s2l_ray.stages.layout import Layout
@@ -21,8 +21,8 @@ class RunContext:
     """What this command asks for; the run's own configuration may hold more."""
     runner: StageRunner
     layout: Layout
-    callbacks: tuple[Any, ...] = ()
-    """Ray Train's, for the target's training."""
+    watcher: Watcher | None = None
+    """Of the target's training."""
 
     @property
     def run(self) -> Run:

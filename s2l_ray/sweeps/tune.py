@@ -132,7 +132,7 @@ def _whole_way(trial: Trial, shared: SweepContext) -> Stage:
         layout = Layout(
             config.resources, shared.embedded, dict(shared.placements), sharding, precisions, crowded=True
         )  # fmt: skip
-        context = RunContext(config, runner, layout, (_objectives_to_tune(),))
+        context = RunContext(config, runner, layout, ObjectivesToTune())
         budgets = [] if trial.selector == FULL else [trial.budget]
         run_up_to_clusters(context, budgets, "sweep.budgets", [] if trial.selector == FULL else None)
         if trial.selector != FULL:
@@ -150,16 +150,23 @@ def _precisions(config: S2LConfig, shared: SweepContext) -> dict[str, Precision]
     return {name: shared.precisions[name] if own == "auto" else own for name, own in asked.items()}
 
 
-def _objectives_to_tune() -> Any:
-    """Ray Train's callback that hands evaluations on to Ray Tune; schedulers know no reports of checkpoints alone."""
-    from ray.tune.integration.ray_train import TuneReportCallback
+class ObjectivesToTune:
+    """Hands evaluations on to Ray Tune (`execution.training_watcher.Watcher`)."""
 
-    class ObjectivesToTune(TuneReportCallback):
-        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            if OBJECTIVE in metrics[0]:
-                super().after_report(run_context, metrics, checkpoint)
+    def take(self, metrics: dict[str, Any]) -> None:
+        from ray import tune
 
-    return ObjectivesToTune()
+        tune.report(metrics)
+
+    def of_ray_train(self) -> Any:
+        from ray.tune.integration.ray_train import TuneReportCallback
+
+        class Callback(TuneReportCallback):
+            def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+                if OBJECTIVE in metrics[0]:  # schedulers know no reports of checkpoints alone
+                    super().after_report(run_context, metrics, checkpoint)
+
+        return Callback()
 
 
 def concurrency(placement: Placement, free: Sequence[Node], asked: int | None) -> int:

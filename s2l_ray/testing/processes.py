@@ -15,13 +15,14 @@ def heed_signals() -> None:
 
 
 def train_workers() -> list[psutil.Process]:
-    """Ray Train's workers below this process: others train on the same machine, and theirs must live."""
+    """Processes below this one that train, as Ray Train's workers or in tasks: others train on the same machine, and
+    theirs must live."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
             line = " ".join(process.cmdline())
         except psutil.Error:  # it has ended meanwhile
             continue
-        if line.startswith("ray::") and "TrainWorker" in line:
+        if line.startswith("ray::") and ("TrainWorker" in line or "training_worker" in line):
             found.append(process)
     return found

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import s2l_ray
-from s2l_ray.artifacts.run import RunError, load_run
+from s2l_ray.artifacts.run import Run, RunError, load_run
 from s2l_ray.observability.metrics_log import read_metrics
 from s2l_ray.storage.folder import Storage
 from s2l_ray.testing.processes import train_workers
@@ -29,6 +29,14 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 def fingerprints(run) -> dict[str, str]:
     return {name: stage.manifest.content_fingerprint for name, stage in run.stages.items()}
+
+
+@pytest.fixture
+def copied(finished: Run, tmp_path: Path) -> Run:
+    """The shared run, for tests that change it."""
+    folder = shutil.copytree(finished.storage.local_path(), tmp_path / "copied")
+    tree = finished.config.model_dump(mode="json") | {"run_dir": str(folder)}
+    return s2l_ray.run(tree, progress=Quiet())
 
 
 def test_a_run_leaves_what_it_promises(finished):
@@ -89,23 +97,21 @@ def test_subsets_are_exact_nested_and_load_elsewhere(finished, tmp_path):
     assert info == {"file_name": "subset.jsonl", "columns": {"prompt": "instruction", "response": "output"}}
 
 
-def test_a_second_run_repeats_only_what_depends_on_a_change(finished):
+def test_a_second_run_repeats_only_what_depends_on_a_change(copied):
     again = Quiet()
-    same = s2l_ray.run(finished.config, progress=again)
+    same = s2l_ray.run(copied.config, progress=again)
     assert all(stage.reused for stage in same.stages.values())
     assert again.lines().count("unchanged, skipped") == len(same.stages)
-    tree = finished.config.model_dump(mode="json")
+    tree = copied.config.model_dump(mode="json")
     tree["clusters"]["num_clusters"] = 5
     changed = s2l_ray.run(tree, progress=Quiet())
     assert {n for n, s in changed.stages.items() if not s.reused} == {"clusters", "subset/s2l-0.1", "subset/s2l-0.3"}
-    back = s2l_ray.run(finished.config, progress=Quiet())
+    back = s2l_ray.run(copied.config, progress=Quiet())
     assert all(stage.reused for stage in back.stages.values()), "the old artifacts are still there"
-    assert fingerprints(back) == fingerprints(finished)
+    assert fingerprints(back) == fingerprints(copied)
 
 
 def test_a_damaged_artifact_is_made_again(finished, tmp_path):
-    import shutil
-
     shutil.copytree(finished.storage.local_path(), tmp_path / "copy")
     tree = finished.config.model_dump(mode="json") | {"run_dir": str(tmp_path / "copy")}
     victim = next((tmp_path / "copy" / finished.stage("clusters").folder).glob("centroids.parquet"))
@@ -118,7 +124,7 @@ def test_a_damaged_artifact_is_made_again(finished, tmp_path):
     assert fingerprints(repaired) == fingerprints(finished)
 
 
-def test_select_adds_a_budget_without_ray(finished):
+def test_select_adds_a_budget_without_ray(copied):
     """In a process of its own: no Ray is started, nothing is trained."""
     code = (
         "import sys, s2l_ray, ray; s = s2l_ray.select(sys.argv[1], 0.2); assert not ray.is_initialized();"
@@ -126,24 +132,21 @@ def test_select_adds_a_budget_without_ray(finished):
     )
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(finished.storage.local_path())],
+        [sys.executable, "-c", code, str(copied.storage.local_path())],
         capture_output=True,
         text=True,
         env=environment,
     )
     assert done.returncode == 0, done.stderr
-    examples = finished.stage("corpus").manifest.row_counts["examples"]
+    examples = copied.stage("corpus").manifest.row_counts["examples"]
     assert int(done.stdout.splitlines()[-1]) == int(examples * 0.2 + 0.5)
-    assert "s2l-0.2" in load_run(str(finished.storage.local_path())).subsets
-    again = s2l_ray.run(finished.config, progress=Quiet())
+    assert "s2l-0.2" in load_run(str(copied.storage.local_path())).subsets
+    again = s2l_ray.run(copied.config, progress=Quiet())
     assert "s2l-0.2" in again.subsets, "a run that goes on forgets no subset made from the same clusters"
-    tree = finished.config.model_dump(mode="json")
+    tree = copied.config.model_dump(mode="json")
     tree["clusters"]["num_clusters"] = 7
     assert "s2l-0.2" not in s2l_ray.run(tree, progress=Quiet()).subsets
-    assert "s2l-0.2" not in load_run(str(finished.storage.local_path())).subsets
-    s2l_ray.run(finished.config, progress=Quiet())
-    [added] = finished.storage.local_path("subset").glob("s2l-0.2-*")
-    shutil.rmtree(added)  # others take the run for one without it
+    assert "s2l-0.2" not in load_run(str(copied.storage.local_path())).subsets
 
 
 @pytest.mark.parametrize(("budget", "message"), [(10**9, "budget"), (1.5, "neither a count"), (0, "neither a count")])

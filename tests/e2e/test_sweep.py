@@ -241,10 +241,10 @@ def test_killed_workers_and_trials_cost_only_their_last_checkpoint(undisturbed, 
 
     def disturb() -> None:
         wait_until(lambda: any(copy.glob("target/*/ray_train/step-0000002*")))
-        before = {p.pid for p in processes("ray::RayTrainWorker")}
-        for process in processes("ray::RayTrainWorker"):
+        before = {p.pid for p in processes("ray::training_worker")}
+        for process in processes("ray::training_worker"):
             kill("worker", process)
-        wait_until(lambda: [p for p in processes("ray::RayTrainWorker") if p.pid not in before])
+        wait_until(lambda: [p for p in processes("ray::training_worker") if p.pid not in before])
         kill("trial", wait_until(lambda: processes("ray::ImplicitFunc"))[0])
 
     thread = threading.Thread(target=disturb)
@@ -257,7 +257,6 @@ def test_killed_workers_and_trials_cost_only_their_last_checkpoint(undisturbed, 
     taken = Counter(steps_taken(copy, "s2l", 0.1))
     assert set(taken) == set(range(1, max(taken) + 1))
     again = [step for step, times in taken.items() if times > 1]
-    # Ray Train may not have noted the very last checkpoint yet.
     assert len(again) <= 2 * 2 * CHECKPOINT_STEPS
     assert 1 not in again, "training began anew"
     wait_until(lambda: ray.available_resources().get("CPU") == 4, 120)

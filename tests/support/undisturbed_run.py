@@ -16,11 +16,12 @@ SUBSET = "s2l-0.3"
 
 
 def tree_of(place: Workplace) -> dict[str, Any]:
-    """Every stage there is, with checkpoints and evaluations on the way; two workers."""
+    """Every stage there is, with checkpoints and evaluations on the way; the proxy is trained in a task, the target
+    by two of Ray Train's workers."""
     tree = tiny_run_config(
         place.run, num_examples=300, heldout={"share": 0.05}, proxy__epochs=1, proxy__checkpoint_every_steps=2,
         trajectories={"num_snapshots": 3, "tokens_per_batch": 1024, "examples_per_part": 64},
-        selection__budgets=[0.3], resources__proxy__workers=2, resources__target__workers=2,
+        selection__budgets=[0.3], resources__target__workers=2,
     )  # fmt: skip
     tree["target"] = {**tree["proxy"], "subsets": [SUBSET], "epochs": 2, "evaluate_every_steps": 4}
     tree["sweep"] = {"budgets": [0.3], "selectors": ["s2l", "random"], "num_seeds": 1, "full": False}

@@ -101,7 +101,7 @@ def gradients_spec(context: RunContext) -> StageSpec:
 
 
 def _build(context: RunContext, snapshots: list[Weights], notes: list[str], out: Storage) -> StageResult:
-    from s2l_ray.execution.training import run_on_workers
+    from s2l_ray.execution.train import run_training
     from s2l_ray.stages.gradients.check import read_sample
     from s2l_ray.stages.gradients.loop import GradientsJob, run_pass
 
@@ -118,7 +118,7 @@ def _build(context: RunContext, snapshots: list[Weights], notes: list[str], out:
     say(f"[gradients] {'; '.join(cost_lines(config, run, snapshots, len(ids)))}; on {placement.describe()}")
     context.layout.wait_for_capacity("proxy", say)
     with context.progress.stage("gradients", len(ids) * len(snapshots), "gradients") as bar:
-        summary = run_on_workers(
+        summary = run_training(
             run_pass, job, out, placement, what="gradients", max_failures=config.resources.max_failures,
             wait_s=config.resources.capacity_wait_s,
             on_event=lambda event: bar.update(advance=event.get("examples", 0)),

@@ -139,7 +139,7 @@ def _build(
 def _train(context: RunContext, job: ProxyJob, out: Storage) -> dict[str, Any]:
     """→ what rank 0 says. Losses that training computed and that are gone have it begin anew, once."""
     from s2l_ray.execution.checkpoints import FOLDER
-    from s2l_ray.execution.training import run_on_workers
+    from s2l_ray.execution.train import run_training
     from s2l_ray.stages.proxy.loop import run_worker
     from s2l_ray.stages.proxy.record import RecordedLossesGone
     from s2l_ray.stages.proxy.report import ProxyReport
@@ -148,7 +148,7 @@ def _train(context: RunContext, job: ProxyJob, out: Storage) -> dict[str, Any]:
 
     def once() -> dict[str, Any]:
         with ProxyReport(context.progress, context.metrics, job.plan, job.points) as report:
-            return run_on_workers(
+            return run_training(
                 run_worker, job, out, context.layout.placements["proxy"], what="proxy",
                 max_failures=resources.max_failures, wait_s=resources.capacity_wait_s, on_event=report.on_event,
             )  # fmt: skip

@@ -133,7 +133,7 @@ def run_signals(
         parts: (part, sequences).
         folder: of the parts.
     """
-    from s2l_ray.execution.training import run_on_workers
+    from s2l_ray.execution.train import run_training
     from s2l_ray.stages.signals.loop import SignalsJob, run_pass
 
     config, say, model = context.config, context.progress.say, wanted.model(context)
@@ -148,7 +148,7 @@ def run_signals(
     say(f"[signals] {what} after step {wanted.step:,}{by}, on {placement.describe()}")
     context.layout.wait_for_capacity(wanted.role, say)
     with context.progress.stage("signals", sum(n for _, n in parts), "examples") as bar:
-        summary = run_on_workers(
+        summary = run_training(
             run_pass, job, out, placement, what=f"signals ({wanted.column})",
             max_failures=config.resources.max_failures, wait_s=config.resources.capacity_wait_s,
             on_event=lambda event: bar.update(advance=event.get("examples", 0)),

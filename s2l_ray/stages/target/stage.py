@@ -137,7 +137,7 @@ def _build(
     out: Storage,
 ) -> StageResult:
     from s2l_ray.execution.checkpoints import FOLDER, drop_unusable_checkpoints
-    from s2l_ray.execution.training import run_on_workers
+    from s2l_ray.execution.train import run_training
     from s2l_ray.observability.loggers import Loggers
     from s2l_ray.stages.target.card import model_card
     from s2l_ray.stages.target.evaluate import read_evaluation
@@ -183,10 +183,10 @@ def _build(
     logged = f"target/{out.path.rsplit('/', 1)[-1]}"  # with its key: other settings are another curve
     with Loggers(config.loggers, run.storage, config.name, logged, target.stored()) as loggers:
         with TargetReport(label, context.progress, context.metrics, loggers, plan.total_steps) as report:
-            summary = run_on_workers(
+            summary = run_training(
                 fine_tune, job, out, placement, what=f"target ({name})", max_failures=config.resources.max_failures,
                 wait_s=config.resources.capacity_wait_s, checkpoints_to_keep=target.checkpoints_to_keep,
-                environment=sharding.environment(placement.device), callbacks=list(context.callbacks),
+                environment=sharding.environment(placement.device), watcher=context.watcher,
                 process_group=sharding.stage > 0, on_event=report.on_event,
             )  # fmt: skip
         before = read_evaluation(out, 0) or {}

@@ -13,10 +13,12 @@ VICTIMS_BY_ROLE = {
     "task": ("self", "tree", "driver", "raylet", "gcs"),
     "train": ("self", "worker", "workers", "controller", "controller and workers", "tree", "driver", "raylet", "gcs"),
     "controller": ("self", "workers", "tree", "driver"),
+    "alone": ("self", "tree", "driver", "raylet", "gcs"),
     "kmeans": ("self", "tree", "driver", "raylet", "gcs"),
     "trial": ("self", "tree", "driver"),
 }
-"""Who comes to a fault point → what may be killed then. `self`: that process. `worker`: one of Ray Train's."""
+"""Who comes to a fault point → what may be killed then. `self`: that process. `worker`: one of Ray Train's;
+`alone` is the only one of a training, in a task."""
 SURVIVED = ("self", "worker", "workers", "controller", "controller and workers")
 """They are replaced: the command itself goes on."""
 
@@ -71,7 +73,7 @@ def _section_of(place: str) -> str:
 
 
 def few_faults(points: Points, rng: random.Random) -> list[Fault]:
-    """Of a task, of Ray Train's workers, of the driver, and of all there is; each in another stage, so that it begins
+    """Of tasks, of Ray Train's workers, of the driver, or of all there is; each in another stage, so that it begins
     undisturbed and comes to its fault for certain."""
     left = set(STAGES)
 
@@ -81,11 +83,11 @@ def few_faults(points: Points, rng: random.Random) -> list[Fault]:
         left.remove(fault.stage)
         return fault
 
-    trained, others = ("proxy", "target"), [stage for stage in STAGES if stage not in ("proxy", "target")]
+    others = [stage for stage in STAGES if stage not in ("proxy", "target")]
     first, second = rng.sample(["tree", "driver"], 2)
     faults = [
-        one(trained, ["train"], ["self", "worker", "workers"]),
-        one(trained, ["train"], [first]),
+        one(["target"], ["train"], ["self", "worker", "workers"]),
+        one(["proxy"], ["alone"], [rng.choice(["self", first])]),
         one(others, ["task"], ["self"]),
         one(others, ["driver", "task", "kmeans"], [second], max_delay=0.2),
     ]

@@ -24,7 +24,13 @@ _CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.tr
 """Audit event → which argument is the path."""
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _TEMP = re.compile(r"^\.tmp-[0-9a-f]{12}-")
-_KINDS = {"TrainWorker": "train", "TrainController": "controller", "ClusterActor": "kmeans", "ImplicitFunc": "trial"}
+_KINDS = {
+    "TrainWorker": "train",
+    "training_worker": "alone",
+    "TrainController": "controller",
+    "ClusterActor": "kmeans",
+    "ImplicitFunc": "trial",
+}
 """Part of a Ray process's title → its role; others of Ray's do tasks."""
 _WAITS_S = 60
 

@@ -1,0 +1,211 @@
+"""A training with a single worker on a machine of its own: in a Ray task.
+
+Ray Train starts two processes for a training, which import PyTorch and all that it takes: on a machine with two cores
+15 seconds, more than a small model trains. A task runs in a process that is there, which earlier ones may have warmed.
+What Ray Train gives beyond that (several workers, GPUs, nodes that come and go) is not needed here; what a lost process
+costs is the same: the work since the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s2l_ray.data.token_examples import Examples
+from s2l_ray.execution.checkpoint_files import checkpoint_files, open_checkpoint
+from s2l_ray.execution.checkpoints import FOLDER, keep_checkpoint, take_over_from_ray_train
+from s2l_ray.execution.event_channel import Event, hand_over
+from s2l_ray.execution.failures import cause_of, is_final
+from s2l_ray.execution.placement import Placement, node_resources
+from s2l_ray.execution.restarts import RESTART, WAITING
+from s2l_ray.execution.session import quiet_ray_data
+from s2l_ray.execution.token_stream import stream_units
+from s2l_ray.execution.training_errors import explain, places_did_not_come
+from s2l_ray.execution.training_watcher import Watcher
+from s2l_ray.lm.worker import WorkerContext
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.processes import forget_peak
+from s2l_ray.storage.retry import translate_disk_full
+
+Loop = Callable[[Any, WorkerContext], dict[str, Any]]
+
+_REPORT = "report"
+"""The event of what the loop reports."""
+_SAY_AFTER_S = 15.0
+"""Of a wait for a place."""
+
+
+def suffices(placement: Placement) -> bool:
+    """Whether one worker, on the CPUs of the only node there is, is all that such workers can be."""
+    import ray
+
+    return (
+        placement.device == "cpu" and placement.num_workers == 1 and placement.min_workers is None
+        and not ray.cluster_resources().get("GPU")  # which libraries look for by themselves
+        and len(node_resources()) == 1
+    )  # fmt: skip
+
+
+@dataclass
+class _Ended:
+    """The last of what a worker says."""
+
+    summary: dict[str, Any]
+
+
+class TaskWorkerContext:
+    """`WorkerContext` of the only worker."""
+
+    rank, num_workers, device = 0, 1, torch.device("cpu")
+
+    def __init__(self, put: Callable[[Event], None], checkpoints: Storage, checkpoints_to_keep: int) -> None:
+        self._put, self._checkpoints, self._keep = put, checkpoints, checkpoints_to_keep
+
+    def emit(self, **event: Any) -> None:
+        self._put({"rank": 0, **event})
+
+    def broadcast(self, value: Any) -> Any:
+        return value
+
+    def all_gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def save(self, name: str, progress: dict[str, Any], write: Callable[[Path], None]) -> None:
+        with checkpoint_files(self._checkpoints, progress, write) as folder:
+            keep_checkpoint(self._checkpoints, name, folder, self._keep)
+
+    def notice(self, step: int) -> bool:
+        """The only node is the driver's own: with it everything goes."""
+        return False
+
+    def report(self, metrics: dict[str, Any]) -> None:
+        self.emit(event=_REPORT, metrics=metrics)
+
+    def restore(self) -> AbstractContextManager[tuple[Path, dict[str, Any]] | None]:
+        return open_checkpoint(self._checkpoints, None)
+
+    def stream(self, tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Examples]:
+        return stream_units(tokens, units)
+
+
+def run_in_task(
+    loop: Loop,
+    job: Any,
+    out: Storage,
+    placement: Placement,
+    *,
+    what: str,
+    max_failures: int,
+    wait_s: float,
+    checkpoints_to_keep: int,
+    watcher: Watcher | None = None,
+    on_event: Callable[[Event], None],
+) -> dict[str, Any]:
+    """loop(job, worker) in a task; a lost process is replaced and resumes at the newest checkpoint.
+
+    Args and errors: as for `execution.train.run_training`.
+    """
+    import ray
+    from ray.train import WorkerGroupError
+
+    checkpoints = out.sub(FOLDER)
+    take_over_from_ray_train(checkpoints)
+    custom = {name: each for name, each in placement.worker.items() if name != "CPU"}
+    task = _remote().options(num_cpus=placement.cpus_per_worker, resources=custom)
+    work = ray.cloudpickle.dumps((loop, job, checkpoints, checkpoints_to_keep))
+    failures = 0
+    while True:
+        try:
+            with translate_disk_full(checkpoints.uri):
+                return _follow(task.remote(work), what, wait_s, out, watcher, on_event)
+        except (ray.exceptions.RayError, OSError) as error:
+            cause = getattr(error, "cause", None) or error
+            failures += 1
+            failure = WorkerGroupError("", {0: cause})
+            if is_final(cause) or 0 <= max_failures < failures:
+                raise explain(failure, out, what, max_failures, wait_s) from error
+            hand_over({"event": RESTART, "rank": 0, "cause": cause_of(failure)}, on_event)
+
+
+@functools.cache
+def _remote() -> Any:
+    """One for all trainings: to Ray another one would be another function, for other processes."""
+    import ray
+
+    return ray.remote(num_returns="streaming", max_retries=0)(training_worker)
+
+
+def _follow(
+    events: Any,
+    what: str,
+    wait_s: float,
+    out: Storage,
+    watcher: Watcher | None,
+    on_event: Callable[[Event], None],
+) -> dict[str, Any]:
+    """Hands on what the worker says → its summary. Raises what ended it; an interrupt ends the worker."""
+    import ray
+
+    try:
+        quick = min(_SAY_AFTER_S, wait_s)
+        if not ray.wait([events], timeout=quick)[0]:
+            hand_over({"event": WAITING, "rank": 0, "cause": "others hold the CPUs"}, on_event)
+            if not ray.wait([events], timeout=wait_s - quick)[0]:
+                raise places_did_not_come(what, wait_s, out)
+        ended = None
+        for reference in events:  # to the very end, when its process is free for the next one
+            said = ray.get(reference)
+            if isinstance(said, _Ended):
+                ended = said
+            elif said is not None and said["event"] != _REPORT:
+                hand_over(said, on_event)
+            elif said is not None and watcher is not None:
+                watcher.take(said["metrics"])
+        assert ended is not None
+        return ended.summary
+    except BaseException:
+        with contextlib.suppress(Exception):
+            ray.cancel(events, force=True)
+        raise
+
+
+def training_worker(work: bytes) -> Iterator[Event | _Ended | None]:
+    """Runs in the task: at once that it has begun, then the loop's events, at last its summary."""
+    import ray
+
+    yield None
+    forget_peak()
+    quiet_ray_data()
+    loop, job, checkpoints, keep = ray.cloudpickle.loads(work)
+    said: queue.SimpleQueue[Event | _Ended | BaseException] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            said.put(_Ended(loop(job, TaskWorkerContext(said.put, checkpoints, keep))))
+        except BaseException as error:
+            said.put(error)
+
+    # A generator can say nothing while it computes.
+    thread = threading.Thread(target=run, name="s2l-training", daemon=True)
+    thread.start()
+    while True:
+        one = said.get()
+        if isinstance(one, dict):
+            yield one
+            continue
+        thread.join()
+        gc.collect()  # the process lives on, and the model should not
+        if isinstance(one, BaseException):
+            raise one
+        yield one
+        return
