@@ -121,7 +121,8 @@ def run_in_task(
     checkpoints = out.sub(FOLDER)
     take_over_from_ray_train(checkpoints)
     custom = {name: each for name, each in placement.worker.items() if name != "CPU"}
-    task = _remote().options(num_cpus=placement.cpus_per_worker, resources=custom)
+    # Not in the placement group of a sweep's trial, which would count as its own.
+    task = _remote().options(num_cpus=placement.cpus_per_worker, resources=custom, scheduling_strategy="DEFAULT")
     work = ray.cloudpickle.dumps((loop, job, checkpoints, checkpoints_to_keep))
     failures = 0
     while True:
