@@ -11,6 +11,7 @@ from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.run import Run
 from s2l_ray.reporting.facts_worth import Cost, CostPart, Worth
 from s2l_ray.reporting.main_subset import main_subset
+from s2l_ray.reporting.wall_clock import wall_clocks
 from s2l_ray.selection.registry import UnknownSelector, needs_of
 from s2l_ray.selection.signals import FACET, SOURCES
 
@@ -58,7 +59,17 @@ def cost_of(run: Run, worth: Worth | None) -> Cost | None:
             if not is_free(model.selector):
                 pays[model.label] = total / (full - model.flops) if full > model.flops else None
     size = proxy.manifest.extra["summary"]["num_parameters"]
-    return Cost(parts, total, total / full if full else None, full, measured, pays, _reference_curve(run), size)
+    return Cost(
+        parts,
+        total,
+        total / full if full else None,
+        full,
+        measured,
+        pays,
+        _reference_curve(run),
+        size,
+        wall_clocks(run),
+    )
 
 
 def _who_selects(run: Run) -> str:

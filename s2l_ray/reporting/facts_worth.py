@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from s2l_ray.reporting.intervals import Estimate
 
@@ -134,6 +134,24 @@ class CostPart:
 
 
 @dataclass(frozen=True)
+class WallClock:
+    """What one selector's choice took by the clock, on whatever machines its stages ran (seconds)."""
+
+    subset: str
+    training_s: float
+    """Of the reference model."""
+    scoring_s: float
+    selection_s: float
+    """Clusters and the choice."""
+    by_target: bool
+    """The target is the reference."""
+
+    @property
+    def total_s(self) -> float:
+        return self.training_s + self.scoring_s + self.selection_s
+
+
+@dataclass(frozen=True)
 class Cost:
     parts: list[CostPart]
     selection_flops: float
@@ -147,3 +165,4 @@ class Cost:
     reference: list[tuple[float, float]]
     """(parameters, FLOPs of training and scoring a reference model of that size)."""
     proxy_parameters: int | None
+    wall_clock: list[WallClock] = field(default_factory=list)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import altair as alt
 
-from s2l_ray.reporting.facts_worth import Cost
+from s2l_ray.reporting.facts_worth import Cost, WallClock
 from s2l_ray.reporting.look import (
     INK,
     LOOKS,
@@ -19,26 +20,49 @@ from s2l_ray.reporting.look import (
     log_axis,
 )
 from s2l_ray.reporting.numbers import compact
+from s2l_ray.text.formats import format_duration
 
 
 def cost_bars(cost: Cost, names: dict[str, str]) -> Any:
     """FLOPs of selecting and of one target, stacked, a bar a model."""
-    labels = list(dict.fromkeys(p.selector for p in cost.parts))
+    parts = [(p.selector, p.part, p.flops) for p in cost.parts]
     colours = {"reference model: training": STEPS[4], "reference model: scoring": STEPS[2], "target": MUTED}
+    title = "FLOPs, selecting and one target (less is better)"
+    return _stacked(parts, colours, names, title, compact, " FLOPs")
+
+
+def wall_clock_bars(clocks: Sequence[WallClock], names: dict[str, str]) -> Any:
+    """Seconds of each selector's choice, stacked, a bar a selector."""
+    colours = {"reference training": STEPS[4], "scoring": STEPS[2], "selection": MUTED}
+    parts = [(clock.subset, part, seconds) for clock in clocks for part, seconds in
+             zip(colours, (clock.training_s, clock.scoring_s, clock.selection_s), strict=True)]  # fmt: skip
+    return _stacked(parts, colours, names, "seconds by the clock (less is better)", format_duration, "")
+
+
+def _stacked(
+    parts: Sequence[tuple[str, str, float]],
+    colours: dict[str, str],
+    names: dict[str, str],
+    title: str,
+    said: Callable[[float], str],
+    unit: str,
+) -> Any:
+    """`parts`: (label, part, value); a bar a label."""
+    labels = list(dict.fromkeys(label for label, _, _ in parts))
     rows: Rows = []
     totals: Rows = []
     for at, label in enumerate(labels):
         start = 0.0
-        for part in (p for p in cost.parts if p.selector == label):
-            tip = f"{names.get(label, label)}, {part.part}: {compact(part.flops)} FLOPs"
-            rows.append({"at": at, "from": start, "to": start + part.flops, "colour": colours[part.part], "tip": tip})
-            start += part.flops
-        totals.append({"at": at, "to": start, "name": names.get(label, label), "text": compact(start)})
+        for _, part, value in (p for p in parts if p[0] == label):
+            tip = f"{names.get(label, label)}, {part}: {said(value)}{unit}"
+            rows.append({"at": at, "from": start, "to": start + value, "colour": colours[part], "tip": tip})
+            start += value
+        totals.append({"at": at, "to": start, "name": names.get(label, label), "text": said(start)})
     lines = len(labels)
     y = alt.Y("at:Q", scale=alt.Scale(domain=[lines - 0.3, -0.8], nice=False), axis=None)
     most = max(t["to"] for t in totals) * 1.3 or 1
     x = alt.X("from:Q", scale=alt.Scale(domain=[0, most], nice=False), axis=alt.Axis(
-        title="FLOPs, selecting and one target (less is better)", format="~s", tickCount=4))  # fmt: skip
+        title=title, format="~s", tickCount=4))  # fmt: skip
     bars = alt.Chart(data(rows)).mark_bar(height=14, orient="horizontal").encode(
         y=y, x=x, x2=alt.X2("to:Q"), color=alt.Color("colour:N", scale=None),
         description=alt.Description("tip:N")

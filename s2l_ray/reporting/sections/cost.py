@@ -5,9 +5,11 @@ from __future__ import annotations
 from s2l_ray.artifacts.index import FULL
 from s2l_ray.reporting.charts import cost as charts
 from s2l_ray.reporting.facts import Facts
+from s2l_ray.reporting.facts_worth import Cost
 from s2l_ray.reporting.look import LOOKS, MUTED, STEPS, VARIABLES
 from s2l_ray.reporting.numbers import compact, percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
+from s2l_ray.text.formats import format_duration
 
 
 def cost_section(facts: Facts, draw: Drawing) -> Section | None:
@@ -24,6 +26,7 @@ def cost_section(facts: Facts, draw: Drawing) -> Section | None:
         said += f" One target on the full data takes {compact(cost.full_flops)}: selecting costs {share} of it."
     figures = [Figure("Selecting and one target", [draw.svg(charts.cost_bars(cost, draw.names), "FLOPs by part")], said,
                       Table(["trained on", "part", "FLOPs"], rows, 2), legend)]  # fmt: skip
+    figures += _wall_clock_figure(cost, draw)
     figures += _break_even_figure(facts, draw)
     if cost.reference and cost.proxy_parameters:
         rows = [[compact(p), compact(f)] for p, f in cost.reference]
@@ -40,6 +43,33 @@ def cost_section(facts: Facts, draw: Drawing) -> Section | None:
         "few beside them; measured times stand under “Repeat it”."
     )
     return Section("cost", "What does it cost, and when does it pay?", how, figures)
+
+
+def _wall_clock_figure(cost: Cost, draw: Drawing) -> list[Figure]:
+    clocks = cost.wall_clock
+    if len(clocks) < 2:
+        return []
+    names = {clock.subset: draw.name(clock.subset) + (", by the target" if clock.by_target else "") for clock in clocks}
+    legend = [("■", VARIABLES[STEPS[4]][0], "training the reference model"),
+              ("■", VARIABLES[STEPS[2]][0], "scoring with it"), ("■", VARIABLES[MUTED][0], "selecting")]  # fmt: skip
+    dearest = max(clocks, key=lambda clock: clock.total_s)
+    parts = {"training the reference model": dearest.training_s, "scoring": dearest.scoring_s,
+             "selecting": dearest.selection_s}  # fmt: skip
+    largest = max(parts, key=lambda name: parts[name])
+    took, most = format_duration(dearest.total_s), format_duration(parts[largest])
+    caption = (
+        "Each selector as if it were alone, by the clock of this run’s machines. The longest, "
+        f"{names[dearest.subset]}, takes {took}, most of it {largest} ({most}). Selectors that read the proxy’s scores "
+        "share its training and scoring."
+    )
+    rows = [
+        [names[clock.subset], *(format_duration(seconds) for seconds in
+                                (clock.training_s, clock.scoring_s, clock.selection_s, clock.total_s))]
+        for clock in clocks
+    ]  # fmt: skip
+    table = Table(["selector", "reference training", "scoring", "selection", "in all"], rows)
+    svg = draw.svg(charts.wall_clock_bars(clocks, names), "Seconds by part")
+    return [Figure("Selecting by the clock", [svg], caption, table, legend)]
 
 
 def _break_even_figure(facts: Facts, draw: Drawing) -> list[Figure]:
