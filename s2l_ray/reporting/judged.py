@@ -27,6 +27,8 @@ from s2l_ray.reporting.judged_pairs import Side, differences_of
 from s2l_ray.text.display import printable
 
 MAX_MODELS, MAX_TASKS = 10, 12
+_MAX_RESAMPLES = 2000
+"""Of a page with hundreds of intervals, which is made at the end of every command."""
 _MAX_GROUPS = 12
 """Of a column, the largest."""
 _METRICS = {
@@ -57,7 +59,7 @@ def gather_judged(run: Run, main: str | None, names: Mapping[str, str]) -> Judge
     answers = {key: known[key] for key in itertools.product(tasks, models) if key in known}
     sides = {model: {one.task: one for one in answers.values() if one.model == model} for model in models}
     averaged = _averaged(sides)
-    side = Side(run.config.seed, confidence.resamples, confidence.level, averaged)
+    side = Side(run.config.seed, min(confidence.resamples, _MAX_RESAMPLES), confidence.level, averaged)
     scores = [score for one in answers.values() for score in _scores(one, side)]
     scores += [score for model, mine in sides.items() for score in _average(model, mine, side)]
     scores += _yardsticks(answers.values())

@@ -24,7 +24,8 @@ _METRICS = {
     "correct": MetricFacts("correct", "accuracy", "% of questions", True, True),
     "rougeL": MetricFacts("rougeL", "ROUGE-L", "0 to 100", True, False),
 }
-_MAX_RESAMPLES = 2000
+_MAX_DRAWS = 40_000_000
+"""Of questions for one interval; a large set of the user's own has fewer resamples."""
 _ALL = ""
 """The mean over the tasks."""
 
@@ -66,7 +67,7 @@ def _points(
         if not ids:
             continue
         values = {label: one.of(metric, ids, one.seeds) for label, one in found.items()}
-        resamples = min(side.resamples, _MAX_RESAMPLES)
+        resamples = max(200, min(side.resamples, _MAX_DRAWS // len(ids)))
         drawn = {  # generators of the same state: all on the same questions
             label: seeds.resampled({"": one}, side.generator(task, metric, "budgets"), resamples, statistic_of(metric))
             for label, one in values.items()
