@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from s2l_ray.reporting.facts_contents import Clusters, Contents, ExampleFacts, Overlap, Purity, Space, SubsetFacts
+from s2l_ray.reporting.facts_gradients import GradientFacts
 from s2l_ray.reporting.facts_tasks import Judged
 from s2l_ray.reporting.facts_worth import Budgets, Cost, MetricFacts, Worth
 
@@ -150,6 +151,7 @@ class Facts:
     clusters: Clusters | None = None
     space: Space | None = None
     purity: list[Purity] = field(default_factory=list)
+    gradients: GradientFacts | None = None
     stability: Stability | None = None
     training: Training | None = None
     examples: list[ExampleFacts] = field(default_factory=list)

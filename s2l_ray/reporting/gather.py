@@ -15,6 +15,7 @@ from s2l_ray.reporting.costs import cost_of
 from s2l_ray.reporting.data_sets import data_sets
 from s2l_ray.reporting.facts import Facts, GuardFacts, Quarantined, Repeat, SetAside, Stability, StageFacts
 from s2l_ray.reporting.facts_contents import SubsetFacts
+from s2l_ray.reporting.facts_gradients import gradient_facts
 from s2l_ray.reporting.judged import gather_judged
 from s2l_ray.reporting.judged_words import judged_lines
 from s2l_ray.reporting.main_subset import main_subset
@@ -55,7 +56,8 @@ def gather_facts(
     made: dict[str, Any] = {
         "subsets": subsets, "main": main, "worth": worth, "judged": judged, "cost": cost_of(run, worth),
         "budgets": None if sweep is None else budgets_of(run, *sweep),
-        "training": training_facts(run), "set_aside": _set_aside(run, main), "repeat": _repeat(run),
+        "training": training_facts(run), "gradients": gradient_facts(run),
+        "set_aside": _set_aside(run, main), "repeat": _repeat(run),
     }  # fmt: skip
     if total:
         made |= _from_rows(run, main, subsets, by, with_text, compared, sweep)

@@ -30,12 +30,13 @@ class SnapshotFindings:
     """Subset → error; empty: the mean gradient cannot be told from zero."""
 
 
-def verdict(snapshots: Sequence[SnapshotFindings]) -> list[str]:
-    """Sentences, the most important first."""
+def verdict(snapshots: Sequence[SnapshotFindings], names: Mapping[str, str] | None = None) -> list[str]:
+    """Sentences, the most important first. `names`: what subsets are called, if not by their labels."""
     found = [_similarity(snapshots)]
     subsets = list(dict.fromkeys(name for one in snapshots for name in one.errors))
     for name in subsets:
-        found += _of_subset(name, snapshots)
+        errors = {one.name: one.errors[name] for one in snapshots if name in one.errors}
+        found += _of_subset((names or {}).get(name, name), errors)
     flat = [one.name for one in snapshots if not one.errors]
     if flat and subsets:
         found.append(
@@ -74,8 +75,7 @@ def _similarity(snapshots: Sequence[SnapshotFindings]) -> str:
     return f"Gradients of one cluster are {words[next(iter(how.values()))] if only else '; '.join(told)}."
 
 
-def _of_subset(name: str, snapshots: Sequence[SnapshotFindings]) -> list[str]:
-    errors = {one.name: one.errors[name] for one in snapshots if name in one.errors}
+def _of_subset(name: str, errors: Mapping[str, GradientError]) -> list[str]:
     found = []
     for what, ratios in (
         (f"{name} estimates", {at: error.rms_by_random for at, error in errors.items()}),
