@@ -29,9 +29,10 @@ NOTE = "middle is left out: the proxy's weights after step 45 were not kept"
 
 def compared(made: MadeRun, folder: Path) -> dict[str, Any]:
     """Gradients that are alike within clusters once training has begun, and what the check says of them."""
-    storage = {kind: Storage.open(made.folder / kind / next((made.folder / kind).iterdir()).name)
-               for kind in ("clusters", "trajectories")}  # fmt: skip
-    ids, sample = read_sample(storage["clusters"], made.num_examples, 0)
+    clusters, trajectories = (
+        Storage.open(next((made.folder / kind).iterdir())) for kind in ("clusters", "trajectories")
+    )
+    ids, sample = read_sample(clusters, made.num_examples, 0)
     rng, gradients = np.random.default_rng(0), Storage.open(folder)
     for name, _ in STEPS:
         values = rng.standard_normal((len(ids), 32)) + 0.5
@@ -41,7 +42,7 @@ def compared(made: MadeRun, folder: Path) -> dict[str, Any]:
                    for one in (values, values[:, :4])]  # fmt: skip
         table = pa.table([array_to_ids(ids), *columns], names=["example_id", "gradient", "embedding"])
         gradients.write_table(f"{name}/{part_name(0)}", table)
-    sources = CheckSources(gradients, STEPS, 1, *storage.values(), made.parts, made.num_examples, 0)
+    sources = CheckSources(gradients, STEPS, 1, clusters, trajectories, made.parts, made.num_examples, 0)
     subsets = {
         label: SubsetToCheck(Storage.open(next((made.folder / "subset").glob(f"{label}-*"))), is_s2l, not is_s2l)
         for label, is_s2l in (("s2l-0.2", True), ("random-0.2", False))
