@@ -58,7 +58,7 @@ def test_every_run_has_a_page_and_nothing_undefined_in_it(tmp_path, options):
     assert "What is it worth?" in (missing if facts["worth"] is None else text)
     if options.get("only_corpus"):
         assert "made: not finished" in text
-        assert missing.count("<code>s2l ") == 12
+        assert missing.count("<code>s2l ") == 13
 
 
 def test_many_clusters_have_a_bounded_number_of_cards_and_examples(tmp_path):
