@@ -455,7 +455,7 @@ def test_a_noted_run_is_opened_without_a_look_at_other_chains_and_never_into_art
     assert maker.names() == WHOLE
     assert len(read) <= 2 + len(STAGES) + sum(len(list((maker.folder / k).iterdir())) for k in
                                               ("subset", "tokens", "heldout", "target"))  # fmt: skip
-    kinds = ("evaluation", "heldout", "signals", "subset", "target", "tokens")
+    kinds = ("evaluation", "gradient-check", "gradients", "heldout", "signals", "subset", "target", "tokens")
     assert sorted(listed) == [(kind, False) for kind in kinds]
 
 

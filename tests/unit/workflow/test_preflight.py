@@ -12,9 +12,9 @@ import pytest
 
 from s2l_ray.config import load_config
 from s2l_ray.config.loggers import LoggersConfig
+from s2l_ray.data import user_files
 from s2l_ray.errors import InternalError, UserError, foreign_named
 from s2l_ray.observability.loggers import LoggerError, check_loggers
-from s2l_ray.stages.heldout import build as heldout
 from s2l_ray.stages.heldout.build import HeldOutError
 from s2l_ray.testing.tiny import tiny_run_config
 from s2l_ray.workflow.preflight import PreflightError, preflight
@@ -122,7 +122,7 @@ def test_heldout_files_that_end_in_a_librarys_error_are_named(tmp_path, monkeypa
     (tmp_path / "test.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     tree = tiny_run_config(tmp_path / "run", heldout__files={"mine": [str(tmp_path / "test.jsonl")]})
     config = load_config(tree | {"target": dict(tree["proxy"])})
-    monkeypatch.setattr(heldout, "sample_format", fail)
+    monkeypatch.setattr(user_files, "sample_format", fail)
     with pytest.raises(HeldOutError, match=rf"heldout\.files\.mine cannot be used: {type(error).__name__}"):
         preflight(config)
 
