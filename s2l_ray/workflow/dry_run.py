@@ -69,6 +69,12 @@ class DryRun:
         reference = reference_lines(config, self.reference, self.targets)
         lines = [*head, *self.estimate.lines(config), *reference, *self.target_lines]
         lines.append(stages + ", ".join(f"subset/{name}" for name in made))
+        if config.gradients is not None:
+            passes = (
+                "two forward passes and a backward one" if config.gradients.kind == "lora" else "two forward passes"
+            )
+            examples_asked = f"{config.gradients.num_examples:,} or more examples"
+            lines.append(f"              → gradient-check, of {examples_asked}: {passes} of them at each snapshot")
         if targets:
             lines.append("              → " + ", ".join(f"target/{name}" for name in targets))
         if targets and config.evaluation is not None:

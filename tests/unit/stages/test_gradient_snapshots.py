@@ -99,6 +99,17 @@ def test_what_the_command_cannot_change_is_refused(tmp_path: Path, capsys: pytes
     assert "holds no run" in capsys.readouterr().err
 
 
+def test_a_dry_run_of_a_run_with_the_section_names_the_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", "quickstart", f"run_dir={tmp_path / 'run'}", "target=null", "--dry-run"]
+    assert main(command) == 0
+    assert "gradient-check" not in capsys.readouterr().out
+    assert main([*command, "gradients.num_examples=500"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "→ gradient-check, of 500 or more examples: two forward passes of them at each snapshot" in told
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
