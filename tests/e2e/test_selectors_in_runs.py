@@ -152,23 +152,6 @@ def test_targets_train_weights_and_stages(run):
         assert trained.manifest.inputs["subset"] == run.subset(f"{name}-0.3").content
 
 
-def test_the_target_is_the_reference_where_it_is_paid_for(run, tmp_path):
-    folder = shutil.copytree(run.storage.local_path(), tmp_path / "run")
-    model = run.config.proxy.model_dump(mode="json") | {"max_steps": 12, "checkpoint_every_steps": 5}
-    tree = run.config.model_dump(mode="json") | {"run_dir": str(folder), "target": model | {"zero_stage": 0}}
-    tree["selection"] = {
-        "selectors": ["middle_perplexity"], "budgets": [0.1], "reference": {"model": "target", "snapshot": "early"}
-    }  # fmt: skip
-    made = s2l_ray.run(tree, select_only=True, progress=Quiet())
-    assert {name for name, stage in made.stages.items() if not stage.reused} >= {"target/full"}
-    assert set(made.targets) == {"full"}
-    [name] = [name for name in made.stages if name.startswith("signals/target-")]
-    assert name.endswith("-scores@2")
-    assert name in made.subset("middle_perplexity-0.1").manifest.inputs
-    assert chosen(made, "middle_perplexity-0.1") != chosen(run, "middle_perplexity-0.1")
-    assert s2l_ray.select(str(folder), 9, "middle_perplexity", progress=Quiet()).num_examples == 9
-
-
 def test_a_selector_from_outside_runs_end_to_end(finished, tmp_path, monkeypatch):
     known = dict(registry._selectors())
     monkeypatch.setattr(registry, "_selectors", lambda: known)
