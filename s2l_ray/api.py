@@ -89,8 +89,7 @@ def finetune(
         budget: number of examples or share of the corpus; None takes the run's first.
         selector: its name; None takes the run's first.
     """
-    made = commands.finetune(run, subset, overrides, budget=budget, selector=selector, progress=progress)
-    return Target.of(made)
+    return commands.finetune(run, subset, overrides, budget=budget, selector=selector, progress=progress)
 
 
 def sweep(

@@ -20,7 +20,9 @@ settings.register_profile(
 )  # fmt: skip
 settings.load_profile("unhurried")
 
-pytest_plugins = ("s2l_ray.testing.s3", "tests.support.collection", "tests.support.undisturbed_run")
+pytest_plugins = (
+    "s2l_ray.testing.s3", "tests.support.collection", "tests.support.undisturbed_run", "tests.support.target_run",
+)  # fmt: skip
 
 # Before Ray starts: its workers speak with the test's S3 server too (fixtures_s3.S3_TEST_ENV).
 for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -32,6 +34,10 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "3")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "120000")  # new processes are what takes time here
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite-golden", action="store_true", help="write tests/data/golden_run.json anew")
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from itertools import product
 from typing import Any
 
 from s2l_ray.artifacts.manifest import ManifestError, StageManifest, read_manifest
-from s2l_ray.artifacts.models import replay_of
+from s2l_ray.artifacts.models import TargetArtifact, replay_of
 from s2l_ray.config.corpus import LATER_SETTINGS
 from s2l_ray.config.evaluation import BASE, OTHER_MODEL
 from s2l_ray.config.schema import S2LConfig
@@ -31,6 +31,8 @@ from s2l_ray.storage.folder import Storage
 
 NOTE = "run.json"
 FULL = "full"
+EVALUATION = "heldout_evaluation"
+"""Kind of the stages that score held-out sets."""
 
 READS: dict[str, tuple[str, ...]] = {
     "corpus": (),
@@ -42,10 +44,10 @@ READS: dict[str, tuple[str, ...]] = {
 """Stages that every subset of a run is made from, in their order, and what each reads of the others."""
 
 _READERS = 16
-_OF_CHAIN = ("signals", "gradients", "gradient-check", "subset", "tokens", "heldout", "target")
+_OF_CHAIN = ("signals", "gradients", "gradient-check", "subset", "tokens", "heldout", "target", EVALUATION)
 _EARLIER_TRAJECTORIES = {"source": "snapshots"}
 """What a proxy's settings do not name was so."""
-_NAMED = ("subset/", "target/", "generation/", "evaluation/")
+_NAMED = ("subset/", "target/", "heldout_evaluation/", "generation/", "evaluation/")
 """Folders that are called by a name and a part of the key."""
 
 
@@ -118,7 +120,7 @@ def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list
     subsets = [s for s in kinds["subset"] if _follows(s, chain, *_read_of_chain(s))]
     best = _best_of_each(subsets, lambda one: _matches(one, config))
     tokens = _tokens_by_label(kinds["tokens"], subsets, chain)
-    targets = [t for t in kinds["target"] if _tokens_of(t, tokens)]
+    targets = [t for t in kinds["target"] if _tokens_of(t, tokens) and not _is_earlier(storage, t, warnings)]
 
     by_folder = {subset.folder.removeprefix("subset/"): subset for subset in subsets} | best
 
@@ -139,14 +141,16 @@ def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list
     for label in _ordered(best_targets, config.target_subsets()):
         target = best_targets[label]
         index.stages[f"target-tokens/{label}"] = _own_tokens(target, by_folder.get(label), _tokens_of(target, tokens))
-        for heldout in kinds["heldout"]:
-            if heldout.content == target.manifest.inputs.get("heldout"):
-                index.stages["heldout"] = heldout
         index.stages[f"target/{label}"] = target
+    evaluations = _best_evaluations(kinds, config)
+    for name, target in list(index.stages.items()):
+        if name.startswith("target/") and target.content in evaluations:
+            index.stages |= _evaluation_stages(target.label, evaluations[target.content], kinds)
     for found in _evaluations(storage, config, index, chain, warnings):
         index.stages[found.manifest.stage] = found
     chosen = {found.folder for found in index.stages.values()}
-    index.others = [found for found in subsets + targets if found.folder not in chosen]
+    others = [found for found in subsets + targets if found.folder not in chosen]
+    index.others = others + [evaluations[one.content] for one in others if one.content in evaluations]
     return index
 
 
@@ -176,6 +180,52 @@ def _evaluations(storage: Storage, config: S2LConfig, index: Index, chain: Chain
             found.append(one)
     best = _best_of_each(found, lambda one: one.manifest.settings.get("form") == form)
     return [best[label] for label in sorted(best)]
+
+
+def _best_evaluations(kinds: dict[str, list[Found]], config: S2LConfig) -> dict[str, Found]:
+    """Content of a target → its evaluation: of several the one on the configuration's held-out sets, else the last."""
+    names = {one.content: sorted(one.manifest.settings.get("names", [])) for one in kinds["heldout"]}
+    wanted = sorted(config.heldout.names(config.corpus.quickstart is not None))
+    best: dict[str, Found] = {}
+    for evaluation in kinds[EVALUATION]:
+        read = evaluation.manifest.inputs
+        before = best.get(read.get("target", ""))
+        is_wanted = names.get(read.get("heldout", "")) == wanted
+        if "target" in read and (before is None or is_wanted or names.get(before.manifest.inputs["heldout"]) != wanted):
+            best[read["target"]] = evaluation
+    return best
+
+
+def _evaluation_stages(label: str, evaluation: Found, kinds: dict[str, list[Found]]) -> dict[str, Found]:
+    """The evaluation and what it was made from besides the target."""
+    read = evaluation.manifest.inputs
+    stages: dict[str, Found] = {}
+    for name, kind in (("heldout", "heldout"), (f"{EVALUATION}/base", EVALUATION)):
+        found = [one for one in kinds[kind] if one.content == read.get(name.rpartition("/")[2])]
+        stages |= {name: found[-1]} if found else {}
+    return stages | {f"{EVALUATION}/{label}": evaluation}
+
+
+def earlier_targets(storage: Storage, label: str) -> list[str]:
+    """A sentence for each target of this name that an earlier version made, which cannot be taken."""
+    warnings: list[str] = []
+    names = [name for name in storage.folders("target") if name.rpartition("-")[0] == label]
+    for found in _read(storage, [f"target/{name}" for name in names], []):
+        if found is not None:
+            _is_earlier(storage, found, warnings)
+    return warnings
+
+
+def _is_earlier(storage: Storage, target: Found, warnings: list[str]) -> bool:
+    """Whether its evaluation is a part of it; says that it is left out."""
+    if not TargetArtifact.is_earlier(target.manifest):
+        return False
+    warnings.append(
+        f"{storage.uri}/{target.folder} is left out: it was trained by an earlier s2l_ray, which kept the held-out "
+        "figures in the target itself. The model in it is whole, but it has no evaluation that could be compared: `s2l "
+        "finetune` or `s2l run` trains it again beside it, or go on with the s2l_ray that made it"
+    )
+    return True
 
 
 def note_chain(storage: Storage, folders: Mapping[str, str]) -> None:

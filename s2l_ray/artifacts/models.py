@@ -203,6 +203,12 @@ class HeldOutArtifact(Artifact):
     names: list[str]
     cut: dict[str, int] = {}
     """Set → examples that were cut at the target's max_length, if any were."""
+    contents: dict[str, str] = {}
+    """Set → fingerprint of its examples, whatever it is called."""
+
+    def content_of(self, name: str) -> str | None:
+        """None for what an earlier version wrote."""
+        return self.contents.get(name)
 
 
 class TargetArtifact(Artifact):
@@ -212,10 +218,26 @@ class TargetArtifact(Artifact):
     """What it was trained on: a subset's name, or `full`."""
     summary: dict[str, Any]
     """What the training's rank 0 says at its end."""
-    evaluation: dict[str, Any]
-    """Held-out set → `before` and `after` training, see evaluation.metrics.SetResult."""
     memory: dict[str, Any]
     """What a worker was estimated to need, see lm.memory."""
+
+    @staticmethod
+    def is_earlier(manifest: StageManifest) -> bool:
+        """Whether an s2l_ray wrote it whose targets held their evaluations, and depended on the held-out sets."""
+        return "evaluation" in manifest.extra
+
+
+class HeldOutEvaluationArtifact(Artifact):
+    """A fine-tuned target, or the model that targets begin with, on the held-out sets."""
+
+    model: str
+    """What the target was trained on; `base`: the model before training."""
+    step: int
+    """Optimiser steps that its weights are from."""
+    results: dict[str, dict[str, Any]]
+    """Held-out set → figures, see evaluation.metrics.SetResult."""
+    before: dict[str, dict[str, Any]]
+    """The same of the model before training; empty if this is it."""
 
 
 class GenerationArtifact(Artifact):

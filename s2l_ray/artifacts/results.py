@@ -8,7 +8,8 @@ from typing import Any
 
 from typing_extensions import Self
 
-from s2l_ray.artifacts.models import EvaluationArtifact, GradientCheckArtifact, SubsetArtifact, TargetArtifact
+from s2l_ray.artifacts.evaluations import results_before_and_after
+from s2l_ray.artifacts.models import EvaluationArtifact, GradientCheckArtifact, SubsetArtifact
 from s2l_ray.artifacts.stage import Stage
 
 
@@ -53,11 +54,21 @@ class Target(_Result):
         """Folder that `from_pretrained` loads."""
         return f"{self.storage.uri}/model"
 
+    heldout_evaluation: Stage | None = None
+    """Its scores on the held-out sets; None if nothing is held out."""
+
+    @classmethod
+    def evaluated(cls, stage: Stage, evaluation: Stage | None) -> Self:
+        """A target's stage with that of its evaluation."""
+        target = cls.of(stage)
+        target.heldout_evaluation = evaluation
+        return target
+
     @property
     def evaluation(self) -> Mapping[str, Any]:
-        """Held-out set → `before` and `after` training: `micro` (mean loss over examples), `macro` (over sources),
-        `per_token`, all in nats, and `exact_match`."""
-        return TargetArtifact.of(self).evaluation
+        """Held-out set → `before` and `after` training, each metric by its name: `micro` (mean loss over examples),
+        `macro` (over sources), `per_token`, all in nats, `exact_match`, and those registered from outside."""
+        return {} if self.heldout_evaluation is None else results_before_and_after(self.heldout_evaluation)
 
 
 @dataclass

@@ -8,7 +8,16 @@ from typing import Any
 
 import yaml
 
-from s2l_ray.artifacts.index import READS, Found, find_chain, find_index, is_complete, is_configured, note_chain
+from s2l_ray.artifacts.index import (
+    EVALUATION,
+    READS,
+    Found,
+    find_chain,
+    find_index,
+    is_complete,
+    is_configured,
+    note_chain,
+)
 from s2l_ray.artifacts.models import TrajectoriesArtifact
 from s2l_ray.artifacts.results import Evaluation, Subset, Target
 from s2l_ray.artifacts.stage import Stage
@@ -69,7 +78,13 @@ class Run:
         if name not in self.targets:
             known = ", ".join(self.targets) or "none"
             raise RunError(f"{self.uri} has no target {name!r} (there: {known}); make it with `s2l finetune`")
-        return Target.of(self.targets[name])
+        return Target.evaluated(self.targets[name], self.heldout_evaluation(self.targets[name]))
+
+    def heldout_evaluation(self, target: Stage) -> Stage | None:
+        """The target's evaluation on the held-out sets; None if it has none."""
+        known = [*self.stages.values(), *self.others]
+        made = [s for s in known if s.name.startswith(f"{EVALUATION}/")]
+        return next((s for s in made if s.manifest.inputs.get("target") == target.content), None)
 
     def subset(self, name: str) -> Subset:
         """A subset by its name, or its folder's. Raises RunError if it was not chosen yet; says which were."""

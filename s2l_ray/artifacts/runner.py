@@ -82,7 +82,7 @@ class StageRunner:
         note = f"sweep/made/{spec.key}.json"
         try:
             noted = self.run.storage.read_json(note)["folder"]
-            if isinstance(noted, str) and noted.startswith("target/") and noted.endswith(f"-{spec.key[:8]}"):
+            if isinstance(noted, str) and noted.startswith(f"{spec.kind}/") and noted.endswith(f"-{spec.key[:8]}"):
                 return noted
         except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
             pass  # not made before, or the note is damaged: this one is the first

@@ -10,6 +10,8 @@ from s2l_ray.config.section import Location, Section, bounded
 
 QUICKSTART_SET = "balanced"
 """The quickstart's own test: every skill as often as any other."""
+SPLIT = "split"
+"""The corpus's own share."""
 _MAX_SETS = 100
 
 
@@ -21,13 +23,17 @@ class HeldOutConfig(Section):
     tokens_per_batch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)
     """Padded tokens evaluated at once."""
 
+    def names(self, is_quickstart: bool) -> list[str]:
+        """Of all sets, in the order in which they are evaluated; the first decides."""
+        return [*self.files, *([QUICKSTART_SET] if is_quickstart else []), *([SPLIT] if self.share else [])]
+
     @field_validator("files")
     @classmethod
     def _names(cls, files: dict[str, list[str]]) -> dict[str, list[str]]:
         if len(files) > _MAX_SETS:
             raise ValueError(f"{len(files):,} sets are more than {_MAX_SETS}, each is evaluated every time; name fewer")
         for name, paths in files.items():
-            if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name) or name == "split":
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name) or name == SPLIT:
                 raise ValueError(
                     f"{name!r} cannot name a held-out set (at most 100 letters, digits, - and _; `split` is the "
                     "corpus's own share)"

@@ -72,7 +72,8 @@ class TargetConfig(TrainedModelConfig):
     checkpoints_to_keep: int = bounded(2, 10_000, "and they would fill the storage", ge=1)
     """Number of newest checkpoints to keep during training; `checkpoint_every_steps: None` makes about five in all."""
     evaluate_every_steps: int | None = bounded(None, 10**9, "and no training has so many steps", ge=1)
-    """Steps between evaluations on the held-out sets; None: before and after training only."""
+    """Steps between evaluations on the held-out sets while it trains, for the curve, `keep_best`, `patience` and
+    `sweep.asha`; None: none. Before and after its training every target is evaluated."""
     keep_best: bool = False
     """Export the weights with the lowest held-out loss (mean over sources) instead of the last ones."""
     patience: int | None = bounded(None, 10**6, "and no training is evaluated so often", ge=1)
@@ -120,8 +121,8 @@ class TargetConfig(TrainedModelConfig):
         needs_evaluations = [n for n in ("keep_best", "patience") if getattr(self, n)]
         if needs_evaluations and self.evaluate_every_steps is None:
             yield (
-                f"target.{needs_evaluations[0]} would never act: the held-out loss is measured at the end only; "
-                "set target.evaluate_every_steps"
+                f"target.{needs_evaluations[0]} would never act: the held-out loss is measured after the "
+                "training only; set target.evaluate_every_steps"
             )
         if self.deepspeed_config is not None and self.zero_stage == 0:
             yield ("target.deepspeed_config would do nothing with target.zero_stage=0; remove one")

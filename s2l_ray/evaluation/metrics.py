@@ -13,8 +13,8 @@ import importlib.metadata
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 from typing_extensions import Self
@@ -26,9 +26,9 @@ ENTRY_POINTS = "s2l_ray.metrics"
 Array = np.ndarray[Any, np.dtype[Any]]
 
 RESERVED = frozenset({
-    "budget", "budget_unit", "device_seconds", "flops", "folder", "heldout_set", "loss_before", "num_examples",
-    "parameters", "per_source", "phase", "seed", "selector", "share", "source", "steps", "tokens", "trial",
-    "wall_seconds",
+    "budget", "budget_unit", "device_seconds", "evaluation", "flops", "folder", "heldout_set", "loss_before",
+    "num_examples", "parameters", "per_source", "phase", "seed", "selector", "share", "source", "steps", "tokens",
+    "trial", "wall_seconds",
 })  # fmt: skip
 """Other columns of the tables in which metrics are columns."""
 
@@ -61,6 +61,12 @@ class ScoredExamples:
             self.losses[rows], self.counts[rows], self.exact[rows], self.sources[rows], self.source_names
         )
 
+    def only(self, rows: Array) -> ScoredExamples:
+        """Some of them, of whatever sources."""
+        some = self.take(rows)
+        kept, codes = np.unique(some.sources, return_inverse=True)
+        return replace(some, sources=codes, source_names=tuple(self.source_names[i] for i in kept))
+
 
 def scored_examples(losses: Array, counts: Array, exact: Array, sources: Array) -> ScoredExamples:
     """Losses (N,) nats per token, counts (N,) response tokens, exact (N,) bool, sources (N,) names."""
@@ -85,6 +91,8 @@ class Metric:
     more_is_better: bool
     of_example: Callable[[ScoredExamples], Array] | None = None
     """→ (N,): the metric is their mean."""
+    over: Literal["examples", "sources"] = "examples"
+    """With `of_example`: the mean over all examples, or over the sources of their means."""
     compute: Callable[[ScoredExamples], float] | None = None
     """→ the metric of these examples."""
     detail: str = ""
@@ -107,14 +115,25 @@ class Metric:
             MetricError: what was registered fails, or gives no finite number.
         """
         with foreign_named(MetricError, f"the metric {self.name} cannot be computed", "Correct what it is computed by"):
-            values = self.compute(scored) if self.compute else np.mean(self.of_example(scored))  # type: ignore[misc]
-            value = float(values)
+            value = float(self._of(scored))
         if not math.isfinite(value):
             raise MetricError(
                 f"the metric {self.name} of {len(scored)} examples is {value}, with which nothing can be compared; "
                 "correct what it is computed by"
             )
         return value
+
+    def _of(self, scored: ScoredExamples) -> float:
+        if self.compute is not None:
+            return self.compute(scored)
+        assert self.of_example is not None
+        values = self.of_example(scored)
+        return float(np.mean(means_of_sources(scored, values) if self.over == "sources" else values))
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether it is a mean over examples, which can be told of some of them, too."""
+        return self.of_example is not None and self.over == "examples"
 
     @property
     def direction(self) -> str:
@@ -146,8 +165,11 @@ class Metric:
         return f"{value:.1%}" if self.is_share else f"{value:.3f}"
 
 
-def _mean_over_sources(scored: ScoredExamples) -> float:
-    return float((np.bincount(scored.sources, weights=scored.losses) / np.bincount(scored.sources)).mean())
+def means_of_sources(scored: ScoredExamples, values: Array) -> Array:
+    """values (N,) → (S,), in the order of `source_names`."""
+    weights = np.asarray(values).astype(np.float64)
+    means: Array = np.bincount(scored.sources, weights=weights) / np.bincount(scored.sources)
+    return means
 
 
 def _mean_over_tokens(scored: ScoredExamples) -> float:
@@ -155,8 +177,8 @@ def _mean_over_tokens(scored: ScoredExamples) -> float:
 
 
 _BUILT_IN = (
-    Metric("macro", "held-out loss", "nats/token", False, compute=_mean_over_sources, detail="mean over sources",
-           is_compared=False),
+    Metric("macro", "held-out loss", "nats/token", False, of_example=lambda scored: scored.losses, over="sources",
+           detail="mean over sources", is_compared=False),
     Metric("micro", "held-out loss", "nats/token", False, of_example=lambda scored: scored.losses,
            detail="mean over examples", column="loss"),
     Metric("per_token", "held-out loss", "nats/token", False, compute=_mean_over_tokens, detail="mean over tokens",
@@ -283,8 +305,9 @@ def summarise(scored: ScoredExamples, metrics: Iterable[Metric] = _BUILT_IN) -> 
         name: {"num_examples": int(size)} for name, size in zip(scored.source_names, sizes, strict=True)
     }
     for metric in metrics:
-        if metric.of_example is not None:
-            means = np.bincount(scored.sources, weights=metric.of_example(scored).astype(np.float64)) / sizes
-            for name, mean in zip(scored.source_names, means, strict=True):
+        if metric.is_mean and metric.of_example is not None:
+            for name, mean in zip(
+                scored.source_names, means_of_sources(scored, metric.of_example(scored)), strict=True
+            ):
                 per_source[name][metric.column] = float(mean)
     return SetResult(len(scored), {metric.name: metric.of(scored) for metric in metrics}, per_source)

@@ -13,20 +13,36 @@ from s2l_ray.data.token_examples import Examples
 from s2l_ray.storage.folder import Storage
 
 
-class WorkerContext(Protocol):
-    """What a loop needs from where it runs."""
+class Peers(Protocol):
+    """Workers that compute something together, seen from one of them."""
 
     rank: int
     num_workers: int
     device: torch.device
 
+    def all_gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank; a barrier."""
+
+
+class Alone:
+    """A worker without others."""
+
+    rank, num_workers = 0, 1
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def all_gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+class WorkerContext(Peers, Protocol):
+    """What a loop needs from where it runs."""
+
     def emit(self, **event: Any) -> None: ...
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank; a barrier."""
-
-    def all_gather(self, value: Any) -> list[Any]:
-        """Every rank's value, on every rank; a barrier."""
 
     def save(self, name: str, progress: dict[str, Any], write: Callable[[Path], None]) -> None:
         """Make a checkpoint of what every rank's `write(folder)` leaves there; a barrier."""

@@ -284,6 +284,24 @@ class ZeroEngine:
                 state["step"] = step
 
 
+def sharded_loss(model: Any, device: torch.device, ds_config: dict[str, Any]) -> ResponseLoss:
+    """`ResponseLoss(model)` in shards, for scoring alone: no gradients, no optimiser's states. Every worker calls it.
+
+    Args:
+        model: whole, or from `sharded_build`.
+        ds_config: of stage 3.
+    """
+    deepspeed = import_deepspeed()
+    _start_deepspeed(deepspeed, device)
+    loss = ResponseLoss(model.requires_grad_(False))
+    zero = {name: value for name, value in ds_config["zero_optimization"].items() if name != "offload_optimizer"}
+    engine = deepspeed.initialize(model=loss, config=ds_config | {"zero_optimization": zero})[0]
+    for parameter in loss.head_loss.head.parameters(recurse=False):
+        deepspeed.zero.register_external_parameter(loss.head_loss, parameter)
+    loss.__dict__["engine"] = engine  # alive as long as the loss, and no module of it
+    return loss
+
+
 def _return_freed_memory() -> None:
     """To the system. glibc keeps freed blocks of up to 32 MB: those of the unsharded model and of every gathered
     weight lie scattered between what lives on, a quarter of a worker's memory beside states offloaded to it, when the

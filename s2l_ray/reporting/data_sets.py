@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s2l_ray.artifacts.models import TargetArtifact
+from s2l_ray.artifacts.models import HeldOutEvaluationArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.evaluation.tasks import BUILT_IN
 from s2l_ray.reporting.facts import DataSet
@@ -22,10 +22,11 @@ def data_sets(run: Run, num_examples: int | None, num_sources: int | None) -> li
     if heldout is None:
         return found
     target = next(iter(run.targets.values()), None)
-    results = {} if target is None else TargetArtifact.of(target).evaluation
+    evaluation = None if target is None else run.heldout_evaluation(target)
+    results = {} if evaluation is None else HeldOutEvaluationArtifact.of(evaluation).results
     for name, num in heldout.manifest.row_counts.items():
         known = BUILT_IN.get(name.lower())
-        per_source = results.get(name, {}).get("after", {}).get("per_source")
+        per_source = results.get(name, {}).get("per_source")
         found.append(
             DataSet(
                 printable(known.title if known else name), "evaluation", num,

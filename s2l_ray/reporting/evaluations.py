@@ -7,18 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from s2l_ray.artifacts.evaluations import read_scores
+from s2l_ray.artifacts.models import HeldOutEvaluationArtifact
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.data.example_id import ids_to_array
-from s2l_ray.evaluation.metrics import built_in_metrics
+from s2l_ray.evaluation.heldout import rows_by_set, scored_of
+from s2l_ray.evaluation.metrics import Metric, ScoredExamples, list_metrics
+from s2l_ray.reporting.intervals import NUM_RESAMPLES, resampled_means, stratified_resamples
 from s2l_ray.text.display import printable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-METRICS = tuple(metric for metric in built_in_metrics() if metric.is_compared)
+def compared_metrics() -> list[Metric]:
+    """Those by which targets are compared, with intervals."""
+    return [metric for metric in list_metrics() if metric.is_compared]
 
 
 @dataclass(frozen=True)
@@ -31,96 +35,108 @@ class Key:
 
 @dataclass
 class HeldOutSet:
-    """The examples that all models were evaluated on."""
+    """The examples that all models were evaluated on: N examples in S sequences, an example's one after another."""
 
     name: str
     ids: Array
     """(N, 2) uint64, sorted, each once."""
+    starts: Array
+    """(N,) each one's first sequence."""
     counts: Array
     """(N,) sequences of each example."""
     sources: list[str]
     """(N,)"""
-    sums: dict[tuple[str, Key], Array] = field(default_factory=dict)
-    """(metric, model) → (N,) sum of the figure over the example's sequences."""
+    scored: dict[Key, ScoredExamples] = field(default_factory=dict)
+    """Model → what it scored (S)."""
+
+    def sums(self, metric: Metric, keys: Sequence[Key]) -> Array:
+        """(N, len(keys)) sums over each example's sequences of what the metric is a mean of."""
+        of_example = metric.of_example
+        assert of_example is not None
+        columns = [np.add.reduceat(of_example(self.scored[key]).astype(np.float64), self.starts) for key in keys]
+        return np.column_stack(columns)
+
+    def values(self, metric: Metric, keys: Sequence[Key]) -> Array:
+        """(len(keys),)"""
+        return np.array([metric.of(self.scored[key]) for key in keys])
+
+    def resampled(self, metric: Metric, keys: Sequence[Key], seed: int = 0) -> Array:
+        """(R, len(keys)) bootstrap values over the examples, the same examples for all models.
+
+        Of a metric that is no mean over examples each source is resampled by itself, so that none is ever empty.
+        """
+        if metric.is_mean:
+            return resampled_means(self.sums(metric, keys), self.counts, seed)
+        strata = self.scored[keys[0]].sources[self.starts]
+        if metric.of_example is not None:
+            sums, members = self.sums(metric, keys), [np.flatnonzero(strata == s) for s in np.unique(strata)]
+            each = [resampled_means(sums[rows], self.counts[rows], seed + i) for i, rows in enumerate(members)]
+            return np.mean(each, axis=0)
+        out = np.empty((NUM_RESAMPLES, len(keys)))
+        for i, rows in enumerate(stratified_resamples(strata, seed)):
+            sequences = self.sequences(rows)
+            out[i] = [metric.of(self.scored[key].take(sequences)) for key in keys]
+        return out
+
+    def sequences(self, rows: Array) -> Array:
+        """Those of these examples, which may be some several times."""
+        counts = self.counts[rows]
+        before = np.cumsum(counts) - counts
+        return np.repeat(self.starts[rows] - before, counts) + np.arange(counts.sum())
 
 
 @dataclass(frozen=True)
-class _Figures:
+class _Read:
     ids: Array
-    counts: Array
-    sums: dict[str, Array]
+    """(S, 2) uint64, sorted."""
+    scored: ScoredExamples
 
 
-def read_sets(models: dict[Key, Stage], heldout: Stage | None) -> list[HeldOutSet]:
-    """The held-out sets with the figures of all models, restricted to the examples that all of them were evaluated on.
+def read_sets(models: dict[Key, Stage]) -> list[HeldOutSet]:
+    """The held-out sets with the scores of all models, restricted to the examples that all of them were evaluated on.
 
     A set that one of the models lacks, or that shares no example with the others', is left out.
 
     Args:
-        models: trained model → its target stage.
-        heldout: the stage that knows the sources of the examples.
+        models: trained model → its evaluation.
     """
-    read = {key: _read_figures(stage) for key, stage in models.items()}
-    names = [n for stage in models.values() for n in stage.manifest.extra["evaluation"]]
+    read = {key: _read(stage) for key, stage in models.items()}
+    names = [n for stage in models.values() for n in HeldOutEvaluationArtifact.of(stage).results]
     sets = []
     for name in dict.fromkeys(names):
-        each = {key: figures.get(name) for key, figures in read.items()}
-        there = {key: f for key, f in each.items() if f is not None}
-        if len(there) == len(models):
-            made = _align(name, there)
+        found = {key: sets_of[name] for key, sets_of in read.items() if name in sets_of}
+        if len(found) == len(models):
+            made = _align(name, found)
             if len(made.ids):
-                made.sources = _sources_of(made.ids, name, heldout)
                 sets.append(made)
     return sets
 
 
-def _read_figures(stage: Stage) -> dict[str, _Figures]:
-    """held-out set → figures after training."""
-    step = stage.manifest.extra["summary"]["exported_step"]
-    name = f"evaluations/step-{step:08d}.parquet"
-    if not any(output.name == name for output in stage.manifest.outputs):
-        return {}
-    table = stage.storage.read_table(name)
-    figures = {}
-    for held_out in pc.unique(table["heldout_set"]).to_pylist():
-        rows = table.filter(pc.equal(table["heldout_set"].cast(pa.string()), held_out))
+def _read(evaluation: Stage) -> dict[str, _Read]:
+    """Held-out set → its scores."""
+    found = {}
+    for name, rows in rows_by_set(read_scores(evaluation)).items():
         ids = ids_to_array(rows["example_id"])
         order = np.lexsort((ids[:, 1], ids[:, 0]))
-        ids = ids[order]
-        first = np.flatnonzero(np.r_[True, (ids[1:] != ids[:-1]).any(axis=1)])
-        sums = {}
-        for metric in METRICS:
-            stored = "loss_nats" if metric.column == "loss" else metric.column
-            values = rows[stored].to_numpy().astype(np.float64)[order]
-            sums[metric.column] = np.add.reduceat(values, first)
-        figures[held_out] = _Figures(ids[first], np.diff(np.r_[first, len(ids)]), sums)
-    return figures
+        found[name] = _Read(ids[order], scored_of(rows).take(order))
+    return found
 
 
-def _align(name: str, there: dict[Key, _Figures]) -> HeldOutSet:
-    """Rows of the ids that all have; equal ids, the usual case, are not searched."""
-    reference = next(iter(there.values()))
-    kept: dict[Key, Any] = dict.fromkeys(there, slice(None))
-    if not all(np.array_equal(f.ids, reference.ids) for f in there.values()):
-        common = set.intersection(*(set(map(tuple, f.ids.tolist())) for f in there.values()))
-        kept = {key: np.array([tuple(i) in common for i in f.ids.tolist()], bool) for key, f in there.items()}
-    first = next(iter(there))
-    made = HeldOutSet(name, reference.ids[kept[first]], reference.counts[kept[first]], [])
-    for key, figures in there.items():
-        for metric, sums in figures.sums.items():
-            made.sums[metric, key] = sums[kept[key]]
-    return made
+def _align(name: str, read: dict[Key, _Read]) -> HeldOutSet:
+    """Sequences of the ids that all have; equal ids, the usual case, are not searched."""
+    reference = next(iter(read.values()))
+    if not all(np.array_equal(one.ids, reference.ids) for one in read.values()):
+        common = set.intersection(*(set(map(tuple, one.ids.tolist())) for one in read.values()))
+        read = {key: _only(one, common) for key, one in read.items()}
+        reference = next(iter(read.values()))
+    ids = reference.ids
+    starts = np.flatnonzero(np.r_[True, (ids[1:] != ids[:-1]).any(axis=1)][: len(ids)])
+    counts = np.diff(np.r_[starts, len(ids)])
+    names = [printable(source) for source in reference.scored.source_names]
+    sources = [names[code] for code in reference.scored.sources[starts]]
+    return HeldOutSet(name, ids[starts], starts, counts, sources, {key: one.scored for key, one in read.items()})
 
 
-def _sources_of(ids: Array, name: str, heldout: Stage | None) -> list[str]:
-    if heldout is None or not any(o.name == f"{name}.parquet" for o in heldout.manifest.outputs):
-        return [""] * len(ids)
-    table = heldout.storage.read_table(f"{name}.parquet", columns=["example_id", "source"])
-    known = dict(zip(table["example_id"].to_pylist(), table["source"].to_pylist(), strict=True))
-    as_bytes = np.ascontiguousarray(ids.astype(">u8")).tobytes()
-    return [printable(known.get(as_bytes[i * 16 : i * 16 + 16]) or "") for i in range(len(ids))]
-
-
-def values_of(made: HeldOutSet, metric: str, keys: Sequence[Key]) -> Array:
-    """(N, len(keys)) sums."""
-    return np.column_stack([made.sums[metric, key] for key in keys])
+def _only(read: _Read, ids: set[tuple[int, ...]]) -> _Read:
+    kept = np.flatnonzero([tuple(i) in ids for i in read.ids.tolist()])
+    return _Read(read.ids[kept], read.scored.only(kept))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.artifacts.models import TargetArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.data.corpus_parts import part_name
@@ -102,7 +101,7 @@ def run_facts(
         "clusters": None if clustering is None else [c.__dict__ for c in clustering.clusters],
         "by": [v.__dict__ for v in value_facts(run, by)] if by else None,
         "targets": {
-            name: {"model": f"{stage.storage.uri}/model", "evaluation": TargetArtifact.of(stage).evaluation}
+            name: {"model": f"{stage.storage.uri}/model", "evaluation": dict(run.target(name).evaluation)}
             for name, stage in run.targets.items()
         },
         "quarantine": [q.__dict__ for q in quarantine_facts(run)],

@@ -7,6 +7,7 @@ bootstrap, where an example's sequences stay together).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,14 @@ def resampled_means(sums: Array, counts: Array, seed: int = 0, num: int = NUM_RE
         times = np.bincount(rng.integers(0, size, size), minlength=size)
         totals[i] = times @ both
     return totals[:, :-1] / totals[:, -1:]
+
+
+def stratified_resamples(strata: Array, seed: int = 0, num: int = NUM_RESAMPLES) -> Iterator[Array]:
+    """`num` times (N,) rows of resampled examples, as many of each stratum as it has; strata (N,) are numbers."""
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+    for _ in range(num):
+        yield np.concatenate([rows[rng.integers(0, len(rows), len(rows))] for rows in members])
 
 
 def means_over_seeds(means: Array, groups: list[list[int]], seed: int = 0) -> Array:

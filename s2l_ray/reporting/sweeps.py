@@ -12,8 +12,8 @@ from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.manifest import read_manifest
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
-from s2l_ray.evaluation.metrics import get_metric
-from s2l_ray.reporting.evaluations import HeldOutSet, Key, read_sets, values_of
+from s2l_ray.evaluation.metrics import Metric, get_metric, list_metrics
+from s2l_ray.reporting.evaluations import HeldOutSet, Key, read_sets
 from s2l_ray.reporting.facts import TunedPoint
 from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets, MetricFacts, SourcePoint
 from s2l_ray.reporting.intervals import Estimate, estimate, means_over_seeds, resampled_means
@@ -62,14 +62,15 @@ def _phase_points(run: Run, phase: str, rows: list[Row], metric: MetricFacts) ->
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(_label(row), []).append(row)
-    sets = _aligned(run, rows) if metric.key in ("loss", "macro", "exact_match") else {}
+    known = next((one for one in list_metrics() if one.column == metric.key), None)  # it need not be, from outside
+    sets = {} if known is None else _aligned(run, rows)
     points: list[BudgetPoint] = []
     relatives: dict[str, list[tuple[float, Array | None]]] = {}
     for name in dict.fromkeys(r["heldout_set"] for r in rows):
         mine = {label: [r for r in group if r["heldout_set"] == name] for label, group in groups.items()}
         mine = {label: group for label, group in mine.items() if group}
         values = {label: float(np.mean([r[metric.key] for r in group])) for label, group in mine.items()}
-        resampled = _resampled(sets.get(name), metric.key, mine)
+        resampled = _resampled(sets.get(name), known, mine)
         num = len(sets[name].ids) if name in sets else 0
         full = next((label for label, group in mine.items() if group[0]["selector"] == FULL), None)
         for label, group in mine.items():
@@ -129,7 +130,7 @@ def _source_points(run: Run, rows: list[Row], deciding: str) -> tuple[list[Sourc
 def _source_samples(made: HeldOutSet, name: str, groups: dict[str, list[Row]]) -> tuple[dict[str, Array], int]:
     keys, columns = _columns(groups)
     rows = np.array(made.sources) == name
-    sums = values_of(made, "loss", keys)[rows]
+    sums = made.sums(get_metric("micro"), keys)[rows]
     out = means_over_seeds(resampled_means(sums, made.counts[rows], seed=int(rows.sum())), columns)
     return {label: out[:, i] for i, label in enumerate(groups)}, int(rows.sum())
 
@@ -162,35 +163,26 @@ def _label(row: Row) -> str:
 
 
 def _aligned(run: Run, rows: list[Row]) -> dict[str, HeldOutSet]:
-    """Held-out set → figures of all trials by example; none where a trial's files are gone."""
+    """Held-out set → scores of all trials by example; none where a trial's files are gone."""
     stages: dict[Key, Stage] = {}
     for row in rows:
-        folder = run.storage.sub(row["folder"])
-        manifest = read_manifest(folder)
-        if manifest is None:
+        where = row.get("evaluation")  # of a sweep of an earlier version: none
+        manifest = read_manifest(run.storage.sub(where)) if where else None
+        if manifest is None or where is None:
             return {}
-        stages[Key(_label(row), row["seed"])] = Stage(manifest.stage, row["folder"], folder, manifest)
+        stages[Key(_label(row), row["seed"])] = Stage(manifest.stage, where, run.storage.sub(where), manifest)
     try:
-        return {made.name: made for made in read_sets(stages, run.stages.get("heldout"))}
+        return {made.name: made for made in read_sets(stages)}
     except MissingFile:
         return {}
 
 
-def _resampled(made: HeldOutSet | None, metric: str, groups: dict[str, list[Row]]) -> dict[str, Array]:
+def _resampled(made: HeldOutSet | None, metric: Metric | None, groups: dict[str, list[Row]]) -> dict[str, Array]:
     """Label → (R,) bootstrap values over seeds and examples; all labels resampled alike. {} if nothing is known."""
-    if made is None:
+    if made is None or metric is None:
         return {}
     keys, columns = _columns(groups)
-    sums = values_of(made, "exact_match" if metric == "exact_match" else "loss", keys)
-    seed = len(made.ids)
-    if metric == "macro":  # each source resampled by itself, so that none is ever empty
-        sources = np.array(made.sources)
-        strata = [np.flatnonzero(sources == name) for name in np.unique(sources)]
-        each = [resampled_means(sums[rows], made.counts[rows], seed + i) for i, rows in enumerate(strata)]
-        means = np.mean(each, axis=0)
-    else:
-        means = resampled_means(sums, made.counts, seed)
-    out = means_over_seeds(means, columns)
+    out = means_over_seeds(made.resampled(metric, keys, seed=len(made.ids)), columns)
     return {label: out[:, i] for i, label in enumerate(groups)}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from s2l_ray.artifacts.models import HeldOutEvaluationArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.lm.schedule import learning_rate
@@ -32,7 +33,7 @@ def training_facts(run: Run) -> Training | None:
     for label, stage in list(run.targets.items())[:MAX_CURVES]:
         curve = _curve(label, events.get(stage.folder, []))
         targets += [curve] if curve else []
-        heldout += _evaluations(label, stage)
+        heldout += _evaluations(label, run.heldout_evaluation(stage), events.get(stage.folder, []))
         rates += _rate(label, stage)
     known = {stage.folder for stage in run.stages.values()}
     for folder, found in events.items():
@@ -93,12 +94,19 @@ def thinned(points: list[tuple[int, float]], most: int = MAX_POINTS) -> list[tup
     return [points[i] for i in sorted(kept)]
 
 
-def _evaluations(label: str, stage: Stage) -> list[Curve]:
-    """Held-out losses by step, a curve a set."""
-    by_set: dict[str, list[tuple[int, float]]] = {}
-    for output in stage.manifest.outputs:
-        if output.name.startswith("evaluations/step-") and output.name.endswith(".json"):
-            step = int(output.name.removesuffix(".json").rpartition("-")[2])
-            for name, result in stage.storage.read_json(output.name).items():
-                by_set.setdefault(name, []).append((step, float(result["micro"])))
-    return [Curve(f"{label} on {name}", thinned(sorted(points))) for name, points in by_set.items()]
+def _evaluations(label: str, evaluation: Stage | None, events: list[dict[str, Any]]) -> list[Curve]:
+    """Held-out losses by step, a curve a set: on the way as the record has them, before and after training."""
+    by_set: dict[str, dict[int, float]] = {}
+    if evaluation is not None:
+        made = HeldOutEvaluationArtifact.of(evaluation)
+        for at, figures in ((0, made.before), (made.step, made.results)):
+            for name, result in figures.items():
+                by_set.setdefault(name, {})[at] = float(result["micro"])
+    for event in events:
+        step, results = event.get("step"), event.get("results")
+        if event["event"] != "evaluation" or not isinstance(step, int) or not isinstance(results, dict):
+            continue
+        for name, losses in by_set.items():
+            if isinstance(results.get(name), dict) and isinstance(results[name].get("micro"), (int, float)):
+                losses.setdefault(step, float(results[name]["micro"]))
+    return [Curve(f"{label} on {name}", thinned(sorted(points.items()))) for name, points in by_set.items()]

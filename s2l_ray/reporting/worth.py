@@ -9,8 +9,8 @@ import numpy as np
 from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
-from s2l_ray.evaluation.metrics import Metric
-from s2l_ray.reporting.evaluations import METRICS, HeldOutSet, Key, read_sets, values_of
+from s2l_ray.evaluation.metrics import Metric, get_metric
+from s2l_ray.reporting.evaluations import HeldOutSet, Key, compared_metrics, read_sets
 from s2l_ray.reporting.facts_worth import Difference, Leader, MetricFacts, ModelFacts, Score, Worth
 from s2l_ray.reporting.intervals import (
     BETTER,
@@ -39,20 +39,23 @@ def gather_worth(run: Run, main: str | None) -> Worth | None:
     """
     models = _chosen_models(run, main)
     seeds = {label: _by_seed(run, label) for label in models}
-    stages = {Key(label, seed): stage for label, by_seed in seeds.items() for seed, stage in by_seed.items()}
-    if not stages:
-        return None
-    sets = read_sets(stages, run.stages.get("heldout"))
+    evaluations = {
+        Key(label, seed): evaluation
+        for label, by_seed in seeds.items()
+        for seed, stage in by_seed.items()
+        if (evaluation := run.heldout_evaluation(stage)) is not None
+    }
+    sets = read_sets(evaluations) if evaluations else []
     if not sets:
         return None
     total = run.stage("trajectories").manifest.row_counts["trajectories"]
     facts = [_model(run, label, list(by_seed.values()), total) for label, by_seed in seeds.items()]
-    metrics = [metric_facts(m) for m in METRICS]
+    metrics = [metric_facts(m) for m in compared_metrics()]
     worth = Worth(metrics, [s.name for s in sets], facts, [], [], [], min(len(s) for s in seeds.values()))
     keys = {label: [Key(label, seed) for seed in by_seed] for label, by_seed in seeds.items()}
     baselines = {label: _baselines(run, label, list(keys)) for label in keys}
     for made in sets:
-        for metric in METRICS:
+        for metric in compared_metrics():
             _compare(made, metric, keys, baselines, main, worth)
     return worth
 
@@ -63,7 +66,7 @@ def metric_facts(metric: Metric) -> MetricFacts:
 
 def _chosen_models(run: Run, main: str | None) -> list[str]:
     """The full data, the main subset and those of its budget first, then the others by size."""
-    labels = [name for name, stage in run.targets.items() if stage.manifest.extra.get("evaluation")]
+    labels = [name for name, stage in run.targets.items() if run.heldout_evaluation(stage) is not None]
     budget = None if main is None else run.subsets[main].manifest.extra.get("budget")
     same = [n for n in labels if n in run.subsets and run.subsets[n].manifest.extra.get("budget") == budget]
     first = [n for n in [FULL, *([main] if main else []), *same] if n in labels]
@@ -81,7 +84,7 @@ def _by_seed(run: Run, label: str) -> dict[int, Stage]:
     found = {_seed(own): own}
     for other in run.others:
         alike = other.manifest.stage == own.manifest.stage and _without_seed(other) == _without_seed(own)
-        if alike and other.manifest.inputs.get("heldout") == own.manifest.inputs.get("heldout"):
+        if alike and run.heldout_evaluation(other) is not None:
             found.setdefault(_seed(other), other)
     return dict(sorted(found.items()))
 
@@ -119,17 +122,17 @@ def _compare(
     groups = [[columns.index(key) for key in group] for group in keys.values()]
     labels = list(keys)
 
-    def scored(rows: Any, source: str | None) -> tuple[Array, Array, int]:
-        sums, counts = values_of(made, metric.column, columns)[rows], made.counts[rows]
-        resampled = means_over_seeds(resampled_means(sums, counts), groups)
-        each = sums.sum(axis=0) / counts.sum()
+    def add(each: Array, drawn: Array, num: int, source: str | None) -> tuple[Array, Array]:
+        """Figures of the models and their resamples → of the subsets, over seeds."""
+        resampled = means_over_seeds(drawn, groups)
         values = np.array([each[group].mean() for group in groups])
         for i, label in enumerate(labels):
-            told = estimate(values[i], resampled[:, i], len(counts))
-            worth.scores.append(Score(metric.column, made.name, label, len(counts), told, source))
-        return values, resampled, len(counts)
+            told = estimate(values[i], resampled[:, i], num)
+            worth.scores.append(Score(metric.column, made.name, label, num, told, source))
+        return values, resampled
 
-    values, resampled, num = scored(slice(None), None)
+    num = len(made.ids)
+    values, resampled = add(made.values(metric, columns), made.resampled(metric, columns), num, None)
     for i, label in enumerate(labels):
         for baseline in baselines[label]:
             j = labels.index(baseline)
@@ -143,9 +146,13 @@ def _compare(
     ]  # fmt: skip
     if leads and all(verdict(lead, metric.more_is_better) == BETTER for lead in leads):
         worth.leaders.append(Leader(metric.column, made.name, labels[best]))
-    sources = np.array(made.sources)
+    if not metric.is_mean:  # a figure of one source alone says nothing of such a metric
+        return
+    sources, sums = np.array(made.sources), made.sums(metric, columns)
     for name in _hardest_sources(made, sources, keys.get(main or "") or next(iter(keys.values()))):
-        scored(np.flatnonzero(sources == name), name)
+        rows = sources == name
+        counts = made.counts[rows]
+        add(sums[rows].sum(axis=0) / counts.sum(), resampled_means(sums[rows], counts), len(counts), name)
 
 
 def _hardest_sources(made: HeldOutSet, sources: Array, keys: list[Key]) -> list[str]:
@@ -153,7 +160,7 @@ def _hardest_sources(made: HeldOutSet, sources: Array, keys: list[Key]) -> list[
     names, codes = np.unique(sources, return_inverse=True)
     if len(names) < 2:
         return []
-    losses = values_of(made, "loss", keys).mean(axis=1)
+    losses = made.sums(get_metric("micro"), keys).mean(axis=1)
     means = np.bincount(codes, losses) / np.bincount(codes, made.counts)
     return [str(names[i]) for i in np.argsort(-means, kind="stable")[:MAX_SOURCES]]
 

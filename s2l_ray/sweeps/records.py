@@ -1,4 +1,4 @@
-"""What finished trials leave: which target stage is theirs. A sweep that runs again reads it and repeats nothing.
+"""What finished trials leave: which target and evaluation are theirs. A sweep that runs again repeats nothing.
 
 Records have digests. One that is damaged is deleted, which is said, and its trial counts as not done: where the target
 is still there, it is found and not trained again.
@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from s2l_ray.artifacts.evaluations import results_after
 from s2l_ray.artifacts.file_record import FileRecord, read_record
 from s2l_ray.artifacts.manifest import EarlierLayout, read_manifest
-from s2l_ray.artifacts.models import TargetArtifact
+from s2l_ray.artifacts.models import HeldOutEvaluationArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.load import ConfigError
 from s2l_ray.config.schema import S2LConfig
-from s2l_ray.evaluation.metrics import MetricError
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 from s2l_ray.sweeps.trials import FULL, Trial
@@ -34,6 +34,9 @@ _NOT_RESULTS = {"name", "run_dir", "sweep", "resources", "loggers", "estimates",
 class TrialResult:
     trial: Trial
     stage: Stage
+    """The target."""
+    evaluation: Stage
+    """Of it, on the held-out sets."""
     num_examples: int
     """Of the subset."""
     share: float
@@ -46,11 +49,14 @@ def _name(base: S2LConfig, trial: Trial, trajectories: str, phase: str, folder: 
     return f"sweep/{folder}/{phase}-{fingerprint([tree, trajectories])[:16]}.json"
 
 
-def write_record(shared: SweepContext, trial: Trial, run: Run, stage: Stage) -> None:
-    """Called when the trial's target is complete."""
+def write_record(shared: SweepContext, trial: Trial, run: Run, stage: Stage, evaluation: Stage) -> None:
+    """Called when the trial's target is complete and evaluated."""
     everything = run.stage("trajectories").manifest.row_counts["trajectories"]
     chosen = everything if trial.selector == FULL else next(iter(run.subsets.values())).manifest.row_counts["examples"]
-    record = {"trial": trial.plain(), "folder": stage.folder, "num_examples": chosen, "share": chosen / everything}
+    record = {
+        "trial": trial.plain(), "folder": stage.folder, "evaluation": evaluation.folder, "num_examples": chosen,
+        "share": chosen / everything,
+    }  # fmt: skip
     FileRecord(record).write(shared.storage, _name(shared.base, trial, shared.trajectories, shared.phase))
 
 
@@ -124,34 +130,29 @@ def _scheduler(base: S2LConfig) -> dict[str, Any] | None:
 
 
 def _finished(storage: Storage, record: dict[str, Any], trial: Trial) -> TrialResult | None:
-    folder = storage.sub(record["folder"])
+    """None where a stage is gone, or an earlier s2l_ray made it: the trial is done again."""
+    stages = [_stage(storage, record.get(kind)) for kind in ("folder", "evaluation")]
+    target, evaluation = stages
+    if target is None or evaluation is None or evaluation.manifest.inputs.get("target") != target.content:
+        return None
+    return TrialResult(trial, target, evaluation, record["num_examples"], record["share"])
+
+
+def _stage(storage: Storage, folder: str | None) -> Stage | None:
+    if folder is None:
+        return None
     try:
-        manifest = read_manifest(folder)
-    except EarlierLayout:  # trained again
+        manifest = read_manifest(storage.sub(folder))
+    except EarlierLayout:
         return None
-    if manifest is None:
-        return None
-    stage = Stage(manifest.stage, record["folder"], folder, manifest, reused=True)
-    return TrialResult(trial, stage, record["num_examples"], record["share"])
+    return None if manifest is None else Stage(manifest.stage, folder, storage.sub(folder), manifest, reused=True)
 
 
-def objective_set(base: S2LConfig, stage: Stage) -> str:
+def objective_set(base: S2LConfig, evaluation: Stage) -> str:
     """Name of the held-out set by which trials are judged."""
-    names = list(TargetArtifact.of(stage).evaluation)
-    return base.sweep.heldout_set or names[0]
+    return base.sweep.heldout_set or next(iter(HeldOutEvaluationArtifact.of(evaluation).results))
 
 
-def objective_of(base: S2LConfig, stage: Stage) -> float:
-    """The figure by which trials are judged.
-
-    Raises:
-        MetricError: the target was evaluated before its metric was registered.
-    """
-    after = TargetArtifact.of(stage).evaluation[objective_set(base, stage)]["after"]
-    if base.sweep.metric not in after:
-        raise MetricError(
-            f"{stage.folder} was evaluated before the metric {base.sweep.metric} was registered, so its trial cannot "
-            f"be judged by it; delete {stage.storage.uri} and sweep again, which fine-tunes it again, or choose "
-            "another sweep.metric"
-        )
-    return float(after[base.sweep.metric])
+def objective_of(base: S2LConfig, evaluation: Stage) -> float:
+    """The figure by which trials are judged."""
+    return results_after(evaluation)[objective_set(base, evaluation)][base.sweep.metric]

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from s2l_ray.artifacts.evaluations import results_before_and_after
 from s2l_ray.artifacts.models import ProxyArtifact, TargetArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.config.schema import S2LConfig
@@ -37,7 +38,7 @@ def result_schema() -> pa.Schema:
     ]  # fmt: skip
     after = [
         ("loss_before", _DOUBLE), ("steps", _INT), ("tokens", _INT), ("flops", _DOUBLE), ("wall_seconds", _DOUBLE),
-        ("device_seconds", _DOUBLE), ("folder", _TEXT),
+        ("device_seconds", _DOUBLE), ("folder", _TEXT), ("evaluation", _TEXT),
     ]  # fmt: skip
     return pa.schema([*before, *((metric.column, _DOUBLE) for metric in list_metrics()), *after])
 
@@ -67,18 +68,17 @@ def budget_unit(budget: int | float) -> str:
 
 def _rows(phase: str, one: TrialResult) -> list[dict[str, Any]]:
     manifest, trial = one.stage.manifest, one.trial
-    target = TargetArtifact.of(one.stage)
-    summary = target.summary
+    summary = TargetArtifact.of(one.stage).summary
     shared = {
         "phase": phase, "trial": trial.key, "selector": trial.selector, "budget": float(trial.budget),
         "budget_unit": budget_unit(trial.budget),
         "num_examples": one.num_examples, "share": one.share, "seed": trial.seed,
         "parameters": json.dumps(dict(trial.parameters), sort_keys=True), "steps": summary["steps"],
         "tokens": summary["tally"]["tokens"], "flops": summary["flops"], "wall_seconds": manifest.wall_seconds,
-        "device_seconds": manifest.device_seconds, "folder": one.stage.folder,
+        "device_seconds": manifest.device_seconds, "folder": one.stage.folder, "evaluation": one.evaluation.folder,
     }  # fmt: skip
     rows = []
-    for name, both in target.evaluation.items():
+    for name, both in results_before_and_after(one.evaluation).items():
         after, before = both["after"], both["before"] or {}
         figures = {metric.column: after.get(metric.name) for metric in list_metrics()}
         rows.append({**shared, "heldout_set": name, "loss_before": before.get("micro"), **figures})
@@ -135,7 +135,7 @@ def _points(config: S2LConfig, finished: list[TrialResult]) -> list[Point]:
         grouped.setdefault(replace(one.trial, seed=0), []).append(one)
     return [
         Point(
-            trial.selector, trial.budget, members[0].share, tuple(objective_of(config, m.stage) for m in members),
+            trial.selector, trial.budget, members[0].share, tuple(objective_of(config, m.evaluation) for m in members),
             statistics.fmean(TargetArtifact.of(m.stage).summary["flops"] for m in members), trial.parameters,
         )
         for trial, members in grouped.items()

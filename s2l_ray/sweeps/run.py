@@ -187,7 +187,7 @@ class _Runner:
     def _ended(self) -> list[tuple[Trial, float]]:
         """Those of this search that have ended, early ones included, and their figures."""
         found = self._all_finished()
-        ended = {one.trial: objective_of(self.config, one.stage) for one in found}
+        ended = {one.trial: objective_of(self.config, one.evaluation) for one in found}
         ended |= {t: last["objective"] for t, last in self._stopped(TARGET).items() if t not in ended}
         return [(trial, value) for trial, value in ended.items() if could_propose(self.config, trial)]
 

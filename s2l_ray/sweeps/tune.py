@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,8 @@ from s2l_ray.observability.progress import Progress
 from s2l_ray.sweeps.context import SweepContext
 from s2l_ray.sweeps.records import objective_of, write_record, write_stopped
 from s2l_ray.sweeps.trials import FULL, Trial, num_possible
+
+T = TypeVar("T")
 
 STEP, OBJECTIVE = "step", "objective"
 ENDED = "ended"
@@ -75,19 +77,21 @@ def run_trial(asked: dict[str, Any], shared: SweepContext) -> None:
             log.log("sweep", "trial_tried_again", failures=failures, error=describe(error))
 
     try:
-        stage = try_until_final(lambda: _whole_way(trial, shared), shared.base.resources.max_failures, note)
+        target, evaluation = try_until_final(
+            lambda: _whole_way(trial, shared), shared.base.resources.max_failures, note
+        )
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         worst = math.inf if mode_of(shared.base) == "min" else -math.inf  # schedulers and searchers want a figure
         tune.report({OBJECTIVE: worst, ENDED: True, "error": first})
         return
-    steps = TargetArtifact.of(stage).summary["steps"]
-    tune.report({STEP: steps, OBJECTIVE: objective_of(shared.base, stage), ENDED: True})
+    steps = TargetArtifact.of(target).summary["steps"]
+    tune.report({STEP: steps, OBJECTIVE: objective_of(shared.base, evaluation), ENDED: True})
 
 
 def try_until_final(
-    make: Callable[[], Stage], max_failures: int, note: Callable[[Exception, int], None], pause_s: float = 5.0
-) -> Stage:
+    make: Callable[[], T], max_failures: int, note: Callable[[Exception, int], None], pause_s: float = 5.0
+) -> T:
     """`make()`; after an error that may pass (a storage that does not answer, a lost node) once more, `max_failures`
     times at most (-1: always). What is complete by then is found, and a training resumes from its checkpoint.
 
@@ -110,8 +114,8 @@ def _log_of(trial: Trial, shared: SweepContext) -> MetricsLog:
     return MetricsLog(shared.storage, f"sweep/logs/{shared.phase}-{trial.key}.jsonl")
 
 
-def _whole_way(trial: Trial, shared: SweepContext) -> Stage:
-    """The target stage of one configuration; what others have made on the way is found, not made again."""
+def _whole_way(trial: Trial, shared: SweepContext) -> tuple[Stage, Stage]:
+    """Target and evaluation of one configuration; what others have made on the way is found, not made again."""
     from s2l_ray.execution.session import quiet_ray_data
     from s2l_ray.selection import register
     from s2l_ray.stages.context import RunContext
@@ -138,10 +142,12 @@ def _whole_way(trial: Trial, shared: SweepContext) -> Stage:
         if trial.selector != FULL:
             subset_stages(context)
         target_stages(context)
-    [stage] = run.targets.values()
-    objective_of(shared.base, stage)  # of an earlier target it may not be known: then no trial is finished with it
-    write_record(shared, trial, run, stage)
-    return stage
+    [target] = run.targets.values()
+    evaluation = run.heldout_evaluation(target)
+    assert evaluation is not None  # a sweep of a configuration that holds nothing out is refused
+    objective_of(shared.base, evaluation)  # a metric from outside may fail: then no trial is finished with it
+    write_record(shared, trial, run, target, evaluation)
+    return target, evaluation
 
 
 def _precisions(config: S2LConfig, shared: SweepContext) -> dict[str, Precision]:

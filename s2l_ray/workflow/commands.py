@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.artifacts.index import FULL
+from s2l_ray.artifacts.results import Target
 from s2l_ray.artifacts.run import STAGES, Run, read_config
 from s2l_ray.artifacts.runner import open_runner
 from s2l_ray.artifacts.stage import Stage
@@ -117,7 +118,7 @@ def finetune(
     budget: int | float | None = None,
     selector: str | None = None,
     progress: Progress | None = None,
-) -> Stage:
+) -> Target:
     """Fine-tune the target on one subset of a finished selection, or on the full data; its held-out losses are
     measured, test questions are `evaluate`'s.
 
@@ -129,8 +130,7 @@ def finetune(
         budget, selector: None takes the run's first.
 
     Returns:
-        The target's stage; `.storage` holds `model/` and `evaluations/`, `TargetArtifact.of(stage).evaluation` the
-        losses.
+        The target; `.storage` holds `model/`, `.evaluation` the figures of the held-out sets.
     """
     from s2l_ray.execution.session import ray_session
     from s2l_ray.stages.context import RunContext
@@ -160,7 +160,8 @@ def finetune(
             if subset is None:
                 [(subset, size)] = config.subset_budgets().items()
                 subset_stage(config, opened, runner, config.selection.selectors[0], size)
-            return target_stage(RunContext(config, runner, layout), subset)
+            stage = target_stage(RunContext(config, runner, layout), subset)
+            return Target.evaluated(stage, opened.heldout_evaluation(stage))
 
 
 def open_run(run: Run | str) -> Run:

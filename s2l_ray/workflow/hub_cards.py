@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard
 
-from s2l_ray.artifacts.models import ProxyArtifact, TargetArtifact
+from s2l_ray.artifacts.models import ProxyArtifact
 from s2l_ray.artifacts.results import Subset, Target
 from s2l_ray.artifacts.run import Run
 from s2l_ray.stages.target.card import markdown
@@ -96,8 +96,8 @@ def model_card(run: Run, target: Target, written: str) -> ModelCard:
         written: the README.md of the exported model.
     """
     card = ModelCard(written)
-    lines = [line for line in card.text.strip().splitlines() if "beside this folder's parent" not in line]
-    evaluation = TargetArtifact.of(target).evaluation
+    lines = [line for line in card.text.strip().splitlines() if "in the run's folder" not in line]
+    evaluation = target.evaluation
     if evaluation:
         lines += [
             "## Held-out examples",

@@ -1,8 +1,8 @@
 """The order of the stages: the whole story in one file.
 
 corpus → tokens → proxy → trajectories → clusters, then a subset for each selector and budget, the gradient check where
-it is asked for, and for each target its tokens, the held-out sets, and the target itself, then its answers to test
-questions. Stages that are registered from outside come after the one they name.
+it is asked for, and for each target its tokens, the held-out sets, the target itself, its evaluation on those sets, and
+its answers to test questions. Stages that are registered from outside come after the one they name.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from s2l_ray.stages.evaluation.stage import Evaluation
 from s2l_ray.stages.evaluation.tasks import AskedTask, read_tasks
 from s2l_ray.stages.gradients.stage import check_spec, gradients_spec
 from s2l_ray.stages.heldout.stage import heldout_spec
+from s2l_ray.stages.heldout_evaluation.stage import base_evaluation_spec, heldout_evaluation_spec
+from s2l_ray.stages.heldout_scores import HeldOutScores
 from s2l_ray.stages.proxy.stage import proxy_spec
 from s2l_ray.stages.signals.competence import competence_specs
 from s2l_ray.stages.signals.query import query_needs, query_spec
@@ -142,16 +144,27 @@ def target_stages(context: RunContext) -> list[Stage]:
 
 
 def target_stage(context: RunContext, name: str) -> Stage:
-    """Fine-tune the target on the subset called `name`, or on everything (`full`): its tokens, the held-out sets, and
-    the training."""
+    """Fine-tune the target on the subset called `name`, or on everything (`full`), and evaluate it: its tokens, the
+    held-out sets, the training, and the scores of the model before and after it."""
     target, run, ensure = context.config.target, context.run, context.runner.ensure
     assert target is not None
     corpus, corpus_tokens = run.stage("corpus"), run.stage("tokens")
     subset = None if name == FULL else run.subset(name)
     tokens = ensure(tokens_spec(context, corpus, target, f"target-tokens/{name}", subset))
-    heldout = heldout_spec(context, corpus, tokens)
-    held_out = None if heldout is None else ensure(heldout)
-    return ensure(target_spec(context, name, subset, tokens, corpus_tokens, held_out))
+    wanted = heldout_spec(context, corpus, tokens)
+    if wanted is None:
+        return ensure(target_spec(context, name, subset, tokens, corpus_tokens, None, None))
+    heldout = ensure(wanted)
+
+    def has_base() -> bool:
+        return context.runner.find(base_evaluation_spec(context, tokens, heldout)) is not None
+
+    scores = HeldOutScores(context, name, tokens, heldout, has_base)
+    trained = ensure(target_spec(context, name, subset, tokens, corpus_tokens, heldout, scores))
+    scores.trained(trained)
+    base = ensure(base_evaluation_spec(context, tokens, heldout, scores))
+    ensure(heldout_evaluation_spec(context, name, trained, base, heldout, scores))
+    return trained
 
 
 def evaluate_models(

@@ -125,7 +125,10 @@ def test_a_sweep_beyond_the_machine_ends_with_table_report_and_pictures(undistur
     for row in found:
         manifest = read_manifest(result.run.storage.sub(row["folder"]))
         assert manifest is not None
-        after = manifest.extra["evaluation"]["balanced"]["after"]
+        evaluation = read_manifest(result.run.storage.sub(row["evaluation"]))
+        assert evaluation is not None
+        assert evaluation.inputs["target"] == manifest.content_fingerprint
+        after = evaluation.extra["results"]["balanced"]
         summary = manifest.extra["summary"]
         expected = after["micro"] if row["source"] is None else after["per_source"][row["source"]]["loss"]
         assert row["loss"] == expected

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import s2l_ray
+from s2l_ray.artifacts.evaluations import read_scores
 from s2l_ray.artifacts.run import Run, load_run
 from s2l_ray.artifacts.verify import verify_run
 from s2l_ray.cli import main
@@ -55,8 +56,8 @@ def test_greedy_answers_are_exact_where_every_response_token_is_the_first_choice
         for row in run.evaluations[FULL, "quickstart"].answers().to_pylist()
     }
     target = run.target(FULL)
-    step = target.manifest.extra["summary"]["exported_step"]
-    told = target.storage.read_table(f"evaluations/step-{step:08d}.parquet").to_pylist()
+    assert target.heldout_evaluation is not None
+    told = read_scores(target.heldout_evaluation).to_pylist()
     told = [row for row in told if row["heldout_set"] == "balanced"]
     assert len(told) == len(judged) == 1350
     differ = [row for row in told if judged[row["example_id"]]["correct"] is not row["exact_match"]]

@@ -20,6 +20,8 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.data.corpus_parts import EXAMPLE_SCHEMA, part_name
 from s2l_ray.data.example_id import array_to_hex, array_to_ids
 from s2l_ray.data.token_parts import TOKEN_SCHEMA
+from s2l_ray.evaluation.heldout import SCORES, results_of, score_table
+from s2l_ray.evaluation.metrics import built_in_metrics
 from s2l_ray.selection import SelectionInputs, order_examples
 from s2l_ray.selection.quotas import resolve_budget
 from s2l_ray.stages.trajectories.join import trajectory_schema
@@ -134,7 +136,8 @@ class MadeRun:
     ) -> str:  # fmt: skip
         """Write one complete stage; returns its content fingerprint."""
         key = fingerprint([name, inputs, settings or {}])
-        short = f"{name}-{key[:8]}" if kind in ("subset", "target") else f"{kind}/{key[:12]}"
+        in_folder = kind in ("subset", "target", "heldout_evaluation")
+        short = f"{name}-{key[:8]}" if in_folder else f"{kind}/{key[:12]}"
         out = self.storage.sub(short).recording()
         for file, content in files.items():
             if isinstance(content, pa.Table):
@@ -311,41 +314,38 @@ class MadeRun:
         return str(json.loads((folder / "manifest.json").read_text())["content_fingerprint"])
 
     def target(self, label: str, tokens: str, seed: int) -> None:
-        """A target with the evaluations of its start and end."""
+        """A target with its evaluation on the held-out sets."""
         tables: list[pa.Table] = []
-        results: dict[str, dict[str, Any]] = {}
         for name, (ids, sources, base) in self.held.items():
             noise = np.random.default_rng([seed, len(ids), sum(label.encode())]).normal(0, 0.05, len(ids))
             losses = np.maximum(base - self.gains.get(label, 0.0) + noise, 0.01).astype(np.float32)
             exact = losses < 0.5
             self.evaluated[label, seed, name] = losses, exact
-            names = pa.array([name] * len(ids)).dictionary_encode()
-            columns: dict[str, Any] = {
-                "heldout_set": names,
-                "example_id": array_to_ids(ids),
-                "loss_nats": losses,
-                "exact_match": exact,
-            }
-            tables.append(pa.table(columns))
-            macro = float(np.mean([losses[sources == s].mean(dtype=np.float64) for s in np.unique(sources)]))
-            results[name] = {
-                "micro": float(losses.mean(dtype=np.float64)), "macro": macro, "exact_match": float(exact.mean()),
-                "per_source": {
-                    self.sources[s]: {"num_examples": int(mine.sum()), "loss": float(losses[mine].mean())}
-                    for s in np.unique(sources) for mine in [sources == s]
-                },
-            }  # fmt: skip
+            names = np.array(self.sources, object)[sources]
+            counts = np.arange(2, 2 + len(ids), dtype=np.int32) % 11 + 1
+            tables.append(score_table(name, ids, names, losses, counts, exact))
+        table = pa.concat_tables(tables)
+        results = {name: result.plain() for name, result in results_of(table, built_in_metrics()).items()}
         count = self.num_examples if label == "full" else len(self.chosen[label])
-        extra = {"subset": label, "memory": {}, "summary": SUMMARY | {"flops": 2e10 * count / self.num_examples},
-                 "evaluation": {name: {"before": None, "after": after} for name, after in results.items()}}  # fmt: skip
-        files = {"evaluations/step-00000090.parquet": pa.concat_tables(tables),
-                 "evaluations/step-00000090.json": results,
-                 "evaluations/step-00000000.json": {n: r | {"micro": 5.5} for n, r in results.items()}}  # fmt: skip
-        inputs = {"tokens": tokens, "heldout": self.heldout_content}
+        extra = {"subset": label, "memory": {}, "summary": SUMMARY | {"flops": 2e10 * count / self.num_examples}}
         settings = {"seed": seed, "global_batch_size": 64, "total_steps": 90, **RATE}
-        self.stage(f"target/{label}", "target", inputs, {"examples": count}, extra, files, settings, {"target": seed})
+        inputs = {"tokens": tokens}
+        content = self.stage(
+            f"target/{label}", "target", inputs, {"examples": count}, extra, {}, settings, {"target": seed}
+        )
         key = fingerprint([f"target/{label}", inputs, settings])
-        self.trained[label, seed] = {"folder": f"target/{label}-{key[:8]}", "count": count, "results": results}
+        evaluation = self.evaluation(label, content, table, results)
+        self.trained[label, seed] = {
+            "folder": f"target/{label}-{key[:8]}", "evaluation": evaluation, "count": count, "results": results,
+        }  # fmt: skip
+
+    def evaluation(self, label: str, target: str, table: pa.Table, results: dict[str, Any]) -> str:
+        """→ its folder."""
+        before = {name: plain | {"micro": 5.5} for name, plain in results.items()}
+        name, inputs = f"heldout_evaluation/{label}", {"target": target, "heldout": self.heldout_content, "base": "b"}
+        extra = {"model": label, "step": 90, "results": results, "before": before}
+        self.stage(name, "heldout_evaluation", inputs, dict(self.heldout), extra, {SCORES: table})
+        return f"{name}-{fingerprint([name, inputs, {}])[:8]}"
 
     def sweep(self, metric: str = "macro", within: float = 0.01, tuned: bool = False) -> None:
         """Write the table and report of a sweep over all targets."""
@@ -358,8 +358,8 @@ class MadeRun:
                     "phase": "target", "trial": label, "selector": selector, "budget": budget, "budget_unit": "share",
                     "num_examples": one["count"], "share": one["count"] / self.num_examples, "seed": seed,
                     "parameters": "{}", "heldout_set": name, "source": None, "loss": figures["micro"],
-                    "macro": figures["macro"], "per_token": figures["micro"], "exact_match": figures["exact_match"],
-                    "folder": one["folder"], "flops": 2e10 * budget,
+                    "macro": figures["macro"], "per_token": figures["per_token"], "exact_match": figures["exact_match"],
+                    "folder": one["folder"], "evaluation": one["evaluation"], "flops": 2e10 * budget,
                 }  # fmt: skip
                 rows.append(row)
                 for source, own in figures["per_source"].items():

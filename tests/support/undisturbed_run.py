@@ -23,7 +23,8 @@ def tree_of(place: Workplace) -> dict[str, Any]:
         trajectories={"num_snapshots": 3, "tokens_per_batch": 1024, "examples_per_part": 64},
         selection__budgets=[0.3], resources__target__workers=2,
     )  # fmt: skip
-    tree["target"] = {**tree["proxy"], "subsets": [SUBSET], "epochs": 2, "evaluate_every_steps": 4}
+    tree["target"] = {**tree["proxy"], "subsets": [SUBSET], "epochs": 2, "evaluate_every_steps": 4,
+                      "patience": 99}  # fmt: skip
     tree["sweep"] = {"budgets": [0.3], "selectors": ["s2l", "random"], "num_seeds": 1, "full": False}
     return tree
 

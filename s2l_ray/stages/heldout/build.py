@@ -22,9 +22,6 @@ from s2l_ray.errors import UserError
 from s2l_ray.execution.part_tasks import map_parts
 from s2l_ray.storage.folder import Storage
 
-SPLIT = "split"
-"""Name of the set that is the corpus's own share."""
-
 
 class HeldOutError(UserError):
     """A held-out set cannot be used; says which and why."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from s2l_ray.artifacts.generated_corpus import quickstart_units
 from s2l_ray.artifacts.models import CorpusArtifact, HeldOutArtifact
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
-from s2l_ray.config.heldout import QUICKSTART_SET
+from s2l_ray.config.heldout import QUICKSTART_SET, SPLIT
 from s2l_ray.config.load import ConfigError
 from s2l_ray.config.model import RENDER_FIELDS
 from s2l_ray.config.schema import S2LConfig
@@ -22,8 +20,6 @@ from s2l_ray.storage.folder import Storage
 
 def heldout_spec(context: RunContext, corpus: Stage, tokens: Stage) -> StageSpec | None:
     """None if nothing is held out. `tokens`: the target's, for its tokenizer and style."""
-    from s2l_ray.stages.heldout.build import SPLIT
-
     config = context.config
     assert config.target is not None
     files = heldout_files(context)
@@ -94,10 +90,7 @@ def check_heldout_files(config: S2LConfig) -> None:
 
 def check_objective_set(config: S2LConfig) -> None:
     """Raises ConfigError if the set that is to decide will not be there."""
-    from s2l_ray.stages.heldout.build import SPLIT
-
-    quickstart, split = config.corpus.quickstart is not None, config.heldout.share > 0
-    names = {*config.heldout.files, *([QUICKSTART_SET] * quickstart), *([SPLIT] * split)}
+    names = config.heldout.names(config.corpus.quickstart is not None)
     asked = config.sweep.heldout_set
     if asked is not None and asked not in names:
         raise ConfigError(
@@ -123,7 +116,7 @@ def _build(
     tokenizer = open_tokenizer(tokens)
     counts: dict[str, int] = {}
     warnings: list[str] = []
-    contents: list[Any] = []
+    contents: dict[str, str] = {}
     cut: dict[str, int] = {}
     with context.progress.stage("heldout", len(files) * sum(n for _, n in made.parts), "rows") as bar:
         for name in names:
@@ -148,7 +141,9 @@ def _build(
                 warnings.append(f"{name}: {unusable:,} examples cannot be rendered within max_length and were left out")
             out.write_table(f"{name}.parquet", table, compression="zstd")
             counts[name] = table.num_rows
-            contents.append([name, fingerprint([[i.hex() for i in table["example_id"].to_pylist()],
-                                                table["input_ids"].to_pylist()])])  # fmt: skip
+            ids = [i.hex() for i in table["example_id"].to_pylist()]
+            contents[name] = fingerprint([ids, table["input_ids"].to_pylist()])
     summary = ", ".join(f"{name}: {n:,} examples" for name, n in counts.items())
-    return StageResult(fingerprint(contents), counts, HeldOutArtifact(names=names, cut=cut), warnings, summary=summary)
+    artifact = HeldOutArtifact(names=names, cut=cut, contents=contents)
+    content = fingerprint([[name, own] for name, own in contents.items()])
+    return StageResult(content, counts, artifact, warnings, summary=summary)

@@ -1,1 +1,1 @@
-"""Target: tokens of a subset → the fine-tuned model and its evaluations."""
+"""Target: tokens of a subset → the fine-tuned model."""

@@ -42,7 +42,7 @@ def model_card(run: Run, name: str, target: TargetConfig, subset: Stage | None, 
             f"content `{manifest.content_fingerprint}` |",
         ]
     lines += [f"| {markdown(key)} | {markdown(str(value))} |" for key, value in facts.items()]
-    lines += ["", "Held-out losses are in `evaluations/` beside this folder's parent in the run.", ""]
+    lines += ["", "Held-out losses are in the run's folder `heldout_evaluation/`.", ""]
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from s2l_ray.config.target import TargetConfig
 from s2l_ray.data.curriculum import CurriculumPlan
 from s2l_ray.data.training_order import TrainPlan
 from s2l_ray.evaluation.metrics import Metric, built_in_metrics
+from s2l_ray.lm.heldout import HeldOutSets, ScoringJob
 from s2l_ray.storage.folder import Storage
 
 
@@ -24,9 +25,14 @@ class TargetJob:
     tokenizer: Any
     tokens: Storage
     """Folder of the token parts."""
-    heldout: Storage | None
-    heldout_names: tuple[str, ...]
-    heldout_tokens_per_batch: int
+    watched: HeldOutSets | None
+    """Evaluated while it trains; None: nothing is."""
+    deciding_set: str | None
+    """The one by which `keep_best` and `patience` go; None: neither is set."""
+    objective: tuple[str, Metric] | None
+    """Held-out set and metric by which a sweep's scheduler goes."""
+    scoring: dict[str, ScoringJob]
+    """Models to be scored by the same workers: BEFORE before anything is trained, AFTER at the end."""
     out: Storage
     """Folder of the stage."""
     num_parameters: int
@@ -35,9 +41,6 @@ class TargetJob:
     """DeepSpeed's configuration; None without it."""
     precision: str
     """fp32 or bf16."""
-    objective_set: str | None
-    objective_metric: str
-    """What a sweep judges by."""
     card: str
     """The model card, without what training will find out."""
     subset: Storage | None = None
@@ -53,3 +56,8 @@ class TargetJob:
     @property
     def checkpoint_steps(self) -> int:
         return self.target.checkpoint_every_steps or max(1, -(-self.plan.total_steps // 5))
+
+    @property
+    def evaluate_every(self) -> int:
+        """Steps between evaluations."""
+        return self.target.evaluate_every_steps or self.plan.total_steps

@@ -1,4 +1,4 @@
-"""What one target worker does: restore, evaluate, train, evaluate, export. Knows torch, not Ray."""
+"""What one target worker does: restore, train, evaluate on the way, export, score. Knows torch, not Ray."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from s2l_ray.data.subset_marks import SubsetMarks
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.lm.engine import device_name, peak_memory_bytes
 from s2l_ray.lm.flops import peak_flops
+from s2l_ray.lm.heldout import release_memory, score_model
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.step import Stepper, StepResult
 from s2l_ray.lm.vocabulary import pad_token_id_of
 from s2l_ray.lm.worker import WorkerContext
+from s2l_ray.stages.heldout_scores import AFTER, BEFORE
 from s2l_ray.stages.target.evaluate import Evaluator
 from s2l_ray.stages.target.export import export
 from s2l_ray.stages.target.job import TargetJob
@@ -40,9 +42,25 @@ class TrainingCounters:
 
 
 def fine_tune(job: TargetJob, worker: WorkerContext) -> dict[str, Any]:
-    """Returns the summary that ends up in the manifest. Raises DivergedError on all ranks alike."""
+    """Returns the summary that ends up in the manifest, and beside it the `scores`. Raises DivergedError on all ranks
+    alike."""
     if job.threads:
         torch.set_num_threads(job.threads)
+    scores = _scored(job, worker, BEFORE)
+    summary = _train_and_export(job, worker)
+    release_memory()
+    return summary | {"scores": scores | _scored(job, worker, AFTER)}
+
+
+def _scored(job: TargetJob, worker: WorkerContext, which: str) -> dict[str, Any]:
+    """Which → its table, on rank 0."""
+    if which not in job.scoring:
+        return {}
+    table = score_model(job.scoring[which], worker)
+    return {which: table} if worker.rank == 0 else {}
+
+
+def _train_and_export(job: TargetJob, worker: WorkerContext) -> dict[str, Any]:
     built = build_target(job, worker)
     engine = built.engine
     pad_id = pad_token_id_of(job.tokenizer, built.model.get_input_embeddings().num_embeddings)
@@ -84,12 +102,9 @@ def _train(
         loaded = SubsetMarks.read(job.subset, job.weighted, job.staged).attach(loaded)
     batches = job.plan.batches(step, loaded)
     while True:
-        every = target.evaluate_every_steps
-        if step in (0, total) or (every and step % every == 0):
+        if evaluator.is_due(step, restored_at):
             # The best so far is exported at once: no weights need be found again at the end.
-            evaluator.evaluate(
-                step, if_best=(lambda: export(job, worker, built)) if target.keep_best and step else None
-            )
+            evaluator.evaluate(step, if_best=(lambda: export(job, worker, built)) if target.keep_best else None)
         if step in job.kept:
             export(job, worker, built, target_weights_folder(step))
         if step == total or (target.patience and evaluator.without_gain(step) >= target.patience):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from s2l_ray.evaluation.metrics import SetResult
 from s2l_ray.execution.event_channel import Event
 from s2l_ray.execution.preemption import notice_said
 from s2l_ray.execution.restarts import RESTART, WAITING, restart_said
@@ -51,6 +52,6 @@ class TargetReport:
         said = []
         for name, result in event["results"].items():
             said.append(f"{name} {result['micro']:.3f} (exact {result['exact_match']:.1%})")
-            figures = {k: result[k] for k in ("micro", "macro", "per_token", "exact_match")}
+            figures = SetResult.of(result).figures
             self.loggers.log(event["step"], **{f"heldout/{name}/{k}": v for k, v in figures.items()})
         self.progress.say(f"[{self.name}] held-out loss after {event['step']:,} steps: {', '.join(said)}")

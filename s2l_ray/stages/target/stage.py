@@ -1,12 +1,13 @@
-"""Targets: tokens of a subset → fine-tuned model and its evaluations."""
+"""Targets: tokens of a subset → fine-tuned model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from s2l_ray.artifacts.index import earlier_targets
 from s2l_ray.artifacts.models import HeldOutArtifact, SubsetArtifact, TargetArtifact, TokensArtifact, replay_of
 from s2l_ray.artifacts.run import part_rows
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
@@ -17,19 +18,24 @@ from s2l_ray.data.curriculum import CurriculumPlan
 from s2l_ray.data.example_id import ids_to_array
 from s2l_ray.data.subset_marks import SubsetMarks
 from s2l_ray.data.training_order import TrainPlan
-from s2l_ray.evaluation.metrics import list_metrics
+from s2l_ray.evaluation.metrics import Metric, get_metric, list_metrics
 from s2l_ray.lm.identity import model_identity, pinned
 from s2l_ray.observability.progress import format_count
 from s2l_ray.stages.context import RunContext
+from s2l_ray.stages.heldout_scores import HeldOutScores, heldout_sets
 from s2l_ray.stages.reference import early_is_read, early_step
 from s2l_ray.stages.tokenizer import open_tokenizer, tokenizer_fingerprint
 from s2l_ray.stages.training import check_before_training, training_settings
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 
+if TYPE_CHECKING:
+    from s2l_ray.stages.target.job import TargetJob  # imports torch
+
 FULL = "full"
 
 _KEY_EXCLUDES = (
+    "evaluate_every_steps",  # where nothing goes by it
     "subsets", "length", "epochs", "max_steps", "max_tokens",  # the steps that they come to count
     "zero_stage", "offload_optimizer", "offload_parameters", "nvme_path", "deepspeed_config",
     "gradient_checkpointing", "attention", "checkpoints_to_keep", "max_shard_size",
@@ -38,13 +44,23 @@ _KEY_EXCLUDES = (
 
 
 def target_spec(
-    context: RunContext, name: str, subset: Stage | None, tokens: Stage, corpus_tokens: Stage, heldout: Stage | None
+    context: RunContext,
+    name: str,
+    subset: Stage | None,
+    tokens: Stage,
+    corpus_tokens: Stage,
+    heldout: Stage | None,
+    scores: HeldOutScores | None,
 ) -> StageSpec:
     """Fine-tune the target on the subset called `name`, or on everything (`full`).
+
+    Held-out sets are an input only where the training goes by one of them (`keep_best`, `patience`), and then that set
+    alone. What merely looks on, a curve or a sweep's scheduler, changes no weight of a training that comes to its end.
 
     Args:
         tokens: the subset's.
         corpus_tokens: the whole corpus's, whose number of sequences `target.length: same_steps` counts.
+        scores: what the workers may score beside their training.
     """
     from s2l_ray.data.training_order import make_plan
 
@@ -57,15 +73,17 @@ def target_spec(
     chosen = None if subset is None else SubsetArtifact.of(subset)
 
     def build(out: Storage) -> StageResult:
-        return _build(context, name, subset, tokens, heldout, plan, seed, out)
+        return _build(context, name, subset, tokens, heldout, scores, plan, seed, out)
 
     settings = training_settings(target, context.layout.precision_of(target), seed)
     settings = {k: v for k, v in settings.items() if k not in _KEY_EXCLUDES} | {"total_steps": plan.total_steps}
+    deciding = deciding_set(target, heldout)
     places, inputs = model_identity(target)
     settings |= places
     inputs["tokens"] = tokens.content
-    if heldout is not None:
-        inputs["heldout"] = heldout.content
+    if deciding is not None and heldout is not None:
+        settings["evaluate_every_steps"] = target.evaluate_every_steps
+        inputs["heldout"] = HeldOutArtifact.of(heldout).content_of(deciding) or heldout.content
     if subset is not None and chosen is not None and (chosen.weighted or chosen.stages is not None):
         inputs["subset"] = subset.content  # which weights and stages are part of
         if chosen.stages is not None:
@@ -114,6 +132,13 @@ def _kept(config: S2LConfig, name: str, total_steps: int) -> tuple[int, ...]:
     return (step,) if 0 < step < total_steps else ()
 
 
+def deciding_set(target: TargetConfig, heldout: Stage | None) -> str | None:
+    """The held-out set by which the training goes, which is the first; None if it goes by none."""
+    if heldout is None or not (target.keep_best or target.patience):
+        return None
+    return HeldOutArtifact.of(heldout).names[0]
+
+
 def total_steps(target: TargetConfig, tokens: Stage, corpus_tokens: Stage) -> int:
     """How long: so many steps, tokens, passes over the subset, or passes over the full data."""
     batch, sequences = target.global_batch_size, tokens.manifest.row_counts["sequences"]
@@ -132,6 +157,7 @@ def _build(
     subset: Stage | None,
     tokens: Stage,
     heldout: Stage | None,
+    scores: HeldOutScores | None,
     plan: Any,
     seed: int,
     out: Storage,
@@ -139,9 +165,6 @@ def _build(
     from s2l_ray.execution.checkpoints import FOLDER, drop_unusable_checkpoints
     from s2l_ray.execution.train import run_training
     from s2l_ray.observability.loggers import Loggers
-    from s2l_ray.stages.target.card import model_card
-    from s2l_ray.stages.target.evaluate import read_evaluation
-    from s2l_ray.stages.target.job import TargetJob
     from s2l_ray.stages.target.loop import fine_tune
     from s2l_ray.stages.target.report import TargetReport
 
@@ -149,6 +172,8 @@ def _build(
     assert config.target is not None
     tokenizer = open_tokenizer(tokens)
     notes = check_before_training(config.target, tokenizer, tokens, heldout)
+    for warning in earlier_targets(context.run.storage, name):
+        say(f"[target/{name}] {warning}")
     drop_unusable_checkpoints(out, say)
     if not out.exists(FOLDER):  # from the start, and not from a checkpoint: nothing of an earlier one counts
         for folder in ("evaluations", "model", "snapshots"):
@@ -157,22 +182,11 @@ def _build(
     target, placement = config.target, context.layout.placements["target"]
     label = f"target/{name}"
     marks = _marks(subset, tokens, plan)
-    precision = context.layout.precision_of(target)
     context.layout.wait_for_capacity("target", say)
     sharding = context.layout.sharding_of(config)
-    facts = {"optimiser steps": f"{plan.total_steps:,} of {target.global_batch_size} examples", "seed": seed,
-             "peak learning rate": target.learning_rate, "precision": precision}  # fmt: skip
-    job = TargetJob(
-        name=name, target=pinned(target), plan=marks.plan, seed=seed, tokenizer=tokenizer,
-        tokens=tokens.storage.sub("parts"), heldout=None if heldout is None else heldout.storage,
-        heldout_names=() if heldout is None else tuple(HeldOutArtifact.of(heldout).names),
-        heldout_tokens_per_batch=config.heldout.tokens_per_batch, out=out,
-        num_parameters=sharding.num_parameters, zero_stage=sharding.stage, zero_config=sharding.config,
-        precision=precision, objective_set=config.sweep.heldout_set, objective_metric=config.sweep.metric,
-        card=model_card(context.run, name, target, subset, facts), threads=placement.threads,
-        kept=_kept(config, name, plan.total_steps), subset=marks.subset, weighted=marks.weighted,
-        staged=marks.staged, metrics=tuple(list_metrics()),
-    )  # fmt: skip
+    job = _job(context, name, subset, tokens, tokenizer, heldout, marks, seed, out)
+    if scores is not None:
+        job = replace(job, scoring=scores.beside_training(out))
     if marks.said:
         say(f"[{label}] {marks.said}")
     say(
@@ -181,35 +195,69 @@ def _build(
     )
     run = context.run
     logged = f"target/{out.path.rsplit('/', 1)[-1]}"  # with its key: other settings are another curve
-    with Loggers(config.loggers, run.storage, config.name, logged, target.stored()) as loggers:
-        with TargetReport(label, context.progress, context.metrics, loggers, plan.total_steps) as report:
-            summary = run_training(
-                fine_tune, job, out, placement, what=f"target ({name})", max_failures=config.resources.max_failures,
-                wait_s=config.resources.capacity_wait_s, checkpoints_to_keep=target.checkpoints_to_keep,
-                environment=sharding.environment(placement.device), watcher=context.watcher,
-                process_group=sharding.stage > 0, on_event=report.on_event,
-            )  # fmt: skip
-        before = read_evaluation(out, 0) or {}
-        after = read_evaluation(out, summary["exported_step"]) or {}
-        loggers.summary(**{f"final/{n}/{k}": r.plain()[k] for n, r in after.items() for k in ("micro", "macro")})
-    written = summary.pop("written")
+    with (
+        Loggers(config.loggers, run.storage, config.name, logged, target.stored()) as loggers,
+        TargetReport(label, context.progress, context.metrics, loggers, plan.total_steps) as report,
+    ):
+        summary = run_training(
+            fine_tune, job, out, placement, what=f"target ({name})", max_failures=config.resources.max_failures,
+            wait_s=config.resources.capacity_wait_s, checkpoints_to_keep=target.checkpoints_to_keep,
+            environment=sharding.environment(placement.device), watcher=context.watcher,
+            process_group=sharding.stage > 0, on_event=report.on_event,
+        )  # fmt: skip
+    written, made = summary.pop("written"), summary.pop("scores")
     out.note_written(written)
-    evaluation = {
-        n: {"before": before[n].plain() if n in before else None, "after": r.plain()} for n, r in after.items()
-    }
-    artifact = TargetArtifact(subset=name, summary=summary, evaluation=evaluation, memory=sharding.estimate.plain())
-    line = f"{format_count(summary['num_parameters'])} parameters, {summary['steps']:,} steps"
-    for n, r in after.items():
-        was = f"{before[n]['micro']:.3f} → " if n in before else ""
-        line += f"; {n}: loss {was}{r['micro']:.3f}, exact {r['exact_match']:.1%}"
-    line += f" → {out.uri}/model"
+    if scores is not None:
+        scores.accept(made, summary)
+    artifact = TargetArtifact(subset=name, summary=summary, memory=sharding.estimate.plain())
+    line = f"{format_count(summary['num_parameters'])} parameters, {summary['steps']:,} steps → {out.uri}/model"
     warnings = [*sharding.warnings, *notes]
-    if not after:
-        warnings.append("nothing is held out, so this target was not evaluated; set heldout.share or .files")
+    if heldout is None:
+        warnings.append("nothing is held out, so this target is not evaluated; set heldout.share or .files")
     # Neither the card, which says where the corpus lay, nor files into which transformers writes its version.
     weights = sorted([f["name"], f["digest"]] for f in written if f["name"].endswith(".safetensors"))
-    content = fingerprint([weights, tokenizer_fingerprint(tokens), evaluation])
+    content = fingerprint([weights, tokenizer_fingerprint(tokens)])
     return StageResult(
         content, {"examples": plan.num_examples}, artifact, warnings, {"target": seed}, summary["device"],
         placement.num_workers, max(summary["peak_memory_bytes"]), line,
     )  # fmt: skip
+
+
+def _job(
+    context: RunContext,
+    name: str,
+    subset: Stage | None,
+    tokens: Stage,
+    tokenizer: Any,
+    heldout: Stage | None,
+    marks: _Marks,
+    seed: int,
+    out: Storage,
+) -> TargetJob:
+    from s2l_ray.stages.target.card import model_card
+    from s2l_ray.stages.target.job import TargetJob
+
+    config, placement = context.config, context.layout.placements["target"]
+    target, sharding = config.target, context.layout.sharding_of(config)
+    assert target is not None
+    precision = context.layout.precision_of(target)
+    facts = {"optimiser steps": f"{marks.plan.total_steps:,} of {target.global_batch_size} examples", "seed": seed,
+             "peak learning rate": target.learning_rate, "precision": precision}  # fmt: skip
+    is_watched = heldout is not None and target.evaluate_every_steps is not None
+    return TargetJob(
+        name=name, target=pinned(target), plan=marks.plan, seed=seed, tokenizer=tokenizer,
+        tokens=tokens.storage.sub("parts"), watched=heldout_sets(config, heldout) if heldout and is_watched else None,
+        deciding_set=deciding_set(target, heldout), objective=_objective(context, heldout), scoring={}, out=out,
+        num_parameters=sharding.num_parameters, zero_stage=sharding.stage, zero_config=sharding.config,
+        precision=precision, card=model_card(context.run, name, target, subset, facts), threads=placement.threads,
+        kept=_kept(config, name, marks.plan.total_steps), subset=marks.subset, weighted=marks.weighted,
+        staged=marks.staged, metrics=tuple(list_metrics()),
+    )  # fmt: skip
+
+
+def _objective(context: RunContext, heldout: Stage | None) -> tuple[str, Metric] | None:
+    """What a sweep's scheduler is told, where one is listening."""
+    sweep = context.config.sweep
+    if heldout is None or sweep.asha is None or not context.callbacks:
+        return None
+    return sweep.heldout_set or HeldOutArtifact.of(heldout).names[0], get_metric(sweep.metric)

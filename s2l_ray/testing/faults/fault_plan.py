@@ -47,7 +47,8 @@ Point = tuple[str, str]
 Points = dict[Point, int]
 """How many file operations an undisturbed run did there, in the order of their first."""
 
-STAGES = ("corpus", "tokens", "proxy", "trajectories", "clusters", "subset", "heldout", "target")
+STAGES = ("corpus", "tokens", "proxy", "trajectories", "clusters", "subset", "heldout", "target",
+          "heldout_evaluation")  # fmt: skip
 
 
 def read_points(record: Path) -> Points:

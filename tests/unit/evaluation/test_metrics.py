@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from s2l_ray.artifacts.manifest import StageManifest
-from s2l_ray.artifacts.models import TargetArtifact
-from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config import ConfigError, load_config
 from s2l_ray.errors import UserError
 from s2l_ray.evaluation import metrics
@@ -27,11 +24,12 @@ from s2l_ray.evaluation.metrics import (
     scored_examples,
     summarise,
 )
+from s2l_ray.reporting.evaluations import HeldOutSet, Key
+from s2l_ray.reporting.intervals import NUM_RESAMPLES
 from s2l_ray.reporting.numbers import metric_title
 from s2l_ray.reporting.sweeps import sweep_metric
 from s2l_ray.storage.folder import Storage
 from s2l_ray.sweeps.context import SweepContext
-from s2l_ray.sweeps.records import objective_of
 from s2l_ray.sweeps.results import Point, result_schema, shortfall
 from s2l_ray.sweeps.text import _judged_by
 from s2l_ray.sweeps.trials import Trial
@@ -149,13 +147,40 @@ def test_trials_know_what_was_registered_where_their_sweep_was_started(tmp_path,
     assert get_metric("longest") == LONGEST
 
 
-def test_a_target_that_was_evaluated_before_a_metric_was_registered_is_named(tmp_path):
-    register_metric(LONGEST)
-    artifact = TargetArtifact(
-        subset="full", summary={}, memory={}, evaluation={"held": {"before": None, "after": {"macro": 2.5}}}
-    )  # fmt: skip
-    manifest = StageManifest(stage="target/full", key="k", extra=artifact.model_dump())
-    stage = Stage("target/full", "target/full-0", Storage.open(tmp_path), manifest)
-    assert objective_of(config("macro"), stage) == 2.5
-    with pytest.raises(MetricError, match=rf"target/full-0 was evaluated before .* longest .*delete .*{tmp_path.name}"):
-        objective_of(config("longest"), stage)
+# --- intervals -------------------------------------------------------------------------------------------------------
+
+
+def chats(seed: int = 0) -> HeldOutSet:
+    """400 examples of two sources, one to three sequences each, by two models."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 4, 400)
+    starts = np.cumsum(counts) - counts
+    sources = np.repeat(rng.choice(["a", "b"], 400, p=[0.8, 0.2]), counts)
+    made = HeldOutSet("test", np.zeros((400, 2), np.uint64), starts, counts, list(sources[starts]))
+    for number in (0, 1):
+        losses = rng.gamma(2, 1, len(sources)) + (sources == "b") + number
+        tokens = rng.integers(1, 30, len(sources))
+        made.scored[Key("m", number)] = scored_examples(losses, tokens, losses < 1, sources)
+    return made
+
+
+def test_an_examples_sequences_stay_together_when_examples_are_drawn():
+    made, rows = chats(), np.array([3, 0, 3, 399])
+    expected = [made.starts[row] + i for row in rows for i in range(made.counts[row])]
+    assert made.sequences(rows).tolist() == expected
+
+
+def test_any_metric_has_the_intervals_of_the_bootstrap_paired_by_example():
+    """What is computed anew for every resample is what sums of examples give, where a metric is both."""
+    made, keys = chats(), [Key("m", 0), Key("m", 1)]
+    slow = replace(get_metric("macro"), name="slow", of_example=None,
+                   compute=lambda scored: metrics.means_of_sources(scored, scored.losses).mean())  # fmt: skip
+    fast, anew = (made.resampled(metric, keys) for metric in (get_metric("macro"), slow))
+    assert fast.shape == anew.shape == (NUM_RESAMPLES, 2)
+    np.testing.assert_allclose(made.values(slow, keys), made.values(get_metric("macro"), keys))
+    np.testing.assert_allclose(anew.mean(axis=0), fast.mean(axis=0), atol=0.02)
+    np.testing.assert_allclose(anew.std(axis=0), fast.std(axis=0), rtol=0.2)
+    twin = replace(made, scored={key: made.scored[keys[0]] for key in keys})
+    for metric in (slow, get_metric("micro"), get_metric("macro"), get_metric("per_token")):
+        drawn = twin.resampled(metric, keys)
+        assert (drawn[:, 0] == drawn[:, 1]).all(), "two models were judged on different examples"

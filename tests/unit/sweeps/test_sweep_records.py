@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from s2l_ray.artifacts.file_record import FileRecord, read_record
 from s2l_ray.artifacts.manifest import StageManifest, write_manifest
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
@@ -42,13 +43,14 @@ class Sweep:
         stages = {"trajectories": self._stage("trajectories", {"trajectories": 600}),
                   "subset/s2l-0.1": self._stage("subset/s2l-0.1", {"examples": 60})}  # fmt: skip
         target = self._stage("target/s2l-0.1-01234567", {"examples": 60})
-        write_record(shared, TRIAL, Run(self.config, self.storage, stages), target)
+        evaluation = self._stage("heldout_evaluation/s2l-0.1-76543210", {}, {"target": target.content})
+        write_record(shared, TRIAL, Run(self.config, self.storage, stages), target, evaluation)
         write_stopped(shared, OTHER, LAST)
         [self.finished_at] = folder.glob("sweep/trials/*.json")
         [self.stopped_at] = folder.glob("sweep/stopped/*.json")
 
-    def _stage(self, name: str, rows: dict[str, int]) -> Stage:
-        manifest = StageManifest(stage=name, key="k", row_counts=rows)
+    def _stage(self, name: str, rows: dict[str, int], inputs: dict[str, str] | None = None) -> Stage:
+        manifest = StageManifest(stage=name, key="k", row_counts=rows, inputs=inputs or {}, content_fingerprint=name)
         return Stage(name, name, self.storage.sub(name), write_manifest(self.storage.sub(name), manifest))
 
     def found(self) -> list[Any]:
@@ -68,6 +70,25 @@ def sweep(tmp_path: Path) -> Sweep:
 def test_records_are_known_again(sweep: Sweep) -> None:
     assert sweep.found() == [60, [TRIAL], {OTHER: LAST}]
     assert not sweep.said
+
+
+@pytest.mark.parametrize("kind", ["target", "heldout_evaluation"])
+def test_a_trial_whose_target_or_evaluation_is_gone_or_another_is_done_again(sweep: Sweep, kind: str) -> None:
+    [manifest] = sweep.storage.local_path().glob(f"{kind}/*/manifest.json")
+    folder = sweep.storage.sub(f"{kind}/{manifest.parent.name}")
+    other = StageManifest(stage=kind, key="k", inputs={"target": "another"}, content_fingerprint="another")
+    write_manifest(folder, other)
+    assert sweep.found() == [None, [], {OTHER: LAST}]
+    manifest.unlink()
+    assert sweep.found() == [None, [], {OTHER: LAST}]
+
+
+def test_a_record_of_an_earlier_version_has_no_evaluation_and_its_trial_is_done_again(sweep: Sweep) -> None:
+    name = f"sweep/trials/{sweep.finished_at.name}"
+    record = read_record(sweep.storage, name)
+    assert record is not None
+    FileRecord({key: value for key, value in record.of.items() if key != "evaluation"}).write(sweep.storage, name)
+    assert sweep.found() == [None, [], {OTHER: LAST}]
 
 
 @pytest.mark.parametrize("content", DAMAGE)
