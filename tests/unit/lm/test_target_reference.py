@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,16 +30,26 @@ from s2l_ray.storage.folder import Storage
 from s2l_ray.testing.local_worker import Died, LocalWorkerContext
 from s2l_ray.testing.tiny import SHAPES, write_jsonl
 from s2l_ray.workflow.dry_run import dry_run
-from tests.unit.lm.test_target_loop import (  # noqa: F401 (fixtures)
+from tests.support.target_world import (
     PARTS,
     World,
     exported,
     job_of,
     macro_by_hand,
     macro_losses,
+    make_world,
     one_process,
-    world,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    yield from one_process(tmp_path_factory.mktemp("store") / "store")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 class Host(LocalWorkerContext):
@@ -46,11 +57,11 @@ class Host(LocalWorkerContext):
         self.events.append(event)
 
 
-def test_early_weights_are_kept_whatever_happens_on_the_way(world: World, tmp_path: Path) -> None:  # noqa: F811
+def test_early_weights_are_kept_whatever_happens_on_the_way(world: World, tmp_path: Path) -> None:
     kept = {}
     for name, dies in (("whole", None), ("died", ("train", 8))):
         out = tmp_path / name
-        job = dataclasses.replace(job_of(world, out, 15, checkpoint_every_steps=4), kept=(5,))
+        job = dataclasses.replace(job_of(world, out, 15, checkpoint_every_steps=4, patience=99), kept=(5,))
         if dies:
             with pytest.raises(Died):
                 fine_tune(job, LocalWorkerContext(out / "checkpoints", dies_after=dies))
@@ -64,7 +75,7 @@ def test_early_weights_are_kept_whatever_happens_on_the_way(world: World, tmp_pa
     assert all(torch.equal(kept["whole"][name], kept["died"][name]) for name in kept["whole"])
 
 
-def scores(world: World, job: Any, out: Path, folder: str, into: Path, column: str = "scores") -> pa.Table:  # noqa: F811
+def scores(world: World, job: Any, out: Path, folder: str, into: Path, column: str = "scores") -> pa.Table:
     rows = tuple((part, len(read_parts(world.tokens, [part]))) for part in range(PARTS))
     files = tuple(f"{folder}/{entry.name}" for entry in Storage.open(out).list(folder)) if folder else ()
     files = tuple(f"{folder}/{name.rsplit('/', 1)[1]}" for name in files)
@@ -77,7 +88,7 @@ def scores(world: World, job: Any, out: Path, folder: str, into: Path, column: s
     return pa.concat_tables([Storage.open(into).read_table(part_name(part)) for part in range(PARTS)])
 
 
-def test_a_targets_scores_are_those_of_its_weights(world: World, tmp_path: Path) -> None:  # noqa: F811
+def test_a_targets_scores_are_those_of_its_weights(world: World, tmp_path: Path) -> None:
     out = tmp_path / "target"
     job = dataclasses.replace(job_of(world, out, 10), kept=(5,))
     fine_tune(job, LocalWorkerContext(out / "checkpoints"))
@@ -98,7 +109,7 @@ def test_a_targets_scores_are_those_of_its_weights(world: World, tmp_path: Path)
     assert found["late"].mean() < found["early"].mean() < found["start"].mean()
 
 
-def test_adapters_are_scored_with_the_model_that_they_belong_to(world: World, tmp_path: Path) -> None:  # noqa: F811
+def test_adapters_are_scored_with_the_model_that_they_belong_to(world: World, tmp_path: Path) -> None:
     losses = {}
     for export in ("merged", "adapter"):
         out = tmp_path / export

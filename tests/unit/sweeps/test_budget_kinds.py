@@ -19,7 +19,8 @@ from s2l_ray.sweeps.trials import FULL, Trial, could_propose, grid, num_possible
 from s2l_ray.sweeps.tune import _space, draw
 from s2l_ray.workflow.commands import _selecting
 from tests.support.selection_file import FILE, file
-from tests.unit.sweeps.test_sweep_results import config, curve, finished
+from tests.support.sweep_config import config
+from tests.unit.sweeps.test_sweep_results import curve, finished
 
 # --- a count and a share ----------------------------------------------------------------------------------------------
 

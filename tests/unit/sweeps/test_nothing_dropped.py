@@ -14,7 +14,7 @@ from s2l_ray.sweeps.resolve import resolve
 from s2l_ray.sweeps.trials import Trial
 from s2l_ray.workflow.commands import _finetuning, _refuse_selecting, _selecting
 from tests.support.selection_file import FILE, file, subsets
-from tests.unit.sweeps.test_sweep_results import config, tree
+from tests.support.sweep_config import config, tree
 
 
 def refused(tree: Any, *overrides: str) -> str:
