@@ -137,7 +137,7 @@ def config_of(tmp_path: Path, **selection: Any) -> S2LConfig:
 
 
 def made(total: int, last: int) -> Any:
-    extra = {"subset": "full", "summary": {"exported_step": last}, "evaluation": {}, "memory": {}}
+    extra = {"subset": "full", "summary": {"exported_step": last}, "memory": {}}
     manifest = SimpleNamespace(extra=extra, settings={"total_steps": total}, stage="target/full")
     return SimpleNamespace(manifest=manifest, content="abcdef0123456789")
 
