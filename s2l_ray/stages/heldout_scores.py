@@ -113,7 +113,7 @@ class HeldOutScores:
         return self._score_in_shards(jobs, out) if is_sharded else self._score_set_by_set(jobs)
 
     def _score_set_by_set(self, jobs: dict[str, ScoringJob]) -> dict[str, Scored]:
-        """Each process holds a whole model: they need nothing of each other, and start in a third of the time."""
+        """Each process holds a whole model: they need nothing of each other."""
         import pyarrow as pa
 
         from s2l_ray.execution.actor_pool import ActorPool

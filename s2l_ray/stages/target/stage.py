@@ -258,6 +258,6 @@ def _job(
 def _objective(context: RunContext, heldout: Stage | None) -> tuple[str, Metric] | None:
     """What a sweep's scheduler is told, where one is listening."""
     sweep = context.config.sweep
-    if heldout is None or sweep.asha is None or not context.callbacks:
+    if heldout is None or sweep.asha is None or context.watcher is None:
         return None
     return sweep.heldout_set or HeldOutArtifact.of(heldout).names[0], get_metric(sweep.metric)
