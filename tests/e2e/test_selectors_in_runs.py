@@ -20,6 +20,7 @@ from s2l_ray.data.trajectories import load_columns
 from s2l_ray.selection import MissingSignal, list_selectors, registry
 from s2l_ray.testing.quiet import Quiet
 from s2l_ray.testing.tiny import write_jsonl
+from s2l_ray.workflow import commands
 from tests.e2e.test_doors import DOCS, example
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -150,6 +151,23 @@ def test_targets_train_weights_and_stages(run):
         trained = s2l_ray.finetune(run.storage.uri, None, overrides, budget=0.3, selector=name, progress=said)
         assert word in said.lines()
         assert trained.manifest.inputs["subset"] == run.subset(f"{name}-0.3").content
+
+
+def test_the_target_is_the_reference_where_it_is_paid_for(run, tmp_path):
+    folder = shutil.copytree(run.storage.local_path(), tmp_path / "run")
+    model = run.config.proxy.model_dump(mode="json") | {"max_steps": 12, "checkpoint_every_steps": 5}
+    tree = run.config.model_dump(mode="json") | {"run_dir": str(folder), "target": model | {"zero_stage": 0}}
+    tree["selection"] = {
+        "selectors": ["middle_perplexity"], "budgets": [0.1], "reference": {"model": "target", "snapshot": "early"}
+    }  # fmt: skip
+    made = commands.run(tree, select_only=True, progress=Quiet())
+    assert {name for name, stage in made.stages.items() if not stage.reused} >= {"target/full"}
+    assert set(made.targets) == {"full"}
+    [name] = [name for name in made.stages if name.startswith("signals/target-")]
+    assert name.endswith("-scores@2")
+    assert name in made.subset("middle_perplexity-0.1").manifest.inputs
+    assert chosen(made, "middle_perplexity-0.1") != chosen(run, "middle_perplexity-0.1")
+    assert s2l_ray.select(str(folder), 9, "middle_perplexity", progress=Quiet()).num_examples == 9
 
 
 def test_a_selector_from_outside_runs_end_to_end(finished, tmp_path, monkeypatch):
