@@ -162,7 +162,7 @@ def test_the_target_is_the_reference_where_it_is_paid_for(run, tmp_path):
     }  # fmt: skip
     made = commands.run(tree, select_only=True, progress=Quiet())
     assert {name for name, stage in made.stages.items() if not stage.reused} >= {"target/full"}
-    assert set(made.targets) == {"full"}
+    assert "full" in made.targets
     [name] = [name for name in made.stages if name.startswith("signals/target-")]
     assert name.endswith("-scores@2")
     assert name in made.subset("middle_perplexity-0.1").manifest.inputs
