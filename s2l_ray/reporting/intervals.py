@@ -38,10 +38,14 @@ def resampled_means(sums: Array, counts: Array, seed: int = 0, num: int = NUM_RE
         counts: (N,) sequences of each example.
 
     Returns:
-        (num, M): mean over the sequences of resampled examples, the same examples for all models.
+        (num, M): mean over the sequences of resampled examples, the same examples for all models. Examples without
+        a sequence are none; NaN where there are no others.
     """
     rng = np.random.default_rng(seed)
+    sums, counts = sums[counts > 0], counts[counts > 0]
     size = len(counts)
+    if not size:
+        return np.full((num, sums.shape[1]), np.nan)
     both = np.column_stack([sums, counts]).astype(np.float64)  # (N, M + 1)
     totals = np.empty((num, both.shape[1]))
     for i in range(num):

@@ -54,3 +54,12 @@ def test_seeds_spread_the_interval():
     means = np.column_stack([np.zeros(400), np.ones(400)])
     assert set(np.unique(means_over_seeds(means, [[0, 1]]))) == {0.0, 0.5, 1.0}
     assert np.unique(means_over_seeds(means, [[1]])).tolist() == [1.0]
+
+
+def test_an_example_without_a_sequence_is_none():
+    """As one whose sequences were all set aside; a resample of such alone would have no mean."""
+    sums, counts = np.array([[2.0], [0.0], [4.0]]), np.array([1, 0, 1])
+    means = resampled_means(sums, counts, num=200)
+    assert np.isfinite(means).all()
+    assert set(means[:, 0]) == {2.0, 3.0, 4.0}
+    assert np.isnan(resampled_means(sums, np.zeros(3), num=2)).all()
