@@ -65,7 +65,8 @@ class SweepConfig(Section):
     """Held-out set that decides; None: the first one."""
     metric: str = Field(default="macro", examples=["macro", "micro", "per_token", "exact_match"])
     """Metric that decides: held-out loss (`macro`: mean over sources, `micro`: over examples, `per_token`: over
-    tokens), `exact_match`, or one of your own (docs/extending.md)."""
+    tokens), `exact_match`, or one of your own (docs/extending.md); or a figure of the targets' answers to a task of the
+    section `evaluation`: `evaluation.gsm8k.correct`, `evaluation.clinical.rougeL`."""
     max_concurrent: int | None = bounded(None, 10_000, "and no cluster trains so many at once", ge=1)
     """Trials at once; None, or more than fit: as many as fit."""
     asha: AshaConfig | None = None

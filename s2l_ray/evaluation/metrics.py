@@ -26,7 +26,7 @@ ENTRY_POINTS = "s2l_ray.metrics"
 Array = np.ndarray[Any, np.dtype[Any]]
 
 RESERVED = frozenset({
-    "budget", "budget_unit", "device_seconds", "evaluation", "flops", "folder", "heldout_set", "loss_before",
+    "answers", "budget", "budget_unit", "device_seconds", "evaluation", "flops", "folder", "heldout_set", "loss_before",
     "num_examples", "parameters", "per_source", "phase", "seed", "selector", "share", "source", "steps", "tokens",
     "trial", "wall_seconds",
 })  # fmt: skip
@@ -202,12 +202,42 @@ def register_metric(metric: Metric) -> Metric:
     return metric
 
 
+_ANSWERS = "evaluation."
+_FIGURES = {
+    "correct": ("accuracy", True), "correct_published": ("accuracy by the published rule", True),
+    "first": ("first number is the gold", True), "bleu": ("BLEU", False), "rouge1": ("ROUGE-1", False),
+    "rouge2": ("ROUGE-2", False), "rougeL": ("ROUGE-L", False), "bertscore": ("BERTScore", False),
+}  # fmt: skip
+"""Of answers to test questions: label, and whether it is a share of the questions (else in per cent)."""
+
+
+def figure_of_answers(name: str) -> tuple[str, str] | None:
+    """(task, figure) of `evaluation.gsm8k.correct`; None of a metric of a held-out set.
+
+    Raises:
+        MetricError: it begins like one, and is none.
+    """
+    if not name.startswith(_ANSWERS):
+        return None
+    task, _, figure = name.removeprefix(_ANSWERS).rpartition(".")
+    if not task or figure not in _FIGURES:
+        raise MetricError(
+            f"{shown(name)} names no figure of answers to test questions; write evaluation.<task>.<figure>, such as "
+            f"evaluation.gsm8k.correct, with one of {', '.join(_FIGURES)}"
+        )
+    return task, figure
+
+
 def get_metric(name: str) -> Metric:
-    """The metric of this name.
+    """The metric of this name; of answers to test questions (`evaluation.gsm8k.correct`) its description alone.
 
     Raises:
         MetricError: there is none; says which there are, and the one most likely meant.
     """
+    if of_answers := figure_of_answers(name) if isinstance(name, str) else None:
+        label, is_share = _FIGURES[of_answers[1]]
+        unit = "questions" if is_share else "0 to 100"
+        return Metric(name, label, unit, more_is_better=True, detail=of_answers[0], is_share=is_share)
     known = _metrics()
     if name not in known:
         close = difflib.get_close_matches(str(name), known, n=1)

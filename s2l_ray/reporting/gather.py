@@ -11,6 +11,7 @@ from s2l_ray.artifacts.stage import Stage
 from s2l_ray.errors import MAX_MESSAGE
 from s2l_ray.reporting import contents
 from s2l_ray.reporting.asked_sets import asked_sets
+from s2l_ray.reporting.answers_sweep import is_by_answers, tuned_of_answers
 from s2l_ray.reporting.costs import cost_of
 from s2l_ray.reporting.data_sets import data_sets
 from s2l_ray.reporting.facts import Facts, GuardFacts, Quarantined, Repeat, SetAside, Stability, StageFacts
@@ -106,7 +107,9 @@ def _subset(label: str, stage: Stage, total: int) -> SubsetFacts:
 def _stability(rows: Rows, compared: Any, sweep: Any) -> Stability | None:
     overlap = overlaps_of(rows, compared)
     metric = None if sweep is None else sweep_metric(sweep[1])
-    tuned = [] if sweep is None or metric is None else tuned_of(sweep[0], metric)
+    tuned = []
+    if sweep is not None and metric is not None:
+        tuned = tuned_of_answers(sweep[1], metric) if is_by_answers(metric) else tuned_of(sweep[0], metric)
     return Stability(metric, tuned, overlap) if tuned or overlap else None
 
 

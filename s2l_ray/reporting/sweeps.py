@@ -13,6 +13,7 @@ from s2l_ray.artifacts.manifest import read_manifest
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.evaluation.metrics import Metric, get_metric, list_metrics
+from s2l_ray.reporting.answers_sweep import is_by_answers
 from s2l_ray.reporting.evaluations import HeldOutSet, Key, read_sets
 from s2l_ray.reporting.facts import TunedPoint
 from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets, MetricFacts, SourcePoint
@@ -40,8 +41,10 @@ def read_sweep(run: Run) -> tuple[list[Row], dict[str, Any]] | None:
 
 
 def budgets_of(run: Run, rows: list[Row], report: dict[str, Any]) -> Budgets | None:
-    """The curves; None where only one subset was tried."""
+    """The curves; None where only one subset was tried, or answers to test questions decided: those have their own."""
     metric = sweep_metric(report)
+    if is_by_answers(metric):
+        return None
     plain = [r for r in rows if r["source"] is None and r["parameters"] == "{}"]
     points: list[BudgetPoint] = []
     for phase in dict.fromkeys(r["phase"] for r in plain):

@@ -9,6 +9,7 @@ from s2l_ray.evaluation.metrics import Metric
 from s2l_ray.execution.placement import Placement
 from s2l_ray.execution.precision import Precision
 from s2l_ray.selection import Selector
+from s2l_ray.stages.evaluation.tasks import AskedTask
 from s2l_ray.storage.folder import Storage
 
 
@@ -31,3 +32,5 @@ class SweepContext:
     """Registered in the process that leads the sweep; those that trials run in know them not."""
     metrics: tuple[Metric, ...] = ()
     """Likewise."""
+    asked: tuple[AskedTask, ...] = ()
+    """The test questions by whose answers trials are judged; none: by what is held out."""

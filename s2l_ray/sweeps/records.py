@@ -20,6 +20,7 @@ from s2l_ray.config.load import ConfigError
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
+from s2l_ray.sweeps.objective import asking, is_by_answers, value_of
 from s2l_ray.sweeps.trials import FULL, Trial
 
 if TYPE_CHECKING:
@@ -41,21 +42,26 @@ class TrialResult:
     """Of the subset."""
     share: float
     """Of all examples."""
+    answers: Stage | None = None
+    """Verdicts on the target's answers to test questions, where those decide."""
 
 
 def _name(base: S2LConfig, trial: Trial, trajectories: str, phase: str, folder: str = _FINISHED) -> str:
     """Everything that the result depends on; `trajectories`: the content of the base configuration's."""
-    tree = trial.config(base).stored(exclude=_NOT_RESULTS)
+    excluded = _NOT_RESULTS - {"evaluation"} if is_by_answers(base) else _NOT_RESULTS
+    tree = asking(trial.config(base)).stored(exclude=excluded)
     return f"sweep/{folder}/{phase}-{fingerprint([tree, trajectories])[:16]}.json"
 
 
-def write_record(shared: SweepContext, trial: Trial, run: Run, stage: Stage, evaluation: Stage) -> None:
+def write_record(
+    shared: SweepContext, trial: Trial, run: Run, stage: Stage, evaluation: Stage, answers: Stage | None = None
+) -> None:
     """Called when the trial's target is complete and evaluated."""
     everything = run.stage("trajectories").manifest.row_counts["trajectories"]
     chosen = everything if trial.selector == FULL else next(iter(run.subsets.values())).manifest.row_counts["examples"]
     record = {
         "trial": trial.plain(), "folder": stage.folder, "evaluation": evaluation.folder, "num_examples": chosen,
-        "share": chosen / everything,
+        "share": chosen / everything, **({} if answers is None else {"answers": answers.folder}),
     }  # fmt: skip
     FileRecord(record).write(shared.storage, _name(shared.base, trial, shared.trajectories, shared.phase))
 
@@ -66,7 +72,7 @@ def find_finished(
     """The trial's result; None if it has not finished or its files are gone."""
     name = _name(base, trial, trajectories, phase)
     record = _content(storage, name, say) if storage.exists(name) else None
-    return None if record is None else _finished(storage, record, trial)
+    return None if record is None else _finished(base, storage, record, trial)
 
 
 def all_finished(base: S2LConfig, storage: Storage, trajectories: str, phase: str, say: Say) -> list[TrialResult]:
@@ -79,7 +85,7 @@ def all_finished(base: S2LConfig, storage: Storage, trajectories: str, phase: st
             continue
         trial = Trial.of(record["trial"])
         if _is_of(entry.name, base, trial, trajectories, phase, _FINISHED):
-            one = _finished(storage, record, trial)
+            one = _finished(base, storage, record, trial)
             found += [one] if one else []
     return found
 
@@ -129,13 +135,14 @@ def _scheduler(base: S2LConfig) -> dict[str, Any] | None:
     return None if base.sweep.asha is None else base.sweep.asha.model_dump(mode="json")
 
 
-def _finished(storage: Storage, record: dict[str, Any], trial: Trial) -> TrialResult | None:
+def _finished(base: S2LConfig, storage: Storage, record: dict[str, Any], trial: Trial) -> TrialResult | None:
     """None where a stage is gone, or an earlier s2l_ray made it: the trial is done again."""
-    stages = [_stage(storage, record.get(kind)) for kind in ("folder", "evaluation")]
-    target, evaluation = stages
+    target, evaluation, answers = (_stage(storage, record.get(kind)) for kind in ("folder", "evaluation", "answers"))
     if target is None or evaluation is None or evaluation.manifest.inputs.get("target") != target.content:
         return None
-    return TrialResult(trial, target, evaluation, record["num_examples"], record["share"])
+    if is_by_answers(base) and (answers is None or answers.manifest.inputs.get("model") != target.content):
+        return None
+    return TrialResult(trial, target, evaluation, record["num_examples"], record["share"], answers)
 
 
 def _stage(storage: Storage, folder: str | None) -> Stage | None:
@@ -153,6 +160,13 @@ def objective_set(base: S2LConfig, evaluation: Stage) -> str:
     return base.sweep.heldout_set or next(iter(HeldOutEvaluationArtifact.of(evaluation).results))
 
 
-def objective_of(base: S2LConfig, evaluation: Stage) -> float:
-    """The figure by which trials are judged."""
+def objective_of(base: S2LConfig, evaluation: Stage, answers: Stage | None = None) -> float:
+    """The figure by which trials are judged.
+
+    Args:
+        evaluation: on the held-out sets.
+        answers: to test questions, where those decide.
+    """
+    if answers is not None:
+        return value_of(base, answers)
     return results_after(evaluation)[objective_set(base, evaluation)][base.sweep.metric]

@@ -10,6 +10,7 @@ from s2l_ray.artifacts.run import read_config
 from s2l_ray.config.load import ConfigError, list_recipes, load_config
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.storage.folder import Storage
+from s2l_ray.sweeps.objective import check_objective
 from s2l_ray.sweeps.trials import check_trials
 
 
@@ -76,6 +77,7 @@ def _check(config: S2LConfig) -> None:
         raise ConfigError(
             "a sweep compares held-out losses and nothing is held out: set heldout.share=0.05, or heldout.files"
         )
+    check_objective(config)
     if config.sweep.asha is not None and config.target.evaluate_every_steps is None:
         raise ConfigError(
             "sweep.asha stops trials by their held-out loss on the way, which is never measured: set "

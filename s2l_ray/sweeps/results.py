@@ -38,7 +38,7 @@ def result_schema() -> pa.Schema:
     ]  # fmt: skip
     after = [
         ("loss_before", _DOUBLE), ("steps", _INT), ("tokens", _INT), ("flops", _DOUBLE), ("wall_seconds", _DOUBLE),
-        ("device_seconds", _DOUBLE), ("folder", _TEXT), ("evaluation", _TEXT),
+        ("device_seconds", _DOUBLE), ("folder", _TEXT), ("evaluation", _TEXT), ("answers", _TEXT),
     ]  # fmt: skip
     return pa.schema([*before, *((metric.column, _DOUBLE) for metric in list_metrics()), *after])
 
@@ -76,6 +76,7 @@ def _rows(phase: str, one: TrialResult) -> list[dict[str, Any]]:
         "parameters": json.dumps(dict(trial.parameters), sort_keys=True), "steps": summary["steps"],
         "tokens": summary["tally"]["tokens"], "flops": summary["flops"], "wall_seconds": manifest.wall_seconds,
         "device_seconds": manifest.device_seconds, "folder": one.stage.folder, "evaluation": one.evaluation.folder,
+        "answers": None if one.answers is None else one.answers.folder,
     }  # fmt: skip
     rows = []
     for name, both in results_before_and_after(one.evaluation).items():
@@ -135,7 +136,8 @@ def _points(config: S2LConfig, finished: list[TrialResult]) -> list[Point]:
         grouped.setdefault(replace(one.trial, seed=0), []).append(one)
     return [
         Point(
-            trial.selector, trial.budget, members[0].share, tuple(objective_of(config, m.evaluation) for m in members),
+            trial.selector, trial.budget, members[0].share,
+            tuple(objective_of(config, m.evaluation, m.answers) for m in members),
             statistics.fmean(TargetArtifact.of(m.stage).summary["flops"] for m in members), trial.parameters,
         )
         for trial, members in grouped.items()

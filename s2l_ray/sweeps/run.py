@@ -23,8 +23,10 @@ from s2l_ray.execution.ray_metrics import RayMetrics
 from s2l_ray.observability.progress import Progress
 from s2l_ray.selection.registry import registered_here
 from s2l_ray.stages.context import RunContext
+from s2l_ray.stages.evaluation.tasks import AskedTask
 from s2l_ray.storage.folder import Storage
 from s2l_ray.sweeps.context import SweepContext
+from s2l_ray.sweeps.objective import asking, read_asked
 from s2l_ray.sweeps.records import TrialResult, all_finished, all_stopped, find_finished, objective_of
 from s2l_ray.sweeps.report import PREDICTED, TARGET, make_report
 from s2l_ray.sweeps.resolve import resolve
@@ -42,7 +44,7 @@ from s2l_ray.sweeps.trials import FULL, Trial, could_propose, full_trials, grid,
 from s2l_ray.sweeps.tune import ENDED, OnDone, Outcome, concurrency, draw, propose, run_side_by_side
 from s2l_ray.text.display import one_line
 from s2l_ray.text.formats import format_duration
-from s2l_ray.workflow.preflight import preflight, without_evaluation
+from s2l_ray.workflow.preflight import preflight
 
 RESULTS_RECORD = "files.json"
 """In `sweep/`: the digests of the results."""
@@ -90,7 +92,7 @@ def sweep(
     from s2l_ray.workflow.stages import run_up_to_clusters
 
     resolved = resolve(config, overrides, within, find_smallest)
-    wanted = without_evaluation(resolved)  # trials are judged by what is held out
+    wanted = asking(resolved)  # the questions that decide, if any do
     preflight(wanted)
     check_corpus_files(resolved)
     progress = progress or Progress()
@@ -104,7 +106,7 @@ def sweep(
         context = RunContext(resolved, stage_runner, lay_out(wanted, progress.say, storage=run.storage))
         run_up_to_clusters(context, resolved.sweep.budgets, "sweep.budgets", resolved.sweep.selectors)
         run.commit()
-        runner = _Runner(context)
+        runner = _Runner(context, read_asked(resolved, run.storage, progress.say))
         if resolved.sweep.predict or find_smallest:
             runner.run(PREDICTED, grid(predicting(resolved)))
         if find_smallest:
@@ -132,8 +134,8 @@ def predicting(config: S2LConfig) -> S2LConfig:
 class _Runner:
     """Runs batches of trials of one phase and remembers what is finished."""
 
-    def __init__(self, context: RunContext) -> None:
-        self.context, self.config = context, context.config
+    def __init__(self, context: RunContext, asked: tuple[AskedTask, ...]) -> None:
+        self.context, self.config, self.asked = context, context.config, asked
         config = context.config
         self.base = {TARGET: config, PREDICTED: predicting(config)}
         self.finished: dict[str, list[TrialResult]] = {}
@@ -187,7 +189,7 @@ class _Runner:
     def _ended(self) -> list[tuple[Trial, float]]:
         """Those of this search that have ended, early ones included, and their figures."""
         found = self._all_finished()
-        ended = {one.trial: objective_of(self.config, one.evaluation) for one in found}
+        ended = {one.trial: objective_of(self.config, one.evaluation, one.answers) for one in found}
         ended |= {t: last["objective"] for t, last in self._stopped(TARGET).items() if t not in ended}
         return [(trial, value) for trial, value in ended.items() if could_propose(self.config, trial)]
 
@@ -219,7 +221,7 @@ class _Runner:
             precisions["target"] = precisions["proxy"]  # it is the proxy's model
         return SweepContext(
             self.base[phase], run.storage, layout.placements, embedded, phase, self.trajectories, precisions,
-            registered_here(), registered_metrics(),
+            registered_here(), registered_metrics(), self.asked,
         )  # fmt: skip
 
     def _at_once(self) -> int:
@@ -230,9 +232,10 @@ class _Runner:
         from s2l_ray.execution.session import is_embedded
 
         resources, asked = self.config.resources, self.config.sweep.max_concurrent
-        placement, say = self.context.layout.placements["target"], self.context.progress.say
+        placements, say = self.context.layout.placements, self.context.progress.say
+        placement, then = placements["target"], placements["evaluation"] if self.asked else None
         if resources.may_grow:  # the cluster grows to what was asked for
-            return asked or concurrency(placement, node_resources(), None)
+            return asked or concurrency(placement, node_resources(), None, then)
         if is_embedded(resources):
             # It counts more CPUs than there are: the cores for workers, and one more for reading.
             most = local_cores() + 1
@@ -241,7 +244,7 @@ class _Runner:
             free = free_resources()
             if not fit(free, placement.demand).num_replicas:
                 free = wait_for_free(placement, "sweep", say, resources.capacity_wait_s)
-        at_once = concurrency(placement, free, asked)
+        at_once = concurrency(placement, free, asked, then)
         if asked is not None and at_once < asked:
             has = ", ".join(f"{total(free, n):g} {n}" for n in ("CPU", "GPU") if total(free, n))
             say(f"[sweep] sweep.max_concurrent={asked} is more than fit: {placement.describe()} each; free are {has}")

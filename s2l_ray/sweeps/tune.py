@@ -33,6 +33,7 @@ from s2l_ray.execution.precision import Precision
 from s2l_ray.observability.metrics_log import MetricsLog
 from s2l_ray.observability.progress import Progress
 from s2l_ray.sweeps.context import SweepContext
+from s2l_ray.sweeps.objective import answers_of
 from s2l_ray.sweeps.records import objective_of, write_record, write_stopped
 from s2l_ray.sweeps.trials import FULL, Trial, num_possible
 
@@ -77,7 +78,7 @@ def run_trial(asked: dict[str, Any], shared: SweepContext) -> None:
             log.log("sweep", "trial_tried_again", failures=failures, error=describe(error))
 
     try:
-        target, evaluation = try_until_final(
+        target, evaluation, answers = try_until_final(
             lambda: _whole_way(trial, shared), shared.base.resources.max_failures, note
         )
     except Exception as error:
@@ -86,7 +87,7 @@ def run_trial(asked: dict[str, Any], shared: SweepContext) -> None:
         tune.report({OBJECTIVE: worst, ENDED: True, "error": first})
         return
     steps = TargetArtifact.of(target).summary["steps"]
-    tune.report({STEP: steps, OBJECTIVE: objective_of(shared.base, evaluation), ENDED: True})
+    tune.report({STEP: steps, OBJECTIVE: objective_of(shared.base, evaluation, answers), ENDED: True})
 
 
 def try_until_final(
@@ -114,8 +115,8 @@ def _log_of(trial: Trial, shared: SweepContext) -> MetricsLog:
     return MetricsLog(shared.storage, f"sweep/logs/{shared.phase}-{trial.key}.jsonl")
 
 
-def _whole_way(trial: Trial, shared: SweepContext) -> tuple[Stage, Stage]:
-    """Target and evaluation of one configuration; what others have made on the way is found, not made again."""
+def _whole_way(trial: Trial, shared: SweepContext) -> tuple[Stage, Stage, Stage | None]:
+    """Target, evaluation and answers of one configuration; what others made on the way is found, not made again."""
     from s2l_ray.execution.session import quiet_ray_data
     from s2l_ray.selection import register
     from s2l_ray.stages.context import RunContext
@@ -142,12 +143,13 @@ def _whole_way(trial: Trial, shared: SweepContext) -> tuple[Stage, Stage]:
         if trial.selector != FULL:
             subset_stages(context)
         target_stages(context)
+        answers = answers_of(context, shared.asked)
     [target] = run.targets.values()
     evaluation = run.heldout_evaluation(target)
     assert evaluation is not None  # a sweep of a configuration that holds nothing out is refused
-    objective_of(shared.base, evaluation)  # a metric from outside may fail: then no trial is finished with it
-    write_record(shared, trial, run, target, evaluation)
-    return target, evaluation
+    objective_of(shared.base, evaluation, answers)  # a metric from outside may fail: then no trial is finished with it
+    write_record(shared, trial, run, target, evaluation, answers)
+    return target, evaluation, answers
 
 
 def _precisions(config: S2LConfig, shared: SweepContext) -> dict[str, Precision]:
@@ -175,9 +177,13 @@ class ObjectivesToTune:
         return Callback()
 
 
-def concurrency(placement: Placement, free: Sequence[Node], asked: int | None) -> int:
-    """Trials at once: as many as have all their workers at the same time."""
-    fitting = max(1, fit(free, placement.demand).num_replicas)
+def concurrency(placement: Placement, free: Sequence[Node], asked: int | None, then: Placement | None = None) -> int:
+    """Trials at once: as many as have all their workers at the same time.
+
+    Args:
+        then: of the workers that a trial has after those.
+    """
+    fitting = max(1, min(fit(free, one.demand).num_replicas for one in (placement, then) if one is not None))
     return fitting if asked is None else min(asked, fitting)
 
 

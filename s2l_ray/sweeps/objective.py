@@ -1,0 +1,116 @@
+"""Trials that are judged by their answers to test questions: `sweep.metric: evaluation.gsm8k.correct`.
+
+Every trial's target answers that one task, and nothing else of the section `evaluation`; `s2l evaluate` asks the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from s2l_ray.artifacts.models import EvaluationArtifact
+from s2l_ray.artifacts.stage import Stage
+from s2l_ray.config.evaluation import EvaluationConfig
+from s2l_ray.config.load import ConfigError
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.errors import shown
+from s2l_ray.evaluation.metrics import figure_of_answers
+from s2l_ray.evaluation.tasks import SUMMARY, tasks_of
+from s2l_ray.stages.context import RunContext
+from s2l_ray.stages.evaluation.tasks import AskedTask, read_tasks
+from s2l_ray.storage.folder import Storage
+from s2l_ray.workflow.preflight import without_evaluation
+
+
+def is_by_answers(config: S2LConfig) -> bool:
+    """Whether trials are judged by answers, not by what is held out."""
+    return figure_of_answers(config.sweep.metric) is not None
+
+
+def asking(config: S2LConfig) -> S2LConfig:
+    """The configuration of a sweep, whose section `evaluation` asks what decides, of every target; none where held-out
+    examples decide."""
+    figure = figure_of_answers(config.sweep.metric)
+    if figure is None or config.evaluation is None:
+        return without_evaluation(config)
+    return config.model_copy(update={"evaluation": _only(config.evaluation, figure[0])})
+
+
+def _only(asked: EvaluationConfig, task: str) -> EvaluationConfig:
+    """Of one task; settings of others would be refused as idle."""
+    lengths = {k: v for k, v in asked.generation.max_new_tokens.items() if k in ("default", task)}
+    generation = asked.generation.model_copy(update={"max_new_tokens": lengths})
+    data = asked.data.model_copy(update={"files": {k: v for k, v in asked.data.files.items() if k == task}})
+    custom = {k: v for k, v in asked.custom.items() if k == task}
+    update = {"tasks": [task], "subsets": None, "generation": generation, "data": data, "custom": custom}
+    return asked.model_copy(update=update)
+
+
+def check_objective(config: S2LConfig) -> None:
+    """Refuse what no trial could be judged by.
+
+    Raises:
+        ConfigError: the task is not described, or has no such figure; a scheduler would wait for it.
+    """
+    figure = figure_of_answers(config.sweep.metric)
+    if figure is None:
+        return
+    here, (task, name) = f"sweep.metric={config.sweep.metric}", figure
+    if config.evaluation is None:
+        raise ConfigError(
+            f"{here} judges trials by answers to {shown(task)}, and there is no section `evaluation` that says where "
+            "its questions are; add one"
+        )
+    known = {one.name: one for one in tasks_of(config.evaluation.tasks, config.evaluation.custom)}
+    if task not in known:
+        raise ConfigError(
+            f"{here} judges trials by answers to {shown(task)}, which is none of evaluation.tasks "
+            f"({', '.join(known)}); add it there, or name one of those"
+        )
+    is_summary = known[task].rule == SUMMARY
+    if is_summary == (name in ("correct", "correct_published", "first")):
+        fits = "bleu, rouge1, rouge2, rougeL or bertscore" if is_summary else "correct"
+        raise ConfigError(f"{here}: the answers to {task} have no such figure; take {fits}")
+    if name == "bertscore" and config.evaluation.bertscore.model is None:
+        raise ConfigError(f"{here}, and evaluation.bertscore.model is null, so it is not computed; name an encoder")
+    if config.sweep.asha is not None:
+        raise ConfigError(
+            f"{here} is known only when a trial has ended, and sweep.asha would stop trials by it on the way; leave "
+            "sweep.asha out, or judge by a held-out metric"
+        )
+
+
+def read_asked(config: S2LConfig, storage: Storage, say: Callable[[str], None]) -> tuple[AskedTask, ...]:
+    """The task that decides, with its questions; none where held-out examples decide.
+
+    Raises:
+        EvaluationError: its file cannot be read.
+    """
+    return tuple(read_tasks(asking(config), storage, say)) if is_by_answers(config) else ()
+
+
+def answers_of(context: RunContext, asked: tuple[AskedTask, ...]) -> Stage | None:
+    """The verdicts on the answers of the trial's target, the only one of its run."""
+    from s2l_ray.workflow.stages import evaluate_models
+
+    if not asked:
+        return None
+    questioning = RunContext(asking(context.config), context.runner, context.layout)
+    [stage] = evaluate_models(questioning, asked)
+    return stage
+
+
+def value_of(config: S2LConfig, answers: Stage) -> float:
+    """The figure that decides.
+
+    Raises:
+        ConfigError: the answers have none.
+    """
+    figure = figure_of_answers(config.sweep.metric)
+    assert figure is not None
+    figures = EvaluationArtifact.of(answers).figures
+    if figure[1] not in figures:
+        raise ConfigError(
+            f"{answers.folder} has no figure {figure[1]} (there: {', '.join(figures)}), so its trial cannot be judged "
+            f"by sweep.metric={config.sweep.metric}; name one of those"
+        )
+    return float(figures[figure[1]]["value"])
