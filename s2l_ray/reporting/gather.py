@@ -10,8 +10,8 @@ from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.errors import MAX_MESSAGE
 from s2l_ray.reporting import contents
-from s2l_ray.reporting.asked_sets import asked_sets
 from s2l_ray.reporting.answers_sweep import is_by_answers, tuned_of_answers
+from s2l_ray.reporting.asked_sets import asked_sets
 from s2l_ray.reporting.costs import cost_of
 from s2l_ray.reporting.data_sets import data_sets
 from s2l_ray.reporting.facts import Facts, GuardFacts, Quarantined, Repeat, SetAside, Stability, StageFacts
