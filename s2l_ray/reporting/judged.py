@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from s2l_ray.artifacts.index import FULL
-from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.run import Run, load_run
 from s2l_ray.config.evaluation import BASE, ConfidenceConfig
 from s2l_ray.evaluation import seeds, statistics
+from s2l_ray.evaluation.metrics import figure_of_answers
 from s2l_ray.evaluation.tasks import MATHS
 from s2l_ray.reporting.answers import Answers, read_answers, statistic_of
 from s2l_ray.reporting.facts_tasks import (
@@ -21,6 +23,7 @@ from s2l_ray.reporting.facts_tasks import (
     TaskMetric,
     TaskScore,
 )
+from s2l_ray.reporting.facts_worth import Budgets
 from s2l_ray.reporting.intervals import Estimate
 from s2l_ray.reporting.judged_budgets import budgets_of_answers
 from s2l_ray.reporting.judged_pairs import Side, differences_of
@@ -75,6 +78,23 @@ def gather_judged(run: Run, main: str | None, names: Mapping[str, str]) -> Judge
         scores, differences, groups, smaller, [_shares(one) for one in answers.values()], averaged,
         budgets_of_answers(run, sides, side), _num_seeds(run, answers.values()), [*notes, *refused],
     )  # fmt: skip
+
+
+def budgets_by_answers(run: Run, report: Mapping[str, Any]) -> Budgets | None:
+    """The curve of a sweep whose trials were judged by answers to a task, with their intervals; None of a figure of
+    which no curve is drawn.
+
+    Args:
+        report: what the sweep found.
+    """
+    figure = figure_of_answers(report["metric"])
+    judged = gather_judged(load_run(run.storage), None, {})  # with what its trials have made
+    for budgets in judged.budgets if judged else ():
+        if figure is not None and budgets.metric.key == figure[1]:
+            points = [p for p in budgets.points if p.heldout_set == figure[0]]
+            cost = float(report["cost"]["selection"]["flops"])
+            return replace(budgets, points=points, deciding=figure[0], selection_flops=cost)
+    return None
 
 
 def _num_seeds(run: Run, every: Iterable[Answers]) -> int:

@@ -9,10 +9,12 @@ import pyarrow as pa
 
 from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.run import Run
+from s2l_ray.reporting.answers_sweep import is_by_answers
 from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets
 from s2l_ray.reporting.intervals import Estimate, verdict
+from s2l_ray.reporting.judged import budgets_by_answers
 from s2l_ray.reporting.numbers import figure, metric_title, percent, signed
-from s2l_ray.reporting.sweeps import budgets_of
+from s2l_ray.reporting.sweeps import budgets_of, sweep_metric
 from s2l_ray.text.display import aligned, printable
 
 _LARGE, _SMALL = (520, 300), (230, 140)
@@ -31,7 +33,8 @@ def present_sweep(run: Run, table: pa.Table, report: dict[str, Any]) -> tuple[di
     Raises:
         MissingLibraries: Altair or vl-convert is not installed.
     """
-    budgets = budgets_of(run, table.to_pylist(), report)
+    by_answers = is_by_answers(sweep_metric(report))
+    budgets = budgets_by_answers(run, report) if by_answers else budgets_of(run, table.to_pylist(), report)
     if budgets is None:
         return {}, []
     return sweep_pictures(run.config.name, budgets), curve_lines(budgets)
@@ -46,7 +49,7 @@ def sweep_pictures(name: str, budgets: Budgets) -> dict[str, bytes]:
     from s2l_ray.reporting.frame import framed
     from s2l_ray.reporting.svg import to_files
 
-    title = f"{name}, held-out set “{budgets.deciding}”"
+    title = f"{name}, on “{budgets.deciding}”"
     selectors = list(dict.fromkeys(p.selector for p in budgets.points if p.selector != FULL))
     everyone = [*([FULL] if any(p.selector == FULL for p in budgets.points) else []), *selectors]
     pictures = {

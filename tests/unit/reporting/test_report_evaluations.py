@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from s2l_ray.artifacts.run import load_run
 from s2l_ray.config.custom_task import CustomTaskConfig
 from s2l_ray.evaluation import statistics
 from s2l_ray.reporting.charts.worth import _ticks
+from s2l_ray.reporting.sweep_results import present_sweep
 from s2l_ray.reporting.write import facts_of, page_of
 from tests.support.judged_runs import JudgedModels
 from tests.support.report_pages import HOSTILE, Page
@@ -193,6 +195,17 @@ def test_quality_against_budget_is_relative_to_the_full_data_by_task_and_in_the_
     assert points["s2l", 0.1, ""]["relative"]["value"] == pytest.approx(np.mean(ratios))
     assert {p["selector"] for p in accuracy["points"]} == {"full", "s2l", "random"}
     assert accuracy["smallest"] == {"s2l": points["s2l", 0.1, ""]["share"], "random": None}
+
+
+def test_a_sweep_that_answers_decided_has_their_curve_with_intervals_and_pictures(one):
+    report = {"metric": "evaluation.gsm8k.correct", "cost": {"selection": {"flops": 4e9}}}
+    made, lines = present_sweep(load_run(str(one.made.folder)), pa.table({}), report)
+    assert set(made) == {"budget.png", "budget.svg", "cost.png", "cost.svg"}
+    assert b"gsm8k" in made["budget.svg"]
+    value = f"{np.mean(one.right['s2l-0.1', 'gsm8k', 0]) * 100:.1f}\u00a0%"
+    assert any("s2l 10" in line and value in line for line in lines), lines
+    other = report | {"metric": "evaluation.gsm8k.first"}
+    assert present_sweep(load_run(str(one.made.folder)), pa.table({}), other) == ({}, [])
 
 
 def test_several_seeds_are_drawn_before_questions(several):
