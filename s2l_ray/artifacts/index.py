@@ -138,14 +138,15 @@ def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list
     _add_gradients(index, kinds, chain)
     for label in _ordered(best, config.subset_budgets()):
         index.stages[f"subset/{label}"] = best[label]
-    for label in _ordered(best_targets, config.target_subsets()):
-        target = best_targets[label]
-        index.stages[f"target-tokens/{label}"] = _own_tokens(target, by_folder.get(label), _tokens_of(target, tokens))
-        index.stages[f"target/{label}"] = target
     evaluations = _best_evaluations(kinds, config)
-    for name, target in list(index.stages.items()):
-        if name.startswith("target/") and target.content in evaluations:
-            index.stages |= _evaluation_stages(target.label, evaluations[target.content], kinds)
+    for label in _ordered(best_targets, config.target_subsets()):  # in the order in which they are made
+        target = best_targets[label]
+        evaluation = evaluations.get(target.content)
+        evaluated = {} if evaluation is None else _evaluation_stages(label, evaluation, kinds)
+        index.stages[f"target-tokens/{label}"] = _own_tokens(target, by_folder.get(label), _tokens_of(target, tokens))
+        index.stages |= {"heldout": evaluated.pop("heldout")} if "heldout" in evaluated else {}
+        index.stages[f"target/{label}"] = target
+        index.stages |= evaluated
     for found in _evaluations(storage, config, index, chain, warnings):
         index.stages[found.manifest.stage] = found
     chosen = {found.folder for found in index.stages.values()}

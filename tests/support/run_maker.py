@@ -107,8 +107,8 @@ class Maker:
         return list(load_run(str(self.folder)).stages)
 
 
-WHOLE = [*STAGES, "subset/s2l-0.1", "subset/random-0.1", "target-tokens/s2l-0.1", "target/s2l-0.1",
-         "target-tokens/full", "target/full", "heldout", "heldout_evaluation/base", "heldout_evaluation/s2l-0.1",
+WHOLE = [*STAGES, "subset/s2l-0.1", "subset/random-0.1", "target-tokens/s2l-0.1", "heldout", "target/s2l-0.1",
+         "heldout_evaluation/base", "heldout_evaluation/s2l-0.1", "target-tokens/full", "target/full",
          "heldout_evaluation/full"]  # fmt: skip
 
 
