@@ -21,6 +21,7 @@ PROGRESS = "progress.json"
 _LIST = "checkpoint_manager_snapshot.json"
 _COMPLETE = "complete"
 """Mark in a checkpoint that Ray Train does not list; written last."""
+_TORN_LIST = (ValueError, KeyError, TypeError)
 _TORN_MARKS = ("PytorchStreamReader", "loading state_dict", "safetensor", "invalid load key", "corrupt")
 
 
@@ -71,7 +72,7 @@ def drop_unusable_checkpoints(out: Storage, say: Callable[[str], None]) -> None:
         names = _listed(folder)
         gone = [name for name in names if not folder.exists(f"{name}/{PROGRESS}")]
         why = f"checkpoint {gone[0]} is not all there" if gone else ""
-    except (ValueError, KeyError, TypeError) as error:
+    except _TORN_LIST as error:
         why = f"{_LIST} is torn ({error})"
     if why:
         say(f"{folder.uri}: {why}; the training begins anew.")
@@ -86,10 +87,15 @@ def newest_complete(folder: Storage) -> str | None:
 
 def take_over_from_ray_train(folder: Storage) -> None:
     """Mark the newest of Ray Train's checkpoints as one to go on from, and drop its list, which would grow stale."""
-    if folder.exists(_LIST):
-        for name in sorted(_listed(folder))[-1:]:
-            folder.write_bytes(f"{name}/{_COMPLETE}", b"")
-        folder.delete(_LIST)
+    if not folder.exists(_LIST):
+        return
+    try:
+        newest = max(_listed(folder), default=None)
+    except _TORN_LIST:  # of a work without checkpoints: where there are some, `drop_unusable_checkpoints` came before
+        newest = None
+    if newest is not None:
+        folder.write_bytes(f"{newest}/{_COMPLETE}", b"")
+    folder.delete(_LIST)
 
 
 def keep_checkpoint(folder: Storage, name: str, files: Path, keep: int) -> None:
@@ -103,6 +109,6 @@ def keep_checkpoint(folder: Storage, name: str, files: Path, keep: int) -> None:
 
 
 def _listed(folder: Storage) -> list[str]:
-    """Of Ray Train's list. Raises ValueError, KeyError or TypeError where it is torn."""
+    """Of Ray Train's list. Raises one of _TORN_LIST where it is torn."""
     results = json.loads(folder.read_bytes(_LIST))["checkpoint_results"]
     return [result["checkpoint_dir_name"] for result in results]

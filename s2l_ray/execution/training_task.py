@@ -1,9 +1,9 @@
 """A training with a single worker on a machine of its own: in a Ray task.
 
-Ray Train starts two processes for a training, which import PyTorch and all that it takes: on a machine with two cores
-15 seconds, more than a small model trains. A task runs in a process that is there, which earlier ones may have warmed.
-What Ray Train gives beyond that (several workers, GPUs, nodes that come and go) is not needed here; what a lost process
-costs is the same: the work since the last checkpoint.
+Ray Train starts five processes for a training, and its worker imports PyTorch and all that it takes: on a machine with
+two cores that is longer than many a small model trains. A task runs in a process that is there, and that earlier work
+may have left warm. What Ray Train gives beyond that (several workers, GPUs, nodes that come and go) is not needed here.
+A lost process costs the same: the work since the last checkpoint.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from s2l_ray.execution.session import quiet_ray_data
 from s2l_ray.execution.token_stream import stream_units
 from s2l_ray.execution.training_errors import explain, places_did_not_come
 from s2l_ray.execution.training_watcher import Watcher
-from s2l_ray.lm.worker import WorkerContext
+from s2l_ray.lm.worker import Alone, WorkerContext
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.processes import forget_peak
 from s2l_ray.storage.retry import translate_disk_full
@@ -63,22 +63,15 @@ class _Ended:
     summary: dict[str, Any]
 
 
-class TaskWorkerContext:
+class TaskWorkerContext(Alone):
     """`WorkerContext` of the only worker."""
 
-    rank, num_workers, device = 0, 1, torch.device("cpu")
-
     def __init__(self, put: Callable[[Event], None], checkpoints: Storage, checkpoints_to_keep: int) -> None:
+        super().__init__(torch.device("cpu"))
         self._put, self._checkpoints, self._keep = put, checkpoints, checkpoints_to_keep
 
     def emit(self, **event: Any) -> None:
         self._put({"rank": 0, **event})
-
-    def broadcast(self, value: Any) -> Any:
-        return value
-
-    def all_gather(self, value: Any) -> list[Any]:
-        return [value]
 
     def save(self, name: str, progress: dict[str, Any], write: Callable[[Path], None]) -> None:
         with checkpoint_files(self._checkpoints, progress, write) as folder:
@@ -113,7 +106,7 @@ def run_in_task(
 ) -> dict[str, Any]:
     """loop(job, worker) in a task; a lost process is replaced and resumes at the newest checkpoint.
 
-    Args and errors: as for `execution.train.run_training`.
+    Arguments and errors are those of `execution.train.run_training`.
     """
     import ray
     from ray.train import WorkerGroupError
@@ -140,7 +133,7 @@ def run_in_task(
 
 @functools.cache
 def _remote() -> Any:
-    """One for all trainings: to Ray another one would be another function, for other processes."""
+    """The same for all trainings: to Ray, another one would be another function, which waits for another process."""
     import ray
 
     return ray.remote(num_returns="streaming", max_retries=0)(training_worker)

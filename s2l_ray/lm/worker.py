@@ -32,6 +32,9 @@ class Alone:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
+    def broadcast(self, value: Any) -> Any:
+        return value
+
     def all_gather(self, value: Any) -> list[Any]:
         return [value]
 

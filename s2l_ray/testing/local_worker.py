@@ -12,6 +12,7 @@ import torch
 
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.execution.token_stream import stream_units
+from s2l_ray.lm.worker import Alone
 from s2l_ray.storage.folder import Storage
 
 
@@ -19,16 +20,15 @@ class Died(Exception):
     """As kill -9: nothing is tidied up."""
 
 
-class LocalWorkerContext:
+class LocalWorkerContext(Alone):
     """`lm.worker.WorkerContext` of a single worker."""
-
-    rank, num_workers, device = 0, 1, torch.device("cpu")
 
     def __init__(
         self, checkpoints: Path, dies_after: tuple[str, int] | None = None, notice_at: int | None = None
     ) -> None:
         """`dies_after`: `train` (with log_every_steps=1: before that step is evaluated or saved) or `evaluation`, and
         the optimiser step."""
+        super().__init__(torch.device("cpu"))
         self.checkpoints, self.dies_after, self.notice_at = checkpoints, dies_after, notice_at
         self.events: list[dict[str, Any]] = []
         self.progress: list[dict[str, Any]] = []
@@ -37,12 +37,6 @@ class LocalWorkerContext:
         self.events.append(event)
         if (event["event"], event["step"]) == self.dies_after:
             raise Died
-
-    def broadcast(self, value: Any) -> Any:
-        return value
-
-    def all_gather(self, value: Any) -> list[Any]:
-        return [value]
 
     def notice(self, step: int) -> bool:
         return step == self.notice_at
