@@ -16,6 +16,17 @@ def first_rows(ids: Array) -> Array:
     return np.flatnonzero(is_first)
 
 
+def loss_counts(mask: Array, offsets: Array) -> Array:
+    """mask (sum of lengths,) of response tokens → (n,) those of each sequence that have a loss: a first token has no
+    context.
+
+    Args:
+        offsets: (n + 1,) where the sequences begin and end.
+    """
+    starts = offsets[:-1]
+    return np.add.reduceat(mask.astype(np.int64), starts) - mask[starts]
+
+
 def mean_over_sequences(values: Array, counts: Array, first: Array) -> Array:
     """(n, T) of sequences → (N, T) float64 of examples, weighted by `counts` (n,) tokens.
 

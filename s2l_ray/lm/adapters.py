@@ -11,10 +11,19 @@ from s2l_ray.errors import shown
 from s2l_ray.lm.checks import foreign_refused
 
 
-def add_adapters(model: Any, lora: LoraConfig, seed: int) -> Any:
+def add_adapters(
+    model: Any,
+    lora: LoraConfig,
+    seed: int,
+    what: str | None = None,
+    cure: str = "Name linear layers that the model has, or take all-linear",
+) -> Any:
     """Put adapters into the model, in place, and freeze the rest; gives peft's wrapper of it.
 
     Their random weights are a function of the seed alone.
+
+    Args:
+        what: the setting that asks for them, for messages; None: target.lora.target_modules.
 
     Raises:
         ModelError: the model has no such layers.
@@ -27,6 +36,6 @@ def add_adapters(model: Any, lora: LoraConfig, seed: int) -> Any:
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        told = f"target.lora.target_modules={shown(lora.target_modules)} cannot be used"
-        with foreign_refused(told, "Name linear layers that the model has, or take all-linear"):
+        what = what or f"target.lora.target_modules={shown(lora.target_modules)}"
+        with foreign_refused(f"{what} cannot be used", cure):
             return peft.get_peft_model(model, settings)

@@ -125,7 +125,9 @@ class LoraGradients:
         seed: int = 0,
     ) -> None:
         self.loss, self.batching, self.device, self.autocast, self.dim = loss, batching, device, autocast, dim
-        add_adapters(loss.model, LORA, seed).to(device)
+        add_adapters(
+            loss.model, LORA, seed, "gradients.kind=lora", "The proxy has no layers that adapters fit; take head"
+        ).to(device)
         named = [(name, one) for name, one in loss.model.named_parameters() if one.requires_grad]
         for name, parameter in named:
             parameter.requires_grad_("lora_B" in name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,6 +85,24 @@ def load_exported(
         return wrapped.merge_and_unload()
 
 
+def load_kept(config: TrainedModelConfig, storage: Storage, names: Sequence[str], tokenizer: Any, seed: int) -> Any:
+    """The model of these weights, in fp32; adapters are merged into the model of `config`.
+
+    Args:
+        names: of the weights' files in `storage`; none: the weights that a training begins with.
+        seed: of random weights.
+
+    Raises:
+        ModelError: it cannot be loaded, or lacks weights.
+    """
+    if not names:
+        return load_model(config, tokenizer, seed)
+    with scratch_folder() as folder:
+        for name in names:
+            _copy(storage, name, folder / name.rsplit("/", 1)[1])
+        return load_exported(config, folder, tokenizer, seed)
+
+
 def _lying_in(config: TrainedConfig, folder: Path) -> TrainedConfig:
     """The configuration of a model that lies in a folder with all that belongs to it."""
     update: dict[str, Any] = {
@@ -103,7 +121,11 @@ def _local(storage: Storage, without_weights: bool = False) -> Iterator[Path]:
     with scratch_folder() as folder:
         for entry in storage.list():
             if not (without_weights and entry.name.endswith(".safetensors")):
-                with storage.open_input(entry.name) as source, open(folder / entry.name, "wb") as copy:
-                    while chunk := source.read(1 << 24):
-                        copy.write(chunk)
+                _copy(storage, entry.name, folder / entry.name)
         yield folder
+
+
+def _copy(storage: Storage, name: str, path: Path) -> None:
+    with storage.open_input(name) as source, open(path, "wb") as copy:
+        while chunk := source.read(1 << 24):
+            copy.write(chunk)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s2l_ray.data.token_examples import Examples
-from s2l_ray.errors import InternalError, S2LError, first_line
+from s2l_ray.errors import InternalError, S2LError, first_line, listed
 from s2l_ray.lm.after_head import UnsupportedModel, find_after_head
 from s2l_ray.lm.batches import LENGTHS, Batching
 from s2l_ray.lm.response_loss import ResponseLoss, body_of
@@ -60,15 +60,16 @@ def choose_batching(
         pack: False leaves the model's own attention, with padded lines.
 
     Raises:
-        UnsupportedModel: the loss is not the model's own, padded or packed.
+        UnsupportedModel: the loss is not the model's own, padded or packed, or is not finite.
     """
     model.eval()  # a model from scratch comes in training mode: two passes would differ by their dropout
     examples = _probe(model.get_input_embeddings().num_embeddings)
     with torch.no_grad(), autocast():
         ids = torch.from_numpy(examples.tokens[: examples.offsets[1]].astype(np.int64)).to(device)[None]
         with _own_failure_named(model):
-            loss.head_loss.after = find_after_head(model, ids, 2e-2 if _is_bf16(model, device) else 1e-4)
             hidden, own = _alone(model, examples, device)
+            _refuse_not_finite(model, own)
+            loss.head_loss.after = find_after_head(model, ids, 2e-2 if _is_bf16(model, device) else 1e-4)
         packed = Batching(True, pad_id, _GPU_MULTIPLE if device.type == "cuda" else 1)
         reason = _obstacle(model, device) if pack else "it is turned off"
         if not agree(not reason):
@@ -110,6 +111,19 @@ def _own_failure_named(model: Any) -> Iterator[None]:
             f"{first_line(error)}); sizes of its config do not fit together, or it needs more than token ids. Correct "
             "the config, or choose another model (GPT-NeoX, Llama, Qwen, Gemma, OLMo and many more work)"
         ) from error
+
+
+def _refuse_not_finite(model: Any, losses: Tensor) -> None:
+    """Nothing can be compared with such losses. Every worker of a sharded model says the same."""
+    if bool(losses.isfinite().all()):
+        return
+    wrong = [name for name, weights in model.named_parameters() if not bool(weights.isfinite().all())]
+    why = f" ({', '.join(listed(wrong, 4))})" if wrong else ", or it overflows"
+    raise UnsupportedModel(
+        f"{type(model).__name__}: the losses of a few tokens are not finite, since its weights are not{why}. The "
+        "training that made them diverged, or their file is damaged: give other weights; if they are sound, set "
+        "precision=fp32"
+    )
 
 
 def _probe(vocab_size: int) -> Examples:

@@ -67,9 +67,11 @@ class Scorer:
         tokens_per_batch: int,
         device: torch.device,
         autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+        section: str = "proxy",
     ) -> None:
+        """`section`: of the configuration, the model's, for messages."""
         self.loss, self.batching, self.tokens_per_batch = loss, batching, tokens_per_batch
-        self.device, self.autocast = device, autocast
+        self.device, self.autocast, self.section = device, autocast, section
 
     def __call__(self, examples: Examples) -> ExampleScores:
         """Score all examples.
@@ -95,8 +97,8 @@ class Scorer:
             shown = ", ".join(array_to_hex(examples.ids[wrong[:10]]))
             raise NonFiniteScore(
                 f"{len(wrong)} of {len(examples)} losses or scores are not finite (examples {shown}); "
-                "trajectories with them could not be clustered. The proxy has diverged or overflows: lower "
-                "proxy.learning_rate, or precision=fp32"
+                f"nothing could be clustered or chosen by them. The {self.section} has diverged or overflows: lower "
+                f"{self.section}.learning_rate, or set {self.section}.precision=fp32"
             )
         return ExampleScores(columns.pop("loss_nats"), counts, columns)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,11 +64,14 @@ def token_table(rows: list[dict[str, Any]], render: Renderer) -> pa.Table:
     ).cast(TOKEN_SCHEMA)
 
 
+@contextlib.contextmanager
 def one_process(store: Path) -> Iterator[None]:
     """torch.distributed as Ray Train sets it up for a single worker. `store`: a file that is not there."""
     dist.init_process_group("gloo", store=dist.FileStore(str(store), 1), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def make_world(folder: Path) -> World:

@@ -10,7 +10,6 @@ Memory: the whole sample's tokens on every worker (5 bytes a token), one unit of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,13 @@ from s2l_ray.config.schema import ProxyConfig
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import array_to_hex, array_to_ids
 from s2l_ray.data.part_groups import group_parts, share_of_parts
-from s2l_ray.data.sequences import first_rows, mean_over_sequences
+from s2l_ray.data.sequences import first_rows, loss_counts, mean_over_sequences
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.errors import InternalError
 from s2l_ray.lm.embed import Embedder
 from s2l_ray.lm.engine import device_name, peak_memory_bytes
 from s2l_ray.lm.example_gradients import ExampleGradients, HeadGradients, LoraGradients
-from s2l_ray.lm.load import load_model
+from s2l_ray.lm.exported import load_kept
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.lm.score import NonFiniteScore
@@ -37,7 +36,6 @@ from s2l_ray.lm.worker import WorkerContext
 from s2l_ray.selection.signals import RESPONSE_EMBEDDING
 from s2l_ray.storage.digests import columns_digest
 from s2l_ray.storage.folder import Storage
-from s2l_ray.storage.scratch import scratch_folder
 
 CHUNK_EXAMPLES = 256
 """Unit of work and of restart; 4 MB of gradients."""
@@ -172,7 +170,7 @@ def _chunk_of(job: GradientsJob, sample: Examples, chunk: int) -> Examples:
 
 def _ready(job: GradientsJob, weights: Weights, worker: WorkerContext) -> Any:
     """Examples → their table, by these weights."""
-    model = _load(job, weights).to(worker.device)
+    model = load_kept(job.proxy, job.model, weights.files, job.tokenizer, job.proxy_seed).to(worker.device)
     loss, autocast = ResponseLoss(model), autocast_for(worker.device, job.proxy.precision)
     batching = choose_batching(
         model, loss, pad_id=pad_token_id_of(job.tokenizer, model.get_input_embeddings().num_embeddings),
@@ -188,16 +186,6 @@ def _ready(job: GradientsJob, weights: Weights, worker: WorkerContext) -> Any:
     return lambda examples: _table(examples, gradients_of(examples), embed(examples))
 
 
-def _load(job: GradientsJob, weights: Weights) -> Any:
-    if not weights.files:
-        return load_model(job.proxy, job.tokenizer, job.proxy_seed)
-    with scratch_folder() as folder:
-        for name in weights.files:
-            Path(folder, name.rsplit("/", 1)[1]).write_bytes(job.model.read_bytes(name))
-        own = {"model": str(folder), "from_config": None, "random_weights": False, "revision": None, "gguf_file": None}
-        return load_model(job.proxy.model_copy(update=own), job.tokenizer, job.proxy_seed)
-
-
 def _table(examples: Examples, gradients: np.ndarray, embeddings: np.ndarray) -> pa.Table:
     """One row an example; several sequences count by their response tokens.
 
@@ -209,11 +197,10 @@ def _table(examples: Examples, gradients: np.ndarray, embeddings: np.ndarray) ->
         shown = ", ".join(array_to_hex(examples.ids[wrong[:10]]))
         raise NonFiniteScore(
             f"{len(wrong)} gradients are not finite (examples {shown}). The proxy has diverged or overflows: lower "
-            "proxy.learning_rate, or precision=fp32"
+            "proxy.learning_rate, or set proxy.precision=fp32"
         )
     first = first_rows(examples.ids)
-    counts = np.add.reduceat(examples.mask.astype(np.int64), examples.offsets[:-1])
-    counts = counts - examples.mask[examples.offsets[:-1]]  # a first token has no context, and so no loss
+    counts = loss_counts(examples.mask, examples.offsets)
     columns = [array_to_ids(examples.ids[first])]
     for values in (gradients, embeddings):
         means = mean_over_sequences(values, counts, first).astype(np.float32)

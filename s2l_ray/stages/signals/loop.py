@@ -17,13 +17,13 @@ from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import array_to_hex, array_to_ids
 from s2l_ray.data.part_groups import group_parts, share_of_parts
-from s2l_ray.data.sequences import first_rows, mean_over_sequences
+from s2l_ray.data.sequences import first_rows, loss_counts, mean_over_sequences
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.embed import Embedder, without_prompts
 from s2l_ray.lm.engine import device_name, peak_memory_bytes
-from s2l_ray.lm.exported import load_exported
-from s2l_ray.lm.load import ModelError, load_model
+from s2l_ray.lm.exported import load_kept
+from s2l_ray.lm.load import ModelError
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.lm.score import NonFiniteScore, Scorer
@@ -34,7 +34,6 @@ from s2l_ray.selection.signals import LOSS, LOSS_UNCONDITIONAL, MIN_PROBABILITY
 from s2l_ray.stages.reference import SCORES
 from s2l_ray.storage.digests import columns_digest
 from s2l_ray.storage.folder import Storage
-from s2l_ray.storage.scratch import scratch_folder
 
 _UNIT_ROWS = 32_768
 """Examples loaded at once."""
@@ -70,7 +69,7 @@ def run_pass(job: SignalsJob, worker: WorkerContext) -> dict[str, Any]:
     """Returns the summary that ends up in the manifest. Raises NonFiniteScore on all ranks alike."""
     if job.threads:
         torch.set_num_threads(job.threads)
-    model = _load(job).to(worker.device)
+    model = load_kept(job.model_config, job.model, job.model_files, job.tokenizer, job.seed).to(worker.device)
     loss, autocast = ResponseLoss(model), autocast_for(worker.device, job.model_config.precision)
     num_embeddings = model.get_input_embeddings().num_embeddings
     batching = choose_batching(
@@ -107,18 +106,6 @@ def run_pass(job: SignalsJob, worker: WorkerContext) -> dict[str, Any]:
     }
 
 
-def _load(job: SignalsJob) -> Any:
-    """In fp32; of a target with adapters the whole model."""
-    if not job.model_files:
-        return load_model(job.model_config, job.tokenizer, job.seed)
-    with scratch_folder() as folder:
-        for name in job.model_files:
-            with job.model.open_input(name) as source, open(folder / name.rsplit("/", 1)[1], "wb") as copy:
-                while chunk := source.read(1 << 24):
-                    copy.write(chunk)
-        return load_exported(job.model_config, folder, job.tokenizer, job.seed)
-
-
 def _value(
     job: SignalsJob,
     loss: ResponseLoss,
@@ -130,7 +117,7 @@ def _value(
     """examples → column → (n,) or (n, d) floats."""
     how: dict[str, Any] = {"tokens_per_batch": job.tokens_per_batch, "device": device, "autocast": autocast}
     if job.column == SCORES:
-        score = Scorer(loss, batching, **how)
+        score = Scorer(loss, batching, **how, section=job.model_config.section)
 
         def scores(examples: Examples) -> dict[str, np.ndarray]:
             found = score(examples)
@@ -147,7 +134,7 @@ def _value(
             f"the loss without the prompt needs a token that begins a response, and the {job.model_config.section} has "
             "neither BOS nor EOS among its embeddings; set one in its tokenizer_config.json"
         )
-    scorer = Scorer(loss, batching, **how)
+    scorer = Scorer(loss, batching, **how, section=job.model_config.section)
     return lambda examples: {LOSS_UNCONDITIONAL: scorer(without_prompts(examples, start)).losses}
 
 
@@ -183,7 +170,7 @@ def _table(examples: Examples, columns: dict[str, np.ndarray], section: str) -> 
             raise NonFiniteScore(
                 f"{len(wrong)} values of {column} are not finite (examples {shown}); "
                 f"nothing could be chosen by them. The {section} has diverged or overflows: lower "
-                f"{section}.learning_rate, or precision=fp32"
+                f"{section}.learning_rate, or set {section}.precision=fp32"
             )
         stored.append(_stored(_of_examples(examples, column, values, first)))
     return pa.table(stored, names=["example_id", *columns])
@@ -195,7 +182,9 @@ def _of_examples(examples: Examples, column: str, values: np.ndarray, first: np.
         return values
     if column == MIN_PROBABILITY:
         return np.minimum.reduceat(values, first)
-    counts = np.add.reduceat(examples.mask.astype(np.int64), examples.offsets[:-1])
+    counts = loss_counts(examples.mask, examples.offsets)
+    if column == LOSS_UNCONDITIONAL:  # behind a token that begins the response, its first one has a loss as well
+        counts = counts + examples.mask[examples.offsets[:-1]]
     means = mean_over_sequences(values.reshape(len(values), -1), counts, first)
     if values.ndim == 2:
         means = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-30)

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from s2l_ray.data.token_examples import Examples
+from s2l_ray.lm import example_gradients
+from s2l_ray.lm.checks import ModelError
 from s2l_ray.lm.example_gradients import HeadGradients, LoraGradients
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.response_loss import ResponseLoss
@@ -131,3 +133,13 @@ def test_lora_gradients_are_what_autograd_gives_one_example_at_a_time(family: st
         expected = np.bincount(gradients._place.numpy(), flat * gradients._sign.numpy(), minlength=512)
         assert np.abs(expected).max() > 1e-6
         np.testing.assert_allclose(found[row], expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_proxy_that_takes_no_adapters_is_told_by_the_setting_that_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        example_gradients, "LORA", example_gradients.LORA.model_copy(update={"target_modules": ["none"]})
+    )
+    loss = ResponseLoss(made(*FAMILIES["untied"]))
+    batching = choose_batching(loss.model, loss, pad_id=0, device=CPU)
+    with pytest.raises(ModelError, match=r"^gradients\.kind=lora cannot be used: .*adapters fit; take head"):
+        LoraGradients(loss, batching, device=CPU)

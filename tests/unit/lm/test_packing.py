@@ -232,6 +232,24 @@ def test_logits_changed_in_an_unknown_way_are_refused(
         choose_batching(model, ResponseLoss(model), pad_id=0, device=CPU)
 
 
+@pytest.mark.parametrize(
+    ("spoiled", "told"),
+    [
+        (float("nan"), r"its weights are not \(\S*embed_tokens\.weight\)\. The training"),
+        (float("inf"), r"its weights are not \(\S*embed_tokens\.weight\)\. The training"),
+        (3e38, r"its weights are not, or it overflows\. The training .*precision=fp32"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_not_finite_are_named(spoiled: float, told: str) -> None:
+    model = random_model("llama with grouped heads")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[7] = spoiled  # which the first of the three probes lacks
+        if spoiled == 3e38:
+            model.get_output_embeddings().weight.fill_(3e38)
+    with pytest.raises(UnsupportedModel, match=rf"LlamaForCausalLM: the losses .* are not finite, since {told}"):
+        choose_batching(model, ResponseLoss(model), pad_id=0, device=CPU)
+
+
 def test_another_kind_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("cohere")
     kind = lambda config: iter([AfterHead(scale=config.logit_scale)])  # noqa: E731

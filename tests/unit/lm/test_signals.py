@@ -4,71 +4,52 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from s2l_ray.artifacts.models import SignalsArtifact, TrajectoriesArtifact
 from s2l_ray.artifacts.points import Point
 from s2l_ray.artifacts.snapshots import read_snapshot, weights_folder
 from s2l_ray.config.schema import ProxyConfig, TrajectoriesConfig
+from s2l_ray.config.target import TargetConfig
 from s2l_ray.data.corpus_parts import part_name
-from s2l_ray.data.example_id import array_to_ids
-from s2l_ray.data.token_parts import TOKEN_SCHEMA
+from s2l_ray.data.token_examples import Examples
 from s2l_ray.data.training_order import make_plan
 from s2l_ray.errors import InternalError
 from s2l_ray.lm.load import train_tokenizer
+from s2l_ray.lm.score import NonFiniteScore, Scorer
 from s2l_ray.selection import list_selectors, needs_of, order_examples, resolve_options
-from s2l_ray.selection.signals import EMBEDDINGS, LOSS_UNCONDITIONAL, QUERY, SCALARS
+from s2l_ray.selection.signals import EMBEDDINGS, LOSS, LOSS_UNCONDITIONAL, MIN_PROBABILITY, QUERY, SCALARS
 from s2l_ray.stages.competence import competence_name
 from s2l_ray.stages.proxy.job import ProxyJob
 from s2l_ray.stages.proxy.loop import run_worker
 from s2l_ray.stages.reference import SCORES
-from s2l_ray.stages.signals.loop import SignalsJob, run_pass
+from s2l_ray.stages.signals.loop import SignalsJob, _table, run_pass
 from s2l_ray.stages.signals.query import write_parts
 from s2l_ray.stages.subset.inputs import InputsReader, QueryPart, SubsetSources
 from s2l_ray.stages.subset.stage import SelectionReader
 from s2l_ray.stages.trajectories.build import JoinTask
 from s2l_ray.storage.folder import Storage
-from s2l_ray.testing.local_worker import LocalWorkerContext
 from s2l_ray.testing.tiny import random_examples
+from tests.support.scoring import TINY_PROXY, ScoringWorker, token_table
 from tests.support.thread_workers import run_workers
 
-PROXY: dict[str, Any] = {
-    "from_config": {
-        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-    },
-    "train_tokenizer": {"vocab_size": 280}, "max_length": 64, "epochs": 1, "global_batch_size": 32,
-    "tokens_per_microbatch": 1024, "render": "plain", "precision": "fp32",
-}  # fmt: skip
 PARTS, ROWS = 3, 40
 
 
-class Host(LocalWorkerContext):
-    def emit(self, **event: Any) -> None:
-        self.events.append(event)
-
-
-def write_tokens(folder: Storage) -> None:
+def write_parts_of_corpus(folder: Storage) -> None:
     """The second part's first two sequences are of one example."""
     for part in range(PARTS):
         examples = random_examples(ROWS, seed=part, vocab=200, max_length=40)
         examples.mask[examples.offsets[:-1]] = False
         if part == 1:
             examples.ids[1] = examples.ids[0]
-        cuts = list(zip(examples.offsets[:-1], examples.offsets[1:], strict=True))
-        columns = {
-            "example_id": array_to_ids(examples.ids),
-            "source": pa.array([f"source-{i % 2}" for i in range(ROWS)]),
-            "input_ids": pa.array([examples.tokens[a:b].tolist() for a, b in cuts], pa.list_(pa.int32())),
-            "response_mask": pa.array([examples.mask[a:b].tolist() for a, b in cuts], pa.list_(pa.bool_())),
-        }
-        folder.write_table(part_name(part), pa.table(columns).cast(TOKEN_SCHEMA))
+        folder.write_table(part_name(part), token_table(examples))
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +57,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProxyJob, SubsetS
     """A proxy with its scores, and the joined trajectories."""
     root = tmp_path_factory.mktemp("signals")
     tokens, out, joined = (Storage.open(root / name) for name in ("tokens", "proxy", "joined"))
-    write_tokens(tokens)
-    proxy = ProxyConfig.model_validate(PROXY)
+    write_parts_of_corpus(tokens)
+    proxy = ProxyConfig.model_validate(TINY_PROXY)
     plan = make_plan([(part, ROWS) for part in range(PARTS)], proxy.global_batch_size, 1, None, 0)
     points = (Point(0), Point(1), Point(plan.total_steps))
     tokenizer = train_tokenizer(iter(["the quick brown fox jumps over the lazy dog"] * 9), 280)
     trajectories = TrajectoriesConfig.model_validate({"num_snapshots": 3, "tokens_per_batch": 1024})
     job = ProxyJob(proxy, trajectories, plan, points, 0, tokenizer, tokens, out.recording(), kept=(1,))
-    run_worker(job, Host(root / "checkpoints"))
+    run_worker(job, ScoringWorker(root / "checkpoints"))
     snapshots = [snapshot for at in range(3) if (snapshot := read_snapshot(out, at))]
     task = JoinTask(tokens, out, snapshots, joined)
     rows = [(part, task(part)["rows"]) for part in range(PARTS)]
@@ -101,8 +82,8 @@ def made_pass(job: ProxyJob, column: str, out: Storage, files: tuple[str, ...], 
         column, job.proxy, 1024, job.plan.parts, 0, job.tokenizer, job.out, files, dim, job.tokens,
         out.recording().sub("parts"),
     )  # fmt: skip
-    done = run_pass(wanted, Host(Path("unused")))
-    again = run_pass(dataclasses.replace(wanted), Host(Path("unused")))
+    done = run_pass(wanted, ScoringWorker())
+    again = run_pass(dataclasses.replace(wanted), ScoringWorker())
     assert [one[2] for one in done["parts"]] == [one[2] for one in again["parts"]]
     return out
 
@@ -200,7 +181,7 @@ def test_guards_are_told_of_the_proxys_competence_on_held_out_examples(trained, 
             SCORES, job.proxy, 1024, tuple(parts), 0, job.tokenizer, job.out, files_of(job, folder), None, held,
             out.recording().sub("parts"),
         )  # fmt: skip
-        made = [(part, count) for part, count, _ in run_pass(wanted, Host(Path("unused")))["parts"]]
+        made = [(part, count) for part, count, _ in run_pass(wanted, ScoringWorker())["parts"]]
         extra = SignalsArtifact(parts=made, column=SCORES, step=step).model_dump()
         stages[f"signals/{competence_name(step)}"] = SimpleNamespace(
             storage=out, manifest=SimpleNamespace(extra=extra, stage="signals")
@@ -220,6 +201,34 @@ def test_guards_are_told_of_the_proxys_competence_on_held_out_examples(trained, 
     assert record.corpus_token_accuracy == pytest.approx(accuracy.mean(), abs=1e-5)
     reader._run = SimpleNamespace(stages={})  # type: ignore[assignment]
     assert reader._competence() is None
+
+
+def test_sequences_of_an_example_count_by_the_tokens_that_have_a_loss():
+    """Of the first example the second sequence is a response from its first token on, which has no context."""
+    ids, mask = np.array([[1, 1], [1, 1], [2, 2]], np.uint64), np.ones(9, dtype=bool)
+    mask[[0, 6]] = False
+    examples = Examples(ids, np.zeros(9, np.int32), mask, np.array([0, 3, 6, 9]))
+    found = _table(examples, {LOSS: np.array([1.0, 4.0, 5.0]), MIN_PROBABILITY: np.array([0.5, 0.2, 0.3])}, "proxy")
+    assert found[LOSS].to_pylist() == [2.5, 5.0], "2 and 2 tokens"
+    assert found[MIN_PROBABILITY].to_pylist() == pytest.approx([0.2, 0.3])
+    alone = _table(examples, {LOSS_UNCONDITIONAL: np.array([1.0, 4.0, 5.0])}, "proxy")
+    assert alone[LOSS_UNCONDITIONAL].to_pylist() == pytest.approx([(2 * 1 + 3 * 4) / 5, 5])
+
+
+def test_a_target_that_diverged_is_told_by_its_own_settings(trained, tmp_path, monkeypatch):
+    job, _ = trained
+    target = TargetConfig.model_validate({k: v for k, v in TINY_PROXY.items() if k != "epochs"})
+    broken = SignalsJob(
+        SCORES, target, 1024, job.plan.parts, 0, job.tokenizer, job.out, (), None, job.tokens,
+        Storage.open(tmp_path).recording(),
+    )  # fmt: skip
+
+    def overflowing(self, batch):
+        return [torch.full((len(batch.rows),), np.inf)] * (1 + len(SCALARS))
+
+    monkeypatch.setattr(Scorer, "_signals", overflowing)
+    with pytest.raises(NonFiniteScore, match=r"The target has diverged or overflows: lower target\.learning_rate"):
+        run_pass(broken, ScoringWorker())
 
 
 def test_a_pass_over_other_examples_is_refused(trained, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,9 @@ from tests.support.target_world import (
     macro_losses,
     macro_scored,
     macro_seen,
-    make_world,
-    one_process,
     weights,
     without_time,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    yield from one_process(tmp_path_factory.mktemp("store") / "store")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
-
 
 # --- which weights ---------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +29,7 @@ from s2l_ray.storage.folder import Storage
 from s2l_ray.testing.local_worker import Died, LocalWorkerContext
 from s2l_ray.testing.tiny import SHAPES, write_jsonl
 from s2l_ray.workflow.dry_run import dry_run
+from tests.support.scoring import ScoringWorker
 from tests.support.target_world import (
     PARTS,
     World,
@@ -37,24 +37,7 @@ from tests.support.target_world import (
     job_of,
     macro_by_hand,
     macro_losses,
-    make_world,
-    one_process,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    yield from one_process(tmp_path_factory.mktemp("store") / "store")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
-class Host(LocalWorkerContext):
-    def emit(self, **event: Any) -> None:
-        self.events.append(event)
 
 
 def test_early_weights_are_kept_whatever_happens_on_the_way(world: World, tmp_path: Path) -> None:
@@ -83,7 +66,7 @@ def scores(world: World, job: Any, out: Path, folder: str, into: Path, column: s
         column, job.target.model_copy(update={"precision": "fp32"}), 512, rows, job.seed, world.tokenizer,
         Storage.open(out), files, None, world.tokens, Storage.open(into).recording(),
     )  # fmt: skip
-    done = run_pass(wanted, Host(Path("unused")))
+    done = run_pass(wanted, ScoringWorker())
     assert [part for part, _, _ in done["parts"]] == list(range(PARTS))
     return pa.concat_tables([Storage.open(into).read_table(part_name(part)) for part in range(PARTS)])
 

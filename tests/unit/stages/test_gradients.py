@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from s2l_ray.config.schema import ProxyConfig
 from s2l_ray.data.corpus_parts import part_name
 from s2l_ray.data.example_id import array_to_hex, array_to_ids, ids_to_array
 from s2l_ray.data.token_examples import Examples
-from s2l_ray.data.token_parts import TOKEN_SCHEMA
 from s2l_ray.errors import InternalError
 from s2l_ray.lm.example_gradients import HeadGradients
 from s2l_ray.lm.load import load_model, train_tokenizer
@@ -25,47 +22,11 @@ from s2l_ray.stages.gradients import loop
 from s2l_ray.stages.gradients.check import CheckSources, SubsetToCheck, check_gradients, read_sample
 from s2l_ray.stages.gradients.loop import GradientsJob, Weights, run_pass
 from s2l_ray.storage.folder import Storage
-from s2l_ray.testing.local_worker import LocalWorkerContext
 from s2l_ray.testing.tiny import random_examples
+from tests.support.scoring import TINY_PROXY, ScoringWorker, write_tokens
+from tests.support.thread_workers import run_workers
 
-PROXY: dict[str, Any] = {
-    "from_config": {
-        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-    },
-    "train_tokenizer": {"vocab_size": 280}, "max_length": 64, "epochs": 1, "global_batch_size": 32,
-    "tokens_per_microbatch": 1024, "render": "plain", "precision": "fp32",
-}  # fmt: skip
 NUM, CLUSTERS = 300, 5
-
-
-class OneOfTwo(LocalWorkerContext):
-    """A worker that meets the other one, a thread, wherever workers meet."""
-
-    def __init__(self, rank: int, shared: dict[int, Any], barrier: threading.Barrier) -> None:
-        super().__init__(Path("unused"))
-        self.rank, self.num_workers, self.shared, self.barrier = rank, 2, shared, barrier
-
-    def emit(self, **event: Any) -> None:
-        self.events.append(event)
-
-    def all_gather(self, value: Any) -> list[Any]:
-        self.shared[self.rank] = value
-        self.barrier.wait(60)
-        found = [self.shared[0], self.shared[1]]
-        self.barrier.wait(60)
-        return found
-
-    def broadcast(self, value: Any) -> Any:
-        return self.all_gather(value)[0]
-
-
-class Alone(LocalWorkerContext):
-    def __init__(self) -> None:
-        super().__init__(Path("unused"))
-
-    def emit(self, **event: Any) -> None:
-        self.events.append(event)
 
 
 def corpus(num: int = NUM) -> Examples:
@@ -76,30 +37,13 @@ def corpus(num: int = NUM) -> Examples:
     return examples
 
 
-def write_tokens(folder: Storage, examples: Examples, rows_per_part: int) -> tuple[tuple[int, int], ...]:
-    cuts = list(zip(examples.offsets[:-1], examples.offsets[1:], strict=True))
-    columns = {
-        "example_id": array_to_ids(examples.ids),
-        "source": pa.array(["a"] * len(cuts)),
-        "input_ids": pa.array([examples.tokens[a:b].tolist() for a, b in cuts], pa.list_(pa.int32())),
-        "response_mask": pa.array([examples.mask[a:b].tolist() for a, b in cuts], pa.list_(pa.bool_())),
-    }
-    table = pa.table(columns).cast(TOKEN_SCHEMA)
-    parts = []
-    for part, start in enumerate(range(0, len(cuts), rows_per_part)):
-        cut = table.slice(start, rows_per_part)
-        folder.write_table(part_name(part), cut)
-        parts.append((part, cut.num_rows))
-    return tuple(parts)
-
-
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> GradientsJob:
     """At the start, and by other weights that were stored."""
     root = tmp_path_factory.mktemp("gradients")
     tokens, model = Storage.open(root / "tokens"), Storage.open(root / "proxy")
     tokenizer = train_tokenizer(iter(["the quick brown fox jumps over the lazy dog"] * 9), 280)
-    proxy = ProxyConfig.model_validate(PROXY)
+    proxy = ProxyConfig.model_validate(TINY_PROXY)
     load_model(proxy, tokenizer, seed=7).save_pretrained(root / "proxy" / "model")
     files = tuple(entry.name for entry in model.list("model"))
     parts = write_tokens(tokens, corpus(), 64)
@@ -118,7 +62,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def computed(job: GradientsJob, out: Path, **changes: Any) -> tuple[GradientsJob, dict[str, Any]]:
     made = dataclasses.replace(job, out=Storage.open(out).recording(), **changes)
-    return made, run_pass(made, Alone())
+    return made, run_pass(made, ScoringWorker())
 
 
 @pytest.fixture(scope="module")
@@ -139,11 +83,7 @@ def test_two_workers_give_the_same_bits(made: tuple[GradientsJob, dict[str, Any]
     job, alone = made
     # Stored weights alone: those of the start are drawn from torch's generator, which threads would share.
     both = dataclasses.replace(job, snapshots=job.snapshots[1:], out=Storage.open(tmp_path / "two").recording())
-    shared: dict[int, Any] = {}
-    barrier = threading.Barrier(2)
-    workers = [OneOfTwo(rank, shared, barrier) for rank in range(2)]
-    with ThreadPoolExecutor(2) as pool:
-        summaries = list(pool.map(lambda worker: run_pass(both, worker), workers))
+    summaries, workers = run_workers(2, lambda worker: run_pass(both, worker))
     assert summaries[0]["digests"] == summaries[1]["digests"] == alone["digests"][job.num_chunks :]
     assert all(any(event["event"] == "scored" for event in worker.events) for worker in workers)
     assert len(alone["written"]) == 2 * job.num_chunks == 10
@@ -164,7 +104,7 @@ def test_order_and_parts_of_the_corpus_change_nothing(
 
 def test_chunks_that_are_there_stay(made: tuple[GradientsJob, dict[str, Any]], tmp_path: Path) -> None:
     job, alone = made
-    again, worker = dataclasses.replace(job, out=Storage.open(job.out.local_path()).recording()), Alone()
+    again, worker = dataclasses.replace(job, out=Storage.open(job.out.local_path()).recording()), ScoringWorker()
     name = f"last/{part_name(3)}"
     again.out.delete(name)
     assert run_pass(again, worker)["digests"] == alone["digests"]
