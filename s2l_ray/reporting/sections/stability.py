@@ -19,10 +19,10 @@ def stability_section(facts: Facts, draw: Drawing) -> Section | None:
     if stability.overlap is not None:
         overlap = stability.overlap
         pairs = [v for i, line in enumerate(overlap.matrix) for v in line[:i]]
-        caption = (
-            f"Two of these {len(overlap.labels)} subsets have between {percent(min(pairs))} and {percent(max(pairs))} "
-            "in common of what is in either."
-        )
+        least, most = percent(min(pairs)), percent(max(pairs))
+        shares = least if least == most else f"between {least} and {most}"
+        who = "The two subsets have" if len(pairs) == 1 else f"Any two of these {len(overlap.labels)} subsets have"
+        caption = f"{who} {shares} in common of what is in either."
         names = [draw.name(label) for label in overlap.labels]
         rows = [[name, *(percent(v) for v in line)] for name, line in zip(names, overlap.matrix, strict=True)]
         svg = draw.svg(stability_charts.overlap(overlap, draw.names), "Overlap of subsets")
