@@ -141,7 +141,7 @@ def test_no_text_leaves_the_corpus_out_of_page_and_facts(tmp_path):
     ("selectors", "said"),
     [
         (("s2l", "random"), r"The two subsets have [\d.]+\s% in common of what is in either\."),
-        (("s2l", "random", "random_per_source"), r"Any two of these 3 subsets have between [\d.]+\s% and [\d.]+\s% in common"),
+        (("s2l", "random", "random_per_source"), r"Any two of these 3 subsets have between [\d.]+\s% and [\d.]+\s%"),
     ],
 )  # fmt: skip
 def test_what_subsets_have_in_common_is_said_of_two_and_of_more(tmp_path, selectors, said):
