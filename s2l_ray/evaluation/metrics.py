@@ -203,7 +203,7 @@ def register_metric(metric: Metric) -> Metric:
 
 
 _ANSWERS = "evaluation."
-_FIGURES = {
+ANSWER_FIGURES = {
     "correct": ("accuracy", True), "correct_published": ("accuracy by the published rule", True),
     "first": ("first number is the gold", True), "bleu": ("BLEU", False), "rouge1": ("ROUGE-1", False),
     "rouge2": ("ROUGE-2", False), "rougeL": ("ROUGE-L", False), "bertscore": ("BERTScore", False),
@@ -220,10 +220,10 @@ def figure_of_answers(name: str) -> tuple[str, str] | None:
     if not name.startswith(_ANSWERS):
         return None
     task, _, figure = name.removeprefix(_ANSWERS).rpartition(".")
-    if not task or figure not in _FIGURES:
+    if not task or figure not in ANSWER_FIGURES:
         raise MetricError(
             f"{shown(name)} names no figure of answers to test questions; write evaluation.<task>.<figure>, such as "
-            f"evaluation.gsm8k.correct, with one of {', '.join(_FIGURES)}"
+            f"evaluation.gsm8k.correct, with one of {', '.join(ANSWER_FIGURES)}"
         )
     return task, figure
 
@@ -235,7 +235,7 @@ def get_metric(name: str) -> Metric:
         MetricError: there is none; says which there are, and the one most likely meant.
     """
     if of_answers := figure_of_answers(name) if isinstance(name, str) else None:
-        label, is_share = _FIGURES[of_answers[1]]
+        label, is_share = ANSWER_FIGURES[of_answers[1]]
         unit = "questions" if is_share else "0 to 100"
         return Metric(name, label, unit, more_is_better=True, detail=of_answers[0], is_share=is_share)
     known = _metrics()

@@ -40,17 +40,6 @@ class SeedsComparison(NamedTuple):
     num_seeds: int
 
 
-def over_seeds(
-    values: np.ndarray, rng: np.random.Generator, resamples: int = 10_000, level: float = 0.95
-) -> SeedsEstimate:
-    """One set: mean ± standard deviation over the seeds, and the interval. Of one seed there is no interval.
-
-    Args:
-        values: (S, N): right or not, or any figure per question.
-    """
-    return average_over_seeds({"": values}, rng, resamples, level)
-
-
 def average_over_seeds(
     values: Sets,
     rng: np.random.Generator,
@@ -58,7 +47,9 @@ def average_over_seeds(
     level: float = 0.95,
     statistic: Statistic | None = None,
 ) -> SeedsEstimate:
-    """The mean over several sets. A resample has the same seeds in all sets, and each set keeps its size.
+    """The mean over one or several sets, with deviation over the seeds and interval; of one seed there are none.
+
+    A resample has the same seeds in all sets, and each set keeps its size.
 
     Args:
         values: the same seeds in the same order in each set.

@@ -30,10 +30,10 @@ def tuned_of_answers(report: dict[str, Any], metric: MetricFacts) -> list[TunedP
                     printable(figure[0]), point["mean"], point["values"],
                 )
             )  # fmt: skip
-    return sorted(found, key=lambda t: (t.parameter, _number(t.value), t.value, t.selector, t.share))
+    return sorted(found, key=lambda t: (t.parameter, number_of(t.value), t.value, t.selector, t.share))
 
 
-def _number(value: str) -> float:
-    """Numbers by size, other values after them."""
+def number_of(value: str) -> float:
+    """A setting's value, as JSON, to sort by: numbers by size, others after them."""
     known = json.loads(value)
     return float(known) if isinstance(known, (int, float)) else float("inf")

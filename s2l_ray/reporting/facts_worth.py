@@ -124,6 +124,10 @@ class Budgets:
     selection_flops: float
     rank_correlation: float | None
     """Of prediction and target."""
+    level: float = 0.95
+    """Of all intervals."""
+    sampled: str = "examples"
+    """What intervals are over, beside seeds: examples or questions."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from s2l_ray.evaluation.statistics import resampled_sums
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 NUM_RESAMPLES = 500
@@ -41,16 +43,10 @@ def resampled_means(sums: Array, counts: Array, seed: int = 0, num: int = NUM_RE
         (num, M): mean over the sequences of resampled examples, the same examples for all models. Examples without
         a sequence are none; NaN where there are no others.
     """
-    rng = np.random.default_rng(seed)
     sums, counts = sums[counts > 0], counts[counts > 0]
-    size = len(counts)
-    if not size:
+    if not len(counts):
         return np.full((num, sums.shape[1]), np.nan)
-    both = np.column_stack([sums, counts]).astype(np.float64)  # (N, M + 1)
-    totals = np.empty((num, both.shape[1]))
-    for i in range(num):
-        times = np.bincount(rng.integers(0, size, size), minlength=size)
-        totals[i] = times @ both
+    totals = resampled_sums(np.column_stack([sums, counts]), np.random.default_rng(seed), num)  # (num, M + 1)
     return totals[:, :-1] / totals[:, -1:]
 
 

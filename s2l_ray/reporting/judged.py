@@ -11,7 +11,7 @@ from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.run import Run, load_run
 from s2l_ray.config.evaluation import BASE, ConfidenceConfig
 from s2l_ray.evaluation import seeds, statistics
-from s2l_ray.evaluation.metrics import figure_of_answers
+from s2l_ray.evaluation.metrics import ANSWER_FIGURES, figure_of_answers
 from s2l_ray.evaluation.tasks import MATHS
 from s2l_ray.reporting.answers import Answers, read_answers, statistic_of
 from s2l_ray.reporting.facts_tasks import (
@@ -26,7 +26,7 @@ from s2l_ray.reporting.facts_tasks import (
 from s2l_ray.reporting.facts_worth import Budgets
 from s2l_ray.reporting.intervals import Estimate
 from s2l_ray.reporting.judged_budgets import budgets_of_answers
-from s2l_ray.reporting.judged_pairs import Side, differences_of
+from s2l_ray.reporting.judged_pairs import COMPARED, Side, differences_of, estimate_of
 from s2l_ray.text.display import printable
 
 MAX_MODELS, MAX_TASKS = 10, 12
@@ -34,12 +34,6 @@ _MAX_RESAMPLES = 2000
 """Of a page with hundreds of intervals, which is made at the end of every command."""
 _MAX_GROUPS = 12
 """Of a column, the largest."""
-_METRICS = {
-    "correct": ("accuracy", "share", True), "correct_published": ("accuracy by the published rule", "share", False),
-    "first": ("first number is the gold", "share", False), "bleu": ("BLEU", "percent", True),
-    "rouge1": ("ROUGE-1", "percent", False), "rouge2": ("ROUGE-2", "percent", False),
-    "rougeL": ("ROUGE-L", "percent", True), "bertscore": ("BERTScore", "percent", True),
-}  # fmt: skip
 _HEADLINES = ("correct", "rougeL", "bleu")
 
 
@@ -56,13 +50,12 @@ def gather_judged(run: Run, main: str | None, names: Mapping[str, str]) -> Judge
     every = read_answers(run)
     if not every:
         return None
-    confidence = run.config.evaluation.confidence if run.config.evaluation else ConfidenceConfig()
     models, tasks, notes = _kept(run, every, main)
     known = {(one.task, one.model): one for one in every}
     answers = {key: known[key] for key in itertools.product(tasks, models) if key in known}
-    sides = {model: {one.task: one for one in answers.values() if one.model == model} for model in models}
-    averaged = _averaged(sides)
-    side = Side(run.config.seed, min(confidence.resamples, _MAX_RESAMPLES), confidence.level, averaged)
+    by_model = _by_model(answers.values())
+    sides = {model: by_model[model] for model in models}
+    side = _side(run, _averaged(sides))
     scores = [score for one in answers.values() for score in _scores(one, side)]
     scores += [score for model, mine in sides.items() for score in _average(model, mine, side)]
     scores += _yardsticks(answers.values())
@@ -70,13 +63,14 @@ def gather_judged(run: Run, main: str | None, names: Mapping[str, str]) -> Judge
     differences, refused = differences_of(sides, baselines, side)
     groups, smaller = _groups(answers.values())
     measured = {name for one in answers.values() for name in one.values}
-    metrics = [name for name in [*_METRICS, *sorted(measured - _METRICS.keys())] if name in measured]
+    metrics = [name for name in [*ANSWER_FIGURES, *sorted(measured - ANSWER_FIGURES.keys())] if name in measured]
     return Judged(
-        confidence.level, [_metric(name) for name in metrics],
+        side.level, [_metric(name) for name in metrics],
         [_task(next(one for one in answers.values() if one.task == task)) for task in tasks],
         [_model(run, model, names, list(sides[model].values())) for model in models],
-        scores, differences, groups, smaller, [_shares(one) for one in answers.values()], averaged,
-        budgets_of_answers(run, sides, side), _num_seeds(run, answers.values()), [*notes, *refused],
+        scores, differences, groups, smaller, [_shares(one) for one in answers.values()], side.averaged,
+        budgets_of_answers(run, _by_model(one for one in every if one.task in tasks), side),
+        _num_seeds(run, answers.values()), [*notes, *refused],
     )  # fmt: skip
 
 
@@ -88,13 +82,25 @@ def budgets_by_answers(run: Run, report: Mapping[str, Any]) -> Budgets | None:
         report: what the sweep found.
     """
     figure = figure_of_answers(report["metric"])
-    judged = gather_judged(load_run(run.storage), None, {})  # with what its trials have made
-    for budgets in judged.budgets if judged else ():
+    swept = load_run(run.storage)  # with what its trials have made
+    asked = [one for one in read_answers(swept) if figure is not None and one.task == figure[0]]
+    for budgets in budgets_of_answers(swept, _by_model(asked), _side(swept, [])):
         if figure is not None and budgets.metric.key == figure[1]:
-            points = [p for p in budgets.points if p.heldout_set == figure[0]]
-            cost = float(report["cost"]["selection"]["flops"])
-            return replace(budgets, points=points, deciding=figure[0], selection_flops=cost)
+            return replace(budgets, selection_flops=float(report["cost"]["selection"]["flops"]))
     return None
+
+
+def _side(run: Run, averaged: list[str]) -> Side:
+    confidence = run.config.evaluation.confidence if run.config.evaluation else ConfidenceConfig()
+    return Side(run.config.seed, min(confidence.resamples, _MAX_RESAMPLES), confidence.level, averaged)
+
+
+def _by_model(every: Iterable[Answers]) -> dict[str, dict[str, Answers]]:
+    """Model → task → answers."""
+    found: dict[str, dict[str, Answers]] = {}
+    for one in every:
+        found.setdefault(one.model, {})[one.task] = one
+    return found
 
 
 def _num_seeds(run: Run, every: Iterable[Answers]) -> int:
@@ -112,13 +118,14 @@ def _kept(run: Run, every: Sequence[Answers], main: str | None) -> tuple[list[st
     models = list(dict.fromkeys(order + labels))
     tasks = list(dict.fromkeys(one.task for one in every))
     tasks = [task for task in MATHS if task in tasks] + [task for task in tasks if task not in MATHS]
-    notes = []
-    for what, found, most in (("models", models, MAX_MODELS), ("tasks", tasks, MAX_TASKS)):
-        if len(found) > most:
-            notes.append(
-                f"{most} of {len(found)} {what} are shown; evaluation/report.md in the run’s folder has the others"
-            )
-    return models[:MAX_MODELS], tasks[:MAX_TASKS], notes
+    asked, some = {(one.model, one.task) for one in every}, tasks[:MAX_TASKS]
+    kept = [model for model in models if any((model, task) in asked for task in some)][:MAX_MODELS]
+    some = [task for task in some if any((model, task) in asked for model in kept)]
+    notes = [
+        f"{len(shown)} of {len(found)} {what} are shown; evaluation/report.md in the run’s folder has the others"
+        for what, shown, found in (("models", kept, models), ("tasks", some, tasks)) if len(shown) < len(found)
+    ]  # fmt: skip
+    return kept, some, notes
 
 
 def _averaged(sides: Mapping[str, Mapping[str, Answers]]) -> list[str]:
@@ -130,8 +137,10 @@ def _averaged(sides: Mapping[str, Mapping[str, Answers]]) -> list[str]:
 
 
 def _metric(name: str) -> TaskMetric:
-    label, unit, is_compared = _METRICS.get(name, (printable(name.partition("/")[2]), "plain", False))
-    return TaskMetric(printable(name), label, unit, is_compared)
+    if name not in ANSWER_FIGURES:  # of the user's own
+        return TaskMetric(printable(name), printable(name.partition("/")[2]), "plain", False)
+    label, is_share = ANSWER_FIGURES[name]
+    return TaskMetric(name, label, "share" if is_share else "percent", name in COMPARED)
 
 
 def _task(one: Answers) -> TaskFacts:
@@ -151,7 +160,7 @@ def _scores(one: Answers, side: Side) -> list[TaskScore]:
     found = []
     for metric in one.values:
         found.append(_score(one, metric, "", side))
-        for part in one.parts if _METRICS.get(metric, ("", "", False))[2] else ():
+        for part in one.parts if metric in COMPARED else ():
             found.append(_score(one, metric, part, side))
     return found
 
@@ -162,14 +171,16 @@ def _score(one: Answers, metric: str, part: str, side: Side) -> TaskScore:
     told: Any
     if len(values) > 1:
         told = seeds.average_over_seeds({"": values}, rng, side.resamples, side.level, statistic_of(metric))
-        estimate, deviation = Estimate(told.mean, told.low, told.high), told.deviation
+        estimate, deviation = estimate_of(told.mean, told.low, told.high, num), told.deviation
     else:
         if metric in ("correct", "correct_published", "first"):
             told = statistics.accuracy(values[0] > 0, side.level)
+            estimate = Estimate(told.value, told.low, told.high)  # Wilson's, which few questions do not make too narrow
         else:
             columns, statistic = seeds.columns_of(values)[0], seeds.figures_of(values, statistic_of(metric))
             told = statistics.bootstrap(columns, statistic, rng, side.resamples, side.level)
-        estimate, deviation = Estimate(told.value, told.low, told.high), None
+            estimate = estimate_of(told.value, told.low, told.high, num)
+        deviation = None
     return TaskScore(one.task, printable(metric), one.model, num, estimate, len(values), deviation, part)
 
 
@@ -181,11 +192,11 @@ def _average(model: str, mine: Mapping[str, Answers], side: Side) -> list[TaskSc
     num, rng = sum(one.shape[1] for one in values.values()), side.generator(model, "averages")
     if len(common) > 1:
         told = seeds.average_over_seeds(values, rng, side.resamples, side.level)
-        estimate, deviation = Estimate(told.mean, told.low, told.high), told.deviation
+        estimate, deviation = estimate_of(told.mean, told.low, told.high, num), told.deviation
     else:
         right = {task: one[0] > 0 for task, one in values.items()}
         macro = statistics.averages(right, rng, side.resamples, side.level)["macro"]
-        estimate, deviation = Estimate(macro.value, macro.low, macro.high), None
+        estimate, deviation = estimate_of(macro.value, macro.low, macro.high, num), None
     return [TaskScore("", "correct", model, num, estimate, len(common), deviation)]
 
 
@@ -195,8 +206,9 @@ def _yardsticks(every: Iterable[Answers]) -> list[TaskScore]:
     for one in every:
         for name, figures in one.report.get("yardsticks", {}).items():
             for metric, figure in figures.items():
-                told = Estimate(figure["value"], figure["low"], figure["high"])
-                score = TaskScore(one.task, metric, name, figure["num_questions"], told, 1, None)
+                num = figure["num_questions"]
+                told = estimate_of(figure["value"], figure["low"], figure["high"], num)
+                score = TaskScore(one.task, metric, name, num, told, 1, None)
                 found.setdefault((one.task, name, metric), score)
     return list(found.values())
 

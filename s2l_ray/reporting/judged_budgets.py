@@ -11,19 +11,17 @@ from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.models import TargetArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.evaluation import seeds
+from s2l_ray.evaluation.metrics import ANSWER_FIGURES
 from s2l_ray.reporting.answers import Answers, statistic_of
 from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets, MetricFacts
 from s2l_ray.reporting.intervals import MIN_EXAMPLES, Estimate
-from s2l_ray.reporting.judged_pairs import Side
+from s2l_ray.reporting.judged_pairs import Side, way_of
 from s2l_ray.text.display import printable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Sides = Mapping[str, Mapping[str, Answers]]
 
-_METRICS = {
-    "correct": MetricFacts("correct", "accuracy", "% of questions", True, True),
-    "rougeL": MetricFacts("rougeL", "ROUGE-L", "0 to 100", True, False),
-}
+_METRICS = ("correct", "rougeL")
 _MAX_DRAWS = 40_000_000
 """Of questions for one interval; a large set of the user's own has fewer resamples."""
 _ALL = ""
@@ -34,17 +32,17 @@ def budgets_of_answers(run: Run, sides: Sides, side: Side) -> list[Budgets]:
     """Curves of targets on subsets, by accuracy and by ROUGE-L; none where fewer than two were asked."""
     found = []
     for metric in _METRICS:
-        tasks = list(
-            dict.fromkeys(task for mine in sides.values() for task, one in mine.items() if metric in one.values)
-        )
         labels = [label for label in sides if label in run.targets and (label == FULL or _is_plain(run, label))]
+        tasks = list(
+            dict.fromkeys(task for label in labels for task, one in sides[label].items() if metric in one.values)
+        )
         points = _points(run, sides, labels, tasks, metric, side)
         if len({(p.selector, p.share) for p in points if p.selector != FULL}) > 1:
-            found.append(_budgets(run, points, tasks, metric))
+            found.append(_budgets(run, points, tasks, metric, side.level))
     return found
 
 
-def _budgets(run: Run, points: list[BudgetPoint], tasks: Sequence[str], metric: str) -> Budgets:
+def _budgets(run: Run, points: list[BudgetPoint], tasks: Sequence[str], metric: str, level: float) -> Budgets:
     within, deciding = run.config.sweep.within, _ALL if any(not p.heldout_set for p in points) else tasks[0]
     decisive = [p for p in points if p.heldout_set == deciding and p.selector != FULL]
     smallest: dict[str, float | None] = {}
@@ -53,7 +51,9 @@ def _budgets(run: Run, points: list[BudgetPoint], tasks: Sequence[str], metric: 
             good = [p.share for p in decisive if p.selector == selector and p.relative is not None
                     and p.relative.value >= 100 * (1 - within)]  # fmt: skip
             smallest[selector] = min(good, default=None)
-    return Budgets(_METRICS[metric], within, points, smallest, deciding, [], 0, 0.0, None)
+    label, is_share = ANSWER_FIGURES[metric]
+    facts = MetricFacts(metric, label, "% of questions" if is_share else "0 to 100", True, is_share)
+    return Budgets(facts, within, points, smallest, deciding, [], 0, 0.0, None, level, "questions")
 
 
 def _points(
@@ -73,19 +73,20 @@ def _points(
             for label, one in values.items()
         }
         means = {label: _mean(one, metric) for label, one in values.items()}
+        enough = len(ids) >= MIN_EXAMPLES
         for label in found:
             relative = None
-            if FULL in found and means[FULL]:
-                whole = bool((drawn[FULL] > 0).all()) and len(ids) >= MIN_EXAMPLES
-                samples = drawn[label] / drawn[FULL] * 100 if whole else None
+            if _is_comparable(found, label, FULL) and means[FULL]:
+                samples = drawn[label] / drawn[FULL] * 100 if enough and (drawn[FULL] > 0).all() else None
                 ratio = means[label] / means[FULL] * 100
                 relative = _estimate(ratio, samples, side.level)
                 relatives.setdefault(label, []).append((ratio, samples, len(found[label].seeds)))
             beside = _random_of(run, label)
             against = None
-            if beside in found and beside != label:
-                against = _estimate(means[label] - means[beside], drawn[label] - drawn[beside], side.level)
-            told = _estimate(means[label], drawn[label], side.level)
+            if _is_comparable(found, label, beside) and beside != label:
+                apart = drawn[label] - drawn[beside] if enough else None
+                against = _estimate(means[label] - means[beside], apart, side.level)
+            told = _estimate(means[label], drawn[label] if enough else None, side.level)
             points.append(_point(run, label, task, len(found[label].seeds), told, relative, against))
     for label, of in relatives.items() if len(tasks) > 1 else ():
         if len(of) == len(tasks):
@@ -94,6 +95,10 @@ def _points(
             told = _estimate(float(np.mean([ratio for ratio, _, _ in of])), both, side.level)
             points.append(_point(run, label, _ALL, min(num for _, _, num in of), told, told, None))
     return points
+
+
+def _is_comparable(found: Mapping[str, Answers], label: str, other: str) -> bool:
+    return other in found and way_of(found[label]) == way_of(found[other])
 
 
 def _is_plain(run: Run, label: str) -> bool:

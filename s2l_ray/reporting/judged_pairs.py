@@ -12,6 +12,7 @@ from s2l_ray.evaluation import seeds, statistics
 from s2l_ray.reporting.answers import Answers, statistic_of
 from s2l_ray.reporting.facts_tasks import TaskDifference
 from s2l_ray.reporting.intervals import MIN_EXAMPLES, UNDECIDED, Estimate, verdict
+from s2l_ray.text.display import printable
 
 COMPARED = ("correct", "bleu", "rougeL", "bertscore")
 
@@ -45,19 +46,22 @@ def differences_of(
     for model, of in baselines.items():
         for baseline in of:
             tasks = [task for task in sides[model] if task in sides[baseline]]
-            comparable = []
+            comparable: list[str] = []
+            apart: dict[tuple[str, ...], list[str]] = {}
             for task in tasks:
-                ways = [_way(sides[label][task]) for label in (model, baseline)]
-                if ways[0] == ways[1]:
-                    comparable.append(task)
-                else:
-                    refused.append(f"{model} and {baseline} are not compared on {task}: {ways[0]}; {ways[1]}")
+                ways = tuple(way_of(sides[label][task]) for label in (model, baseline))
+                (comparable if ways[0] == ways[1] else apart.setdefault(ways, [])).append(task)
+            refused += [
+                printable(f"{model} and {baseline} are not compared on {', '.join(which)}: {'; '.join(ways)}")
+                for ways, which in apart.items()
+            ]
             found += _pair(model, baseline, {task: (sides[model][task], sides[baseline][task]) for task in comparable},
                            side)  # fmt: skip
     return found, refused
 
 
-def _way(one: Answers) -> str:
+def way_of(one: Answers) -> str:
+    """How the model was asked and answered: other ways give other texts."""
     return f"{one.made.form}, {one.way}"
 
 
@@ -113,17 +117,17 @@ def _compare(
         first, second = ({task: one.of(metric, ids, common)} for one in both)
         told = seeds.compare_over_seeds(first, second, rng, side.resamples, side.level, statistic)
         return _Compared(
-            _estimate(told.difference, told.low, told.high, len(ids)), told.p_value, None, len(ids), len(common)
+            estimate_of(told.difference, told.low, told.high, len(ids)), told.p_value, None, len(ids), len(common)
         )
     values = [one.of(metric, ids, one.seeds[:1]) for one in both]
     if metric == "correct":
         own = statistics.compare(values[0][0] > 0, values[1][0] > 0, rng, side.resamples, side.level)
         detectable = max(own.detectable, 1 / len(ids))
-        return _Compared(_estimate(own.difference, own.low, own.high, len(ids)), own.p_value, detectable, len(ids), 1)
+        return _Compared(estimate_of(own.difference, own.low, own.high, len(ids)), own.p_value, detectable, len(ids), 1)
     columns = [seeds.columns_of(one)[0] for one in values]
     figure = seeds.figures_of(values[0], statistic)
     paired = statistics.paired_bootstrap(columns[0], columns[1], figure, rng, side.resamples, side.level)
-    return _Compared(_estimate(paired.value, paired.low, paired.high, len(ids)), None, None, len(ids), 1)
+    return _Compared(estimate_of(paired.value, paired.low, paired.high, len(ids)), None, None, len(ids), 1)
 
 
 def _average(model: str, baseline: str, tasks: Mapping[str, tuple[Answers, Answers]], side: Side) -> _Compared:
@@ -143,12 +147,12 @@ def _average(model: str, baseline: str, tasks: Mapping[str, tuple[Answers, Answe
         })  # fmt: skip
     if several:
         told = seeds.compare_over_seeds(values[0], values[1], rng, side.resamples, side.level)
-        return _Compared(_estimate(told.difference, told.low, told.high, num), told.p_value, None, num, len(common))
+        return _Compared(estimate_of(told.difference, told.low, told.high, num), told.p_value, None, num, len(common))
     right = [{task: one[0] > 0 for task, one in of.items()} for of in values]
     macro = statistics.compare_averages(right[0], right[1], rng, side.resamples, side.level)["macro"]
-    return _Compared(_estimate(macro.value, macro.low, macro.high, num), None, None, num, 1)
+    return _Compared(estimate_of(macro.value, macro.low, macro.high, num), None, None, num, 1)
 
 
-def _estimate(value: float, low: float, high: float, num_questions: int) -> Estimate:
+def estimate_of(value: float, low: float | None, high: float | None, num_questions: int) -> Estimate:
     """Without bounds where so few questions tell nothing."""
     return Estimate(value) if num_questions < MIN_EXAMPLES else Estimate(value, low, high)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from s2l_ray.reporting.facts_tasks import Judged, TaskDifference
-from s2l_ray.reporting.intervals import BETTER, UNDECIDED, WORSE
 from s2l_ray.reporting.numbers import task_signed
+from s2l_ray.reporting.sentences import listed, told_apart
 
 _MAX_TASKS = 3
 """Named one by one; of more the mean is told."""
@@ -32,20 +32,13 @@ def judged_lines(judged: Judged | None, main: str | None) -> list[str]:
 def _sentence(judged: Judged, told: list[TaskDifference]) -> str:
     """`By its answers to test questions, S2L 20 % is better than the full data on “GSM8K” (…)`."""
     names = {m.label: m.name for m in judged.models}
-    by_word: dict[str, list[str]] = {BETTER: [], WORSE: [], UNDECIDED: []}
+    by_word: dict[str, list[str]] = {}
     for word, task in dict.fromkeys((d.verdict, d.task) for d in told):
-        by_word[word].append(_told(judged, [d for d in told if (d.verdict, d.task) == (word, task)]))
+        by_word.setdefault(word, []).append(_told(judged, [d for d in told if (d.verdict, d.task) == (word, task)]))
     first = told[0]
     against = f"the {names[first.baseline]}" if first.baseline == "full" else names[first.baseline]
     against = "the model that is not fine-tuned" if first.baseline == "base" else against
-    parts = [
-        f"{word} {f'than {against} ' if word == BETTER or not by_word[BETTER] else ''}{_and(by_word[word])}"
-        for word in (BETTER, WORSE) if by_word[word]
-    ]  # fmt: skip
-    said = f"is {', but '.join(parts)}" if parts else ""
-    if by_word[UNDECIDED]:
-        them = "it" if said else against
-        said += f"{', and ' if said else ''}cannot be told apart from {them} {_and(by_word[UNDECIDED])}"
+    said = told_apart({word: listed(tasks) for word, tasks in by_word.items()}, against)
     return f"By its answers to test questions, {names[first.model]} {said}."
 
 
@@ -66,7 +59,3 @@ def _measured(judged: Judged, d: TaskDifference) -> str:
 
 
 _POINTS = "\u00a0points"
-
-
-def _and(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

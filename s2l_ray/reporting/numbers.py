@@ -20,9 +20,12 @@ def figure(value: float, metric: MetricFacts) -> str:
 
 def signed(value: float, metric: MetricFacts) -> str:
     """A difference: `+18.1 points`, `−0.27`; the minus sign is a real one."""
-    text = f"{value * 100:+.1f}" if metric.is_share else f"{value:+.3f}"
+    return _with_sign(f"{value * 100:+.1f}" if metric.is_share else f"{value:+.3f}", metric.is_share)
+
+
+def _with_sign(text: str, is_share: bool) -> str:
     text = text if text.strip("+-0.") else text[1:]  # nothing is neither more nor less
-    return text.replace("-", "−") + ("\u00a0points" if metric.is_share else "")
+    return text.replace("-", "−") + ("\u00a0points" if is_share else "")
 
 
 def task_figure(value: float, unit: str) -> str:
@@ -35,8 +38,12 @@ def task_figure(value: float, unit: str) -> str:
 def task_signed(value: float, unit: str) -> str:
     """A difference: `+18.1 points`, `−0.3`."""
     text = f"{value * 100:+.1f}" if unit == "share" else f"{value:+.1f}" if unit == "percent" else f"{value:+.3g}"
-    text = text if text.strip("+-0.") else text[1:]
-    return text.replace("-", "−") + ("\u00a0points" if unit == "share" else "")
+    return _with_sign(text, unit == "share")
+
+
+def task_distance(value: float, unit: str) -> str:
+    """A difference that is never negative: `18.1 points`, `0.3`."""
+    return task_signed(value, unit).removeprefix("+")
 
 
 def compact(value: float) -> str:

@@ -73,8 +73,9 @@ def curve_lines(budgets: Budgets) -> list[str]:
     for phase in dict.fromkeys(p.phase for p in budgets.points):
         points = [p for p in budgets.points if (p.phase, p.heldout_set) == (phase, budgets.deciding)]
         seeds = min(p.num_seeds for p in points)
-        over = f"over examples and {seeds} seeds" if seeds > 1 else "over examples (one seed)"
-        heading = f"{phase}: {metric_title(metric)} on “{budgets.deciding}”, 95 % intervals {over}"
+        over = f"over {budgets.sampled}" + (f" and {seeds} seeds" if seeds > 1 else " (one seed)")
+        level = f"{budgets.level * 100:.4g} %"
+        heading = f"{phase}: {metric_title(metric)} on “{budgets.deciding}”, {level} intervals {over}"
         lines += textwrap.wrap(heading, _WIDTH, subsequent_indent="  ")
         has_random = any(p.against_random for p in points)
         rows = [["trained on", "value", "of full data", *(["against random"] if has_random else [])]]

@@ -13,7 +13,7 @@ from s2l_ray.artifacts.manifest import read_manifest
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.evaluation.metrics import Metric, get_metric, list_metrics
-from s2l_ray.reporting.answers_sweep import is_by_answers
+from s2l_ray.reporting.answers_sweep import is_by_answers, number_of
 from s2l_ray.reporting.evaluations import HeldOutSet, Key, read_sets
 from s2l_ray.reporting.facts import TunedPoint
 from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets, MetricFacts, SourcePoint
@@ -206,6 +206,4 @@ def tuned_of(rows: list[Row], metric: MetricFacts) -> list[TunedPoint]:
 
 def _by_value(name: str, value: str, selector: str, share: float, heldout_set: str) -> tuple[Any, ...]:
     """Numbers by size, other values by their text."""
-    known = json.loads(value)
-    number = float(known) if isinstance(known, (int, float)) else float("inf")
-    return name, number, value, selector, share, heldout_set
+    return name, number_of(value), value, selector, share, heldout_set

@@ -15,14 +15,13 @@ from s2l_ray.reporting.facts_worth import Difference, Leader, MetricFacts, Model
 from s2l_ray.reporting.intervals import (
     BETTER,
     MIN_EXAMPLES,
-    UNDECIDED,
-    WORSE,
     estimate,
     means_over_seeds,
     resampled_means,
     verdict,
 )
 from s2l_ray.reporting.numbers import figure, signed
+from s2l_ray.reporting.sentences import listed, told_apart
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -199,21 +198,14 @@ def verdict_lines(worth: Worth | None, main: str | None, names: dict[str, str]) 
 def _sentence(worth: Worth, told: list[Difference], names: dict[str, str]) -> str:
     """`On “balanced”, S2L 20 % is better than the full data in held-out loss (…), but worse in exact matches (…).`"""
     metrics = {m.key: m for m in worth.metrics}
-    by_word: dict[str, list[str]] = {BETTER: [], WORSE: [], UNDECIDED: []}
+    by_word: dict[str, list[str]] = {}
     for difference in told:
-        by_word[difference.verdict].append(_measured(worth, difference, metrics[difference.metric]))
+        by_word.setdefault(difference.verdict, []).append(_measured(worth, difference, metrics[difference.metric]))
     first = told[0]
     if first.num_examples < MIN_EXAMPLES:
         return _too_few(first, names)
     baseline = "the full data" if first.baseline == FULL else names[first.baseline]
-    told_apart = [
-        f"{word} {f'than {baseline} ' if word == BETTER or not by_word[BETTER] else ''}in {' and '.join(by_word[word])}"
-        for word in (BETTER, WORSE) if by_word[word]
-    ]  # fmt: skip
-    said = f"is {', but '.join(told_apart)}" if told_apart else ""
-    if by_word[UNDECIDED]:
-        them = "it" if said else baseline
-        said += f"{', and ' if said else ''}cannot be told apart from {them} in {' and '.join(by_word[UNDECIDED])}"
+    said = told_apart({word: f"in {listed(measured)}" for word, measured in by_word.items()}, baseline)
     return f"On “{first.heldout_set}”, {names[first.label]} {said}."
 
 

@@ -72,7 +72,11 @@ def _caption(budgets: Budgets, what: str, left_out: int) -> str:
     if budgets.rank_correlation is not None:
         said.append(f"the proxy’s model ranked the budgets with a correlation of {budgets.rank_correlation:.2f}")
     if not budgets.smallest:
-        said.append("without a target on the full data nothing is relative to it")
+        has_full = any(p.selector == FULL for p in budgets.points)
+        said.append(
+            "not every budget can be compared with the full data" if has_full
+            else "without a target on the full data nothing is relative to it"
+        )  # fmt: skip
     if left_out:
         said.append(f"{left_out} more {what}s are in the table")
     caption = "; ".join(said)

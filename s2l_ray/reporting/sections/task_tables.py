@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from s2l_ray.reporting.facts_tasks import GroupScore, Judged, TaskDifference, TaskMetric
 from s2l_ray.reporting.intervals import Estimate
-from s2l_ray.reporting.numbers import task_figure, task_signed
+from s2l_ray.reporting.numbers import task_distance, task_figure, task_signed
 from s2l_ray.reporting.parts import Table
 
 YARDSTICKS = {"constant": "constant summary", "first_sentence": "first sentence"}
@@ -43,7 +43,7 @@ def scores_table(judged: Judged, metric: TaskMetric) -> Table:
         rows.append([
             titles.get(s.task, "mean"), names[s.model], forms.get(s.task, ""), f"{s.num_questions:,}",
             task_figure(s.estimate.value, metric.unit), _interval(s.estimate, metric.unit),
-            *([f"{s.num_seeds}", "" if s.deviation is None else f"± {task_signed(s.deviation, metric.unit)[1:]}"]
+            *([f"{s.num_seeds}", "" if s.deviation is None else f"± {task_distance(s.deviation, metric.unit)}"]
               if several else []),
             *("" if one is None else task_figure(one.estimate.value, m.unit) for one, m in
               zip(more, beside, strict=True)),

@@ -9,7 +9,7 @@ from s2l_ray.reporting.charts.tasks import Block, Line
 from s2l_ray.reporting.facts import Facts
 from s2l_ray.reporting.facts_tasks import Judged, TaskDifference, TaskMetric, TaskScore
 from s2l_ray.reporting.intervals import BETTER, UNDECIDED, WORSE, Estimate
-from s2l_ray.reporting.numbers import task_figure, task_signed
+from s2l_ray.reporting.numbers import task_distance, task_figure, task_signed
 from s2l_ray.reporting.parts import Drawing, Figure, Section
 from s2l_ray.reporting.sections.task_tables import (
     YARDSTICKS,
@@ -42,6 +42,7 @@ def tasks_section(facts: Facts, draw: Drawing) -> Section | None:
         f"{level_of(judged)} intervals {seeds}. A difference counts only where its interval leaves zero out and it "
         "passes a test with Holm’s correction over the tasks."
     )
+    how = " ".join([how, *(f"{note[:1].upper()}{note[1:]}." for note in judged.notes)])
     figures = [*_score_figures(judged, draw), *_difference_figures(judged, draw), *_overlap_figures(judged, draw)]
     figures += [*_group_figures(judged, draw), *_share_figures(judged)]
     return Section("tasks", "What can it do?", how, figures)
@@ -96,7 +97,7 @@ def _leading(judged: Judged, metric: TaskMetric, of: Sequence[TaskScore]) -> str
             beside = f", less than a trivial summary ({task_figure(trivial.estimate.value, metric.unit)})"
         said.append(f"{where}: {names[best.model]} ({told}){beside}")
     if not said:
-        return "One model was asked, so there is nothing to compare."
+        return "No two models answered the same task, so there is nothing to compare."
     return f"Highest figures, whether told apart or not: {'; '.join(said)}."
 
 
@@ -165,12 +166,12 @@ def _counted(found: Sequence[TaskDifference], judged: Judged) -> str:
         worst = max(least, key=lambda d: d.detectable or 0.0)
         caption += (
             f" With so many questions a difference of less than "
-            f"{task_signed(worst.detectable or 0.0, 'share').strip('+')} may well go unseen "
+            f"{task_distance(worst.detectable or 0.0, 'share')} may well go unseen "
             f"({titles_of(judged)[worst.task]}, where that is largest)."
         )
     if 1 < judged.num_seeds < _FEW_SEEDS:
         caption += f" Intervals of {judged.num_seeds} seeds are too narrow, as those of so few always are."
-    return " ".join([caption, *(f"{note[:1].upper()}{note[1:]}." for note in judged.notes if "not compared" in note)])
+    return caption
 
 
 _FEW_SEEDS = 5

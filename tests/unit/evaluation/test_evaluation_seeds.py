@@ -19,7 +19,7 @@ def coin(share: float, num: int, seed: int) -> np.ndarray:
 
 def test_one_seed_has_no_interval_and_nothing_to_compare():
     values = np.array([[1, 0, 1, 1]])
-    assert seeds.over_seeds(values, rng()) == (0.75, None, None, None, 1)
+    assert seeds.average_over_seeds({"": values}, rng()) == (0.75, None, None, None, 1)
     with pytest.raises(ValueError, match="two of them"):
         seeds.compare_over_seeds({"a": values}, {"a": values}, rng())
 
@@ -27,7 +27,7 @@ def test_one_seed_has_no_interval_and_nothing_to_compare():
 def test_seeds_widen_the_interval():
     same = np.tile(coin(0.5, 400, 3), (3, 1))
     apart = np.stack([coin(share, 400, 3) for share in (0.4, 0.5, 0.6)])
-    narrow, wide = seeds.over_seeds(same, rng()), seeds.over_seeds(apart, rng())
+    narrow, wide = seeds.average_over_seeds({"": same}, rng()), seeds.average_over_seeds({"": apart}, rng())
     assert narrow.deviation == 0
     assert wide.deviation == pytest.approx(0.1, abs=0.03)
     assert (wide.high or 0) - (wide.low or 0) > 1.3 * ((narrow.high or 0) - (narrow.low or 0))
@@ -35,7 +35,7 @@ def test_seeds_widen_the_interval():
 
 def test_seeds_that_are_all_alike_give_the_interval_over_questions():
     right = coin(0.6, 500, 1)
-    told = seeds.over_seeds(np.tile(right, (2, 1)), rng())
+    told = seeds.average_over_seeds({"": np.tile(right, (2, 1))}, rng())
     alone = statistics.mean(right.astype(float), rng(7))
     assert (told.low, told.high) == (pytest.approx(alone.low, abs=0.005), pytest.approx(alone.high, abs=0.005))
 
@@ -54,7 +54,7 @@ def test_a_difference_is_paired_by_seed_and_question():
     assert told.low == pytest.approx(0.05)
     assert told.high == pytest.approx(0.05)
     assert told.p_value < 0.001
-    apart = seeds.over_seeds(base, rng())
+    apart = seeds.average_over_seeds({"": base}, rng())
     assert (apart.high or 0) - (apart.low or 0) > 0.1
 
 

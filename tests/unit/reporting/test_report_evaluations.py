@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 
 from s2l_ray.artifacts.run import load_run
 from s2l_ray.config.custom_task import CustomTaskConfig
+from s2l_ray.config.evaluation import ConfidenceConfig, EvaluationConfig
+from s2l_ray.config.load import to_yaml
 from s2l_ray.evaluation import statistics
 from s2l_ray.reporting.charts.worth import _ticks
 from s2l_ray.reporting.sweep_results import present_sweep
@@ -257,6 +260,62 @@ def test_few_questions_are_not_told_apart(tmp_path):
     assert told["estimate"]["low"] is None
     assert told["verdict"] == "not told apart"
     assert any("15 questions are too few" in line for line in facts["verdict"])
+
+
+def test_a_bootstrap_of_few_questions_has_no_interval(tmp_path):
+    models = judged_run(tmp_path, both=True, num_questions=15, tasks=("gsm8k", "clinical"))
+    judged = facts_of(load_run(str(models.made.folder))).plain()["judged"]
+    for metric, task, known in (("correct", "gsm8k", True), ("rougeL", "clinical", False)):
+        told = next(s for s in judged["scores"] if (s["metric"], s["task"], s["model"]) == (metric, task, "full"))
+        assert (told["estimate"]["low"] is not None) == known  # Wilson's holds for few questions, too
+    assert judged["budgets"]
+    for point in (p for budgets in judged["budgets"] for p in budgets["points"]):
+        every = [point[name] for name in ("estimate", "relative", "against_random") if point[name] is not None]
+        assert [one["low"] for one in every] == [None] * len(every)
+
+
+def test_a_curve_has_every_target_and_the_page_says_what_its_pictures_leave_out(one, monkeypatch):
+    monkeypatch.setattr("s2l_ray.reporting.judged.MAX_MODELS", 2)
+    text, facts = tasks_page(one.made.folder)
+    assert [m["label"] for m in facts["judged"]["models"]] == ["base", "full"]
+    assert len({(p["selector"], p["share"]) for p in facts["judged"]["budgets"][0]["points"]}) == 5
+    assert "2 of 6 models are shown" in "".join(Page(text).texts)
+
+
+def test_what_answered_no_task_that_is_shown_is_left_out(tmp_path, monkeypatch):
+    models = judged_run(tmp_path, num_questions=30)
+    [gone] = (models.made.folder / "evaluation").glob("full-gsm8k-*")
+    shutil.rmtree(gone)
+    monkeypatch.setattr("s2l_ray.reporting.judged.MAX_TASKS", 1)
+    facts = facts_of(load_run(str(models.made.folder))).plain()["judged"]
+    assert [m["label"] for m in facts["models"]] == ["base", "s2l-0.1", "random-0.1"]
+    assert [note.partition(";")[0] for note in facts["notes"]] == ["3 of 4 models are shown", "1 of 2 tasks are shown"]
+
+
+def test_answers_of_another_engine_are_on_no_curve_relative_to_the_full_datas(tmp_path):
+    models = judged_run(tmp_path, both=True, num_questions=30, tasks=("gsm8k",), engines={"full": "vllm"})
+    text, facts = tasks_page(models.made.folder)
+    [budgets] = facts["judged"]["budgets"]
+    assert {p["selector"]: p["relative"] is None for p in budgets["points"]} == {
+        "full": False, "s2l": True, "random": True,
+    }  # fmt: skip
+    assert "Not every budget can be compared with the full data" in "".join(Page(text).texts)
+
+
+def test_seeds_that_do_not_differ_have_a_deviation_of_nothing(tmp_path):
+    models = judged_run(tmp_path, seeds=(0, 1), num_questions=30, tasks=("gsm8k",), skills={"full": 9.0})
+    text, _ = tasks_page(models.made.folder)
+    assert ">± 0.0\u00a0points<" in text
+
+
+def test_a_curve_in_the_terminal_names_the_level_and_what_was_sampled(one, tmp_path):
+    shutil.copytree(one.made.folder, tmp_path / "run")
+    run = load_run(str(tmp_path / "run"))
+    asked = EvaluationConfig(tasks=["gsm8k"], confidence=ConfidenceConfig(level=0.9))
+    run.storage.write_bytes("config.yaml", to_yaml(run.config.model_copy(update={"evaluation": asked})).encode())
+    report = {"metric": "evaluation.gsm8k.correct", "cost": {"selection": {"flops": 4e9}}}
+    _, lines = present_sweep(load_run(run.uri), pa.table({}), report)
+    assert "90 % intervals over questions (one seed)" in " ".join(line.strip() for line in lines)
 
 
 def test_the_sets_of_questions_stand_in_the_table_of_data_sets(whole):
