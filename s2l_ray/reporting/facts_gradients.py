@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from s2l_ray.artifacts.results import GradientCheck
 from s2l_ray.artifacts.run import Run
 from s2l_ray.selection.gradient_errors import GradientError
 from s2l_ray.selection.gradient_similarity import Interval, Similarity
@@ -28,7 +29,7 @@ def gradient_facts(run: Run) -> GradientFacts | None:
     """None: the run's gradients were not compared."""
     if "gradient-check" not in run.stages:
         return None
-    made = run.stages["gradient-check"].storage.read_json("gradients.json")
+    made = GradientCheck.of(run.stages["gradient-check"]).report
     return GradientFacts(
         made["kind"], made["num_examples"], made["num_sampled"], [_findings(one) for one in made["snapshots"]],
         made["verdict"], made["notes"],

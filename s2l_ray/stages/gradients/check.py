@@ -2,8 +2,8 @@
 torch.
 
 Memory: the sample's gradients in float32 and float64, and inner products of all pairs (together about 400 MB for 3,000
-examples of 4,096 numbers), ids and
-clusters of the corpus (20 bytes an example, about 60 while the sample is drawn), ids of one subset.
+examples of 4,096 numbers), ids and clusters of the corpus (20 bytes an example, about 60 while the sample is drawn),
+ids of one subset.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from s2l_ray.lm.identity import model_identity, pinned
 from s2l_ray.observability.progress import format_count
 from s2l_ray.selection import list_selectors
 from s2l_ray.selection.signals import PASSES, snapshot_index
-from s2l_ray.stages.competence import middle_index, watches_competence
+from s2l_ray.stages.competence import watches_competence
 from s2l_ray.stages.context import RunContext
 from s2l_ray.stages.tokenizer import open_tokenizer
 from s2l_ray.stages.training import check_before_training, training_settings
@@ -170,12 +170,10 @@ def _said(points: Sequence[Point]) -> str:
 
 
 def _kept(config: S2LConfig, points: Sequence[Point]) -> tuple[int, ...]:
-    """Scored points whose weights a selector or the gradient check will look at; the last ones are there anyway, the
-    untrained are made anew."""
+    """Scored points whose weights a selector, the gradient check, or who judges guards will look at; the last ones are
+    there anyway, the untrained are made anew."""
     kept = {index for _, index in _passes(config, points) if index is not None}
-    middle = middle_index(config, len(points)) if watches_competence(config) else None
-    kept |= set() if middle is None else {middle}
-    middle = None if config.gradients is None else middle_point(points)
+    middle = middle_point(points) if config.gradients is not None or watches_competence(config) else None
     kept |= set() if middle is None else {middle}
     last = len(points) - 1
     return tuple(sorted(i for i in kept if i != last and points[i].step and points[i].epoch is None))

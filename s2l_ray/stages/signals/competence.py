@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from s2l_ray.artifacts.models import CorpusArtifact, ProxyArtifact
-from s2l_ray.artifacts.snapshots import weights_folder
+from s2l_ray.artifacts.points import middle_point
+from s2l_ray.artifacts.snapshots import Snapshot, weights_folder
 from s2l_ray.artifacts.stage import Stage, StageResult, StageSpec
 from s2l_ray.config.model import RENDER_FIELDS
 from s2l_ray.config.schema import S2LConfig
-from s2l_ray.stages.competence import competence_name, middle_index
+from s2l_ray.stages.competence import competence_name
 from s2l_ray.stages.context import RunContext
 from s2l_ray.stages.reference import SCORES
 from s2l_ray.stages.signals.query import write_parts
@@ -30,11 +31,11 @@ def competence_specs(
     guarded = any(config.selection.options_of(name).guard.rules for name in selectors)
     if not guarded or not CorpusArtifact.of(corpus).heldout["rows"]:
         return []
-    steps = [one["step"] for one in ProxyArtifact.of(proxy).snapshots]
-    middle, found = middle_index(config, len(steps)), []
+    snapshots = [Snapshot(**one) for one in ProxyArtifact.of(proxy).snapshots]
+    middle, found = middle_point(snapshots), []
     if middle is not None and any(o.name.startswith(weights_folder(middle)) for o in proxy.manifest.outputs):
-        found.append(_spec(context, corpus, tokens, proxy, steps[middle], weights_folder(middle).rstrip("/")))
-    return [*found, _spec(context, corpus, tokens, proxy, steps[-1], "model")]
+        found.append(_spec(context, corpus, tokens, proxy, snapshots[middle].step, weights_folder(middle).rstrip("/")))
+    return [*found, _spec(context, corpus, tokens, proxy, snapshots[-1].step, "model")]
 
 
 def _spec(context: RunContext, corpus: Stage, tokens: Stage, proxy: Stage, step: int, folder: str) -> StageSpec:

@@ -179,8 +179,12 @@ def test_the_middle_of_the_proxys_training_is_kept_where_a_guard_is_to_be_judged
     watching = load_config(robust.model_dump(mode="json", exclude={"target"}) | {"heldout": {"share": 0.1}})
     points = tuple(Point(step) for step in (1, 20, 40, 60))
     assert (watches_competence(robust), watches_competence(watching)) == (False, True)
-    assert (_kept(robust, points), _kept(watching, points)) == ((), (2,))
-    assert _kept(watching, points[:2]) == (), "the last are there anyway"
+    assert (_kept(robust, points), _kept(watching, points)) == ((), (1,))
+    assert _kept(watching, points[-1:]) == (), "the last are there anyway"
+    checked = load_config(watching.model_dump(mode="json", exclude={"target", "gradients"}) | {"gradients": {}})
+    assert _kept(checked, points) == (1,), "the gradient check looks at the same"
+    of_epochs = (Point(10, 0), Point(25), Point(40, 1), Point(60))
+    assert _kept(watching, of_epochs) == (1,), "a hybrid's scored snapshot"
     plain = load_config({**watching.model_dump(mode="json", exclude={"target"}), "selection": {"selectors": ["s2l"]}})
     assert _kept(plain, points) == ()
 
