@@ -13,6 +13,7 @@ from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.errors import UserError, foreign_named, shown
+from s2l_ray.selection.gradient_sample import LEAST_PER_CLUSTER
 from s2l_ray.storage.filesystems import absolute
 from s2l_ray.text.redact import strip_credentials
 
@@ -43,6 +44,7 @@ def preflight(config: S2LConfig) -> None:
         if model is not None:
             _check_model(model, is_embedded(config.resources), on_cpu and model is config.proxy)
     check_query_files(config)
+    _check_gradients(config)
     if config.target is not None:
         _check_target(config.target, config.resources.target.workers)
         check_objective_set(config)
@@ -50,6 +52,18 @@ def preflight(config: S2LConfig) -> None:
     if config.evaluation is not None:
         check_evaluation(config)
         check_subsets(config)
+
+
+def _check_gradients(config: S2LConfig) -> None:
+    """The sample is drawn when the clusters are there, and has to have two examples of each."""
+    num_clusters = config.clusters.num_clusters
+    needed = LEAST_PER_CLUSTER * num_clusters
+    if config.gradients is not None and config.gradients.num_examples < needed:
+        raise PreflightError(
+            f"gradients.num_examples={config.gradients.num_examples:,} is less than two for each of "
+            f"clusters.num_clusters={num_clusters:,}, and what differs within a cluster could not be told; raise it to "
+            f"{needed:,}, lower clusters.num_clusters, or leave the section gradients out"
+        )
 
 
 def without_evaluation(config: S2LConfig) -> S2LConfig:

@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from s2l_ray.data.columns import Columns
 from s2l_ray.data.corpus_parts import part_name
-from s2l_ray.data.example_id import array_to_hex, ids_to_array
+from s2l_ray.data.example_id import array_to_hex, array_to_ids, ids_to_array
 from s2l_ray.data.facet_reader import load_facet
 from s2l_ray.data.trajectories import load_columns
 from s2l_ray.errors import InternalError, UserError, shown
@@ -226,20 +227,19 @@ class TargetColumn(StoredColumn):
         name = part_name(self._parts[number])
         expected = self._ids[self._starts[number] : self._starts[number + 1]]
         if not self.storage.exists(name):
-            raise _not_scored(expected)
+            raise _not_scored(expected, len(expected))
         table = self.storage.read_table(name, columns=["example_id", self.column])
-        found = {tuple(one): row for row, one in enumerate(ids_to_array(table["example_id"]).tolist())}
-        rows = np.array([found.get(tuple(one), -1) for one in expected.tolist()])
-        if (rows < 0).any():
-            raise _not_scored(expected[rows < 0])
-        return _values(table[self.column])[rows]
+        rows = pc.index_in(array_to_ids(expected), value_set=table["example_id"].combine_chunks())
+        if rows.null_count:
+            raise _not_scored(expected[rows.is_null().to_numpy(zero_copy_only=False)], len(expected))
+        return _values(table[self.column])[rows.to_numpy()]
 
 
-def _not_scored(ids: Array) -> UserError:
+def _not_scored(ids: Array, num: int) -> UserError:
     return UserError(
-        f"the target has no score for {len(ids):,} examples of a part ({', '.join(array_to_hex(ids[:4]))}) that the "
-        "proxy has: they have no response within target.max_length, or the target's template cannot write them. Raise "
-        "target.max_length, or take selection.reference.model=proxy"
+        f"the target has no score for {len(ids):,} of {num:,} examples of a part ({', '.join(array_to_hex(ids[:4]))}), "
+        "all of which the proxy has scored: they have no response within target.max_length, or the target's template "
+        "cannot write them. Raise target.max_length, or take selection.reference.model=proxy"
     )
 
 

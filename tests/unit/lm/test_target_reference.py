@@ -150,9 +150,9 @@ def test_examples_that_the_target_cannot_score_are_named(tmp_path: Path) -> None
     column = TargetColumn(storage, [(0, 4)], ids[[0, 1, 3, 4]], "el2n")  # the proxy has no 5
     assert column.read(0, 4).tolist() == [0, 1, 3, 4]
     lacking = TargetColumn(storage, [(0, 5)], ids[:5], "el2n")
-    with pytest.raises(UserError, match=r"no score for 1 examples .*target\.max_length"):
+    with pytest.raises(UserError, match=r"no score for 1 of 5 examples .*target\.max_length"):
         lacking.read(0, 5)
-    with pytest.raises(UserError, match=r"no score for 6 examples"):
+    with pytest.raises(UserError, match=r"no score for 6 of 6 examples"):
         TargetColumn(storage, [(7, 6)], ids, "el2n").read(0, 6)
 
 

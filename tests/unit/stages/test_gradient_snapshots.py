@@ -21,6 +21,7 @@ from s2l_ray.stages.proxy.stage import _kept
 from s2l_ray.storage.folder import Storage
 from s2l_ray.testing.tiny import tiny_run_config
 from s2l_ray.workflow.gradients import compare_gradients
+from s2l_ray.workflow.preflight import PreflightError, preflight
 
 
 def config(folder: Path, **changes: Any) -> S2LConfig:
@@ -108,6 +109,13 @@ def test_a_dry_run_of_a_run_with_the_section_names_the_check(
     assert main([*command, "gradients.num_examples=500"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "→ gradient-check, of 500 or more examples: two forward passes of them at each snapshot" in told
+
+
+def test_a_sample_too_small_for_the_clusters_is_refused_before_the_proxy_is_trained(tmp_path: Path) -> None:
+    own = [f"run_dir={tmp_path / 'run'}", "target=null", "clusters.num_clusters=60"]
+    preflight(load_config("quickstart", [*own, "gradients.num_examples=120"]))
+    with pytest.raises(PreflightError, match=r"num_examples=119 is less than two for each of .*raise it to 120"):
+        preflight(load_config("quickstart", [*own, "gradients.num_examples=119"]))
 
 
 @pytest.mark.parametrize(
