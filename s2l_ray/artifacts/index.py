@@ -27,6 +27,7 @@ from s2l_ray.config.corpus import LATER_SETTINGS
 from s2l_ray.config.evaluation import BASE, OTHER_MODEL
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import UserError
+from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 
 NOTE = "run.json"
@@ -70,6 +71,8 @@ class Found:
 
 
 Chain = dict[str, Found]
+Recipe = tuple[str, frozenset[str]]
+"""How a target was made but for seeds, and the subsets with its examples likewise."""
 
 
 @dataclass
@@ -80,6 +83,8 @@ class Index:
     """Name → artifact, in the order of the work."""
     others: list[Found] = field(default_factory=list)
     """Subsets and targets of the same chain, each with the name of one in `stages`."""
+    recipes: dict[str, Recipe] = field(default_factory=dict)
+    """Folder of a target → what targets that differ by seeds alone have in common."""
 
 
 def find_chain(storage: Storage, config: S2LConfig, warnings: list[str]) -> Chain:
@@ -151,6 +156,7 @@ def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list
         index.stages[found.manifest.stage] = found
     chosen = {found.folder for found in index.stages.values()}
     others = [found for found in subsets + targets if found.folder not in chosen]
+    index.recipes = {one.folder: _recipe(one, subsets, tokens) for one in targets}
     index.others = others + [evaluations[one.content] for one in others if one.content in evaluations]
     return index
 
@@ -374,6 +380,18 @@ def _is_trained_on(target: Found, subset: Found, tokens: list[Found]) -> bool:
     if staged and target.manifest.settings.get("replay") != replay_of(marks.get("options", {})):
         return False
     return read.get("subset") == subset.content
+
+
+def _recipe(target: Found, subsets: list[Found], tokens: dict[str, list[Found]]) -> Recipe:
+    read = {name: of for name, of in target.manifest.inputs.items() if name not in ("tokens", "subset")}
+    own = _tokens_of(target, tokens)
+    chosen = [s for s in subsets if target.label in (s.label, s.folder.removeprefix("subset/"))]
+    made_of = {fingerprint(_but_seed(s)) for s in chosen if _is_trained_on(target, s, own)}
+    return fingerprint([target.manifest.stage, _but_seed(target), read]), frozenset(made_of)
+
+
+def _but_seed(found: Found) -> dict[str, Any]:
+    return {name: value for name, value in found.manifest.settings.items() if name != "seed"}
 
 
 def _own_tokens(target: Found, subset: Found | None, tokens: list[Found]) -> Found:

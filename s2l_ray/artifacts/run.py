@@ -12,6 +12,7 @@ from s2l_ray.artifacts.index import (
     EVALUATION,
     READS,
     Found,
+    Recipe,
     find_chain,
     find_index,
     is_complete,
@@ -50,6 +51,8 @@ class Run:
     others: list[Stage] = field(default_factory=list)
     """Subsets and targets from the same clusters that others of their name stand before (made with another seed,
     another model, …), each under the name of its folder: `subset/s2l-0.11-1a2b3c4d`."""
+    _recipes: dict[str, Recipe] = field(default_factory=dict, repr=False)
+    """Of targets, by their folders."""
     _begun: S2LConfig | None = field(default=None, repr=False)
     """What `begin` has stored."""
 
@@ -85,6 +88,16 @@ class Run:
         known = [*self.stages.values(), *self.others]
         made = [s for s in known if s.name.startswith(f"{EVALUATION}/")]
         return next((s for s in made if s.manifest.inputs.get("target") == target.content), None)
+
+    def seeds_of(self, name: str) -> dict[int, Stage]:
+        """Training seed → target: the run's own of this name, then those that differ from it by seeds alone, of the
+        training and of the choice of the subset."""
+        own = self.targets[name]
+        found = {_seed(own): own}
+        for other in sorted(self.others, key=_seed):
+            if _is_alike(self._recipes.get(own.folder), self._recipes.get(other.folder)):
+                found.setdefault(_seed(other), other)
+        return found
 
     def subset(self, name: str) -> Subset:
         """A subset by its name, or its folder's. Raises RunError if it was not chosen yet; says which were."""
@@ -137,6 +150,7 @@ class Run:
     def _take(self, chain: dict[str, Found], warnings: list[str]) -> None:
         index = find_index(self.storage, self.config, chain, warnings)
         self.stages = {name: self._stage(name, found) for name, found in index.stages.items()}
+        self._recipes = index.recipes
         self.others = [_under_its_folders_name(self._stage(f.manifest.stage, f)) for f in index.others]
         for warning in dict.fromkeys(warnings):
             logger.warning("%s", warning)
@@ -172,6 +186,17 @@ class Run:
     def note_chain(self) -> None:
         """Note which stages the subsets are made from, if that is not noted yet; hold the lock."""
         note_chain(self.storage, {name: self.stage(name).folder for name in STAGES})
+
+
+def _seed(stage: Stage) -> int:
+    return int(stage.manifest.settings.get("seed") or 0)
+
+
+def _is_alike(one: Recipe | None, other: Recipe | None) -> bool:
+    """Whether the targets were trained alike, on subsets that were chosen alike, or both on everything."""
+    if one is None or other is None or one[0] != other[0]:
+        return False
+    return one[1] == other[1] or bool(one[1] & other[1])
 
 
 def _under_its_folders_name(stage: Stage) -> Stage:

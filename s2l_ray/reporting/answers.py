@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.artifacts.manifest import ManifestError, StageManifest, read_manifest
+from s2l_ray.artifacts.manifest import ManifestError, read_manifest
 from s2l_ray.artifacts.models import EvaluationArtifact
 from s2l_ray.artifacts.results import Evaluation
 from s2l_ray.artifacts.run import Run
@@ -21,9 +21,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _VERDICTS = ("correct", "correct_published", "first")
 _SUMMARIES = (*ROUGE_TYPES, "bertscore")
 _FOLDER = "evaluation"
-_TRAINING = ("seed",)
 _JUDGING = ("seed", "confidence")
-"""Settings of a stage in which seeds of one model may differ."""
+"""Settings of an evaluation in which seeds of one model may differ."""
 
 
 @dataclass
@@ -88,9 +87,11 @@ def read_answers(run: Run) -> list[Answers]:
     """
     if not run.evaluations:
         return []
-    every = _all_evaluations(run)
+    models = {model for model, _ in run.evaluations if model in run.targets}
+    targets = {model: run.seeds_of(model) for model in models}
+    every = _all_evaluations(run) if any(len(seeds) > 1 for seeds in targets.values()) else []
     return [
-        _read(model, task, {_seed_of(run, model): own, **_other_seeds(run, own, every)})
+        _read(model, task, _by_seed(targets.get(model, {}), own, every))
         for (model, task), own in run.evaluations.items()
     ]
 
@@ -109,36 +110,20 @@ def _all_evaluations(run: Run) -> list[Evaluation]:
     return found
 
 
-def _seed_of(run: Run, model: str) -> int:
-    """Of the target's training; 0 of a model that was not trained here."""
-    return _seed(run.targets[model].manifest) if model in run.targets else 0
+def _by_seed(targets: Mapping[int, Stage], own: Evaluation, every: Sequence[Evaluation]) -> dict[int, Evaluation]:
+    """Training seed → evaluation: the run's own first, then those of the target's other seeds that were judged alike.
 
-
-def _seed(manifest: StageManifest) -> int:
-    return int(manifest.settings.get("seed") or 0)
-
-
-def _other_seeds(run: Run, own: Evaluation, every: Sequence[Evaluation]) -> dict[int, Evaluation]:
-    """Training seed → the evaluation of a target that differs from the run's by its seed alone, judged alike."""
-    if own.model not in run.targets:
-        return {}
-    target = run.targets[own.model]
-    seeds = {
-        other.content: _seed(other.manifest)
-        for other in run.others
-        if other.manifest.stage == target.manifest.stage and _alike(other, target, _TRAINING)
-    }
+    Args:
+        targets: seed → target, the run's own first; none of a model that was not trained here, whose seed is 0.
+    """
+    first, *others = [*targets] or [0]
+    seeds = {targets[seed].content: seed for seed in others}
     found: dict[int, Evaluation] = {}
     for one in every:
         seed = seeds.get(one.manifest.inputs.get("model", ""))
-        if seed is not None and seed != _seed(target.manifest) and _is_judged_alike(one, own):
+        if seed is not None and _is_judged_alike(one, own):
             found[seed] = one
-    return dict(sorted(found.items()))
-
-
-def _alike(one: Stage, other: Stage, but: Sequence[str]) -> bool:
-    settings = [{k: v for k, v in stage.manifest.settings.items() if k not in but} for stage in (one, other)]
-    return settings[0] == settings[1]
+    return {first: own, **dict(sorted(found.items()))}
 
 
 def _is_judged_alike(one: Evaluation, own: Evaluation) -> bool:
@@ -146,7 +131,8 @@ def _is_judged_alike(one: Evaluation, own: Evaluation) -> bool:
     made = [EvaluationArtifact.of(stage) for stage in (one, own)]
     ways = [(m.task, m.form, m.engine, m.dtype, m.device) for m in made]
     read = [[stage.manifest.inputs.get(name) for name in ("questions", "corpus")] for stage in (one, own)]
-    return ways[0] == ways[1] and read[0] == read[1] and _alike(one, own, _JUDGING)
+    settings = [{k: v for k, v in stage.manifest.settings.items() if k not in _JUDGING} for stage in (one, own)]
+    return ways[0] == ways[1] and read[0] == read[1] and settings[0] == settings[1]
 
 
 def _read(model: str, task: str, evaluations: dict[int, Evaluation]) -> Answers:

@@ -78,22 +78,9 @@ def _size(run: Run, label: str) -> int:
 
 
 def _by_seed(run: Run, label: str) -> dict[int, Stage]:
-    """The target of this name, and those that differ from it by the seed alone."""
-    own = run.targets[label]
-    found = {_seed(own): own}
-    for other in run.others:
-        alike = other.manifest.stage == own.manifest.stage and _without_seed(other) == _without_seed(own)
-        if alike and run.heldout_evaluation(other) is not None:
-            found.setdefault(_seed(other), other)
-    return dict(sorted(found.items()))
-
-
-def _seed(stage: Stage) -> int:
-    return int(stage.manifest.settings.get("seed") or 0)
-
-
-def _without_seed(stage: Stage) -> dict[str, Any]:
-    return {name: value for name, value in stage.manifest.settings.items() if name != "seed"}
+    """The targets of this name that were evaluated."""
+    found = sorted(run.seeds_of(label).items())
+    return {seed: stage for seed, stage in found if run.heldout_evaluation(stage) is not None}
 
 
 def _model(run: Run, label: str, stages: list[Stage], total: int) -> ModelFacts:

@@ -255,6 +255,21 @@ def test_seeds_that_differ_in_nothing_else_are_taken_together(tmp_path, seeds):
     assert score.estimate.value == pytest.approx(np.mean(values))
 
 
+@pytest.mark.parametrize(("options", "num_seeds"), [({}, 2), ({"options": {"num_rounds": 7}}, 1)])
+def test_a_subset_that_was_chosen_by_other_options_is_no_other_seed(tmp_path, options, num_seeds):
+    made = MadeRun(tmp_path / "run", num_examples=300, targets=("s2l-0.2",))
+    made.make()
+    reads = {"corpus": made.corpus, "trajectories": made.matrix, "clusters": made.cluster_content}
+    extra = {"files": [], "selector": "s2l", "budget": 0.2, "per_source": {}}
+    settings = {"selector": "s2l", "budget": 60, "seed": 1, "stratify": False, **options}
+    subset = made.stage("subset/s2l-0.2", "subset", reads, {"examples": 60}, extra, {}, settings)
+    reads = {"corpus": made.corpus, "subset": subset}
+    made.target("s2l-0.2", made.stage("target-tokens/s2l-0.2", "tokens", reads, {"examples": 1}, {}, {}), 1)
+    run = load_run(str(made.folder))
+    assert list(run.seeds_of("s2l-0.2")) == list(range(num_seeds))
+    assert gathered(run).worth.num_seeds == num_seeds
+
+
 def test_a_run_that_has_come_no_further_than_its_corpus_has_facts(tmp_path):
     facts = gathered(MadeRun(tmp_path / "run", only_corpus=True, num_examples=100).make())
     empty = [facts.worth, facts.budgets, facts.cost, facts.contents, facts.clusters, facts.space, facts.training]

@@ -20,7 +20,7 @@ from s2l_ray.sweeps.tune import _space, draw
 from s2l_ray.workflow.commands import _selecting
 from tests.support.selection_file import FILE, file
 from tests.support.sweep_config import config
-from tests.unit.sweeps.test_sweep_results import curve, finished
+from tests.support.sweep_results import a_run, curve, finished
 
 # --- a count and a share ----------------------------------------------------------------------------------------------
 
@@ -58,7 +58,6 @@ def both_finished() -> list[TrialResult]:
 
 def test_tables_curves_reports_and_words_keep_them_apart():
     from s2l_ray.sweeps.report import make_report
-    from tests.unit.sweeps.test_sweep_results import a_run
 
     rows = [r for r in result_table({TARGET: both_finished()}).to_pylist() if r["source"] is None]
     assert {(r["selector"], r["budget"], r["budget_unit"]) for r in rows} == {
