@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 
 import pyarrow.parquet as pq
@@ -15,22 +14,14 @@ from s2l_ray.evaluation import metrics
 from s2l_ray.reporting.gather import gather_facts
 from s2l_ray.testing.quiet import Quiet
 from s2l_ray.workflow import stages
-from tests.support.paths import ROOT
-
-DOCS = ROOT / "docs/extending.md"
-
-
-def example(section: str) -> str:
-    """The program of a section."""
-    text = DOCS.read_text().split(f"## {section}\n")[1].split("\n## ")[0]
-    return "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+from tests.support.docs import run_example
 
 
 def test_a_stage_from_outside_is_built_once_and_skipped_after(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "_EXTRA", {})
     folder = shutil.copytree(finished.storage.local_path(), tmp_path / "run")
     config = load_config(finished.config.model_dump(mode="json") | {"run_dir": str(folder)})
-    exec(compile(example("A stage"), str(DOCS), "exec"), {"__name__": "outside"})
+    run_example("A stage")
     first = s2l_ray.run(config, progress=Quiet())
     stage = first.stage("lengths")
     assert not stage.reused
@@ -54,7 +45,7 @@ def test_a_metric_from_outside_decides_a_sweep_and_stands_in_its_table_and_in_th
     """The targets are there, and were evaluated before anybody knew the metric: nothing is done again."""
     table = dict(metrics._metrics())
     monkeypatch.setattr(metrics, "_metrics", lambda: table)
-    exec(compile(example("A metric"), str(DOCS), "exec"), {"__name__": "outside"})
+    run_example("A metric")
     folder = shutil.copytree(finished_target.storage.local_path(), tmp_path / "run")
     tree = finished_target.config.model_dump(mode="json") | {"run_dir": str(folder)}
     tree["sweep"] |= {"metric": "worst_source", "budgets": [0.3], "selectors": ["s2l"], "num_seeds": 1}

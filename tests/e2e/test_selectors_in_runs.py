@@ -21,7 +21,7 @@ from s2l_ray.selection import MissingSignal, list_selectors, registry
 from s2l_ray.testing.quiet import Quiet
 from s2l_ray.testing.tiny import write_jsonl
 from s2l_ray.workflow import commands
-from tests.e2e.test_doors import DOCS, example
+from tests.support.docs import run_example
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 NAMES = [selector.name for selector in list_selectors() if selector.name != "random_per_source"]
@@ -173,7 +173,7 @@ def test_the_target_is_the_reference_where_it_is_paid_for(run, tmp_path):
 def test_a_selector_from_outside_runs_end_to_end(finished, tmp_path, monkeypatch):
     known = dict(registry._selectors())
     monkeypatch.setattr(registry, "_selectors", lambda: known)
-    exec(compile(example("A selector"), str(DOCS), "exec"), {"__name__": "outside"})
+    run_example("A selector")
     folder = shutil.copytree(finished.storage.local_path(), tmp_path / "run")
     tree = finished.config.model_dump(mode="json") | {"run_dir": str(folder)}
     tree["selection"] |= {"selectors": ["highest_loss"], "budgets": [25]}

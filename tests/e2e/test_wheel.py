@@ -11,7 +11,7 @@ import pytest
 
 import s2l_ray
 from tests.support.paths import ROOT
-from tests.unit.submission.test_package import build_wheel_in
+from tests.support.wheel import build_wheel_in
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.support.paths import ROOT
 
-__all__ = ["PAGES", "ROOT", "blocks", "commands", "prose"]
+__all__ = ["PAGES", "ROOT", "blocks", "commands", "prose", "run_example"]
 
 PAGES = [
     ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md",
@@ -26,6 +26,14 @@ def blocks(page: Path, language: str = "") -> list[str]:
 def prose(page: Path) -> str:
     """The page without its fenced blocks."""
     return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def run_example(section: str) -> None:
+    """The program of a section of the page on extending, as if it were a module of somebody's."""
+    page = ROOT / "docs/extending.md"
+    text = page.read_text(encoding="utf-8").split(f"## {section}\n")[1].split("\n## ")[0]
+    program = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    exec(compile(program, str(page), "exec"), {"__name__": "outside"})
 
 
 def commands(page: Path) -> list[list[str]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import yaml
 
 import s2l_ray
 from tests.support.paths import ROOT
+from tests.support.wheel import build_wheel_in
 
 
 def test_the_wheel_holds_licence_recipes_and_types(tmp_path: Path):
@@ -61,22 +60,3 @@ def test_the_image_copies_what_there_is_and_its_extras_are_declared():
     declared = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     for extras in re.findall(r"EXTRAS=([\w,]+)", text):
         assert set(extras.split(",")) <= set(declared), extras
-
-
-def build_wheel_in(folder: Path) -> None:
-    """A wheel, by setuptools' own entry point: no network is asked for what is installed already."""
-    program = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", program, str(folder)], cwd=_copy(folder / "source"),
-                          capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-
-
-def _copy(folder: Path) -> Path:
-    """Building leaves folders beside the sources."""
-    import shutil
-
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        folder.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "s2l_ray", folder / "s2l_ray", ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
