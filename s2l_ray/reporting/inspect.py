@@ -20,6 +20,8 @@ from s2l_ray.text.display import aligned, printable
 _BARS = "▁▂▃▄▅▆▇█"
 _LEAST = 1e-3
 """Losses below are shown as of this (nats per token)."""
+_NAME = 32
+"""Most columns of a stage's name."""
 _BESIDE_SUBSETS, _SUBSET, _NARROWEST = 48, 17, 16
 """Columns of a terminal: what stands beside the subsets, a subset's, and the least that text is given."""
 _MAX_REASONS = 20
@@ -44,12 +46,13 @@ def inspect_run(
         by: show losses and subsets by the values of this facet, or of the source column.
     """
     console.print(Text.assemble((printable(run.uri), "bold"), f"  seed {run.config.seed}"), highlight=False)
+    width = min(_NAME, max((len(name) for name in [*run.stages, *(o.name for o in run.others)]), default=0))
     for name, stage in run.stages.items():
-        _stage_line(console, name, stage)
+        _stage_line(console, name, stage, width)
     if run.others:
         console.print("  of the same names, from the same clusters (another seed, another model, …):", highlight=False)
         for other in run.others:
-            _stage_line(console, other.name, other)
+            _stage_line(console, other.name, other, width)
     if "clusters" in run.stages:
         _clusters(run, console, clusters, examples, source, by, cluster)
     if by:
@@ -59,9 +62,9 @@ def inspect_run(
     _quarantine(run, console)
 
 
-def _stage_line(console: Console, name: str, stage: Stage) -> None:
+def _stage_line(console: Console, name: str, stage: Stage, width: int) -> None:
     manifest = stage.manifest
-    _hanging(console, f"  {printable(name):<22} ", f"{manifest.summary}  ({manifest.wall_seconds:.1f} s)")
+    _hanging(console, f"  {printable(name):<{width}} ", f"{manifest.summary}  ({manifest.wall_seconds:.1f} s)")
 
 
 def sparkline(values: Sequence[float], bottom: float, top: float) -> str:
