@@ -30,17 +30,26 @@ class SnapshotFindings:
     """Subset → error; empty: the mean gradient cannot be told from zero."""
 
 
-def verdict(snapshots: Sequence[SnapshotFindings], names: Mapping[str, str] | None = None) -> list[str]:
-    """Sentences, the most important first. `names`: what subsets are called, if not by their labels."""
+def verdict(
+    snapshots: Sequence[SnapshotFindings], names: Mapping[str, str] | None = None, has_subsets: bool = False
+) -> list[str]:
+    """Sentences, the most important first.
+
+    Args:
+        names: what subsets are called, if not by their labels.
+        has_subsets: there are some, also where none could be compared.
+    """
     found = [_similarity(snapshots)]
     subsets = list(dict.fromkeys(name for one in snapshots for name in one.errors))
     for name in subsets:
         errors = {one.name: one.errors[name] for one in snapshots if name in one.errors}
         found += _of_subset((names or {}).get(name, name), errors)
     flat = [one.name for one in snapshots if not one.errors]
-    if flat and subsets:
+    if flat and (subsets or has_subsets):
+        when = _when(flat)
         found.append(
-            f"At {_listed(flat)} the mean gradient of the sample cannot be told from zero, so no subset is compared."
+            f"{when[:1].upper()}{when[1:]} the sample's mean gradient cannot be told from zero, so no subset is "
+            "compared with it."
         )
     return found
 
@@ -105,6 +114,8 @@ def _when(names: Sequence[str]) -> str:
     """Snapshots in words."""
     if "start" not in names and set(names) == {"middle", "last"}:
         return "once training has begun"
+    if list(names) == ["last"]:
+        return "at the end of training"
     words = {"start": "before training", "middle": "in the middle of training", "last": "at its end"}
     return _listed([words[name] for name in names])
 

@@ -23,12 +23,14 @@ def gradients_section(facts: Facts, draw: Drawing) -> Section | None:
         "Lines are 95\u00a0% intervals, for chance in the sample and in the sketch of the gradients. "
         + " ".join(f"{note[:1].upper()}{note[1:]}." for note in gradients.notes)
     ).strip()
-    figures = [_similarity(gradients, draw)]
     errors = _errors(facts, gradients, draw)
-    return Section("gradients", "Are gradients alike within clusters?", how, figures + ([errors] if errors else []))
+    # Without a figure of the errors, why there is none is said here.
+    similarity = _similarity(gradients, draw, gradients.verdict[0] if errors else " ".join(gradients.verdict))
+    figures = [similarity] if errors is None else [similarity, errors]
+    return Section("gradients", "Are gradients alike within clusters?", how, figures)
 
 
-def _similarity(gradients: GradientFacts, draw: Drawing) -> Figure:
+def _similarity(gradients: GradientFacts, draw: Drawing, said: str) -> Figure:
     chart = charts.similarities(gradients)
     title = "Cosine of two gradients, within groups minus across"
     rows = [
@@ -42,7 +44,7 @@ def _similarity(gradients: GradientFacts, draw: Drawing) -> Figure:
     headings = ["", "groups", "within", "across", "difference", "of shuffled groups", "variance explained",
                 "by shuffled groups"]  # fmt: skip
     svgs = [] if chart is None else [draw.svg(chart, title)]
-    return Figure(title, svgs, gradients.verdict[0], Table(headings, rows, 2))
+    return Figure(title, svgs, said, Table(headings, rows, 2))
 
 
 def _errors(facts: Facts, gradients: GradientFacts, draw: Drawing) -> Figure | None:

@@ -78,7 +78,7 @@ def check_gradients(sources: CheckSources, subsets: Mapping[str, SubsetToCheck],
     return {
         "num_examples": int(sample.cluster_sizes.sum()), "num_sampled": len(ids),
         "num_uniform": int(sample.is_uniform.sum()), "num_clusters": int((sample.cluster_sizes > 0).sum()),
-        "snapshots": [asdict(one) for one in snapshots], "verdict": verdict(snapshots),
+        "snapshots": [asdict(one) for one in snapshots], "verdict": verdict(snapshots, has_subsets=bool(subsets)),
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from s2l_ray.reporting.parts import Drawing, Section
 from s2l_ray.reporting.sections.gradients import gradients_section
 from s2l_ray.reporting.svg import to_svg
 from s2l_ray.reporting.write import facts_of
+from s2l_ray.selection.gradient_verdict import verdict
 from s2l_ray.stages.gradients.check import CheckSources, SubsetToCheck, check_gradients, read_sample
 from s2l_ray.storage.folder import Storage
 from tests.support.report_runs import MadeRun
@@ -108,3 +109,15 @@ def test_charts_have_a_line_for_each_figure(whole: tuple[Facts, Section, dict[st
 def test_a_run_without_a_check_has_no_section(whole: tuple[Facts, Section, dict[str, Any]]) -> None:
     facts = dataclasses.replace(whole[0], gradients=None)
     assert gradients_section(facts, Drawing(facts, to_svg)) is None
+
+
+def test_subsets_that_could_not_be_compared_are_spoken_of(whole: tuple[Facts, Section, dict[str, Any]]) -> None:
+    facts, _, _ = whole
+    assert facts.gradients is not None
+    flat = [dataclasses.replace(one, errors={}) for one in facts.gradients.snapshots]
+    gradients = dataclasses.replace(facts.gradients, snapshots=flat, verdict=verdict(flat, has_subsets=True))
+    facts = dataclasses.replace(facts, gradients=gradients)
+    section = gradients_section(facts, Drawing(facts, to_svg))
+    assert section is not None
+    [similar] = section.figures
+    assert similar.caption.endswith("cannot be told from zero, so no subset is compared with it.")

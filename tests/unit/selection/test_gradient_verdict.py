@@ -73,10 +73,19 @@ def test_snapshots_that_differ_are_told_apart() -> None:
     ])  # fmt: skip
     assert said == [
         "Gradients of one cluster are no more similar than chance allows (before training); similar, moderately (at "
-        "its end).",
+        "the end of training).",
         "hard estimates the full gradient worse than random (error 2.50 of random's).",
-        "At last the mean gradient of the sample cannot be told from zero, so no subset is compared.",
+        "At the end of training the sample's mean gradient cannot be told from zero, so no subset is compared with it.",
     ]
+
+
+def test_gradients_without_a_mean_are_spoken_of_where_there_are_subsets() -> None:
+    flat = [findings("start", similar(-0.1, 0.1)), findings("last", similar(-0.1, 0.1))]
+    assert len(verdict(flat)) == 1
+    assert verdict(flat, has_subsets=True)[1] == (
+        "Before training and at its end the sample's mean gradient cannot be told from zero, so no subset is compared "
+        "with it."
+    )
 
 
 def test_a_subset_that_could_not_be_compared_is_not_spoken_of() -> None:
