@@ -13,6 +13,7 @@ from s2l_ray.config.evaluation import EvaluationConfig
 from s2l_ray.config.load import ConfigError
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import shown
+from s2l_ray.evaluation.answers import published
 from s2l_ray.evaluation.metrics import figure_of_answers
 from s2l_ray.evaluation.tasks import SUMMARY, tasks_of
 from s2l_ray.stages.context import RunContext
@@ -70,6 +71,15 @@ def check_objective(config: S2LConfig) -> None:
     if is_summary == (name in ("correct", "correct_published", "first")):
         fits = "bleu, rouge1, rouge2, rougeL or bertscore" if is_summary else "correct"
         raise ConfigError(f"{here}: the answers to {task} have no such figure; take {fits}")
+    if name == "correct_published" and task not in published.TASKS:
+        raise ConfigError(
+            f"{here}: the published rules are those of {', '.join(published.TASKS)}, so the answers to {task} have no "
+            "such figure; take correct"
+        )
+    if name == "first" and known[task].rule != "one_of_several":
+        raise ConfigError(
+            f"{here}: an answer to {task} is not one of several numbers, so none of them is the first; take correct"
+        )
     if name == "bertscore" and config.evaluation.bertscore.model is None:
         raise ConfigError(f"{here}, and evaluation.bertscore.model is null, so it is not computed; name an encoder")
     if config.sweep.asha is not None:

@@ -99,7 +99,8 @@ def grade_program(
         result: outcome `ok` and what was printed, or another outcome; None where the completion held no program.
     """
     if result is None or result.outcome != "ok":
-        return Grade(False, False if task in published.TASKS else None, "none", "", "program_failed")
+        first = False if rule == "one_of_several" else None
+        return Grade(False, False if task in published.TASKS else None, "none", "", "program_failed", first)
     return grade(rule, gold, result.stdout, compare, form="output", question=question, task=task)
 
 

@@ -190,10 +190,10 @@ def _numbers_of_line(line: str, keys: bool) -> list[Number] | None:
 def one_of_several(found: Found, gold: Number, same: Same, question: str) -> Judged:
     """At most three different numbers, one of which is the gold: of several unknowns the gold names only one."""
     if found.how == "none":
-        return Judged("none")
+        return Judged("none", first=False)
     answers = several_numbers(found)
     if not answers:
-        return Judged("unreadable", found.text)
+        return Judged("unreadable", found.text, False)
     if len({number.value for number in answers}) > MAX_SEVERAL and found.how != "output":
         given = {number.value for number in numbers.find(numbers.plain(question))}  # rates, prices, kinds of coins
         answers = [number for number in answers if number.value not in given] or answers

@@ -214,3 +214,11 @@ def test_first_of_several_is_told(compare):
     assert first("The answer is x = 9, y = 15.") == (True, True)
     assert first("The answer is x = 15, y = 9.") == (True, False)
     assert first("The answer is 15.") == (False, False)
+
+
+@pytest.mark.parametrize("text", ["", "The answer is unknown."])
+def test_an_answer_without_numbers_has_no_first_one_that_is_right(compare, text):
+    """Told of every question, or the figure would be missing as soon as one answer has none."""
+    assert grade("one_of_several", "9", text, compare).first is False
+    assert grade_program("one_of_several", "9", None, compare).first is False
+    assert grade_program("number", "9", None, compare).first is None
