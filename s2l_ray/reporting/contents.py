@@ -1,9 +1,10 @@
-"""What a subset contains: shares by source and facet, histograms, clusters, the map, purity, examples to read."""
+"""What a subset contains: shares by source and facet, histograms, clusters, the map, examples to read."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,12 @@ from s2l_ray.reporting.facts_contents import (
     Contents,
     ExampleFacts,
     Histogram,
-    Purity,
     Space,
     SubsetFacts,
 )
 from s2l_ray.reporting.lengths import count_prompt_lengths
 from s2l_ray.reporting.rows import SOURCE, Rows
-from s2l_ray.reporting.sketch import BINS, EDGES, KINDS, Sketch, percentiles, purity_of, random_purity
+from s2l_ray.reporting.sketch import BINS, EDGES, KINDS, Part, Sketch, percentiles
 from s2l_ray.text.display import printable
 from s2l_ray.text.redact import redact_text
 
@@ -34,22 +34,24 @@ MAX_TOPICS = 40
 _LOSS_BARS = 32
 _TOKEN_BARS = 24
 MAX_EXAMPLES = 720
-_FILLINGS = 20
 MAX_TEXT = 1_500
 """Characters of a field that are shown."""
 _ALL_TEXT, _SHORT_TEXT = 1_200_000, 500
 """Characters of all examples together; with more, fields are cut at _SHORT_TEXT."""
 
 
-def sketch_rows(rows: Rows, num_clusters: int, main: int) -> Sketch:
+def sketch_rows(rows: Rows, num_clusters: int, main: int, beside: Callable[[Part], None] | None = None) -> Sketch:
     """Both passes over the trajectories.
 
     Args:
         main: number of the subset that cards and examples speak of; -1: none.
+        beside: is given every part of the first pass too.
     """
     made = Sketch(num_clusters, rows.num_snapshots, len(rows.subsets), rows.num_rows, main)
     for part in rows:
         made.first_pass(part)
+        if beside is not None:
+            beside(part)
     made.between_passes()
     for part in rows:
         made.second_pass(part)
@@ -156,22 +158,6 @@ def space_of(made: Sketch, rows: Rows) -> Space | None:
 
 def _plain(cells: Array) -> list[list[int]]:
     return [[int(n) for n in line] for line in cells]
-
-
-def purity_facts(made: Sketch, seed: int) -> list[Purity]:
-    """For every column with several values, beside clusters of the same sizes filled at random."""
-    out = []
-    filled = made.sizes > 0
-    sizes = made.sizes[filled]
-    for name, table in made.in_clusters.items():
-        if (table.sum(axis=0) > 0).sum() < 2 or len(sizes) < 2:
-            continue
-        own = purity_of(table[filled])
-        draws = [random_purity(sizes, table.sum(axis=0), seed + i) for i in range(_FILLINGS)]
-        means = [float(np.average(p, weights=sizes)) for p in (own, *draws)]
-        out.append(Purity(name, means[0], float(np.mean(means[1:])), float(np.std(means[1:], ddof=1)),
-                          [float(p) for p in own], [float(p) for p in draws[0]]))  # fmt: skip
-    return out
 
 
 def examples_of(made: Sketch, rows: Rows, column: str, with_text: bool) -> list[ExampleFacts]:

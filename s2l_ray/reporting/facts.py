@@ -9,8 +9,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from s2l_ray.reporting.facts_contents import Clusters, Contents, ExampleFacts, Overlap, Purity, Space, SubsetFacts
+from s2l_ray.reporting.facts_contents import Clusters, Contents, ExampleFacts, Overlap, Space, SubsetFacts
 from s2l_ray.reporting.facts_gradients import GradientFacts
+from s2l_ray.reporting.facts_meaning import Meaning
 from s2l_ray.reporting.facts_tasks import Judged
 from s2l_ray.reporting.facts_worth import Budgets, Cost, MetricFacts, Worth
 
@@ -150,7 +151,7 @@ class Facts:
     contents: Contents | None = None
     clusters: Clusters | None = None
     space: Space | None = None
-    purity: list[Purity] = field(default_factory=list)
+    meaning: Meaning | None = None
     gradients: GradientFacts | None = None
     stability: Stability | None = None
     training: Training | None = None

@@ -91,19 +91,6 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Purity:
-    column: str
-    mean: float
-    """Weighted by size."""
-    random_mean: float
-    """Of clusters of the same sizes filled at random, mean over several fillings."""
-    random_sd: float
-    """Between the fillings."""
-    values: list[float]
-    random_values: list[float]
-
-
-@dataclass(frozen=True)
 class Overlap:
     """Jaccard: examples in both over examples in either."""
 

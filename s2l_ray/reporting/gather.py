@@ -20,9 +20,10 @@ from s2l_ray.reporting.facts_gradients import gradient_facts
 from s2l_ray.reporting.judged import gather_judged
 from s2l_ray.reporting.judged_words import judged_lines
 from s2l_ray.reporting.main_subset import main_subset
+from s2l_ray.reporting.meaning import MeaningReader
 from s2l_ray.reporting.names import model_name, names_of
 from s2l_ray.reporting.overlaps import overlaps_of
-from s2l_ray.reporting.rows import SOURCE, Rows
+from s2l_ray.reporting.rows import SOURCE, Rows, default_column
 from s2l_ray.reporting.sweeps import budgets_of, read_sweep, sweep_metric, tuned_of
 from s2l_ray.reporting.training import training_facts
 from s2l_ray.reporting.worth import gather_worth, verdict_lines
@@ -75,11 +76,13 @@ def _from_rows(
 ) -> dict[str, Any]:
     """What takes passes over the trajectories."""
     rows = Rows(run, by)
-    column = by or (rows.facets[0] if rows.facets else SOURCE)
+    column = by or default_column(rows)
     labels = [subset.label for subset in rows.subsets]
     has_clusters = "clusters" in run.stages
     num_clusters = run.stages["clusters"].manifest.row_counts["clusters"] if has_clusters else 1
-    sketch = contents.sketch_rows(rows, num_clusters, labels.index(main) if main in labels else -1)
+    meaning = MeaningReader(run)
+    beside = meaning.add if has_clusters else None
+    sketch = contents.sketch_rows(rows, num_clusters, labels.index(main) if main in labels else -1, beside)
     made: dict[str, Any] = {
         "contents": contents.contents_of(sketch, rows, subsets),
         "space": contents.space_of(sketch, rows),
@@ -92,7 +95,7 @@ def _from_rows(
         )
         steps = steps if len(steps) == rows.num_snapshots else list(range(1, rows.num_snapshots + 1))
         made["clusters"] = contents.clusters_of(sketch, rows, steps, column, main if main in labels else None)
-        made["purity"] = contents.purity_facts(sketch, run.config.seed)
+        made["meaning"] = meaning.facts(rows, sketch, column)
     return made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from s2l_ray.data.example_id import ids_to_array
 from s2l_ray.data.facet_reader import load_facet
 from s2l_ray.data.trajectories import Trajectories, snapshot_columns
 from s2l_ray.errors import UserError, shown
+from s2l_ray.reporting.facts_meaning import Meaning
 from s2l_ray.reporting.main_subset import main_subset
+from s2l_ray.reporting.meaning import meaning_of
 from s2l_ray.text.redact import redact_text
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -85,8 +87,9 @@ def run_facts(
     run: Run, clusters: int | None = None, examples: int = 1, source: str = "", by: str = "", cluster: int | None = None
 ) -> dict[str, Any]:
     """Everything, ready for JSON. Arguments as for `inspect_run`."""
-    clustering = None
+    clustering, meaning = None, Meaning()
     if "clusters" in run.stages:
+        meaning = meaning_of(run)
         clustering = clustering_facts(run, clusters, examples, source, by, cluster)
     return {
         "run": run.uri,
@@ -99,6 +102,8 @@ def run_facts(
             "num_snapshots": clustering.num_snapshots,
         },
         "clusters": None if clustering is None else [c.__dict__ for c in clustering.clusters],
+        "purity": [asdict(one) for one in meaning.purity],
+        "quality": [asdict(one) for one in meaning.quality],
         "by": [v.__dict__ for v in value_facts(run, by)] if by else None,
         "targets": {
             name: {"model": f"{stage.storage.uri}/model", "evaluation": dict(run.target(name).evaluation)}

@@ -64,6 +64,17 @@ for _i, _look in enumerate([*LOOKS.values(), *OTHERS]):
     VARIABLES[_look.colour] = (f"series{_i}", _look.dark)
 
 
+TOPICS = (
+    ("#1f6fb4", "#7ab8f0"), ("#a8500a", "#f5a65b"), ("#2e7d32", "#81c995"), ("#b0246b", "#f08abf"),
+    ("#6a4bb5", "#b9a5f2"), ("#0f766e", "#5fd0c5"), ("#7a4b21", "#cfa27a"), ("#666b00", "#c8cc55"),
+)  # fmt: skip
+"""Values of a column, with letters beside them: light and dark, all dark enough for white letters, or light enough for
+black ones."""
+LETTERS = "ABCDEFGH"
+for _i, (_light, _dark) in enumerate(TOPICS):
+    VARIABLES[_light] = (f"topic{_i}", _dark)
+
+
 def look_of(selector: str, selectors: Iterable[str] = ()) -> Look:
     """The selector's own look; of those from outside one of a fixed list, by their order among `selectors`."""
     if selector in LOOKS:

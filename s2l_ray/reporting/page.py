@@ -18,12 +18,13 @@ from s2l_ray.reporting.look import VARIABLES
 from s2l_ray.reporting.numbers import compact, figure, percent
 from s2l_ray.reporting.parts import Drawing, Missing, Section, spans
 from s2l_ray.reporting.sections.budgets import budgets_section
-from s2l_ray.reporting.sections.clusters import clusters_section, purity_section, space_section
+from s2l_ray.reporting.sections.clusters import clusters_section, space_section
 from s2l_ray.reporting.sections.compare import subsets_section
 from s2l_ray.reporting.sections.contents import contents_section
 from s2l_ray.reporting.sections.cost import cost_section
 from s2l_ray.reporting.sections.examples import FIRST_EXAMPLES, aside_section, examples_section
 from s2l_ray.reporting.sections.gradients import gradients_section
+from s2l_ray.reporting.sections.meaning import meaning_section
 from s2l_ray.reporting.sections.repeat import repeat_section
 from s2l_ray.reporting.sections.stability import stability_section
 from s2l_ray.reporting.sections.tasks import tasks_section
@@ -42,7 +43,7 @@ _ORDER: tuple[tuple[Maker, str, str], ...] = (
     (contents_section, "What does the subset contain?", "s2l select RUN --budget 0.2"),
     (clusters_section, "Why these examples?", _RUN),
     (space_section, "Where in trajectory space?", _RUN),
-    (purity_section, "Do clusters mean something?", f"{_RUN}, with a corpus of several sources or topics"),
+    (meaning_section, "Do clusters mean something?", f"{_RUN}, with a corpus of several sources or topics"),
     (gradients_section, "Are gradients alike within clusters?", "s2l gradients RUN"),
     (stability_section, "Does it hold?", "s2l report RUN --compare OTHER_RUN, or s2l sweep RUN"),
     (training_section, "How did training go?", _RUN),

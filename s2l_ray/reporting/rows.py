@@ -98,7 +98,7 @@ class Rows:
                 categories |= self._facet_codes(ids, examples)
             clusters = self.clusters[start : start + rows]
             tokens = table["num_response_tokens"].to_numpy()
-            yield Part(start, losses, tokens, clusters, chosen, categories)
+            yield Part(start, ids, losses, tokens, clusters, chosen, categories)
             start += rows
 
     def values(self, column: str) -> list[str]:
@@ -163,3 +163,8 @@ def find_facets(run: Run) -> list[str]:
     corpus = run.stages.get("corpus")
     facets = {} if corpus is None else CorpusArtifact.of(corpus).facets
     return [name for name, num_values in facets.items() if num_values > 1][:MAX_FACETS]
+
+
+def default_column(rows: Rows) -> str:
+    """The column whose values name clusters and colour topics: the first facet, else the source."""
+    return rows.facets[0] if rows.facets else SOURCE

@@ -54,6 +54,8 @@ class Part:
 
     start: int
     """Number of the first row in the whole matrix."""
+    ids: Array
+    """(n, 2) uint64."""
     losses: Array
     """(n, T) float32."""
     tokens: Array
@@ -220,27 +222,3 @@ def _widened(table: Array, codes: Array) -> Array:
     if width <= table.shape[1]:
         return table
     return np.pad(table, ((0, 0), (0, width - table.shape[1])))
-
-
-def random_purity(sizes: Array, totals: Array, seed: int = 0) -> Array:
-    """(K,) share of the commonest category in clusters of the same sizes, filled at random without replacement.
-
-    Args:
-        sizes: (K,) rows of each cluster.
-        totals: (V,) rows of each category; sums to the same as `sizes`.
-    """
-    rng = np.random.default_rng(seed)
-    left = totals.astype(np.int64).copy()
-    purity = np.full(len(sizes), np.nan)
-    for k in rng.permutation(len(sizes)):
-        if sizes[k]:
-            drawn = rng.multivariate_hypergeometric(left, int(sizes[k]), method="marginals")
-            left -= drawn
-            purity[k] = drawn.max() / sizes[k]
-    return purity
-
-
-def purity_of(table: Array) -> Array:
-    """(K, V) rows → (K,) share of the commonest category; nan for an empty cluster."""
-    totals = table.sum(axis=1)
-    return np.where(totals > 0, table.max(axis=1, initial=0) / np.maximum(totals, 1), np.nan)

@@ -1,20 +1,17 @@
-"""Quality of clusters: are they stable, how large are they, and do they say anything about what is known of examples?
+"""Quality of clusters: are they stable, and do they say anything about what is known of examples?
 
-Pure functions over labels, so that clusters of trajectories and of embeddings are measured alike. Memory: about 20
-bytes an example, and one number for each pair of labels that occurs.
+Pure functions over labels and counts, so that clusters of trajectories and of embeddings are measured alike. Memory:
+about 20 bytes an example, and one number for each pair of labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from s2l_ray.errors import UserError
-from s2l_ray.selection.inputs import Array, Facet
-from s2l_ray.selection.kmeans import KMeansResult
+from s2l_ray.selection.inputs import Array
 
 DEFAULT_DRAWS = 20
 
@@ -30,52 +27,70 @@ class Purity:
     random_sd: float
     excess: float | None
     """(observed − random) / (1 − random): 0 is chance, 1 pure; None where random clusters are pure already."""
+    values: list[float]
+    """Share of the commonest category in each cluster that is not empty."""
+    random_values: list[float]
+    """The same for random clusters, one draw."""
 
 
-@dataclass(frozen=True)
-class ClusterQuality:
-    num_clusters: int
-    inertia: float
-    """Sum of squared distances to the own centroid."""
-    smallest: int
-    median: float
-    largest: int
-    """Sizes."""
-    adjusted_rand: float | None
-    """Agreement with the clusters of another seed; None: not computed."""
-    purity: dict[str, Purity]
-    """source, facet … → purity."""
+def purity(counts: Array, seed: int = 0, num_draws: int = DEFAULT_DRAWS) -> Purity:
+    """Purity of clusters by categories, beside random clusters of the same sizes.
 
-
-def cluster_quality(
-    result: KMeansResult,
-    facets: Mapping[str, Facet],
-    other_seed: KMeansResult | None = None,
-    seed: int = 0,
-    num_draws: int = DEFAULT_DRAWS,
-) -> ClusterQuality:
-    """Everything about one clustering.
+    The number alone says little: it grows with the number of clusters and with the commonest category's share.
 
     Args:
-        other_seed: the same data clustered with another seed, for stability.
+        counts: (K, V) examples of each category in each cluster.
         seed: of the random clusters.
     """
-    stability = None if other_seed is None else adjusted_rand(result.assignment, other_seed.assignment)
-    return ClusterQuality(
-        num_clusters=len(result.sizes),
-        inertia=result.inertia,
-        smallest=int(result.sizes.min()),
-        median=float(np.median(result.sizes)),
-        largest=int(result.sizes.max()),
-        adjusted_rand=stability,
-        purity={name: purity(result.assignment, facet.codes, seed, num_draws) for name, facet in facets.items()},
-    )
+    if num_draws < 2:
+        raise UserError(f"num_draws={num_draws} gives no spread; give at least 2")
+    if counts.ndim != 2 or not counts.sum():
+        raise UserError(f"counts must be (K, V) with an example at least, not {counts.shape} of {counts.sum()}")
+    counts = counts[counts.sum(axis=1) > 0]
+    sizes, totals = counts.sum(axis=1), counts.sum(axis=0)
+    own = commonest_shares(counts)
+    draws = [random_shares(sizes, totals, seed + draw) for draw in range(num_draws)]
+    observed, *means = (float(np.average(shares, weights=sizes)) for shares in (own, *draws))
+    mean = float(np.mean(means))
+    excess = None if mean >= 1 else (observed - mean) / (1 - mean)
+    values, random_values = ([float(share) for share in shares] for shares in (own, draws[0]))
+    return Purity(observed, mean, float(np.std(means, ddof=1)), excess, values, random_values)
+
+
+def commonest_shares(counts: Array) -> Array:
+    """(K, V) examples → (K,) share of the commonest category; nan for an empty cluster."""
+    sizes = counts.sum(axis=1)
+    return np.where(sizes > 0, counts.max(axis=1, initial=0) / np.maximum(sizes, 1), np.nan)
+
+
+def random_shares(sizes: Array, totals: Array, seed: int = 0) -> Array:
+    """(K,) share of the commonest category in clusters of the same sizes, filled at random without replacement.
+
+    Args:
+        sizes: (K,) examples of each cluster.
+        totals: (V,) examples of each category; sums to the same as `sizes`.
+    """
+    rng = np.random.default_rng(seed)
+    left = totals.astype(np.int64).copy()
+    shares = np.full(len(sizes), np.nan)
+    for k in rng.permutation(len(sizes)):
+        if sizes[k]:
+            drawn = rng.multivariate_hypergeometric(left, int(sizes[k]), method="marginals")
+            left -= drawn
+            shares[k] = drawn.max() / sizes[k]
+    return shares
+
+
+def count_pairs(clusters: Array, categories: Array, num_clusters: int, num_categories: int) -> Array:
+    """(N,) labels of both kinds → (K, V) int64 examples."""
+    flat = clusters.astype(np.int64) * num_categories + categories
+    return np.bincount(flat, minlength=num_clusters * num_categories).reshape(num_clusters, num_categories)
 
 
 def adjusted_rand(one: Array, other: Array) -> float:
     """Adjusted Rand index (Hubert and Arabie 1985) of two labellings (N,): 1 is the same clusters, 0 chance."""
     _check_labels(one, other)
-    cells = _pairs(_cell_counts(one, other)[2])
+    cells = _pairs(_cell_counts(one, other))
     rows, columns = _pairs(np.bincount(one)), _pairs(np.bincount(other))
     expected = rows * columns / _pairs(np.array([len(one)])) if len(one) > 1 else 0.0
     highest = (rows + columns) / 2
@@ -83,43 +98,13 @@ def adjusted_rand(one: Array, other: Array) -> float:
     return 1.0 if highest == expected else (cells - expected) / (highest - expected)
 
 
-def purity(clusters: Array, categories: Array, seed: int = 0, num_draws: int = DEFAULT_DRAWS) -> Purity:
-    """Purity of `clusters` (N,) by `categories` (N,), beside random clusters of the same sizes.
-
-    The number alone says little: it grows with the number of clusters and with the commonest category's share.
-    """
-    _check_labels(clusters, categories)
-    if num_draws < 2:
-        raise UserError(f"num_draws={num_draws} gives no spread; give at least 2")
-    observed = _purity(clusters, categories)
-    rng = np.random.default_rng(seed)
-    shuffled = categories.copy()
-    draws = np.empty(num_draws)
-    for draw in range(num_draws):
-        rng.shuffle(shuffled)
-        draws[draw] = _purity(clusters, shuffled)
-    mean = float(draws.mean())
-    excess = None if mean >= 1 else (observed - mean) / (1 - mean)
-    return Purity(observed, mean, float(draws.std(ddof=1)), excess)
-
-
-def _purity(clusters: Array, categories: Array) -> float:
-    in_cluster, _, counts = _cell_counts(clusters, categories)
-    commonest = np.zeros(int(clusters.max()) + 1, dtype=np.int64)
-    np.maximum.at(commonest, in_cluster, counts)
-    return float(commonest.sum() / len(clusters))
-
-
-def _cell_counts(one: Array, other: Array) -> tuple[Array, Array, Array]:
-    """The pairs of labels that occur, and how often each does."""
+def _cell_counts(one: Array, other: Array) -> Array:
+    """How often each pair of labels occurs that does."""
     width = int(other.max()) + 1
     codes = one.astype(np.int64) * width + other
     if (int(one.max()) + 1) * width <= max(4 * len(one), 1 << 20):
-        counts = np.bincount(codes)
-        cells = np.flatnonzero(counts)
-        return cells // width, cells % width, counts[cells]
-    cells, counts = np.unique(codes, return_counts=True)
-    return cells // width, cells % width, counts
+        return np.bincount(codes)
+    return np.unique(codes, return_counts=True)[1]
 
 
 def _pairs(counts: Array) -> float:
@@ -134,8 +119,3 @@ def _check_labels(one: Array, other: Array) -> None:
     for labels in (one, other):
         if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
             raise UserError(f"labels must be integers from 0, not {labels.dtype} from {labels.min()}")
-
-
-def as_json(quality: ClusterQuality) -> dict[str, Any]:
-    """Plain data for a manifest or a report."""
-    return vars(quality) | {"purity": {name: vars(one) for name, one in quality.purity.items()}}

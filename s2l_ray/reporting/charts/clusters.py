@@ -6,17 +6,8 @@ from typing import Any
 
 import altair as alt
 
-from s2l_ray.reporting.facts_contents import ClusterFacts, Clusters, Purity, Space
-from s2l_ray.reporting.look import (
-    LOOKS,
-    MUTED,
-    STEPS,
-    WIDTH,
-    Rows,
-    data,
-    dressed,
-    log_axis,
-)
+from s2l_ray.reporting.facts_contents import ClusterFacts, Clusters, Space
+from s2l_ray.reporting.look import LOOKS, MUTED, STEPS, WIDTH, Rows, data, dressed, log_axis
 from s2l_ray.reporting.numbers import percent
 
 
@@ -96,27 +87,3 @@ def density(space: Space, label: str, most: float) -> Any:
         description=alt.Description("tip:N"),
     )  # fmt: skip
     return dressed(cells, 308, 224)
-
-
-def purity(p: Purity) -> Any:
-    """Clusters by the share of their commonest value, beside clusters of the same sizes filled at random."""
-    rows: Rows = []
-    for i in range(20):
-        low, high = i * 5, i * 5 + 5
-        for values, colour, who in (
-            (p.random_values, MUTED, "random"),
-            (p.values, LOOKS["s2l"].colour, "trajectories"),
-        ):
-            count = sum(low <= v * 100 < high or (i == 19 and v >= 1) for v in values)
-            if count:
-                left = low + (0.3 if who == "random" else 2.6)
-                rows.append({"low": left, "high": left + 2.2, "zero": 0, "count": count, "colour": colour,
-                             "tip": f"{count} clusters ({who}) of {low} to {high} %"})  # fmt: skip
-    x = alt.X("low:Q", scale=alt.Scale(domain=[0, 100], nice=False), axis=alt.Axis(
-        title=f"share of the commonest {p.column[:30]} (%)", tickCount=5))  # fmt: skip
-    bars = alt.Chart(data(rows)).mark_rect().encode(
-        x=x, x2=alt.X2("high:Q"), y=alt.Y("count:Q", axis=alt.Axis(title="clusters", tickCount=4)), y2=alt.Y2("zero:Q"),
-        color=alt.Color("colour:N", scale=None),
-        description=alt.Description("tip:N"),
-    )  # fmt: skip
-    return dressed(bars, WIDTH, 150)

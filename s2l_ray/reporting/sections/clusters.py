@@ -1,4 +1,4 @@
-"""Why these examples? Where in trajectory space? Do clusters mean something?"""
+"""Why these examples? Where in trajectory space?"""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from typing import Any
 
 from s2l_ray.reporting.charts import clusters as charts
 from s2l_ray.reporting.facts import Facts
-from s2l_ray.reporting.facts_contents import ClusterFacts, Clusters, Purity, Space
-from s2l_ray.reporting.look import LOOKS, MUTED, STEPS, VARIABLES
+from s2l_ray.reporting.facts_contents import ClusterFacts, Clusters, Space
+from s2l_ray.reporting.look import STEPS, VARIABLES
 from s2l_ray.reporting.numbers import loss, percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
 
 MAX_CARDS = 120
-
-
 _MAX_MAPS = 4
 
 
@@ -127,44 +125,3 @@ def _untouched(space: Space, label: str) -> float:
         for count, chosen in zip(counts, line, strict=True) if count
     ]  # fmt: skip
     return sum(filled) / max(1, len(filled))
-
-
-def purity_section(facts: Facts, draw: Drawing) -> Section | None:
-    if not facts.purity:
-        return None
-    svgs = [draw.svg(charts.purity(p), f"Purity of clusters by {p.column}") for p in facts.purity]
-    said = [_purity_said(p) for p in facts.purity]
-    rows = [
-        [p.column, f"{len(p.values):,}", percent(p.mean), percent(p.random_mean), f"{p.random_sd * 100:.1f} points",
-         f"{_excess(p):.2f}"]
-        for p in facts.purity
-    ]  # fmt: skip
-    table = Table(
-        ["column", "clusters", "share of the commonest", "filled at random", "standard deviation", "excess"], rows
-    )
-    legend = [
-        ("■", VARIABLES[LOOKS["s2l"].colour][0], "clusters of trajectories"),
-        ("■", VARIABLES[MUTED][0], "at random"),
-    ]
-    text = "; ".join(said)
-    how = (
-        "Clusters by the share of their commonest value. Clusters were made from losses alone; large ones look pure by "
-        "chance where one value is common, so clusters filled at random stand beside them."
-    )
-    panels = [f"by {p.column}" for p in facts.purity]
-    figure_ = Figure("Purity", svgs, f"{text[:1].upper()}{text[1:]}.", table, legend, panels)
-    return Section("purity", "Do clusters mean something?", how, [figure_])
-
-
-def _purity_said(p: Purity) -> str:
-    far = abs(p.mean - p.random_mean) > 2 * p.random_sd
-    return (
-        f"by {p.column}: {percent(p.mean)} of the examples have their cluster’s commonest value, "
-        f"{percent(p.random_mean)} in clusters of the same sizes filled at random"
-        + ("" if far else ", which is no more than chance")
-    )
-
-
-def _excess(p: Purity) -> float:
-    """0 is chance, 1 is pure."""
-    return 0.0 if p.random_mean >= 1 else (p.mean - p.random_mean) / (1 - p.random_mean)

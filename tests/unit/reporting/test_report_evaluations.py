@@ -44,8 +44,8 @@ def judged_run(folder: Path, seeds: tuple[int, ...] = (0,), both: bool = False, 
 def tasks_page(folder: Path) -> tuple[str, dict[str, Any]]:
     """The page without what other tests look at, which takes its time to draw, and its facts."""
     made = facts_of(load_run(str(folder)))
-    names = ("worth", "cost", "contents", "clusters", "space", "stability", "training")
-    rest: dict[str, Any] = {**dict.fromkeys(names), "purity": [], "examples": []}
+    names = ("worth", "cost", "contents", "clusters", "space", "meaning", "stability", "training")
+    rest: dict[str, Any] = {**dict.fromkeys(names), "examples": []}
     made = dataclasses.replace(made, **rest)
     return page_of(made), made.plain()
 

@@ -17,7 +17,7 @@ from s2l_ray.reporting.look import look_of
 from s2l_ray.reporting.names import selector_name
 from s2l_ray.reporting.overlaps import num_common
 from s2l_ray.reporting.rows import positions
-from s2l_ray.reporting.sketch import BINS, EDGES, loss_bins, percentiles, purity_of, random_purity
+from s2l_ray.reporting.sketch import BINS, EDGES, loss_bins, percentiles
 from s2l_ray.reporting.training import thinned
 from s2l_ray.selection.registry import list_selectors
 from tests.support.paths import ROOT
@@ -125,19 +125,13 @@ def test_the_map_holds_every_example_and_the_right_has_the_higher_losses(made, f
 
 
 def test_purity_stands_beside_that_of_random_clusters_of_the_same_sizes(made, facts):
-    purity = {p.column: p for p in facts.purity}["topic"]
+    purity = {p.column: p for p in facts.meaning.purity}["topic"]
     own = [np.bincount(made.topic_codes[made.clusters == k]).max() for k in range(made.num_clusters)]
+    assert (purity.clusters_of, purity.num_examples) == ("trajectories", made.num_examples)
     assert purity.mean == pytest.approx(sum(own) / made.num_examples)
     assert purity.random_mean < purity.mean
     most = np.bincount(made.topic_codes).max() / made.num_examples
     assert purity.random_mean == pytest.approx(most, abs=0.06)
-
-
-def test_random_clusters_use_up_every_category():
-    sizes, totals = np.array([3, 0, 5, 2]), np.array([4, 6])
-    purity = random_purity(sizes, totals)
-    assert np.isnan(purity).tolist() == [False, True, False, False]
-    assert purity_of(np.array([[3, 1], [0, 0]]))[0] == 0.75
 
 
 def test_scores_are_the_means_of_the_evaluations_and_differences_are_paired(made, facts):

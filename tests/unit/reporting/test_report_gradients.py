@@ -60,7 +60,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Facts, Section, dic
     result = compared(made, root / "made")
     inputs = {"tokens": made.token_content, "proxy": made.proxy, "clusters": made.cluster_content}
     extra = {"kind": "head", "snapshots": STEPS, "num_examples": 300, "dim": 32, "num_chunks": 1}
-    content = made.stage("gradients", "gradients", inputs, {"examples": 300}, extra, {})
+    files: dict[str, Any] = {
+        name: Storage.open(root / "made").read_table(name) for name in (f"{one}/{part_name(0)}" for one, _ in STEPS)
+    }
+    settings = {"num_examples": 300, "seed": 0}
+    content = made.stage("gradients", "gradients", inputs, {"examples": 300}, extra, files, settings)
     extra = {"kind": "head", "snapshots": STEPS, "subsets": [], "verdict": result["verdict"]}
     made.stage("gradient-check", "gradient-check", {"gradients": content}, {}, extra, {"gradients.json": result})
     facts = facts_of(load_run(str(made.folder)))

@@ -41,7 +41,7 @@ def test_every_section_is_there_with_heading_and_figures_with_title_and_axes(who
     ids = [a["id"] for a in page.all("section")]
     assert ids == ["worth", "tasks", "budgets", "cost", "contents", "clusters", "space", "purity", "stability",
                    "training", "examples", "aside", "subsets", "repeat", "missing"]  # fmt: skip
-    assert re.findall(r"s2l gradients RUN|s2l sweep RUN", whole[0]) == ["s2l gradients RUN"], "all else is there"
+    assert re.findall(r"s2l gradients RUN|s2l sweep RUN", whole[0]) == ["s2l gradients RUN"] * 2, "all else is there"
     assert {a["aria-labelledby"] for a in page.all("section")} == {f"{i}-h" for i in ids}
     pictures = [a for a in page.all("svg") if a.get("role") == "img"]
     assert len(pictures) > 30

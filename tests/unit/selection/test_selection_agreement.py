@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.errors import DataError, UserError
-from s2l_ray.selection import Facet
-from s2l_ray.selection.cluster_quality import adjusted_rand, as_json, cluster_quality, purity
+from s2l_ray.selection.cluster_quality import adjusted_rand, commonest_shares, count_pairs, purity, random_shares
 from s2l_ray.selection.gradient_agreement import (
     agreement,
     error_of_rows,
@@ -20,7 +19,6 @@ from s2l_ray.selection.gradient_agreement import (
     mean_cosines,
     subset_error,
 )
-from s2l_ray.selection.kmeans import fit_kmeans
 
 labellings = st.integers(2, 40).flatmap(
     lambda num: st.tuples(*[st.lists(st.integers(0, 5), min_size=num, max_size=num) for _ in range(2)])
@@ -60,42 +58,47 @@ def test_adjusted_rand_by_hand() -> None:
     assert sparse == pytest.approx(adjusted_rand(one, other))
 
 
+def of_labels(clusters: np.ndarray, categories: np.ndarray) -> np.ndarray:
+    return count_pairs(clusters, categories, int(clusters.max()) + 1, int(categories.max()) + 1)
+
+
 def test_purity_beside_random_clusters() -> None:
     clusters = np.repeat(np.arange(4), 250)
-    same = purity(clusters, clusters % 2)
+    same = purity(of_labels(clusters, clusters % 2))
     assert same.observed == 1
     assert 0.5 < same.random_mean < 0.56
     assert same.excess == 1
-    unrelated = purity(clusters, np.arange(1000) % 2)
+    assert same.values == [1, 1, 1, 1]
+    unrelated = purity(of_labels(clusters, np.arange(1000) % 2))
     assert unrelated.observed == 0.5
     assert unrelated.excess is not None
     assert abs(unrelated.excess) < 0.1
-    singletons = purity(np.arange(50), np.arange(50) % 3)
+    singletons = purity(of_labels(np.arange(50), np.arange(50) % 3))
     assert (singletons.observed, singletons.random_mean, singletons.excess) == (1, 1, None)
-    assert purity(clusters, clusters % 2, seed=3) == purity(clusters, clusters % 2, seed=3)
+    assert purity(of_labels(clusters, clusters % 2), seed=3) == purity(of_labels(clusters, clusters % 2), seed=3)
 
 
-def test_quality_of_real_clusters() -> None:
-    rng = np.random.default_rng(0)
-    skill = rng.choice(3, 900, p=[0.6, 0.3, 0.1])
-    curves = (3.0 * skill[:, None] + 0.1 * rng.standard_normal((900, 4))).astype(np.float32)
-    one, other = (fit_kmeans(curves, num_clusters=3, seed=seed) for seed in (0, 1))
-    quality = cluster_quality(one, {"skill": Facet(skill, ["a", "b", "c"])}, other)
-    assert quality.adjusted_rand == 1
-    assert [quality.largest, quality.median, quality.smallest] == sorted(np.bincount(skill).tolist(), reverse=True)
-    assert quality.purity["skill"].observed == 1
-    assert quality.inertia == one.inertia
-    assert as_json(quality)["purity"]["skill"]["excess"] == 1
-    assert cluster_quality(one, {}).adjusted_rand is None
+def test_empty_clusters_have_no_purity() -> None:
+    counts = np.array([[3, 1], [0, 0], [0, 6]])
+    assert purity(counts).values == [0.75, 1]
+    assert purity(counts).observed == pytest.approx(0.9)
+
+
+def test_random_clusters_use_up_every_category() -> None:
+    shares = random_shares(np.array([3, 0, 5, 2]), np.array([4, 6]))
+    assert np.isnan(shares).tolist() == [False, True, False, False]
+    assert commonest_shares(np.array([[3, 1], [0, 0]]))[0] == 0.75
 
 
 def test_labels_are_checked() -> None:
     with pytest.raises(UserError, match=r"\(3,\) and \(2,\)"):
         adjusted_rand(np.zeros(3, int), np.zeros(2, int))
     with pytest.raises(UserError, match="integers from 0"):
-        purity(np.array([-1, 0]), np.zeros(2, int))
+        adjusted_rand(np.array([-1, 0]), np.zeros(2, int))
     with pytest.raises(UserError, match="num_draws=1 gives no spread"):
-        purity(np.zeros(2, int), np.zeros(2, int), num_draws=1)
+        purity(np.ones((2, 2), int), num_draws=1)
+    with pytest.raises(UserError, match="with an example at least"):
+        purity(np.zeros((2, 2), int))
 
 
 # --- gradients ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,85 @@
+"""Numbers of a report: what clusters have to do with what is known of the examples, and what embeddings look like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Purity:
+    clusters_of: str
+    """`trajectories`, or of what and by which model the embeddings are."""
+    column: str
+    num_examples: int
+    """In these clusters: the corpus, or a random sample of it."""
+    mean: float
+    """Weighted by size."""
+    random_mean: float
+    """Of clusters of the same sizes filled at random, mean over several fillings."""
+    random_sd: float
+    """Between the fillings."""
+    excess: float | None
+    """0 is chance, 1 pure; None: clusters filled at random are pure already."""
+    values: list[float]
+    random_values: list[float]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Of one clustering."""
+
+    clusters_of: str
+    num_examples: int
+    num_clusters: int
+    smallest: int
+    median: float
+    largest: int
+    """Sizes."""
+    inertia: float | None
+    """Sum of squared distances to the own centroid; None: an earlier version did not note it."""
+    adjusted_rand: float | None
+    """Agreement with the clusters of another seed: 1 is the same, 0 chance; None: not computed."""
+    num_compared: int
+    """Examples that the other seed clustered: all, or a random sample."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A hexagon of a projection."""
+
+    x: float
+    y: float
+    """Of its centre, as shares of the picture's width and height."""
+    count: int
+    commonest: int
+    """Which of `Projection.values`; −1: another one."""
+    share: float
+    """Of the commonest among its examples."""
+    name: str
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Embeddings of a sample by their two principal components."""
+
+    embeddings_of: str
+    column: str
+    num_examples: int
+    explained: tuple[float, float]
+    """Share of the variance."""
+    values: list[str]
+    """The commonest of the column, which have colours of their own."""
+    cells: list[Cell]
+    own_share: float
+    """Of the examples that have the commonest value of their cell."""
+    random_share: float
+    """The same of cells of the same sizes filled at random."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    purity: list[Purity] = field(default_factory=list)
+    quality: list[Quality] = field(default_factory=list)
+    projections: list[Projection] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """What could not be computed here, and why."""
