@@ -17,9 +17,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+LAST_RELEASE = "0.1.0"
+"""The version of a copy that nobody has installed; pyproject.toml has the same for builds without git's tags."""
 
 if TYPE_CHECKING:
+    __version__: str
+
     from s2l_ray.api import (
         Evaluation,
         EvaluationResult,
@@ -77,7 +80,18 @@ _LIGHT = {
 """What needs neither Ray nor torch does not wait for them."""
 
 
+def _installed_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("s2l_ray")
+    except PackageNotFoundError:
+        return LAST_RELEASE
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _installed_version()
     if name in __all__:
         return getattr(import_module(f"s2l_ray.{_LIGHT.get(name, 'api')}"), name)
     raise AttributeError(f"module 's2l_ray' has no attribute {name!r}")

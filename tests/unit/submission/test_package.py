@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import zipfile
 from pathlib import Path
 
+import pytest
 import yaml
 
 import s2l_ray
 from tests.support.paths import ROOT
-from tests.support.wheel import build_wheel_in
+from tests.support.wheel import build_wheel_in, git_repository_in
 
 
 def test_the_wheel_holds_licence_recipes_and_types(tmp_path: Path):
@@ -22,6 +24,7 @@ def test_the_wheel_holds_licence_recipes_and_types(tmp_path: Path):
         assert wheel.read(licence) == (ROOT / "LICENSE").read_bytes()
         metadata = wheel.read(next(n for n in names if n.endswith(".dist-info/METADATA"))).decode()
     assert "License-Expression: Apache-2.0" in metadata
+    assert f"\nVersion: {s2l_ray.LAST_RELEASE}\n" in metadata  # the copy has no git
     recipes = {f"s2l_ray/config/recipes/{p.name}" for p in (ROOT / "s2l_ray/config/recipes").glob("*.yaml")}
     page = {f"s2l_ray/reporting/report.{ending}" for ending in ("html.j2", "css", "js")}
     assert {"s2l_ray/py.typed", "s2l_ray/cli/__init__.py", "s2l_ray/config/schema.json", *recipes, *page} <= set(names)
@@ -35,13 +38,37 @@ def test_the_licence_is_the_one_that_is_declared():
     assert "9. Accepting Warranty or Additional Liability." in text
 
 
-def test_citation_and_changelog_name_this_version():
+def test_citation_changelog_and_builds_without_tags_name_the_last_release():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors", "version"} <= set(citation)
-    assert citation["version"] == s2l_ray.__version__
+    assert citation["version"] == s2l_ray.LAST_RELEASE
     changes = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert s2l_ray.__version__ in changes
-    assert changes[0] in ("Unreleased", s2l_ray.__version__)
+    assert s2l_ray.LAST_RELEASE in changes[:2]
+    assert changes[0] in ("Unreleased", s2l_ray.LAST_RELEASE)
+    fallback = re.search(r'^fallback_version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert fallback is not None
+    assert fallback[1] == s2l_ray.LAST_RELEASE
+
+
+@pytest.mark.parametrize(("tags", "commits", "version"), [
+    (["v1.2.3"], 0, r"1\.2\.3"), (["v1.2.3"], 2, r"1\.2\.3\.post1\.dev2\+g[0-9a-f]+"),
+    ([], 0, re.escape(s2l_ray.LAST_RELEASE) + r"\.post1\.dev1\+g[0-9a-f]+"),
+])  # fmt: skip
+def test_a_version_is_a_tag_or_counts_from_the_last(tmp_path: Path, tags: list[str], commits: int, version: str):
+    git_repository_in(tmp_path / "source", tags, commits)
+    build_wheel_in(tmp_path)
+    [wheel] = tmp_path.glob("*.whl")
+    assert re.fullmatch(version, wheel.name.split("-")[1]), wheel.name
+
+
+def test_a_copy_that_is_not_installed_has_the_last_releases_version(monkeypatch: pytest.MonkeyPatch):
+    assert s2l_ray.__version__ == importlib.metadata.version("s2l_ray")
+
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert s2l_ray.__version__ == s2l_ray.LAST_RELEASE
 
 
 def test_ci_runs_what_developers_run():
