@@ -20,44 +20,25 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from comparison.corpora import read_jsonl
+from comparison.reference import clusters_of
+from comparison.tokens import Tokenised, tokenise, tokenizer_of
+from comparison.training import Training, whole_corpus_plan
 
 from s2l_ray.config import load_config
-from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.data.epoch_losses import TREND_EXAMPLES, running_mean
-from s2l_ray.data.formats import to_conversation
 from s2l_ray.data.quickstart import generate_corpus
-from s2l_ray.data.render import renderer_of
-from s2l_ray.data.token_examples import Examples
-from s2l_ray.data.training_order import TrainPlan, make_plan
-from s2l_ray.data.units import UnusableRow
 from s2l_ray.execution.placement import local_cores
-from s2l_ray.lm.engine import TorchEngine
-from s2l_ray.lm.load import load_model, train_tokenizer
-from s2l_ray.lm.packing import choose_batching
-from s2l_ray.lm.score import Scorer
-from s2l_ray.lm.step import Stepper
-from s2l_ray.lm.vocabulary import pad_token_id_of
 from s2l_ray.selection import SelectionInputs, order_examples
-from s2l_ray.selection.kmeans import fit_kmeans
 
-CPU = torch.device("cpu")
-FORMAT = "instruction"
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-@dataclass(frozen=True)
-class Tokenised:
-    examples: Examples
-    sources: Array
-    """(N,) names."""
 
 
 def read_rows(args: argparse.Namespace, config: S2LConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -66,57 +47,10 @@ def read_rows(args: argparse.Namespace, config: S2LConfig) -> tuple[list[dict[st
         train, test = generate_corpus(args.examples)
         named = [[row | {"source": row["skill"]} for row in rows] for rows in (train, test)]
         return list({(r["instruction"], r["output"]): r for r in named[0]}.values()), named[1]
-    rows = [json.loads(line) for line in Path(args.corpus).read_text(encoding="utf-8").splitlines()]
+    rows = read_jsonl(Path(args.corpus))
     order = np.random.default_rng(0).permutation(len(rows))
     held = max(1, round(0.03 * len(rows)))
     return [rows[i] for i in order[held:][: args.examples]], [rows[i] for i in order[:held]]
-
-
-def tokenise(rows: list[dict[str, Any]], model: TrainedModelConfig, tokenizer: Any, config: S2LConfig) -> Tokenised:
-    render = renderer_of(model, FORMAT, tokenizer)
-    chats = [to_conversation(row, FORMAT, config.corpus) for row in rows]
-    ids, masks, names, lengths = [], [], [], []
-    for row, found in zip(rows, render([c.turns for c in chats], [c.tools for c in chats]), strict=True):
-        if not isinstance(found, UnusableRow):
-            ids.append(np.array(found[0].input_ids, np.int32))
-            masks.append(np.array(found[0].response_mask, bool))
-            names.append(str(row["source"]))
-            lengths.append(len(ids[-1]))
-    keys = np.zeros((len(ids), 2), np.uint64)
-    keys[:, 1] = np.random.default_rng(1).permutation(len(ids))  # ids are hashes: their order says nothing
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Tokenised(Examples(keys, np.concatenate(ids), np.concatenate(masks), offsets), np.array(names))
-
-
-def tokenizer_of(model: TrainedModelConfig, rows: list[dict[str, Any]]) -> Any:
-    assert model.train_tokenizer is not None, "the recipe's models are to be from scratch"
-    texts = (f"{row['instruction']}\n{row['output']}" for row in rows[:5000])
-    return train_tokenizer(texts, model.train_tokenizer.vocab_size)
-
-
-class Training:
-    """One model from scratch, stepped by whoever holds it."""
-
-    def __init__(self, config: TrainedModelConfig, tokenizer: Any, plan: TrainPlan, tokens_per_batch: int) -> None:
-        model = load_model(config, tokenizer, plan.seed)
-        engine = TorchEngine(model, config, CPU, 1)
-        pad_id = pad_token_id_of(tokenizer, model.get_input_embeddings().num_embeddings)
-        batching = choose_batching(model, engine.loss, pad_id=pad_id, device=CPU)
-        self.plan, self.train_seconds = plan, 0.0
-        self._stepper = Stepper(
-            engine, config, total_steps=plan.total_steps, seed=plan.seed, batching=batching, device=CPU, record=True
-        )
-        self.scorer = Scorer(engine.loss, batching, tokens_per_batch=tokens_per_batch, device=CPU)
-
-    def steps(self, examples: Examples) -> Iterator[tuple[int, Array, Array]]:
-        """After each step → (steps done, ids (n,), losses (n,)) of the examples that it saw."""
-        windows = (examples for _ in self.plan.windows_from(0))
-        for step, batch in self.plan.batches(0, windows):
-            started = time.perf_counter()
-            seen = self._stepper.step(step, batch).examples
-            self.train_seconds += time.perf_counter() - started
-            assert seen is not None
-            yield step + 1, batch.ids[seen.rows, 1].astype(np.int64), seen.losses
 
 
 @dataclass(frozen=True)
@@ -142,7 +76,7 @@ def trajectories(args: argparse.Namespace, config: S2LConfig, train: Tokenised, 
     level = np.full((num, epochs), np.nan)
     scores: dict[int, Array] = {}
     score_seconds = []
-    training = Training(config.proxy, tokenizer, plan, config.trajectories.tokens_per_batch)
+    training = Training(config.proxy, tokenizer, plan, seed, config.trajectories.tokens_per_batch, record=True)
     for step, ids, losses in training.steps(train.examples):
         epoch = (step - 1) // plan.steps_per_epoch
         if epoch < epochs:
@@ -178,20 +112,6 @@ def without_trend(recorded: Array, step: Array) -> Array:
     return out
 
 
-def whole_corpus_plan(num: int, model: TrainedModelConfig, max_steps: int | None, seed: int) -> TrainPlan:
-    plan = make_plan([(0, num)], model.global_batch_size, model.epochs, max_steps or model.max_steps, seed)
-    return TrainPlan(plan.parts, plan.global_batch_size, plan.total_steps, seed, window_rows=num)
-
-
-def clusters_of(losses: Array, config: S2LConfig, seed: int) -> Array:
-    how = config.clusters
-    found = fit_kmeans(
-        np.ascontiguousarray(losses), num_clusters=how.num_clusters, seed=seed, init=how.init,
-        num_iterations=how.num_iterations,
-    )  # fmt: skip
-    return found.assignment
-
-
 def adjusted_rand(a: Array, b: Array) -> float:
     """Agreement of two clusterings, 1: the same, 0: as by chance (Hubert & Arabie 1985, equation 5)."""
     table = np.zeros((int(a.max()) + 1, int(b.max()) + 1))
@@ -211,9 +131,7 @@ def worth(args: argparse.Namespace, config: S2LConfig, train: Tokenised, test: T
     assert config.target is not None
     chosen = train.examples.take(np.sort(rows))
     plan = whole_corpus_plan(len(chosen), config.target, args.target_steps, seed)
-    training = Training(config.target, tokenizer, plan, config.heldout.tokens_per_batch)
-    for _ in training.steps(chosen):
-        pass
+    training = Training(config.target, tokenizer, plan, seed, config.heldout.tokens_per_batch).finish(chosen)
     losses = training.scorer(test.examples).losses
     _, source = np.unique(test.sources, return_inverse=True)
     return float((np.bincount(source, weights=losses) / np.bincount(source)).mean())

@@ -1,0 +1,355 @@
+"""Every selector with a pretrained model on a maths mixture, judged by six maths sets. One GPU, no Ray, no network.
+
+    python benchmarks/evidence_pretrained.py SmolLM2-135M --data math --out results --minutes 28
+    python benchmarks/evidence_pretrained.py SmolLM2-135M --data math --plan            # tokens, FLOPs and minutes
+    python benchmarks/evidence_pretrained.py FOLDER --gguf NAME.gguf --data math     # needs the package gguf
+
+The model's folder holds a transformers model with its tokenizer; `--data` holds train.jsonl (instruction, output,
+source) and eval/NAME.jsonl. For each seed and share of swapped answers (another row's of the same source) one proxy is
+fine-tuned on the whole corpus and scored at T snapshots; every selector chooses by these scores, and the pretrained
+model is fully fine-tuned on each choice, for three epochs (`--epochs`) or for equally many steps (`--steps`). Then its
+loss on held-out rows is taken, and it answers the questions of the sets: greedy, without examples, extracted and graded
+as `s2l evaluate` does.
+
+Every arm is a file of OUT/arms, written whole or not at all, and none is made twice: machines that are lent for half an
+hour do it in several sittings. What matters most comes first (20 % and the main selectors, seed by seed), and with
+`--minutes` no arm begins that would not end in time. OUT/evidence.md has the tables, anew after every arm.
+
+The proxy is the model itself unless `--proxy` names a smaller one with the same tokenizer. bf16 with fp32 copies of the
+weights on a GPU, fp32 on a CPU.
+
+With SmolLM2-135M, a corpus as the maths mixture and the defaults there are 199 arms: 82 million tokens and 62 PFLOP of
+training, six proxies of 2.6 PFLOP each, 600 questions an arm. On an H100 that is 30 minutes: 12 of training, 2 of
+proxies, 16 of questions. It is an estimate (`--plan`), by the utilisations that `gpu.py` measured for Pythia-70M's
+shape and an assumed 25 ms a decoding step; nobody has run it on a GPU yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from comparison.arms import FULL, Arm, arms_of, choose
+from comparison.asking import Asker
+from comparison.corpora import mixture
+from comparison.pretrained_estimate import Estimate
+from comparison.pretrained_page import page
+from comparison.reference import Reference, train_reference
+from comparison.tokens import tokenise
+from comparison.training import Training, plan_of
+
+from s2l_ray.config import load_config
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.evaluation.tasks import MATHS
+from s2l_ray.lm.load import load_model, load_tokenizer
+from s2l_ray.selection import list_selectors
+
+BASE = "no fine-tuning"
+MAIN = (FULL, "random", "random_per_source", "s2l", "s2l_robust")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One arm."""
+
+    arm: Arm
+    budget: float
+    """Share; 1 for everything, 0 for the model as it is."""
+    seed: int
+    swapped: float
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        arm = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in self.arm.name)
+        told = hashlib.blake2b(self.arm.name.encode(), digest_size=2).hexdigest()  # ½ and α are no file's letters
+        return f"{arm}-{told}-{self.budget:g}-seed{self.seed}-swapped{self.swapped:g}"
+
+
+def tasks_of(args: argparse.Namespace) -> list[Task]:
+    """All of them, what matters first."""
+    found = {"": Task(Arm(BASE, FULL), 0, 0, 0.0)}
+    first, *further = args.budgets
+    main = [name for name in args.selectors if name in MAIN]
+    others = [name for name in args.selectors if name not in MAIN]
+    for names, budgets in ((main, [first]), (others, [first]), (main, further), (others, further)):
+        for seed in args.seeds:
+            for swapped in args.swapped:
+                for budget in budgets:
+                    for arm in arms_of(names, clusters=args.clusters, weights=False):
+                        task = Task(arm, 1.0 if arm.selector == FULL else budget, seed, swapped)
+                        found.setdefault(task.name, task)
+    return list(found.values())
+
+
+def config_of(args: argparse.Namespace) -> S2LConfig:
+    trained = {
+        "render": args.render, "max_length": args.max_length, "global_batch_size": args.batch,
+        "learning_rate": args.learning_rate, "tokens_per_microbatch": args.tokens_per_batch,
+    }  # fmt: skip
+    model = {"model": str(args.model), "gguf_file": args.gguf}
+    proxy = {"model": str(args.proxy)} if args.proxy else model
+    tree = {
+        "name": "evidence_pretrained", "run_dir": str(args.out),
+        "corpus": {"paths": [str(args.data / "train.jsonl")], "source_column": "source", "drop_columns": ["id"]},
+        "proxy": trained | proxy | {"epochs": args.proxy_epochs},
+        "trajectories": {"tokens_per_batch": args.tokens_per_batch}, "clusters": {"num_clusters": args.clusters},
+        "target": trained | model | {"epochs": args.epochs, "max_steps": args.steps},
+        "heldout": {"share": 0.03, "tokens_per_batch": args.tokens_per_batch},
+    }  # fmt: skip
+    return load_config(tree)
+
+
+class Bench:
+    """The pretrained model, the corpus of one seed at a time, and what was done."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.config = args, config_of(args)
+        assert self.config.target is not None
+        self.target = self.config.target
+        self.device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+        self.tokenizer = load_tokenizer(self.target)
+        self._models: dict[str, Any] = {}
+        self._world: tuple[tuple[int, float], World] | None = None
+
+    def fresh(self, section: str) -> Any:
+        """The pretrained model, read once, on the CPU."""
+        trained = self.config.proxy if section == "proxy" and self.args.proxy else self.target
+        key = str(trained.model)
+        if key not in self._models:
+            self._models[key] = load_model(trained, self.tokenizer, 0)
+        return copy.deepcopy(self._models[key])
+
+    def world(self, seed: int, swapped: float) -> World:
+        if self._world is None or self._world[0] != (seed, swapped):
+            self._world = None
+            self._world = ((seed, swapped), World(self, seed, swapped))
+        return self._world[1]
+
+    def run(self, task: Task, asker: Asker) -> dict[str, Any]:
+        world = self.world(task.seed, task.swapped)
+        clock = Clock()
+        row: dict[str, Any] = {"arm": task.arm.name, "budget": task.budget, "seed": task.seed, "swapped": task.swapped}
+        if task.budget == 0:
+            training = Training(
+                self.target, self.tokenizer, plan_of(world.train.examples, self.target, 1, 0), 0,
+                self.args.tokens_per_batch, device=self.device, model=self.fresh("target"),
+            )  # fmt: skip
+        else:
+            num = len(world.train.examples)
+            reference = world.reference if task.arm.needs else world.without_proxy
+            clock.lap("proxy")
+            size = num if task.budget == 1 else round(task.budget * num)
+            chosen = choose(reference, task.arm, size, task.seed)
+            clock.lap("selection")
+            plan = plan_of(chosen.examples, self.target, self.args.steps, task.seed)
+            training = Training(
+                self.target, self.tokenizer, plan, task.seed, self.args.tokens_per_batch, device=self.device,
+                model=self.fresh("target"),
+            ).finish(chosen.examples)  # fmt: skip
+            cost = world.reference.cost(task.arm.needs) if task.arm.needs else None
+            row |= {
+                "examples": len(chosen.rows), "steps": plan.total_steps, **chosen.notes,
+                "wrong": float(world.is_wrong[chosen.rows].mean()), "training_tokens": training.work.tokens,
+                "training_flops": training.work.flops, "selection_flops": cost.flops if cost else 0,
+            }  # fmt: skip
+            clock.lap("training")
+        losses = training.scores(world.test.examples).losses
+        clock.lap("scoring")
+        verdicts = asker.ask(
+            self.target, self.tokenizer, training.for_generation(), self.args.out / "answers" / task.name
+        )
+        clock.lap("asking")
+        return row | {
+            "losses": [round(float(loss), 5) for loss in losses], "sources": world.test.sources.tolist(),
+            "right": {name: [bool(v and v.grade.correct) for v in found] for name, found in verdicts.items()},
+            "reasons": {name: [v.grade.reason if v else "not asked" for v in found]
+                        for name, found in verdicts.items()},
+            "seconds": clock.laps, "device": str(self.device),
+        }  # fmt: skip
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name], self._last = round(now - self._last, 2), now
+
+
+def proxy_path(out: Path, seed: int, swapped: float) -> Path:
+    """Where a proxy's scores lie."""
+    return out / "proxies" / f"seed{seed}-swapped{swapped:g}.npz"
+
+
+class World:
+    """What the arms of one seed and share of swapped answers have in common."""
+
+    def __init__(self, bench: Bench, seed: int, swapped: float) -> None:
+        self.bench, self.seed, self.swapped = bench, seed, swapped
+        args, tokenizer = bench.args, bench.tokenizer
+        self.made = mixture(args.data / "train.jsonl", args.examples, swapped, seed, args.held_out)
+        self.train = tokenise(self.made.train, bench.target, tokenizer, bench.config)
+        self.test = tokenise(self.made.tests["distributed"], bench.target, tokenizer, bench.config)
+        self.is_wrong = np.array([row["is_wrong"] for row in self.made.train])[self.train.kept]
+
+    @cached_property
+    def without_proxy(self) -> Reference:
+        """For selectors that look at no scores."""
+        num = len(self.train.examples)
+        return Reference(self.train, [1], np.zeros((num, 1), np.float32), np.zeros(num, np.int32), {})
+
+    @cached_property
+    def reference(self) -> Reference:
+        """Trained once, and kept beside the arms."""
+        bench, args = self.bench, self.bench.args
+        path = proxy_path(args.out, self.seed, self.swapped)
+        if path.exists():
+            return Reference.load(path, self.train)
+        queries = tokenise(self.made.queries, bench.target, bench.tokenizer, bench.config).examples
+        needs = {need for arm in arms_of(args.selectors) for need in arm.needs}
+        made = train_reference(
+            bench.config, bench.tokenizer, self.train, queries, needs, self.seed, snapshots=args.snapshots,
+            device=bench.device, model=bench.fresh("proxy"),
+        )  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made.save(path)
+        return made
+
+
+_NO_SETTINGS = (
+    "out",
+    "minutes",
+    "plan",
+    "table",
+    "cpu",
+    "seeds",
+    "swapped",
+    "budgets",
+    "selectors",
+    "tokens_per_batch",
+)
+"""Arguments that say which arms are made, or where; of all others an arm depends."""
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: value if isinstance(value, int | float | list | None) else str(value)
+            for name, value in sorted(vars(args).items()) if name not in _NO_SETTINGS}  # fmt: skip
+
+
+def finished(folder: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name → arm, of those made with these settings.
+
+    Raises:
+        SystemExit: there are arms of other settings; tables must not mix them.
+    """
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("arms/*.json"))}
+    for name, row in found.items():
+        other = {key: value for key, value in row["settings"].items() if settings.get(key) != value}
+        if other:
+            key = next(iter(other))
+            raise SystemExit(
+                f"{folder}/arms/{name}.json was made with {key}={other[key]!r}, and now it is {settings.get(key)!r}: "
+                "its figures could not be compared with new ones; give another --out"
+            )
+    return found
+
+
+def write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.unfinished")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def parser() -> argparse.ArgumentParser:
+    known = [FULL, *(selector.name for selector in list_selectors())]
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("model", type=Path, help="folder")
+    made.add_argument("--gguf", help="file in that folder, where the weights are in that format")
+    made.add_argument("--proxy", type=Path, help="folder of a smaller model with the same tokenizer")
+    made.add_argument("--data", type=Path, required=True, help="folder with train.jsonl and eval/")
+    made.add_argument("--out", type=Path, default=Path("evidence_pretrained"))
+    made.add_argument("--selectors", nargs="+", default=known, choices=known, metavar="NAME", help="default: all")
+    made.add_argument("--budgets", type=float, nargs="+", default=[0.2, 0.1], help="the first one first")
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    made.add_argument("--swapped", type=float, nargs="+", default=[0.0, 0.1], help="shares of swapped answers")
+    made.add_argument("--examples", type=int, default=4000, help="training rows at most")
+    made.add_argument("--held-out", type=int, default=300)
+    made.add_argument("--epochs", type=float, default=3.0, help="over a subset")
+    made.add_argument("--steps", type=int, help="for every subset, instead of epochs")
+    made.add_argument("--proxy-epochs", type=float, default=1.0)
+    made.add_argument("--snapshots", type=int, default=6)
+    made.add_argument("--clusters", type=int, default=100)
+    made.add_argument("--batch", type=int, default=64, help="examples a step")
+    made.add_argument("--learning-rate", type=float, default=3e-4)
+    made.add_argument("--max-length", type=int, default=512)
+    made.add_argument("--render", default="alpaca", choices=["alpaca", "plain", "chat_template"])
+    made.add_argument("--sets", nargs="+", default=list(MATHS), choices=MATHS, metavar="NAME", help="default: all six")
+    made.add_argument("--questions", type=int, default=100, help="of each set, the first by id")
+    made.add_argument("--form", default="cot", choices=["cot", "pot", "hybrid"], help="programs need Landlock")
+    made.add_argument("--max-new-tokens", type=int, default=128)
+    made.add_argument("--tokens-per-batch", type=int, default=65_536, help="of training and scoring; 4 times in asking")
+    made.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing that would end later")
+    made.add_argument("--cpu", action="store_true", help="although there is a GPU")
+    made.add_argument("--plan", action="store_true", help="only say what all arms would take")
+    made.add_argument("--table", action="store_true", help="only write the tables")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    started = time.monotonic()
+    args = parser().parse_args(arguments)
+    tasks, settings = tasks_of(args), settings_of(args)
+    done = finished(args.out, settings)
+
+    def tables() -> None:
+        write_whole(args.out / "evidence.md", page(list(done.values())))
+
+    if args.table:
+        tables()
+        return
+    left = [task for task in tasks if task.name not in done]
+    bench = Bench(args)
+    estimate = Estimate.of(bench.fresh("target"), bench.world(args.seeds[0], 0.0).train.examples, args)
+    proxies = {proxy_path(args.out, task.seed, task.swapped) for task in left if task.arm.needs}
+    print(estimate.text([task.budget for task in left], sum(not path.exists() for path in proxies)), flush=True)
+    if args.plan:
+        return
+    with Asker(
+        args.data / "eval", args.sets, limit=args.questions, form=args.form, max_new_tokens=args.max_new_tokens,
+        tokens_per_batch=4 * args.tokens_per_batch, device=bench.device,
+    ) as asker:  # fmt: skip
+        longest = 0.0
+        for task in left:
+            begun = time.monotonic()
+            if begun - started + longest > 60 * args.minutes:
+                print(f"{args.minutes:g} minutes are over; the same command goes on", flush=True)
+                break
+            row = bench.run(task, asker) | {"settings": settings}
+            done[task.name] = row
+            write_whole(args.out / "arms" / f"{task.name}.json", json.dumps(row, ensure_ascii=False))
+            tables()
+            longest = max(longest, time.monotonic() - begun)
+            right = [np.mean(values) for values in row["right"].values()]
+            print(f"{task.name}: loss {np.mean(row['losses']):.3f}, {np.mean(right):.1%} right, "
+                  f"{time.monotonic() - begun:.0f} s", flush=True)  # fmt: skip
+    tables()
+    print((args.out / "evidence.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
