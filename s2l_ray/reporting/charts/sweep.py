@@ -116,7 +116,8 @@ def _ticks(shares: list[float]) -> list[float]:
 
 
 def tuned(stability: Stability, parameter: str, held_out: str) -> Any:
-    """Figure of each value of one setting, the mean over seeds, a dot a subset."""
+    """Figure of each value of one setting, the mean over seeds, a dot a subset; where a selector has several, their
+    sizes beside the last dots."""
     found = [t for t in stability.tuned if (t.parameter, t.heldout_set) == (parameter, held_out)]
     assert stability.metric is not None
     metric = stability.metric
@@ -127,6 +128,9 @@ def tuned(stability: Stability, parameter: str, held_out: str) -> Any:
         name = f"{selector_name(t.selector)} {percent(t.share)}"
         rows.append({"value": t.value[:24], "mean": t.mean * factor, "colour": look.colour, "shape": look.shape,
                      "name": name, "tip": f"{parameter} = {t.value}, {name}: {figure(t.mean, metric)}"})  # fmt: skip
+    shares = {t.selector: {u.share for u in found if u.selector == t.selector} for t in found}
+    last = {r["name"]: {**r, "text": percent(t.share)} for r, t in zip(rows, found, strict=True)
+            if len(shares[t.selector]) > 1}  # fmt: skip
     direction = "more is better" if metric.more_is_better else "less is better"
     y = alt.Y("mean:Q", scale=alt.Scale(domain=padded([r["mean"] for r in rows]), nice=False), axis=alt.Axis(
         title=f"{metric.unit} ({direction})", tickCount=5))  # fmt: skip
@@ -136,7 +140,10 @@ def tuned(stability: Stability, parameter: str, held_out: str) -> Any:
     points = base.mark_point(filled=True, size=75, opacity=1).encode(
         shape=alt.Shape("shape:N", scale=None), description=alt.Description("tip:N")
     )
-    return dressed(alt.layer(lines, points), WIDTH, 170)
+    texts = alt.Chart(data(list(last.values()))).mark_text(align="left", dx=8).encode(
+        x=x, y=y, text=alt.Text("text:N"), color=alt.Color("colour:N", scale=None)
+    )  # fmt: skip
+    return dressed(alt.layer(lines, points, texts), WIDTH, 170)
 
 
 def cost(budgets: Budgets, size: tuple[int, int] = (WIDTH, 190)) -> Any:

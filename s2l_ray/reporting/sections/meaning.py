@@ -12,7 +12,7 @@ from s2l_ray.reporting.look import LETTERS, LOOKS, MUTED, VARIABLES
 from s2l_ray.reporting.numbers import percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
 
-_MAX_CELLS = 40
+_MAX_CELLS = 20
 
 
 def meaning_section(facts: Facts, draw: Drawing) -> Section | None:
@@ -62,15 +62,11 @@ def _said(of_column: list[Purity]) -> str:
     text = (
         f"By {first.column}: {percent(first.mean)} of the examples have the commonest value of their cluster of "
         f"{first.clusters_of}, {percent(first.random_mean)} in clusters of the same sizes filled at random"
-        f"{_chance(first)}"
     )
-    for p in others:
-        text += f"; of {p.clusters_of} {percent(p.mean)}, and {percent(p.random_mean)} at random{_chance(p)}"
-    if others:
-        text += ". Above chance, where 1 is pure: " + ", ".join(
-            f"{p.clusters_of} {'–' if p.excess is None else f'{p.excess:.2f}'}" for p in of_column
-        )
-    return text + "."
+    if not others:
+        return f"{text}{_chance(first)}."
+    excesses = (f"{p.clusters_of} {'–' if p.excess is None else f'{p.excess:.2f}'}{_chance(p)}" for p in of_column)
+    return f"{text}. Where 0 is chance and 1 pure: {'; '.join(excesses)}."
 
 
 def _chance(p: Purity) -> str:
