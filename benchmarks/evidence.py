@@ -45,12 +45,13 @@ from s2l_ray.data.token_examples import Examples
 from s2l_ray.selection import list_selectors
 
 ROWS = Path(__file__).with_name("evidence_rows.jsonl")
-MAIN = (FULL, "random", "random_per_source", "s2l", "s2l_robust")
+MAIN = (FULL, "random", "random_per_source", "s2l", "s2l, α ½", "s2l_robust")
+"""Arms that come first."""
 SETTINGS = {
     "quickstart": [
         "clusters.num_clusters=30", "proxy.epochs=1", "target.from_config.hidden_size=64",
         "target.from_config.intermediate_size=160", "target.from_config.num_hidden_layers=2", "target.max_steps=400",
-        "target.learning_rate=6e-3",
+        "target.global_batch_size=32", "target.learning_rate=4e-3",
     ],
     "maths": [
         "clusters.num_clusters=50", "proxy.max_steps=null", "proxy.epochs=1", "proxy.global_batch_size=32",
@@ -126,23 +127,21 @@ class Bench:
     def tasks(self) -> list[Task]:
         """All of them, what matters first."""
         args = self.args
-        main = [name for name in args.selectors if name in MAIN]
-        others = [name for name in args.selectors if name not in MAIN]
         early, late = args.seeds[:3], args.seeds[3:]
         first, *further = args.budgets
-        phases = [(early, main, [first]), (late, main, [first]), (early, others, [first]), (early, main, further),
-                  (early, others, further), (late, others, [first]), (late, args.selectors, further)]  # fmt: skip
+        phases = [(early, True, [first]), (late, True, [first]), (early, False, [first]), (early, True, further),
+                  (early, False, further), (late, False, [first]), (late, True, further),
+                  (late, False, further)]  # fmt: skip
+        worlds = {seed: [World(corpus, seed, wrong) for corpus in args.corpora for wrong in args.wrong
+                         if seed in args.seeds_of[corpus]] for seed in args.seeds}  # fmt: skip
         found: dict[tuple[Any, ...], Task] = {}
-        for seeds, selectors, budgets in phases:
-            for seed in seeds:
-                for corpus in args.corpora:
-                    for wrong in args.wrong:
-                        for budget in budgets:
-                            for arm in self.arms(corpus, selectors):
-                                share = 1.0 if arm.selector == FULL else budget
-                                task = Task(World(corpus, seed, wrong), arm, share)
-                                if seed in args.seeds_of[corpus]:
-                                    found.setdefault(task.key, task)
+        for seeds, are_main, budgets in phases:
+            for world in (world for seed in seeds for world in worlds[seed]):
+                for budget in budgets:
+                    for arm in self.arms(world.corpus, args.selectors):
+                        if (arm.name in MAIN) == are_main:
+                            task = Task(world, arm, 1.0 if arm.selector == FULL else budget)
+                            found.setdefault(task.key, task)
         return list(found.values())
 
     def run(self, task: Task) -> dict[str, Any]:

@@ -78,6 +78,20 @@ def test_ci_runs_what_developers_run():
     assert os.access(ROOT / ".ci/run", os.X_OK)
 
 
+def test_ci_has_every_python_that_is_declared():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    given = [
+        step.get("with", {}).get("python-version", "") for job in workflow["jobs"].values() for step in job["steps"]
+    ]
+    tested = {version for version in given if re.fullmatch(r"3\.\d+", version)}
+    tested |= {one["python"] for one in workflow["jobs"]["pythons"]["strategy"]["matrix"]["include"]}
+    declared = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', (ROOT / "pyproject.toml").read_text())
+    assert tested == set(declared)
+    minimum = re.search(r'^requires-python = ">=(3\.\d+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert minimum is not None
+    assert minimum[1] == declared[0]
+
+
 def test_the_image_copies_what_there_is_and_its_extras_are_declared():
     text = (ROOT / "Dockerfile").read_text()
     sent = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
