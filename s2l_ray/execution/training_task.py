@@ -201,5 +201,6 @@ def training_worker(work: bytes) -> Iterator[Event | _Ended | None]:
         gc.collect()  # the process lives on, and the model should not
         if isinstance(one, BaseException):
             raise one
+        gc.freeze()  # what is left are modules, in which the next collection need not look for garbage again
         yield one
         return

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.lm.batches import Batch
+from s2l_ray.lm.packing import leave_uncompiled
 from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.storage.processes import peak_resident_bytes
 
@@ -117,6 +118,7 @@ def compile_layers(loss: ResponseLoss) -> None:
     """Compile each of the model's layers, which share their kernels, and what is done to the head's logits."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
+    leave_uncompiled()
     for module in loss.model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.compile(dynamic=True)

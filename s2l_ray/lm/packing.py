@@ -9,6 +9,7 @@ hand against sequences computed alone, and falls back to padded lines where it i
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -241,6 +242,16 @@ def packed_attention(
     return _by_sequence(query, key, value, scaling, dropout, sliding_window, softcap, arguments[LENGTHS]), None
 
 
+@functools.cache
+def leave_uncompiled() -> None:
+    """Once layers are compiled: a loop over lengths that are never the same twice is not.
+
+    As a decorator it would import the compiler, which is a third of what a process imports that only scores.
+    """
+    global _by_sequence
+    _by_sequence = torch.compiler.disable(_by_sequence)
+
+
 def _varlen() -> Callable[..., Any] | None:
     try:
         from torch.nn.attention.varlen import varlen_attn
@@ -276,7 +287,6 @@ def _on_gpu(
     return found[None]
 
 
-@torch.compiler.disable  # a loop over lengths that are never the same twice
 def _by_sequence(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float, window: int | None,
     softcap: float | None, lengths: tuple[int, ...],

@@ -31,7 +31,7 @@ CLOSE = 1e-3
 
 pytest.importorskip("deepspeed")
 pytest.importorskip("peft")
-pytestmark = pytest.mark.timeout(1200)  # the first test waits for all processes, the first run for compilers as well
+pytestmark = pytest.mark.timeout(1200)  # the first test waits for all processes, the first run for a compiler as well
 
 # Small chunks: the workers have different numbers of them, so a fetch of weights within the loop would hang.
 UNBROKEN = [
@@ -43,22 +43,29 @@ UNBROKEN = [
     Case("neox stage 3, built in shards", stage=3, shape="gpt_neox", recompute=True, pretrained="gpt_neox"),
     Case("lora stage 2", stage=2, lora=True),
     Case("lora stage 3, built in shards", stage=3, lora=True, save_at=HALF, recompute=True, pretrained="llama"),
-    Case("offload stage 2", stage=2, offload="cpu"),
-    Case("offload stage 3", stage=3, offload="cpu", save_at=HALF),
     Case("no stage"),
     Case("bf16 no stage", precision="bf16"),
     Case("bf16 stage 1", stage=1, precision="bf16", save_at=HALF),
     Case("bf16 stage 2", stage=2, precision="bf16", save_at=HALF),
     Case("bf16 stage 3", stage=3, precision="bf16", overflow_at=2),
 ]
+OFFLOADED = [
+    Case("offload stage 2", stage=2, offload="cpu"),
+    Case("offload stage 3", stage=3, offload="cpu", save_at=HALF),
+]
 NVME = Case("nvme stage 3", stage=3, offload="nvme", save_at=HALF, overflow_at=2)
 LORA = "lora stage 3, built in shards"
 RESUMED = {  # by number of workers: (case, stage, case that wrote on 2 workers; "alone" wrote on 1)
-    1: [("1 of stage 1", 1, "stage 1"), ("1 of stage 3", 3, "stage 3"), ("1 of lora", 3, LORA),
-        ("1 of offload", 3, "offload stage 3")],
+    1: [("1 of stage 1", 1, "stage 1"), ("1 of stage 3", 3, "stage 3"), ("1 of lora", 3, LORA)],
     2: [("2 of stage 1", 1, "stage 1"), ("2 of stage 3", 3, "small parameters whole"), ("2 of lora", 3, LORA),
         ("other stage", 3, "stage 2"), ("2 of 1", 2, "alone"), ("2 of bf16", 1, "bf16 stage 1")],
 }  # fmt: skip
+RESUMED_OFFLOADED = {1: [("1 of offload", 3, "offload stage 3")]}
+
+
+def cases_of(resumed: dict[int, list[tuple[str, int, str]]]) -> list[tuple[str, str]]:
+    """(case, case that wrote its checkpoint)."""
+    return [(name, source) for cases in resumed.values() for name, _, source in cases]
 
 
 def reference_of(name: str) -> str:
@@ -102,6 +109,30 @@ class Launches:
         self.seen |= torch.load(out / "rank0.pt", weights_only=True)
         self.cases |= {c.name: c for c in cases}
 
+    def run_unbroken(self, cases: list[Case]) -> None:
+        self.run(
+            [
+                replace(
+                    c, save_to=str(self.folder / c.name),
+                    pretrained=str(self.folder / c.pretrained) if c.pretrained else None,
+                )
+                for c in cases
+            ],
+            2,
+        )  # fmt: skip
+
+    def run_resumed(self, resumed: dict[int, list[tuple[str, int, str]]], alone: list[Case] | None = None) -> None:
+        """`alone`: other cases for the launch with one worker."""
+        for num_workers, cases in resumed.items():
+            here = [
+                replace(
+                    self.cases[source], name=name, stage=stage, load_from=self.merged(source), start=HALF,
+                    save_at=None, overflow_at=None, evaluate_at=[],
+                )
+                for name, stage, source in cases
+            ]  # fmt: skip
+            self.run([*(alone or []), *here] if num_workers == 1 else here, num_workers)
+
     def merged(self, name: str) -> str:
         """The files of all workers in one folder, as Ray Train leaves them; read-only."""
         target = self.folder / f"merged {name}"
@@ -116,32 +147,35 @@ def launches(tmp_path_factory: pytest.TempPathFactory) -> Launches:
     runs = Launches(tmp_path_factory.mktemp("zero"))
     for shape in ("llama", "gpt_neox"):
         random_model(shape).save_pretrained(runs.folder / shape)
-    folders: list[dict[str, Any]] = [
-        {"save_to": str(runs.folder / c.name)}
-        | ({"pretrained": str(runs.folder / c.pretrained)} if c.pretrained else {})
-        for c in UNBROKEN
-    ]
-    runs.run([replace(c, **f) for c, f in zip(UNBROKEN, folders, strict=True)], 2)
+    runs.run_unbroken(UNBROKEN)
     for name, fields in (("llama", {}), ("neox", {"shape": "gpt_neox"}), ("lora", {"lora": True})):
         runs.seen[name] = run_case(Case(name, evaluate_at=[0, 3], **fields))
-    for num_workers, resumed in RESUMED.items():
-        cases = []
-        if num_workers == 1:
-            cases = [Case("alone", stage=2, save_at=HALF, save_to=str(runs.folder / "alone"))]
-        for name, stage, source in resumed:
-            settings = asdict(runs.cases[source]) | {
-                "name": name, "stage": stage, "start": HALF, "load_from": runs.merged(source),
-                "save_at": None, "overflow_at": None, "evaluate_at": [],
-            }  # fmt: skip
-            cases.append(Case(**settings))
-        runs.run(cases, num_workers)
+    runs.run_resumed(RESUMED, alone=[Case("alone", stage=2, save_at=HALF, save_to=str(runs.folder / "alone"))])
     return runs
+
+
+@pytest.fixture(scope="module")
+def offloaded(launches: Launches) -> Launches:
+    """With DeepSpeed's optimiser for CPUs, which is compiled for minutes at its first use."""
+    launches.run_unbroken(OFFLOADED)
+    launches.run_resumed(RESUMED_OFFLOADED)
+    return launches
 
 
 @pytest.mark.parametrize("name", [c.name for c in UNBROKEN if c.precision == "fp32"])
 def test_training_is_that_of_one_process_without_deepspeed(launches: Launches, name: str):
     """Losses, gradient norms and held-out losses, with clipping, several micro-batches and workers without work."""
-    ours, plain = launches.seen[name], launches.seen[reference_of(name)]
+    assert_trained_as_without_deepspeed(launches, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [c.name for c in OFFLOADED])
+def test_offloaded_training_is_that_of_one_process_without_deepspeed(offloaded: Launches, name: str):
+    assert_trained_as_without_deepspeed(offloaded, name)
+
+
+def assert_trained_as_without_deepspeed(runs: Launches, name: str) -> None:
+    ours, plain = runs.seen[name], runs.seen[reference_of(name)]
     np.testing.assert_allclose(ours["losses"], plain["losses"], atol=CLOSE)
     np.testing.assert_allclose(ours["norms"], plain["norms"], rtol=1e-3)
     for step, evaluation in ours["evaluations"].items():
@@ -178,13 +212,13 @@ def test_one_process_without_deepspeed_is_a_plain_loop(launches: Launches):
 
 @pytest.mark.slow  # minutes of compiling
 @pytest.mark.skipif(not has_nvme(), reason="DeepSpeed's offload to NVMe needs libaio-dev")
-def test_states_on_nvme_train_the_same(launches: Launches):
+def test_states_on_nvme_train_the_same(offloaded: Launches):
     """On whatever disk is here; the checkpoint holds what is on it."""
-    launches.run([replace(NVME, nvme_path=str(launches.folder), save_to=str(launches.folder / NVME.name))], 2)
-    on_disk, in_memory = launches.seen[NVME.name], launches.seen["offload stage 3"]
+    offloaded.run([replace(NVME, nvme_path=str(offloaded.folder), save_to=str(offloaded.folder / NVME.name))], 2)
+    on_disk, in_memory = offloaded.seen[NVME.name], offloaded.seen["offload stage 3"]
     np.testing.assert_allclose(on_disk["losses"], in_memory["losses"], atol=1e-5)
     np.testing.assert_allclose(on_disk["evaluations"]["end"], in_memory["evaluations"]["end"], atol=1e-5)
-    one, other = (Path(launches.merged(name)) for name in (NVME.name, "offload stage 3"))
+    one, other = (Path(offloaded.merged(name)) for name in (NVME.name, "offload stage 3"))
     sizes = {
         n: t.numel()
         for n, t in in_memory["whole"].items()
@@ -203,11 +237,20 @@ def test_bf16_training_is_near_that_of_fp32(launches: Launches, name: str):
     assert {t.dtype for t in ours["whole"].values()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("name", [name for resumed in RESUMED.values() for name, *_ in resumed])
-def test_resumed_training_is_the_unbroken_one(launches: Launches, name: str):
+@pytest.mark.parametrize(("name", "source"), cases_of(RESUMED))
+def test_resumed_training_is_the_unbroken_one(launches: Launches, name: str, source: str):
     """On as many workers, on fewer, on more, and at another stage."""
-    source = next(source for resumed in RESUMED.values() for n, _, source in resumed if n == name)
-    resumed, unbroken = launches.seen[name], launches.seen[source]
+    assert_resumed_as_unbroken(launches, name, source)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "source"), cases_of(RESUMED_OFFLOADED))
+def test_resumed_offloaded_training_is_the_unbroken_one(offloaded: Launches, name: str, source: str):
+    assert_resumed_as_unbroken(offloaded, name, source)
+
+
+def assert_resumed_as_unbroken(runs: Launches, name: str, source: str) -> None:
+    resumed, unbroken = runs.seen[name], runs.seen[source]
     np.testing.assert_allclose(resumed["losses"], unbroken["losses"][HALF:], atol=0.02 if "bf16" in name else CLOSE)
     np.testing.assert_allclose(resumed["evaluations"]["end"], unbroken["evaluations"]["end"], atol=0.02)
     if "bf16" not in name:
