@@ -22,6 +22,7 @@ settings.load_profile("unhurried")
 
 pytest_plugins = (
     "s2l_ray.testing.s3", "tests.support.collection", "tests.support.undisturbed_run", "tests.support.target_run",
+    "tests.support.sweep_run",
 )  # fmt: skip
 
 # Before Ray starts: its workers speak with the test's S3 server too (fixtures_s3.S3_TEST_ENV).

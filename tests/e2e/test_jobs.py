@@ -19,15 +19,17 @@ from typing import Any
 import pytest
 import yaml
 
+import s2l_ray
 from s2l_ray.artifacts.run import load_run
 from s2l_ray.submission.job import JobClient
+from s2l_ray.testing.quiet import Quiet
 from s2l_ray.testing.ray_head import RAY, RayHead
 from s2l_ray.testing.tiny import tiny_run_config
 from tests.support.paths import ROOT
 
 S2L = [sys.executable, "-m", "s2l_ray.cli"]
 JOBS = ROOT / "jobs"
-NUM_SNAPSHOTS = 10
+NUM_SNAPSHOTS = 4
 SECRETS = {
     "HF_TOKEN": f"hf_{secrets.token_hex(17)}",
     "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20),
@@ -52,13 +54,13 @@ class Done:
     """(metric, stage) → its values, as Prometheus would have seen them."""
 
 
-def write_config(folder: Path) -> Path:
+def write_config(folder: Path, slow: bool = False) -> Path:
+    """`slow`: many snapshots and small batches, something to stop in the middle of."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "my.yaml"
-    # Many snapshots and small batches: something to stop in the middle of.
-    slow = {"trajectories__num_snapshots": NUM_SNAPSHOTS, "trajectories__tokens_per_batch": 256}
-    slow |= {"proxy__tokens_per_microbatch": 128}
-    tree = tiny_run_config(folder / "run", num_examples=1000, **slow)
+    changes = {"trajectories__num_snapshots": 10, "trajectories__tokens_per_batch": 256}
+    changes |= {"proxy__tokens_per_microbatch": 128, "num_examples": 1000}
+    tree = tiny_run_config(folder / "run", **(changes if slow else {"trajectories__num_snapshots": NUM_SNAPSHOTS}))
     tree["target"] = {**tree["proxy"], "epochs": 1}  # the whole way
     path.write_text(yaml.safe_dump(tree))
     return path
@@ -161,9 +163,10 @@ def test_no_secret_is_stored_or_shown(undisturbed):
 
 
 @pytest.mark.slow  # four jobs one after another: five minutes
-def test_a_stopped_job_goes_on_where_it_was(head, undisturbed, tmp_path):
+def test_a_stopped_job_goes_on_where_it_was(head, tmp_path):
     """`ray job stop`, Ctrl-C at `s2l submit`, Ctrl-C at a driver without a job; then a job entry point ends it."""
-    write_config(tmp_path)
+    undisturbed = s2l_ray.run(str(write_config(tmp_path / "undisturbed", slow=True)), progress=Quiet())
+    write_config(tmp_path, slow=True)
     submit = [*S2L, "submit", "my.yaml", "--address", head.address]
     client = JobClient(head.address).client  # Ray's own would go to $RAY_ADDRESS, the test session's cluster
 
@@ -199,12 +202,12 @@ def test_a_stopped_job_goes_on_where_it_was(head, undisturbed, tmp_path):
     assert not list(tmp_path.glob("run/trajectories/*/manifest.json"))
 
     shutil.copy(JOBS / "run_all.py", tmp_path)
-    (tmp_path / ".rayignore").write_text("run/\n")
+    (tmp_path / ".rayignore").write_text("run/\nundisturbed/\n")
     line = [RAY, "job", "submit", "--address", head.address, "--working-dir", ".", "--", "python", "run_all.py"]
     code, output = finish(start(head, [*line, "my.yaml"], tmp_path))
     assert code == 0, output
     assert "from step" in output
-    assert fingerprints(load_run(str(tmp_path / "run"))) == fingerprints(undisturbed.run)
+    assert fingerprints(load_run(str(tmp_path / "run"))) == fingerprints(undisturbed)
 
 
 def test_the_jobs_exit_code_comes_back(head, tmp_path):

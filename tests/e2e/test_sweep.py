@@ -3,111 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import threading
 import time
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import ray
 
-from s2l_ray.api import SweepResult, sweep
+from s2l_ray.api import sweep
 from s2l_ray.artifacts.manifest import read_manifest
 from s2l_ray.cli import main
 from s2l_ray.config import load_config
 from s2l_ray.testing.quiet import Quiet
-from s2l_ray.testing.ray_head import kill_family
-from s2l_ray.testing.tiny import tiny_run_config
+from tests.support.sweep_run import manifests, swept, tree, values, wait_until
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
 
-CHECKPOINT_STEPS = 4
 UPSTREAM = ("corpus", "tokens", "proxy", "trajectories", "clusters")
-
-
-def tree(folder: Path, **asked: Any) -> dict[str, Any]:
-    """A target that is not the proxy, with checkpoints on the way; `asked`: of the section sweep."""
-    made = tiny_run_config(folder)
-    target = {**made["proxy"], "length": "same_steps", "epochs": 2, "checkpoint_every_steps": CHECKPOINT_STEPS}
-    target |= {"from_config": dict(made["proxy"]["from_config"], hidden_size=48), "log_every_steps": 1}
-    settings = {"budgets": [0.1, 0.3], "num_seeds": 1, "max_concurrent": 99}
-    return made | {"target": target, "sweep": settings | asked}
-
-
-def swept(folder: Path, find_smallest: bool = False, **asked: Any) -> tuple[SweepResult, str]:
-    progress = Quiet()
-    result = sweep(load_config(tree(folder, **asked)), find_smallest=find_smallest, progress=progress)
-    return result, progress.lines()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, finished) -> tuple[SweepResult, str]:
-    """2 selectors × 2 budgets + the full data, far more of them at once asked for than fit; the proxy is there."""
-    folder = tmp_path_factory.mktemp("sweeps") / "undisturbed"
-    shutil.copytree(finished.storage.local_path(), folder, ignore=shutil.ignore_patterns("subset"))
-    return swept(folder)
-
-
-@pytest.fixture
-def copy(undisturbed, tmp_path) -> Path:
-    """Its run without its trials: corpus, proxy and clusters are there."""
-    whole = undisturbed[0].run.storage.local_path()
-    return Path(shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("sweep", "target", "subset")))
-
-
-def values(result: SweepResult, phase: str = "target") -> dict[tuple[str, float], list[float]]:
-    return {(p["selector"], p["budget"]): p["values"] for p in result.report["curves"][phase]}
-
-
-def manifests(folder: Path) -> dict[Path, int]:
-    """TrialResult targets and when they finished."""
-    return {p: p.stat().st_mtime_ns for p in folder.glob("target/*/manifest.json")}
-
-
-def processes(name: str, root: int | None = None) -> list[psutil.Process]:
-    """Ray's processes of that name, of this test's cluster or that of the process `root`: others are not ours."""
-    found = []
-    for process in psutil.Process(root).children(recursive=True):
-        try:
-            if process.name() == name or (process.cmdline()[:1] and process.cmdline()[0].startswith(name)):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-def wait_until(what: Callable[[], Any], seconds: float = 400) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.05)
-    raise TimeoutError
-
-
-def steps_taken(folder: Path, selector: str, budget: float) -> list[int]:
-    """Of a target, all of its processes' together."""
-    lines = [json.loads(line) for p in folder.glob("sweep/logs/*.jsonl") for line in p.read_text().splitlines()]
-    stage = f"target/{selector}-{budget}"
-    return [line["step"] for line in lines if (line["stage"], line["event"]) == (stage, "train")]
 
 
 # --- one sweep ------------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_beyond_the_machine_ends_with_table_report_and_pictures(undisturbed):
-    result, said = undisturbed
+def test_a_sweep_beyond_the_machine_ends_with_table_report_and_pictures(undisturbed_sweep):
+    result, said = undisturbed_sweep
     assert "sweep.max_concurrent=99 is more than fit: 1 worker with 1 CPU each; free are 4 CPU" in said
     assert "[sweep] target: 5 trials; 3 at once" in said
     assert not result.failed
@@ -150,16 +71,16 @@ def test_a_sweep_beyond_the_machine_ends_with_table_report_and_pictures(undistur
     assert any(str(folder) in line and "results.csv" in line for line in result.lines)
 
 
-def test_a_sweep_leaves_no_working_state_and_holds_nothing(undisturbed):
-    folder = undisturbed[0].run.storage.local_path()
+def test_a_sweep_leaves_no_working_state_and_holds_nothing(undisturbed_sweep):
+    folder = undisturbed_sweep[0].run.storage.local_path()
     assert not (folder / "stage_locks").exists()
     assert not (folder / "sweep/ray_tune").exists()
     assert not list(folder.glob("target/*/ray_train"))
     wait_until(lambda: ray.available_resources().get("CPU") == 4, 60)
 
 
-def test_stages_upstream_belong_to_the_run_and_their_cost_counts(undisturbed):
-    result, _ = undisturbed
+def test_stages_upstream_belong_to_the_run_and_their_cost_counts(undisturbed_sweep):
+    result, _ = undisturbed_sweep
     index = json.loads(result.run.storage.read_bytes("run.json"))["stages"]
     assert set(UPSTREAM) <= set(index)
     seconds = [result.run.stage(n).manifest.device_seconds for n in UPSTREAM if n != "corpus"]
@@ -169,9 +90,9 @@ def test_stages_upstream_belong_to_the_run_and_their_cost_counts(undisturbed):
     assert targets["flops"] > 0
 
 
-def test_a_second_sweep_repeats_nothing_and_a_new_budget_adds_its_own_trials(undisturbed):
+def test_a_second_sweep_repeats_nothing_and_a_new_budget_adds_its_own_trials(undisturbed_sweep):
     """From the run's folder, as with --resume."""
-    first, _ = undisturbed
+    first, _ = undisturbed_sweep
     folder = first.run.storage.local_path()
     before = manifests(folder)
     started, again = time.monotonic(), Quiet()
@@ -192,80 +113,7 @@ def test_a_second_sweep_repeats_nothing_and_a_new_budget_adds_its_own_trials(und
     }  # fmt: skip
 
 
-# --- disturbed ------------------------------------------------------------------------------------------------------
-
-
-def records(copy: Path) -> list[Path]:
-    """Of trials that have ended: written after the target's own manifest."""
-    return list(copy.glob("sweep/trials/*.json"))
-
-
-@pytest.mark.slow
-def test_a_killed_driver_resumes_without_repeating_a_finished_trial(undisturbed, copy):
-    """Two of three trials side by side on an embedded Ray; SIGKILL to all of it when one has finished and another is
-    under way. (Without their driver Ray's own processes live on for a minute, in which a trial may yet end.)"""
-    config = copy.parent / "config.json"
-    config.write_text(json.dumps(tree(copy, selectors=["s2l"])))
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "s2l_ray.cli", "sweep", str(config)]
-    with (copy.parent / "first.txt").open("w") as out:
-        driver = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
-        try:
-            wait_until(lambda: records(copy) or driver.poll() is not None)
-            wait_until(lambda: list(copy.glob("target/*/ray_train/step-*")) or driver.poll() is not None)
-        finally:
-            if driver.poll() is None:
-                kill_family(psutil.Process(driver.pid))
-            driver.wait()
-    finished, num_recorded = manifests(copy), len(records(copy))
-    assert 1 <= num_recorded <= len(finished) < 3, (copy.parent / "first.txt").read_text()
-    trained = {p.name: p.stat().st_mtime_ns for p in copy.glob("proxy/*/model/*")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert f"3 trials, {num_recorded} of them done before" in done.stdout
-    assert {p: t for p, t in manifests(copy).items() if p in finished} == finished
-    assert {p.name: p.stat().st_mtime_ns for p in copy.glob("proxy/*/model/*")} == trained
-    report = json.loads((copy / "sweep/report.json").read_text())
-    for point in report["curves"]["target"]:
-        assert point["values"] == pytest.approx(values(undisturbed[0])[point["selector"], point["budget"]], abs=1e-6)
-    assert not (copy / "sweep/ray_tune").exists()
-    assert not (copy / "stage_locks").exists()
-    for noise in ("Configuration for experiment", "tensorboard", "worker processes have been started", "WARNING"):
-        assert noise not in done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_killed_workers_and_trials_cost_only_their_last_checkpoint(undisturbed, copy):
-    killed: dict[str, int] = {}
-
-    def kill(name: str, process: psutil.Process) -> None:
-        process.send_signal(signal.SIGKILL)
-        killed[name] = process.pid
-
-    def disturb() -> None:
-        wait_until(lambda: any(copy.glob("target/*/ray_train/step-0000002*")))
-        before = {p.pid for p in processes("ray::training_worker")}
-        for process in processes("ray::training_worker"):
-            kill("worker", process)
-        wait_until(lambda: [p for p in processes("ray::training_worker") if p.pid not in before])
-        kill("trial", wait_until(lambda: processes("ray::ImplicitFunc"))[0])
-
-    thread = threading.Thread(target=disturb)
-    thread.start()
-    result, _ = swept(copy, selectors=["s2l"], budgets=[0.1], full=False)
-    thread.join()
-    assert set(killed) == {"worker", "trial"}
-    assert not result.failed
-    assert values(result)["s2l", 0.1] == pytest.approx(values(undisturbed[0])["s2l", 0.1], abs=1e-6)
-    taken = Counter(steps_taken(copy, "s2l", 0.1))
-    assert set(taken) == set(range(1, max(taken) + 1))
-    again = [step for step, times in taken.items() if times > 1]
-    assert len(again) <= 2 * 2 * CHECKPOINT_STEPS
-    assert 1 not in again, "training began anew"
-    wait_until(lambda: ray.available_resources().get("CPU") == 4, 120)
-
-
-def test_hopeless_trials_are_stopped_or_named_and_the_others_go_on(copy, capsys):
+def test_hopeless_trials_are_stopped_or_named_and_the_others_go_on(trialless_copy, capsys):
     """ASHA sees the losses reported from inside the Train job; exit code 1 says that not everything was done.
 
     Whatever the processor: a norm that divides by 10⁸ leaves the loss where it is, and one that takes the root of a
@@ -273,14 +121,14 @@ def test_hopeless_trials_are_stopped_or_named_and_the_others_go_on(copy, capsys)
     """
     epsilons = [1e-6, 1e16, -1.0]
     made = tree(
-        copy, selectors=["s2l"], budgets=[0.1], full=False, max_concurrent=1,
+        trialless_copy, selectors=["s2l"], budgets=[0.1], full=False, max_concurrent=1,
         asha={"grace_steps": 5, "reduction_factor": 2}, parameters={"target.from_config.rms_norm_eps": epsilons},
     )  # fmt: skip
     made["target"]["evaluate_every_steps"] = 5
-    config = copy.parent / "config.json"
+    config = trialless_copy.parent / "config.json"
     config.write_text(json.dumps(made))
     assert main(["sweep", str(config)]) == 1
-    report = json.loads((copy / "sweep/report.json").read_text())
+    report = json.loads((trialless_copy / "sweep/report.json").read_text())
     assert report["stopped_early"] == ["s2l 0.1, seed 0, rms_norm_eps=1e+16"]
     [(failed, why)] = report["failed"].items()
     assert failed == "target: s2l 0.1, seed 0, rms_norm_eps=-1.0"
@@ -295,9 +143,9 @@ def test_hopeless_trials_are_stopped_or_named_and_the_others_go_on(copy, capsys)
 # --- other ways to choose trials ------------------------------------------------------------------------------------
 
 
-def test_the_smallest_budget_is_predicted_with_the_proxy_and_confirmed_with_the_target(undisturbed):
+def test_the_smallest_budget_is_predicted_with_the_proxy_and_confirmed_with_the_target(undisturbed_sweep):
     """The target's trials are there: only the predicted ones are trained."""
-    first, _ = undisturbed
+    first, _ = undisturbed_sweep
     folder = first.run.storage.local_path()
     before = manifests(folder)
     result, said = swept(folder, find_smallest=True, selectors=["s2l"], within=0.02)
@@ -319,14 +167,14 @@ def test_the_smallest_budget_is_predicted_with_the_proxy_and_confirmed_with_the_
 
 
 @pytest.mark.slow
-def test_a_bayesian_search_goes_on_where_it_ended(copy):
+def test_a_bayesian_search_goes_on_where_it_ended(trialless_copy):
     """A range of learning rates, reports from inside the training on the way."""
     search: dict[str, Any] = {
         "selectors": ["s2l"], "budgets": [0.1], "full": False, "search": "optuna",
         "asha": {"grace_steps": 5, "reduction_factor": 2},
         "parameters": {"target.learning_rate": {"min": 1e-4, "max": 1e-2, "log": True}},
     }  # fmt: skip
-    made = tree(copy, **search, num_samples=1)
+    made = tree(trialless_copy, **search, num_samples=1)
     made["target"]["evaluate_every_steps"] = 5
 
     def run(num_samples: int) -> tuple[int, str]:
@@ -337,7 +185,7 @@ def test_a_bayesian_search_goes_on_where_it_ended(copy):
         return len(result.report["parameters"]) + len(result.report["stopped_early"]), progress.lines()
 
     assert run(1)[0] == 1
-    before = manifests(copy)
+    before = manifests(trialless_copy)
     count, said = run(1)
     assert count == 1
     assert "optuna: 1 trials, 1 of them done before" in said
@@ -345,13 +193,13 @@ def test_a_bayesian_search_goes_on_where_it_ended(copy):
     count, said = run(2)
     assert count == 2
     assert "optuna: 2 trials, 1 of them done before" in said
-    assert {p: t for p, t in manifests(copy).items() if p in before} == before
+    assert {p: t for p, t in manifests(trialless_copy).items() if p in before} == before
 
 
 @pytest.mark.slow
-def test_a_random_search_ends_where_nothing_is_left_to_draw_and_equal_trials_are_trained_once(undisturbed):
+def test_a_random_search_ends_where_nothing_is_left_to_draw_and_equal_trials_are_trained_once(undisturbed_sweep):
     """Random subsets do not depend on the clusters: of the two trials side by side one waits and finds all done."""
-    folder = undisturbed[0].run.storage.local_path()
+    folder = undisturbed_sweep[0].run.storage.local_path()
     asked: dict[str, Any] = {
         "selectors": ["random"], "budgets": [0.05], "full": False, "search": "random",
         "parameters": {"clusters.num_clusters": [4, 8]},
@@ -369,9 +217,9 @@ def test_a_random_search_ends_where_nothing_is_left_to_draw_and_equal_trials_are
     assert "[sweep] target 1/" not in again, "Ray Tune started a trial"
 
 
-def test_settings_of_the_selection_retrain_no_proxy_and_nothing_that_is_the_same_without_them(undisturbed):
+def test_settings_of_the_selection_retrain_no_proxy_and_nothing_that_is_the_same_without_them(undisturbed_sweep):
     """Eight clusters are the run's own, and random subsets do not depend on them: one of four trials is new."""
-    folder = undisturbed[0].run.storage.local_path()
+    folder = undisturbed_sweep[0].run.storage.local_path()
     proxy, before = {p: p.stat().st_mtime_ns for p in folder.glob("proxy/*/manifest.json")}, manifests(folder)
     result, _ = swept(folder, budgets=[0.1], full=False, parameters={"clusters.num_clusters": [4, 8]})
     assert not result.failed
