@@ -8,17 +8,9 @@ from typing import Any
 
 import yaml
 
-from s2l_ray.artifacts.index import (
-    EVALUATION,
-    READS,
-    Found,
-    Recipe,
-    find_chain,
-    find_index,
-    is_complete,
-    is_configured,
-    note_chain,
-)
+from s2l_ray.artifacts.chain import READS, find_chain, is_complete, is_configured, note_chain
+from s2l_ray.artifacts.found import Found
+from s2l_ray.artifacts.index import EVALUATION, Recipe, find_index
 from s2l_ray.artifacts.models import TrajectoriesArtifact
 from s2l_ray.artifacts.results import Evaluation, Subset, Target
 from s2l_ray.artifacts.stage import Stage

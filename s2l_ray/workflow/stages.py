@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from s2l_ray.artifacts.index import FULL, READS
+from s2l_ray.artifacts.chain import READS
+from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.runner import StageRunner
 from s2l_ray.artifacts.stage import Stage, StageSpec

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from s2l_ray.artifacts.index import NOTE
+from s2l_ray.artifacts.chain import NOTE
 from s2l_ray.artifacts.run import CONFIG, load_run
 from s2l_ray.testing.tiny import tiny_run_config
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.artifacts.index import READS
+from s2l_ray.artifacts.chain import READS
 from s2l_ray.artifacts.manifest import StageManifest, write_manifest
 from s2l_ray.artifacts.run import CONFIG, STAGES, load_run
 from s2l_ray.config import S2LConfig, load_config, to_yaml

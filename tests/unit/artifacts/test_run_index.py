@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from s2l_ray.artifacts.index import NOTE, READS
+from s2l_ray.artifacts.chain import NOTE, READS
 from s2l_ray.artifacts.run import CONFIG, STAGES, RunError, load_run
 from s2l_ray.config import to_yaml
 from s2l_ray.storage.folder import Storage

@@ -1,0 +1,122 @@
+"""The chain corpus → … → clusters that a run's subsets are made from, found by the content that artifacts name.
+
+`run.json` only notes which chain was completed last, and spares a look at the others; without it, or with a damaged
+one, the chain is the one whose settings are the configuration's. Only where the noted chain is not the configuration's
+are all manifests of corpora, tokens, proxies, trajectories and clusters read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import product
+
+from s2l_ray.artifacts.found import Chain, Found, follows, found_of_kind, matches, read_found
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.storage.folder import Storage
+
+NOTE = "run.json"
+
+READS: dict[str, tuple[str, ...]] = {
+    "corpus": (),
+    "tokens": ("corpus",),
+    "proxy": ("tokens",),
+    "trajectories": ("corpus", "tokens", "proxy"),
+    "clusters": ("trajectories",),
+}
+"""Stages that every subset of a run is made from, in their order, and what each reads of the others."""
+
+
+def find_chain(storage: Storage, config: S2LConfig, warnings: list[str]) -> Chain:
+    """The chain of this configuration, as far as it is complete; else, with a warning, the one completed last.
+
+    Args:
+        warnings: told what is damaged or missing, and what is taken instead.
+    """
+    note, problem = _read_note(storage)
+    manifests = read_found(storage, note.values(), warnings)
+    noted = {name: found for name, found in zip(note, manifests, strict=True) if found is not None}
+    if is_complete(noted) and is_configured(noted, config):
+        return noted
+    kinds = {name: found_of_kind(storage, name, warnings) for name in READS}
+    chains = _complete_chains(kinds)
+    if not chains:
+        return _begun_chain(kinds, config)
+    best = max(chains, key=lambda chain: _rank(chain, config, noted))
+    if not is_configured(best, config):
+        warnings.append(
+            f"{storage.uri}: the selection with the settings of its configuration is not complete; the one finished "
+            f"{best['clusters'].manifest.finished_at} is taken instead ({best['clusters'].folder})"
+        )
+    elif problem or len(noted) < len(READS):
+        warnings.append(
+            f"{storage.uri}/{NOTE} {problem or 'names what is not there'}; the run's stages were found by their "
+            "manifests"
+        )
+    return best
+
+
+def note_chain(storage: Storage, folders: Mapping[str, str]) -> None:
+    """Note the chain that is complete now (stage → folder), if it is not noted yet; hold the run's lock."""
+    if _read_note(storage)[0] != folders:
+        storage.write_json(NOTE, {"stages": dict(folders)})
+
+
+def is_complete(chain: Chain) -> bool:
+    """Whether all stages are there and each has read those before it."""
+    return chain.keys() == READS.keys() and all(follows(chain[name], chain, *READS[name]) for name in READS)
+
+
+def is_configured(chain: Chain, config: S2LConfig) -> bool:
+    """Whether the stages' settings are those of this configuration."""
+    return all(matches(found, config, name) for name, found in chain.items())
+
+
+def _read_note(storage: Storage) -> tuple[dict[str, str], str]:
+    """(stage → folder, what is wrong with the note). Of what else stands there nothing is taken."""
+    try:
+        content = storage.read_json(NOTE)
+    except FileNotFoundError:
+        return {}, "is missing"
+    except (ValueError, RecursionError, OSError):
+        return {}, "cannot be read"
+    stages = content.get("stages") if isinstance(content, dict) else None
+    if not isinstance(stages, dict):
+        return {}, "is damaged"
+    folders = {n: f for n in READS if isinstance(f := stages.get(n), str) and re.fullmatch(rf"{n}/[0-9a-f]{{12}}", f)}
+    return folders, "" if len(folders) == len(READS) else "is damaged"
+
+
+def _complete_chains(kinds: dict[str, list[Found]]) -> list[Chain]:
+    """Every chain whose inputs fit; where several folders have the same content, with each of them."""
+
+    def inputs(of: Found) -> list[list[Found]]:
+        names = READS[of.folder.partition("/")[0]]
+        return [[f for f in kinds[name] if f.content == of.manifest.inputs.get(name)] for name in names]
+
+    chains: list[Chain] = []
+    for clusters in kinds["clusters"]:
+        for trajectories in inputs(clusters)[0]:
+            for before in product(*inputs(trajectories)):
+                chain = dict(zip(READS, (*before, trajectories, clusters), strict=True))
+                chains += [chain] if is_complete(chain) else []
+    return chains
+
+
+def _begun_chain(kinds: dict[str, list[Found]], config: S2LConfig) -> Chain:
+    """As far as this configuration has come."""
+    chains: list[Chain] = [{}]
+    for name, reads in READS.items():
+        fit = [found for found in kinds[name] if matches(found, config, name)]
+        longer = [chain | {name: found} for chain in chains for found in fit if follows(found, chain, *reads)]
+        if not longer:
+            break
+        chains = longer
+    return chains[-1]
+
+
+def _rank(chain: Chain, config: S2LConfig, noted: Chain) -> tuple[int, int, str, str]:
+    last = chain["clusters"]
+    as_configured = sum(matches(found, config, name) for name, found in chain.items())
+    as_noted = sum(chain[name].folder == found.folder for name, found in noted.items())
+    return as_configured, as_noted, last.manifest.finished_at, last.folder
