@@ -49,10 +49,10 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
 
 
 @pytest.mark.slow  # half an hour: twenty kills, on several runs
-def test_kills_in_every_stage(undisturbed: Undisturbed, place: Workplace, seed: int) -> None:
+def test_kills_in_every_stage(undisturbed_by_two: Undisturbed, seed: int) -> None:
     """One at least in every stage and every phase of the trainings, on as few runs as that takes."""
     print(f"S2L_FAULTS_SEED={seed} pytest tests/faults/test_kills.py")
-    rng = random.Random(seed)
+    undisturbed, place, rng = undisturbed_by_two, undisturbed_by_two.place, random.Random(seed)
     left = faults_over_all_stages(undisturbed.points, rng, max_delay=1.0)
     struck: list[Fault] = []
     num_runs = 0

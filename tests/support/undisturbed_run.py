@@ -15,13 +15,13 @@ from s2l_ray.testing.tiny import tiny_run_config
 SUBSET = "s2l-0.3"
 
 
-def tree_of(place: Workplace) -> dict[str, Any]:
-    """Every stage there is, with checkpoints and evaluations on the way; the proxy is trained in a task, the target
-    by two of Ray Train's workers."""
+def tree_of(place: Workplace, target_workers: int) -> dict[str, Any]:
+    """Every stage there is, with checkpoints and evaluations on the way. One worker trains in a task, two are Ray
+    Train's."""
     tree = tiny_run_config(
         place.run, num_examples=300, heldout={"share": 0.05}, proxy__epochs=1, proxy__checkpoint_every_steps=2,
         trajectories={"num_snapshots": 3, "tokens_per_batch": 1024, "examples_per_part": 64},
-        selection__budgets=[0.3], resources__target__workers=2,
+        selection__budgets=[0.3], resources__target__workers=target_workers,
     )  # fmt: skip
     tree["target"] = {**tree["proxy"], "subsets": [SUBSET], "epochs": 2, "evaluate_every_steps": 4,
                       "patience": 99}  # fmt: skip
@@ -32,9 +32,9 @@ def tree_of(place: Workplace) -> dict[str, Any]:
 class Undisturbed:
     """A finished run, moved away from where the others will live, and the fault points that it went through."""
 
-    def __init__(self, place: Workplace) -> None:
+    def __init__(self, place: Workplace, target_workers: int = 1) -> None:
         self.place = place
-        self.config = place.config(tree_of(place))
+        self.config = place.config(tree_of(place, target_workers))
         record = place.base / "points.txt"
         outcome = place.s2l("run", self.config, record=record)
         assert outcome.code == 0, outcome.output
@@ -52,6 +52,13 @@ class Undisturbed:
 def undisturbed() -> Iterator[Undisturbed]:
     with workplace() as place:
         yield Undisturbed(place)
+
+
+@pytest.fixture
+def undisturbed_by_two() -> Iterator[Undisturbed]:
+    """With a target that two workers train."""
+    with workplace() as place:
+        yield Undisturbed(place, target_workers=2)
 
 
 @pytest.fixture

@@ -74,23 +74,20 @@ def _section_of(place: str) -> str:
 
 
 def few_faults(points: Points, rng: random.Random) -> list[Fault]:
-    """Of tasks, of Ray Train's workers, of the driver, or of all there is; each in another stage, so that it begins
+    """Of a training, of a task, and of the driver or all there is; each in another stage, so that it begins
     undisturbed and comes to its fault for certain."""
     left = set(STAGES)
 
-    def one(stages: Sequence[str], roles: Sequence[str], victims: Sequence[str], max_delay: float = 0.0) -> Fault:
-        there = [at for at in points if at[0] in roles and at[1].split("/")[0] in left & set(stages)]
-        fault = fault_at(points, rng.choice(sorted(there)), rng, max_delay, victims)
+    def one(roles: Sequence[str], victim: str, max_delay: float = 0.0) -> Fault:
+        there = [at for at in points if at[0] in roles and at[1].split("/")[0] in left]
+        fault = fault_at(points, rng.choice(sorted(there)), rng, max_delay, [victim])
         left.remove(fault.stage)
         return fault
 
-    others = [stage for stage in STAGES if stage not in ("proxy", "target")]
-    first, second = rng.sample(["tree", "driver"], 2)
     faults = [
-        one(["target"], ["train"], ["self", "worker", "workers"]),
-        one(["proxy"], ["alone"], [rng.choice(["self", first])]),
-        one(others, ["task"], ["self"]),
-        one(others, ["driver", "task", "kmeans"], [second], max_delay=0.2),
+        one(["alone"], "self"),
+        one(["task"], "self"),
+        one(["driver", "task", "kmeans", "alone"], rng.choice(["tree", "driver"]), max_delay=0.2),
     ]
     order = list(points)
     return sorted(faults, key=lambda fault: order.index((fault.role, fault.place)))
