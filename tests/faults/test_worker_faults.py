@@ -27,7 +27,7 @@ def run(loop: Any, folder: Path, max_failures: int) -> dict[str, Any]:
     placement = Placement("cpu", 2, 1, 0, None, 4)
     out = Storage.open(folder / "stage")
     marks = folder / "marks"
-    marks.mkdir()
+    marks.mkdir(exist_ok=True)
     return run_on_workers(
         loop, str(marks), out, placement, what="proxy", max_failures=max_failures, on_event=lambda event: None
     )
@@ -51,6 +51,13 @@ def test_a_rank_that_runs_out_of_memory_is_said_so_with_a_cure(tmp_path):
     assert "can't allocate memory" in said
     assert "lower tokens_per_microbatch" in said
     assert "the same command resumes" in said
+
+
+def test_after_the_death_of_a_rank_all_of_them_go_on_from_the_last_checkpoint(tmp_path):
+    (tmp_path / "marks").mkdir()
+    (tmp_path / "marks/fault-1").write_text("second-killed 4")
+    ended = run(faulty_loops.counts_to_six, tmp_path, max_failures=1)
+    assert (ended["began"], ended["attempts"]) == (3, 2)
 
 
 def test_a_killed_rank_is_named(tmp_path):
