@@ -83,6 +83,20 @@ def look_of(selector: str, selectors: Iterable[str] = ()) -> Look:
     return OTHERS[others.index(selector) % len(OTHERS)]
 
 
+_CONFIG: dict[str, Any] = {
+    "font": "sans-serif",
+    "background": "transparent",
+    "view": {"stroke": None},
+    "axis": {
+        "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelColor": MUTED, "titleColor": MUTED,
+        "gridColor": GRID, "domainColor": GRID, "tickColor": GRID, "titlePadding": 8, "labelLimit": 150,
+        "titleLimit": 330,
+    },
+    "text": {"fontSize": 12, "color": INK},
+    "title": {"fontSize": 12, "fontWeight": "normal", "color": INK, "anchor": "start"},
+}  # fmt: skip
+
+
 def dressed(chart: Any, width: int, height: int, left: int = 6) -> Any:
     """The chart with this project's type and axes.
 
@@ -90,18 +104,9 @@ def dressed(chart: Any, width: int, height: int, left: int = 6) -> Any:
         width, height: of the panel without its axes (pixels).
         left: more room to its left: text there is wider in browsers than Vega reckons.
     """
-    padding = {"left": left, "right": 8, "top": 6, "bottom": 6}
-    return (
-        chart.properties(width=width, height=height)
-        .configure(font="sans-serif", background="transparent", padding=padding)
-        .configure_view(stroke=None)
-        .configure_axis(
-            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelColor=MUTED, titleColor=MUTED,
-            gridColor=GRID, domainColor=GRID, tickColor=GRID, titlePadding=8, labelLimit=150, titleLimit=330,
-        )
-        .configure_text(fontSize=12, color=INK)
-        .configure_title(fontSize=12, fontWeight="normal", color=INK, anchor="start")
-    )  # fmt: skip
+    config = {**_CONFIG, "padding": {"left": left, "right": 8, "top": 6, "bottom": 6}}
+    # All at once: every call that changes a chart copies it with its data.
+    return chart.properties(width=width, height=height, config=config)
 
 
 def data(rows: list[dict[str, Any]]) -> Any:
