@@ -44,7 +44,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
     print(f"S2L_FAULTS_SEED={seed} pytest tests/faults/test_kills.py")
     faults = few_faults(undisturbed.points, random.Random(seed))
     struck = chain(place, faults, "run", undisturbed.config)
-    assert struck == faults, "each of them must have killed somebody"
+    assert sorted(map(str, struck)) == sorted(map(str, faults)), "each of them must have killed somebody"
     finish(undisturbed)
 
 

@@ -253,32 +253,29 @@ def assert_ends_well(outcome: Outcome) -> None:
     """An error is said in one piece, a stop has its own exit code, and a lost worker ends nothing."""
     said, victims = outcome.output, {fault.victim for fault in outcome.struck}
     assert "Traceback" not in said, said
-    expected = {0}
-    if victims & {"tree", "driver"}:
-        expected = {-signal.SIGKILL}
-    elif not victims <= set(SURVIVED):
-        expected = {{"SIGTERM": 143, "SIGINT": 130}.get(victim, 1) for victim in victims - set(SURVIVED)}
+    codes = {"SIGTERM": 143, "SIGINT": 130, "tree": -signal.SIGKILL, "driver": -signal.SIGKILL}
+    expected = {codes.get(victim, 1) for victim in victims - set(SURVIVED)} or {0}
     assert outcome.code in expected, f"exit code {outcome.code}, not {expected}: {said[-3000:]}"
 
 
 def chain(place: Workplace, faults: Sequence[Fault], *arguments: str | Path) -> list[Fault]:
-    """The same command again and again, each time with the next faults, up to one that ends it → those that struck.
+    """The same command again and again until it is done, each time with the faults that have not struck yet → those
+    that struck. A command that goes on where another ended may never come to some of them.
 
     Each time what was complete must stay as it is.
     """
     struck: list[Fault] = []
     left = list(faults)
     while left:
-        ending = next((i for i, fault in enumerate(left) if not fault.is_survived), len(left) - 1)
-        now, left = left[: ending + 1], left[ending + 1 :]
         before = complete_files(place.run) if place.run.exists() else {}
-        outcome = place.s2l(*arguments, faults=now)
+        outcome = place.s2l(*arguments, faults=left)
         print(f"{outcome.seconds:6.1f} s  code {outcome.code}")
-        for fault in now:
-            print(f"    {fault}: {outcome.struck.get(fault, 'not reached')}", flush=True)
+        for fault, victims in outcome.struck.items():
+            print(f"    {fault}: {victims}", flush=True)
         assert_not_made_again(before, place.run)
         assert_ends_well(outcome)
         struck += outcome.struck
+        left = [fault for fault in left if fault not in outcome.struck]
         if outcome.code == 0:
             break
     return struck

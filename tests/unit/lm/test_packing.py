@@ -117,7 +117,7 @@ def test_losses_and_gradients_are_those_of_examples_alone(family: str) -> None:
 
 def test_a_look_at_a_neighbour_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof must be able to fail: attention over the whole row falls back to padded lines."""
-    honest = packing._by_sequence
+    honest: Any = packing._by_sequence
 
     def careless(*arguments: Any) -> Any:
         *rest, lengths = arguments
@@ -135,7 +135,7 @@ def test_untrained_models_are_told_apart_too(monkeypatch: pytest.MonkeyPatch) ->
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt_neox", **SMALL))
-    honest = packing._by_sequence
+    honest: Any = packing._by_sequence
     monkeypatch.setattr(packing, "_by_sequence", lambda *a: honest(*a[:-1], (sum(a[-1]),)))
     assert not choose_batching(model, ResponseLoss(model), pad_id=0, device=CPU).packed
 
