@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ Row = dict[str, Any]
 BASELINE = "random"
 _FIRST = (FULL, BASELINE, "random_per_source", "s2l", "s2l, α ½", "s2l, weights", "s2l_robust")
 _TITLES = {"quickstart": "The quickstart's corpus", "maths": "A mixture of six maths sources"}
+_RECIPES = {"quickstart": "quickstart", "maths": "maths_curve"}
 _BALANCED = {"quickstart": "balanced over the skills", "maths": "mean over the sources"}
 _DISTRIBUTED = {"quickstart": "as distributed", "maths": "mean over examples"}
 
@@ -29,7 +31,8 @@ comparison on one GPU.
   scores. Seeds change the corpus or its wrong answers, proxy, choice, order of the data and the target's initial
   weights; arms of one seed share all of them. All targets of a table take the same number of steps; `everything` is the
   whole corpus.
-- **n** is the number of seeds that a row rests on. Figures are means ± standard deviations over the seeds.
+- **n** is the number of seeds that a row rests on. Figures are means ± standard deviations over the seeds. The program
+  goes on where it stopped, and the page is made again as rows are added.
 - **Differences from `random`** are paired by seed, with 95 % intervals (Student's t); those that leave zero out are
   bold. Many are tested here, so that one in twenty is bold by chance. Where n is 1 there is no interval.
 - **Wrong rows** is the share of wrong answers in the subset. Everything that is held out is right.
@@ -60,17 +63,20 @@ def _setting(corpus: str, rows: Sequence[Row]) -> str:
     settings = {str(row["settings"]): row["settings"] for row in rows}
     told = []
     for one in settings.values():
-        sizes = sorted({row["examples"] for row in rows if row["budget"] == 1 and row["settings"] == one})
-        count = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}" if sizes else "?"
-        steps = sorted({r["steps"] for r in rows if r["settings"] == one and r["arm"] != COST_IN_STEPS})
-        seconds = sorted(row["training_seconds"] for row in rows if row["settings"] == one)
-        told.append(
-            f"{count} examples after those without a usable response, or copies of others, were left out; "
-            f"{one['snapshots']} snapshots; targets of {', '.join(f'{n:,}' for n in steps)} steps, which took "
-            f"{seconds[len(seconds) // 2]:.0f} CPU seconds in the median. Recipe `"
-            + ("quickstart" if corpus == "quickstart" else "maths_curve")
-            + f"` with `{' '.join(one['set'])}`.\n"
+        of = [row for row in rows if row["settings"] == one]
+        sizes = sorted({row["examples"] for row in of if row["budget"] == 1})
+        count = f"{one['examples']:,} rows"
+        if sizes:
+            left = " to ".join(dict.fromkeys(f"{size:,}" for size in (sizes[0], sizes[-1])))
+            count += f", of which {left} examples are left without copies and those without a usable response"
+        steps = " and ".join(f"{n:,}" for n in sorted({row["steps"] for row in of if row["arm"] != COST_IN_STEPS}))
+        seconds = sorted(row["training_seconds"] for row in of)
+        text = (
+            f"{count}; {one['snapshots']} snapshots; targets of {steps} steps, which took "
+            f"{seconds[len(seconds) // 2]:.0f} CPU seconds in the median. The recipe `{_RECIPES[corpus]}` with"
         )
+        fence = textwrap.fill(" ".join(one["set"]), 110, break_on_hyphens=False, break_long_words=False)
+        told.append(f"{textwrap.fill(text, 118)}\n\n```text\n{fence}\n```\n")
     return "\n".join(told)
 
 

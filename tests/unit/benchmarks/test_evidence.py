@@ -122,3 +122,8 @@ def test_differences_are_paired_and_have_students_interval(programs):
     assert statistics.signed(found, 2) == "+0.20 [-0.05, +0.45]"
     assert statistics.signed(statistics.paired_difference([(1, 0.5), (1, 0.4), (1, 0.6)]), 1).startswith("**+0.5")
     assert statistics.signed(statistics.paired_difference([(1, 0.5)]), 1) == "+0.5"
+
+
+def test_the_manuals_page_is_what_its_rows_make(programs):
+    program = programs("evidence")
+    assert program.page(program.earlier_rows(program.ROWS)) == (ROOT / "docs/evidence.md").read_text(encoding="utf-8")
