@@ -37,6 +37,10 @@ SMALLEST = {
         ["quickstart", "--examples=300", "--seeds", "0", "--snapshots=3", "--hybrids=1", "--raw", "--target-steps=2"],
         "| hybrid, 1, raw |",
     ),
+    "wall_clock": (
+        "--sizes 300 --proxy tiny --target tiny --sample 4 --dim 8 --clusters 5 --out out".split(),
+        "| 300 | facility location, by the target |",
+    ),
     "target": (["--shape", "tiny", "--zero-stage", "0", "--steps", "1", "--batch", "4"], "GB a worker"),
 }
 
@@ -50,7 +54,7 @@ def test_none_is_left_out():
 
 
 # Slow: those that start whole runs, or compile and train for a minute and more.
-WHOLE_RUNS = {"gpu", "scaling", "scoring", "target", "trajectory_sources"}
+WHOLE_RUNS = {"gpu", "scaling", "scoring", "target", "trajectory_sources", "wall_clock"}
 
 
 @pytest.mark.parametrize(
