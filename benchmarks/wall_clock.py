@@ -31,7 +31,7 @@ from s2l_ray.artifacts.run import load_run
 from s2l_ray.reporting.charts.cost import wall_clock_bars
 from s2l_ray.reporting.facts_worth import WallClock
 from s2l_ray.reporting.frame import framed
-from s2l_ray.reporting.look import LOOKS, WIDTH, Rows, data, dressed, log_axis
+from s2l_ray.reporting.look import LOOKS, WIDTH, Rows, data, dressed, log_axis, look_of
 from s2l_ray.reporting.wall_clock import wall_clocks
 from s2l_ray.selection import SelectionInputs, needs_of, order_examples, resolve_options
 from s2l_ray.selection.kmeans import fit_kmeans
@@ -43,8 +43,8 @@ PYTHIA_14M = {
     "intermediate_size": 512, "vocab_size": 50_304, "max_position_embeddings": 2048, "rotary_pct": 0.25,
 }  # fmt: skip
 BY_PROXY, BY_TARGET = "facility location, by the proxy", "facility location, by the target"
-WHO = {"S2L": "s2l", BY_PROXY: "facility_location", BY_TARGET: "embedding_kmeans", "random": "random"}
-"""Who chooses → the selector in whose colour it is drawn."""
+WHO = {"S2L": "s2l", BY_PROXY: "facility_location", BY_TARGET: BY_TARGET, "random": "random"}
+"""Who chooses → the selector, or the name of its own, in whose colour it is drawn."""
 RATES = ("proxy_train", "proxy_score", "proxy_embed", "target_train", "target_embed")
 """Seconds an example and pass."""
 
@@ -139,13 +139,13 @@ def by_size(found: dict[int, list[WallClock]], runs: Rows) -> Any:
     rows: Rows = []
     for num, clocks in found.items():
         for one in clocks:
-            look = LOOKS[WHO[one.subset]]
+            look = look_of(WHO[one.subset], WHO.values())
             for kind, seconds in (("all of it", one.total_s), ("selecting", one.selection_s)):
                 tip = f"{one.subset}, {kind}: {format_duration(seconds)} for {num:,} examples"
                 rows.append({"n": num, "s": max(seconds, 1e-3), "who": one.subset + kind, "colour": look.colour,
                              "kind": kind, "tip": tip})  # fmt: skip
     everything = [r["s"] for r in [*rows, *runs]]
-    label = "format(datum.value, '~s')"
+    label = "format(datum.value, ',~g')"
     x = alt.X("n:Q", **log_axis(min(found) * 0.8, max(found) * 1.2, "examples (log)", 5, label))
     y = alt.Y(
         "s:Q", **log_axis(min(everything) * 0.7, max(everything) * 1.4, "seconds (log; less is better)", 6, label)
@@ -172,7 +172,7 @@ def points_of_runs(runs: list[str]) -> Rows:
         for one in wall_clocks(run):
             selector = str(run.subsets[one.subset].manifest.extra["selector"])
             if selector in LOOKS:
-                colour = LOOKS["embedding_kmeans" if one.by_target else selector].colour
+                colour = look_of(BY_TARGET if one.by_target else selector, WHO.values()).colour
                 tip = f"{where}, {one.subset}: {format_duration(one.total_s)}"
                 rows.append({"n": num, "s": max(one.total_s, 1e-3), "colour": colour, "who": one.subset, "tip": tip})
     return rows

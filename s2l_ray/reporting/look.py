@@ -37,6 +37,8 @@ class Look:
     """The shape as a character, for legends."""
 
 
+BAR = "M-1,-0.35H1V0.35H-1Z"
+"""A shape; Vega's own `stroke` has no area, and filled marks of it cannot be seen."""
 LOOKS = {
     FULL: Look("#4a4a4a", "#c3c9cf", "diamond", "◆"),
     "s2l": Look("#0b6e99", "#5db8e0", "circle", "●"),
@@ -46,7 +48,7 @@ LOOKS = {
     "least_confidence": Look("#b5386b", "#ec8db2", "cross", "✚"),
     "middle_perplexity": Look("#6b6b00", "#c9c95a", "triangle-left", "◀"),
     "high_learnability": Look("#2a7f3f", "#7ccf91", "triangle-down", "▼"),
-    "facility_location": Look("#00807a", "#5cc9c2", "stroke", "▬"),
+    "facility_location": Look("#00807a", "#5cc9c2", BAR, "▬"),
     "confidence_curriculum": Look("#8c4a2f", "#d79f87", "cross", "✚"),
     "embedding_kmeans": Look("#4053d3", "#9aa6ff", "diamond", "◆"),
     "ifd": Look("#8f2d56", "#e38fb0", "triangle-right", "▶"),
@@ -57,7 +59,7 @@ LOOKS = {
 }
 OTHERS = (
     Look("#3d5a00", "#b6d36b", "triangle-down", "▼"), Look("#5b2c83", "#cba6ee", "cross", "✚"),
-    Look("#005f8a", "#7cc4ee", "stroke", "▬"),
+    Look("#005f8a", "#7cc4ee", BAR, "▬"),
 )  # fmt: skip
 """Of selectors from outside."""
 for _i, _look in enumerate([*LOOKS.values(), *OTHERS]):
