@@ -249,8 +249,12 @@ class GenerationArtifact(Artifact):
     form: str
     """cot, pot or hybrid."""
     engine: str
-    """What generated: `transformers`."""
+    """What generated: `transformers` or `vllm`."""
     dtype: str
+    engine_version: str | None = None
+    """Of vLLM."""
+    batch_invariant: bool | None = None
+    """Of vLLM: whether texts do not depend on what was generated beside them."""
     num_questions: int
     num_parts: int
     num_new_tokens: int
@@ -295,3 +299,15 @@ class EvaluationArtifact(Artifact):
     """Of all questions: truncated, no_answer, program_failed (by outcome), fell_back, contaminated, …"""
     sandbox: list[dict[str, Any]] = []
     """Of the nodes on which programs and symbolic comparisons ran."""
+    engine_version: str | None = None
+    """As of the completions."""
+    batch_invariant: bool | None = None
+    """Likewise."""
+
+    @property
+    def way(self) -> str:
+        """How the texts came about (`vllm 0.29.0 (batch-invariant), bfloat16, NVIDIA H100`): those of another way
+        differ, whatever the models are."""
+        engine = self.engine if self.engine_version is None else f"{self.engine} {self.engine_version}"
+        invariant = " (batch-invariant)" if self.batch_invariant else ""
+        return f"{engine}{invariant}, {self.dtype}, {self.device}"

@@ -26,10 +26,13 @@ class EvaluationDataConfig(Section):
 
 
 class GenerationConfig(Section):
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """`auto`: vLLM where the workers have GPUs and all of their nodes have the package; else transformers."""
     max_new_tokens: dict[str, int] = Field(default={})
     """Longest completion by task, or of all others (`default`); else 512, of math 1024, of clinical 192 (tokens)."""
     tokens_per_batch: int = bounded(16_384, 2**26, "and a batch of more tokens fits no device's memory", ge=8)
-    """Padded prompts and completions of a batch (tokens). Batches are made of it and of the questions alone."""
+    """Padded prompts and completions of a batch (tokens), of transformers. Batches are made of it and of the questions
+    alone."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of weights and cache; `auto`: float32 on CPUs, bfloat16 on GPUs."""
     questions_per_part: int = bounded(256, 1_000_000, "and a part is held in one worker's memory", ge=1)

@@ -23,6 +23,10 @@ _ANSWER_S = 180.0
 """A node imports torch for the first time: seconds, on a cold disk a minute."""
 
 
+# Ray 2.60 leaves CUDA_VISIBLE_DEVICES alone where no GPU is asked for, unless it is told otherwise.
+_SEES_GPUS: dict[str, Any] = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
+
+
 @dataclass(frozen=True)
 class NodeFacts:
     """Of one node."""
@@ -90,25 +94,27 @@ def facts_of_nodes(wanted: Callable[[Node], bool], embedded: bool) -> list[tuple
     """
     import ray
 
-    # Ray 2.60 leaves CUDA_VISIBLE_DEVICES alone where no GPU is asked for, unless it is told otherwise.
-    sees_all: dict[str, Any] = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
     here = ray.get_runtime_context().get_node_id()
     nodes = _resources(wanted)
     # Another process would import all of torch to say what this one knows of its node. (Of GPUs it may know less.)
     known = {node: has for node, has in nodes.items() if embedded or (node == here and not has.get("GPU"))}
     answers = [(has, local_facts()) for has in known.values()]
-    return answers + _ask(local_facts, {node: has for node, has in nodes.items() if node not in known}, sees_all)
+    return answers + _ask(local_facts, {node: has for node, has in nodes.items() if node not in known}, _SEES_GPUS)
 
 
-def on_every_node(task: Callable[..., T], wanted: Callable[[Node], bool], embedded: bool, *arguments: Any) -> list[T]:
+def on_every_node(
+    task: Callable[..., T], wanted: Callable[[Node], bool], embedded: bool, *arguments: Any, sees_gpus: bool = False
+) -> list[T]:
     """task(*arguments) on each living node whose resources are `wanted`; those that do not answer are left out.
 
     task: a plain function.
     embedded: the only node is this machine, and needs no task.
+    sees_gpus: it may look at the node's GPUs, though it is given none.
     """
     if embedded:
         return [task(*arguments)]
-    return [answer for _, answer in _ask(task, _resources(wanted), None, *arguments)]
+    environment = _SEES_GPUS if sees_gpus else None
+    return [answer for _, answer in _ask(task, _resources(wanted), environment, *arguments)]
 
 
 def _resources(wanted: Callable[[Node], bool]) -> dict[str, Node]:

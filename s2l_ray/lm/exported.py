@@ -16,7 +16,8 @@ from s2l_ray.lm.vocabulary import num_token_ids
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.scratch import scratch_folder
 
-_ADAPTER = "adapter_config.json"
+ADAPTER = "adapter_config.json"
+"""In the folder of a model: it holds adapters."""
 
 TrainedConfig = TypeVar("TrainedConfig", bound=TrainedModelConfig)
 
@@ -45,7 +46,7 @@ class ModelSource:
             vocab = num_token_ids(self.load_tokenizer()) if self.config.from_config is not None else None
             return load_model_config(self.config, vocab_size=vocab)
         with _local(self.exported, without_weights=True) as folder:
-            adapted = Path(folder, _ADAPTER).exists()
+            adapted = Path(folder, ADAPTER).exists()
             return load_model_config(self.config if adapted else self._at(folder))
 
     def load(self, tokenizer: Any, dtype: Any) -> Any:
@@ -75,7 +76,7 @@ def load_exported(
     Raises:
         ModelError: it cannot be loaded, or lacks weights.
     """
-    if not Path(folder, _ADAPTER).exists():
+    if not Path(folder, ADAPTER).exists():
         return load_model(_lying_in(config, folder), tokenizer, seed, dtype)
     import peft
 

@@ -64,7 +64,7 @@ class Answers:
     @property
     def way(self) -> str:
         """How the texts came about: those of another way differ, whatever the models are."""
-        return f"{self.made.engine}, {self.made.dtype}, {self.made.device}"
+        return self.made.way
 
     def of(self, metric: str, ids: Sequence[bytes], seeds: Sequence[int]) -> Array:
         """The metric's values of these questions and seeds alone."""
@@ -129,7 +129,7 @@ def _by_seed(targets: Mapping[int, Stage], own: Evaluation, every: Sequence[Eval
 def _is_judged_alike(one: Evaluation, own: Evaluation) -> bool:
     """The same task, rules, form and questions, by the same engine."""
     made = [EvaluationArtifact.of(stage) for stage in (one, own)]
-    ways = [(m.task, m.form, m.engine, m.dtype, m.device) for m in made]
+    ways = [(m.task, m.form, m.way) for m in made]
     read = [[stage.manifest.inputs.get(name) for name in ("questions", "corpus")] for stage in (one, own)]
     settings = [{k: v for k, v in stage.manifest.settings.items() if k not in _JUDGING} for stage in (one, own)]
     return ways[0] == ways[1] and read[0] == read[1] and settings[0] == settings[1]

@@ -114,7 +114,7 @@ def _refuse_other_engines(
     """Numbers of another engine, precision or kind of device give other texts, whatever the models are."""
     for task in both[0].keys() & both[1].keys():
         made = [EvaluationArtifact.of(side[task]) for side in both]
-        ways = [f"{one.engine}, {one.dtype}, {one.device}" for one in made]
+        ways = [one.way for one in made]
         forms = [one.form for one in made]
         if forms[0] != forms[1]:
             raise EvaluationError(

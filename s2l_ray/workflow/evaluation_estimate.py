@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from s2l_ray.config.evaluation import EvaluationConfig
+from s2l_ray.config.evaluation import EvaluationConfig, GenerationConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.evaluation.prompts import messages
 from s2l_ray.evaluation.sandbox import probe_node
@@ -36,7 +36,7 @@ def evaluation_lines(
     on_gpu = config.resources.device == "gpu" or bool(config.resources.evaluation.accelerator_type)
     dtype = asked.generation.dtype
     dtype = ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype
-    lines, seconds = [], 0.0
+    lines, seconds = _engine_lines(asked.generation, on_gpu), 0.0
     for model, task in itertools.product(models, tasks):
         line, taken = _lines_of(config, asked, model, task, format, dtype)
         lines += line
@@ -50,6 +50,15 @@ def evaluation_lines(
     if any("pot" in task.passes for task in tasks):
         lines.append(_sandbox_line(asked))
     return lines
+
+
+def _engine_lines(asked: GenerationConfig, on_gpu: bool) -> list[str]:
+    if asked.engine == "transformers" or not on_gpu:
+        return []
+    else_what = "else transformers" if asked.engine == "auto" else "else this is refused"
+    return [
+        f"engine        vLLM if every node that can hold a worker has it, {else_what}; nodes are asked when they are up"
+    ]
 
 
 def _lines_of(

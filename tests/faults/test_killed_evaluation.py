@@ -15,7 +15,7 @@ from s2l_ray.testing.faults.disturbed import Workplace, assert_nothing_left, cha
 from s2l_ray.testing.faults.fault_plan import Fault
 from s2l_ray.testing.quiet import Quiet
 from s2l_ray.testing.tiny import write_jsonl
-from tests.support.answering_model import questions, train_answering_model
+from tests.support.answering_model import questions
 
 NUM, PER_PART = 64, 16
 PARTS = [f"{kind}-{part:05d}.parquet" for kind in ("cot", "pot") for part in range(NUM // PER_PART)]
@@ -45,8 +45,9 @@ def place(finished: Run) -> Iterator[Workplace]:
         pytest.param([BEFORE_PROGRAMS, AGAIN, JUDGING], id="again-and-again", marks=pytest.mark.slow),
     ],
 )
-def test_killed_while_evaluating_it_ends_in_the_same_texts(place: Workplace, kills: list[Fault]) -> None:
-    model = train_answering_model(place.base / "model")
+def test_killed_while_evaluating_it_ends_in_the_same_texts(
+    place: Workplace, answering_model: Path, kills: list[Fault]
+) -> None:
     mine = write_jsonl(place.base / "mine.jsonl", questions(NUM))
     changes = [
         f"evaluation.custom.mine={{files: [{mine}], rule: number, group_by: [kind], max_new_tokens: 24}}",
@@ -55,10 +56,11 @@ def test_killed_while_evaluating_it_ends_in_the_same_texts(place: Workplace, kil
     ]  # fmt: skip
     unbroken = place.base / "unbroken"
     shutil.copytree(place.run, unbroken)
-    s2l_ray.evaluate(str(unbroken), None, ["mine"], changes, form="hybrid", model=str(model), progress=Quiet())
+    asked = (str(unbroken), None, ["mine"], changes)
+    s2l_ray.evaluate(*asked, form="hybrid", model=str(answering_model), progress=Quiet())
 
     command: list[str | Path] = ["evaluate", place.run, *changes, "--tasks", "mine", "--form", "hybrid"]
-    command += ["--model", model]
+    command += ["--model", answering_model]
     kept: dict[Path, tuple[int, int]] = {}
     for fault in kills:
         assert chain(place, [fault], *command) == [fault]

@@ -18,7 +18,7 @@ from s2l_ray.evaluation.errors import EvaluationError
 from s2l_ray.execution.actor_pool import ActorPool
 from s2l_ray.testing.quiet import Quiet
 from s2l_ray.testing.tiny import tiny_run_config, write_jsonl
-from tests.support.answering_model import questions, train_answering_model
+from tests.support.answering_model import questions
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -27,8 +27,8 @@ FULL = "full"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_answering_model(tmp_path_factory.mktemp("answering") / "model")
+def model(answering_model: Path) -> Path:
+    return answering_model
 
 
 @pytest.fixture(scope="module")

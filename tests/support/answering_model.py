@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from s2l_ray.data.render import Renderer
 from s2l_ray.evaluation.prompts import PROGRAM_STEM
 from s2l_ray.lm.load import train_tokenizer
@@ -24,6 +26,12 @@ def question(i: int) -> str:
 
 def questions(num: int) -> list[dict[str, Any]]:
     return [{"question": question(i), "answer": "42", "kind": question(i)[0]} for i in range(num)]
+
+
+@pytest.fixture(scope="session")
+def answering_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained once for all tests that ask it; whoever changes it takes a copy."""
+    return train_answering_model(tmp_path_factory.mktemp("answering") / "model")
 
 
 def train_answering_model(folder: Path, style: str = "plain", steps: int = 220) -> Path:

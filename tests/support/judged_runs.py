@@ -20,9 +20,9 @@ from s2l_ray.evaluation.answers.grading import RULES_VERSION
 from s2l_ray.evaluation.prompts import Pass
 from s2l_ray.evaluation.questions import Question, first_by_id, read_questions
 from s2l_ray.evaluation.tasks import SUMMARY, Task, task_of
+from s2l_ray.stages.evaluation.part import GENERATION_SCHEMA, PROGRAM_SCHEMA, generations_name, programs_name
 from s2l_ray.stages.evaluation.score import Flags, judge
 from s2l_ray.stages.evaluation.tasks import AskedTask
-from s2l_ray.stages.evaluation.worker import GENERATION_SCHEMA, PROGRAM_SCHEMA, generations_name, programs_name
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 from tests.support.report_runs import DATE, MadeRun

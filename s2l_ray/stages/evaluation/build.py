@@ -24,7 +24,10 @@ from s2l_ray.execution.capacity import num_fitting_workers
 from s2l_ray.execution.node_facts import on_every_node
 from s2l_ray.execution.part_tasks import each_part
 from s2l_ray.execution.placement import Placement
-from s2l_ray.stages.evaluation.worker import EvaluationWorker, ModelJob, PartJob
+from s2l_ray.stages.evaluation.engines import EngineNode, engine_node
+from s2l_ray.stages.evaluation.generate_vllm import VllmTask
+from s2l_ray.stages.evaluation.part import PartJob
+from s2l_ray.stages.evaluation.worker import EvaluationWorker, ModelJob
 from s2l_ray.storage.folder import Storage
 
 OVERLAP = "overlap.parquet"
@@ -72,7 +75,35 @@ def generate(pool: ActorPool, parts: list[PartJob], out: Storage, on_rows: Calla
         EvaluationError: a node cannot isolate programs, or lacks what they import.
         PoolFailedError: workers died too often.
     """
-    stats = pool.map(parts, on_done=lambda row: on_rows(row["rows"]))
+    return _summed_up(pool.map(parts, on_done=lambda row: on_rows(row["rows"])), out)
+
+
+def ask_nodes(placement: Placement, embedded: bool) -> list[EngineNode]:
+    """What the nodes that are up, and can hold a worker, have of vLLM."""
+    return on_every_node(
+        engine_node, lambda node: num_fitting_workers(node, placement.worker) > 0, embedded, sees_gpus=True
+    )
+
+
+def generate_by_vllm(
+    task: VllmTask, parts: list[PartJob], out: Storage, on_rows: Callable[[int], None], say: Callable[[str], None]
+) -> Generation:
+    """Answer all parts; what lies there whole is kept.
+
+    Raises:
+        EvaluationError: an engine cannot start or failed too often; a node cannot isolate programs.
+        PoolFailedError: the processes that run programs died too often.
+    """
+
+    def run_programs(jobs: list[PartJob]) -> None:
+        with model_pool(task.job, task.placement, f"{task.what} (programs)", task.max_failures, say) as pool:
+            for row in pool.map(jobs):
+                out.note_written(row["written"])
+
+    return _summed_up(task.generate(parts, run_programs, on_rows), out)
+
+
+def _summed_up(stats: list[dict[str, Any]], out: Storage) -> Generation:
     for row in stats:
         out.note_written(row["written"])
     probes = {row["probe"]["node"]: row["probe"] for row in stats if row["probe"]}

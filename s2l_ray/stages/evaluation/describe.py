@@ -1,8 +1,7 @@
-"""What an evaluation is called and warns of: forms, engines, the line of a report."""
+"""What an evaluation is called and warns of: forms, the line of a report."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from s2l_ray.artifacts.models import GenerationArtifact
@@ -12,27 +11,6 @@ from s2l_ray.evaluation.scoring import NO_PROGRAM
 from s2l_ray.stages.evaluation.tasks import AskedTask
 
 _MANY_TRUNCATED = 0.1
-_DTYPES = {"cpu": "float32", "gpu": "bfloat16"}
-
-
-@dataclass(frozen=True)
-class Engine:
-    """How completions are generated; part of their key."""
-
-    name: str
-    dtype: str
-
-
-def engines_of(config: EvaluationConfig, device: str | None) -> list[Engine]:
-    """What `auto` means on this device; where no device is known, everything that it may have meant.
-
-    Args:
-        device: cpu or gpu.
-    """
-    asked = config.generation
-    dtypes = [_DTYPES[device]] if device else list(dict.fromkeys(_DTYPES.values()))
-    dtypes = dtypes if asked.dtype == "auto" else [asked.dtype]
-    return [Engine("transformers", dtype) for dtype in dtypes]
 
 
 def form_of(task: AskedTask) -> str:

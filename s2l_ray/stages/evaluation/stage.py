@@ -7,9 +7,10 @@ changes, and what the corpus holds of a test set is the same for all models.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s2l_ray.artifacts.manifest import MANIFEST_NAME
 from s2l_ray.artifacts.models import CorpusArtifact, EvaluationArtifact, GenerationArtifact
@@ -24,12 +25,17 @@ from s2l_ray.evaluation.questions import parts as parts_of
 from s2l_ray.evaluation.tasks import SUMMARY
 from s2l_ray.observability.progress import format_count
 from s2l_ray.stages.context import RunContext
-from s2l_ray.stages.evaluation.describe import Engine, engines_of, form_of, summary_line, warnings_of
+from s2l_ray.stages.evaluation.describe import form_of, summary_line, warnings_of
+from s2l_ray.stages.evaluation.engine_choice import EngineChoice
+from s2l_ray.stages.evaluation.engines import TRANSFORMERS, VLLM, Engine
 from s2l_ray.stages.evaluation.models import AskedModel
 from s2l_ray.stages.evaluation.overlap import contamination_spec
 from s2l_ray.stages.evaluation.tasks import AskedTask, sandbox_settings
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
+
+if TYPE_CHECKING:
+    from s2l_ray.stages.evaluation.worker import ModelJob  # imports torch
 
 _NOT_IN_KEY = {"processes", "i_know_programs_run_with_my_rights"}
 """Settings of the sandbox that change no outcome: how many at once, and a consent."""
@@ -49,6 +55,7 @@ class Evaluation:
         self.context, self.config, self.tasks, self.generates = context, config, tasks, generates
         self._pool: contextlib.ExitStack = contextlib.ExitStack()
         self._asked: tuple[str, Any] | None = None
+        self._engines = EngineChoice(context, config)
 
     def __enter__(self) -> Evaluation:
         return self
@@ -82,12 +89,11 @@ class Evaluation:
         return stages
 
     def _generation(self, model: AskedModel, task: AskedTask) -> Stage:
-        placement = self.context.layout.placements.get("evaluation")
-        device = None if placement is None else placement.device
-        specs = [self.generation_spec(model, task, engine) for engine in engines_of(self.config, device)]
         if self.generates:
-            return self.context.runner.ensure(specs[0])
-        found = [stage for spec in specs if (stage := self.context.runner.find(spec)) is not None]
+            return self.context.runner.ensure(self.generation_spec(model, task, self._engines.of(model)))
+        engines = self._engines.that_may_have_answered(model.label, task.name)
+        specs = {spec.key: spec for spec in (self.generation_spec(model, task, engine) for engine in engines)}
+        found = [stage for spec in specs.values() if (stage := self.context.runner.find(spec)) is not None]
         if not found:
             raise EvaluationError(
                 f"--rescore judges what was generated before, and {model.label} has not answered {task.name} with "
@@ -129,12 +135,14 @@ class Evaluation:
         rendering = self._rendering(model)
         seed = self.context.config.seed
         settings: dict[str, Any] = {
-            "passes": list(task.passes), "max_new_tokens": task.max_new_tokens, "engine": engine.name,
-            "dtype": engine.dtype, "tokens_per_batch": asked.tokens_per_batch, "samples": asked.samples,
+            "passes": list(task.passes), "max_new_tokens": task.max_new_tokens, **engine.settings,
+            "samples": asked.samples,
             "questions_per_part": asked.questions_per_part, "temperature": asked.temperature,
             "style": rendering["style"], "with_thoughts": rendering["with_thoughts"],
             "render_options": {**rendering["render_options"], "date": str(rendering["render_options"]["date"])},
         }  # fmt: skip
+        if engine.name == TRANSFORMERS:  # vLLM makes its batches itself
+            settings["tokens_per_batch"] = asked.tokens_per_batch
         if asked.temperature > 0:
             settings["seed"] = seed
         if "pot" in task.passes:
@@ -160,14 +168,14 @@ class Evaluation:
         name: str,
         out: Storage,
     ) -> StageResult:
-        from s2l_ray.stages.evaluation.build import check_nodes, generate
-        from s2l_ray.stages.evaluation.worker import PartJob
+        from s2l_ray.stages.evaluation.build import check_nodes, generate, generate_by_vllm
+        from s2l_ray.stages.evaluation.generate_vllm import VllmTask
+        from s2l_ray.stages.evaluation.part import PartJob
 
         context, asked = self.context, self.config.generation
+        placement = context.layout.placements["evaluation"]
         if "pot" in task.passes:
-            placement = context.layout.placements["evaluation"]
             check_nodes(sandbox_settings(self.config, 1), placement, context.layout.embedded)
-        pool = self._pool_of(model, engine, rendering)
         jobs = [
             PartJob(
                 key, number, questions, task.passes, self.config.program_stem, task.max_new_tokens,
@@ -175,14 +183,25 @@ class Evaluation:
             )
             for number, questions in enumerate(parts_of(task.questions, asked.questions_per_part))
         ]  # fmt: skip
+        job, max_failures = self._job_of(model, engine, rendering), context.config.resources.max_failures
+        if engine.name == VLLM:
+            self._close_pool()  # its workers hold the GPUs
+            context.progress.say(f"[{name}] {engine.describe()}, {placement.describe()}")
+            how = functools.partial(
+                generate_by_vllm,
+                VllmTask(job, engine, placement, self._engines.card, max_failures, name),
+                say=context.progress.say,
+            )
+        else:
+            how = functools.partial(generate, self._pool_of(model, job, engine))
         with context.progress.stage(name, len(task.questions), "questions") as bar:
-            made = generate(pool, jobs, out, on_rows=lambda rows: bar.update(advance=rows))
-        placement = context.layout.placements["evaluation"]
+            made = how(jobs, out, on_rows=lambda rows: bar.update(advance=rows))
         artifact = GenerationArtifact(
             model=model.label, task=task.name, form=form_of(task), engine=engine.name, dtype=engine.dtype,
             num_questions=len(task.questions), num_parts=len(jobs), num_new_tokens=made.counts["new_tokens"],
             finish=made.finish, outcomes=made.outcomes, num_not_rendered=made.counts["quarantined"],
-            sandbox=made.sandboxes, num_halved_batches=made.num_halved,
+            sandbox=made.sandboxes, num_halved_batches=made.num_halved, engine_version=engine.version,
+            batch_invariant=engine.batch_invariant,
         )  # fmt: skip
         line = f"{len(task.questions):,} questions, {format_count(made.counts['new_tokens'])} new tokens"
         if made.outcomes:
@@ -194,24 +213,28 @@ class Evaluation:
             min(placement.num_workers, len(jobs)), summary=line,
         )  # fmt: skip
 
-    def _pool_of(self, model: AskedModel, engine: Engine, rendering: dict[str, Any]) -> Any:
+    def _pool_of(self, model: AskedModel, job: ModelJob, engine: Engine) -> Any:
         """The model's workers; they stay for its next task."""
         from s2l_ray.stages.evaluation.build import model_pool
-        from s2l_ray.stages.evaluation.worker import ModelJob
 
         if not hasattr(self, "_workers"):
             context, placement = self.context, self.context.layout.placements["evaluation"]
             context.layout.wait_for_capacity("evaluation", context.progress.say)
-            job = ModelJob(
-                model.source, rendering["style"], rendering["render_options"], rendering["with_thoughts"],
-                engine.dtype, placement.device, placement.threads,
-                sandbox_settings(self.config, max(1, int(placement.cpus_per_worker))),
-            )  # fmt: skip
-            context.progress.say(f"[generation/{model.label}] {engine.name}, {engine.dtype}, {placement.describe()}")
+            context.progress.say(f"[generation/{model.label}] {engine.describe()}, {placement.describe()}")
             what, failures = f"generation/{model.label}", context.config.resources.max_failures
             pool = model_pool(job, placement, what, failures, context.progress.say)
             self._workers = self._pool.enter_context(pool)
         return self._workers
+
+    def _job_of(self, model: AskedModel, engine: Engine, rendering: dict[str, Any]) -> ModelJob:
+        from s2l_ray.stages.evaluation.worker import ModelJob
+
+        placement = self.context.layout.placements["evaluation"]
+        return ModelJob(
+            model.source, rendering["style"], rendering["render_options"], rendering["with_thoughts"],
+            engine.dtype, placement.device, placement.threads,
+            sandbox_settings(self.config, max(1, int(placement.cpus_per_worker))),
+        )  # fmt: skip
 
     def _close_pool(self) -> None:
         self._pool.close()
@@ -265,6 +288,7 @@ class Evaluation:
             "model": model.label, "form": made.form, "engine": made.engine, "dtype": made.dtype,
             "device": generation.manifest.device, "rules_version": RULES_VERSION, "sandbox": made.sandbox,
             "generation": generation.folder, "notes": list(generation.manifest.warnings),
+            "engine_version": made.engine_version, "batch_invariant": made.batch_invariant,
         }  # fmt: skip
         judged = judge(task, generation.storage, flags, self.config, self.context.config.seed, facts, out)
         sandboxes = [*made.sandbox, *([judged.sandbox] if judged.sandbox else [])]
@@ -272,6 +296,7 @@ class Evaluation:
             model=model.label, task=task.name, form=made.form, engine=made.engine, dtype=made.dtype,
             device=generation.manifest.device, rules_version=RULES_VERSION, num_questions=judged.num_questions,
             figures=judged.report["figures"], shares=judged.report["shares"], sandbox=sandboxes,
+            engine_version=made.engine_version, batch_invariant=made.batch_invariant,
         )  # fmt: skip
         return StageResult(
             judged.content, {"questions": judged.num_questions}, artifact, judged.warnings,

@@ -22,6 +22,7 @@ from s2l_ray.evaluation.questions import MAX_QUESTIONS, Question, first_by_id, r
 from s2l_ray.evaluation.sandbox import EXTRA, SandboxSettings, probe_node
 from s2l_ray.evaluation.summaries import check_language
 from s2l_ray.evaluation.tasks import QUICKSTART, SUMMARY, Task, tasks_of
+from s2l_ray.execution.session import is_embedded
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 
@@ -155,6 +156,7 @@ def check_evaluation(config: S2LConfig, tasks: list[AskedTask] | None = None) ->
     known = tasks_of(asked.tasks, asked.custom)
     _check_libraries(asked, known)
     _check_lengths(asked, known)
+    _check_engine(config, asked)
     _check_comparer(asked, known)
     for task in known:
         metric_of(task)
@@ -185,6 +187,24 @@ def _check_libraries(asked: EvaluationConfig, tasks: list[Task]) -> None:
                 f"{what} needs the package {package}, which is not installed, so its answers could not be judged; "
                 f"{EXTRA}"
             )
+
+
+def _check_engine(config: S2LConfig, asked: EvaluationConfig) -> None:
+    """What can be told of vLLM before nodes are asked."""
+    if asked.generation.engine != "vllm":
+        return
+    by_transformers = "set evaluation.generation.engine=transformers"
+    if config.resources.device == "cpu":
+        raise EvaluationError(
+            "evaluation.generation.engine=vllm with resources.device=cpu: vLLM generates on GPUs, so nothing would be "
+            f"generated; set resources.device=gpu, or {by_transformers}"
+        )
+    if is_embedded(config.resources) and importlib.util.find_spec("vllm") is None:
+        raise EvaluationError(
+            "evaluation.generation.engine=vllm, and the package vllm is not installed on this machine, the only one "
+            f'that would generate; `pip install "ray[llm]"` has the version that belongs to this Ray, or '
+            f"{by_transformers}"
+        )
 
 
 def _check_comparer(asked: EvaluationConfig, tasks: list[Task]) -> None:

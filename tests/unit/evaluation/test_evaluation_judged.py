@@ -18,9 +18,9 @@ from s2l_ray.evaluation.comparison import comparison_lines
 from s2l_ray.evaluation.errors import EvaluationError
 from s2l_ray.evaluation.questions import first_by_id, read_questions
 from s2l_ray.evaluation.tasks import BUILT_IN
+from s2l_ray.stages.evaluation.part import GENERATION_SCHEMA, generations_name
 from s2l_ray.stages.evaluation.score import Flags, Judgement, judge
 from s2l_ray.stages.evaluation.tasks import AskedTask
-from s2l_ray.stages.evaluation.worker import GENERATION_SCHEMA, generations_name
 from s2l_ray.storage.folder import Storage
 from s2l_ray.workflow.differences import compare_summaries
 

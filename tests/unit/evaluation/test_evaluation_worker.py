@@ -21,25 +21,15 @@ from s2l_ray.evaluation.sandbox import SandboxSettings
 from s2l_ray.evaluation.scoring import NO_PROGRAM
 from s2l_ray.evaluation.tasks import Task
 from s2l_ray.lm.exported import ModelSource
+from s2l_ray.stages.evaluation.part import PartJob, generations_name, programs_name
 from s2l_ray.stages.evaluation.score import Flags, judge
 from s2l_ray.stages.evaluation.tasks import AskedTask
-from s2l_ray.stages.evaluation.worker import (
-    EvaluationWorker,
-    ModelJob,
-    PartJob,
-    generations_name,
-    programs_name,
-)
+from s2l_ray.stages.evaluation.worker import EvaluationWorker, ModelJob
 from s2l_ray.storage.folder import Storage
-from tests.support.answering_model import KINDS, questions, train_answering_model
+from tests.support.answering_model import KINDS, questions
 
 NUM = 24
 TASK = Task("mine", "number", group_by=("kind",), title="Mine", metric=None)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_answering_model(tmp_path_factory.mktemp("answering"))
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +38,8 @@ def asked() -> list[Question]:
 
 
 @pytest.fixture(scope="module")
-def worker(model: Path) -> Any:
-    source = ModelSource(TargetConfig(model=str(model), render="plain", max_length=64))
+def worker(answering_model: Path) -> Any:
+    source = ModelSource(TargetConfig(model=str(answering_model), render="plain", max_length=64))
     settings = SandboxSettings(seconds=30, processes=2, packages=())
     made = EvaluationWorker(ModelJob(source, "plain", {}, False, "float32", "cpu", 1, settings))
     yield made

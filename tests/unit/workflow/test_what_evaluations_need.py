@@ -24,7 +24,7 @@ from s2l_ray.lm.exported import ModelSource
 from s2l_ray.observability.metrics_log import MetricsLog
 from s2l_ray.observability.progress import Progress
 from s2l_ray.stages.context import RunContext
-from s2l_ray.stages.evaluation.describe import Engine
+from s2l_ray.stages.evaluation.engines import Engine
 from s2l_ray.stages.evaluation.models import AskedModel
 from s2l_ray.stages.evaluation.stage import Evaluation
 from s2l_ray.stages.evaluation.tasks import AskedTask

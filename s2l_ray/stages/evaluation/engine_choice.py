@@ -1,0 +1,72 @@
+"""Asks the nodes what they have of vLLM, and the run which versions have answered before."""
+
+from __future__ import annotations
+
+import contextlib
+
+from s2l_ray.artifacts.manifest import EarlierLayout, StageManifest, read_manifest
+from s2l_ray.config.evaluation import EvaluationConfig
+from s2l_ray.stages.context import RunContext
+from s2l_ray.stages.evaluation.engines import (
+    TRANSFORMERS,
+    VLLM,
+    Engine,
+    EngineNode,
+    choose_engine,
+    may_use_vllm,
+    possible_engines,
+)
+from s2l_ray.stages.evaluation.models import AskedModel
+from s2l_ray.storage.folder import Storage
+
+
+class EngineChoice:
+    """Of one command."""
+
+    def __init__(self, context: RunContext, config: EvaluationConfig) -> None:
+        self.context, self.config = context, config
+        self.nodes: list[EngineNode] = []
+        """Those that can hold a worker, once vLLM may be what generates."""
+        self._said: set[str] = set()
+
+    @property
+    def card(self) -> str:
+        """Kind of their GPUs."""
+        return " or ".join(sorted({str(node.card) for node in self.nodes}))
+
+    def of(self, model: AskedModel) -> Engine:
+        """What generates; of GPUs the nodes are asked, which must be up for that.
+
+        Raises:
+            EvaluationError: vLLM is asked for, and cannot be had.
+        """
+        from s2l_ray.stages.evaluation.build import ask_nodes
+
+        layout, say = self.context.layout, self.context.progress.say
+        placement = layout.placements["evaluation"]
+        if may_use_vllm(self.config, placement) and placement.device == "gpu" and not self.nodes:
+            layout.wait_for_capacity("evaluation", say)
+            self.nodes = ask_nodes(placement, layout.embedded)
+        engine, obstacle = choose_engine(self.config, model.source, placement, self.nodes)
+        if obstacle is not None and obstacle not in self._said:
+            self._said.add(obstacle)
+            say(f"[generation/{model.label}] {engine.name}, not vLLM: {obstacle}")
+        return engine
+
+    def that_may_have_answered(self, label: str, task: str) -> list[Engine]:
+        """Where no node is asked: every engine whose texts the configuration may mean."""
+        found = possible_engines(self.config, None)
+        if self.config.generation.engine == TRANSFORMERS:
+            return found
+        storage, begins = self.context.run.storage, f"{label}-{task}-"
+        folders = [folder for folder in storage.folders("generation") if folder.startswith(begins)]
+        manifests = [_manifest_of(storage.sub("generation", folder)) for folder in folders]
+        used = [Engine.of(made.settings) for made in manifests if made and made.settings.get("engine") == VLLM]
+        return [*found, *(one for one in used if self.config.generation.dtype in ("auto", one.dtype))]
+
+
+def _manifest_of(storage: Storage) -> StageManifest | None:
+    """None: not complete, or of an earlier version's."""
+    with contextlib.suppress(EarlierLayout):
+        return read_manifest(storage)
+    return None

@@ -1,0 +1,184 @@
+"""Which engine generates: transformers or vLLM, and what of it a text depends on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from s2l_ray.config.evaluation import EvaluationConfig
+from s2l_ray.config.target import TargetConfig
+from s2l_ray.errors import shown
+from s2l_ray.evaluation.errors import EvaluationError
+from s2l_ray.execution.placement import Placement
+from s2l_ray.lm.exported import ADAPTER, ModelSource
+
+TRANSFORMERS, VLLM = "transformers", "vllm"
+_DTYPES = {"cpu": "float32", "gpu": "bfloat16"}
+_BATCH_INVARIANT_FROM = (9, 0)
+"""NVIDIA's compute capability from which every vLLM that has VLLM_BATCH_INVARIANT heeds it: 0.11 wants Hopper, later
+ones take Ampere too (https://docs.vllm.ai/en/latest/features/batch_invariance/)."""
+_CURE = "install s2l_ray's environment with vLLM on them, or set evaluation.generation.engine=transformers"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How completions are generated; part of their key."""
+
+    name: str
+    dtype: str
+    version: str | None = None
+    """Of vLLM, whose kernels change with it; transformers' texts in fp32 do not."""
+    batch_invariant: bool | None = None
+    """vLLM: whether texts do not depend on what else is generated beside them."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """In the key of what it generates."""
+        plain: dict[str, Any] = {"engine": self.name, "dtype": self.dtype}
+        if self.name == VLLM:
+            plain |= {"engine_version": self.version, "batch_invariant": self.batch_invariant}
+        return plain
+
+    @staticmethod
+    def of(settings: dict[str, Any]) -> Engine:
+        """From the settings of what it has generated."""
+        return Engine(
+            settings["engine"], settings["dtype"], settings.get("engine_version"), settings.get("batch_invariant")
+        )
+
+    def describe(self) -> str:
+        """`vllm 0.29.0 (batch-invariant), bfloat16`."""
+        name = self.name if self.version is None else f"{self.name} {self.version}"
+        return f"{name}{' (batch-invariant)' if self.batch_invariant else ''}, {self.dtype}"
+
+
+@dataclass(frozen=True)
+class EngineNode:
+    """What one node has of an engine for GPUs."""
+
+    name: str
+    """For messages."""
+    vllm: str | None
+    """Its version; None: not installed."""
+    card: str | None
+    """None: this node's torch sees no GPU."""
+    capability: tuple[int, int] = (0, 0)
+    """NVIDIA's compute capability of the least of its cards; (0, 0) of others' cards."""
+
+
+def engine_node() -> EngineNode:
+    """Of this machine; loads no vLLM."""
+    import torch
+
+    try:
+        version: str | None = importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        version = None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    least = min((torch.cuda.get_device_capability(i) for i in range(count)), default=(0, 0))
+    card = torch.cuda.get_device_name(0) if count else None
+    return EngineNode(os.uname().nodename, version, card, (0, 0) if torch.version.hip else least)
+
+
+def possible_engines(config: EvaluationConfig, device: str | None) -> list[Engine]:
+    """What transformers is on this device; where no device is known, everything that it may have been.
+
+    Args:
+        device: cpu or gpu.
+    """
+    asked = config.generation
+    if asked.engine == VLLM:
+        return []
+    dtypes = [_DTYPES[device]] if device else list(dict.fromkeys(_DTYPES.values()))
+    return [Engine(TRANSFORMERS, dtype) for dtype in (dtypes if asked.dtype == "auto" else [asked.dtype])]
+
+
+def may_use_vllm(config: EvaluationConfig, placement: Placement) -> bool:
+    """Whether nodes must be asked what they have."""
+    return config.generation.engine == VLLM or (config.generation.engine == "auto" and placement.device == "gpu")
+
+
+def choose_engine(
+    config: EvaluationConfig, source: ModelSource, placement: Placement, nodes: Sequence[EngineNode]
+) -> tuple[Engine, str | None]:
+    """What the setting comes to, and where `auto` does without vLLM on GPUs: why.
+
+    Args:
+        nodes: those that can hold a worker.
+
+    Raises:
+        EvaluationError: vLLM is asked for, and cannot be had.
+    """
+    asked = config.generation
+    dtype = _DTYPES[placement.device] if asked.dtype == "auto" else asked.dtype
+    obstacle = obstacle_to_vllm(config, source, placement, nodes) if may_use_vllm(config, placement) else None
+    if asked.engine == VLLM and obstacle is not None:
+        raise EvaluationError(f"evaluation.generation.engine=vllm: {obstacle}")
+    if not may_use_vllm(config, placement) or obstacle is not None:
+        return Engine(TRANSFORMERS, dtype), obstacle
+    [version] = {node.vllm for node in nodes}
+    return Engine(VLLM, dtype, version, all(node.capability >= _BATCH_INVARIANT_FROM for node in nodes)), None
+
+
+def obstacle_to_vllm(
+    config: EvaluationConfig, source: ModelSource, placement: Placement, nodes: Sequence[EngineNode]
+) -> str | None:
+    """Why these nodes cannot answer with this model by vLLM, with what would do; None: they can."""
+    if placement.device != "gpu":
+        return (
+            "vLLM generates on GPUs, and the workers get none (resources.device, resources.evaluation), so nothing "
+            "would be generated; give them GPUs, or set evaluation.generation.engine=transformers"
+        )
+    if not nodes:
+        return f"no node that can hold a worker answers, so nobody knows whether it has vLLM; {_CURE}"
+    if without := [node.name for node in nodes if node.vllm is None]:
+        return f"the package vllm is not installed on {', '.join(without)}, which may be given a worker; {_CURE}"
+    if blind := [node.name for node in nodes if node.card is None]:
+        return f"torch sees no GPU on {', '.join(blind)}, which may be given a worker; mend its driver, or {_CURE}"
+    versions = {node.vllm: node.name for node in nodes}
+    if len(versions) > 1:
+        told = ", ".join(f"{version} on {name}" for version, name in versions.items())
+        return f"nodes have different versions of vLLM ({told}), whose texts may differ; install one and the same"
+    if placement.gpus_per_worker != int(placement.gpus_per_worker):
+        return (
+            f"a worker gets {placement.gpus_per_worker:g} GPU (resources.evaluation.gpus_per_worker), and an engine of "
+            "vLLM takes whole ones; set a whole number, or evaluation.generation.engine=transformers"
+        )
+    return _obstacle_of_model(source) or _obstacle_of_temperature(config)
+
+
+def _obstacle_of_model(source: ModelSource) -> str | None:
+    config: TargetConfig = source.config
+    by_transformers = "set evaluation.generation.engine=transformers"
+    if source.exported is None:
+        if config.gguf_file is not None:
+            return (
+                f"{shown(config.model)} is loaded from {config.gguf_file}, which vLLM is not given; {by_transformers}"
+            )
+        return None
+    names = {entry.name for entry in source.exported.list()}
+    if ADAPTER in names:
+        return (
+            f"{source.exported.uri} holds adapters, and vLLM is given whole models only; fine-tune with "
+            f"target.lora.export=merged, or {by_transformers}"
+        )
+    if not source.exported.is_local and not source.exported.uri.startswith(("s3://", "gs://")):
+        return f"vLLM's nodes cannot read {source.exported.uri}; {by_transformers}"
+    if "?" in source.exported.uri:
+        return (
+            f"{source.exported.uri} is read with options of its own, which vLLM's nodes do not know; {by_transformers}"
+        )
+    return None
+
+
+def _obstacle_of_temperature(config: EvaluationConfig) -> str | None:
+    temperature = config.generation.temperature
+    if temperature and not 0.01 <= temperature <= 2:
+        return (
+            f"evaluation.generation.temperature={temperature:g}, and vLLM draws at 0.01 to 2 only; choose one of them, "
+            "0 for greedy decoding, or evaluation.generation.engine=transformers"
+        )
+    return None

@@ -1,0 +1,265 @@
+"""Completions by vLLM through Ray Data: prompt ids in, token ids out. The one module that imports ray.data.llm.
+
+A pass over a task is one execution of Ray Data: its engines start, generate what is not there yet, and end. Parts are
+those of the other engine, and each is written when the last of its completions has come.
+
+Memory: the driver holds the prompts of a pass and the completions of the parts that are on their way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from s2l_ray.data.units import UnusableRow
+from s2l_ray.errors import foreign_named
+from s2l_ray.evaluation.errors import EvaluationError
+from s2l_ray.evaluation.prompts import Pass
+from s2l_ray.execution.failures import unwrap_task_errors
+from s2l_ray.execution.placement import Placement
+from s2l_ray.lm.exported import ModelSource
+from s2l_ray.lm.generate import Generated, window_of
+from s2l_ray.stages.evaluation.engines import Engine
+from s2l_ray.stages.evaluation.part import Part, PartJob, Wanted, sample_seeds
+from s2l_ray.stages.evaluation.worker import EvaluationWorker, ModelJob
+
+BATCH = 128
+"""Prompts that Ray Data gives an engine at once; eight such batches are on their way, which fills vLLM's own."""
+_STAGE = "vLLMEngineStage"
+_CURE = (
+    "What is complete stays, and the same command goes on from there; if the model or the card is not for vLLM, set "
+    "evaluation.generation.engine=transformers"
+)
+
+
+class PromptWriter(EvaluationWorker):
+    """Renders prompts and writes parts where no weights are loaded."""
+
+    def __init__(self, job: ModelJob, card: str) -> None:
+        super().__init__(job)
+        self._card = card
+
+    @property
+    def device_name(self) -> str:
+        return self._card
+
+    @cached_property
+    def _limits(self) -> tuple[int | None, int]:
+        config = self.job.source.load_config()
+        return window_of(config), config.get_text_config().vocab_size
+
+    def limits(self) -> tuple[int | None, int]:
+        return self._limits
+
+    def longest(self, parts: Sequence[PartJob], kind: Pass) -> int:
+        """The longest prompt of all parts with its new tokens (tokens): the same whatever is there already."""
+        prompts = (ids for part in parts for ids in self.prompts(part.questions, part, kind))
+        return parts[0].max_new_tokens + max(len(ids) for ids in prompts if not isinstance(ids, UnusableRow))
+
+
+@dataclass(frozen=True)
+class Request:
+    """A row of prompts → what vLLM's stage reads, see vllm.SamplingParams."""
+
+    max_new_tokens: int
+    end_ids: tuple[int, ...]
+    temperature: float
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        sampling: dict[str, Any] = {
+            "temperature": self.temperature, "max_tokens": self.max_new_tokens, "detokenize": False,
+            # What ends a response in training ends a completion, whatever the model's folder says of its own.
+            "stop_token_ids": list(self.end_ids), "ignore_eos": True,
+        }  # fmt: skip
+        if self.temperature > 0:
+            sampling["seed"] = int(row["seed"])
+        return {"tokenized_prompt": [int(token) for token in row["prompt_ids"]], "sampling_params": sampling}
+
+
+def answer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of vLLM's stage → what is read of it."""
+    return {"row": row["row"], "new_ids": [int(token) for token in row["generated_tokens"]]}
+
+
+def rows_of(waiting: Sequence[Wanted], seed: int) -> list[pa.Table]:
+    """row, prompt_ids, seed of every completion that is wanted, numbered through; a table for each batch."""
+    prompts = [ids for wanted in waiting for ids in wanted.prompts]
+    seeds = [int.from_bytes(one[:8], "big") >> 1 for wanted in waiting for one in sample_seeds(wanted, seed)]
+    table = pa.table(
+        {
+            "row": pa.array(range(len(prompts)), pa.int64()),
+            "prompt_ids": pa.array(prompts, pa.list_(pa.int32())),
+            "seed": pa.array(seeds, pa.int64()),
+        }
+    )
+    return [table.slice(start, BATCH) for start in range(0, len(prompts), BATCH)]
+
+
+def completion_of(new_ids: Sequence[int], end_ids: Sequence[int], max_new_tokens: int) -> Generated:
+    """What vLLM has generated, its last token included; Ray Data does not pass on how it ended.
+
+    Raises:
+        EvaluationError: it ended for a reason of the engine's own.
+    """
+    end = next((i for i, token in enumerate(new_ids) if token in end_ids), None)
+    if end is not None:
+        return Generated(tuple(new_ids[:end]), "eos")
+    if len(new_ids) != max_new_tokens:
+        raise EvaluationError(
+            f"vLLM ended a completion after {len(new_ids):,} tokens, which is neither the limit of {max_new_tokens:,} "
+            "nor at a token that ends a response, so it would be judged cut off. Set "
+            "evaluation.generation.engine=transformers, and report it"
+        )
+    return Generated(tuple(new_ids), "length")
+
+
+def model_of(source: ModelSource) -> tuple[str, dict[str, Any]]:
+    """Where vLLM loads the model from, and its engine's arguments for that."""
+    trusts = {"trust_remote_code": source.config.trust_remote_code}
+    if source.exported is not None:
+        return source.exported.locator(), trusts
+    assert source.config.model is not None
+    return source.config.model, {**trusts, "revision": source.config.revision}
+
+
+def processor_config(source: ModelSource, engine: Engine, placement: Placement, longest: int, num_rows: int) -> Any:
+    """Ray's own, of the engines and of no stage beside them.
+
+    Args:
+        longest: prompt with its new tokens (tokens).
+    """
+    from ray.data.llm import vLLMEngineProcessorConfig
+
+    where, arguments = model_of(source)
+    workers = min(placement.num_workers, math.ceil(num_rows / BATCH))
+    return vLLMEngineProcessorConfig(
+        model_source=where,
+        engine_kwargs={
+            **arguments, "dtype": engine.dtype, "max_model_len": longest,
+            "tensor_parallel_size": int(placement.gpus_per_worker),
+            "skip_tokenizer_init": True,  # ids in, ids out
+            "generation_config": "vllm",  # not the model's: its penalties and end tokens were not those of training
+            "enable_prefix_caching": False,  # whether a prefix was computed before would depend on what is resumed
+            "disable_log_stats": True,
+        },
+        batch_size=BATCH, concurrency=(workers, workers), accelerator_type=placement.accelerator_type,
+        runtime_env={"env_vars": {"VLLM_BATCH_INVARIANT": "1" if engine.batch_invariant else "0"}},
+        chat_template_stage=False, tokenize_stage=False, detokenize_stage=False, prepare_multimodal_stage=False,
+        should_continue_on_error=False, log_engine_metrics=False,
+    )  # fmt: skip
+
+
+def remote_options(placement: Placement, max_failures: int) -> dict[str, Any]:
+    """Ray's, for the actors of the engines; those of several GPUs are placed by vLLM.
+
+    Args:
+        max_failures: how often an engine that has died is started again; -1: always.
+    """
+    custom = dict(placement.custom_resources)
+    options = {"max_restarts": max_failures, "max_task_retries": max_failures}
+    if placement.gpus_per_worker > 1:
+        return options
+    memory = {"memory": custom.pop("memory")} if "memory" in custom else {}
+    return {**options, "num_cpus": placement.cpus_per_worker, **memory, **({"resources": custom} if custom else {})}
+
+
+def generated_by_vllm(
+    tables: list[pa.Table], config: Any, request: Request, options: dict[str, Any], what: str
+) -> Iterator[tuple[int, list[int]]]:
+    """(row, new tokens) of every row, as they come.
+
+    Raises:
+        EvaluationError: an engine cannot start, or failed too often.
+    """
+    import ray
+    from ray.data.llm import build_processor
+
+    with foreign_named(EvaluationError, f"vLLM could not answer {what}", _CURE), unwrap_task_errors():
+        processor = build_processor(config, preprocess=request, postprocess=answer)
+        processor.get_stage_by_name(_STAGE).map_batches_kwargs.update(options)
+        for row in processor(ray.data.from_arrow(tables)).iter_rows():
+            yield int(row["row"]), [int(token) for token in row["new_ids"]]
+
+
+Generates = Callable[[list[pa.Table], Any, Request, dict[str, Any], str], Iterator[tuple[int, list[int]]]]
+"""Prompts → (row, new tokens), in any order."""
+
+
+@dataclass(frozen=True)
+class VllmTask:
+    """One model's answers to one task."""
+
+    job: ModelJob
+    engine: Engine
+    placement: Placement
+    card: str
+    """Kind of the GPUs, for the manifest."""
+    max_failures: int
+    what: str
+    """It does, for messages."""
+    generated: Generates = generated_by_vllm
+
+    def generate(
+        self,
+        parts: Sequence[PartJob],
+        run_programs: Callable[[list[PartJob]], None],
+        on_rows: Callable[[int], None] = lambda rows: None,
+    ) -> list[dict[str, Any]]:
+        """Answer all parts; what lies there whole is kept. Returns the parts' statistics.
+
+        Args:
+            run_programs: runs the programs of the `pot` pass, while no engine holds a GPU.
+            on_rows: told the questions of every part whose last pass is complete.
+
+        Raises:
+            EvaluationError: an engine cannot start, or failed too often.
+        """
+        writer = PromptWriter(self.job, self.card)
+        for kind in parts[0].passes:
+            is_last = kind == parts[0].passes[-1]
+            for part in self._pass(writer, parts, kind):
+                on_rows(len(part.questions) if is_last else 0)
+            if kind == "pot":
+                run_programs([replace(part, passes=("pot",)) for part in parts])
+        return [writer.run(part) for part in parts]  # everything is there: it is counted
+
+    def _pass(self, writer: PromptWriter, parts: Sequence[PartJob], kind: Pass) -> Iterator[PartJob]:
+        """Parts whose completions of this kind are complete."""
+        waiting: list[tuple[Part, Wanted]] = []
+        for job in parts:
+            part = Part(writer, job)
+            for earlier in job.passes[: job.passes.index(kind)]:
+                part.wanted(earlier)
+                part.run_programs()
+            wanted = part.wanted(kind)
+            if wanted is not None and wanted.prompts:
+                waiting.append((part, wanted))
+                continue
+            if wanted is not None:  # none of its questions is asked
+                part.take(wanted, [])
+            yield job
+        if waiting:
+            yield from self._complete(writer, waiting, writer.longest(parts, kind))
+
+    def _complete(self, writer: PromptWriter, waiting: list[tuple[Part, Wanted]], longest: int) -> Iterator[PartJob]:
+        job, end_ids = waiting[0][0].part, tuple(writer.end_ids)
+        tables = rows_of([wanted for _, wanted in waiting], job.seed)
+        num_rows = sum(table.num_rows for table in tables)
+        config = processor_config(self.job.source, self.engine, self.placement, longest, num_rows)
+        request = Request(job.max_new_tokens, end_ids, job.temperature)
+        options = remote_options(self.placement, self.max_failures)
+        place = [(i, j) for i, (_, wanted) in enumerate(waiting) for j in range(len(wanted.prompts))]
+        done: list[dict[int, Generated]] = [{} for _ in waiting]
+        for row, new_ids in self.generated(tables, config, request, options, self.what):
+            i, j = place[row]
+            done[i][j] = completion_of(new_ids, end_ids, job.max_new_tokens)
+            part, wanted = waiting[i]
+            if len(done[i]) == len(wanted.prompts):
+                part.take(wanted, [done[i].pop(j) for j in range(len(wanted.prompts))])
+                part.tables.clear()
+                yield part.part
