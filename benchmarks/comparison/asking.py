@@ -19,13 +19,8 @@ from s2l_ray.evaluation.questions import Question, first_by_id, read_questions
 from s2l_ray.evaluation.sandbox import SandboxSettings
 from s2l_ray.evaluation.scoring import READ_GENERATIONS, READ_PROGRAMS, Scored, collect, score
 from s2l_ray.evaluation.tasks import BUILT_IN
-from s2l_ray.stages.evaluation.worker import (
-    EvaluationWorker,
-    ModelJob,
-    PartJob,
-    generations_name,
-    programs_name,
-)
+from s2l_ray.stages.evaluation.part import PartJob, generations_name, programs_name
+from s2l_ray.stages.evaluation.worker import EvaluationWorker, ModelJob
 from s2l_ray.storage.folder import Storage
 
 from comparison.tokens import FORMAT  # isort: skip
