@@ -85,4 +85,30 @@ def comparison_lines(first: str, second: str, made: Mapping[str, Any]) -> list[s
             f"{name} {one['value']:+.2f} ({one['low']:+.2f} to {one['high']:+.2f})" for name, one in metrics.items()
         ]
         lines.append(f"  {task:<14} {', '.join(told)}")
-    return lines
+    return [*lines, *_seeds_lines(made.get("over_seeds") or {"tasks": {}})]
+
+
+def _seeds_lines(made: Mapping[str, Any]) -> list[str]:
+    """Where the models were trained with several seeds."""
+    lines: list[str] = []
+    for task, metrics in made["tasks"].items():
+        lines += [_seeds_line(task, metric, one) for metric, one in metrics.items()]
+    if average := made.get("average"):
+        lines.append(_seeds_line("mean of the sets", "correct", average))
+    if not lines:
+        return []
+    return ["  over training seeds (drawn first, then the questions):", *lines]
+
+
+def _seeds_line(what: str, metric: str, one: Mapping[str, Any]) -> str:
+    is_share = metric == "correct"
+    value, deviation, low, high = (
+        f"{one[name]:{sign}.1%}" if is_share else f"{one[name]:{sign}.2f}"
+        for name, sign in (("difference", "+"), ("deviation", ""), ("low", "+"), ("high", "+"))
+    )
+    name = "" if is_share else f"{metric} "
+    holm = f", with Holm {one['p_holm']:.3g}" if "p_holm" in one else ""
+    return (
+        f"    {what:<12} {name}{value} ± {deviation} ({low} to {high}), p={one['p_value']:.3g}{holm}; "
+        f"{one['num_seeds']} seeds, {one['num_questions']:,} questions"
+    )

@@ -13,7 +13,6 @@ from s2l_ray.config.evaluation import BASE, ConfidenceConfig
 from s2l_ray.evaluation import seeds, statistics
 from s2l_ray.evaluation.metrics import ANSWER_FIGURES, figure_of_answers
 from s2l_ray.evaluation.tasks import MATHS
-from s2l_ray.reporting.answers import Answers, read_answers, statistic_of
 from s2l_ray.reporting.facts_tasks import (
     AnswerShares,
     GroupScore,
@@ -26,8 +25,9 @@ from s2l_ray.reporting.facts_tasks import (
 from s2l_ray.reporting.facts_worth import Budgets
 from s2l_ray.reporting.intervals import Estimate
 from s2l_ray.reporting.judged_budgets import budgets_of_answers
-from s2l_ray.reporting.judged_pairs import COMPARED, Side, differences_of, estimate_of
+from s2l_ray.reporting.judged_pairs import Side, differences_of, estimate_of
 from s2l_ray.text.display import printable
+from s2l_ray.workflow.answers import COMPARED, Answers, read_answers, statistic_of
 
 MAX_MODELS, MAX_TASKS = 10, 12
 _MAX_RESAMPLES = 2000

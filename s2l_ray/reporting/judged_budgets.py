@@ -12,11 +12,11 @@ from s2l_ray.artifacts.models import TargetArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.evaluation import seeds
 from s2l_ray.evaluation.metrics import ANSWER_FIGURES
-from s2l_ray.reporting.answers import Answers, statistic_of
 from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets, MetricFacts
 from s2l_ray.reporting.intervals import MIN_EXAMPLES, Estimate
 from s2l_ray.reporting.judged_pairs import Side, way_of
 from s2l_ray.text.display import printable
+from s2l_ray.workflow.answers import Answers, statistic_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Sides = Mapping[str, Mapping[str, Answers]]

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from s2l_ray.evaluation import seeds, statistics
-from s2l_ray.reporting.answers import Answers, statistic_of
 from s2l_ray.reporting.facts_tasks import TaskDifference
 from s2l_ray.reporting.intervals import MIN_EXAMPLES, UNDECIDED, Estimate, verdict
 from s2l_ray.text.display import printable
-
-COMPARED = ("correct", "bleu", "rougeL", "bertscore")
+from s2l_ray.workflow.answers import COMPARED, Answers, OverSeeds, common_seeds, compare_seeds, statistic_of
 
 
 @dataclass(frozen=True)
@@ -33,8 +30,7 @@ class Side:
     @staticmethod
     def seeds(found: Sequence[Answers]) -> list[int]:
         """Training seeds that all have; the first of each where they have none in common."""
-        common = [seed for seed in found[0].seeds if all(seed in one.seeds for one in found)]
-        return common or found[0].seeds[:1]
+        return common_seeds(found) or found[0].seeds[:1]
 
 
 def differences_of(
@@ -109,45 +105,36 @@ def _difference(
 def _compare(
     model: str, baseline: str, task: str, metric: str, both: tuple[Answers, Answers], ids: list[bytes], side: Side
 ) -> _Compared:
-    common = side.seeds(both)
-    several = len(common) > 1 and all(seed in one.seeds for seed in common for one in both)
     rng = side.generator(model, baseline, task, metric)
-    statistic = statistic_of(metric)
-    if several:
-        first, second = ({task: one.of(metric, ids, common)} for one in both)
-        told = seeds.compare_over_seeds(first, second, rng, side.resamples, side.level, statistic)
-        return _Compared(
-            estimate_of(told.difference, told.low, told.high, len(ids)), told.p_value, None, len(ids), len(common)
-        )
+    if over_seeds := compare_seeds({task: both}, metric, rng, side.resamples, side.level):
+        return _of_seeds(over_seeds)
     values = [one.of(metric, ids, one.seeds[:1]) for one in both]
     if metric == "correct":
         own = statistics.compare(values[0][0] > 0, values[1][0] > 0, rng, side.resamples, side.level)
         detectable = max(own.detectable, 1 / len(ids))
         return _Compared(estimate_of(own.difference, own.low, own.high, len(ids)), own.p_value, detectable, len(ids), 1)
     columns = [seeds.columns_of(one)[0] for one in values]
-    figure = seeds.figures_of(values[0], statistic)
+    figure = seeds.figures_of(values[0], statistic_of(metric))
     paired = statistics.paired_bootstrap(columns[0], columns[1], figure, rng, side.resamples, side.level)
     return _Compared(estimate_of(paired.value, paired.low, paired.high, len(ids)), None, None, len(ids), 1)
+
+
+def _of_seeds(found: OverSeeds) -> _Compared:
+    told, num = found.told, found.num_questions
+    return _Compared(estimate_of(told.difference, told.low, told.high, num), told.p_value, None, num, told.num_seeds)
 
 
 def _average(model: str, baseline: str, tasks: Mapping[str, tuple[Answers, Answers]], side: Side) -> _Compared:
     """The mean over the tasks, which all models have answered."""
     mine = {task: tasks[task] for task in side.averaged}
+    rng = side.generator(model, baseline, "averages")
+    if over_seeds := compare_seeds(mine, "correct", rng, side.resamples, side.level):
+        return _of_seeds(over_seeds)
     ids = {task: sorted(set(one.ids) & set(other.ids)) for task, (one, other) in mine.items()}
     num = sum(map(len, ids.values()))
-    every = [one for both in mine.values() for one in both]
-    common = side.seeds(every)
-    rng = side.generator(model, baseline, "averages")
-    values: list[dict[str, Any]] = []
-    several = len(common) > 1 and all(seed in one.seeds for seed in common for one in every)
-    for i in (0, 1):
-        values.append({
-            task: both[i].of("correct", ids[task], common if several else both[i].seeds[:1])
-            for task, both in mine.items()
-        })  # fmt: skip
-    if several:
-        told = seeds.compare_over_seeds(values[0], values[1], rng, side.resamples, side.level)
-        return _Compared(estimate_of(told.difference, told.low, told.high, num), told.p_value, None, num, len(common))
+    values = [
+        {task: both[i].of("correct", ids[task], both[i].seeds[:1]) for task, both in mine.items()} for i in (0, 1)
+    ]
     right = [{task: one[0] > 0 for task, one in of.items()} for of in values]
     macro = statistics.compare_averages(right[0], right[1], rng, side.resamples, side.level)["macro"]
     return _Compared(estimate_of(macro.value, macro.low, macro.high, num), None, None, num, 1)

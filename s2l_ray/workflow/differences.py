@@ -14,9 +14,11 @@ from s2l_ray.artifacts.run import Run
 from s2l_ray.config.evaluation import ConfidenceConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import listed
+from s2l_ray.evaluation import statistics
 from s2l_ray.evaluation.comparison import Verdicts, compare_models
 from s2l_ray.evaluation.errors import EvaluationError
 from s2l_ray.evaluation.summaries import ROUGE_TYPES, Measured, differences
+from s2l_ray.workflow.answers import COMPARED, Answers, compare_seeds, read_answers
 
 _Figures = tuple[list[float], dict[str, float]]
 """A report's n-gram counts, and its other figures by name."""
@@ -40,7 +42,10 @@ def compare_evaluations(
         return []
     confidence = config.evaluation.confidence if config.evaluation else ConfidenceConfig()
     found = run.evaluations
+    answers: dict[str, dict[str, Answers]] = {model: {} for model in models}
     check_evaluated(models, {model for model, _ in found})
+    for one in read_answers(run, models):
+        answers[one.model][one.task] = one
     out = []
     for first, second in itertools.combinations(dict.fromkeys(models), 2):
         both = [_evaluations_of(found, model) for model in (first, second)]
@@ -55,8 +60,38 @@ def compare_evaluations(
                     f"{first} and {second} cannot be compared: {error}; evaluate both on the same tasks"
                 ) from None
             made = {"tasks": {}, "averages": {}}
-        out.append({"first": first, "second": second, **made, "summaries": measured})
+        over_seeds = _over_seeds(answers[first], answers[second], config.seed, confidence)
+        out.append({"first": first, "second": second, **made, "summaries": measured, "over_seeds": over_seeds})
     return out
+
+
+def _over_seeds(
+    first: Mapping[str, Answers], second: Mapping[str, Answers], seed: int, confidence: ConfidenceConfig
+) -> dict[str, Any]:
+    """Of what both have answered with several training seeds; drawn as on the page.
+
+    `tasks` are task → metric → the difference, of `correct` with Holm over the tasks; `average` is that of `correct`
+    over the tasks, where there are two or more.
+    """
+    tasks = {task: (one, second[task]) for task, one in first.items() if task in second}
+
+    def compared(which: Mapping[str, tuple[Answers, Answers]], metric: str, *names: str) -> dict[str, Any] | None:
+        one, other = next(iter(which.values()))
+        rng = statistics.generator(seed, "report", one.model, other.model, *names)
+        found = compare_seeds(which, metric, rng, confidence.resamples, confidence.level)
+        return None if found is None else {**found.told._asdict(), "num_questions": found.num_questions}
+
+    out: dict[str, dict[str, Any]] = {}
+    for task, both in tasks.items():
+        for metric in COMPARED:
+            if all(metric in one.values for one in both) and (made := compared({task: both}, metric, task, metric)):
+                out.setdefault(task, {})[metric] = made
+    adjusted = statistics.holm({task: one["correct"]["p_value"] for task, one in out.items() if "correct" in one})
+    for task, p_value in adjusted.items():
+        out[task]["correct"]["p_holm"] = p_value
+    judged = {task: tasks[task] for task in adjusted}
+    average = compared(judged, "correct", "averages") if len(judged) > 1 else None
+    return {"tasks": out, "average": average}
 
 
 def check_evaluated(models: Sequence[str], known: Collection[str]) -> None:

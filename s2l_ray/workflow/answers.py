@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,10 +14,13 @@ from s2l_ray.artifacts.models import EvaluationArtifact
 from s2l_ray.artifacts.results import Evaluation
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
+from s2l_ray.evaluation.seeds import SeedsComparison, compare_over_seeds
 from s2l_ray.evaluation.summaries import ROUGE_TYPES, bleu
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+COMPARED = ("correct", "bleu", "rougeL", "bertscore")
+"""Metrics by which models are compared."""
 _VERDICTS = ("correct", "correct_published", "first")
 _SUMMARIES = (*ROUGE_TYPES, "bertscore")
 _FOLDER = "evaluation"
@@ -74,26 +77,49 @@ class Answers:
         return found
 
 
+@dataclass(frozen=True)
+class OverSeeds:
+    """Two models' figures, paired by training seed and question."""
+
+    told: SeedsComparison
+    num_questions: int
+
+
+def common_seeds(found: Sequence[Answers]) -> list[int]:
+    """Training seeds that all have."""
+    return [seed for seed in found[0].seeds if all(seed in one.seeds for one in found)]
+
+
+def compare_seeds(
+    tasks: Mapping[str, tuple[Answers, Answers]], metric: str, rng: np.random.Generator, resamples: int, level: float
+) -> OverSeeds | None:
+    """First minus second of the mean over the tasks, by a bootstrap that draws seeds, then questions; None where they
+    have fewer than two seeds, or no question, in common."""
+    common = common_seeds([one for both in tasks.values() for one in both])
+    ids = {task: sorted(set(one.ids) & set(other.ids)) for task, (one, other) in tasks.items()}
+    if len(common) < 2 or not all(ids.values()):
+        return None
+    first, second = ({task: both[i].of(metric, ids[task], common) for task, both in tasks.items()} for i in (0, 1))
+    told = compare_over_seeds(first, second, rng, resamples, level, statistic_of(metric))
+    return OverSeeds(told, sum(map(len, ids.values())))
+
+
 def statistic_of(metric: str) -> Any:
     """What is made of sums over questions; None: their mean."""
     return bleu if metric == "bleu" else None
 
 
-def read_answers(run: Run) -> list[Answers]:
-    """All models and tasks of the run.
+def read_answers(run: Run, labels: Collection[str] | None = None) -> list[Answers]:
+    """All models and tasks of the run, or of these models.
 
     Raises:
         DamagedFile, MissingFile: an artifact is not what was written.
     """
-    if not run.evaluations:
-        return []
-    models = {model for model, _ in run.evaluations if model in run.targets}
+    asked = {key: one for key, one in run.evaluations.items() if labels is None or key[0] in labels}
+    models = {model for model, _ in asked if model in run.targets}
     targets = {model: run.seeds_of(model) for model in models}
     every = _all_evaluations(run) if any(len(seeds) > 1 for seeds in targets.values()) else []
-    return [
-        _read(model, task, _by_seed(targets.get(model, {}), own, every))
-        for (model, task), own in run.evaluations.items()
-    ]
+    return [_read(model, task, _by_seed(targets.get(model, {}), own, every)) for (model, task), own in asked.items()]
 
 
 def _all_evaluations(run: Run) -> list[Evaluation]:
