@@ -34,6 +34,7 @@ def add_to(commands: Commands) -> None:
     sweep.add_argument(
         "--within", action=Once, type=float, metavar="SHARE", help="at most so much worse than the full data (0.01)"
     )
+    sweep.add_argument("--dry-run", action="store_true", help="say what it would try and cost; start nothing")
     sweep.add_argument("--resume", action="store_true", help="refuse to start anew: CONFIG must be a run's folder")
     sweep.set_defaults(call=_sweep)
 
@@ -46,9 +47,22 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
     if arguments.resume:
         read_config(Storage.open(arguments.config))  # says it if there is no run to go on with
+    if arguments.dry_run:
+        return _dry_run(arguments)
     result = sweep(
         arguments.config, arguments.overrides, find_smallest=arguments.find_smallest, within=arguments.within
     )
     print("\n".join(result.lines), flush=True)
     print(report_line(result.run))
     return 1 if result.failed else 0
+
+
+def _dry_run(arguments: argparse.Namespace) -> int:
+    from s2l_ray.sweeps.dry_run import sweep_dry_run_lines
+    from s2l_ray.text.display import printable
+
+    lines = sweep_dry_run_lines(
+        arguments.config, arguments.overrides, find_smallest=arguments.find_smallest, within=arguments.within
+    )
+    print("\n".join(map(printable, lines)))
+    return 0

@@ -91,7 +91,8 @@ class DryRun:
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
-        figures = {name: value for name, value in self.estimate.__dict__.items() if name != "notes"}
+        apart = ("notes", "rendered_format")
+        figures = {name: value for name, value in self.estimate.__dict__.items() if name not in apart}
         return {
             "name": self.config.name,
             "refused": self.refusals,

@@ -43,6 +43,8 @@ class Estimate:
     seconds: float | None = None
     """Until the subsets are there."""
     disk_bytes: float | None = None
+    rendered_format: str | None = None
+    """Of the corpus's first rows; None where they were not read."""
     notes: list[str] = field(default_factory=list)
 
     def lines(self, config: S2LConfig) -> list[str]:
@@ -212,6 +214,7 @@ def _lengths(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]], to
         except UnusableRow:
             continue
     format = rendered_as(format, any(chat.is_chat for chat in chats))
+    result.rendered_format = format
     render = renderer_of(config.proxy, format, tokenizer)
     done = [
         s

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from s2l_ray.config.evaluation import EvaluationConfig, GenerationConfig
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.target import TargetConfig
 from s2l_ray.evaluation.prompts import messages
 from s2l_ray.evaluation.sandbox import probe_node
 from s2l_ray.lm.checks import meta_model
@@ -33,14 +36,13 @@ def evaluation_lines(
     """
     asked = config.evaluation
     assert asked is not None
-    on_gpu = config.resources.device == "gpu" or bool(config.resources.evaluation.accelerator_type)
-    dtype = asked.generation.dtype
-    dtype = ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype
-    lines, seconds = _engine_lines(asked.generation, on_gpu), 0.0
+    lines, seconds = _engine_lines(asked.generation, _on_gpu(config)), 0.0
     for model, task in itertools.product(models, tasks):
-        line, taken = _lines_of(config, asked, model, task, format, dtype)
-        lines += line
-        seconds += taken
+        source = model.source
+        loaded = source.load_tokenizer(), source.load_config()
+        cost = task_cost(config, model.label, model.config, *loaded, task, format)
+        lines += cost.lines
+        seconds += cost.seconds(config)
     workers = config.resources.evaluation.workers or 1
     lines.append(
         f"time          at most {format_duration(seconds / workers)} with {workers} worker{'s' if workers > 1 else ''} "
@@ -61,45 +63,77 @@ def _engine_lines(asked: GenerationConfig, on_gpu: bool) -> list[str]:
     ]
 
 
-def _lines_of(
-    config: S2LConfig, asked: EvaluationConfig, model: AskedModel, task: AskedTask, format: str, dtype: str
-) -> tuple[list[str], float]:
+@dataclass(frozen=True)
+class TaskCost:
+    """What one model's answers to one task would take, if all completions took all their new tokens."""
+
+    lines: list[str]
+    """For people."""
+    num_questions: int
+    tokens: float
+    """Prompts and completions."""
+    flops: float
+
+    def seconds(self, config: S2LConfig) -> float:
+        """With one worker."""
+        return self.flops / (config.estimates.device_tflops * 1e12)
+
+
+def task_cost(
+    config: S2LConfig, label: str, target: TargetConfig, tokenizer: Any, model_config: Any, task: AskedTask, format: str
+) -> TaskCost:
+    """By the prompts of the first questions.
+
+    Args:
+        label: of the model, for people.
+        target: how it is rendered.
+        format: of the corpus.
+    """
     from s2l_ray.data.render import Renderer, options_of, resolve_style
     from s2l_ray.data.units import UnusableRow
 
-    tokenizer, model_config = model.source.load_tokenizer(), model.source.load_config()
-    style = resolve_style(model.config.render, format, tokenizer)
-    renderer = Renderer(tokenizer, style, 1 << 30, **options_of(model.config))
+    asked = config.evaluation
+    assert asked is not None
+    style = resolve_style(target.render, format, tokenizer)
+    renderer = Renderer(tokenizer, style, 1 << 30, **options_of(target))
     sample = task.questions[:_SAMPLE]
     prompts = renderer.prompts([messages(question, task.passes[0], asked.program_stem) for question in sample])
     lengths = [len(ids) for ids in prompts if not isinstance(ids, UnusableRow)]
     if not lengths:
-        return [f"{model.label} {task.name}: none of the first {len(sample)} questions can be rendered"], 0.0
+        return TaskCost([f"{label} {task.name}: none of the first {len(sample)} questions can be rendered"], 0, 0, 0)
     window, new = window_of(model_config), task.max_new_tokens
     too_long = sum(window is not None and length + new > window for length in lengths)
     completions = len(task.questions) * len(task.passes) * asked.generation.samples
     mean = sum(lengths) / len(lengths)
     rows = plan_batches(lengths, new, asked.generation.tokens_per_batch)[0]
-    cache = CacheShape.of(model_config).bytes_per_token(_BYTES[dtype])
+    cache = CacheShape.of(model_config).bytes_per_token(_BYTES[dtype_of(config)])
     in_batch = len(rows) * (max(lengths) + new)
-    shape = ModelShape.of(meta_model(model_config, model.config))
+    shape = ModelShape.of(meta_model(model_config, target))
     whole = mean + new
-    flops = shape.forward_flops(
-        int(completions * whole), int(completions * new), int(completions * whole**2)
-    )  # fmt: skip
-    line = (
-        f"{model.label:<13} {task.name}: {len(task.questions):,} questions, {' then '.join(task.passes)}, at most "
+    flops = shape.forward_flops(int(completions * whole), int(completions * new), int(completions * whole**2))
+    lines = [
+        f"{label:<13} {task.name}: {len(task.questions):,} questions, {' then '.join(task.passes)}, at most "
         f"{completions:,} completions of {new:,} new tokens after prompts of {mean:.0f}; "
         f"{format_count(completions * whole)} tokens, {flops:.1e} FLOPs; the cache takes {cache / 1e6:.3g} MB a token, "
         f"{in_batch * cache / 1e9:.2g} GB for a batch of {len(rows)}"
-    )
-    lines = [line]
+    ]
     if too_long:
         lines.append(
             f"note          {too_long} of the first {len(lengths)} prompts of {task.name} do not fit into the window "
             f"of {window:,} with {new:,} new tokens and would not be asked"
         )
-    return lines, flops / (config.estimates.device_tflops * 1e12)
+    return TaskCost(lines, len(task.questions), completions * whole, float(flops))
+
+
+def dtype_of(config: S2LConfig) -> str:
+    """Of weights and cache."""
+    assert config.evaluation is not None
+    dtype = config.evaluation.generation.dtype
+    return ("bfloat16" if _on_gpu(config) else "float32") if dtype == "auto" else dtype
+
+
+def _on_gpu(config: S2LConfig) -> bool:
+    return config.resources.device == "gpu" or bool(config.resources.evaluation.accelerator_type)
 
 
 def _sandbox_line(asked: EvaluationConfig) -> str:

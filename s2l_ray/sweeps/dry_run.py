@@ -1,0 +1,128 @@
+"""What a sweep would try and what it would cost: trials, and the questions that decide. Starts nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.target import TargetConfig
+from s2l_ray.observability.progress import format_count, format_duration
+from s2l_ray.stages.corpus.stage import check_corpus_files
+from s2l_ray.stages.evaluation.tasks import AskedTask
+from s2l_ray.storage.folder import Storage
+from s2l_ray.sweeps.objective import asking, read_asked
+from s2l_ray.sweeps.resolve import resolve
+from s2l_ray.sweeps.trials import Trial, full_trials, grid
+from s2l_ray.workflow.estimate import Estimate, estimate
+from s2l_ray.workflow.evaluation_estimate import TaskCost, task_cost
+from s2l_ray.workflow.preflight import preflight
+from s2l_ray.workflow.target_estimate import CorpusSize, TargetCost, target_costs
+
+
+def sweep_dry_run_lines(
+    config: S2LConfig | str, overrides: Sequence[str] = (), *, find_smallest: bool = False, within: float | None = None
+) -> list[str]:
+    """For people.
+
+    Raises:
+        ConfigError, EvaluationError, ModelError, …: the sweep would be refused.
+    """
+    resolved = resolve(config, overrides, within, find_smallest)
+    preflight(asking(resolved))
+    check_corpus_files(resolved)
+    made = estimate(resolved)
+    trials, about = _trials(resolved)
+    lines = [f"{resolved.name}: {about}, judged by {resolved.sweep.metric}", *made.lines(resolved)]
+    training = _training_line(resolved, trials, made.corpus)
+    asked = _questions_lines(resolved, len(trials), made)
+    lines += [*training, *asked, *(f"note          {note}" for note in made.notes)]
+    if find_smallest:
+        lines.append(
+            "note          --find-smallest fine-tunes the target at the budgets that bisection comes to, which are at "
+            "most these; before that the proxy's model is trained at all of them"
+        )
+    elif resolved.sweep.predict:
+        lines.append("note          sweep.predict trains the proxy's model at the same budgets first")
+    if resolved.sweep.asha is not None:
+        lines.append("note          sweep.asha stops some trials early")
+    return [*lines, "Dry run: nothing was started."]
+
+
+def _trials(config: S2LConfig) -> tuple[list[Trial], str]:
+    """Those of a grid; of a search as many as it may try, of which the settings are not known yet."""
+    sweep = config.sweep
+    if sweep.search == "grid":
+        trials = grid(config)
+        return trials, f"{len(trials):,} trials"
+    full = full_trials(config)
+    drawn = [trial for trial in grid(config) if trial not in full]
+    wanted = sweep.num_samples or len(drawn)
+    trials = [*full, *(drawn[i % len(drawn)] for i in range(wanted))]
+    return trials, f"at most {len(trials):,} trials by {sweep.search} search, estimated with the ends of its ranges"
+
+
+def _training_line(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSize | None) -> list[str]:
+    if corpus is None:
+        return ["trials        unknown: nothing says how large the corpus is (estimates.num_examples)"]
+    known: dict[str, TargetCost] = {}
+    for trial in trials:
+        if trial.key not in known:
+            [known[trial.key]] = target_costs(trial.config(config), corpus)
+    costs = [known[trial.key] for trial in trials]
+    money = [cost.money for cost in costs if cost.money is not None]
+    price = config.estimates.price_per_worker_hour
+    paid = f", {sum(money):,.2f} at {price:g} a worker and hour" if money else ""
+    return [
+        f"trials        fine-tune on {format_count(sum(cost.tokens for cost in costs))} tokens in all, "
+        f"{sum(cost.flops for cost in costs):.2e} FLOPs, about {format_duration(sum(cost.seconds for cost in costs))} "
+        f"one after the other{paid}"
+    ]
+
+
+def _questions_lines(config: S2LConfig, num_trials: int, made: Estimate) -> list[str]:
+    """What the answers that decide take: every trial's target is asked the same."""
+    with tempfile.TemporaryDirectory() as scratch:  # the built-in corpus's questions are made where the run lies
+        asked = read_asked(config, Storage.open(scratch), lambda text: None)
+    if not asked:
+        return []
+    [task] = asked
+    cost = _cost_of(asking(config), task, made.rendered_format)
+    if cost is None:
+        return [
+            f"answers       {len(task.questions):,} questions of {task.name} for each of {num_trials:,} trials; what "
+            "they take is unknown, since nothing says how the corpus is rendered"
+        ]
+    workers = config.resources.evaluation.workers or 1
+    each, whole = cost.seconds(config) / workers, num_trials * cost.seconds(config) / workers
+    return [
+        *cost.lines,
+        f"answers       at most {format_count(num_trials * cost.tokens)} tokens, {num_trials * cost.flops:.2e} FLOPs "
+        f"for {num_trials:,} trials, {format_duration(whole)} one after the other, {format_duration(each)} each, with "
+        f"{workers} worker{'s' if workers > 1 else ''} at {config.estimates.device_tflops:g} TFLOP/s "
+        "(estimates.device_tflops); decoding is bound by memory on GPUs and reaches a part of that speed",
+    ]
+
+
+def _cost_of(config: S2LConfig, task: AskedTask, format: str | None) -> TaskCost | None:
+    target = config.target
+    assert target is not None
+    if format is None:
+        return None
+    tokenizer, model_config = _loaded(target, task)
+    return task_cost(config, "each trial", target, tokenizer, model_config, task, format)
+
+
+def _loaded(target: TargetConfig, task: AskedTask) -> tuple[Any, Any]:
+    """Tokenizer and config; of a tokenizer that is yet to be trained, one of the questions' texts."""
+    from s2l_ray.lm.load import load_model_config, load_tokenizer, train_tokenizer
+    from s2l_ray.lm.vocabulary import num_token_ids
+
+    if target.train_tokenizer is None:
+        tokenizer = load_tokenizer(target)
+    else:
+        texts = (text for question in task.questions for text in (question.text, question.gold))
+        tokenizer = train_tokenizer(texts, target.train_tokenizer.vocab_size)
+    vocab = target.train_tokenizer.vocab_size if target.train_tokenizer else num_token_ids(tokenizer)
+    return tokenizer, load_model_config(target, vocab_size=vocab)
