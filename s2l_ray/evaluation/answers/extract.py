@@ -35,12 +35,22 @@ _REMARK = re.compile(
     r"| \((?=(?:about |[0-9.,$]+ )?[A-Za-z]{2,}[ ,.;)])| -{1,2} (?=[A-Za-z]{3})"
 )
 _NOT_BUT = re.compile(r"^not\b[^\n]{0,200}?\bbut\b ?", re.IGNORECASE)
+_DENIED = re.compile(
+    r"\b(?:answers?|ans)\b(?:(?!\b(?:is|are|was|were)\b)[^.,:;\n0-9$\\]){0,50}?"
+    r"(?:\b(?:is|are|was|were|be|can|could)(?:n't\b|(?: [a-z]+ly)? (?:not|never)\b)|\bcan(?:not|'t)\b)"
+    r"(?![^.\n]{0,200}\bbut\b)(?:[^.,;\n]|[.,](?=[0-9]))*",
+    re.IGNORECASE,
+)
+"""`The answer is not 12`, up to the end of the clause: whatever it names is no answer."""
+_NO_WORD = re.compile(r"[\s$,{}]|\\(?:text|mbox|q?quad)(?![A-Za-z])")
+_MAX_BETWEEN = 40
+"""Between boxes that are one answer (characters)."""
 _HEADING = re.compile(r"[ ]*[^0-9\s+\-$\\.(]|[ ]*[0-9]+[.)] +[A-Za-z]")
 
 
 def find_in_completion(completion: str) -> Found:
     """The last box or marker, whichever stands later; the whole text where there is neither."""
-    text = cut_after_answer(clean(completion))
+    text = _DENIED.sub("", cut_after_answer(clean(completion)))
     box, marked = _last_box(text), _last_marked(text)
     if box is not None and (marked is None or box[0] > marked[0]):
         return Found("box", box[1])
@@ -66,27 +76,38 @@ def find_in_output(printed: str) -> Found:
 
 
 def _last_box(text: str) -> tuple[int, str] | None:
+    """The last box, or of boxes between which only `and`, `or` or a comma stands all: together they are one answer."""
+    contents: list[str] = []
+    begin = len(text)
     for match in reversed(list(_BOX.finditer(text))):
-        content = _box_content(text, match.end())
+        content, end = _box_content(text, match.end())
+        if contents and not (content.strip() and _is_joined(text[end:begin])):
+            break
         if content.strip():
-            return match.start(), content.strip()[:MAX_CLAUSE]
-    return None
+            contents, begin = [content.strip(), *contents], match.start()
+    return (begin, ", ".join(contents)[:MAX_CLAUSE]) if contents else None
 
 
-def _box_content(text: str, position: int) -> str:
+def _is_joined(between: str) -> bool:
+    return 0 < len(between) <= _MAX_BETWEEN and _NO_WORD.sub("", between).lower() in ("", "and", "or")
+
+
+def _box_content(text: str, position: int) -> tuple[str, int]:
+    """What stands in the box, and where it ends in the text."""
     rest = text[position:]
     inner = rest.lstrip()
+    begin = position + len(rest) - len(inner)
     if not inner.startswith("{"):
         token = re.match(r"[^\s$]*", inner)
-        return token.group().rstrip(".,;") if token else ""
+        return token.group().rstrip(".,;") if token else "", begin + (token.end() if token else 0)
     depth = 0
     for i, character in enumerate(inner):
         if character in "{}" and (i == 0 or inner[i - 1] != "\\"):
             depth += 1 if character == "{" else -1
             if not depth:
-                return inner[1:i]
+                return inner[1:i], begin + i + 1
     content = re.split(r"\$|\n\n", inner[1:])[0]  # never closed: the text was cut off
-    return content + "}" * min(depth - 1, 20)
+    return content + "}" * min(depth - 1, 20), len(text)
 
 
 def _last_marked(text: str) -> tuple[int, str] | None:

@@ -14,7 +14,7 @@ from s2l_ray.evaluation.answers.numbers import Number
 from s2l_ray.evaluation.answers.rules import Judged
 from s2l_ray.evaluation.answers.symbolic import Result
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Raise it with every change of a verdict: stored scores of an older version are then made anew."""
 
 Rule = Literal[

@@ -26,7 +26,18 @@ Same = Callable[[Number, Number], bool]
 _HEDGE = re.compile(r" ?(?:to|-|~) ?[0-9]|[^0-9.,=]{0,20}\bor ?[0-9]|,? ?(?:and|,) ?[0-9]|, ?[0-9]", re.IGNORECASE)
 _OPERATOR_AFTER = re.compile(r" ?[*/×·÷^] ?[(0-9.]|[-+][(0-9.]| [-+] [(0-9.]| x [0-9]")
 _ARITHMETIC = re.compile(r"[-+*/×·÷^()0-9., ]+")
-_CENTS = re.compile(r" ?dollars?,? and ([0-9]{1,2}) cents?\b")
+_UNITS = (
+    ("dollars?|euros?", "cents?", 100), ("hours?|hrs?|h", "minutes?|mins?|m", 60),
+    ("minutes?|mins?", "seconds?|secs?|s", 60), ("days?", "hours?|hrs?|h", 24), ("weeks?", "days?", 7),
+    ("years?", "months?", 12), ("feet|foot|ft", "inch(?:es)?|in", 12), ("yards?|yds?", "feet|foot|ft", 3),
+    ("pounds?|lbs?", "ounces?|oz", 16), ("gallons?", "quarts?", 4), ("kilomet(?:er|re)s?|km", "met(?:er|re)s?|m", 1000),
+    ("met(?:er|re)s?|m", "centimet(?:er|re)s?|cm", 100), ("kilograms?|kg", "grams?|g", 1000),
+)  # fmt: skip
+"""A unit, one that it holds, and how many of those."""
+_MEASURES = [
+    (re.compile(rf" ?(?:{large})\.?,?(?: and)? ([0-9]{{1,3}}(?:\.[0-9]+)?) ?(?:{small})\b(?! ?[²³^/])"), count)
+    for large, small, count in _UNITS
+]
 _RATE = re.compile(r"\bat ?\$? ?[0-9.]+ ?\\?%?")
 _COMPOUND = re.compile(r"\b[0-9]+-(?=[A-Za-z])")
 _ASSIGNED = re.compile(r" *[A-Za-z]\w* *=")
@@ -98,9 +109,10 @@ def _of_sides(text: str) -> Number | None:
             calculations.append((side, first))
             continue
         rest = side[first.end :]
-        cents = _CENTS.match(rest)
-        if cents:
-            return Number(first.value + Fraction(int(cents[1]), 100), 2, False, first.start, first.end)
+        for pattern, count in _MEASURES:  # 5 dollars and 20 cents are 5.20 dollars
+            if smaller := pattern.match(rest):
+                value = first.value + Fraction(smaller[1]) / count
+                return Number(value, 2 if count == 100 else None, False, first.start, first.end)
         if _HEDGE.match(rest) and any(other.value != first.value for other in found_numbers[1:2]):
             return None
         return first

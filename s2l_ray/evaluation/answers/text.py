@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 MAX_CHARACTERS = 100_000
 """Of a longer text the end is read: that is where answers stand."""
@@ -21,7 +22,9 @@ _INVISIBLE = [*range(0x09), *range(0x0E, 0x20), 0x7F, *range(0x80, 0x85), *range
 _INVISIBLE += [0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065), 0xFE0E, 0xFE0F, 0xFEFF]
 _TABLE = str.maketrans({**_SAME, **dict.fromkeys(map(chr, _INVISIBLE), None)})
 _GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:[\u00a0\u2009\u202f][0-9]{3})+(?![0-9])")
+_MARKED = re.compile(r"(?<![\w.,])[0-9]{1,3}(?:['_][0-9]{3})+(?!\w)")
 _NO_DIGIT = re.compile(r"[^0-9]")
+_VULGAR = re.compile(r"(?:([0-9]) ?)?([\u00bc-\u00be\u2150-\u215e\u2189])")
 _BOLD = re.compile(r"\*\*\*?(?=\S)([^*\n]{1,2000}?)\*\*\*?|(?<!\w)__(?=\S)([^_\n]{1,2000}?)__(?!\w)")
 
 _NEW_TURN = re.compile(
@@ -36,6 +39,11 @@ _END_TOKEN = re.compile(
 )
 
 
+def _spelt_out(match: re.Match[str]) -> str:
+    """1½ → 1 1/2."""
+    return f"{match[1] + ' ' if match[1] else ''}{unicodedata.normalize('NFKC', match[2])}"
+
+
 def clean(text: str, is_output: bool = False) -> str:
     """One form for minus signs, spaces and quotes, no invisible characters, no Markdown emphasis.
 
@@ -44,7 +52,8 @@ def clean(text: str, is_output: bool = False) -> str:
     """
     text = text[-MAX_CHARACTERS:].replace("\r\n", "\n").replace("\r", "\n")
     text = _GROUPED.sub(lambda match: _NO_DIGIT.sub("", match.group()), text)  # 12 345 with a no-break space
-    text = re.sub(r" {2,}", " ", text.translate(_TABLE))
+    text = re.sub(r" {2,}", " ", _VULGAR.sub(_spelt_out, text).translate(_TABLE))
+    text = _MARKED.sub(lambda match: _NO_DIGIT.sub("", match.group()), text)  # 1'234'567, 1_000
     if not is_output:
         text = _BOLD.sub(lambda match: match.group(1) or match.group(2), text)
     return text
