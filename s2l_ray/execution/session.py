@@ -45,7 +45,8 @@ def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator
         with _loss_is_said():
             yield
         return
-    with contextlib.ExitStack() as stack:
+    # Around all of it: Ray's shutdown leaves SIGTERM to the system, which ends a process without any clean-up.
+    with own_handlers_kept(), contextlib.ExitStack() as stack:
         with own_handlers_kept():
             if is_embedded(resources):
                 os.environ.setdefault(WATCHER_ENV, "0")  # nothing to watch on one machine

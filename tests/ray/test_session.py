@@ -43,3 +43,30 @@ def test_its_processes_ask_their_own_cluster_while_a_newer_one_runs(ray_cluster:
     finally:
         newer.communicate()
         ray.kill(watched)
+
+
+_STOPPED_AFTER_RAY = """
+import os, signal, sys, time
+from s2l_ray.config.schema import ResourcesConfig
+from s2l_ray.execution.session import ray_session
+from s2l_ray.execution.signals import ending_signals
+
+with ending_signals() as signals:
+    with ray_session(ResourcesConfig()):
+        pass
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        sys.exit(signals.exit_code)
+"""
+
+
+@pytest.mark.parametrize("embedded", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_stop_after_rays_end_is_heeded(ray_cluster: None, embedded: bool):
+    """While the report is drawn. Ray's shutdown takes the handler of SIGTERM away without Python's knowledge."""
+    environment = {name: value for name, value in os.environ.items() if not (embedded and name == "RAY_ADDRESS")}
+    done = subprocess.run(
+        [sys.executable, "-c", _STOPPED_AFTER_RAY], env=environment, capture_output=True, text=True, timeout=150
+    )
+    assert done.returncode == 143, done.stderr
