@@ -15,6 +15,7 @@ import psutil
 
 from s2l_ray.errors import EnvironmentFault, UserError, first_line
 from s2l_ray.execution.auth import environment, own_token
+from s2l_ray.execution.signals import dispositions_put_back
 
 _TRIES = 4
 _DASHBOARD_START_S = 300
@@ -45,15 +46,21 @@ def local_ray(num_cpus: int, dashboard: bool) -> Iterator[None]:
         TempFolderError: the paths of its sockets would be too long.
         LocalRayError: it does not start, and did not when tried again.
     """
-    import ray
-
     check_temp_folder()
     with own_token(), environment(_environment()), _ray_constants():
         try:
             _start(num_cpus, dashboard)
             yield
         finally:
-            ray.shutdown()
+            shut_down()
+
+
+def shut_down() -> None:
+    """Disconnect this process from Ray, and end what `ray.init` started here; signals are heeded all the while."""
+    import ray
+
+    with dispositions_put_back():
+        ray.shutdown()
 
 
 def _environment() -> dict[str, str | None]:
@@ -105,7 +112,7 @@ def _start(num_cpus: int, dashboard: bool) -> None:
                 )  # fmt: skip
             return
         except BaseException as error:
-            ray.shutdown()
+            shut_down()
             _kill(_children() - before)  # of a node that has not come up Ray leaves processes behind
             if not isinstance(error, Exception) or _is_ours_to_tell(error):
                 raise

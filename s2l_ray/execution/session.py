@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from s2l_ray.config.schema import ResourcesConfig
 from s2l_ray.errors import EnvironmentFault, first_line
 from s2l_ray.execution.auth import TokenError, explain_refusal, take_token_if_there
-from s2l_ray.execution.local_ray import local_ray
+from s2l_ray.execution.local_ray import local_ray, shut_down
 from s2l_ray.execution.placement import local_cores
 from s2l_ray.execution.preemption import WATCHER_ENV
 from s2l_ray.execution.signals import own_handlers_kept
@@ -45,8 +45,7 @@ def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator
         with _loss_is_said():
             yield
         return
-    # Around all of it: Ray's shutdown leaves SIGTERM to the system, which ends a process without any clean-up.
-    with own_handlers_kept(), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         with own_handlers_kept():
             if is_embedded(resources):
                 os.environ.setdefault(WATCHER_ENV, "0")  # nothing to watch on one machine
@@ -54,7 +53,7 @@ def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator
                 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
                 stack.enter_context(local_ray(local_cores() + 2, dashboard))
             else:
-                stack.callback(ray.shutdown)
+                stack.callback(shut_down)
                 _join(resources.ray_address or os.environ["RAY_ADDRESS"])
         quiet_ray_data()
         with _loss_is_said():
@@ -69,7 +68,7 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except Exception as error:
-        ray.shutdown()
+        shut_down()
         if _is_refusal(error):
             raise TokenError(explain_refusal(f"the Ray cluster at {address}", has_token)) from error
         raise ClusterUnreachable(

@@ -7,6 +7,7 @@ stack and abort at SIGTERM; that of Ray Train is not installed at all (execution
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -26,6 +27,8 @@ INTERRUPTED = 128 + signal.SIGINT
 """Exit code after Ctrl-C."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGACTION_BYTES = 256
+"""At least what C's `struct sigaction` takes on any system."""
 _SAME_KEYPRESS_S = 0.2
 """Ctrl-C reaches all processes of the terminal, and some of them pass it on."""
 
@@ -131,3 +134,35 @@ def own_handlers_kept() -> Iterator[None]:
             # SIG_DFL would kill the process without any clean-up: then Ray's own is the better one.
             if callable(handler):
                 signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def dispositions_put_back() -> Iterator[None]:
+    """What C code does in the block to the dispositions of the signals lasts for some milliseconds only.
+
+    Ray's shutdown leaves SIGTERM to the system, which ends a process without any clean-up, a second before it is done
+    (Ray 2.60), and Python is not told of it.
+    """
+    libc = ctypes.CDLL(None)
+    before = {number: ctypes.create_string_buffer(_SIGACTION_BYTES) for number in _SIGNALS}
+    for number, action in before.items():
+        libc.sigaction(number, None, action)
+
+    def put_back() -> None:
+        for number, action in before.items():
+            libc.sigaction(number, action, None)
+
+    done = threading.Event()
+
+    def look_after() -> None:
+        while not done.wait(0.005):
+            put_back()
+
+    thread = threading.Thread(target=look_after, name="s2l-signals", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        put_back()
