@@ -117,7 +117,13 @@ def _is_collateral(line: str) -> bool:
 
 
 def telling_line(error: BaseException) -> str:
-    """The first line that says something, with the error's type where it is not Ray's."""
+    """The first line that says something, with the error's type where it is not Ray's.
+
+    Of a task's error, what the task raised: Ray's own text begins with the process's name, in colour.
+    """
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return telling_line(cause)
     died = getattr(error, "health_check_failure", None)
     text = str(error if died is None else died)
     lines = [line.strip() for line in text.splitlines()]
