@@ -201,6 +201,7 @@ def training_worker(work: bytes) -> Iterator[Event | _Ended | None]:
         gc.collect()  # the process lives on, and the model should not
         if isinstance(one, BaseException):
             raise one
-        gc.freeze()  # what is left are modules, in which the next collection need not look for garbage again
+        if not gc.get_freeze_count():  # what is left are modules, in which no later collection need look for garbage
+            gc.freeze()
         yield one
         return

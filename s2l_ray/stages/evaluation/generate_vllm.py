@@ -247,6 +247,7 @@ class VllmTask:
             yield from self._complete(writer, waiting, writer.longest(parts, kind))
 
     def _complete(self, writer: PromptWriter, waiting: list[tuple[Part, Wanted]], longest: int) -> Iterator[PartJob]:
+        """Raises EvaluationError where a prompt has come to no answer, which would else be looked for in the driver."""
         job, end_ids = waiting[0][0].part, tuple(writer.end_ids)
         tables = rows_of([wanted for _, wanted in waiting], job.seed)
         num_rows = sum(table.num_rows for table in tables)
@@ -255,7 +256,9 @@ class VllmTask:
         options = remote_options(self.placement, self.max_failures)
         place = [(i, j) for i, (_, wanted) in enumerate(waiting) for j in range(len(wanted.prompts))]
         done: list[dict[int, Generated]] = [{} for _ in waiting]
+        left = set(range(num_rows))
         for row, new_ids in self.generated(tables, config, request, options, self.what):
+            left.discard(row)
             i, j = place[row]
             done[i][j] = completion_of(new_ids, end_ids, job.max_new_tokens)
             part, wanted = waiting[i]
@@ -263,3 +266,8 @@ class VllmTask:
                 part.take(wanted, [done[i].pop(j) for j in range(len(wanted.prompts))])
                 part.tables.clear()
                 yield part.part
+        if left:
+            raise EvaluationError(
+                f"vLLM gave no answer to {len(left):,} of {num_rows:,} prompts of {self.what}, and named no error. "
+                f"{_CURE}"
+            )

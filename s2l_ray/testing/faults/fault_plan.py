@@ -34,10 +34,6 @@ class Fault:
     victim: str
 
     @property
-    def is_survived(self) -> bool:
-        return self.victim in SURVIVED
-
-    @property
     def stage(self) -> str:
         return self.place.split("/")[0]
 

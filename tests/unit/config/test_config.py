@@ -13,20 +13,10 @@ import ray
 import yaml
 
 from s2l_ray.cli import main
-from s2l_ray.config import ConfigError, S2LConfig, list_recipes, load_config, to_yaml
+from s2l_ray.config import S2LConfig, list_recipes, load_config, to_yaml
+from tests.support.configurations import MINIMAL, SCRATCH, refused
 
 RECIPES = ["clinical_summaries", "mathinstruct_pythia70m", "maths_curve", "quickstart"]
-MINIMAL: dict[str, Any] = {"corpus": {"paths": ["a.jsonl"]}, "proxy": {"model": "some/model"}}
-SCRATCH: dict[str, Any] = {
-    "corpus": {"paths": ["a.jsonl"]},
-    "proxy": {"from_config": {"model_type": "llama"}, "train_tokenizer": {}},
-}
-
-
-def refused(source: Any, *overrides: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load_config(source, overrides)
-    return str(caught.value)
 
 
 # --- recipes --------------------------------------------------------------------------------------------------------

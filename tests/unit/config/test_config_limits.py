@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from s2l_ray.config import ConfigError, load_config
+from s2l_ray.config import load_config
 from s2l_ray.config.faults import section_at
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import MAX_MESSAGE, S2LError
@@ -19,14 +19,7 @@ from s2l_ray.execution.local_ray import TempFolderError
 from s2l_ray.lm.checks import ModelError, check_folder
 from s2l_ray.lm.load import load_model_config
 from s2l_ray.workflow.preflight import preflight
-
-
-def refused(source: Any, *overrides: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load_config(source, overrides)
-    assert len(str(caught.value)) <= MAX_MESSAGE
-    return str(caught.value)
-
+from tests.support.configurations import refused
 
 BOMB = "\n".join(['a0: &a0 ["lol"]', *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30))])
 

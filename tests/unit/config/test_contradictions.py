@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from s2l_ray.config import ConfigError, load_config
-
-RECIPES = ["clinical_summaries", "mathinstruct_pythia70m", "maths_curve", "quickstart"]
-MINIMAL: dict[str, Any] = {"corpus": {"paths": ["a.jsonl"]}, "proxy": {"model": "some/model"}}
-SCRATCH: dict[str, Any] = {
-    "corpus": {"paths": ["a.jsonl"]},
-    "proxy": {"from_config": {"model_type": "llama"}, "train_tokenizer": {}},
-}
-
-
-def refused(source: Any, *overrides: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load_config(source, overrides)
-    return str(caught.value)
-
+from s2l_ray.config import load_config
+from tests.support.configurations import MINIMAL, SCRATCH, refused
 
 # --- either-or ------------------------------------------------------------------------------------------------------
 

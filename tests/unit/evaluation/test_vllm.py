@@ -323,6 +323,18 @@ def test_parts_are_those_of_transformers_and_a_broken_pass_goes_on(job, worker, 
     assert again.asked == [], "everything was there"
 
 
+def test_prompts_that_come_to_no_answer_are_counted(job, worker, tmp_path):
+    """And not left to the driver, which has no weights."""
+
+    class Forgetful(Answering):
+        def __call__(self, *arguments: Any) -> Iterator[Any]:
+            yield from list(super().__call__(*arguments))[1:]
+
+    out = Storage.open(tmp_path).recording()
+    with pytest.raises(EvaluationError, match=rf"no answer to 1 of {NUM:,} prompts of generation/mine.*engine=transf"):
+        task_of(job, Forgetful(worker.model)).generate(jobs_in(out), lambda some: None)
+
+
 def test_prompts_that_do_not_fit_are_quarantined_without_weights(job, worker, tmp_path):
     out = Storage.open(tmp_path).recording()
     [first, *_] = task_of(job, Answering(worker.model)).generate(jobs_in(out, max_new_tokens=93), lambda some: None)
