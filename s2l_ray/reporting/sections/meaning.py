@@ -26,8 +26,8 @@ def meaning_section(facts: Facts, draw: Drawing) -> Section | None:
     )
     if not meaning.projections:
         how += (
-            " s2l gradients RUN adds clusters of embeddings before and after training, and pictures of both; so does "
-            "a selector that reads embeddings, of its own."
+            " A selector that reads embeddings adds clusters and a picture of them; s2l gradients RUN adds those from "
+            "before and after training."
         )
     how = " ".join([how, *meaning.left_out])
     return Section("purity", "Do clusters mean something?", how, figures)
