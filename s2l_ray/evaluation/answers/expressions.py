@@ -155,6 +155,8 @@ class _Parser:
                 self.take()
                 factor = self.signed()
                 factors.append(factor if value == "*" else Node("apply", "inverse", (factor,)))
+            elif kind == "number" and self.tokens[self.at - 1][0] == "number":
+                raise Unreadable("two numbers side by side are no product")
             elif kind in ("number", "name") or value in ("(", "{", "[", "\\{"):
                 factors.append(self.power())
             else:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from s2l_ray.errors import DataError
-from s2l_ray.evaluation.answers import expressions, latex, mathematics, numbers, options, published, rules
+from s2l_ray.evaluation.answers import expressions, latex, mathematics, numbers, numerals, options, published, rules
 from s2l_ray.evaluation.answers.extract import Found, How, find_in_completion, find_in_output
 from s2l_ray.evaluation.answers.mathematics import Compare
 from s2l_ray.evaluation.answers.numbers import Number
 from s2l_ray.evaluation.answers.rules import Judged
 from s2l_ray.evaluation.answers.symbolic import Result
 
-RULES_VERSION = 2
+RULES_VERSION = 3
 """Raise it with every change of a verdict: stored scores of an older version are then made anew."""
 
 Rule = Literal[
@@ -115,6 +116,26 @@ def program_answers(result: Result | None) -> bool:
 
 
 def judge(rule: Rule, found: Found, gold: str, question: str, compare: Compare) -> Judged:
+    """The verdict on an answer in the most likely reading of its numbers, or in the first that is right."""
+    verdicts = []
+    for text in _readings(rule, found, gold, question):
+        verdicts.append(_judge(rule, Found(found.how, text), gold, question, compare))
+        if verdicts[-1].outcome == "right":
+            return verdicts[-1]
+    return verdicts[0]
+
+
+def _readings(rule: Rule, found: Found, gold: str, question: str) -> Iterable[str]:
+    has_words = (rule == "numglue" and not re.search(r"[0-9]", gold)) or (rule == "math" and latex.words_of(gold))
+    if has_words or rule in ("choice", "words", "exact"):
+        return (found.text,)
+    asked: numerals.Asked = "one of several" if rule == "one_of_several" else "one"
+    if rule == "math" or (rule == "mathematics" and re.search(r"[\[ ]", gold)):
+        asked = "all"
+    return numerals.readings(found.text, f"{question}\n{gold}", found.how == "output", asked)
+
+
+def _judge(rule: Rule, found: Found, gold: str, question: str, compare: Compare) -> Judged:
     if rule == "math":
         return mathematics.judge(found, gold, compare)
     if rule == "choice":
@@ -166,7 +187,7 @@ def _mathematics(found: Found, gold: str, question: str) -> Judged:
 
 
 def _number(gold: str) -> Number:
-    number = numbers.whole(numbers.plain(gold))
+    number = numbers.whole(numbers.plain(numerals.in_digits(gold)))
     if number is None:
         raise UnreadableGold(f"{gold[:80]!r} is no number")
     return number

@@ -10,7 +10,7 @@ _TEXT = r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|hb
 _WHOLE_TEXT = re.compile(rf"(?:{_TEXT}\{{([^{{}}]*)\}})")
 SEGMENT = re.compile(r"\\\((.+?)\\\)|\\\[(.+?)\\\]|\$\$(.+?)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+?)(?<!\\)\$", re.DOTALL)
 _LAYOUT = [
-    (re.compile(r"(?<=[0-9]),\\!(?=[0-9]{3})|(?<=[0-9])\{,\}(?=[0-9]{3})"), ""),
+    (re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\,)(?=[0-9]{3}(?![0-9]))"), ""),
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|nolimits)(?![A-Za-z])\.?"), " "),
     (re.compile(r"(?<!\\)\\[!,;:> ]|~|\\(?:quad|qquad|hspace\{[^{}]*\}|vspace\{[^{}]*\})(?![A-Za-z])"), " "),
     (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])|°"), " "),
@@ -20,6 +20,8 @@ _LAYOUT = [
     (re.compile(r"\\(?:geqslant|geq)(?![A-Za-z])|≥|>="), r"\\ge "),
     (re.compile(r"\\lt(?![A-Za-z])"), "<"),
     (re.compile(r"\\gt(?![A-Za-z])"), ">"),
+    (re.compile(r"\\lbrack(?![A-Za-z])"), "["),
+    (re.compile(r"\\rbrack(?![A-Za-z])"), "]"),
     (re.compile(r"\\lbrace(?![A-Za-z])"), r"\\{"),
     (re.compile(r"\\rbrace(?![A-Za-z])"), r"\\}"),
     (re.compile(r"∞"), r"\\infty "),

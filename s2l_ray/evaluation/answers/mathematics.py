@@ -23,6 +23,7 @@ Compare = Callable[[str, str], Comparison]
 
 _BASE = re.compile(r"\(?(-?[0-9A-Za-z]+)\)?\s*_\s*\{?\s*([0-9]{1,2})\s*\}?")
 _THOUSANDS = re.compile(r"-?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
+_THOUSANDS_OF = re.compile(rf"(?<==)\s*{_THOUSANDS.pattern}$")
 _INFINITE = re.compile(r"\s*([+-]?)\s*(?:\\infty|oo|inf)\s*")
 _MAX_ANSWER = 2000
 _FLOAT_RELATIVE = 1e-9
@@ -134,6 +135,7 @@ class _Rule:
             return True
         if self.is_output:
             answer = notation.as_latex(answer)
+        answer = _THOUSANDS_OF.sub(lambda match: match.group().replace(",", ""), answer)
         if (":" in gold) != (":" in answer):
             return False  # a ratio or a time is no number
         based = _BASE.fullmatch(gold), _BASE.fullmatch(answer)

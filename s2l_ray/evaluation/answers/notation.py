@@ -18,7 +18,7 @@ Interval = tuple[str, str, str, str]
 
 def interval(text: str) -> Interval | None:
     """An interval, or an inequality in one variable that means one → bracket, end, end, bracket."""
-    brackets = latex.bracketed(text)
+    brackets = latex.bracketed(_conventional(text))
     if brackets is not None and brackets[0] in "([" and brackets[2] in ")]":
         ends = latex.split(brackets[1])
         return (brackets[0], ends[0], ends[1], brackets[2]) if len(ends) == 2 else None
@@ -40,6 +40,14 @@ def interval(text: str) -> Interval | None:
     if first in ("<", "\\le"):
         return ("(", "-\\infty", middle, ")" if first == "<" else "]")
     return ("(" if first == ">" else "[", middle, "\\infty", ")")
+
+
+def _conventional(text: str) -> str:
+    """]3, 5[ → (3, 5): brackets turned outwards leave their ends out."""
+    text = text.strip()
+    if len(text) < 2 or text[0] not in "[]" or text[-1] not in "[]" or (text[0], text[-1]) == ("[", "]"):
+        return text
+    return f"{'(' if text[0] == ']' else '['}{text[1:-1]}{')' if text[-1] == '[' else ']'}"
 
 
 def is_variable(text: str) -> bool:
