@@ -5,12 +5,17 @@ With two or three seeds such an interval is too narrow, as every bootstrap of so
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from s2l_ray.evaluation.statistics import resampled_sums
+
+_MAX_PATTERNS = 256
+"""Different questions, by what is summed of them, up to which their numbers in a resample are drawn at once: of answers
+that are right or wrong there are few, and 10,000 resamples take no longer than one of the questions one by one."""
 
 Sets = Mapping[str, np.ndarray]
 """Set → (S, N) a figure of each question, a row a seed; or (S, N, K), what of each question is summed."""
@@ -56,8 +61,8 @@ def average_over_seeds(
         statistic: what is made of the sums; None: the mean over the questions, K being 1.
     """
     [num_seeds] = {len(one) for one in values.values()}
-    drawn = resampled(values, rng, resamples, statistic) if num_seeds > 1 else np.empty(0)
-    return _estimate([(columns_of(one), figures_of(one, statistic)) for one in values.values()], drawn, level)
+    sets = [(columns_of(one), figures_of(one, statistic)) for one in values.values()]
+    return _estimate(sets, _resampled(sets, rng, resamples) if num_seeds > 1 else np.empty(0), level)
 
 
 def compare_over_seeds(
@@ -91,11 +96,23 @@ def compare_over_seeds(
     return SeedsComparison(told.mean, told.deviation or 0.0, float(low), float(high), p_value, told.num_seeds)
 
 
-def resampled(values: Sets, rng: np.random.Generator, resamples: int, statistic: Statistic | None = None) -> np.ndarray:
-    """(R,) resamples of the mean over the sets. Of targets on the same questions, generators of the same state draw the
-    same questions, and where they have equally many seeds the same seeds: what is computed of both is paired.
+def resampled_each(
+    targets: Mapping[str, np.ndarray], rng: np.random.Generator, resamples: int, statistic: Statistic | None = None
+) -> dict[str, np.ndarray]:
+    """Target → (R,) resamples of its figure on one set. A resample has the same questions for all targets, and the same
+    seeds for those that have equally many: what is computed of two of them is paired.
+
+    Args:
+        targets: of each (S, N) or (S, N, K), as in `Sets`.
     """
-    return _resampled([(columns_of(one), figures_of(one, statistic)) for one in values.values()], rng, resamples)
+    flat = {name: _a_row_a_question(columns_of(one)) for name, one in targets.items()}
+    sums = _resampled_sums(np.concatenate([*flat.values()], axis=1), rng, resamples)
+    out, begin = {}, 0
+    for name, one in targets.items():
+        mine, begin = sums[:, begin : begin + flat[name].shape[1]], begin + flat[name].shape[1]
+        per_seed = _per_seed(mine, len(one), figures_of(one, statistic))
+        out[name] = _over_drawn_seeds(per_seed, copy.deepcopy(rng))
+    return out
 
 
 def columns_of(values: np.ndarray) -> np.ndarray:
@@ -130,11 +147,35 @@ def _resampled(sets: list[tuple[np.ndarray, Statistic]], rng: np.random.Generato
     [num_seeds] = {len(columns) for columns, _ in sets}
     per_seed = np.zeros((resamples, num_seeds))
     for columns, statistic in sets:  # the same questions for all seeds of a resample
-        num_columns = columns.shape[2]
-        flat = columns.transpose(1, 0, 2).reshape(columns.shape[1], num_seeds * num_columns)
-        sums = resampled_sums(flat, rng, resamples).reshape(resamples * num_seeds, num_columns)
-        per_seed += statistic(sums).reshape(resamples, num_seeds) / len(sets)
-    # How often each seed is drawn; after the questions, whose draws then do not depend on the number of seeds.
-    times = rng.multinomial(num_seeds, [1 / num_seeds] * num_seeds, size=resamples)  # (R, S)
+        sums = _resampled_sums(_a_row_a_question(columns), rng, resamples)
+        per_seed += _per_seed(sums, num_seeds, statistic) / len(sets)
+    return _over_drawn_seeds(per_seed, rng)
+
+
+def _a_row_a_question(columns: np.ndarray) -> np.ndarray:
+    """(S, N, K) → (N, S · K)."""
+    num_seeds, num_questions, num_columns = columns.shape
+    return columns.transpose(1, 0, 2).reshape(num_questions, num_seeds * num_columns)
+
+
+def _resampled_sums(rows: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
+    """(N, K) → (R, K) sums over questions drawn with replacement."""
+    patterns, counts = np.unique(rows, axis=0, return_counts=True)
+    if len(patterns) > _MAX_PATTERNS:
+        return resampled_sums(rows, rng, resamples)
+    drawn = rng.multinomial(len(rows), counts / len(rows), size=resamples)  # (R, patterns)
+    sums: np.ndarray = drawn @ patterns
+    return sums
+
+
+def _per_seed(sums: np.ndarray, num_seeds: int, statistic: Statistic) -> np.ndarray:
+    """(R, S · K) sums → (R, S) figures."""
+    return statistic(sums.reshape(len(sums) * num_seeds, -1)).reshape(len(sums), num_seeds)
+
+
+def _over_drawn_seeds(per_seed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(R, S) → (R,): the mean over seeds drawn with replacement."""
+    num_seeds = per_seed.shape[1]
+    times = rng.multinomial(num_seeds, [1 / num_seeds] * num_seeds, size=len(per_seed))
     drawn: np.ndarray = (times * per_seed).sum(axis=1) / num_seeds
     return drawn

@@ -30,8 +30,6 @@ from s2l_ray.text.display import printable
 from s2l_ray.workflow.answers import COMPARED, Answers, read_answers, statistic_of
 
 MAX_MODELS, MAX_TASKS = 10, 12
-_MAX_RESAMPLES = 2000
-"""Of a page with hundreds of intervals, which is made at the end of every command."""
 _MAX_GROUPS = 12
 """Of a column, the largest."""
 _HEADLINES = ("correct", "rougeL", "bleu")
@@ -92,7 +90,7 @@ def budgets_by_answers(run: Run, report: Mapping[str, Any]) -> Budgets | None:
 
 def _side(run: Run, averaged: list[str]) -> Side:
     confidence = run.config.evaluation.confidence if run.config.evaluation else ConfidenceConfig()
-    return Side(run.config.seed, min(confidence.resamples, _MAX_RESAMPLES), confidence.level, averaged)
+    return Side(run.config.seed, confidence.resamples, confidence.level, averaged)
 
 
 def _by_model(every: Iterable[Answers]) -> dict[str, dict[str, Answers]]:

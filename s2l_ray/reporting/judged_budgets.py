@@ -23,7 +23,7 @@ Sides = Mapping[str, Mapping[str, Answers]]
 
 _METRICS = ("correct", "rougeL")
 _MAX_DRAWS = 40_000_000
-"""Of questions for one interval; a large set of the user's own has fewer resamples."""
+"""Of reports for the curves of one set; more than 4,000 summaries have fewer resamples."""
 _ALL = ""
 """The mean over the tasks."""
 
@@ -67,11 +67,9 @@ def _points(
         if not ids:
             continue
         values = {label: one.of(metric, ids, one.seeds) for label, one in found.items()}
-        resamples = max(200, min(side.resamples, _MAX_DRAWS // len(ids)))
-        drawn = {  # generators of the same state: all on the same questions
-            label: seeds.resampled({"": one}, side.generator(task, metric, "budgets"), resamples, statistic_of(metric))
-            for label, one in values.items()
-        }
+        resamples = side.resamples if metric == "correct" else max(200, min(side.resamples, _MAX_DRAWS // len(ids)))
+        rng = side.generator(task, metric, "budgets")
+        drawn = seeds.resampled_each(values, rng, resamples, statistic_of(metric))
         means = {label: _mean(one, metric) for label, one in values.items()}
         enough = len(ids) >= MIN_EXAMPLES
         for label in found:

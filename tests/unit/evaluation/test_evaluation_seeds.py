@@ -82,8 +82,21 @@ def test_other_seeds_or_questions_cannot_be_paired():
         seeds.compare_over_seeds({"a": np.ones((2, 5))}, {"b": np.ones((2, 5))}, rng())
 
 
-def test_generators_of_the_same_state_draw_the_same_questions_whatever_the_number_of_seeds():
-    right = coin(0.5, 200, 5)
-    one, three = (seeds.resampled({"a": np.tile(right, (num, 1))}, rng(4), 50) for num in (1, 3))
-    assert one == pytest.approx(three)
-    assert np.ptp(one) > 0
+@pytest.mark.parametrize("values", [coin(0.5, 2000, 5).astype(float), rng(5).random(2000)])
+def test_targets_are_asked_the_same_questions_in_every_resample_whatever_their_seeds(values):
+    """Of answers that are right or wrong, and of figures of which no two are alike."""
+    targets = {"one": np.tile(values, (1, 1)), "three": np.tile(values, (3, 1)), "better": (values + 0.05)[None]}
+    drawn = seeds.resampled_each(targets, rng(4), 4000)
+    assert drawn["one"] == pytest.approx(drawn["three"])
+    assert drawn["better"] - drawn["one"] == pytest.approx(np.full(4000, 0.05))
+    alone = statistics.mean(values, rng(7))
+    told = np.quantile(drawn["one"], [0.025, 0.975])
+    assert told == pytest.approx([alone.low, alone.high], abs=0.002)
+
+
+def test_right_and_wrong_answers_are_drawn_by_their_patterns():
+    """As wide as of the questions one by one."""
+    first, second = coin(0.5, 700, 8), coin(0.6, 700, 9)
+    told = seeds.compare_over_seeds({"": np.tile(second, (2, 1))}, {"": np.tile(first, (2, 1))}, rng())
+    alone = statistics.compare(second, first, rng(1))
+    assert (told.low, told.high) == (pytest.approx(alone.low, abs=0.005), pytest.approx(alone.high, abs=0.005))

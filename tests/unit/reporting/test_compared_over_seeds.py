@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from s2l_ray.artifacts.run import load_run
-from s2l_ray.config.evaluation import ConfidenceConfig, EvaluationConfig
 from s2l_ray.evaluation.comparison import comparison_lines
 from s2l_ray.reporting.write import facts_of
 from s2l_ray.workflow.differences import compare_evaluations
@@ -35,8 +34,7 @@ def found(facts: dict[str, Any], what: str, **wanted: Any) -> dict[str, Any]:
 
 def test_the_command_compares_over_seeds_as_the_page_does(judged: JudgedModels) -> None:
     run = load_run(str(judged.made.folder))
-    asked = EvaluationConfig(tasks=["gsm8k", "svamp"], confidence=ConfidenceConfig(resamples=2000))  # as many
-    config = run.config.model_copy(update={"evaluation": asked})
+    config = run.config
     [made] = compare_evaluations(run, config, ["s2l-0.1", "full"])
     facts = facts_of(run).plain()
     for task, one in [*made["over_seeds"]["tasks"].items(), ("", {"correct": made["over_seeds"]["average"]})]:
