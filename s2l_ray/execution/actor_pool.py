@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from s2l_ray.errors import EnvironmentFault, S2LError
-from s2l_ray.execution.failures import is_final, is_memory, telling_line, unwrap_task_errors
+from s2l_ray.execution.failures import is_final, is_memory, telling_line, unwrap_task_errors, what_happened
 from s2l_ray.execution.placement import Placement
 from s2l_ray.execution.session import head_answers
 
@@ -142,7 +142,7 @@ class ActorPool:
                 f"the processes for {self.what} failed {self.failures} time{'s' if self.failures > 1 else ''} "
                 f"(resources.max_failures): {telling_line(error)}. What they finished stays; {cure}"
             ) from error
-        self.say(f"[{self.what}] a process was lost ({telling_line(error)}); another one takes over ({self.failures})")
+        self.say(f"[{self.what}] {what_happened(error)}; another one takes over ({self.failures})")
 
 
 def _options(placement: Placement) -> dict[str, Any]:

@@ -116,6 +116,14 @@ def _is_collateral(line: str) -> bool:
     return any(mark in line for mark in ("Connection closed by peer", "Connection reset by peer", "gloo"))
 
 
+def what_happened(error: BaseException) -> str:
+    """Whether an actor's process is gone, or lives and what it does has failed; with the cause."""
+    import ray
+
+    raised = isinstance(error, ray.exceptions.RayTaskError | S2LError)
+    return f"{'a worker failed' if raised else 'a process was lost'} ({telling_line(error)})"
+
+
 def telling_line(error: BaseException) -> str:
     """The first line that says something, with the error's type where it is not Ray's.
 

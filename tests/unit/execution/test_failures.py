@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError
 
-from s2l_ray.execution.failures import telling_line
+from s2l_ray.evaluation.errors import EvaluationError
+from s2l_ray.execution.failures import telling_line, what_happened
 
 
 @pytest.mark.parametrize(
@@ -22,3 +23,17 @@ def test_of_a_tasks_error_its_cause_is_told(cause: Exception, line: str):
     text = f"\x1b[36mray::_Host.run()\x1b[39m (pid=7, ip=127.0.0.1)\n{type(cause).__name__}: {cause}"
     wrapped = RayTaskError("ray::_Host.run()", text, cause).as_instanceof_cause()
     assert telling_line(wrapped) == telling_line(cause) == line
+
+
+def test_a_worker_that_raised_is_not_called_lost():
+    text = "ray::_Host.run() (pid=7)\nOSError: the disk of the model is gone"
+    raised = RayTaskError("ray::_Host.run()", text, OSError("the disk of the model is gone")).as_instanceof_cause()
+    assert what_happened(raised) == "a worker failed (OSError: the disk of the model is gone)"
+    assert what_happened(EvaluationError("no vLLM")) == "a worker failed (EvaluationError: no vLLM)"
+
+
+@pytest.mark.parametrize("error", [ActorDiedError(), NodeDiedError("gone"), OutOfMemoryError("Task was killed")])
+def test_a_process_that_is_gone_is_called_lost(error: Exception):
+    said = what_happened(error)
+    assert said.startswith("a process was lost (")
+    assert telling_line(error) in said
