@@ -129,7 +129,7 @@ def evaluate_run(run: Run | str, request: EvaluationRequest, *, progress: Progre
 
     request.check_comparison()
     opened = open_run(run)
-    check_evaluation(request.config(opened.config))  # refused before the lock is waited for
+    check_evaluation(request.config(opened.config), generates=not request.rescore)  # before the lock is waited for
     with open_runner(opened, progress or Progress(), RayMetrics(opened.config.name), _WAIT_FOR_OTHERS_S) as runner:
         find_selection(opened, reread=isinstance(run, str))
         config = request.config(opened.config)
@@ -187,7 +187,7 @@ def dry_run_lines(run: Run | str, request: EvaluationRequest) -> list[str]:
     request.check_comparison()
     opened = load_run(run) if isinstance(run, str) else run
     config = request.config(opened.config)
-    check_evaluation(config)
+    check_evaluation(config, generates=not request.rescore)
     _check_labels(opened, config, request)
     assert config.evaluation is not None
     tasks = read_tasks(config, opened.storage, lambda text: None)

@@ -55,12 +55,9 @@ def evaluation_lines(
 
 
 def _engine_lines(asked: GenerationConfig, on_gpu: bool) -> list[str]:
-    if asked.engine == "transformers" or not on_gpu:
+    if asked.engine != "vllm" or not on_gpu:
         return []
-    else_what = "else transformers" if asked.engine == "auto" else "else this is refused"
-    return [
-        f"engine        vLLM if every node that can hold a worker has it, {else_what}; nodes are asked when they are up"
-    ]
+    return ["engine        vLLM; nodes are asked for it when they are up, and refused where they lack it"]
 
 
 @dataclass(frozen=True)

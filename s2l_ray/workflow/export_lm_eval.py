@@ -59,7 +59,7 @@ def export_tasks(run: Run | str, request: EvaluationRequest, folder: str) -> lis
     """
     opened = load_run(run) if isinstance(run, str) else run
     config = request.config(opened.config)
-    check_evaluation(config)
+    check_evaluation(config, generates=False)
     assert config.evaluation is not None
     tasks = read_tasks(config, opened.storage, lambda text: None)
     if summaries := [task.name for task in tasks if task.task.rule == SUMMARY]:

@@ -13,7 +13,6 @@ from s2l_ray.stages.evaluation.engines import (
     Engine,
     EngineNode,
     choose_engine,
-    may_use_vllm,
     possible_engines,
 )
 from s2l_ray.stages.evaluation.models import AskedModel
@@ -26,8 +25,7 @@ class EngineChoice:
     def __init__(self, context: RunContext, config: EvaluationConfig) -> None:
         self.context, self.config = context, config
         self.nodes: list[EngineNode] = []
-        """Those that can hold a worker, once vLLM may be what generates."""
-        self._said: set[str] = set()
+        """Those that can hold a worker, once vLLM is what generates."""
 
     @property
     def card(self) -> str:
@@ -35,7 +33,7 @@ class EngineChoice:
         return " or ".join(sorted({str(node.card) for node in self.nodes}))
 
     def of(self, model: AskedModel) -> Engine:
-        """What generates; of GPUs the nodes are asked, which must be up for that.
+        """What generates; of vLLM the nodes are asked, which must be up for that.
 
         Raises:
             EvaluationError: vLLM is asked for, and cannot be had.
@@ -44,14 +42,11 @@ class EngineChoice:
 
         layout, say = self.context.layout, self.context.progress.say
         placement = layout.placements["evaluation"]
-        if may_use_vllm(self.config, placement) and placement.device == "gpu" and not self.nodes:
+        by_vllm = self.config.generation.engine == VLLM
+        if by_vllm and placement.device == "gpu" and not self.nodes:
             layout.wait_for_capacity("evaluation", say)
             self.nodes = ask_nodes(placement, layout.embedded)
-        engine, obstacle = choose_engine(self.config, model.source, placement, self.nodes)
-        if obstacle is not None and obstacle not in self._said:
-            self._said.add(obstacle)
-            say(f"[generation/{model.label}] {engine.name}, not vLLM: {obstacle}")
-        return engine
+        return choose_engine(self.config, model.source, placement, self.nodes)
 
     def that_may_have_answered(self, label: str, task: str) -> list[Engine]:
         """Where no node is asked: every engine whose texts the configuration may mean."""

@@ -96,31 +96,28 @@ def possible_engines(config: EvaluationConfig, device: str | None) -> list[Engin
     return [Engine(TRANSFORMERS, dtype) for dtype in (dtypes if asked.dtype == "auto" else [asked.dtype])]
 
 
-def may_use_vllm(config: EvaluationConfig, placement: Placement) -> bool:
-    """Whether nodes must be asked what they have."""
-    return config.generation.engine == VLLM or (config.generation.engine == "auto" and placement.device == "gpu")
-
-
 def choose_engine(
     config: EvaluationConfig, source: ModelSource, placement: Placement, nodes: Sequence[EngineNode]
-) -> tuple[Engine, str | None]:
-    """What the setting comes to, and where `auto` does without vLLM on GPUs: why.
+) -> Engine:
+    """What the setting comes to.
+
+    `auto` is transformers, even where vLLM is installed: what generates by default must have been tried, and vLLM has
+    not been run on a GPU through this package yet.
 
     Args:
-        nodes: those that can hold a worker.
+        nodes: those that can hold a worker; asked of vLLM alone.
 
     Raises:
         EvaluationError: vLLM is asked for, and cannot be had.
     """
     asked = config.generation
     dtype = _DTYPES[placement.device] if asked.dtype == "auto" else asked.dtype
-    obstacle = obstacle_to_vllm(config, source, placement, nodes) if may_use_vllm(config, placement) else None
-    if asked.engine == VLLM and obstacle is not None:
+    if asked.engine != VLLM:
+        return Engine(TRANSFORMERS, dtype)
+    if (obstacle := obstacle_to_vllm(config, source, placement, nodes)) is not None:
         raise EvaluationError(f"evaluation.generation.engine=vllm: {obstacle}")
-    if not may_use_vllm(config, placement) or obstacle is not None:
-        return Engine(TRANSFORMERS, dtype), obstacle
     [version] = {node.vllm for node in nodes}
-    return Engine(VLLM, dtype, version, all(node.capability >= _BATCH_INVARIANT_FROM for node in nodes)), None
+    return Engine(VLLM, dtype, version, all(node.capability >= _BATCH_INVARIANT_FROM for node in nodes))
 
 
 def obstacle_to_vllm(

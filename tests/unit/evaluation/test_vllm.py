@@ -153,30 +153,32 @@ def test_a_target_is_loaded_from_its_folder(tmp_path):
         ([HOPPER], VLLM),
         ([HOPPER, replace(HOPPER, name="b", card="NVIDIA A100", capability=(8, 0))],
          replace(VLLM, batch_invariant=False)),
-        ([HOPPER, replace(HOPPER, name="b", vllm=None)], Engine("transformers", "bfloat16")),
-        ([replace(HOPPER, card=None)], Engine("transformers", "bfloat16")),
-        ([HOPPER, replace(HOPPER, name="b", vllm="0.33.0")], Engine("transformers", "bfloat16")),
-        ([], Engine("transformers", "bfloat16")),
     ],
 )  # fmt: skip
-def test_auto_takes_vllm_where_every_node_has_the_same(nodes, chosen):
-    engine, obstacle = choose_engine(configured(), BY_ID, ON_GPUS, nodes)
-    assert engine == chosen
-    assert (obstacle is None) == (engine.name == "vllm")
-    asked = configured(engine="vllm")
-    if obstacle is None:
-        assert choose_engine(asked, BY_ID, ON_GPUS, nodes)[0] == engine
-    else:
-        with pytest.raises(EvaluationError) as error:
-            choose_engine(asked, BY_ID, ON_GPUS, nodes)
-        assert obstacle in str(error.value)
+def test_vllm_is_what_every_node_has(nodes, chosen):
+    assert choose_engine(configured(engine="vllm"), BY_ID, ON_GPUS, nodes) == chosen
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ([HOPPER, replace(HOPPER, name="b", vllm=None)], "vllm is not installed on b, which may be given a worker"),
+        ([replace(HOPPER, card=None)], "torch sees no GPU on a"),
+        ([HOPPER, replace(HOPPER, name="b", vllm="0.33.0")], r"different versions.*0\.29\.0 on a, 0\.33\.0 on b"),
+        ([], "no node that can hold a worker answers"),
+    ],
+)
+def test_nodes_that_cannot_run_vllm_are_named(nodes, said):
+    with pytest.raises(EvaluationError, match=rf"engine=vllm: .*{said}"):
+        choose_engine(configured(engine="vllm"), BY_ID, ON_GPUS, nodes)
 
 
 @pytest.mark.parametrize("engine", ["auto", "transformers"])
-def test_on_cpus_nothing_is_asked_of_vllm(engine):
+def test_vllm_is_chosen_by_name_alone(engine):
+    """As long as nobody has run it on a GPU."""
     on_cpus = replace(ON_GPUS, device="cpu", gpus_per_worker=0.0)
-    assert choose_engine(configured(engine=engine), BY_ID, on_cpus, []) == (Engine("transformers", "float32"), None)
-    assert choose_engine(configured(engine="transformers"), BY_ID, ON_GPUS, [HOPPER])[0].name == "transformers"
+    assert choose_engine(configured(engine=engine), BY_ID, on_cpus, []) == Engine("transformers", "float32")
+    assert choose_engine(configured(engine=engine), BY_ID, ON_GPUS, [HOPPER]) == Engine("transformers", "bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -201,8 +203,7 @@ def test_adapters_and_gguf_files_are_transformers(tmp_path):
     for source, said in ((adapted, "lora.export=merged"), (from_gguf, r"m\.gguf")):
         with pytest.raises(EvaluationError, match=said):
             choose_engine(configured(engine="vllm"), source, ON_GPUS, [HOPPER])
-        engine, obstacle = choose_engine(configured(), source, ON_GPUS, [HOPPER])
-        assert (engine.name, bool(obstacle)) == ("transformers", True)
+        assert choose_engine(configured(), source, ON_GPUS, [HOPPER]).name == "transformers"
 
 
 def test_what_can_be_told_before_any_node_is_asked(tmp_path, monkeypatch):
