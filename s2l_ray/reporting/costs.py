@@ -95,5 +95,6 @@ def _reference_curve(run: Run) -> list[tuple[float, float]]:
         return []
     once = tokens.manifest.extra["num_tokens"]
     trained, scored = proxy.manifest.extra["summary"]["train_tokens"], num_scored(proxy.manifest.extra["snapshots"])
-    sizes = np.geomspace(*_SIZES, 6)
+    own, (low, high) = float(proxy.manifest.extra["summary"]["num_parameters"]), _SIZES
+    sizes = sorted({*np.geomspace(low, high, 6), own})  # the run's own, which may be smaller than all of them
     return [(float(p), float(p * (6 * trained + 2 * once * scored))) for p in sizes]

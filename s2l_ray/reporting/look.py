@@ -133,6 +133,12 @@ def marks_of(decades_low: float, high: float, most: int = 5) -> list[float]:
     return found[::every] or [low]
 
 
+def si(most: str = "G") -> str:
+    """A Vega expression of an axis's labels: `0`, `10k`, `3T`. `most`: `B` of what is counted in billions."""
+    text = "format(datum.value, '~s')" if most == "G" else f"replace(format(datum.value, '~s'), 'G', '{most}')"
+    return f"datum.value == 0 ? '0' : {text}"
+
+
 def log_axis(low: float, high: float, title: str | None, most: int = 5, label: str = "") -> dict[str, Any]:
     """Scale and axis of a log channel. `label`: a Vega expression of `datum.value`."""
     axis: dict[str, Any] = {"values": marks_of(low, high, most), "title": title}

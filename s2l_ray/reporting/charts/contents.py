@@ -20,6 +20,7 @@ from s2l_ray.reporting.look import (
     dressed,
     log_axis,
     look_of,
+    si,
 )
 from s2l_ray.reporting.numbers import loss, percent
 
@@ -141,7 +142,7 @@ def fates(aside: SetAside) -> Any:
     x = alt.X(
         "count:Q",
         scale=alt.Scale(domain=[0, most], nice=False),
-        axis=alt.Axis(title="examples", tickCount=3, format="~s"),
+        axis=alt.Axis(title="examples", tickCount=3, labelExpr=si()),
     )
     base = alt.Chart(data(rows)).encode(y=y)
     bars = base.mark_bar(height=13, orient="horizontal").encode(

@@ -18,6 +18,7 @@ from s2l_ray.reporting.look import (
     data,
     dressed,
     log_axis,
+    si,
 )
 from s2l_ray.reporting.numbers import compact
 from s2l_ray.text.formats import format_duration
@@ -62,7 +63,7 @@ def _stacked(
     y = alt.Y("at:Q", scale=alt.Scale(domain=[lines - 0.3, -0.8], nice=False), axis=None)
     most = max(t["to"] for t in totals) * 1.3 or 1
     x = alt.X("from:Q", scale=alt.Scale(domain=[0, most], nice=False), axis=alt.Axis(
-        title=title, format="~s", tickCount=4))  # fmt: skip
+        title=title, labelExpr=si(), tickCount=4))  # fmt: skip
     bars = alt.Chart(data(rows)).mark_bar(height=14, orient="horizontal").encode(
         y=y, x=x, x2=alt.X2("to:Q"), color=alt.Color("colour:N", scale=None),
         description=alt.Description("tip:N")
@@ -92,7 +93,7 @@ def break_even(cost: Cost, flops: dict[str, float], names: dict[str, str]) -> An
         ]
     x = alt.X("n:Q", scale=alt.Scale(domain=[0, most], nice=False), axis=alt.Axis(
         title="targets trained from one selection", tickCount=5))  # fmt: skip
-    y = alt.Y("flops:Q", axis=alt.Axis(title="total FLOPs (less is better)", format="~s", tickCount=5))
+    y = alt.Y("flops:Q", axis=alt.Axis(title="total FLOPs (less is better)", labelExpr=si(), tickCount=5))
     lines = alt.Chart(data(rows)).mark_line(strokeWidth=2).encode(
         x=x, y=y, detail=alt.Detail("label:N"), color=alt.Color("colour:N", scale=None),
         description=alt.Description("tip:N")
@@ -114,9 +115,8 @@ def reference_cost(cost: Cost) -> Any:
     own: Rows = [{"p": float(cost.proxy_parameters or 0), "f": spent, "tip": f"this run: {compact(spent)} FLOPs"}]
     sizes = [r["p"] for r in [*rows, *own] if r["p"] > 0]
     flops = [r["f"] for r in [*rows, *own] if r["f"] > 0]
-    label = "format(datum.value, '~s')"
-    x = alt.X("p:Q", **log_axis(min(sizes) * 0.5, max(sizes), "parameters of the reference model", 5, label))
-    y = alt.Y("f:Q", **log_axis(min(flops) * 0.5, max(flops), "FLOPs (less is better)", 5, label))
+    x = alt.X("p:Q", **log_axis(min(sizes) * 0.5, max(sizes), "parameters of the reference model", 5, si("B")))
+    y = alt.Y("f:Q", **log_axis(min(flops) * 0.5, max(flops), "FLOPs (less is better)", 5, si()))
     line = alt.Chart(data(rows)).mark_line(color=MUTED, strokeDash=[4, 3]).encode(x=x, y=y)
     point = alt.Chart(data(own)).mark_point(filled=True, size=90, color=LOOKS["s2l"].colour, opacity=1).encode(
         x=x, y=y, description=alt.Description("tip:N")

@@ -10,7 +10,7 @@ from s2l_ray.artifacts.index import FULL
 from s2l_ray.reporting.costs import is_free
 from s2l_ray.reporting.facts import Stability
 from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets
-from s2l_ray.reporting.look import GRID, LOOKS, WIDTH, Rows, data, dressed, log_axis, look_of, padded
+from s2l_ray.reporting.look import GRID, LOOKS, WIDTH, Rows, data, dressed, log_axis, look_of, padded, si
 from s2l_ray.reporting.names import selector_name
 from s2l_ray.reporting.numbers import compact, figure, metric_title, percent
 
@@ -162,8 +162,7 @@ def cost(budgets: Budgets, size: tuple[int, int] = (WIDTH, 190)) -> Any:
                      "colour": look.colour, "shape": look.shape, "tip": tip,
                      "text": "" if p.selector == FULL else percent(p.share)})  # fmt: skip
     costs = [r["flops"] for r in rows]
-    label = "format(datum.value, '~s')"
-    x = alt.X("flops:Q", **log_axis(min(costs) * 0.85, max(costs) * 1.25, _COST, 5, label))
+    x = alt.X("flops:Q", **log_axis(min(costs) * 0.85, max(costs) * 1.25, _COST, 5, si()))
     domain = padded([r[k] for r in rows for k in ("low", "high")])
     scale = alt.Scale(domain=domain, nice=False, zero=False)
     y = alt.Y("value:Q", scale=scale, axis=alt.Axis(title=metric_title(metric), tickCount=5))

@@ -17,11 +17,17 @@ from s2l_ray.reporting.look import (
 )
 from s2l_ray.reporting.numbers import loss
 
+DASHES = ("1,0", "6,3", "2,2", "8,2,2,2")
+"""Of lines that have a colour in common."""
 
-def training(t: Training, curves: list[Curve], snapshots: bool, title: str, colours: list[str]) -> Any:
-    """Losses over steps; ticks where snapshots were taken."""
+
+def training(
+    t: Training, curves: list[Curve], snapshots: bool, title: str, colours: list[str], dashes: list[str] | None = None
+) -> Any:
+    """Losses over steps; ticks where snapshots were taken. `dashes`: each curve's, else all lines are solid."""
+    dashes = dashes or [DASHES[0]] * len(curves)
     rows: Rows = [
-        {"step": s, "loss": max(v, 1e-5), "name": c.name, "colour": colours[i % len(colours)],
+        {"step": s, "loss": max(v, 1e-5), "name": c.name, "colour": colours[i % len(colours)], "dash": dashes[i],
          "tip": f"{c.name}, step {s:,}: {loss(v)}"}
         for i, c in enumerate(curves) for s, v in c.points
     ]  # fmt: skip
@@ -34,7 +40,10 @@ def training(t: Training, curves: list[Curve], snapshots: bool, title: str, colo
     y = alt.Y("loss:Q", **log_axis(min(values) * 0.9, max(values) * 1.1, title, 5))
     colour = alt.Color("colour:N", scale=None)
     layers = [
-        alt.Chart(data(rows)).mark_line(strokeWidth=1.6).encode(x=x, y=y, detail=alt.Detail("name:N"), color=colour)
+        alt.Chart(data([r for r in rows if r["dash"] == dash]))
+        .mark_line(strokeWidth=1.6, strokeDash=[float(length) for length in dash.split(",")])
+        .encode(x=x, y=y, detail=alt.Detail("name:N"), color=colour)
+        for dash in dict.fromkeys(dashes or DASHES[:1])
     ]
     layers.append(alt.Chart(data(rows if len(rows) < 120 else [])).mark_point(filled=True, size=30, opacity=1).encode(
         x=x, y=y, color=colour, description=alt.Description("tip:N")))  # fmt: skip

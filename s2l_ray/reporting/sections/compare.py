@@ -9,6 +9,7 @@ from s2l_ray.reporting.parts import Drawing, Section, Table
 from s2l_ray.text.formats import format_count
 
 _NO_BREAK = "\u00a0"
+_PERCENT = f"{_NO_BREAK}%"
 
 
 def subsets_section(facts: Facts, draw: Drawing) -> Section | None:
@@ -48,7 +49,8 @@ def _score(worth: Worth | None, metric: MetricFacts, held_out: str, label: str) 
             told = score.estimate
             if told.low is None or told.high is None:
                 return figure(told.value, metric)
-            between = f"({figure(told.low, metric)} to {figure(told.high, metric)})"
+            low, high = figure(told.low, metric), figure(told.high, metric)
+            between = f"({low.removesuffix(_PERCENT)} to {high})"
             return f"{figure(told.value, metric)} {between.replace(' ', _NO_BREAK)}"
     return ""
 

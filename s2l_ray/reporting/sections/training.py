@@ -9,6 +9,9 @@ from s2l_ray.reporting.look import INK, LOOKS, MUTED, VARIABLES, look_of
 from s2l_ray.reporting.numbers import loss
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
 
+_LINES = ("—", "╌", "┈", "─·")
+"""As `charts.DASHES` look."""
+
 
 def training_section(facts: Facts, draw: Drawing) -> Section | None:
     training = facts.training
@@ -21,7 +24,7 @@ def training_section(facts: Facts, draw: Drawing) -> Section | None:
         svgs.append(draw.svg(chart, "Loss of the reference model over steps"))
         panels.append("reference model")
         legend += [("—", VARIABLES[MUTED][0], "reference model"), ("◆", VARIABLES[INK][0], "mean loss of a snapshot")]
-    drawn = _drawn_targets(training, draw)
+    drawn, of_sets = _drawn_targets(training, draw), []
     for curves, title, panel in (
         (training.targets, "loss (nats/token, log)", "targets, training"),
         (training.heldout, "loss (nats/token, log)", "targets, held-out examples"),
@@ -29,8 +32,13 @@ def training_section(facts: Facts, draw: Drawing) -> Section | None:
         curves = [c for c in curves if c.name.partition(" on ")[0] in drawn]
         if curves:
             colours = [_curve_colour(c, draw) for c in curves]
-            svgs.append(draw.svg(charts.training(training, curves, False, title, colours), panel))
+            sets = list(dict.fromkeys(c.name.partition(" on ")[2] for c in curves))
+            dashes = [charts.DASHES[sets.index(c.name.partition(" on ")[2]) % len(charts.DASHES)] for c in curves]
+            svgs.append(draw.svg(charts.training(training, curves, False, title, colours, dashes), panel))
             panels.append(panel)
+            if len(sets) > 1:
+                symbols = zip(_LINES * len(sets), sets, strict=False)
+                of_sets = [(symbol, VARIABLES[INK][0], f"held-out “{name}”") for symbol, name in symbols]
     rates = [c for c in training.rates if c.name in ("proxy", *drawn)]
     if rates:
         colours = [MUTED if c.name == "proxy" else _curve_colour(c, draw) for c in rates]
@@ -39,6 +47,7 @@ def training_section(facts: Facts, draw: Drawing) -> Section | None:
     legend += draw.legend([label for label in drawn if label != FULL])
     if FULL in drawn:
         legend.append((LOOKS[FULL].symbol, VARIABLES[LOOKS[FULL].colour][0], "full data"))
+    legend += of_sets
     table = Table(["curve", "first step", "value", "last step", "value"], _ends(training, draw))
     how = "Losses over optimiser steps. Diamonds: the snapshots at which every example was scored."
     return Section(
