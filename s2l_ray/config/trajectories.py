@@ -23,7 +23,8 @@ class TrajectoriesConfig(Section):
     tokens_per_batch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)
     """Tokens scored at once; 65,536 or more is faster on GPUs."""
     examples_per_part: int | None = bounded(None, 1_000_000, "and a part is held in one worker's memory", ge=1)
-    """Unit of work and of restart (examples per token file); None: from the corpus's size, 64 to 4,096."""
+    """Unit of work and of restart (examples a file); None: from the corpus's size, 64 to 4,096, and more from 17
+    million examples on, so that there are about 3,000 files a stage."""
 
     @property
     def num_scored(self) -> int:

@@ -39,6 +39,7 @@ EXAMPLE_SCHEMA = pa.schema(
 corpus has facets."""
 
 _PART_BYTES = 64 * 2**20
+_MANY_ROWS, _MANY_PARTS = 4096, 2048
 
 
 def part_name(part: int) -> str:
@@ -46,16 +47,24 @@ def part_name(part: int) -> str:
 
 
 def choose_rows_per_part(num_examples: int, wanted: int | None = None, row_bytes: int = 0) -> int:
-    """A power of two, about 32 parts for a small corpus, 4,096 examples a part for a large one.
+    """A power of two: about 32 parts for a small corpus, 4,096 examples a part from 131,072 on, and about 3,000 parts
+    from 17 million on.
 
-    Fewer where rows have more than `_PART_BYTES` / 4,096 on average: who reads a part holds it whole.
+    A part is the unit of work and a file of several stages, for each snapshot one: a small corpus needs enough of them
+    to share out, and of a large one they must not be so many that storage is asked for little else than names. Fewer
+    rows where they are long (`_PART_BYTES` a part): who reads a part holds it whole.
     """
     if wanted is not None:
         return wanted
-    rows = int(min(4096, max(64, 2 ** int(np.log2(max(1, num_examples / 32))))))
+    rows = max(min(_power_of_two(num_examples / 32), _MANY_ROWS), _power_of_two(num_examples / _MANY_PARTS), 64)
     while rows > 1 and rows * row_bytes > _PART_BYTES:
         rows //= 2
     return rows
+
+
+def _power_of_two(number: float) -> int:
+    """The largest that is not above it; at least 1."""
+    return 1 << max(0, int(number).bit_length() - 1)
 
 
 def add_part_column(table: pa.Table, num_parts: int) -> pa.Table:

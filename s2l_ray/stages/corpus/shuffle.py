@@ -6,7 +6,7 @@ together holds it about three times, whatever the corpus's size. What does grow 
 tasks that split: each is an object of Ray's, of which the driver keeps some 3 kB. So a large corpus is exchanged in
 rounds, each of some of the parts: all rows are read again for every round, and only those parts' are sent.
 
-Rows of 1 kB take 2 kB here. 10⁷ of them: one round of 150 × 600 pieces; 10⁸: 7 rounds of 220 × 860.
+Rows of 1 kB take 2 kB here. 10⁷ of them: one round of 150 × 600 pieces; 10⁸: 5 rounds of 300 × 610.
 """
 
 from __future__ import annotations
