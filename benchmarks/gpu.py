@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import functools
 import gc
 import json
@@ -238,8 +239,11 @@ class Bench:
             "first_steps_s": first,
         }  # fmt: skip
         if isinstance(config, TargetConfig):
-            sizes = ModelSizes.of(model)
-            estimate = estimate_memory(sizes, config, 0, 1, "bf16" if self.on_gpu else "fp32", self.on_gpu)
+            precision = "bf16" if self.on_gpu else "fp32"
+            with torch.device("meta"):
+                bare = type(model)(copy.deepcopy(model.config))
+            sizes = ModelSizes.counted(bare, config, precision, self.on_gpu)
+            estimate = estimate_memory(sizes, config, 0, 1, precision, self.on_gpu)
             figures["estimated_gb"] = estimate.device_bytes / 1e9
             figures["parameters"] = sizes.num_parameters
         figures |= self.profile(lambda: stepper.step(99, batches[-1]))

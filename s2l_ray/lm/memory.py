@@ -1,21 +1,26 @@
 """What a target worker needs in memory, by arithmetic, before anything is started.
 
-Model states after Rajbhandari et al., ZeRO (https://arxiv.org/abs/1910.02054), section 3; activations after Korthikanti
-et al. (https://arxiv.org/abs/2205.05198), section 4.1, without the attention matrix that fused kernels never store.
+Model states after Rajbhandari et al., ZeRO (https://arxiv.org/abs/1910.02054), section 3. Activations are counted on
+the model without weights (lm/activations.py); of a model that cannot be counted, and of one so small that they matter
+little, they are taken from Korthikanti et al. (https://arxiv.org/abs/2205.05198), section 4.1, without the attention
+matrix that fused kernels never store.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from s2l_ray.config.target import TargetConfig
+from s2l_ray.lm.activations import ActivationCosts, count_activations
 from s2l_ray.lm.response_loss import CHUNK_ELEMENTS
 from s2l_ray.lm.zero_config import read_user_config
 
 _GB = 1e9
 _PROCESS_BYTES = 0.7e9
 """Python, PyTorch and Ray in one worker; on GPUs about as much for the CUDA context."""
+_SMALL_BYTES = 3e8
+"""Activations that are not worth the second that counting them takes."""
 _BUCKET_ELEMENTS = 5e7
 """DeepSpeed's reduce and prefetch buckets, as zero_config.py sets them."""
 _MAX_LIVE_PARAMETERS = 1e8
@@ -32,6 +37,23 @@ class ModelSizes:
     vocab_size: int
     largest_layer: int
     """Parameters of the largest single module that is fetched at once (the embedding, usually)."""
+    activations: ActivationCosts | None = None
+    """What was counted; None: by formula."""
+
+    @staticmethod
+    def counted(model: Any, target: TargetConfig, precision: str, on_gpu: bool) -> ModelSizes:
+        """With the activations counted, where they matter.
+
+        Args:
+            model: the target on the meta device, see `meta_model`.
+        """
+        import torch
+
+        sizes = ModelSizes.of(model)
+        if _activation_bytes(sizes, target, precision, on_gpu) < _SMALL_BYTES:
+            return sizes
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        return replace(sizes, activations=count_activations(model, dtype, on_gpu, target.max_length))
 
     @staticmethod
     def of(model: Any) -> ModelSizes:
@@ -144,12 +166,15 @@ def _gradient_width(target: TargetConfig) -> int:
 
 def _activation_bytes(sizes: ModelSizes, target: TargetConfig, precision: str, on_gpu: bool) -> float:
     width = 2 if precision == "bf16" else 4
-    tokens, hidden = target.tokens_per_microbatch, sizes.hidden_size
-    # 34 bytes a hidden unit in 16 bits, 19 of them the MLP's at four times the width.
-    layer = width / 2 * tokens * (15 * hidden + 19 / 4 * sizes.intermediate_size)
-    layers = sizes.num_layers * (width * tokens * hidden) + layer if target.gradient_checkpointing else (
-        sizes.num_layers * layer
-    )  # fmt: skip
+    tokens, hidden = max(target.tokens_per_microbatch, target.max_length), sizes.hidden_size
+    if sizes.activations is not None:
+        layers = sizes.activations.of(tokens, sizes.num_layers, target.gradient_checkpointing)
+    else:
+        # 34 bytes a hidden unit in 16 bits, 19 of them the MLP's at four times the width.
+        layer = width / 2 * tokens * (15 * hidden + 19 / 4 * sizes.intermediate_size)
+        layers = sizes.num_layers * (width * tokens * hidden) + layer if target.gradient_checkpointing else (
+            sizes.num_layers * layer
+        )  # fmt: skip
     # A chunk's logits, rounded up to fp32, and their gradient.
     logits = 3 * 4 * min(CHUNK_ELEMENTS["cuda" if on_gpu else "cpu"], tokens * sizes.vocab_size)
     # The head's gradient, added up over the chunks in fp32 between its forward and its backward pass.

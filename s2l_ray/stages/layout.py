@@ -262,7 +262,7 @@ def shard_target(config: S2LConfig, placement: Placement, embedded: bool, precis
     if not kinds:
         return None
     on_gpu = placement.device == "gpu"
-    sizes = ModelSizes.of(meta_model(target))
+    sizes = ModelSizes.counted(meta_model(target), target, precision, on_gpu)
 
     def choose(workers: int, target: TargetConfig) -> Sharding:
         device, host = smallest_shares(kinds, workers)

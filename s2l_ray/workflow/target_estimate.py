@@ -65,11 +65,11 @@ def target_lines(config: S2LConfig, costs: list[TargetCost]) -> list[str]:
     if target is None:
         return []
     model = meta_model(target)
-    sizes = ModelSizes.of(model)
     workers = config.resources.target.workers or 1
     given = config.estimates.worker_memory_gb
     on_gpu = config.resources.device == "gpu" or given is not None
     precision: Precision = target.precision if target.precision != "auto" else "bf16" if on_gpu else "fp32"
+    sizes = ModelSizes.counted(model, target, precision, on_gpu)
     # On GPUs nothing is known of their memory before they are up, unless it is said.
     own = given * 1e9 if given else None if on_gpu else host_memory_bytes() / min(workers, local_cores())
     sharding = choose_sharding(sizes, target, workers, precision, on_gpu, WorkerMemory(own, None))

@@ -38,6 +38,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.thorough
 def test_ten_selects_at_once_beside_a_run_are_all_in_the_run(folder):
     before = set(load_run(str(folder)).subsets)
     budgets = [20 + number for number in range(9)] + [0.2]
@@ -102,6 +103,7 @@ def test_a_run_that_is_refused_or_killed_takes_nothing_from_the_run(folder):
     assert (folder / CONFIG).exists()
 
 
+@pytest.mark.thorough
 def test_of_two_seeds_the_runs_own_is_the_runs_and_both_can_be_had(folder):
     import s2l_ray
 

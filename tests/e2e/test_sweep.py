@@ -113,6 +113,7 @@ def test_a_second_sweep_repeats_nothing_and_a_new_budget_adds_its_own_trials(und
     }  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_hopeless_trials_are_stopped_or_named_and_the_others_go_on(trialless_copy, capsys):
     """ASHA sees the losses reported from inside the Train job; exit code 1 says that not everything was done.
 
@@ -143,6 +144,7 @@ def test_hopeless_trials_are_stopped_or_named_and_the_others_go_on(trialless_cop
 # --- other ways to choose trials ------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_smallest_budget_is_predicted_with_the_proxy_and_confirmed_with_the_target(undisturbed_sweep):
     """The target's trials are there: only the predicted ones are trained."""
     first, _ = undisturbed_sweep

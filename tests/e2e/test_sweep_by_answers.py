@@ -19,6 +19,7 @@ from tests.support.answering_model import questions
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 
 
+@pytest.mark.thorough
 def test_trials_are_judged_by_their_answers_and_a_second_sweep_asks_nothing(tmp_path, finished):
     folder = tmp_path / "run"
     shutil.copytree(finished.storage.local_path(), folder, ignore=shutil.ignore_patterns("subset"))

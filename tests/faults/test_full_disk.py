@@ -98,6 +98,7 @@ def test_the_record_loses_no_later_line_to_one_that_found_no_space(small_disk):
     assert "large" in events
 
 
+@pytest.mark.thorough
 def test_a_run_ends_clearly_wherever_the_disk_is_full_and_completes_with_space(finished, small_disk, tmp_path, capfd):
     whole = finished.storage.local_path()
     config = tmp_path / "config.json"

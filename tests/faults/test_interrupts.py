@@ -86,6 +86,7 @@ def wait_for(true: Callable[[], Any], driver: subprocess.Popen[bytes], seconds: 
     return value
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stage", [s if s == "proxy" else pytest.param(s, marks=pytest.mark.slow) for s in MOMENTS])
 def test_ctrl_c_in_a_stage(place: Workplace, stage: str) -> None:
     config, moment = without(place, stage), MOMENTS[stage]

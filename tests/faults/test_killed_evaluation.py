@@ -37,6 +37,7 @@ def place(finished: Run) -> Iterator[Workplace]:
         yield place
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     "kills",

@@ -37,6 +37,7 @@ def finish(undisturbed: Undisturbed) -> None:
     assert_nothing_left(place)
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(1500)
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
     undisturbed: Undisturbed, place: Workplace, seed: int

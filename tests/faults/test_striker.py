@@ -56,6 +56,19 @@ def test_all_there_is(driver: subprocess.Popen[str], tmp_path: Path) -> None:
     assert driver.poll() == -9
 
 
+def test_whom_another_fault_has_killed_is_left_for_the_next_command(
+    driver: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    first, second = (Fault(f"{stage}/*", "task", 1, 0.0, victim) for stage, victim in
+                     (("corpus", "tree"), ("tokens", "self")))  # fmt: skip
+    child = child_of(driver)
+    striker = Striker(driver.pid, tmp_path, [first, second])
+    for marker in "01":
+        Path(tmp_path, marker).write_text(f"{child.pid}\n")
+    striker.look()
+    assert list(striker.struck) == [first]
+
+
 @pytest.mark.parametrize("victim", ["worker", "workers", "controller", "raylet", "gcs", "self"])
 def test_a_fault_that_finds_nobody_of_its_kind_fails(
     driver: subprocess.Popen[str], tmp_path: Path, victim: str

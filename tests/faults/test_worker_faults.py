@@ -39,6 +39,7 @@ def test_an_error_of_ours_on_one_rank_ends_all_ranks_at_once_and_comes_as_it_is(
     assert faulty_loops.attempts(tmp_path / "marks") == 1, "another try could not have ended better"
 
 
+@pytest.mark.thorough
 def test_a_storage_that_was_away_is_worth_another_try(tmp_path):
     assert run(faulty_loops.storage_fails_once, tmp_path, max_failures=1) == {"attempts": 2}
 

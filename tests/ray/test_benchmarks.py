@@ -57,6 +57,7 @@ def test_none_is_left_out():
 WHOLE_RUNS = {"gpu", "scaling", "scoring", "target", "trajectory_sources", "wall_clock"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in WHOLE_RUNS else n for n in sorted(SMALLEST)]
 )

@@ -167,6 +167,7 @@ def command_line(process: psutil.Process) -> str:
     return ""
 
 
+@pytest.mark.thorough
 def test_all_ports_are_the_loopbacks(embedded: Embedded) -> None:
     in_training(embedded)
     listening = embedded.listening()
@@ -184,6 +185,7 @@ def test_all_ports_are_the_loopbacks(embedded: Embedded) -> None:
     assert len(elsewhere) <= 1
 
 
+@pytest.mark.thorough
 def test_a_stranger_is_refused(embedded: Embedded, tmp_path: Path) -> None:
     for path in ("/api/version", "/api/jobs/", "/api/v0/actors", "/nodes?view=summary"):
         with pytest.raises(urllib.error.HTTPError) as refused:
@@ -224,6 +226,7 @@ def answers_without_token(ip: str, port: int) -> bool:
     return False
 
 
+@pytest.mark.thorough
 def test_nobody_sees_the_token(embedded: Embedded) -> None:
     (folder,) = tokens() - embedded.tokens_before
     token = (folder / "token").read_text()

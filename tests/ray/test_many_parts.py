@@ -54,6 +54,7 @@ def test_small_files_share_a_read_task_and_none_is_left_out(sizes, bytes_per_tas
     assert len(groups) == num_groups
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("num_files", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_a_corpus_of_thousands_of_files_and_parts_comes_through_whole(num_files: int, tmp_path: Path):

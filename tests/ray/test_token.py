@@ -71,6 +71,7 @@ def call(command: list[str], folder: Path, environment: dict[str, str]) -> Any:
     )
 
 
+@pytest.mark.thorough
 def test_a_job_is_submitted_with_the_token_that_is_there(head: RayHead, tmp_path: Path) -> None:
     write_config(tmp_path)
     done = call([*S2L, "submit", "my.yaml", "--address", head.address, "--dry-run"], tmp_path, head.environment)
@@ -87,12 +88,14 @@ def test_rays_own_submit_works_as_the_readme_says(head: RayHead, tmp_path: Path)
     assert "Dry run: nothing was started." in done.stdout
 
 
+@pytest.mark.thorough
 def test_a_cluster_is_joined_with_the_token_that_is_there(head: RayHead, tmp_path: Path) -> None:
     environment = head.environment | {"RAY_ADDRESS": head.gcs_address}
     done = call([sys.executable, "-c", JOIN], tmp_path, environment)
     assert "CPUs: 3" in done.stdout, done.stdout
 
 
+@pytest.mark.thorough
 def test_a_refusal_is_one_line_that_helps(head: RayHead, tmp_path: Path, wrong: tuple[dict[str, str], str]) -> None:
     environment, message = wrong
     write_config(tmp_path)

@@ -102,6 +102,7 @@ def test_a_place_that_does_not_come_ends_the_wait(tmp_path):
     assert faulty_loops.attempts(tmp_path / "marks") == 0
 
 
+@pytest.mark.thorough
 def test_either_way_goes_on_from_the_others_checkpoint(tmp_path):
     """The cluster that a run goes on with may be another one."""
     with pytest.raises(UnsupportedModel):

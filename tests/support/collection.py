@@ -1,4 +1,4 @@
-"""Which tests run, and beside which: slow ones when asked for, those that start a Ray alone on the machine."""
+"""Which tests run, and beside which: thorough and slow ones when asked for, those with a Ray alone on the machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _WITH_RAY = ("tests/ray/", "tests/faults/", "tests/e2e/")
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     _refuse_ray_among_the_quick(items)
-    slow_too = "slow" in (config.getoption("markexpr") or "")
+    named = config.getoption("markexpr") or ""
+    slow_too, thorough_too = "slow" in named, config.getoption("thorough") or "thorough" in named
     # It compiles for minutes: first, so that where files run side by side something is left to run beside it.
     items.sort(key=lambda item: not _module(item).endswith("test_zero.py"))
     for item in items:
@@ -26,8 +27,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.gpu)
         if "s3_server" in fixtures:
             item.add_marker(pytest.mark.s3)
-        if item.get_closest_marker("slow") and not slow_too:
-            item.add_marker(pytest.mark.skip(reason="slow; `pytest -m slow` runs it"))
+        if item.get_closest_marker("slow"):
+            if not slow_too:
+                item.add_marker(pytest.mark.skip(reason="slow; `pytest -m slow` runs it"))
+        elif item.get_closest_marker("thorough") and not thorough_too:
+            item.add_marker(pytest.mark.skip(reason="thorough; `pytest --thorough` runs it"))
 
 
 def pytest_collection_finish() -> None:

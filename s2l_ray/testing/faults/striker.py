@@ -52,8 +52,9 @@ class Striker:
     def _strike(self, fault: Fault, who: int) -> None:
         chosen = self._victims(fault.victim, who)
         if not chosen:
-            # Only a process that waits for its fault is there for certain.
-            assert fault.delay, f"{fault}: no such process among {[_title(p) for p in self._below()]}"
+            # Only a process that waits for its fault is there for certain, unless another fault has ended it.
+            told = f"{fault}: no such process among {[_title(p) for p in self._below()]}"
+            assert fault.delay or (self.struck and _is_gone(who)), told
             return
         told = ", ".join(f"{process.pid} {_title(process)}" for process in chosen)
         if fault.victim in _SIGNALS:
@@ -91,6 +92,12 @@ def is_dead(process: psutil.Process) -> bool:
     """Also where nobody has taken note of it yet."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+def _is_gone(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return is_dead(psutil.Process(pid))
     return True
 
 
