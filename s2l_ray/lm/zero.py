@@ -1,8 +1,7 @@
 """DeepSpeed ZeRO behind the `Engine` protocol. The only module that imports DeepSpeed. No Ray.
 
 ZeRO stage 1 shards the optimiser's state over the workers, 2 the gradients too, 3 the parameters too
-(https://www.deepspeed.ai/tutorials/zero/). On a machine without a GPU, DeepSpeed compiles small C++ extensions at first
-use (g++ and ninja), and on any machine for offload.
+(https://www.deepspeed.ai/tutorials/zero/). For offload DeepSpeed compiles C++ extensions at first use (g++ and ninja).
 """
 
 from __future__ import annotations
@@ -52,6 +51,9 @@ def import_deepspeed() -> Any:
             f"target.zero_stage above 0 and offload are DeepSpeed's, which cannot be imported ({error}); "
             'run pip install "s2l_ray[target]" on every node, or set target.zero_stage=0'
         ) from error
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        # Shared memory between the workers of a node, instead of gloo: an extension that takes minutes to compile.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
