@@ -29,7 +29,7 @@ TARGET = f"target/{FULL}"
 
 def early_step(early_share: float, total_steps: int) -> int:
     """Optimiser steps after which the target's early snapshot is taken."""
-    return math.ceil(early_share * total_steps)
+    return math.ceil(round(early_share * total_steps, 6))  # 0.1 × 30 is a little more than 3
 
 
 def early_is_read(config: S2LConfig) -> bool:
