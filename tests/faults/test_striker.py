@@ -69,13 +69,21 @@ def test_whom_another_fault_has_killed_is_left_for_the_next_command(
     assert list(striker.struck) == [first]
 
 
-@pytest.mark.parametrize("victim", ["worker", "workers", "controller", "raylet", "gcs", "self"])
+def test_who_has_ended_by_itself_is_not_struck(driver: subprocess.Popen[str], tmp_path: Path) -> None:
+    child_of(driver)
+    striker = Striker(driver.pid, tmp_path, [Fault("corpus/*", "task", 1, 0.0, "self")])
+    Path(tmp_path, "0").write_text("999999999\n")
+    striker.look()
+    assert not striker.struck
+
+
+@pytest.mark.parametrize("victim", ["worker", "workers", "controller", "raylet", "gcs"])
 def test_a_fault_that_finds_nobody_of_its_kind_fails(
     driver: subprocess.Popen[str], tmp_path: Path, victim: str
 ) -> None:
-    child_of(driver)
+    child = child_of(driver)
     striker = Striker(driver.pid, tmp_path, [Fault("corpus/*", "task", 1, 0.0, victim)])
-    Path(tmp_path, "0").write_text("999999999\n")
+    Path(tmp_path, "0").write_text(f"{child.pid}\n")
     with pytest.raises(AssertionError, match="no such process"):
         striker.look()
     assert not striker.struck

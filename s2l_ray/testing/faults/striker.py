@@ -52,10 +52,11 @@ class Striker:
     def _strike(self, fault: Fault, who: int) -> None:
         chosen = self._victims(fault.victim, who)
         if not chosen:
-            # Only a process that waits for its fault is there for certain, unless another fault has ended it.
+            # For certain it is there only while a process waits for the fault; which another fault, or the end of the
+            # command, may have ended.
             told = f"{fault}: no such process among {[_title(p) for p in self._below()]}"
-            assert fault.delay or (self.struck and _is_gone(who)), told
-            return
+            assert fault.delay or _is_gone(who), told
+            return  # not struck: the next command has it too
         told = ", ".join(f"{process.pid} {_title(process)}" for process in chosen)
         if fault.victim in _SIGNALS:
             os.kill(self._driver.pid, _SIGNALS[fault.victim])
