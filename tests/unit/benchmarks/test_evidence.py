@@ -61,6 +61,7 @@ def evidence(programs, maths: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return program, arguments, work / "rows"
 
 
+@pytest.mark.thorough
 def test_arms_that_are_done_are_not_made_again_and_a_torn_line_harms_none(evidence, capsys):
     program, arguments, path = evidence
     before = path.read_text()

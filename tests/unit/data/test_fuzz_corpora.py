@@ -10,7 +10,9 @@ import pytest
 from tests.support.paths import SUPPORT
 
 
-@pytest.mark.parametrize("num_cases", [1_500, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "num_cases", [300, pytest.param(1_500, marks=pytest.mark.thorough), pytest.param(20_000, marks=pytest.mark.slow)]
+)
 def test_random_corpora_are_read_whole_or_refused_in_words(num_cases: int):
     script = SUPPORT / "fuzz_corpora.py"
     done = subprocess.run([sys.executable, str(script), "0", str(num_cases)], capture_output=True, text=True)

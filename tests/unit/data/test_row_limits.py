@@ -190,6 +190,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", BOMBS)
 def test_what_unpacks_to_more_than_memory_is_refused_without_being_held(tmp_path, name):
     (tmp_path / name).write_bytes(BOMBS[name]())
@@ -210,6 +211,7 @@ def test_a_window_that_is_too_large_is_said_with_the_cure(tmp_path):
         read(tmp_path / "a.jsonl.zst")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("repeated", [True, False])
 def test_large_rows_of_parquet_are_read_a_few_at_a_time(tmp_path, repeated):
     row = {"prompt": "p", "completion": "x" * 8_000_000, "turns": [{"text": "y" * 1_000_000}]}
@@ -221,6 +223,7 @@ def test_large_rows_of_parquet_are_read_a_few_at_a_time(tmp_path, repeated):
     assert mib < 800, "a column's page is 305 MiB, which the Parquet reader holds twice"
 
 
+@pytest.mark.thorough
 def test_many_rows_of_megabytes_are_sampled_and_read_within_bounds(tmp_path):
     with (tmp_path / "a.jsonl").open("wb") as file:
         for i in range(60):
