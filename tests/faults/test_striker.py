@@ -69,6 +69,19 @@ def test_whom_another_fault_has_killed_is_left_for_the_next_command(
     assert list(striker.struck) == [first]
 
 
+def test_who_lives_on_without_a_driver_is_not_struck(driver: subprocess.Popen[str], tmp_path: Path) -> None:
+    first, second = (Fault(f"{stage}/*", "task", 1, 0.0, victim) for stage, victim in
+                     (("corpus", "driver"), ("tokens", "self")))  # fmt: skip
+    child = child_of(driver)
+    striker = Striker(driver.pid, tmp_path, [first, second])
+    for marker in "01":
+        Path(tmp_path, marker).write_text(f"{child.pid}\n")
+    striker.look()
+    assert list(striker.struck) == [first]
+    assert not is_dead(child)
+    child.kill()
+
+
 def test_who_has_ended_by_itself_is_not_struck(driver: subprocess.Popen[str], tmp_path: Path) -> None:
     child_of(driver)
     striker = Striker(driver.pid, tmp_path, [Fault("corpus/*", "task", 1, 0.0, "self")])

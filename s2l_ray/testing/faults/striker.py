@@ -52,10 +52,10 @@ class Striker:
     def _strike(self, fault: Fault, who: int) -> None:
         chosen = self._victims(fault.victim, who)
         if not chosen:
-            # For certain it is there only while a process waits for the fault; which another fault, or the end of the
-            # command, may have ended.
+            # For certain it is there only while a process waits for the fault, and the driver lives: another fault, or
+            # the end of the command, may have ended either.
             told = f"{fault}: no such process among {[_title(p) for p in self._below()]}"
-            assert fault.delay or _is_gone(who), told
+            assert fault.delay or _is_gone(who) or is_dead(self._driver), told
             return  # not struck: the next command has it too
         told = ", ".join(f"{process.pid} {_title(process)}" for process in chosen)
         if fault.victim in _SIGNALS:
