@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
 from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.run import Run
-from s2l_ray.reporting.facts_worth import Cost, CostPart, Worth
+from s2l_ray.artifacts.selection_work import (
+    SelectionWork,
+    proxy_scoring,
+    proxy_training,
+    reads_of,
+    scores_with_target,
+    whole_work,
+    work_of,
+)
+from s2l_ray.errors import UserError
+from s2l_ray.reporting.facts_worth import SCORING, TRAINING, Cost, CostPart, Worth
 from s2l_ray.reporting.main_subset import main_subset
 from s2l_ray.reporting.wall_clock import wall_clocks
 from s2l_ray.selection.registry import UnknownSelector, needs_of
@@ -28,48 +35,64 @@ def is_free(selector: str) -> bool:
         return False
 
 
-def num_scored(snapshots: Sequence[Mapping[str, Any]]) -> int:
-    """How many of a proxy's points took a pass over the corpus; its training computed the others anyway."""
-    return sum(snapshot.get("epoch") is None for snapshot in snapshots)
-
-
 def cost_of(run: Run, worth: Worth | None) -> Cost | None:
     """None where no reference model was trained."""
     proxy = run.stages.get("proxy")
     if proxy is None:
         return None
-    flops = proxy.manifest.extra["flops"]
-    selecting = [("reference model: training", flops["training"]), ("reference model: scoring", flops["scoring"])]
     models = worth.models if worth else []
+    works = {model.label: selecting_for(run, model.label, model.selector) for model in models}
     parts = []
     for model in models:
-        if not is_free(model.selector):
-            parts += [CostPart(model.label, name, value) for name, value in selecting]
+        parts += _parts(model.label, works[model.label])
         parts.append(CostPart(model.label, "target", model.flops))
+    whole = whole_work(run)
     if not models:
-        parts = [CostPart(_who_selects(run), name, value) for name, value in selecting]
+        parts = _parts(_who_selects(run), whole)
     full = next((m.flops for m in models if m.selector == FULL), None)
     measured = full is not None
     if full is None:
         full = _full_at_equal_epochs(run, worth)
-    total = sum(value for _, value in selecting)
     pays: dict[str, float | None] = {}
     if full is not None:
         for model in models:
             if not is_free(model.selector):
-                pays[model.label] = total / (full - model.flops) if full > model.flops else None
-    size = proxy.manifest.extra["summary"]["num_parameters"]
+                work = works[model.label]
+                pays[model.label] = work.flops / (full - model.flops) if full > model.flops else None
+    own = proxy_training(run) + proxy_scoring(run)
     return Cost(
         parts,
-        total,
-        total / full if full else None,
+        whole.flops,
+        whole.flops / full if full else None,
         full,
         measured,
         pays,
         _reference_curve(run),
-        size,
+        proxy.manifest.extra["summary"]["num_parameters"],
         wall_clocks(run),
+        {label: work.flops for label, work in works.items()},
+        own.flops,
+        scores_with_target(run),
     )
+
+
+def selecting_for(run: Run, label: str, selector: str) -> SelectionWork:
+    """What the choice took that a target was trained on, as if it were the only one; all that the run's choices took
+    where nobody can tell."""
+    if is_free(selector):
+        return SelectionWork()
+    subset = run.subsets.get(label)
+    if subset is None:
+        return whole_work(run)
+    try:
+        return work_of(run, reads_of(run, run.config.selection, selector, subset))
+    except UserError:  # registered in another process, or with options of another configuration
+        return whole_work(run)
+
+
+def _parts(label: str, work: SelectionWork) -> list[CostPart]:
+    parts = {TRAINING: work.training.flops, SCORING: work.scoring.flops}
+    return [CostPart(label, name, flops) for name, flops in parts.items() if flops]
 
 
 def _who_selects(run: Run) -> str:
@@ -90,11 +113,9 @@ def _full_at_equal_epochs(run: Run, worth: Worth | None) -> float | None:
 
 def _reference_curve(run: Run) -> list[tuple[float, float]]:
     """Models of other sizes: 6 FLOPs a parameter and token in training, 2 in scoring (`lm.flops` without attention)."""
-    tokens, proxy = run.stages.get("tokens"), run.stages["proxy"]
-    if tokens is None:
+    if "tokens" not in run.stages:
         return []
-    once = tokens.manifest.extra["num_tokens"]
-    trained, scored = proxy.manifest.extra["summary"]["train_tokens"], num_scored(proxy.manifest.extra["snapshots"])
-    own, (low, high) = float(proxy.manifest.extra["summary"]["num_parameters"]), _SIZES
+    trained, scored = proxy_training(run).tokens, proxy_scoring(run).tokens
+    own, (low, high) = float(run.stage("proxy").manifest.extra["summary"]["num_parameters"]), _SIZES
     sizes = sorted({*np.geomspace(low, high, 6), own})  # the run's own, which may be smaller than all of them
-    return [(float(p), float(p * (6 * trained + 2 * once * scored))) for p in sizes]
+    return [(float(p), float(p * (6 * trained + 2 * scored))) for p in sizes]

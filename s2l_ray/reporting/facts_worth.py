@@ -130,10 +130,14 @@ class Budgets:
     """What intervals are over, beside seeds: examples or questions."""
 
 
+TRAINING, SCORING = "reference model: training", "reference model: scoring"
+
+
 @dataclass(frozen=True)
 class CostPart:
     selector: str
     part: str
+    """TRAINING, SCORING or `target`."""
     flops: float
 
 
@@ -159,6 +163,7 @@ class WallClock:
 class Cost:
     parts: list[CostPart]
     selection_flops: float
+    """Of all choices together."""
     selection_share: float | None
     """Of a target on the full data."""
     full_flops: float | None
@@ -170,3 +175,9 @@ class Cost:
     """(parameters, FLOPs of training and scoring a reference model of that size)."""
     proxy_parameters: int | None
     wall_clock: list[WallClock] = field(default_factory=list)
+    choosing: dict[str, float] = field(default_factory=dict)
+    """Model → FLOPs of choosing what it was trained on, as if that were the only choice."""
+    proxy_flops: float = 0.0
+    """Of training the proxy, and of its passes over the corpus for all snapshots."""
+    by_target: bool = False
+    """A target on everything is a reference, and counted."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import textwrap
 
-from s2l_ray.artifacts.models import HeldOutArtifact, ProxyArtifact, SubsetArtifact, TargetArtifact, TokensArtifact
+from s2l_ray.artifacts.models import HeldOutArtifact, ProxyArtifact, SubsetArtifact, TargetArtifact
 from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.selection_work import scores_with_target, whole_work
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.observability.progress import format_count, format_duration
-from s2l_ray.reporting.costs import is_free, num_scored
+from s2l_ray.reporting.costs import is_free
 from s2l_ray.reporting.facts_worth import MetricFacts, Score, Worth
 from s2l_ray.reporting.main_subset import main_subset
 from s2l_ray.reporting.numbers import compact, figure
@@ -150,7 +151,7 @@ def _selection_lines(run: Run) -> list[str]:
     """What selecting cost, beside which the targets' costs stand."""
     if "proxy" not in run.stages or "tokens" not in run.stages:
         return []
-    proxy, tokens = ProxyArtifact.of(run.stage("proxy")), TokensArtifact.of(run.stage("tokens"))
-    read = proxy.summary["train_tokens"] + tokens.num_tokens * num_scored(proxy.snapshots)
-    flops = proxy.flops["training"] + proxy.flops["scoring"]
-    return [f"  Selecting before took {format_count(read)} tokens and {compact(flops)} FLOPs, once for all targets."]
+    work = whole_work(run)
+    took = f"{format_count(work.tokens)} tokens and {compact(work.flops)} FLOPs"
+    of_target = ", the target that scores included" if scores_with_target(run) else ""
+    return [f"  Selecting before took {took}, once for all targets{of_target}."]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.selection_work import SCORING_TARGET, reads_of
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.errors import UserError
 from s2l_ray.reporting.facts_worth import WallClock
-from s2l_ray.selection.signals import PASSES
 from s2l_ray.text.display import printable
 
 
@@ -28,23 +28,14 @@ def wall_clocks(run: Run) -> list[WallClock]:
 
 
 def _of(run: Run, label: str, selector: str, subset: Stage) -> WallClock:
-    reads, proxy = set(subset.manifest.inputs), run.stages["proxy"].manifest
-    passes = [run.stages[name] for name in sorted(reads) if name.startswith("signals/") and name in run.stages]
-    of_target = any("target-" in stage.name for stage in passes)
-    needs = run.config.selection.needs_of(selector)
-    # What takes a pass of its own, or is the target's, needs no scores of the proxy's.
-    scored = {need for need in needs if "@" in need and need.partition("@")[0] not in PASSES}
-    if of_target:
-        scored = {need for need in scored if need.endswith("@all")}
-    by_trajectories = bool(scored) or bool({"clusters", "losses"} & needs)
-    by_proxy = by_trajectories or any("target-" not in stage.name for stage in passes)
-    summary = proxy.extra["summary"]
-    training = float(summary["train_seconds"]) if by_proxy else 0.0
-    if of_target and "target/full" in run.stages:
-        training += run.stages["target/full"].manifest.wall_seconds
-    scoring = float(summary["score_seconds"]) if by_trajectories else 0.0
-    scoring += sum(stage.manifest.wall_seconds for stage in passes)
+    reads = reads_of(run, run.config.selection, selector, subset)
+    summary = run.stages["proxy"].manifest.extra["summary"]
+    training = float(summary["train_seconds"]) if reads.proxy else 0.0
+    if reads.target and SCORING_TARGET in run.stages:
+        training += run.stages[SCORING_TARGET].manifest.wall_seconds
+    scoring = float(summary["score_seconds"]) if reads.trajectories else 0.0
+    scoring += sum(stage.manifest.wall_seconds for stage in reads.passes)
     selection = subset.manifest.wall_seconds
-    if "clusters" in reads:
+    if "clusters" in subset.manifest.inputs:
         selection += run.stages["clusters"].manifest.wall_seconds
-    return WallClock(printable(label), training, scoring, selection, of_target)
+    return WallClock(printable(label), training, scoring, selection, reads.target)

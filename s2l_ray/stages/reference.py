@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
 
 from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.models import ProxyArtifact, TargetArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.selection import SelectionConfig, for_selector
+from s2l_ray.errors import UserError
+from s2l_ray.selection.registry import list_selectors
 from s2l_ray.selection.signals import (
     EMBEDDINGS,
     LOSS,
@@ -32,10 +40,38 @@ def early_step(early_share: float, total_steps: int) -> int:
     return math.ceil(round(early_share * total_steps, 6))  # 0.1 × 30 is a little more than 3
 
 
-def early_is_read(config: S2LConfig) -> bool:
-    """Whether a selector looks at an early snapshot."""
-    asked = config.selection
-    return any(need.endswith("@early") for name in asked.selectors for need in asked.needs_of(name))
+def asked_selections(config: S2LConfig) -> Iterator[tuple[str, SelectionConfig]]:
+    """(selector, the section `selection` for it alone) of all that the run or its sweep asks for: with the section's
+    own settings, and with the values that the sweep tries of them. Of a range nobody knows what will be drawn."""
+    tried = {path: values for path, values in config.sweep.parameters.items()
+             if path.startswith("selection.") and isinstance(values, list)}  # fmt: skip
+    known = {selector.name for selector in list_selectors()}
+    names = sorted(known & {*config.selection.selectors, *config.sweep.selectors})
+    yield from ((name, config.selection) for name in names)
+    for values in itertools.product(*tried.values()) if tried else ():
+        tree: dict[str, Any] = {"selection": config.selection.model_dump(mode="json")}
+        for path, value in zip(tried, values, strict=True):
+            *sections, last = path.split(".")
+            node = tree
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[last] = value
+        for name in names:
+            try:
+                yield name, SelectionConfig.model_validate(for_selector(tree["selection"], name))
+            except (UserError, ValidationError):
+                continue  # the trial that it would be is refused by itself
+
+
+def early_steps(config: S2LConfig, total_steps: int) -> list[int]:
+    """Optimiser steps of the target on everything at which selectors look at it, before its end."""
+    shares = {
+        asked.reference.early_share
+        for name, asked in asked_selections(config)
+        if asked.reference.model == "target" and any(need.endswith("@early") for need in asked.needs_of(name))
+    }
+    steps = {early_step(share, total_steps) for share in shares}
+    return sorted(step for step in steps if 0 < step < total_steps)
 
 
 def passes_of(config: S2LConfig, selectors: list[str]) -> list[str]:

@@ -11,6 +11,17 @@ from s2l_ray.execution.precision import Precision
 from s2l_ray.selection import Selector
 from s2l_ray.stages.evaluation.tasks import AskedTask
 from s2l_ray.storage.folder import Storage
+from s2l_ray.sweeps.scoring import ScoringTarget
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """What trials choose from, by content."""
+
+    trajectories: str
+    """The base configuration's."""
+    target: str | None = None
+    """The target on everything whose scores selectors read; None: all read the proxy's."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +35,7 @@ class SweepContext:
     embedded: bool
     phase: str
     """`target`, or `predicted` where the proxy's model stands in."""
-    trajectories: str
-    """Content of the base configuration's."""
+    upstream: Upstream
     precisions: dict[str, Precision] = field(default_factory=dict)
     """Section → what its model is computed in where a trial does not set it."""
     selectors: tuple[Selector, ...] = ()
@@ -34,3 +44,5 @@ class SweepContext:
     """Likewise."""
     asked: tuple[AskedTask, ...] = ()
     """The test questions by whose answers trials are judged; none: by what is held out."""
+    scoring: ScoringTarget | None = None
+    """None: the proxy's scores are read."""

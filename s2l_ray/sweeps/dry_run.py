@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from s2l_ray.config.schema import S2LConfig
@@ -11,14 +12,15 @@ from s2l_ray.config.target import TargetConfig
 from s2l_ray.observability.progress import format_count, format_duration
 from s2l_ray.stages.corpus.stage import check_corpus_files
 from s2l_ray.stages.evaluation.tasks import AskedTask
+from s2l_ray.stages.reference import passes_of
 from s2l_ray.storage.folder import Storage
 from s2l_ray.sweeps.objective import asking, read_asked
 from s2l_ray.sweeps.resolve import resolve
-from s2l_ray.sweeps.trials import Trial, full_trials, grid
+from s2l_ray.sweeps.trials import FULL, Trial, full_trials, grid
 from s2l_ray.workflow.estimate import Estimate, estimate
 from s2l_ray.workflow.evaluation_estimate import TaskCost, task_cost
 from s2l_ray.workflow.preflight import preflight
-from s2l_ray.workflow.target_estimate import CorpusSize, TargetCost, target_costs
+from s2l_ray.workflow.target_estimate import CorpusSize, TargetCost, reference_cost, target_costs
 
 
 def sweep_dry_run_lines(
@@ -32,10 +34,10 @@ def sweep_dry_run_lines(
     resolved = resolve(config, overrides, within, find_smallest)
     preflight(asking(resolved))
     check_corpus_files(resolved)
-    made = estimate(resolved)
+    made = estimate(_choosing(resolved))
     trials, about = _trials(resolved)
     lines = [f"{resolved.name}: {about}, judged by {resolved.sweep.metric}", *made.lines(resolved)]
-    training = _training_line(resolved, trials, made.corpus)
+    training = [*_scoring_lines(resolved, trials, made.corpus), *_training_line(resolved, trials, made.corpus)]
     asked = _questions_lines(resolved, len(trials), made)
     lines += [*training, *asked, *(f"note          {note}" for note in made.notes)]
     if find_smallest:
@@ -50,6 +52,12 @@ def sweep_dry_run_lines(
     return [*lines, "Dry run: nothing was started."]
 
 
+def _choosing(config: S2LConfig) -> S2LConfig:
+    """With the selectors that a sweep asks, in place of those of single runs."""
+    selection = config.selection.model_copy(update={"selectors": config.sweep.selectors})
+    return config.model_copy(update={"selection": selection})
+
+
 def _trials(config: S2LConfig) -> tuple[list[Trial], str]:
     """Those of a grid; of a search as many as it may try, of which the settings are not known yet."""
     sweep = config.sweep
@@ -61,6 +69,41 @@ def _trials(config: S2LConfig) -> tuple[list[Trial], str]:
     wanted = sweep.num_samples or len(drawn)
     trials = [*full, *(drawn[i % len(drawn)] for i in range(wanted))]
     return trials, f"at most {len(trials):,} trials by {sweep.search} search, estimated with the ends of its ranges"
+
+
+def _scoring_lines(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSize | None) -> list[str]:
+    """What it takes to score with the target, where trials choose by its scores; one for each corpus that they try."""
+    readers = {trial: trial.config(config) for trial in trials if trial.scores_with_target(config)}
+    if not readers or corpus is None:
+        return ["reference     the target, fine-tuned on everything"] if readers else []
+    corpora: dict[tuple[tuple[str, Any], ...], dict[tuple[Any, ...], S2LConfig]] = {}
+    for trial, reader in readers.items():
+        of = tuple((path, repr(value)) for path, value in trial.parameters if path.startswith("corpus."))
+        asked = reader.selection.reference
+        corpora.setdefault(of, {}).update(
+            {(need, asked.early_share, asked.embedding_dim): reader
+             for need in passes_of(reader, reader.selection.selectors)}
+        )  # fmt: skip
+    costs = []
+    for passes in corpora.values():
+        # As trials do: their selection, and the configuration's own target.
+        one = next(iter(passes.values())).model_copy(update={"target": config.target})
+        cost = reference_cost(one, corpus, len(passes))
+        assert cost is not None
+        costs.append(cost)
+    cost, price = costs[0], config.estimates.price_per_worker_hour
+    if len(costs) > 1:
+        money = [one.money for one in costs if one.money is not None]
+        cost = replace(cost, flops=sum(one.flops for one in costs), seconds=sum(one.seconds for one in costs),
+                       tokens=sum(one.tokens for one in costs), money=sum(money) if money else None)  # fmt: skip
+    many = f", once for each of {len(costs)} corpora" if len(costs) > 1 else ""
+    lines = [f"reference     the target, fine-tuned on everything and asked for its scores{many}", cost.line(price)]
+    own = Trial(FULL, 1.0, config.seed_of("target"))
+    if own in trials:
+        lines.append(
+            f"note          {own.describe()}, is that target: it is trained once, and counted here and among the trials"
+        )
+    return lines
 
 
 def _training_line(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSize | None) -> list[str]:

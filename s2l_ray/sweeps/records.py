@@ -24,7 +24,7 @@ from s2l_ray.sweeps.objective import asking, is_by_answers, value_of
 from s2l_ray.sweeps.trials import FULL, Trial
 
 if TYPE_CHECKING:
-    from s2l_ray.sweeps.context import SweepContext
+    from s2l_ray.sweeps.context import SweepContext, Upstream
 
 _FINISHED, _STOPPED = "trials", "stopped"
 Say = Callable[[str], None]
@@ -46,11 +46,13 @@ class TrialResult:
     """Verdicts on the target's answers to test questions, where those decide."""
 
 
-def _name(base: S2LConfig, trial: Trial, trajectories: str, phase: str, folder: str = _FINISHED) -> str:
-    """Everything that the result depends on; `trajectories`: the content of the base configuration's."""
+def _name(base: S2LConfig, trial: Trial, upstream: Upstream, phase: str, folder: str = _FINISHED) -> str:
+    """Everything that the result depends on."""
     excluded = _NOT_RESULTS - {"evaluation"} if is_by_answers(base) else _NOT_RESULTS
-    tree = asking(trial.config(base)).stored(exclude=excluded)
-    return f"sweep/{folder}/{phase}-{fingerprint([tree, trajectories])[:16]}.json"
+    of: list[Any] = [asking(trial.config(base)).stored(exclude=excluded), upstream.trajectories]
+    if trial.scores_with_target(base):
+        of.append(upstream.target)
+    return f"sweep/{folder}/{phase}-{fingerprint(of)[:16]}.json"
 
 
 def write_record(
@@ -63,19 +65,19 @@ def write_record(
         "trial": trial.plain(), "folder": stage.folder, "evaluation": evaluation.folder, "num_examples": chosen,
         "share": chosen / everything, **({} if answers is None else {"answers": answers.folder}),
     }  # fmt: skip
-    FileRecord(record).write(shared.storage, _name(shared.base, trial, shared.trajectories, shared.phase))
+    FileRecord(record).write(shared.storage, _name(shared.base, trial, shared.upstream, shared.phase))
 
 
 def find_finished(
-    base: S2LConfig, storage: Storage, trial: Trial, trajectories: str, phase: str, say: Say
+    base: S2LConfig, storage: Storage, trial: Trial, upstream: Upstream, phase: str, say: Say
 ) -> TrialResult | None:
     """The trial's result; None if it has not finished or its files are gone."""
-    name = _name(base, trial, trajectories, phase)
+    name = _name(base, trial, upstream, phase)
     record = _content(storage, name, say) if storage.exists(name) else None
     return None if record is None else _finished(base, storage, record, trial)
 
 
-def all_finished(base: S2LConfig, storage: Storage, trajectories: str, phase: str, say: Say) -> list[TrialResult]:
+def all_finished(base: S2LConfig, storage: Storage, upstream: Upstream, phase: str, say: Say) -> list[TrialResult]:
     """Every finished trial of this sweep's base configuration, whoever proposed it."""
     found = []
     for entry in storage.list(f"sweep/{_FINISHED}"):
@@ -84,7 +86,7 @@ def all_finished(base: S2LConfig, storage: Storage, trajectories: str, phase: st
         if (record := _content(storage, entry.name, say)) is None:
             continue
         trial = Trial.of(record["trial"])
-        if _is_of(entry.name, base, trial, trajectories, phase, _FINISHED):
+        if _is_of(entry.name, base, trial, upstream, phase, _FINISHED):
             one = _finished(base, storage, record, trial)
             found += [one] if one else []
     return found
@@ -104,21 +106,21 @@ def _content(storage: Storage, name: str, say: Say) -> dict[str, Any] | None:
     return None
 
 
-def _is_of(name: str, base: S2LConfig, trial: Trial, trajectories: str, phase: str, folder: str) -> bool:
+def _is_of(name: str, base: S2LConfig, trial: Trial, upstream: Upstream, phase: str, folder: str) -> bool:
     try:
-        return name == _name(base, trial, trajectories, phase, folder)
+        return name == _name(base, trial, upstream, phase, folder)
     except ConfigError:  # of another configuration: with this one the trial contradicts itself
         return False
 
 
 def write_stopped(shared: SweepContext, trial: Trial, last: dict[str, Any]) -> None:
     """Called when the scheduler has ended the trial early, after the report `last`."""
-    name = _name(shared.base, trial, shared.trajectories, shared.phase, _STOPPED)
+    name = _name(shared.base, trial, shared.upstream, shared.phase, _STOPPED)
     FileRecord({"trial": trial.plain(), "by": _scheduler(shared.base), "last": last}).write(shared.storage, name)
 
 
 def all_stopped(
-    base: S2LConfig, storage: Storage, trajectories: str, phase: str, say: Say
+    base: S2LConfig, storage: Storage, upstream: Upstream, phase: str, say: Say
 ) -> dict[Trial, dict[str, Any]]:
     """Trials that this sweep's scheduler ended early, with their last reports; other rules would have to see anew."""
     found = {}
@@ -126,7 +128,7 @@ def all_stopped(
         if (record := _content(storage, entry.name, say)) is None:
             continue
         trial = Trial.of(record["trial"])
-        if record["by"] == _scheduler(base) and _is_of(entry.name, base, trial, trajectories, phase, _STOPPED):
+        if record["by"] == _scheduler(base) and _is_of(entry.name, base, trial, upstream, phase, _STOPPED):
             found[trial] = record["last"]
     return found
 

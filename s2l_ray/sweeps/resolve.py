@@ -32,11 +32,6 @@ def resolve(
     else:
         resolved = load_config(config, overrides)
     _check(resolved)
-    if resolved.selection.reference.model != "proxy":
-        raise ConfigError(
-            f"selection.reference.model={resolved.selection.reference.model} is for single runs: a sweep would score "
-            "with a target of its own for every setting that it tries; leave it out, or choose with `s2l run`"
-        )
     if find_smallest:
         _check_smallest(resolved)
     check_trials(resolved)

@@ -13,15 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2l_ray.artifacts.evaluations import results_before_and_after
-from s2l_ray.artifacts.models import ProxyArtifact, TargetArtifact
+from s2l_ray.artifacts.models import TargetArtifact
 from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.selection_work import SCORING_TARGET, scores_with_target, whole_work
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.evaluation.metrics import get_metric, list_metrics
 from s2l_ray.sweeps.records import TrialResult, objective_of
 from s2l_ray.sweeps.trials import FULL, Trial
 
 _SELECTING = ("tokens", "proxy", "trajectories", "clusters")
-"""Stages whose cost is the selection's."""
+"""Stages whose cost is the selection's, beside passes for single selectors and the target that they are of."""
 
 _DOUBLE, _INT, _TEXT = pa.float64(), pa.int64(), pa.string()
 
@@ -206,10 +207,12 @@ class Cost:
 
 
 def selection_cost(run: Run) -> Cost:
-    """Of proxy, scoring and clustering; tokenising and clustering count their time only, beside which FLOPs are few."""
-    stages = [run.stages[n] for n in _SELECTING if n in run.stages]
-    flops = ProxyArtifact.of(run.stage("proxy")).flops
-    return Cost(flops["training"] + flops["scoring"], sum(s.manifest.device_seconds for s in stages))
+    """Of proxy, scoring and clustering, and of the target where it is the reference; tokenising and clustering count
+    their time only, beside which FLOPs are few."""
+    names = [*_SELECTING, *(name for name in run.stages if name.startswith("signals/"))]
+    names += [SCORING_TARGET] if scores_with_target(run) else []
+    seconds = sum(run.stages[name].manifest.device_seconds for name in names if name in run.stages)
+    return Cost(whole_work(run).flops, seconds)
 
 
 def break_even(selecting: Cost, full_flops: float, num_targets: int) -> float | None:

@@ -25,7 +25,7 @@ from s2l_ray.selection.registry import registered_here
 from s2l_ray.stages.context import RunContext
 from s2l_ray.stages.evaluation.tasks import AskedTask
 from s2l_ray.storage.folder import Storage
-from s2l_ray.sweeps.context import SweepContext
+from s2l_ray.sweeps.context import SweepContext, Upstream
 from s2l_ray.sweeps.objective import asking, read_asked
 from s2l_ray.sweeps.records import TrialResult, all_finished, all_stopped, find_finished, objective_of
 from s2l_ray.sweeps.report import PREDICTED, TARGET, make_report
@@ -40,6 +40,7 @@ from s2l_ray.sweeps.results import (
     shortfall,
     smallest_good_enough,
 )
+from s2l_ray.sweeps.scoring import ScoringTarget, scores_with_target, train_scoring_target
 from s2l_ray.sweeps.trials import FULL, Trial, could_propose, full_trials, grid, num_possible
 from s2l_ray.sweeps.tune import ENDED, OnDone, Outcome, concurrency, draw, propose, run_side_by_side
 from s2l_ray.text.display import one_line
@@ -106,7 +107,8 @@ def sweep(
         context = RunContext(resolved, stage_runner, lay_out(wanted, progress.say, storage=run.storage))
         run_up_to_clusters(context, resolved.sweep.budgets, "sweep.budgets", resolved.sweep.selectors)
         run.commit()
-        runner = _Runner(context, read_asked(resolved, run.storage, progress.say))
+        scoring = train_scoring_target(context) if scores_with_target(resolved) else None
+        runner = _Runner(context, read_asked(resolved, run.storage, progress.say), scoring)
         if resolved.sweep.predict or find_smallest:
             runner.run(PREDICTED, grid(predicting(resolved)))
         if find_smallest:
@@ -134,8 +136,8 @@ def predicting(config: S2LConfig) -> S2LConfig:
 class _Runner:
     """Runs batches of trials of one phase and remembers what is finished."""
 
-    def __init__(self, context: RunContext, asked: tuple[AskedTask, ...]) -> None:
-        self.context, self.config, self.asked = context, context.config, asked
+    def __init__(self, context: RunContext, asked: tuple[AskedTask, ...], scoring: ScoringTarget | None = None) -> None:
+        self.context, self.config, self.asked, self.scoring = context, context.config, asked, scoring
         config = context.config
         self.base = {TARGET: config, PREDICTED: predicting(config)}
         self.finished: dict[str, list[TrialResult]] = {}
@@ -144,9 +146,9 @@ class _Runner:
         self.stopped: dict[Trial, dict[str, Any]] = {}
 
     @property
-    def trajectories(self) -> str:
-        """Content of the base configuration's."""
-        return self.context.run.stage("trajectories").manifest.content_fingerprint
+    def upstream(self) -> Upstream:
+        stage = self.context.run.stage
+        return Upstream(stage("trajectories").content, stage(f"target/{FULL}").content if self.scoring else None)
 
     def run(self, phase: str, trials: list[Trial]) -> None:
         """Those that have not ended yet."""
@@ -195,18 +197,18 @@ class _Runner:
 
     def _all_finished(self) -> list[TrialResult]:
         context = self.context
-        return all_finished(self.config, context.run.storage, self.trajectories, TARGET, context.progress.say)
+        return all_finished(self.config, context.run.storage, self.upstream, TARGET, context.progress.say)
 
     def _find(self, phase: str, trial: Trial) -> TrialResult | None:
         storage, say = self.context.run.storage, self.context.progress.say
-        return find_finished(self.base[phase], storage, trial, self.trajectories, phase, say)
+        return find_finished(self.base[phase], storage, trial, self.upstream, phase, say)
 
     def _stopped(self, phase: str) -> dict[Trial, dict[str, Any]]:
         """Of a sweep without a scheduler: none."""
         if self.base[phase].sweep.asha is None:
             return {}
         storage, say = self.context.run.storage, self.context.progress.say
-        return all_stopped(self.base[phase], storage, self.trajectories, phase, say)
+        return all_stopped(self.base[phase], storage, self.upstream, phase, say)
 
     def _note(self, phase: str, outcome: Outcome) -> None:
         self.failed |= {f"{phase}: {trial.describe()}": why for trial, why in outcome.failed.items()}
@@ -220,8 +222,8 @@ class _Runner:
         if phase == PREDICTED:
             precisions["target"] = precisions["proxy"]  # it is the proxy's model
         return SweepContext(
-            self.base[phase], run.storage, layout.placements, embedded, phase, self.trajectories, precisions,
-            registered_here(), registered_metrics(), self.asked,
+            self.base[phase], run.storage, layout.placements, embedded, phase, self.upstream, precisions,
+            registered_here(), registered_metrics(), self.asked, self.scoring,
         )  # fmt: skip
 
     def _at_once(self) -> int:
@@ -312,7 +314,7 @@ def _conclude(context: RunContext, runner: _Runner, present: Present | None) -> 
     out.write_json("report.json", report)
     files, curves = _presented(run, table, report, present, out)
     written = ("results.parquet", "results.csv", "report.json", *files)
-    made_of = {"sweep": config.sweep.stored(), "trajectories": runner.trajectories}
+    made_of = {"sweep": config.sweep.stored(), "trajectories": runner.upstream.trajectories}
     FileRecord(made_of, list_outputs(out, only=written)).write(out, RESULTS_RECORD)
     for leftover in ("sweep/ray_tune", "stage_locks"):  # of trials that were killed
         run.storage.delete_dir(leftover)

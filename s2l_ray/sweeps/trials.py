@@ -80,6 +80,10 @@ class Trial:
             tree["selection"] = for_selector(tree["selection"], self.selector) | {"budgets": [self.budget]}
         return load_config(tree)
 
+    def scores_with_target(self, base: S2LConfig) -> bool:
+        """Whether its selector reads scores of the target on everything."""
+        return self.selector != FULL and self.config(base).selection.reference.model == "target"
+
 
 def grid(config: S2LConfig) -> list[Trial]:
     """All combinations, the full data first: everything is compared with it."""
@@ -128,19 +132,23 @@ def num_possible(config: S2LConfig) -> float:
     return len(sweep.selectors) * len(sweep.budgets) * sweep.num_seeds * math.prod(sizes)
 
 
+def every_value(config: S2LConfig) -> list[Trial]:
+    """All trials of a grid; of a search so many that every value that it may take, or both ends of a range, is in
+    one."""
+    if config.sweep.search == "grid":
+        return grid(config)
+    paths, values = sorted(config.sweep.parameters), _values(config)
+    first = {p: v[0] for p, v in zip(paths, values, strict=True)}
+    settings = [first, *(first | {p: v} for p, vs in zip(paths, values, strict=True) for v in vs)]
+    return [Trial(s, b, 0, tuple(sorted(p.items()))) for s in config.sweep.selectors
+            for b in config.sweep.budgets for p in settings]  # fmt: skip
+
+
 def check_trials(config: S2LConfig) -> None:
     """Every trial of a grid, and every value that a search may take, is valid, before anything starts.
 
     Raises:
         ConfigError: what a trial's configuration is refused for.
     """
-    if config.sweep.search == "grid":
-        trials = grid(config)
-    else:
-        paths, values = sorted(config.sweep.parameters), _values(config)
-        first = {p: v[0] for p, v in zip(paths, values, strict=True)}
-        settings = [first, *(first | {p: v} for p, vs in zip(paths, values, strict=True) for v in vs)]
-        trials = [Trial(s, b, 0, tuple(sorted(p.items()))) for s in config.sweep.selectors
-                  for b in config.sweep.budgets for p in settings]  # fmt: skip
-    for trial in trials:
+    for trial in every_value(config):
         trial.config(config)

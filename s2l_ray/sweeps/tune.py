@@ -35,6 +35,7 @@ from s2l_ray.observability.progress import Progress
 from s2l_ray.sweeps.context import SweepContext
 from s2l_ray.sweeps.objective import answers_of
 from s2l_ray.sweeps.records import objective_of, write_record, write_stopped
+from s2l_ray.sweeps.scoring import scoring_context
 from s2l_ray.sweeps.trials import FULL, Trial, num_possible
 
 T = TypeVar("T")
@@ -139,9 +140,11 @@ def _whole_way(trial: Trial, shared: SweepContext) -> tuple[Stage, Stage, Stage 
         )  # fmt: skip
         context = RunContext(config, runner, layout, ObjectivesToTune())
         budgets = [] if trial.selector == FULL else [trial.budget]
-        run_up_to_clusters(context, budgets, "sweep.budgets", [] if trial.selector == FULL else None)
+        reference = None if shared.scoring is None else scoring_context(context, shared.scoring)
+        run_up_to_clusters(context, budgets, "sweep.budgets", [] if trial.selector == FULL else None, reference)
         if trial.selector != FULL:
             subset_stages(context)
+            run.stages.pop(f"target/{FULL}", None)  # the one that scores; the trial's is that on its subset
         target_stages(context)
         answers = answers_of(context, shared.asked)
     [target] = run.targets.values()

@@ -81,6 +81,7 @@ def run_up_to_clusters(
     budgets: Sequence[int | float],
     where: str = "selection.budgets",
     selectors: Sequence[str] | None = None,
+    reference: RunContext | None = None,
 ) -> None:
     """What all selections share, and what these selectors read beside it.
 
@@ -88,6 +89,8 @@ def run_up_to_clusters(
         budgets: what will be chosen from it; more than there is is refused before the proxy is trained.
         where: the setting that holds them.
         selectors: None: those of the selection.
+        reference: whose target it is that scores, where one does; None: this configuration's own. Trials of a sweep
+            differ in their targets and share that one.
     """
     corpus = _ensure(context, corpus_spec(context))
     check_stratum(context.config, corpus)
@@ -98,17 +101,22 @@ def run_up_to_clusters(
     trajectories = _ensure(context, trajectories_spec(context, corpus, tokens, proxy))
     _ensure(context, clusters_spec(context, trajectories))
     selectors = context.config.selection.selectors if selectors is None else selectors
-    passes, queries = passes_of(context.config, list(selectors)), query_needs(context.config, selectors)
     for spec in competence_specs(context, selectors, corpus, tokens, proxy):
         context.runner.ensure(spec)
-    reference = proxy
+    signal_stages(context if reference is None else reference, selectors)
+
+
+def signal_stages(context: RunContext, selectors: Sequence[str]) -> None:
+    """What takes a pass of its own for these selectors; of the target on everything, which is trained for it."""
+    passes, queries = passes_of(context.config, list(selectors)), query_needs(context.config, selectors)
+    tokens, model = context.run.stage("tokens"), context.run.stage("proxy")
     if (passes or queries) and context.config.selection.reference.model == "target":
-        reference = target_stage(context, FULL)
+        model = target_stage(context, FULL)
         tokens = context.run.stage(f"target-tokens/{FULL}")
     for need in passes:
-        context.runner.ensure(signals_spec(context, need, tokens, reference))
+        context.runner.ensure(signals_spec(context, need, tokens, model))
     for need in queries:
-        context.runner.ensure(query_spec(context, need, tokens, reference))
+        context.runner.ensure(query_spec(context, need, tokens, model))
 
 
 def subset_stages(context: RunContext) -> None:

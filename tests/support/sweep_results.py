@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from s2l_ray.artifacts.manifest import StageManifest
+from s2l_ray.artifacts.models import TokensArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.storage.folder import Storage
@@ -52,11 +53,20 @@ def curve() -> list[TrialResult]:
     return made
 
 
+TOKENS = TokensArtifact(
+    parts=[], num_examples=9, num_sequences=9, num_quarantined=0, num_tokens=4_000, num_response_tokens=1_000,
+    sum_squared_lengths=60_000, max_length=90, style="plain",
+)  # fmt: skip
+
+
 def a_run() -> Run:
     made = Run(config(), Storage.open("/nowhere"))
     seconds_of = {"corpus": 100.0, "tokens": 1.0, "proxy": 20.0, "trajectories": 2.0, "clusters": 3.0}
     for name, seconds in seconds_of.items():
-        extra = {"snapshots": [], "summary": {}, "flops": {"training": 6e8, "scoring": 4e8}}
+        flops = {"training": 6e8, "scoring": 4e8}
+        extra: dict[str, Any] = {"snapshots": [], "summary": {"train_tokens": 9_000}, "flops": flops}
+        if name == "tokens":
+            extra = TOKENS.model_dump()
         manifest = StageManifest(stage=name, key=name, device_seconds=seconds, extra=extra)
         made.stages[name] = Stage(name, name, made.storage.sub(name), manifest)
     return made

@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from s2l_ray.reporting.facts_worth import Cost, WallClock
+from s2l_ray.reporting.facts_worth import SCORING, TRAINING, Cost, WallClock
 from s2l_ray.reporting.look import (
     INK,
     LOOKS,
@@ -27,7 +27,7 @@ from s2l_ray.text.formats import format_duration
 def cost_bars(cost: Cost, names: dict[str, str]) -> Any:
     """FLOPs of selecting and of one target, stacked, a bar a model."""
     parts = [(p.selector, p.part, p.flops) for p in cost.parts]
-    colours = {"reference model: training": STEPS[4], "reference model: scoring": STEPS[2], "target": MUTED}
+    colours = {TRAINING: STEPS[4], SCORING: STEPS[2], "target": MUTED}
     title = "FLOPs, selecting and one target (less is better)"
     return _stacked(parts, colours, names, title, compact, " FLOPs")
 
@@ -80,12 +80,11 @@ def break_even(cost: Cost, flops: dict[str, float], names: dict[str, str]) -> An
     Args:
         flops: model → FLOPs of one target trained on it, `full` included.
     """
-    selecting = cost.selection_flops
     crossings = [n for n in cost.break_even.values() if n is not None]
     most = min(1000.0, max([4.0, *(2 * n for n in crossings)]))
     rows: Rows = []
     for label, each in flops.items():
-        first = 0.0 if label == "full" else selecting
+        first = 0.0 if label == "full" else cost.choosing[label]
         look = LOOKS["full"] if label == "full" else LOOKS["s2l"]
         tip = f"{names.get(label, label)}: {compact(each)} FLOPs a target, {compact(first)} once"
         rows += [
@@ -99,7 +98,7 @@ def break_even(cost: Cost, flops: dict[str, float], names: dict[str, str]) -> An
         description=alt.Description("tip:N")
     )  # fmt: skip
     crossed = [
-        {"n": n, "flops": selecting + n * flops[label], "text": f"{n:.1f}"}
+        {"n": n, "flops": cost.choosing[label] + n * flops[label], "text": f"{n:.1f}"}
         for label, n in cost.break_even.items() if n is not None and n <= most and label in flops
     ]  # fmt: skip
     base = alt.Chart(data(crossed)).encode(x=alt.X("n:Q"), y=alt.Y("flops:Q"))
@@ -111,7 +110,7 @@ def break_even(cost: Cost, flops: dict[str, float], names: dict[str, str]) -> An
 def reference_cost(cost: Cost) -> Any:
     """FLOPs of a reference model by its size, and this run's."""
     rows: Rows = [{"p": p, "f": f} for p, f in cost.reference]
-    spent = cost.selection_flops
+    spent = cost.proxy_flops
     own: Rows = [{"p": float(cost.proxy_parameters or 0), "f": spent, "tip": f"this run: {compact(spent)} FLOPs"}]
     sizes = [r["p"] for r in [*rows, *own] if r["p"] > 0]
     flops = [r["f"] for r in [*rows, *own] if r["f"] > 0]

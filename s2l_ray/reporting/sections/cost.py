@@ -20,7 +20,10 @@ def cost_section(facts: Facts, draw: Drawing) -> Section | None:
     legend = [("■", VARIABLES[STEPS[4]][0], "training the reference model"),
               ("■", VARIABLES[STEPS[2]][0], "scoring with it"), ("■", VARIABLES[MUTED][0], "one target")]  # fmt: skip
     rows = [[draw.name(p.selector), p.part, compact(p.flops)] for p in cost.parts]
-    said = f"Selecting took {compact(selecting)} FLOPs, once."
+    said = f"Selecting took {compact(selecting)} FLOPs, once"
+    said += ", with the target on everything that scores." if cost.by_target else "."
+    if len({cost.choosing[label] for label in cost.break_even}) > 1:
+        said += " Each bar has what its own choice needed; what several need was done once."
     if facts.worth and any(m.selector == FULL for m in facts.worth.models) and cost.full_flops:
         share = percent(cost.selection_share or 0)
         said += f" One target on the full data takes {compact(cost.full_flops)}: selecting costs {share} of it."
@@ -30,7 +33,7 @@ def cost_section(facts: Facts, draw: Drawing) -> Section | None:
     figures += _break_even_figure(facts, draw)
     if cost.reference and cost.proxy_parameters:
         rows = [[compact(p), compact(f)] for p, f in cost.reference]
-        rows.append([f"{cost.proxy_parameters:,} (this run)", compact(selecting)])
+        rows.append([f"{cost.proxy_parameters:,} (this run)", compact(cost.proxy_flops)])
         figures.append(
             Figure(
                 "A reference model of another size", [draw.svg(charts.reference_cost(cost), "FLOPs by size")],

@@ -13,10 +13,10 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import InternalError
 from s2l_ray.lm.identity import model_identity, pinned
 from s2l_ray.observability.progress import format_count
-from s2l_ray.selection import list_selectors
 from s2l_ray.selection.signals import PASSES, snapshot_index
 from s2l_ray.stages.competence import watches_competence
 from s2l_ray.stages.context import RunContext
+from s2l_ray.stages.reference import asked_selections
 from s2l_ray.stages.tokenizer import open_tokenizer
 from s2l_ray.stages.training import check_before_training, training_settings
 from s2l_ray.storage.fingerprint import fingerprint
@@ -76,11 +76,10 @@ def _check_passes(config: S2LConfig, points: Sequence[Point]) -> None:
 
 def _passes(config: S2LConfig, points: Sequence[Point]) -> Iterator[tuple[str, int | None]]:
     """(need that takes a pass, the point it looks at; None: not recorded), of all selectors that are asked for."""
-    asked, steps = config.selection, [point.step for point in points]
-    if asked.reference.model != "proxy":
-        return
-    known = {selector.name for selector in list_selectors()}
-    for name in sorted(known & {*asked.selectors, *config.sweep.selectors}):
+    steps = [point.step for point in points]
+    for name, asked in asked_selections(config):
+        if asked.reference.model != "proxy":
+            continue
         for need in sorted(asked.needs_of(name)):
             column, _, snapshot = need.partition("@")
             if column in PASSES:

@@ -23,7 +23,7 @@ from s2l_ray.lm.identity import model_identity, pinned
 from s2l_ray.observability.progress import format_count
 from s2l_ray.stages.context import RunContext
 from s2l_ray.stages.heldout_scores import HeldOutScores, heldout_sets
-from s2l_ray.stages.reference import early_is_read, early_step
+from s2l_ray.stages.reference import early_steps
 from s2l_ray.stages.tokenizer import open_tokenizer, tokenizer_fingerprint
 from s2l_ray.stages.training import check_before_training, training_settings
 from s2l_ray.storage.fingerprint import fingerprint
@@ -126,10 +126,7 @@ def _marks(subset: Stage | None, tokens: Stage, plan: TrainPlan) -> _Marks:
 
 def _kept(config: S2LConfig, name: str, total_steps: int) -> tuple[int, ...]:
     """Of the target on everything, where selectors score by an early snapshot of it."""
-    if name != FULL or config.selection.reference.model != "target" or not early_is_read(config):
-        return ()
-    step = early_step(config.selection.reference.early_share, total_steps)
-    return (step,) if 0 < step < total_steps else ()
+    return tuple(early_steps(config, total_steps)) if name == FULL else ()
 
 
 def deciding_set(target: TargetConfig, heldout: Stage | None) -> str | None:

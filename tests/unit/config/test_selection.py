@@ -14,7 +14,6 @@ from s2l_ray.selection import list_selectors
 from s2l_ray.selection.options import ClusterOptions
 from s2l_ray.stages.competence import watches_competence
 from s2l_ray.stages.proxy.stage import _kept
-from s2l_ray.sweeps.resolve import resolve
 from s2l_ray.sweeps.trials import Trial, check_trials
 from s2l_ray.workflow.commands import _selecting
 
@@ -168,8 +167,6 @@ def test_with_the_target_as_the_reference_the_proxy_needs_less() -> None:
     assert "reference_model" not in made.settings_of("s2l")
     with pytest.raises(ConfigError, match=r"cartography_hard reads scores that trajectories\.source=training does not"):
         load_config(tree | {"selection": {**asked, "selectors": ["cartography_hard", "ifd"]}})
-    with pytest.raises(ConfigError, match=r"selection\.reference\.model=target is for single runs"):
-        resolve(load_config(tree | {"selection": asked, "heldout": {"share": 0.1}}), [], None)
     chosen = _selecting(load_config(tree | {"selection": asked}), 0.2, "random").selection
     assert chosen.reference.model == "proxy", "nothing that random reads"
 

@@ -29,7 +29,7 @@ from s2l_ray.reporting.intervals import NUM_RESAMPLES
 from s2l_ray.reporting.numbers import metric_title
 from s2l_ray.reporting.sweeps import sweep_metric
 from s2l_ray.storage.folder import Storage
-from s2l_ray.sweeps.context import SweepContext
+from s2l_ray.sweeps.context import SweepContext, Upstream
 from s2l_ray.sweeps.results import Point, result_schema, shortfall
 from s2l_ray.sweeps.text import _judged_by
 from s2l_ray.sweeps.trials import Trial
@@ -139,7 +139,9 @@ def test_trials_know_what_was_registered_where_their_sweep_was_started(tmp_path,
     register_metric(LONGEST)
     tree = tiny_run_config(tmp_path / "run")
     base = load_config(tree | {"target": tree["proxy"]})
-    shared = SweepContext(base, Storage.open(tmp_path / "run"), {}, True, "target", "", metrics=registered_metrics())
+    shared = SweepContext(
+        base, Storage.open(tmp_path / "run"), {}, True, "target", Upstream(""), metrics=registered_metrics()
+    )
     table = {metric.name: metric for metric in built_in_metrics()}  # of another process
     monkeypatch.setattr(metrics, "_metrics", lambda: table)
     with pytest.raises(UserError, match="no_such"):

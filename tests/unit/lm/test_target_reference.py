@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from s2l_ray.artifacts.points import Point
 from s2l_ray.artifacts.snapshots import target_weights_folder
 from s2l_ray.config import load_config
 from s2l_ray.config.schema import S2LConfig
@@ -22,6 +23,7 @@ from s2l_ray.data.token_parts import read_parts
 from s2l_ray.errors import UserError
 from s2l_ray.selection.signals import LOSS, SCALARS
 from s2l_ray.stages import reference
+from s2l_ray.stages.proxy.stage import _kept
 from s2l_ray.stages.signals.loop import SignalsJob, run_pass
 from s2l_ray.stages.subset.inputs import TargetColumn
 from s2l_ray.stages.target.loop import fine_tune
@@ -170,3 +172,25 @@ def test_a_dry_run_says_what_scoring_with_the_target_costs(tmp_path: Path) -> No
     assert "that exceeds the saving: a target on ifd-0.2 takes" in text
     assert "loss_unconditional@late, scores@late of the target" in text
     assert asked.plain()["reference"]["flops"] == asked.reference.flops
+
+
+def test_a_sweep_keeps_the_weights_of_every_snapshot_that_it_tries(tmp_path: Path) -> None:
+    def asking(model: str, **parameters: Any) -> S2LConfig:
+        made = config_of(tmp_path, reference={"model": model}).model_dump(mode="json")
+        swept = {f"selection.{path.replace('__', '.')}": values for path, values in parameters.items()}
+        made["sweep"] = {"selectors": ["ifd", "random"], "parameters": swept}
+        return load_config(made)
+
+    snapshots, shares = ["late", "early"], [0.1, 0.5]
+    assert reference.early_steps(asking("target"), 100) == []
+    assert reference.early_steps(asking("target", reference__snapshot=snapshots), 100) == [10]
+    both = {"reference__snapshot": snapshots, "reference__early_share": shares}
+    assert reference.early_steps(asking("target", **both), 100) == [10, 50]
+    assert reference.early_steps(asking("proxy", **both), 100) == [], "the proxy keeps its own"
+    models = {"reference__model": ["proxy", "target"], "reference__snapshot": snapshots}
+    assert reference.early_steps(asking("proxy", **models), 100) == [10]
+
+    points = tuple(Point(step) for step in (1, 20, 40, 60))
+    assert _kept(asking("proxy"), points) == ()
+    assert _kept(asking("proxy", reference__snapshot=snapshots), points) == (1,)
+    assert _kept(asking("target", reference__snapshot=snapshots), points) == ()

@@ -39,7 +39,8 @@ def run_of(by_target: bool) -> Any:
         "theirs-0.1": stage("subset/theirs-0.1", 1, "corpus", selector="theirs"),
     }
     proxy = stage("proxy", 130, summary={"train_seconds": 100.0, "score_seconds": 20.0})
-    stages = {"proxy": proxy, "clusters": stage("clusters", 3), embedding: stage(embedding, 6),
+    of_embedding = stage(embedding, 6, "target" if by_target else "proxy")
+    stages = {"proxy": proxy, "clusters": stage("clusters", 3), embedding: of_embedding,
               "target/full": stage("target/full", 4000)}  # fmt: skip
     return SimpleNamespace(config=config, subsets=subsets, stages=stages)
 

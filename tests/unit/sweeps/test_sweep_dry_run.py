@@ -17,7 +17,9 @@ from s2l_ray.storage.folder import Storage
 from s2l_ray.sweeps.dry_run import _loaded, sweep_dry_run_lines
 from s2l_ray.sweeps.objective import asking, read_asked
 from s2l_ray.testing.tiny import tiny_run_config
+from s2l_ray.workflow.estimate import estimate
 from s2l_ray.workflow.evaluation_estimate import task_cost
+from s2l_ray.workflow.target_estimate import reference_cost
 
 
 @pytest.fixture
@@ -72,3 +74,28 @@ def test_what_the_sweep_would_refuse_is_refused(tree):
     tree["sweep"]["metric"] = "evaluation.quickstart.bleu"
     with pytest.raises(ConfigError, match="no such figure"):
         sweep_dry_run_lines(load_config(tree))
+
+
+def test_the_target_that_scores_is_trained_once_for_each_corpus_and_its_passes_are_counted(tree):
+    tree["sweep"] |= {"selectors": ["ifd", "random"], "parameters": {"selection.reference.snapshot": ["late", "early"]}}
+    tree["selection"] = {"selectors": ["ifd"], "budgets": [0.1]}
+    assert not [line for line in sweep_dry_run_lines(load_config(tree)) if line.startswith("reference")]
+    tree["selection"]["reference"] = {"model": "target"}
+    config = load_config(tree)
+    lines = sweep_dry_run_lines(config)
+    at = lines.index("reference     the target, fine-tuned on everything and asked for its scores")
+    corpus = estimate(config).corpus
+    assert corpus is not None
+    expected = reference_cost(config, corpus, 4)  # losses with and without the prompt, at two snapshots
+    assert expected is not None
+    assert lines[at + 1] == expected.line(None)
+    assert lines[at + 2].startswith("note          full, seed 0, is that target: it is trained once")
+    tree["target"]["seed"] = 5
+    assert "is that target" not in "\n".join(sweep_dry_run_lines(load_config(tree)))
+
+    tree["sweep"]["parameters"]["corpus.duplicates"] = ["drop", "keep"]
+    lines = sweep_dry_run_lines(load_config(tree))
+    at = lines.index(
+        "reference     the target, fine-tuned on everything and asked for its scores, once for each of 2 corpora"
+    )
+    assert f"{2 * expected.flops:.2e} FLOPs" in lines[at + 1]

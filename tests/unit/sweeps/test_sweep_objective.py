@@ -15,7 +15,7 @@ from s2l_ray.config import S2LConfig, load_config
 from s2l_ray.config.load import ConfigError
 from s2l_ray.evaluation.metrics import MetricError, figure_of_answers, get_metric
 from s2l_ray.storage.folder import Storage
-from s2l_ray.sweeps.context import SweepContext
+from s2l_ray.sweeps.context import SweepContext, Upstream
 from s2l_ray.sweeps.objective import asking, check_objective, value_of
 from s2l_ray.sweeps.records import find_finished, objective_of, write_record
 from s2l_ray.sweeps.results import Point, shortfall
@@ -109,10 +109,10 @@ def test_a_trial_is_finished_with_its_answers_and_done_again_where_others_decide
     stages = {name: a_stage(storage, name, {}) for name in ("trajectories", "subset/s2l-0.1")}
 
     def found(of: S2LConfig) -> Any:
-        return find_finished(of, storage, TRIAL, "content", "target", lambda text: None)
+        return find_finished(of, storage, TRIAL, Upstream("content"), "target", lambda text: None)
 
     def write(of: S2LConfig, said: Stage | None) -> None:
-        shared = SweepContext(of, storage, {}, True, "target", "content")
+        shared = SweepContext(of, storage, {}, True, "target", Upstream("content"))
         write_record(shared, TRIAL, Run(of, storage, stages), target, evaluation, said)
 
     write(by_answers, answers)

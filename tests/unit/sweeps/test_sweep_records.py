@@ -13,12 +13,13 @@ from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config import S2LConfig, load_config
 from s2l_ray.storage.folder import Storage
-from s2l_ray.sweeps.context import SweepContext
-from s2l_ray.sweeps.records import all_finished, all_stopped, find_finished, write_record, write_stopped
+from s2l_ray.sweeps.context import SweepContext, Upstream
+from s2l_ray.sweeps.records import _name, all_finished, all_stopped, find_finished, write_record, write_stopped
 from s2l_ray.sweeps.trials import Trial
 from s2l_ray.testing.tiny import tiny_run_config
 
 TRIAL, OTHER, LAST = Trial("s2l", 0.1, 0), Trial("s2l", 0.1, 1), {"step": 5, "objective": 2.5}
+UPSTREAM = Upstream("content")
 DAMAGE = [
     b"",
     b"{",
@@ -39,7 +40,7 @@ class Sweep:
         tree |= {"target": {**tree["proxy"], "evaluate_every_steps": 5}, "sweep": {"budgets": [0.1], "asha": {}}}
         self.config: S2LConfig = load_config(tree)
         self.storage, self.said = Storage.open(folder), list[str]()
-        shared = SweepContext(self.config, self.storage, {}, True, "target", "content")
+        shared = SweepContext(self.config, self.storage, {}, True, "target", UPSTREAM)
         stages = {"trajectories": self._stage("trajectories", {"trajectories": 600}),
                   "subset/s2l-0.1": self._stage("subset/s2l-0.1", {"examples": 60})}  # fmt: skip
         target = self._stage("target/s2l-0.1-01234567", {"examples": 60})
@@ -56,9 +57,9 @@ class Sweep:
     def found(self) -> list[Any]:
         """What every reader finds."""
         config, storage, say = self.config, self.storage, self.said.append
-        one = find_finished(config, storage, TRIAL, "content", "target", say)
-        several = all_finished(config, storage, "content", "target", say)
-        stopped = all_stopped(config, storage, "content", "target", say)
+        one = find_finished(config, storage, TRIAL, UPSTREAM, "target", say)
+        several = all_finished(config, storage, UPSTREAM, "target", say)
+        stopped = all_stopped(config, storage, UPSTREAM, "target", say)
         return [one and one.num_examples, [f.trial for f in several], stopped]
 
 
@@ -120,5 +121,20 @@ def test_no_changed_figure_of_a_record_is_taken(sweep: Sweep) -> None:
 
 def test_all_readers_find_a_damaged_record_by_themselves(sweep: Sweep) -> None:
     sweep.finished_at.write_bytes(b"{")
-    assert all_finished(sweep.config, sweep.storage, "content", "target", sweep.said.append) == []
+    assert all_finished(sweep.config, sweep.storage, UPSTREAM, "target", sweep.said.append) == []
     assert len(sweep.said) == 1
+
+
+def test_only_trials_that_read_a_targets_scores_are_others_with_another_target(tmp_path: Path) -> None:
+    tree = tiny_run_config(tmp_path / "run")
+    tree |= {"target": dict(tree["proxy"]), "sweep": {"budgets": [0.1], "selectors": ["ifd", "random"]}}
+    tree["selection"] = {"selectors": ["ifd"], "reference": {"model": "target"}}
+    base = load_config(tree)
+    trials = {name: Trial(name, 1.0 if name == "full" else 0.1, 0) for name in ("ifd", "random", "full")}
+    assert [name for name, trial in trials.items() if trial.scores_with_target(base)] == ["ifd"]
+    names = [{name: _name(base, trial, Upstream("t", target), "target") for name, trial in trials.items()}
+             for target in ("one", "another")]  # fmt: skip
+    assert {name for name in trials if names[0][name] != names[1][name]} == {"ifd"}
+    proxys = load_config(tree | {"selection": {"selectors": ["ifd"]}})
+    known = _name(proxys, trials["ifd"], Upstream("t"), "target")
+    assert known not in (names[0]["ifd"], _name(proxys, trials["ifd"], Upstream("u"), "target"))
