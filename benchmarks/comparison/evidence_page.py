@@ -22,9 +22,10 @@ _HEAD = """# Evidence
 <!-- Made by `python benchmarks/evidence.py --write docs/evidence.md` of the rows in benchmarks/evidence_rows.jsonl.
 Change the program and run it again; do not edit this page. -->
 
-What targets learn from subsets that every selector chooses, at several budgets, with and without wrong answers. Models,
-data and trainings are as small as two CPU cores ask for: read the tables as what selectors are sensitive to, and not as
-what they gain on your data. For models with pretrained weights, `benchmarks/evidence_pretrained.py` makes the same
+What targets learn from subsets that every selector chooses, with and without wrong answers. The selectors' definitions
+are ours where the papers' are not public. Models, data and trainings are as small as two CPU cores ask for: read the
+tables as what selectors are sensitive to, and not as what they gain on your data. What they show in words stands under
+[The science](science.md). For models with pretrained weights, `benchmarks/evidence_pretrained.py` makes the same
 comparison on one GPU.
 
 - For each **seed** and share of wrong answers one proxy is trained on the whole corpus; every selector chooses from its
