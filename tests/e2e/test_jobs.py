@@ -210,6 +210,7 @@ def test_a_stopped_job_goes_on_where_it_was(head, tmp_path):
     assert fingerprints(load_run(str(tmp_path / "run"))) == fingerprints(undisturbed)
 
 
+@pytest.mark.thorough
 def test_the_jobs_exit_code_comes_back(head, tmp_path):
     write_config(tmp_path)
     too_many = "resources.proxy.workers=50"

@@ -219,6 +219,7 @@ def test_a_random_search_ends_where_nothing_is_left_to_draw_and_equal_trials_are
     assert "[sweep] target 1/" not in again, "Ray Tune started a trial"
 
 
+@pytest.mark.thorough
 def test_settings_of_the_selection_retrain_no_proxy_and_nothing_that_is_the_same_without_them(undisturbed_sweep):
     """Eight clusters are the run's own, and random subsets do not depend on them: one of four trials is new."""
     folder = undisturbed_sweep[0].run.storage.local_path()

@@ -49,6 +49,7 @@ def test_an_outage_of_a_second_is_ridden_out(proxy: FaultyProxy, mode: Mode):
     assert [entry.name for entry in storage.list()] == ["before", "during"]
 
 
+@pytest.mark.thorough
 def test_an_outage_that_does_not_end_is_an_error_that_names_what_was_to_be_done(proxy: FaultyProxy):
     storage = Storage.open(uri(proxy.address, f"long-{uuid.uuid4().hex[:8]}"))
     proxy.set("reset")

@@ -33,6 +33,7 @@ def run(loop: Any, folder: Path, max_failures: int) -> dict[str, Any]:
     )
 
 
+@pytest.mark.thorough
 def test_an_error_of_ours_on_one_rank_ends_all_ranks_at_once_and_comes_as_it_is(tmp_path):
     with pytest.raises(UnsupportedModel, match=r"^this model cannot be measured; choose another$"):
         run(faulty_loops.refuses_on_one_rank, tmp_path, max_failures=3)
@@ -44,6 +45,7 @@ def test_a_storage_that_was_away_is_worth_another_try(tmp_path):
     assert run(faulty_loops.storage_fails_once, tmp_path, max_failures=1) == {"attempts": 2}
 
 
+@pytest.mark.thorough
 def test_a_rank_that_runs_out_of_memory_is_said_so_with_a_cure(tmp_path):
     with pytest.raises(WorkersFailedError) as failed:
         run(faulty_loops.runs_out_of_memory, tmp_path, max_failures=0)
@@ -63,6 +65,7 @@ def test_after_the_death_of_a_rank_all_of_them_go_on_from_the_last_checkpoint(tm
     assert ended["began"] in (2, 3)
 
 
+@pytest.mark.thorough
 def test_a_killed_rank_is_named(tmp_path):
     with pytest.raises(WorkersFailedError) as failed:
         run(faulty_loops.is_killed, tmp_path, max_failures=0)

@@ -104,6 +104,7 @@ def _seconds(time_utc: str) -> float:
     return datetime.fromisoformat(time_utc).timestamp()
 
 
+@pytest.mark.thorough
 def test_a_gpu_is_asked_for_where_there_may_be_one_and_given_back(head: AutoscalingHead):
     code = (
         "import ray; ray.init(logging_level='ERROR')\n"

@@ -82,6 +82,7 @@ def killer(times: int) -> Any:
         thread.join()
 
 
+@pytest.mark.thorough
 def test_it_takes_the_cpus_that_are_free_and_no_bit_depends_on_them(trajectories: Storage, tmp_path: Path):
     free_resources(60)
     said: list[str] = []

@@ -112,6 +112,7 @@ def texts_of(result: s2l_ray.EvaluationResult) -> dict[str, bytes]:
     return {entry.name: folder.read_bytes(entry.name) for entry in folder.list("generations")}
 
 
+@pytest.mark.thorough
 def test_stopped_half_way_and_then_bereft_of_an_actor(run, model, undisturbed, tmp_path, monkeypatch):
     copy = tmp_path / "run"
     shutil.copytree(run.storage.local_path(), copy, ignore=lambda at, names: {"generation", "evaluation"} & set(names))

@@ -50,6 +50,7 @@ def test_auto_says_so_and_runs_on_cpus(head: RayHead, tmp_path: Path):
     assert manifest["device"] == "cpu"
 
 
+@pytest.mark.thorough
 def test_gpu_is_refused_before_anything_starts(head: RayHead, tmp_path: Path):
     done = s2l(head, tmp_path, device="gpu")
     assert done.returncode == 2, done.stdout + done.stderr

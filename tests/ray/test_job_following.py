@@ -48,6 +48,7 @@ def lines(text: str) -> list[str]:
     return re.findall(r"line \d+", text)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "mode", ["reset", *(pytest.param(m, marks=pytest.mark.slow) for m in ("refuse", "busy", "hang"))]
 )
@@ -87,6 +88,7 @@ def test_what_does_not_come_back_ends_with_what_to_do(
     assert capsys.readouterr().err.count("trying for 4 s") == 1
 
 
+@pytest.mark.thorough
 def test_a_connection_that_dies_while_the_job_is_sent_sends_it_once(head: RayHead, proxy: FaultyProxy) -> None:
     from s2l_ray.submission.prepare import Submission
 

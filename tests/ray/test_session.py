@@ -15,6 +15,7 @@ _NEWER = (
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(180)
 def test_its_processes_ask_their_own_cluster_while_a_newer_one_runs(ray_cluster: None):
     """As Ray Train's watchers do: they take a training's workers away when nobody knows its controller."""

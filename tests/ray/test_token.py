@@ -79,6 +79,7 @@ def test_a_job_is_submitted_with_the_token_that_is_there(head: RayHead, tmp_path
     assert "Dry run: nothing was started." in done.stdout
 
 
+@pytest.mark.thorough
 def test_rays_own_submit_works_as_the_readme_says(head: RayHead, tmp_path: Path) -> None:
     write_config(tmp_path)
     shutil.copy(ROOT / "jobs/run_all.py", tmp_path)
