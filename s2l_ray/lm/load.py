@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from s2l_ray.lm.vocabulary import num_token_ids
 __all__ = ["ModelError", "load_model", "load_model_config", "load_tokenizer", "train_tokenizer"]
 
 logger = logging.getLogger(__name__)
+
+_ONE_AT_A_TIME = threading.Lock()
+"""While it loads, `transformers` replaces methods of its classes, and the random state is the process's: of two threads,
+one would put back what the other had replaced, and no model's embeddings would be tied to its head any more."""
 
 
 def load_tokenizer(config: TrainedModelConfig, trained: str | Path | None = None) -> Any:
@@ -93,7 +98,7 @@ def load_model(
     if config.from_config is not None or config.random_weights:
         model_config = load_model_config(config, tokenizer=tokenizer)
         check_architecture(model_config, config)
-        with torch.random.fork_rng(devices=[]), _loading(config, "model", config.model):
+        with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), _loading(config, "model", config.model):
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(model_config, **kind)
     else:
@@ -101,7 +106,7 @@ def load_model(
         kind |= {"gguf_file": config.gguf_file} if config.gguf_file else {"use_safetensors": True}
         if config.revision:
             kind["revision"] = config.revision
-        with _loading(config, "model", config.model):
+        with _ONE_AT_A_TIME, _loading(config, "model", config.model):
             model, loaded = AutoModelForCausalLM.from_pretrained(config.model, output_loading_info=True, **kind)
         check_architecture(model.config, config)
         _check_weights(loaded, config)

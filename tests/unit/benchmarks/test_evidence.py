@@ -81,6 +81,7 @@ def test_arms_that_are_done_are_not_made_again_and_a_torn_line_harms_none(eviden
     assert path.read_text() == after
 
 
+@pytest.mark.thorough
 def test_costs_are_of_what_a_selector_reads(evidence):
     program, _, path = evidence
     rows = {(row["corpus"], row["arm"]): row for row in program.earlier_rows(path)}

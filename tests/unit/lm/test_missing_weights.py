@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,3 +84,10 @@ def test_what_a_checkpoint_has_beyond_the_model_is_said_in_one_line(checkpoint, 
     assert (
         "holds 1 weights that the model does not have, and they are left out: value_head.weight" in record.getMessage()
     )
+
+
+def test_models_that_threads_load_at_once_are_whole_and_so_are_later_ones(tmp_path: Path) -> None:
+    random_model("llama").save_pretrained(tmp_path)  # its head is tied to the embeddings
+    with ThreadPoolExecutor(4) as pool:
+        models = [*pool.map(lambda _: load(tmp_path), range(24)), load(tmp_path)]
+    assert all(model.lm_head.weight is model.model.embed_tokens.weight for model in models)
