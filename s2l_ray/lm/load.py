@@ -19,8 +19,9 @@ __all__ = ["ModelError", "load_model", "load_model_config", "load_tokenizer", "t
 logger = logging.getLogger(__name__)
 
 _ONE_AT_A_TIME = threading.Lock()
-"""While it loads, `transformers` replaces methods of its classes, and the random state is the process's: of two threads,
-one would put back what the other had replaced, and no model's embeddings would be tied to its head any more."""
+"""While it loads, `transformers` replaces methods of its classes, and the random state is the process's. Of two
+threads, one would put back what the other had replaced, and no model's embeddings would be tied to its head any
+more."""
 
 
 def load_tokenizer(config: TrainedModelConfig, trained: str | Path | None = None) -> Any:
