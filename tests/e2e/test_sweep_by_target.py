@@ -16,7 +16,7 @@ from s2l_ray.storage.folder import Storage
 from s2l_ray.testing.quiet import Quiet
 from tests.support.sweep_run import manifests, tree
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900), pytest.mark.thorough]
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(1800), pytest.mark.slow]
 
 
 def scored(folder: Path, *overrides: str) -> tuple[SweepResult, str]:
