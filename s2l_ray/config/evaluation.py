@@ -27,7 +27,7 @@ class EvaluationDataConfig(Section):
 
 class GenerationConfig(Section):
     engine: Literal["auto", "transformers", "vllm"] = "auto"
-    """`auto`: transformers, wherever; `vllm`, on GPUs, is chosen by name, as long as it was not tried on one."""
+    """`auto`: transformers. vLLM needs GPUs, and has to be named until we have tried it on one."""
     max_new_tokens: dict[str, int] = Field(default={})
     """Longest completion by task, or of all others (`default`); else 512, of math 1024, of clinical 192 (tokens)."""
     tokens_per_batch: int = bounded(16_384, 2**26, "and a batch of more tokens fits no device's memory", ge=8)

@@ -39,7 +39,8 @@ EXAMPLE_SCHEMA = pa.schema(
 corpus has facets."""
 
 _PART_BYTES = 64 * 2**20
-_MANY_ROWS, _MANY_PARTS = 4096, 2048
+_LARGE_PART, _MANY_PARTS = 4096, 2048
+"""Examples of a part up to which parts grow with the corpus, and the number of parts from which on they grow again."""
 
 
 def part_name(part: int) -> str:
@@ -56,7 +57,7 @@ def choose_rows_per_part(num_examples: int, wanted: int | None = None, row_bytes
     """
     if wanted is not None:
         return wanted
-    rows = max(min(_power_of_two(num_examples / 32), _MANY_ROWS), _power_of_two(num_examples / _MANY_PARTS), 64)
+    rows = max(min(_power_of_two(num_examples / 32), _LARGE_PART), _power_of_two(num_examples / _MANY_PARTS), 64)
     while rows > 1 and rows * row_bytes > _PART_BYTES:
         rows //= 2
     return rows

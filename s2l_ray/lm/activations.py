@@ -69,7 +69,8 @@ def count_activations(model: Any, dtype: torch.dtype, on_gpu: bool, longest: int
             )
             layer = (more - less) / max(1, many - few)
             found[checkpointing] = (layer, less - few * layer)
-    except Exception as error:  # whatever an architecture does that a tensor without content cannot follow
+    # What an architecture asks of a tensor without content, or of a config that counts other layers.
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         _log.info("activations of %s are estimated, as they cannot be counted: %r", type(model).__name__, error)
         return None
     return ActivationCosts(*found[False], *found[True])

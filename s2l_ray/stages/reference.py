@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.models import ProxyArtifact, TargetArtifact
 from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.selection_work import SCORING_TARGET
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.selection import SelectionConfig, for_selector
@@ -31,8 +31,6 @@ from s2l_ray.stages.query_files import query_content
 
 SCORES = "scores"
 """Column of a pass that computes all that scoring writes at a snapshot: the loss and SCALARS."""
-TARGET = f"target/{FULL}"
-"""The stage whose target is a reference."""
 
 
 def early_step(early_share: float, total_steps: int) -> int:
@@ -91,7 +89,7 @@ def column_of_pass(config: S2LConfig, need: str) -> str:
 
 def reference_stage(config: S2LConfig, run: Run) -> Stage | None:
     """The stage whose weights are the reference; None: there is no such target yet."""
-    return run.stage("proxy") if config.selection.reference.model == "proxy" else run.stages.get(TARGET)
+    return run.stage("proxy") if config.selection.reference.model == "proxy" else run.stages.get(SCORING_TARGET)
 
 
 def reference_steps(config: S2LConfig, stage: Stage) -> list[int]:

@@ -15,6 +15,7 @@ from s2l_ray.artifacts.file_record import FileRecord
 from s2l_ray.artifacts.outputs import list_outputs
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.runner import open_runner
+from s2l_ray.artifacts.selection_work import SCORING_TARGET
 from s2l_ray.config.load import load_config
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import describe
@@ -148,7 +149,7 @@ class _Runner:
     @property
     def upstream(self) -> Upstream:
         stage = self.context.run.stage
-        return Upstream(stage("trajectories").content, stage(f"target/{FULL}").content if self.scoring else None)
+        return Upstream(stage("trajectories").content, stage(SCORING_TARGET).content if self.scoring else None)
 
     def run(self, phase: str, trials: list[Trial]) -> None:
         """Those that have not ended yet."""

@@ -20,6 +20,7 @@ import numpy as np
 from s2l_ray.artifacts.models import TargetArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.runner import StageRunner
+from s2l_ray.artifacts.selection_work import SCORING_TARGET
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.sweep import RangeConfig
@@ -48,10 +49,13 @@ _NEXT_TO_NOTHING = {"memory": 1}
 """Of a trial's own actor: nothing at all is not allowed. A thousandth of a CPU would be missing where just one CPU is
 left for reading: a task that needs a whole one would wait indefinitely, and all trials for it."""
 _LOOK_FOR_LEFTOVERS_S = 5.0
+_log = logging.getLogger(__name__)
+
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the other kind of output can be silent
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # logs that nobody reads: what a trial leaves is in the run
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's makes Ctrl-C look like the sweep's end
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # with their tracebacks; a trial that is started again is told in a line
 }
 
 OnDone = Callable[[Trial, dict[str, Any]], None]
@@ -144,7 +148,7 @@ def _whole_way(trial: Trial, shared: SweepContext) -> tuple[Stage, Stage, Stage 
         run_up_to_clusters(context, budgets, "sweep.budgets", [] if trial.selector == FULL else None, reference)
         if trial.selector != FULL:
             subset_stages(context)
-            run.stages.pop(f"target/{FULL}", None)  # the one that scores; the trial's is that on its subset
+            run.stages.pop(SCORING_TARGET, None)  # the one that scores; the trial's is that on its subset
         target_stages(context)
         answers = answers_of(context, shared.asked)
     [target] = run.targets.values()
@@ -316,6 +320,10 @@ def _watcher(shared: SweepContext, outcome: Outcome, on_done: OnDone) -> Any:
             if time.monotonic() - last_look > _LOOK_FOR_LEFTOVERS_S:  # of killed trials, or later ones would wait
                 remove_orphaned_placement_groups()
                 last_look = time.monotonic()
+
+        def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            told = "the process of the trial %s was lost; it is started again and goes on where it was"
+            _log.warning(told, _trial_of(trial.config).describe())
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self.watch(_trial_of(trial.config), dict(trial.last_result or {}))

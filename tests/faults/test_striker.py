@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,30 +57,21 @@ def test_all_there_is(driver: subprocess.Popen[str], tmp_path: Path) -> None:
     assert driver.poll() == -9
 
 
-def test_whom_another_fault_has_killed_is_left_for_the_next_command(
-    driver: subprocess.Popen[str], tmp_path: Path
+@pytest.mark.parametrize("victim", ["tree", "driver"])
+def test_who_is_left_when_another_fault_has_struck_is_left_for_the_next_command(
+    driver: subprocess.Popen[str], tmp_path: Path, victim: str
 ) -> None:
-    first, second = (Fault(f"{stage}/*", "task", 1, 0.0, victim) for stage, victim in
-                     (("corpus", "tree"), ("tokens", "self")))  # fmt: skip
+    """Dead with the tree, or alive without its driver."""
+    first, second = Fault("corpus/*", "task", 1, 0.0, victim), Fault("tokens/*", "task", 1, 0.0, "self")
     child = child_of(driver)
     striker = Striker(driver.pid, tmp_path, [first, second])
     for marker in "01":
         Path(tmp_path, marker).write_text(f"{child.pid}\n")
     striker.look()
     assert list(striker.struck) == [first]
-
-
-def test_who_lives_on_without_a_driver_is_not_struck(driver: subprocess.Popen[str], tmp_path: Path) -> None:
-    first, second = (Fault(f"{stage}/*", "task", 1, 0.0, victim) for stage, victim in
-                     (("corpus", "driver"), ("tokens", "self")))  # fmt: skip
-    child = child_of(driver)
-    striker = Striker(driver.pid, tmp_path, [first, second])
-    for marker in "01":
-        Path(tmp_path, marker).write_text(f"{child.pid}\n")
-    striker.look()
-    assert list(striker.struck) == [first]
-    assert not is_dead(child)
-    child.kill()
+    assert is_dead(child) == (victim == "tree")
+    with contextlib.suppress(psutil.NoSuchProcess):
+        child.kill()
 
 
 def test_who_has_ended_by_itself_is_not_struck(driver: subprocess.Popen[str], tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def training(
         alt.Chart(data([r for r in rows if r["dash"] == dash]))
         .mark_line(strokeWidth=1.6, strokeDash=[float(length) for length in dash.split(",")])
         .encode(x=x, y=y, detail=alt.Detail("name:N"), color=colour)
-        for dash in dict.fromkeys(dashes or DASHES[:1])
+        for dash in dict.fromkeys(dashes)
     ]
     layers.append(alt.Chart(data(rows if len(rows) < 120 else [])).mark_point(filled=True, size=30, opacity=1).encode(
         x=x, y=y, color=colour, description=alt.Description("tip:N")))  # fmt: skip
