@@ -37,7 +37,7 @@ def wall_clock_bars(clocks: Sequence[WallClock], names: dict[str, str]) -> Any:
     colours = {"reference training": STEPS[4], "scoring": STEPS[2], "selection": MUTED}
     parts = [(clock.subset, part, seconds) for clock in clocks for part, seconds in
              zip(colours, (clock.training_s, clock.scoring_s, clock.selection_s), strict=True)]  # fmt: skip
-    return _stacked(parts, colours, names, "seconds by the clock (less is better)", format_duration, "")
+    return _stacked(parts, colours, names, "wall-clock seconds (less is better)", format_duration, "")
 
 
 def _stacked(

@@ -61,7 +61,7 @@ def _wall_clock_figure(cost: Cost, draw: Drawing) -> list[Figure]:
     largest = max(parts, key=lambda name: parts[name])
     took, most = format_duration(dearest.total_s), format_duration(parts[largest])
     caption = (
-        "Each selector as if it were alone, by the clock of this run’s machines. The longest, "
+        "Wall-clock time on this run’s machines, each selector as if it ran alone. The slowest, "
         f"{names[dearest.subset]}, takes {took}, most of it {largest} ({most}). Selectors that read the proxy’s scores "
         "share its training and scoring."
     )
@@ -70,9 +70,9 @@ def _wall_clock_figure(cost: Cost, draw: Drawing) -> list[Figure]:
                                 (clock.training_s, clock.scoring_s, clock.selection_s, clock.total_s))]
         for clock in clocks
     ]  # fmt: skip
-    table = Table(["selector", "reference training", "scoring", "selection", "in all"], rows)
+    table = Table(["selector", "reference training", "scoring", "selection", "total"], rows)
     svg = draw.svg(charts.wall_clock_bars(clocks, names), "Seconds by part")
-    return [Figure("Selecting by the clock", [svg], caption, table, legend)]
+    return [Figure("Wall-clock time of selection", [svg], caption, table, legend)]
 
 
 def _break_even_figure(facts: Facts, draw: Drawing) -> list[Figure]:

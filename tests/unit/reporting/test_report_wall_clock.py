@@ -64,7 +64,7 @@ def test_the_figure_says_which_part_is_which() -> None:
     assert "The longest, facility_location-0.1, by the target, takes" in figure.caption
     assert "most of it training the reference model" in figure.caption
     assert figure.table is not None
-    assert figure.table.headings == ["selector", "reference training", "scoring", "selection", "in all"]
+    assert figure.table.headings == ["selector", "reference training", "scoring", "selection", "total"]
     assert len(figure.table.rows) == 3
     assert "reference training" in wall_clock_bars(clocks, {}).to_json()
     assert _wall_clock_figure(Cost([], 0.0, None, None, False, {}, [], None, clocks[:1]), drawing) == []
