@@ -61,7 +61,7 @@ def test_the_figure_says_which_part_is_which() -> None:
     cost = Cost([], 0.0, None, None, False, {}, [], None, clocks)
     drawing = Drawing(SimpleNamespace(subsets=[], worth=None), lambda chart, prefix, label: "svg")  # type: ignore[arg-type]
     (figure,) = _wall_clock_figure(cost, drawing)
-    assert "The longest, facility_location-0.1, by the target, takes" in figure.caption
+    assert "The slowest, facility_location-0.1, by the target, takes" in figure.caption
     assert "most of it training the reference model" in figure.caption
     assert figure.table is not None
     assert figure.table.headings == ["selector", "reference training", "scoring", "selection", "total"]
