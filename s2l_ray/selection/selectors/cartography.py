@@ -16,7 +16,7 @@ _NEED = at(MEAN_PROBABILITY, "all")
 
 class CartographyHard:
     name = "cartography_hard"
-    summary = "the responses least probable on average over training"
+    summary = "responses with the lowest mean probability over training"
     label = "cartography, hard"
     Options = StratifiedOptions
 
@@ -30,7 +30,7 @@ class CartographyHard:
 
 class CartographyAmbiguous(CartographyHard):
     name = "cartography_ambiguous"
-    summary = "the responses whose probability varies most over training"
+    summary = "responses whose probability varies most over training"
     label = "cartography, ambiguous"
 
     def order(self, inputs: SelectionInputs, seed: int, options: StratifiedOptions, max_budget: int) -> Ordering:

@@ -28,7 +28,7 @@ class CurriculumOptions(ConfidenceOptions):
 
 class ConfidenceCurriculum:
     name = "confidence_curriculum"
-    summary = "evenly over stages of falling confidence, trained in this order"
+    summary = "evenly over stages of falling confidence, trained in that order"
     label = "confidence curriculum"
     Options = CurriculumOptions
 

@@ -24,7 +24,7 @@ class ForgettingOptions(StratifiedOptions):
 
 class Forgetting:
     name = "forgetting"
-    summary = "the responses that the proxy had right and forgot most often"
+    summary = "responses that the proxy learnt and forgot most often"
     label = "forgetting"
     Options = ForgettingOptions
 

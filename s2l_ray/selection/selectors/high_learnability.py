@@ -27,7 +27,7 @@ class LearnabilityOptions(StratifiedOptions):
 
 class HighLearnability:
     name = "high_learnability"
-    summary = "the responses whose loss falls most during training"
+    summary = "responses whose loss falls most during training"
     label = "high learnability"
     Options = LearnabilityOptions
 

@@ -17,7 +17,7 @@ from s2l_ray.selection.signals import LOSS, LOSS_UNCONDITIONAL, at
 
 class InstructionFollowingDifficulty:
     name = "ifd"
-    summary = "the responses that the prompt helps least, where it helps at all (IFD)"
+    summary = "responses that the prompt helps least, among those it does help (IFD)"
     label = "IFD"
     Options = ScoreOptions
 

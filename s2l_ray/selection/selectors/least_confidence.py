@@ -23,7 +23,7 @@ class ConfidenceOptions(ScoreOptions):
 
 class LeastConfidence:
     name = "least_confidence"
-    summary = "the responses that the proxy finds least probable"
+    summary = "responses that the proxy finds least probable"
     label = "least confidence"
     Options = ConfidenceOptions
 

@@ -23,7 +23,7 @@ class MiddleOptions(ScoreOptions):
 
 class MiddlePerplexity:
     name = "middle_perplexity"
-    summary = "the responses of middling perplexity"
+    summary = "responses of middling perplexity"
     label = "middle perplexity"
     Options = MiddleOptions
 

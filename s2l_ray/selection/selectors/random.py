@@ -27,7 +27,7 @@ class Random:
 
 class RandomPerSource:
     name = "random_per_source"
-    summary = "at random, equally many from each source"
+    summary = "at random, the same number from each source"
     label = "random per source"
     Options = SamplingOptions
 

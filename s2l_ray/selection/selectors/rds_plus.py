@@ -35,7 +35,7 @@ class RdsOptions(SelectorOptions):
 
 class RdsPlus:
     name = "rds_plus"
-    summary = "the examples nearest to your own examples of the task"
+    summary = "examples nearest to your own examples of the task"
     label = "RDS+"
     Options = RdsOptions
 

@@ -20,6 +20,6 @@ class RobustOptions(ClusterOptions):
 
 class RobustS2L(S2L):
     name = "s2l_robust"
-    summary = "clusters by the square root of their size, examples that the proxy unlearns or never learns last"
+    summary = "clusters by the square root of their size; examples the proxy unlearns or never learns go last"
     label = "S2L, robust"
     Options = RobustOptions
