@@ -20,18 +20,18 @@ class HuggingFaceSource(Section):
     name: Location
     """Name on the Hugging Face hub (`TIGER-Lab/MathInstruct`), or a folder written by `Dataset.save_to_disk`."""
     subset: str | None = None
-    """Name of the data set's configuration, where it has several."""
+    """Name of the dataset's configuration, if it has several."""
     split: str = "train"
     """The split to use as the corpus."""
     revision: str | None = None
-    """Commit, tag or branch on the hub; pin it for a selection that others can reproduce."""
+    """Commit, tag or branch on the hub; pin it to make the selection reproducible."""
 
 
 class QuickstartSource(Section):
     num_examples: int = bounded(20_000, 2_000_000, "and the generated rows are held in one process's memory", ge=100)
     """Number of training examples to generate."""
     wrong_answer_share: float = Field(default=0.0, ge=0, lt=1)
-    """Share of answers that are made wrong, by the seed, to study robustness to noise."""
+    """Share of answers that are made wrong, chosen by the seed, to study robustness to noise."""
 
 
 class TemplateConfig(Section):
@@ -70,10 +70,10 @@ class TemplateConfig(Section):
 class CorpusConfig(Section):
     paths: list[Location] = Field(default=[])
     """Files, folders or globs; local or `s3://`, `gs://`, `abfs://`. JSON, JSONL (also .gz, .zst, .bz2), Parquet, CSV,
-    Arrow (also folders of `Dataset.save_to_disk`). In URIs, `?` begins the options (`?region=…`); as a wildcard it is
-    written %3F, brackets %5B and %5D, a space %20."""
+    Arrow (also folders written by `Dataset.save_to_disk`). In URIs, `?` starts the options (`?region=…`); write %3F for
+    a wildcard `?`, %5B and %5D for brackets, %20 for a space."""
     huggingface: HuggingFaceSource | None = None
-    """A Hugging Face data set, instead of `paths`."""
+    """A Hugging Face dataset, instead of `paths`."""
     quickstart: QuickstartSource | None = None
     """The built-in corpus, instead of `paths`."""
     format: Literal["auto", "instruction", "prompt_completion", "messages", "sharegpt", "template"] = "auto"
@@ -84,25 +84,24 @@ class CorpusConfig(Section):
     template: TemplateConfig | None = None
     """Prompt and response over your own columns; sets `format: template`."""
     source_column: str | None = "source"
-    """Column that says where an example comes from, for balancing and for tables by source; rows without it count
-    as source `""`. None: no sources."""
+    """Column that says where an example comes from, for balancing and for tables by source; rows without it belong to
+    source `""`. None: no sources."""
     duplicates: Literal["drop", "keep"] = "drop"
-    """Exact duplicates (same prompt and response): `drop` keeps one (where other columns differ, the first in the
-    order of their values, not of the files), `keep` keeps all; counted either way."""
+    """Exact duplicates (same prompt and response): `drop` keeps one (if other columns differ, the first when sorted by
+    their values, whatever the file order), `keep` keeps all; they are counted either way."""
     max_quarantined_share: float = Field(default=0.01, ge=0, le=1)
     """Share of rows that may be unusable before the run stops; every unusable row is listed with its reason."""
     drop_columns: list[str] = Field(default=[])
-    """Columns that need not travel with the rows (binary columns cannot)."""
+    """Columns to leave out of the subset's rows (binary columns must be listed)."""
     ignore_columns: list[str] = Field(default=[])
-    """Columns (and keys of turns) to be read as if they were not there, though they may change what a row means: the
-    `label` of KTO data, `images`, `rejected`. They travel with the rows. Unless they are named here, rows with such
-    columns are unusable."""
+    """Columns (and keys of turns) to ignore although they may change what a row means: the `label` of KTO data,
+    `images`, `rejected`. They are kept in the rows. Rows with such columns are unusable unless they are named here."""
     facets: list[str] | None = Field(default=None, max_length=32)
-    """Columns with few values (topic, language, skill) by which the run can be inspected, reported and balanced: text,
-    whole numbers or true and false, at most 1,000 values. None: found, the first eight columns of text that have 2 to
-    200 values and several rows a value; []: none."""
+    """Low-cardinality columns (topic, language, skill) by which the run can be inspected, reported and balanced: text,
+    whole numbers or booleans, at most 1,000 values. None: detected, the first eight text columns with 2 to 200 values
+    and several rows per value; []: none."""
     max_row_bytes: int = bounded(MAX_ROW_BYTES, 2**30, "and a task takes some 30 times as much memory", ge=1024)
-    """Largest row that is read (bytes as they stand in the unpacked file); a larger one is named and stops the run."""
+    """Largest row that is read (bytes in the uncompressed file); a larger one is named and stops the run."""
     read_bytes_per_task: int = bounded(64 * 2**20, 2**33, "and a slice is read by one task", ge=1024)
     """Uncompressed JSONL files are read in slices of this size (bytes)."""
 

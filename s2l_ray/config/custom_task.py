@@ -33,26 +33,27 @@ def fields_of(template: str) -> list[str]:
 
 class CustomTaskConfig(Section):
     files: list[Location] = Field(min_length=1, max_length=10_000)
-    """Files with one JSON object a line."""
+    """Files in JSON Lines format."""
     question: str = "{question}"
     """What the model is asked, with columns in braces: `{problem}`."""
     gold: str = "{answer}"
-    """The right answer, with columns in braces."""
+    """The correct answer, with columns in braces."""
     rule: Literal[
         "number", "rounded_number", "one_of_several", "numglue", "mathematics", "math", "choice", "words", "exact",
         "verbatim", "summary",
     ] = "exact"  # fmt: skip
-    """How answers are compared: as one exact number; one number as far as both were rounded; at most three numbers, one
-    of which is the gold; by the rules of NumGLUE or Mathematics; as mathematics in LaTeX; as an option's letter or its
-    text; as words; as the same text; as the same completion, letter by letter; or as summaries, by BLEU and ROUGE."""
+    """How answers are compared: as one exact number; one number to the precision given; at most three numbers, one of
+    which is the reference; by the rules of NumGLUE or Mathematics; as LaTeX mathematics; as an option's letter or text;
+    as words; as identical text; as identical completions, character for character; or as summaries, by BLEU and
+    ROUGE."""
     form: Form | None = None
     """How the questions are answered; None: as `evaluation.form` says."""
     metric: str | None = None
-    """`package.module:function`, a figure of your own beside the rule's. It is given a pyarrow table (question_id,
-    question, gold, text, form_used, and a struct `groups`) and returns name → a number, or one for each row, which gets
-    an interval. It runs where the command runs, with your rights."""
+    """`package.module:function`, an additional metric of your own. It receives a pyarrow table (question_id, question,
+    gold, text, form_used, and a struct `groups`) and returns, for each name, one number or one per row; the latter get
+    an interval. It runs on the machine that runs the command, with your permissions."""
     group_by: list[str] = Field(default=[], max_length=10)
-    """Columns by whose values the report splits its figures."""
+    """Columns whose values break the report's results down."""
     max_new_tokens: int = bounded(512, 2**17, "and no model writes that much", ge=1)
     """Longest completion (tokens)."""
 

@@ -22,18 +22,18 @@ SCHEMA_URI = "https://json-schema.org/draft/2020-12/schema"
 _SECTIONS = {
     "": "One run.",
     "corpus": "Where the examples come from, and how a row becomes a prompt and a response.",
-    "proxy": "The small model that is trained on the whole corpus.",
+    "proxy": "The small model trained on the whole corpus.",
     "trajectories": "How often every example is scored while the proxy is trained.",
     "clusters": "How trajectories are grouped.",
-    "selection": "Which subsets are chosen.",
-    "gradients": "Whether gradients are alike within clusters, and which subset has the corpus's.",
+    "selection": "Which subsets are selected.",
+    "gradients": "Whether gradients are alike within clusters, and how close each subset's mean is to the corpus's.",
     "heldout": "Examples that neither the proxy nor a target is trained on.",
-    "target": "The model that is fine-tuned on the subsets.",
-    "evaluation": "Which test questions the targets answer, how, and what is reported of it.",
+    "target": "The model fine-tuned on the subsets.",
+    "evaluation": "Which test questions the targets answer, how, and what is reported.",
     "sweep": "Which budgets, selectors, seeds and settings `s2l sweep` tries.",
     "loggers": "Where metrics go besides `metrics.jsonl`.",
-    "resources": "What the run may use of the cluster.",
-    "estimates": "What a dry run assumes where it cannot measure.",
+    "resources": "Which cluster resources the run may use.",
+    "estimates": "What a dry run assumes when it cannot measure.",
 }
 
 

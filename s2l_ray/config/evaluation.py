@@ -20,27 +20,28 @@ _MAX_TASKS = 1000
 
 class EvaluationDataConfig(Section):
     folder: OptionalLocation = None
-    """Folder with a file `<task>.jsonl` for each built-in task."""
+    """Folder with one file `<task>.jsonl` per built-in task."""
     files: dict[str, list[Location]] = Field(default={})
     """Files of a built-in task (`gsm8k: [s3://bucket/test.jsonl]`), instead of the one in `folder`."""
 
 
 class GenerationConfig(Section):
     engine: Literal["auto", "transformers", "vllm"] = "auto"
-    """`auto`: transformers. vLLM needs GPUs, and has to be named until we have tried it on one."""
+    """`auto`: transformers. vLLM needs GPUs, and must be requested explicitly because it is untested on them."""
     max_new_tokens: dict[str, int] = Field(default={})
-    """Longest completion by task, or of all others (`default`); else 512, of math 1024, of clinical 192 (tokens)."""
+    """Longest completion by task, with `default` for all others; if not set, 512, for math 1024, for clinical 192
+    (tokens)."""
     tokens_per_batch: int = bounded(16_384, 2**26, "and a batch of more tokens fits no device's memory", ge=8)
-    """Padded prompts and completions of a batch (tokens), of transformers. Batches are made of it and of the questions
-    alone."""
+    """Padded prompts and completions per batch with transformers (tokens). Batches depend only on this and on the
+    questions."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of weights and cache; `auto`: float32 on CPUs, bfloat16 on GPUs."""
+    """Data type of weights and cache; `auto`: float32 on CPUs, bfloat16 on GPUs."""
     questions_per_part: int = bounded(256, 1_000_000, "and a part is held in one worker's memory", ge=1)
     """Unit of work and of resuming (questions)."""
     samples: int = bounded(1, 1000, "and every sample generates all texts once more", ge=1)
-    """Completions of a question; the answer that most of them give counts."""
+    """Completions per question; the majority answer counts."""
     temperature: float = bounded(0.0, 100, "and tokens would be drawn without regard to the model", ge=0)
-    """0: greedy. Above: tokens are drawn, seeded by the question's id and the number of the sample."""
+    """0: greedy. Above 0: tokens are sampled, seeded by the question's id and the sample's number."""
 
     @field_validator("max_new_tokens")
     @classmethod
@@ -60,16 +61,16 @@ class GenerationConfig(Section):
 
 class SandboxConfig(Section):
     mode: Literal["auto", "bwrap", "external", "off"] = "auto"
-    """How programs that a model wrote are isolated. auto: Landlock and seccomp. bwrap: bubblewrap's namespaces as well.
-    external: limits only, on nodes that are a sandbox themselves. off: limits only, with your rights."""
+    """How programs written by a model are isolated. auto: Landlock and seccomp. bwrap: also bubblewrap's namespaces.
+    external: limits only, on nodes that are themselves a sandbox. off: limits only, with your permissions."""
     seconds: float = bounded(5, 86_400, "and no program of an answer takes a day", ge=0.01)
-    """Longest time of a program (seconds)."""
+    """Time limit of a program (seconds)."""
     memory_mb: int = bounded(1024, 1 << 24, "and no node has so much memory", ge=1)
-    """Memory of a program beyond the interpreter's (MiB)."""
+    """Memory limit of a program, beyond the interpreter's own (MiB)."""
     output_kb: int = bounded(64, 1 << 20, "and no answer is so long", ge=1)
     """Longest output that is read (KiB)."""
     processes: int | None = bounded(None, 4096, "and no node has so many CPUs", ge=1)
-    """Programs that a worker runs at once; None: one for each of its CPUs."""
+    """Programs that a worker runs in parallel; None: one per CPU."""
     i_know_programs_run_with_my_rights: bool = False
     """Needed for `mode: off`."""
 
@@ -94,52 +95,52 @@ class BertScoreConfig(Section):
     layer: int = bounded(5, 1000, "and no encoder has so many layers", ge=0)
     """Hidden layer whose vectors are compared; 0 is the embedding."""
     idf: bool = False
-    """Weigh tokens by their rarity in the references."""
+    """Weight tokens by their rarity in the references."""
     rescale: OptionalLocation = None
-    """File of baselines (columns LAYER, P, R, F) to rescale by."""
+    """File with baselines to rescale by (columns LAYER, P, R, F)."""
     revision: str | None = None
     """Commit, tag or branch of the encoder on the hub."""
 
 
 class ConfidenceConfig(Section):
     resamples: int = bounded(10_000, 1_000_000, "and the intervals change no more", ge=100)
-    """Resamples of every bootstrap."""
+    """Number of bootstrap resamples."""
     level: float = Field(default=0.95, gt=0, lt=1)
-    """Of all intervals."""
+    """Confidence level of all intervals."""
 
 
 class ContaminationConfig(Section):
     ngram: int = bounded(13, 1000, "and no question is so long", ge=1)
-    """Words of an n-gram."""
+    """Length of the n-grams (words)."""
     share: float = Field(default=0.5, gt=0, le=1)
-    """Share of a question's n-grams that training texts must have for the question to count as contaminated."""
+    """Share of a question's n-grams that must occur in the training text for it to count as contaminated."""
 
 
 class EvaluationConfig(Section):
     tasks: list[str] = Field(min_length=1, max_length=_MAX_TASKS)
-    """gsm8k, math, numglue, svamp, mathematics, simuleq, clinical, quickstart (of the built-in corpus), names in
+    """gsm8k, math, numglue, svamp, mathematics, simuleq, clinical, quickstart (for the built-in corpus), names in
     `custom`, or `custom` for all of those."""
     data: EvaluationDataConfig = EvaluationDataConfig()
     """Where the built-in tasks' questions are."""
     form: Form = "cot"
-    """How questions are answered: by a chain of thought, by a program (`pot`), or `hybrid`, by a program and where that
-    fails by a chain of thought. Programs run in a sandbox."""
+    """How questions are answered: with a chain of thought (`cot`), with a program (`pot`), or `hybrid`: with a program,
+    falling back to a chain of thought if it fails. Programs run in a sandbox."""
     limit: int | None = bounded(None, 10**9, "and no test set is so large", ge=1)
-    """Take at most so many questions of each task, the first by id."""
+    """Ask at most this many questions of each task, the first by id."""
     program_stem: str = " Let's write a program."
-    """Ends a question to which a program is wanted, as in the corpus."""
+    """Text appended to questions that ask for a program, as in the corpus."""
     subsets: list[str] | None = Field(default=None, max_length=1000)
-    """Which targets, by what they were trained on, and `base`, the model before fine-tuning; None: all targets."""
+    """Which targets, named by what they were trained on, or `base`, the model before fine-tuning; None: all targets."""
     generation: GenerationConfig = GenerationConfig()
-    """How completions are made."""
+    """How completions are generated."""
     sandbox: SandboxConfig = SandboxConfig()
-    """Where programs run that a model has written."""
+    """How programs written by a model are run."""
     bertscore: BertScoreConfig = BertScoreConfig()
-    """The encoder by which summaries are compared with their references."""
+    """Encoder that compares summaries with their references."""
     confidence: ConfidenceConfig = ConfidenceConfig()
-    """How sure figures and differences are."""
+    """How intervals are computed."""
     contamination: ContaminationConfig = ContaminationConfig()
-    """Which questions count as standing in the corpus."""
+    """Which questions count as contained in the corpus."""
     custom: dict[str, CustomTaskConfig] = Field(default={}, max_length=_MAX_TASKS)
     """Tasks of your own, by name."""
 

@@ -19,7 +19,7 @@ class HeldOutConfig(Section):
     share: float = Field(default=0.0, ge=0, lt=1)
     """Share of the corpus to hold out, drawn by example id with the run's seed; the set is called `split`."""
     files: dict[str, list[Location]] = Field(default={})
-    """Held-out sets of your own: a name and the files, in the corpus's format (`test: [data/test.jsonl]`)."""
+    """Your own held-out sets: a name and its files, in the corpus's format (`test: [data/test.jsonl]`)."""
     tokens_per_batch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)
     """Padded tokens evaluated at once."""
 

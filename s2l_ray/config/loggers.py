@@ -21,13 +21,13 @@ class LoggersConfig(Section):
     tensorboard: bool = False
     """Write TensorBoard event files into the run's folder, `tensorboard/<stage>/`."""
     wandb_project: str | None = None
-    """Weights & Biases project that gets a run per stage; key from WANDB_API_KEY or `wandb login`, team from
-    WANDB_ENTITY, WANDB_MODE=offline respected."""
+    """Weights & Biases project, with one run per stage. The key comes from WANDB_API_KEY or `wandb login`, the team
+    from WANDB_ENTITY; WANDB_MODE=offline is respected."""
     mlflow_uri: str | None = None
-    """MLflow tracking server or store that gets a run per stage: `http(s)://…`, `sqlite:///…`, `file:…`,
-    `databricks`; credentials from MLflow's environment variables."""
+    """MLflow tracking server or store, with one run per stage: `http(s)://…`, `sqlite:///…`, `file:…`, `databricks`;
+    credentials come from MLflow's environment variables."""
     mlflow_experiment: str = Field(default="s2l_ray", min_length=1)
-    """MLflow experiment that the runs belong to; created if it does not exist."""
+    """MLflow experiment of these runs; created if it does not exist."""
 
     @field_validator("wandb_project")
     @classmethod

@@ -52,30 +52,31 @@ class TrainedModelConfig(Section):
     gguf_file: str | None = None
     """Name of the GGUF file in the model's folder, if its weights come in that format."""
     from_config: dict[str, Any] | None = None
-    """A model from scratch, instead of `model`: a `transformers` config (`model_type: llama`, `hidden_size: 64`, …)."""
+    """A `transformers` config for a model trained from scratch, instead of `model` (`model_type: llama`,
+    `hidden_size: 64`, …)."""
     random_weights: bool = False
-    """Take only the architecture of `model` and start from seeded random weights."""
+    """Use only the architecture of `model` and start from seeded random weights."""
     tokenizer: OptionalLocation = None
     """Hub id or folder of the tokenizer; default: the model's own."""
     train_tokenizer: TrainTokenizerConfig | None = None
     """Train a tokenizer on the corpus instead."""
     trust_remote_code: bool = False
-    """Run Python code that the model's repository ships. Off unless you trust that repository."""
+    """Run Python code from the model's repository. Enable it only if you trust that repository."""
     render: Literal["auto", "plain", "alpaca", "chat_template"] = "auto"
-    """How messages become text: the tokenizer's chat template, the Alpaca prompt that S2L's authors used, or plain
-    text. `auto`: alpaca for `instruction`, plain turns for chats, prompt_completion and template word for word."""
+    """How messages become text: the tokenizer's chat template, the Alpaca prompt used by S2L's authors, or plain text.
+    `auto`: alpaca for `instruction`, plain turns for chats, prompt_completion and template unchanged."""
     turns: Literal["all", "last"] = "all"
-    """Which of a chat's assistant turns to train on: all, or the last. Where a chat template writes a turn differently
-    once others follow (the Qwen3 family drops its thoughts), each turn is a sequence of its own."""
+    """Which assistant turns of a chat to train on: all, or only the last. If a chat template renders a turn differently
+    once others follow (the Qwen3 family drops its reasoning), each turn becomes a separate sequence."""
     template_date: datetime.date = datetime.date(2025, 1, 1)
-    """The date that a chat template gets when it asks for today's (Llama 3's, gpt-oss's): the same run gives the
-    same tokens tomorrow."""
+    """Date passed to chat templates that ask for today's (Llama 3, gpt-oss), so that a run always gives the same
+    tokens."""
     template_arguments: dict[str, Any] = Field(default={})
-    """Further variables of the chat template, such as `enable_thinking: false`."""
+    """Extra variables for the chat template, such as `enable_thinking: false`."""
     end_of_turn: str | None = None
-    """Token that ends a response to which the chat template gives no end token (GLM-4.5: `<|user|>`)."""
+    """Token that ends a response if the chat template adds no end token (GLM-4.5: `<|user|>`)."""
     max_length: int = bounded(512, 2**24, "and no model reads so long an example", ge=8)
-    """Longer examples are cut on the right (tokens)."""
+    """Longer examples are truncated on the right (tokens)."""
 
     epochs: float = bounded(3.0, 100_000, "and no training passes over its data so often", gt=0)
     """Passes over the corpus."""
@@ -86,23 +87,23 @@ class TrainedModelConfig(Section):
     learning_rate: float = bounded(2e-5, 10**7, "and the first step would end in infinite weights", gt=0)
     """Peak learning rate of AdamW."""
     warmup_share: float = Field(default=0.03, ge=0, lt=1)
-    """Share of the steps with linearly rising learning rate; cosine decay to 0 afterwards."""
+    """Share of the steps with linear learning-rate warm-up; followed by cosine decay to 0."""
     weight_decay: float = bounded(0.0, 1000, "and the weights would vanish at once", ge=0)
     """AdamW's decoupled weight decay, on matrices only."""
     max_grad_norm: float = bounded(1.0, 10**12, "which clips nothing any more", gt=0)
     """Gradients are clipped to this global L2 norm."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 on GPUs that have it, and for models of hidden size 512 and more on CPUs with matrix units for it
-    (`amx_bf16`); else fp32. Kept with the run, wherever it is resumed. (Of the proxy by autocast; a target has bf16
-    weights, and its optimiser fp32 copies of them.)"""
+    """`auto`: bf16 on GPUs that support it, and for models of hidden size 512 or more on CPUs with bf16 matrix units
+    (`amx_bf16`); otherwise fp32. Kept with the run, wherever it is resumed. (The proxy uses autocast; a target has bf16
+    weights, with fp32 copies in the optimiser.)"""
     compile: bool = False
-    """Compile layers and head with torch.compile: takes seconds at the start, then 1.1 to 2.2 times as fast on an H100.
-    Needs a C compiler on the nodes."""
+    """Compile layers and head with torch.compile: takes seconds at the start, then runs 1.1 to 2.2 times as fast on an
+    H100. Needs a C compiler on the nodes."""
     tokens_per_microbatch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)
-    """A worker splits its share of a global batch into micro-batches of at most this many tokens; for small models on
-    GPUs use 65,536."""
+    """Each worker splits its share of a global batch into micro-batches of at most this many tokens; use 65,536 for
+    small models on GPUs."""
     checkpoint_every_steps: int | None = bounded(None, 10**9, "and no training has so many steps", ge=1)
-    """Steps between checkpoints, in addition to those at every snapshot; None: at snapshots only."""
+    """Steps between checkpoints, in addition to those at every snapshot; None: only at snapshots."""
     log_every_steps: int = bounded(10, 10**9, "and no training has so many steps", ge=1)
     """Steps between lines in metrics.jsonl."""
     seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)

@@ -29,37 +29,38 @@ class ClustersConfig(Section):
     num_clusters: int = bounded(100, 1_000_000, "and the centroids are held in one actor's memory", ge=1)
     """K of k-means; lowered with a warning if there are fewer distinct trajectories."""
     init: Literal["kmeans++", "random"] = "kmeans++"
-    """How the first centroids are chosen: `random` is the paper's recipe, k-means++ resolves rare trajectories
+    """How the initial centroids are chosen: `random` is the paper's method, k-means++ resolves rare trajectories
     better."""
     num_iterations: int = bounded(20, 10_000, "and k-means has long settled by then", ge=1)
     """Number of Lloyd iterations."""
     max_train_points: int = bounded(1_000_000, 10**10, "and the points are held in one actor's memory", ge=1)
-    """Centroids are trained on a seeded sample of at most this many trajectories; all are assigned, by streaming."""
+    """Centroids are trained on a seeded sample of at most this many trajectories; all are then assigned by
+    streaming."""
     num_snapshots: int | None = bounded(None, 1000, "and no run records so many", ge=1)
     """Number of recorded snapshots to cluster by; None: all."""
     snapshots: Literal["even", "first"] = "even"
-    """Which of them: evenly spaced, with the first and the last (if one: the last), or the first ones (as if training
-    had stopped early)."""
+    """Which snapshots: evenly spaced, including the first and the last (if only one: the last), or the first ones (as
+    if training had stopped early)."""
     seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
     """Seed of this section; None: the run's seed."""
 
 
 class WorkersConfig(Section):
     workers: int | None = bounded(None, 100_000, "and no cluster has so many workers", ge=1)
-    """Ray Train workers; None: one per GPU that they may use (of the nodes that are up, else of one node that the
-    autoscaler adds), one on CPUs."""
+    """Number of Ray Train workers; None: one per available GPU (of the nodes that are up, otherwise of one node that
+    the autoscaler adds), or one on CPUs."""
     min_workers: int | None = bounded(None, 100_000, "and no cluster has so many workers", ge=1)
-    """Elastic, for spot nodes: continue with as few as this and grow back to `workers` when nodes arrive; None: never
-    fewer. The result does not depend on it, up to rounding."""
+    """Elastic training, for spot nodes: continue with as few workers as this and grow back to `workers` when nodes
+    return; None: fixed size. The result does not depend on it, up to rounding."""
     cpus_per_worker: float | None = bounded(None, 10_000, "and no node has so many CPUs", ge=0.0001)
-    """Logical CPUs that each worker reserves; None: 1 beside a GPU (less where a node has too few for its GPUs), the
-    node's share on CPUs."""
+    """Logical CPUs reserved by each worker; None: 1 with a GPU (less if a node has too few for its GPUs), the node's
+    share on CPUs."""
     gpus_per_worker: float = bounded(1, 1000, "and no node has so many GPUs", ge=0.0001)
-    """GPUs that each worker reserves, when device is gpu: a whole number, or a share of one."""
+    """GPUs reserved by each worker when device is gpu: a whole number, or a fraction of one."""
     accelerator_type: str | None = None
-    """Ray accelerator type that workers need (`A100`, `H100`, …)."""
+    """Ray accelerator type required by workers (`A100`, `H100`, …)."""
     custom_resources: dict[str, float] = Field(default={})
-    """Further Ray resources that each worker reserves, to pin it to nodes that offer them; `memory` is in bytes."""
+    """Other Ray resources reserved by each worker, to pin it to nodes that offer them; `memory` is in bytes."""
 
     @field_validator("gpus_per_worker")
     @classmethod
@@ -89,10 +90,10 @@ class WorkersConfig(Section):
 
 class ResourcesConfig(Section):
     ray_address: OptionalLocation = None
-    """Ray cluster to join; None: $RAY_ADDRESS, or the job's own cluster, or an embedded local Ray."""
+    """Ray cluster to connect to; None: $RAY_ADDRESS, or the job's own cluster, or a new local Ray."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """`auto`: GPUs if the cluster has or can add one and the torch there can use it, else CPUs; k-means likewise by the
-    faiss there. `gpu` refuses what `auto` does on CPUs."""
+    """`auto`: GPUs if the cluster has or can add one and its torch can use it, otherwise CPUs; k-means likewise,
+    depending on its faiss. `gpu`: fail instead of falling back to CPUs."""
     proxy: WorkersConfig = WorkersConfig()
     """Workers that train and score the proxy."""
     target: WorkersConfig = WorkersConfig()
@@ -100,33 +101,34 @@ class ResourcesConfig(Section):
     evaluation: WorkersConfig = WorkersConfig()
     """Workers that answer test questions; each holds a whole model."""
     max_failures: int = bounded(3, 1_000_000, "which is as good as -1, always", ge=-1)
-    """How often lost workers are replaced before the run stops (it can then be resumed); -1: always."""
+    """How many times lost workers are replaced before the run stops (it can then be resumed); -1: unlimited."""
     may_grow: bool = False
-    """The cluster's autoscaler can add nodes: wait for what is missing instead of refusing it."""
+    """The cluster's autoscaler can add nodes: wait for missing resources instead of refusing the run."""
     capacity_wait_s: float = bounded(86_400, 365 * 24 * 3600, "which is a year", gt=0)
-    """How long a stage waits for resources that others hold, or for nodes that the autoscaler adds, before the run ends
-    (it can then be resumed; seconds)."""
+    """How long a stage waits for resources in use by others, or for nodes from the autoscaler, before the run stops (it
+    can then be resumed; seconds)."""
     parallel_tasks: int | None = bounded(None, 1_000_000, "and no cluster has so many CPUs", ge=1)
     """How many one-CPU tasks (reading, tokenising) may run at once; None: the cluster's CPUs, and with `may_grow` at
-    least 64, so that its autoscaler sees what to grow for."""
+    least 64, so that the autoscaler sees the demand."""
     gpu_wait_s: float = bounded(300, 30 * 24 * 3600, "which is a month", ge=0)
-    """With `device: auto` and `may_grow`, when there is no GPU yet: how long to wait for one before taking CPUs
+    """With `device: auto` and `may_grow`, if there is no GPU yet: how long to wait for one before using CPUs
     (seconds)."""
 
 
 class EstimatesConfig(Section):
     num_examples: int | None = bounded(None, 10**12, "and no corpus has so many rows", ge=1)
-    """Rows of the corpus, for `--dry-run` where they cannot be counted before download."""
+    """Rows of the corpus, for `--dry-run` if they cannot be counted before download."""
     tokens_per_example: float | None = bounded(None, 10**9, "and no example is so long", gt=0)
-    """Mean length (tokens), for `--dry-run` where it cannot be measured before download."""
+    """Mean length (tokens), for `--dry-run` if it cannot be measured before download."""
     num_parameters: int | None = bounded(None, 10**15, "and no model is so large", ge=1)
-    """Parameters of the proxy, for `--dry-run` where its config cannot be loaded."""
+    """Parameters of the proxy, for `--dry-run` if its config cannot be loaded."""
     device_tflops: float = bounded(0.1, 10**6, "and no device is so fast", gt=0)
-    """Sustained speed assumed for the time estimate (TFLOP/s per worker): 0.1 is two CPU cores, 150 an A100."""
+    """Sustained speed assumed for the time estimate (TFLOP/s per worker): about 0.1 for two CPU cores, 150 for an
+    A100."""
     price_per_worker_hour: float | None = bounded(None, 10**9, "and no device is so dear", gt=0)
     """Price of one worker's device per hour, in your currency; None: costs are not estimated."""
     worker_memory_gb: float | None = bounded(None, 10**6, "and no device has so much memory", gt=0)
-    """Device memory of a target worker (GB), for the memory estimate where the nodes are not up yet."""
+    """Device memory of a target worker (GB), for the memory estimate if the nodes are not up yet."""
 
 
 class S2LConfig(Section):
@@ -137,19 +139,19 @@ class S2LConfig(Section):
     run_dir: OptionalLocation = None
     """Folder of the run, local or s3://, gs://; None: `runs/<name>`."""
     seed: int = bounded(0, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
-    """Seed of everything that has no seed of its own."""
+    """Seed of every section that does not set its own."""
     corpus: CorpusConfig
     proxy: ProxyConfig
     trajectories: TrajectoriesConfig = TrajectoriesConfig()
     clusters: ClustersConfig = ClustersConfig()
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
     gradients: GradientsConfig | None = None
-    """None: a run does not compare gradients; `s2l gradients` does, afterwards."""
+    """None: the run does not compare gradients; `s2l gradients` can do so afterwards."""
     heldout: HeldOutConfig = HeldOutConfig()
     target: TargetConfig | None = None
     """None: the run ends with the subsets."""
     evaluation: EvaluationConfig | None = None
-    """None: targets are judged by their held-out losses alone."""
+    """None: targets are judged only by their held-out losses."""
     sweep: SweepConfig = SweepConfig()
     loggers: LoggersConfig = LoggersConfig()
     resources: ResourcesConfig = ResourcesConfig()

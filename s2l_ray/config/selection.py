@@ -41,17 +41,17 @@ RULE_OF = {"max_rise_nats": "rise", "max_local_excess_nats": "local", "neighbour
 
 class GuardConfig(Section):
     rules: list[GuardRule] | None = None
-    """Which examples are chosen after all others: `rise`, whose loss ends above its lowest; `not_learnt`, whose loss
-    ends no lower than it began; `prompt_gain`, whose prompt does not lower it; `local`, whose loss is above those of
-    the nearest prompts. []: none, whatever the selector has."""
+    """Which examples are selected after all others: `rise`, whose loss ends above its minimum; `not_learnt`, whose loss
+    ends no lower than it began; `prompt_gain`, whose loss the prompt does not lower; `local`, whose loss exceeds that
+    of the nearest prompts. []: none, even if the selector has its own."""
     max_rise_nats: float | None = bounded(None, 1e6, "and no loss rises so far", ge=0)
-    """`rise`: by how much the last loss may lie above the lowest (nats per token); None: 0.2."""
+    """`rise`: how far the last loss may be above the minimum (nats per token); None: 0.2."""
     max_local_excess_nats: float | None = bounded(None, 1e6, "and no loss lies so far above others", ge=0)
-    """`local`: by how much the last loss may lie above the median of the neighbours' (nats per token); None: 1."""
+    """`local`: how far the last loss may be above the neighbours' median (nats per token); None: 1."""
     neighbours: int | None = bounded(None, 1024, "and neighbours so far away say nothing", ge=1)
-    """`local`: how many nearest prompts are compared with; None: 20."""
+    """`local`: how many nearest prompts to compare with; None: 20."""
     min_kept_share: float | None = bounded(None, 1.0, "and no more than everything can be kept", ge=0)
-    """Stop with an error where fewer of the examples would stay eligible; None: 0.8."""
+    """Fail if a smaller share of the examples would remain eligible; None: 0.8."""
 
     def given(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True)
@@ -59,49 +59,49 @@ class GuardConfig(Section):
 
 class ReferenceConfig(Section):
     model: Literal["proxy", "target"] = "proxy"
-    """Whose scores and embeddings count. `target`: those of the target, fine-tuned on everything first, which costs
-    more than any subset saves on one target; see `s2l run --dry-run`. Trajectories and clusters stay the proxy's."""
+    """Model that provides scores and embeddings. `target`: the target, first fine-tuned on everything, which costs more
+    than any subset saves on a single target; see `s2l run --dry-run`. Trajectories and clusters still use the proxy."""
     snapshot: Snapshot | None = None
-    """Snapshot of that model by which selectors score: `late` (last), `early` (first at or after `early_share` of the
-    steps), `first` (first recorded), or `start` (untrained, with trajectories.include_step_zero). The target's first
-    and start are both the model before fine-tuning."""
+    """Snapshot of that model that selectors score with: `late` (last), `early` (first at or after `early_share` of the
+    steps), `first` (first recorded), or `start` (untrained, with trajectories.include_step_zero). For the target,
+    `first` and `start` both mean the model before fine-tuning."""
     early_share: float = bounded(0.1, 1.0, "where training ends", ge=0)
-    """Where the early snapshot is: the first at or after this share of the optimiser steps."""
+    """Position of the early snapshot: the first at or after this share of the optimiser steps."""
     embedding_dim: int | None = bounded(None, 65_536, "and no model's states are so wide", ge=2)
-    """Project embeddings to so many dimensions by random signs, for a corpus too large to store them whole (float16);
-    None: all of the proxy's."""
+    """Project embeddings to this many dimensions with random signs, if the corpus is too large to store them in full
+    (float16); None: the full dimension."""
 
 
 class QueryConfig(Section):
     paths: list[Location] = Field(default=[])
-    """Files of your own examples of the task, prompts with responses, for selectors that choose what is nearest to
-    them. Read as the corpus is where their columns fit, else by their own format."""
+    """Files with your own examples of the task, prompts with responses, for selectors that choose the nearest examples.
+    Read like the corpus if their columns match, otherwise in their own format."""
 
 
 class SelectionConfig(Section):
     budgets: list[int | float] = Field(default=[0.11])
     """Sizes of the subsets: whole numbers are counts of examples, fractions (0, 1] shares of the corpus."""
     selectors: list[str] = Field(default=["s2l"])
-    """Rules that choose; `s2l selectors` lists them."""
+    """Selection rules; `s2l selectors` lists them."""
     stratify: bool | str = False
-    """Choose within each source, sources balanced first (for s2l the authors' code), instead of globally (Algorithm 1);
-    or, by its name, within each value of a facet (see corpus.facets)."""
+    """Balance sources first and select within each (for s2l, as in the authors' code), instead of globally (Algorithm
+    1); or, with the name of a facet, balance its values (see corpus.facets)."""
     seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
     """Seed of this section; None: the run's seed."""
     allocation_exponent: float | None = bounded(None, 1.0, "and small clusters would give nothing", ge=0)
-    """α: clusters count by size^α. 0 takes equally many from each (the paper), 1 in proportion to their sizes."""
+    """α: clusters are weighted by size^α. 0 takes the same number from each (the paper), 1 in proportion to size."""
     weights: Weighting | None = None
-    """`cluster`: chosen examples weigh as many as they stand for, in the subset's files and in the target's loss."""
+    """`cluster`: weight selected examples by the number they represent, in the subset's files and the target's loss."""
     weights_cap: float | None = bounded(None, 1e6, "and one example could rule a batch", ge=1)
     """Largest weight, in multiples of the median; None: 10."""
     reference: ReferenceConfig = ReferenceConfig()
-    """Which snapshot gives the scores and embeddings that selectors look at."""
+    """Model and snapshot that provide the scores and embeddings used by selectors."""
     query: QueryConfig = QueryConfig()
     """Your own examples of the task, for `rds_plus`."""
     guard: GuardConfig = GuardConfig()
-    """Rules against wrong answers: what they drop is chosen after all others, and counted."""
+    """Rules against wrong answers: flagged examples are selected after all others, and counted."""
     options: dict[str, dict[str, Any]] = Field(default={})
-    """Selector → settings of its own (`facility_location: {neighbours: 64}`)."""
+    """Settings of individual selectors (`facility_location: {neighbours: 64}`)."""
 
     @field_validator("budgets", mode="before")
     @classmethod

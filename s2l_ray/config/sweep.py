@@ -21,7 +21,7 @@ class RangeConfig(Section):
     max: float = bounded(..., 10**15, _RANGE, ge=-(10**15))
     """Highest value."""
     log: bool = False
-    """Draw the logarithm evenly."""
+    """Sample uniformly on a logarithmic scale."""
     integer: bool = False
     """Whole numbers only."""
 
@@ -42,7 +42,7 @@ class AshaConfig(Section):
     grace_steps: int = bounded(50, 10**9, "and no training has so many steps", ge=1)
     """No trial is stopped before this optimiser step."""
     reduction_factor: float = bounded(3, 1000, "and all trials but one would be stopped at the first rung", gt=1)
-    """At each rung, one in this many trials continues."""
+    """At each rung, one trial in this many continues."""
 
 
 class SweepConfig(Section):
@@ -51,31 +51,31 @@ class SweepConfig(Section):
     selectors: list[str] = Field(default=["s2l", "random"], min_length=1)
     """Selectors to compare."""
     num_seeds: int = bounded(3, 1000, "and every seed repeats all trials", ge=1)
-    """Repetitions with other seeds of selection and target (0, 1, …); the proxy stays the same."""
+    """Repetitions with different seeds for selection and target (0, 1, …); the proxy stays the same."""
     full: bool = True
     """Also train on the full data, once per seed, for comparison."""
     parameters: dict[str, list[Any] | RangeConfig] = Field(default={})
-    """Further settings to try: a dotted path and its values (`clusters.num_clusters: [50, 100]`,
+    """Other settings to try: a dotted path and its values (`clusters.num_clusters: [50, 100]`,
     `clusters.num_snapshots: [4, 8]`, `target.learning_rate: {min: 1e-5, max: 1e-3, log: true}`)."""
     search: Literal["grid", "random", "optuna"] = "grid"
     """All combinations; or `num_samples` drawn at random; or proposed by Optuna's TPE from the results so far."""
     num_samples: int | None = bounded(None, 10_000, "and a sweep of more trials would not end", ge=1)
-    """Trials of a random or Optuna search, beside those of the full data."""
+    """Number of trials in a random or Optuna search, not counting those on the full data."""
     heldout_set: str | None = None
     """Held-out set that decides; None: the first one."""
     metric: str = Field(default="macro", examples=["macro", "micro", "per_token", "exact_match"])
     """Metric that decides: held-out loss (`macro`: mean over sources, `micro`: over examples, `per_token`: over
-    tokens), `exact_match`, or one of your own (docs/extending.md); or a figure of the targets' answers to a task of the
-    section `evaluation`: `evaluation.gsm8k.correct`, `evaluation.clinical.rougeL`."""
+    tokens), `exact_match`, or your own (docs/extending.md); or a metric of the targets' answers to a task in the
+    `evaluation` section: `evaluation.gsm8k.correct`, `evaluation.clinical.rougeL`."""
     max_concurrent: int | None = bounded(None, 10_000, "and no cluster trains so many at once", ge=1)
-    """Trials at once; None, or more than fit: as many as fit."""
+    """Maximum number of trials in parallel; None: as many as fit."""
     asha: AshaConfig | None = None
-    """Stop trials that fall behind before they end (needs target.evaluate_every_steps)."""
+    """Stop trials early that fall behind (needs target.evaluate_every_steps)."""
     predict: bool = False
-    """Sweep with the proxy's model as the target first; its curve says which budgets are worth confirming with the
+    """First sweep with the proxy's model as the target; its curve shows which budgets are worth confirming with the
     target."""
     within: float = Field(default=0.01, gt=0, lt=1)
-    """What `--find-smallest` calls good enough: at most this much worse than the full data, relative to it."""
+    """What `--find-smallest` considers good enough: at most this much worse than the full data, relative to it."""
 
     @field_validator("budgets", mode="before")
     @classmethod

@@ -23,7 +23,7 @@ class LoraConfig(Section):
     target_modules: str | list[str] = Field(default="all-linear")
     """Which layers get adapters: `all-linear` (all but the head), or names."""
     export: Literal["merged", "adapter"] = "merged"
-    """`merged`: a whole model that loads without peft; `adapter`: the adapters alone."""
+    """`merged`: a complete model that loads without peft; `adapter`: only the adapters."""
 
     @field_validator("target_modules")
     @classmethod
@@ -44,36 +44,36 @@ class TargetConfig(TrainedModelConfig):
     """What to fine-tune on, one target each: `<selector>-<budget>` of the selection (`s2l-0.11`), or `full`.
     Empty: the first selector at the first budget."""
     length: Literal["epochs", "same_steps"] = "epochs"
-    """What `epochs` counts: passes over the subset, or (`same_steps`) as many optimiser steps as that many passes over
-    the full data take. The paper uses both; compare selectors at
-    the same number of steps."""
+    """What `epochs` counts: passes over the subset or, with `same_steps`, the number of optimiser steps that as many
+    passes over the full data would take. The paper uses both; compare selectors at the same number of steps."""
     max_tokens: int | None = bounded(None, 10**15, "and no corpus has so many tokens", ge=1)
     """Number of tokens to train on, instead of `epochs` (rounded to whole steps)."""
 
     zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
-    """DeepSpeed ZeRO: 1 shards the optimiser, 2 the gradients too, 3 the parameters too; 0 is PyTorch alone (DDP), for
-    which DeepSpeed need not be installed. `auto`: the lowest that fits in the workers' memory."""
+    """DeepSpeed ZeRO stage: 1 shards the optimiser states, 2 also the gradients, 3 also the parameters; 0 is plain
+    PyTorch (DDP), without DeepSpeed. `auto`: the lowest stage that fits in the workers' memory."""
     offload_optimizer: Offload = "none"
-    """Where ZeRO keeps optimiser states and fp32 weights: on the device, in the node's memory, or on its NVMe."""
+    """Where ZeRO keeps optimiser states and fp32 weights: on the device, in CPU memory, or on NVMe."""
     offload_parameters: Offload = "none"
     """Where ZeRO-3 keeps its share of the parameters."""
     nvme_path: str | None = None
-    """Folder on each node's NVMe, for offload to it."""
+    """Folder on each node's NVMe, for offload to NVMe."""
     deepspeed_config: OptionalLocation = None
-    """A DeepSpeed JSON file of your own. Its keys are added to what this section makes; where both set the same
-    thing (batch sizes, optimiser, schedule, clipping, precision, ZeRO stage, offload) they must agree."""
+    """Your own DeepSpeed JSON file. Its keys are merged with those generated from this section; values set in both
+    (batch sizes, optimiser, schedule, clipping, precision, ZeRO stage, offload) must agree."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: a third more compute, a fraction of the memory."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
-    """Attention kernel; `auto`: PyTorch's fused one (sdpa) where the model has it."""
+    """Attention kernel; `auto`: PyTorch's fused kernel (sdpa) if the model supports it."""
     lora: LoraConfig | None = None
     """Train low-rank adapters (peft) instead of all weights."""
 
     checkpoints_to_keep: int = bounded(2, 10_000, "and they would fill the storage", ge=1)
-    """Number of newest checkpoints to keep during training; `checkpoint_every_steps: None` makes about five in all."""
+    """Number of newest checkpoints to keep during training; `checkpoint_every_steps: None` writes about five in
+    total."""
     evaluate_every_steps: int | None = bounded(None, 10**9, "and no training has so many steps", ge=1)
-    """Steps between evaluations on the held-out sets while it trains, for the curve, `keep_best`, `patience` and
-    `sweep.asha`; None: none. Before and after its training every target is evaluated."""
+    """Steps between evaluations on the held-out sets during training, for the curve, `keep_best`, `patience` and
+    `sweep.asha`; None: none. Every target is evaluated before and after training in any case."""
     keep_best: bool = False
     """Export the weights with the lowest held-out loss (mean over sources) instead of the last ones."""
     patience: int | None = bounded(None, 10**6, "and no training is evaluated so often", ge=1)

@@ -12,19 +12,19 @@ _DEFAULT_SNAPSHOTS = {"snapshots": 12, "training": 0, "hybrid": 3}
 
 class TrajectoriesConfig(Section):
     source: Literal["snapshots", "training", "hybrid"] = "snapshots"
-    """Where the losses come from. `snapshots`: the whole corpus is scored again and again, as in the paper. `training`:
-    what the training computes anyway, one loss for every example and whole epoch, without a further pass. `hybrid`:
-    both, with few snapshots."""
+    """Where the losses come from. `snapshots`: the whole corpus is scored repeatedly, as in the paper. `training`: what
+    training computes anyway, one loss per example and full epoch, without an extra pass. `hybrid`: both, with few
+    snapshots."""
     num_snapshots: int | None = bounded(None, 1000, "and every snapshot scores the whole corpus once more", ge=1)
-    """T: how many times every example is scored, evenly spaced over the optimiser steps, with the first and the last
-    step among them (with `hybrid`: the last). None: 12; with `hybrid` 3, with `training` none."""
+    """T: how many times every example is scored, evenly spaced over the optimiser steps, including the first and the
+    last (with `hybrid`: the last). None: 12; with `hybrid` 3, with `training` none."""
     include_step_zero: bool = False
-    """Let the first snapshot be the untrained proxy (step 0) instead of the proxy after its first step."""
+    """Make the untrained proxy (step 0) the first snapshot, instead of the proxy after its first step."""
     tokens_per_batch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)
     """Tokens scored at once; 65,536 or more is faster on GPUs."""
     examples_per_part: int | None = bounded(None, 1_000_000, "and a part is held in one worker's memory", ge=1)
-    """Unit of work and of restart (examples a file); None: from the corpus's size, 64 to 4,096, and more from 17
-    million examples on, so that there are about 3,000 files a stage."""
+    """Unit of work and of restart (examples per file); None: depends on the corpus, 64 to 4,096, and more above 17
+    million examples, for about 3,000 files per stage."""
 
     @property
     def num_scored(self) -> int:
