@@ -37,13 +37,13 @@ _WELCOME = """\
 s2l: which part of your fine-tuning data is worth training on?
 
 Three commands to try:
-  s2l run quickstart         the whole way on two CPU cores, in about five minutes
-  s2l init data.jsonl        look at your own data and write the configuration for it
+  s2l run quickstart         a complete run on two CPU cores, in about five minutes
+  s2l init data.jsonl        inspect your own data and write a configuration for it
   s2l recipes                configurations to start from
 
 s2l --help lists all commands."""
 _TITLE = "Which part of your fine-tuning data is worth training on? The commands"
-_EPILOG = "s2l COMMAND --help says more. Exit codes: 0 done, 1 failed, 2 nothing started."
+_EPILOG = "Details: s2l COMMAND --help. Exit codes: 0 done, 1 failed, 2 nothing started."
 _COMMANDS = (init, run, select, finetune, evaluate, gradients, sweep, submit, inspect, report, verify, push, recipes,
              selectors, explain, schema, completion, env)  # fmt: skip
 
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = signals.exit_code
             how = "interrupted" if code == INTERRUPTED else "stopped"
             with contextlib.suppress(OSError):
-                print(f"\n{how}; complete stages stay, the same command goes on from there", file=sys.stderr)
+                print(f"\n{how}; complete stages are kept, run the same command to resume", file=sys.stderr)
             if code == INTERRUPTED:
                 return code
             with contextlib.suppress(OSError):

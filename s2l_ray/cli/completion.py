@@ -10,8 +10,8 @@ from s2l_ray.cli.arguments import Commands
 
 SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 _ABOUT = """\
-Print the lines that teach a shell to complete s2l's commands, recipes, subsets
-and settings. For bash:
+Print a script that lets a shell complete s2l's commands, recipes, subsets and
+settings. For bash:
 
   eval "$(s2l completion bash)"                        in this shell
   echo 'eval "$(s2l completion bash)"' >> ~/.bashrc    in every new shell"""

@@ -7,8 +7,8 @@ import argparse
 from s2l_ray.cli.arguments import Commands, add_json, print_json
 
 _ABOUT = """\
-Print versions, processors, memory and GPUs of this machine and how Ray would be
-reached: what a bug report needs. Starts nothing and holds no secrets."""
+Print the versions, processors, memory and GPUs of this machine, and how Ray
+would be reached, for bug reports. Starts nothing and prints no secrets."""
 
 
 def add_to(commands: Commands) -> None:

@@ -1,4 +1,4 @@
-"""What can the targets do? They answer test questions, and a rule says which answers are right."""
+"""Have targets answer test questions, and score their answers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from s2l_ray.workflow.evaluate import EvaluationRequest
 
 _ABOUT = """\
-Let targets answer the test questions of the section `evaluation`, and say which
-answers are right. What is there is skipped; see docs/evaluation.md."""
+Have targets answer the test questions of the `evaluation` section, and score
+their answers. Complete work is skipped; see docs/evaluation.md."""
 
 
 def add_to(commands: Commands) -> None:
@@ -39,8 +39,8 @@ def add_to(commands: Commands) -> None:
     )
     evaluate.add_argument("--model", action=Once, help="a hub id or folder, instead of the targets")
     how = evaluate.add_mutually_exclusive_group()
-    how.add_argument("--rescore", action="store_true", help="judge again; generate nothing")
-    how.add_argument("--dry-run", action="store_true", help="say what it would take; start nothing")
+    how.add_argument("--rescore", action="store_true", help="score existing answers again; generate nothing")
+    how.add_argument("--dry-run", action="store_true", help="estimate the cost; start nothing")
     how.add_argument("--export-lm-eval", action=Once, metavar="DIR", help="write tasks for lm-evaluation-harness")
     evaluate.add_argument(
         "--compare",
@@ -48,9 +48,9 @@ def add_to(commands: Commands) -> None:
         type=_names,
         default=[],
         metavar="NAMES",
-        help="test whether these differ: full,s2l-0.11",
+        help="test whether these models differ: full,s2l-0.11",
     )
-    evaluate.add_argument("--across-engines", action="store_true", help="compare even what different engines answered")
+    evaluate.add_argument("--across-engines", action="store_true", help="also compare answers of different engines")
     # Said by the message that asks for it; nobody should come upon it by chance.
     evaluate.add_argument("--i-know-programs-run-with-my-rights", action="store_true", help=argparse.SUPPRESS)
     evaluate.set_defaults(call=_evaluate)

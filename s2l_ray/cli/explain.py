@@ -11,13 +11,13 @@ from s2l_ray.cli.arguments import Commands, add_json, print_json
 from s2l_ray.cli.completion import complete_fields
 
 _ABOUT = """\
-Say what a field of the configuration means: its type, default, bounds and unit.
-Of a section, all its fields; without a name, the sections."""
+Explain a field of the configuration: its meaning, type, default, bounds and
+unit. For a section, list its fields; without a name, list the sections."""
 
 
 def add_to(commands: Commands) -> None:
     """Its arguments."""
-    explain = commands.add_parser("explain", help="say what a setting means", description=_ABOUT)
+    explain = commands.add_parser("explain", help="explain a setting", description=_ABOUT)
     named = explain.add_argument(
         "field", metavar="FIELD", nargs="?", default="", help="e.g. selection.budgets, or clusters"
     )

@@ -9,7 +9,7 @@ from s2l_ray.cli.completion import complete_subsets
 
 _ABOUT = """\
 Fine-tune the target on one subset of a finished run, or on the full data, and
-evaluate it before and after. A subset that is not there yet is chosen first."""
+evaluate it before and after. A subset that does not exist is selected first."""
 _EXAMPLES = """\
 examples:
   s2l finetune runs/my --subset s2l-0.11 target.model=microsoft/phi-2

@@ -9,10 +9,10 @@ from s2l_ray.cli.arguments import Commands, add_json, print_json
 _ABOUT = """\
 Compare gradients of sampled examples within and across the clusters of a
 finished run, and the mean gradient of each of its subsets with the corpus's.
-Trains nothing; what is there is skipped."""
+Trains nothing; complete work is skipped."""
 _EXAMPLES = """\
 examples:
-  s2l gradients runs/my --dry-run              what it would take
+  s2l gradients runs/my --dry-run              estimate the cost
   s2l gradients runs/my                        by the language-model head
   s2l gradients runs/my gradients.kind=lora    by adapters in all other layers
   s2l gradients runs/my "gradients.snapshots=[start, last]" --json"""
@@ -28,7 +28,7 @@ def add_to(commands: Commands) -> None:
     gradients.add_argument(
         "overrides", nargs="*", metavar="section.field=value", help="settings of gradients, resources, estimates"
     )
-    gradients.add_argument("--dry-run", action="store_true", help="say what it would take; start nothing")
+    gradients.add_argument("--dry-run", action="store_true", help="estimate the cost; start nothing")
     add_json(gradients)
     gradients.set_defaults(call=_gradients)
 

@@ -1,4 +1,4 @@
-"""The configuration that fits a file."""
+"""Write a configuration that fits your data."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import argparse
 from s2l_ray.cli.arguments import Commands, Once
 
 _ABOUT = """\
-Look at your data with the readers that a run uses, and write the few lines of
-YAML that fit: format, template, source column, length. Nothing is overwritten."""
+Inspect your data with the same readers as a run, and write a short YAML
+configuration for it: format, template, source column, length. Nothing is
+overwritten."""
 _EXAMPLES = """\
 examples:
   s2l init data.jsonl                 writes data.yaml
@@ -19,7 +20,7 @@ examples:
 def add_to(commands: Commands) -> None:
     """Its arguments."""
     init = commands.add_parser(
-        "init", help="look at your data and write a configuration", description=_ABOUT, epilog=_EXAMPLES
+        "init", help="inspect your data and write a configuration", description=_ABOUT, epilog=_EXAMPLES
     )
     init.add_argument("paths", metavar="PATH", nargs="+", help="files, folders, globs; local, s3://, gs://, abfs://")
     init.add_argument("--out", action=Once, metavar="FILE", help="default: the data's name with .yaml; -: print it")

@@ -1,4 +1,4 @@
-"""Clusters, losses, sample examples, what was quarantined."""
+"""Show a run's clusters, losses, sample examples and quarantine."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import sys
 from s2l_ray.cli.arguments import Commands, Once, add_json, count, print_json
 
 _ABOUT = """\
-Show what a run holds, finished or not: its stages, clusters with their losses
-and sample examples, targets, and what was quarantined and why. Changes nothing."""
+Show the contents of a run, finished or not: its stages, clusters with their
+losses and sample examples, targets, and what was quarantined and why. Changes
+nothing."""
 
 
 def add_to(commands: Commands) -> None:
@@ -17,13 +18,17 @@ def add_to(commands: Commands) -> None:
     inspect = commands.add_parser("inspect", help="show clusters, losses, examples, quarantine", description=_ABOUT)
     inspect.add_argument("run", metavar="RUN", help="the run's folder")
     which = inspect.add_mutually_exclusive_group()
-    which.add_argument("--clusters", action=Once, type=count, metavar="N", help="how many to show (20); 0: all")
-    which.add_argument("--cluster", action=Once, type=count, metavar="K", help="only this, with more of its examples")
+    which.add_argument(
+        "--clusters", action=Once, type=count, metavar="N", help="number of clusters to show (20); 0: all"
+    )
+    which.add_argument(
+        "--cluster", action=Once, type=count, metavar="K", help="show only this cluster, with more examples"
+    )
     inspect.add_argument(
         "--examples", action=Once, type=count, metavar="N", help="sample examples per cluster (1; with --cluster 10)"
     )
     inspect.add_argument("--source", default="", metavar="NAME", help="only examples of this source")
-    inspect.add_argument("--by", default="", metavar="COLUMN", help="losses and subsets by the values of this facet")
+    inspect.add_argument("--by", default="", metavar="COLUMN", help="break losses and subsets down by this facet")
     add_json(inspect)
     inspect.set_defaults(call=_inspect)
 

@@ -8,9 +8,9 @@ from s2l_ray.cli.arguments import Commands, Once
 from s2l_ray.cli.completion import complete_subsets, complete_targets
 
 _ABOUT = """\
-Push a subset (as a data set) or a fine-tuned target (as a model) to the Hugging
-Face hub, with a card that says how it was made. New repositories are private
-unless --public is given."""
+Push a subset (as a dataset) or a fine-tuned target (as a model) to the Hugging
+Face hub, with a card that documents how it was made. New repositories are
+private unless --public is given."""
 _EXAMPLES = """\
 examples:
   s2l push runs/my --subset s2l-0.11 user/name

@@ -15,7 +15,7 @@ full, as a file to start from: s2l recipes quickstart > my.yaml"""
 def add_to(commands: Commands) -> None:
     """Its arguments."""
     recipes = commands.add_parser("recipes", help="list the configurations that ship with s2l_ray", description=_ABOUT)
-    name = recipes.add_argument("name", metavar="NAME", nargs="?", help="print this one, every setting resolved")
+    name = recipes.add_argument("name", metavar="NAME", nargs="?", help="print this one with every setting resolved")
     name.completer = complete_recipes
     add_json(recipes)
     recipes.set_defaults(call=_recipes)

@@ -1,4 +1,4 @@
-"""One page that shows what was chosen, why, and what it is worth."""
+"""Write the HTML report: what was selected, why, and what it is worth."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ import sys
 from s2l_ray.cli.arguments import Commands, Once, print_json
 
 _ABOUT = """\
-Make one HTML page that shows what was chosen, why, and what it is worth. A run
-ends with it; this makes it again, with other names and comparisons, or early."""
+Write an HTML report of what was selected, why, and what it is worth. A run ends
+with it; use this to redo it, with other names or comparisons, or early."""
 
 
 def add_to(commands: Commands) -> None:
     """Its arguments."""
-    report = commands.add_parser("report", help="show what was chosen and what it is worth", description=_ABOUT)
+    report = commands.add_parser("report", help="show what was selected and what it is worth", description=_ABOUT)
     report.add_argument("run", metavar="RUN", help="the run's folder; it may be unfinished")
     report.add_argument("--out", action=Once, metavar="FILE", help="default: report/index.html in the run's folder")
     report.add_argument("--by", action=Once, metavar="COLUMN", help="name clusters by this facet, or by source")
     report.add_argument(
-        "--compare", action="append", default=[], metavar="RUN", help="show how alike its subsets are; may be repeated"
+        "--compare",
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="show the overlap with its subsets; may be repeated",
     )
-    report.add_argument("--no-text", action="store_true", help="leave the texts of examples out")
-    report.add_argument("--json", action="store_true", help="print the page's numbers instead of making it")
+    report.add_argument("--no-text", action="store_true", help="leave out the text of examples")
+    report.add_argument("--json", action="store_true", help="print the numbers instead of writing the page")
     report.add_argument("--open", action="store_true", help="show it in a browser, if there is a display")
     report.set_defaults(call=_report)
 

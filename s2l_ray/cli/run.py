@@ -1,4 +1,4 @@
-"""From a raw corpus to chosen subsets, and to targets where there are some."""
+"""Run a configuration from the raw corpus to subsets and targets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from s2l_ray.cli.arguments import Commands, add_json, print_json
 from s2l_ray.cli.completion import complete_configs, complete_overrides
 
 _ABOUT = """\
-From a raw corpus to the chosen subsets, and to fine-tuned targets where the
-configuration has a section `target`. The same command resumes where an earlier
-one stopped; what is complete is not done again."""
+Run a configuration from the raw corpus to the selected subsets and, if it has a
+`target` section, to fine-tuned targets. Run the same command again to resume;
+complete stages are not repeated."""
 _EXAMPLES = """\
 examples:
   s2l run quickstart
@@ -32,10 +32,10 @@ def add_to(commands: Commands) -> None:
     )
     config.completer = complete_configs
     overrides.completer = complete_overrides
-    run.add_argument("--dry-run", action="store_true", help="say what would be done and what it costs; start nothing")
-    run.add_argument("--resolved", action="store_true", help="with --dry-run: print every setting too")
+    run.add_argument("--dry-run", action="store_true", help="show what would be done and its cost; start nothing")
+    run.add_argument("--resolved", action="store_true", help="with --dry-run: also print every setting")
     add_json(run)
-    run.add_argument("--select-only", action="store_true", help="end with the subsets")
+    run.add_argument("--select-only", action="store_true", help="stop after the subsets")
     run.set_defaults(call=_run)
 
 

@@ -7,12 +7,12 @@ import argparse
 from s2l_ray.cli.arguments import Commands, print_json
 
 _ABOUT = """\
-Print the JSON schema of a configuration file, with which an editor can complete
-and check it. Write the schema into the folder of the YAML file,
+Print the JSON schema of configuration files, for completion and validation in
+editors. Write it to the folder of the YAML file,
 
   s2l schema > s2l.schema.json
 
-and let the YAML file begin with the line
+and start the YAML file with the line
 
   # yaml-language-server: $schema=s2l.schema.json"""
 

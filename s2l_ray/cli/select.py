@@ -9,7 +9,7 @@ from s2l_ray.errors import shown
 
 _ABOUT = """\
 Choose one more subset from the trajectories of a finished run. Takes seconds;
-nothing is trained again. Prints the files it wrote."""
+nothing is trained again. Prints the files it writes."""
 _EXAMPLES = """\
 examples:
   s2l select runs/my --budget 30%                 evenly over the clusters

@@ -6,12 +6,12 @@ import argparse
 
 from s2l_ray.cli.arguments import Commands, add_json, print_json
 
-_ABOUT = "List the selectors: those of s2l_ray and those of other installed packages."
+_ABOUT = "List all selectors, including those of other installed packages."
 
 
 def add_to(commands: Commands) -> None:
     """Its arguments."""
-    selectors = commands.add_parser("selectors", help="list the rules that choose", description=_ABOUT)
+    selectors = commands.add_parser("selectors", help="list the selectors", description=_ABOUT)
     add_json(selectors)
     selectors.set_defaults(call=_selectors)
 

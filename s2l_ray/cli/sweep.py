@@ -8,15 +8,16 @@ from s2l_ray.cli.arguments import Commands, Once
 from s2l_ray.cli.completion import complete_configs, complete_overrides
 
 _ABOUT = """\
-How much data is enough? Fine-tunes the target on subsets of every size and
-selector in section `sweep`, and on the full data, once per seed, and
-compares their held-out losses. The configuration needs a `target` and held-out
-examples. What is finished is never repeated."""
+Find out how much data is enough: fine-tune the target on subsets of every size
+and selector in the `sweep` section, and on the full data, once per seed, and
+compare their held-out losses. The configuration needs a `target` section and
+held-out examples. Finished work is never repeated."""
 _EXAMPLES = """\
 examples:
   s2l sweep my.yaml sweep.budgets=[0.05,0.1,0.2] sweep.num_seeds=3
   s2l sweep my.yaml --find-smallest --within 0.01
-Results: RUN/sweep/. Exit code 1: some trials failed, and are named."""
+Results are in RUN/sweep/. Exit code 1 means that some trials failed; they are
+named."""
 
 
 def add_to(commands: Commands) -> None:
@@ -25,17 +26,19 @@ def add_to(commands: Commands) -> None:
         "sweep", help="find out how much data is enough", description=_ABOUT, epilog=_EXAMPLES,
         usage="s2l sweep CONFIG [section.field=value ...] [options]",
     )  # fmt: skip
-    config = sweep.add_argument("config", metavar="CONFIG", help="recipe, YAML file, or a run's folder to go on with")
+    config = sweep.add_argument(
+        "config", metavar="CONFIG", help="recipe, YAML file, or the folder of a run to continue"
+    )
     overrides = sweep.add_argument(
         "overrides", nargs="*", metavar="section.field=value", help="settings that replace the file's"
     )
     config.completer, overrides.completer = complete_configs, complete_overrides
     sweep.add_argument("--find-smallest", action="store_true", help="find the smallest budget that is good enough")
     sweep.add_argument(
-        "--within", action=Once, type=float, metavar="SHARE", help="at most so much worse than the full data (0.01)"
+        "--within", action=Once, type=float, metavar="SHARE", help="at most this much worse than the full data (0.01)"
     )
-    sweep.add_argument("--dry-run", action="store_true", help="say what it would try and cost; start nothing")
-    sweep.add_argument("--resume", action="store_true", help="refuse to start anew: CONFIG must be a run's folder")
+    sweep.add_argument("--dry-run", action="store_true", help="show the trials and their cost; start nothing")
+    sweep.add_argument("--resume", action="store_true", help="only continue: CONFIG must be a run's folder")
     sweep.set_defaults(call=_sweep)
 
 

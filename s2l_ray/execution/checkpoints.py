@@ -55,7 +55,7 @@ def _damaged(uri: str, error: Exception) -> str:
     said = str(error).strip().splitlines() or [type(error).__name__]
     return (
         f"the checkpoint {uri} cannot be loaded ({said[0][:300]}): its files are torn or not all there. Delete "
-        f"{uri.rpartition('/')[0]} and run the same command again: the training begins anew, complete stages stay"
+        f"{uri.rpartition('/')[0]} and run the same command again: training starts over, complete stages are kept"
     )
 
 

@@ -177,7 +177,7 @@ def test_a_stopped_job_goes_on_where_it_was(head, tmp_path):
     wait_until(begun)
     client.stop_job(job)
     wait_until(lambda: client.get_job_status(job) == "STOPPED")
-    assert "stopped; complete stages stay, the same command goes on from there" in client.get_job_logs(job)
+    assert "stopped; complete stages are kept, run the same command to resume" in client.get_job_logs(job)
     assert not list(tmp_path.glob("run/locks/*"))
 
     begun = one_more_snapshot(tmp_path)
@@ -189,7 +189,7 @@ def test_a_stopped_job_goes_on_where_it_was(head, tmp_path):
     assert "[corpus] unchanged, skipped" in output
     assert "from step" in output
     assert "Waiting" not in output, "the stopped job's lock was in the way"
-    assert "stopped; complete stages stay" in output, "the job's last line"
+    assert "stopped; complete stages are kept" in output, "the job's last line"
     assert not list(tmp_path.glob("run/locks/*"))
 
     begun = one_more_snapshot(tmp_path)
@@ -198,7 +198,7 @@ def test_a_stopped_job_goes_on_where_it_was(head, tmp_path):
     process.send_signal(signal.SIGINT)
     code, output = finish(process)
     assert code == 130, output
-    assert "interrupted; complete stages stay" in output
+    assert "interrupted; complete stages are kept" in output
     assert not list(tmp_path.glob("run/trajectories/*/manifest.json"))
 
     shutil.copy(JOBS / "run_all.py", tmp_path)
@@ -235,5 +235,5 @@ def test_a_signal_ends_a_plain_run_with_its_code(tmp_path):
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
-    assert errors.strip() == "stopped; complete stages stay, the same command goes on from there"
+    assert errors.strip() == "stopped; complete stages are kept, run the same command to resume"
     assert not list(tmp_path.glob("run/locks/*"))

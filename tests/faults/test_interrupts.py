@@ -20,7 +20,7 @@ from s2l_ray.testing.faults.fault_plan import Fault
 from s2l_ray.testing.tiny import tiny_run_config
 
 COMPLETE = "complete"
-INTERRUPTED = "interrupted; complete stages stay, the same command goes on from there"
+INTERRUPTED = "interrupted; complete stages are kept, run the same command to resume"
 
 MOMENTS = {
     "corpus": Fault("corpus/*", "task", 1, 0.0, "SIGINT"),  # in Ray Data

@@ -165,7 +165,7 @@ def test_a_run_that_waits_for_a_lock(tmp_path: Path, number: signal.Signals) -> 
     process.send_signal(number)
     rest, _ = process.communicate(timeout=30)
     assert process.returncode == CODES[number], rest
-    assert "complete stages stay" in rest
+    assert "complete stages are kept" in rest
     assert "Traceback" not in rest
     wait_until(lambda: locks(run) == [other], seconds=1)
 
