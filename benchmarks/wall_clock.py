@@ -1,5 +1,5 @@
-"""What a choice takes by the clock, from 10⁴ to 10⁶ examples: S2L, facility location by the proxy's and by the target's
-embeddings, and random, each split into training a reference model, scoring with it, and selecting.
+"""Measure the wall-clock time of selection from 10⁴ to 10⁶ examples: S2L, facility location by the proxy's and by the
+target's embeddings, and random, each split into training a reference model, scoring with it, and selecting.
 
     python benchmarks/wall_clock.py --out wall-clock
     python benchmarks/wall_clock.py --rates rates.json --out wall-clock     # models measured elsewhere
@@ -193,7 +193,7 @@ def write(found: dict[int, list[WallClock]], rates: dict[str, Any], runs: Rows, 
 
     bars, largest = wall_clock_bars(found[max(found)], {}), max(found)
     titles = [f"{largest:,} examples", f"{rates['device']}; models multiplied"]
-    picture = framed([bars, by_size(found, runs)], "What a choice takes by the clock", list(WHO.values()), titles)
+    picture = framed([bars, by_size(found, runs)], "Wall-clock time of selection", list(WHO.values()), titles)
     for ending, content in to_files(picture).items():
         (folder / f"wall_clock.{ending}").write_bytes(content)
     clocks = {num: [vars(clock) for clock in of] for num, of in found.items()}
