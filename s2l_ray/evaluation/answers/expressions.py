@@ -74,7 +74,7 @@ def _tokens(text: str, printed: bool) -> list[tuple[str, str]]:
         elif kind == "command":
             tokens.append(_command(value))
         elif value in "√π":
-            tokens.append(("name", "sqrt" if value == "√" else "pi"))
+            tokens.append(("name", value if value == "√" else "pi"))
         else:
             tokens.append((kind, _OPERATORS.get(value, value)))
     return tokens
@@ -204,7 +204,7 @@ class _Parser:
         return Node("apply", "abs", (node,)) if value == "|" else node
 
     def number(self, digits: str) -> Node:
-        if len(digits) > 400 or len(digits.lower().partition("e")[2]) > 4:
+        if len(digits) > MAX_CHARACTERS or len(digits.lower().partition("e")[2]) > 4:
             raise TooLarge("a number with too many digits")
         node = Node("number", Fraction(digits))
         if self.peek() == ("name", "frac") and digits.isdigit() and self._is_plain_fraction():
@@ -226,6 +226,9 @@ class _Parser:
             index = self.sum()
             self.take("]")
             return Node("apply", "root", (self.argument(), index))
+        if name == "√":  # of a whole number: √10, where \\sqrt10 is \\sqrt{1}0
+            with self.deeper():
+                return Node("apply", "sqrt", (self.base(),))
         if name == "binomial" and self.peek()[1] == "{":
             return Node("apply", name, (self.argument(), self.argument()))
         if name in FUNCTIONS or name in _ALIASES.values():

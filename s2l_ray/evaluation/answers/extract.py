@@ -28,12 +28,15 @@ _MARKER = re.compile(
     re.IGNORECASE,
 )
 _OPENING = " \n:=>*\"'"
-_SENTENCE_END = re.compile(r"(?<!\bapprox)(?<!\bRs)(?<!\bno)[.!?](?=[\s\"'\])*]|$)|\n", re.IGNORECASE)
+_SENTENCE_END = re.compile(
+    r"(?<!\bapprox)(?<!\bRs)(?<!\bno)(?<!\bi\.e)(?<!\be\.g)[.!?](?=[\s\"'\])*]|$)|\n", re.IGNORECASE
+)
 _REMARK = re.compile(
     r",? (?:which|that is|because|since|where|whereas|rather than|instead of|not|given|provided|assuming|if|when"
     r"|i\.e\.?|e\.g\.?)(?=[ ,.])|, ?(?:as|so|but)(?= )|,? (?:as|so) (?:the|we|it|he|she|they|there|in)(?= )"
-    r"| \((?=(?:about |[0-9.,$]+ )?[A-Za-z]{2,}[ ,.;)])| -{1,2} (?=[A-Za-z]{3})"
+    r"| \((?!(?:in )?base\b)(?=(?:about |[0-9.,$]+ )?[A-Za-z]{2,}[ ,.;)])| -{1,2} (?=[A-Za-z]{3})"
 )
+_ANNOUNCED = re.compile(r"(?:thus|therefore|then|hence|simply|as follows|given by|the following)[ :]*\n", re.IGNORECASE)
 _NOT_BUT = re.compile(r"^not\b[^\n]{0,200}?\bbut\b ?", re.IGNORECASE)
 _DENIED = re.compile(
     r"\b(?:answers?|ans)\b(?:(?!\b(?:is|are|was|were)\b)[^.,:;\n0-9$\\]){0,50}?"
@@ -42,20 +45,37 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 """`The answer is not 12`, up to the end of the clause: whatever it names is no answer."""
-_NO_WORD = re.compile(r"[\s$,{}]|\\(?:text|mbox|q?quad)(?![A-Za-z])")
+_IN_WORDS = re.compile(
+    r"(?:\b(?:twice|double|triple|thrice)|(?:\b(?:half|third|quarter|fourth|fifth)|[0-9]%?|percent) ?"
+    r"(?:of|times|(?:more|less|fewer|greater|larger|smaller) than|the)) [^0-9\n]{0,20}[0-9][0-9.,]*$"
+)
+"""`5 more than 30, which is 35`: a calculation in words, whose value stands in the remark behind it."""
+_WHICH_IS = re.compile(r",? (?:which (?:is|equals|gives|makes|comes to)|that is|i\.e\.?),? ")
+_NO_WORD = re.compile(r"\b[A-Za-z](?:_\{?\w\}?)? ?=|[\s$,{}]|\\(?:text|mbox|q?quad)(?![A-Za-z])")
+_ITEM = re.compile(
+    r"[ ]*(?:[-*•] |\(?[0-9]{1,2}[.)] )?(?P<item>(?:[A-Za-z][^\n:=.0-9]{0,60}(?:[:=]|\b(?:is|are))|\\?[$(\[])? ?"
+    r"\\?[$€£]?[-+]?\\?[$€£]? ?\.?[0-9][0-9.,/]*(?:[ ]?\\?[%$°])?(?: [A-Za-z][A-Za-z ()/-]{0,40})?)[.,;]?[ ]*"
+)
+"""A line that states one number: `- x = 16`, `2. The larger number: 9 apples`."""
 _MAX_BETWEEN = 40
 """Between boxes that are one answer (characters)."""
 _HEADING = re.compile(r"[ ]*[^0-9\s+\-$\\.(]|[ ]*[0-9]+[.)] +[A-Za-z]")
 
 
-def find_in_completion(completion: str) -> Found:
-    """The last box or marker, whichever stands later; the whole text where there is neither."""
+def find_in_completion(completion: str, several: bool = False) -> Found:
+    """The last box or marker, whichever stands later; the whole text where there is neither.
+
+    Args:
+        several: the answer may be several numbers: all boxes of a sentence, and all lines of a list, are one answer.
+    """
     text = _DENIED.sub("", cut_after_answer(clean(completion)))
-    box, marked = _last_box(text), _last_marked(text)
-    if box is not None and (marked is None or box[0] > marked[0]):
-        return Found("box", box[1])
+    box, marked = _last_box(text, several), _last_marked(text, several)
+    if box is not None and (marked is None or box[1] > marked[0]):
+        return Found("box", box[2])
     if marked is not None:
         return Found("marker", marked[1])
+    if several and (listed := _items(text.rstrip().split("\n")[::-1])):
+        return Found("unmarked", "; ".join(listed[::-1]))
     return Found("unmarked", text) if text.strip() else Found("none", "")
 
 
@@ -72,23 +92,38 @@ def find_in_output(printed: str) -> Found:
     if len(lines[-1]) > MAX_CLAUSE:
         return Found("output", lines[-1][:MAX_CLAUSE] + "…")  # no rule reads it
     stated = _last_box(lines[-1]) or _last_marked(lines[-1])
-    return Found("output", stated[1] if stated else "\n".join(lines[-_MAX_LINES:]))
+    return Found("output", stated[-1] if stated else "\n".join(lines[-_MAX_LINES:]))
 
 
-def _last_box(text: str) -> tuple[int, str] | None:
-    """The last box, or of boxes between which only `and`, `or` or a comma stands all: together they are one answer."""
+def _items(lines: list[str]) -> list[str]:
+    """The items of the list that the lines begin with, at least two; empty lines may stand between them."""
+    items: list[str] = []
+    for line in lines:
+        item = _ITEM.fullmatch(line)
+        if item is None and line.strip():
+            break
+        items += [item["item"]] if item else []
+    return items if len(items) > 1 else []
+
+
+def _last_box(text: str, several: bool = False) -> tuple[int, int, str] | None:
+    """Begin, end and content of the last box, or of all boxes between which only `and`, `or` or a comma stands:
+    together they are one answer."""
     contents: list[str] = []
-    begin = len(text)
+    begin = last = len(text)
     for match in reversed(list(_BOX.finditer(text))):
         content, end = _box_content(text, match.end())
-        if contents and not (content.strip() and _is_joined(text[end:begin])):
+        if contents and not (content.strip() and _is_joined(text[end:begin], several)):
             break
         if content.strip():
+            last = end if not contents else last
             contents, begin = [content.strip(), *contents], match.start()
-    return (begin, ", ".join(contents)[:MAX_CLAUSE]) if contents else None
+    return (begin, last, ", ".join(contents)[:MAX_CLAUSE]) if contents else None
 
 
-def _is_joined(between: str) -> bool:
+def _is_joined(between: str, several: bool) -> bool:
+    if several and 0 < len(between) <= 4 * _MAX_BETWEEN and not _SENTENCE_END.search(between):
+        return True
     return 0 < len(between) <= _MAX_BETWEEN and _NO_WORD.sub("", between).lower() in ("", "and", "or")
 
 
@@ -110,11 +145,13 @@ def _box_content(text: str, position: int) -> tuple[str, int]:
     return content + "}" * min(depth - 1, 20), len(text)
 
 
-def _last_marked(text: str) -> tuple[int, str] | None:
+def _last_marked(text: str, several: bool = False) -> tuple[int, str] | None:
     for match in reversed(list(_MARKER.finditer(text))):
         if match.group() == "####" and _is_heading(text, match.end()):
             continue
-        clause = _clause(text[match.end() : match.end() + MAX_CLAUSE])
+        rest = text[match.end() : match.end() + MAX_CLAUSE]
+        listed = _items(rest.lstrip(_OPENING).split("\n")) if several else []
+        clause = "; ".join(listed) or _clause(rest)
         if clause:
             return match.start(), clause
     return None
@@ -128,7 +165,7 @@ def _is_heading(text: str, position: int) -> bool:
 
 def _clause(rest: str) -> str:
     """From behind a marker up to where the sentence or the line ends, or a remark begins."""
-    rest = rest.lstrip(_OPENING)
+    rest = _ANNOUNCED.sub("", rest.lstrip(_OPENING)).lstrip(_OPENING)
     for opening, closing in (("\\[", "\\]"), ("$$", "$$")):
         if rest.startswith(opening):
             return rest[2:].partition(closing)[0].strip()
@@ -136,6 +173,9 @@ def _clause(rest: str) -> str:
     clause = _NOT_BUT.sub("", rest[: end.start()] if end else rest)
     for remark in _REMARK.finditer(clause):
         if re.search(r"[0-9A-Za-z]", clause[: remark.start()]):
+            value = _WHICH_IS.match(clause, remark.start())
+            if value and _IN_WORDS.search(clause, 0, remark.start()):
+                return clause[value.end() :].strip(" *,;")
             return clause[: remark.start()].strip(" *,;")
     return clause.strip(" *,;")
 

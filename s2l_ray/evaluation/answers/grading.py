@@ -15,7 +15,7 @@ from s2l_ray.evaluation.answers.numbers import Number
 from s2l_ray.evaluation.answers.rules import Judged
 from s2l_ray.evaluation.answers.symbolic import Result
 
-RULES_VERSION = 3
+RULES_VERSION = 4
 """Raise it with every change of a verdict: stored scores of an older version are then made anew."""
 
 Rule = Literal[
@@ -82,7 +82,8 @@ def grade(
     """
     if rule == "verbatim":
         return _verbatim(gold, text, truncated)
-    found = find_in_output(text) if form == "output" else find_in_completion(text)
+    several = rule == "one_of_several" or (rule == "mathematics" and re.search(r"[\[ ]", gold.strip()) is not None)
+    found = find_in_output(text) if form == "output" else find_in_completion(text, several)
     judged = judge(rule, found, gold, question, compare)
     reason = _REASONS[judged.outcome]
     if truncated and reason != "right":
@@ -120,7 +121,7 @@ def judge(rule: Rule, found: Found, gold: str, question: str, compare: Compare) 
     verdicts = []
     for text in _readings(rule, found, gold, question):
         verdicts.append(_judge(rule, Found(found.how, text), gold, question, compare))
-        if verdicts[-1].outcome == "right":
+        if verdicts[-1].outcome in ("right", "timeout"):  # another reading would take as long
             return verdicts[-1]
     return verdicts[0]
 

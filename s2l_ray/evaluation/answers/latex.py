@@ -13,8 +13,14 @@ _LAYOUT = [
     (re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\,)(?=[0-9]{3}(?![0-9]))"), ""),
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|nolimits)(?![A-Za-z])\.?"), " "),
     (re.compile(r"(?<!\\)\\[!,;:> ]|~|\\(?:quad|qquad|hspace\{[^{}]*\}|vspace\{[^{}]*\})(?![A-Za-z])"), " "),
-    (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])|°"), " "),
-    (re.compile(r"\\?[$%]|\\(?:euro|pounds)(?![A-Za-z])"), " "),
+    (re.compile(r"\\(?:mathrm|mathit|rm)\s*\{\s*([ei])\s*\}"), r"\1"),
+    (re.compile(r"\\equiv(?![A-Za-z])|≡"), "="),
+    (re.compile(r"\\p?mod\s*(?:\{[^{}]*\}|[0-9A-Za-z]+)|\(mod [^()]{1,20}\)"), " "),
+    (re.compile(r"\\langle(?![A-Za-z])"), "("),
+    (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
+    (re.compile(r"\^\s*(?:\{\s*(?:\\circ|o)\s*\}|\\circ(?![A-Za-z])|o(?![A-Za-z0-9]))|\\degree(?![A-Za-z])|°"), " "),
+    (re.compile(r"(?:(?<![A-Za-z\\])[A-Z]{1,3})?\\?[$€£¥₹](?= ?[0-9])"), " "),  # US$5
+    (re.compile(r"\\?[$%€£¥₹]|\\(?:euro|pounds)(?![A-Za-z])"), " "),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\(?:leqslant|leq)(?![A-Za-z])|≤|<="), r"\\le "),
     (re.compile(r"\\(?:geqslant|geq)(?![A-Za-z])|≥|>="), r"\\ge "),
@@ -29,6 +35,16 @@ _LAYOUT = [
     (re.compile(r"π"), r"\\pi "),
     (re.compile(r"\\(?:lvert|rvert)(?![A-Za-z])"), "|"),
 ]  # fmt: skip
+_SUCH_THAT = re.compile(
+    r"\\\{\s*([A-Za-z])\s*(?:\\in\s*(?:\\mathbb\s*\{?[RZN]\}?|\\R)\s*)?(?::|\||\\mid(?![A-Za-z])|\\colon)"
+    r"(?=[^{}]*\1)((?:[^{}\\]|\\[A-Za-z]|(?<=[A-Za-z0-9 ])\{[^{}]*\})+)\\\}"
+)
+"""The set of all x such that …: the condition alone."""
+_BASE_NAMES = "two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905
+_IN_BASE = re.compile(
+    rf"\$?(?<![0-9A-Za-z.])([0-9][0-9A-F]*)\$?(?:\s|\\[ ,;])*(?:{_TEXT}\{{\s*)?"
+    rf"(?P<opening>\()?(?:in )?base[ -]?(?:\}}\s*)?\$?([0-9]{{1,2}}|{'|'.join(_BASE_NAMES)})\b\$?(?(opening)\))\}}?"
+)
 _REPEATING = re.compile(r"([0-9]{0,50})\.([0-9]{0,50})\\(?:overline|bar)\s*\{?\s*([0-9]{1,50})\s*\}?")
 _JOINING = re.compile(rf"{_TEXT}\{{\s*,?\s*(?:and|or)\s*\}}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
 _UNIT = re.compile(rf"{_TEXT}\{{[^{{}}]*\}}\s*(?:\^\s*(?:\{{[^{{}}]*\}}|[0-9]))?")
@@ -71,27 +87,42 @@ _UNIT_WORDS = {
     "sec",
     "s",
 }
-_BASE_WORDS = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13), strict=True))  # noqa: SIM905
+_BASE_WORDS = dict(zip(_BASE_NAMES, range(2, 13), strict=True))
 
 
 def words_of(text: str) -> str | None:
     r"""The words of an answer that is nothing but \text{…}."""
-    match = _WHOLE_TEXT.fullmatch(text.strip().strip("$").strip())
+    match = _WHOLE_TEXT.fullmatch(text.strip().strip("$").strip(" .,"))
     return match[1] if match else None
+
+
+def subscripted(text: str) -> str:
+    """`4343 (base 6)`, `$4343$ in base $6$` → 4343_{6}; ten is the base of every number."""
+    return _IN_BASE.sub(lambda match: match[1] if match[3] in ("10", "ten") else f"{match[1]}_{{{match[3]}}}", text)
 
 
 def tidy(text: str) -> str:
     """LaTeX without layout, currency, percent and degree signs, units and dollar delimiters."""
+    text = subscripted(text)
     for pattern, replacement in _LAYOUT:
         text = pattern.sub(replacement, text)
-    text = re.sub(r"(_\s*\{?\s*)" + _TEXT + r"\{\s*([0-9A-Za-z]+)\s*\}", r"\1\2", text)
+    text = re.sub(r"(_\s*\{?\s*)" + _TEXT + r"\{\s*(?:base\s*)?([0-9A-Za-z]*)\s*\}", r"\1\2", text)
+    text = re.sub(r"_\s*\{\s*\(?(?:base\s*)?([0-9]+|[a-z]{3,6})\)?\s*\}", r"_{\1}", text)
     for word, base in _BASE_WORDS.items():
         text = re.sub(rf"(_\s*\{{?\s*){word}\b", rf"\g<1>{base}", text)
     text = _JOINING.sub(" , ", text)
     inner = words_of(text)
-    text = inner if inner is not None else _UNIT.sub(" ", text)
+    text = inner if inner is not None else _UNIT.sub(_without_unit, text)
+    text = _SUCH_THAT.sub(r"\2", text)
     text = _REPEATING.sub(_repeating, text)
     return re.sub(r"\s+", " ", text).lstrip().rstrip(" .")
+
+
+def _without_unit(match: re.Match[str]) -> str:
+    """Behind an operator stands an operand and no unit."""
+    if re.search(r"[-+*/^_=]\s*$", match.string[max(0, match.start() - 20) : match.start()]):
+        return re.sub(rf"{_TEXT}\{{([^{{}}]*)\}}", r" \1", match.group())
+    return " "
 
 
 def _repeating(match: re.Match[str]) -> str:
@@ -117,9 +148,9 @@ def math_of_clause(clause: str) -> str:
 def without_words(text: str) -> str:
     """A tidied answer without leading and trailing words: `12 square units` is 12."""
     tokens = text.split(" ")
-    while tokens and _is_word(tokens[-1], last=len(tokens) > 1):
+    while tokens and _is_word(tokens[-1], last=len(tokens) > 1) and not _is_factor(tokens[-2:-1], tokens[-1]):
         tokens.pop()
-    while tokens and _is_word(tokens[0]):
+    while tokens and _is_word(tokens[0]) and not _is_factor(tokens[1:2], tokens[0]):
         tokens.pop(0)
     rest = " ".join(tokens)
     return re.sub(r"(?<=[0-9])\s*(?:cm|mm|km|ft|kg|mph)(?:\s*\^\s*\{?[0-9]\}?)?$", "", rest)
@@ -129,7 +160,18 @@ def _is_word(token: str, last: bool = False) -> bool:
     bare = re.sub(r"\^\{?[0-9]\}?$", "", token).strip(".,;:'")
     if last and bare in _UNIT_WORDS:
         return True
-    return bool(re.fullmatch(r"[A-Za-z'-]{2,}(?:/[A-Za-z]+)?", bare)) and bare.lower() not in _FUNCTION_WORDS
+    return (
+        bool(re.fullmatch(r"[A-Za-z][A-Za-z'-]*[A-Za-z](?:/[A-Za-z]+)?", bare)) and bare.lower() not in _FUNCTION_WORDS
+    )
+
+
+def _is_factor(neighbour: list[str], token: str) -> bool:
+    """`ab + 3`, `3 - xy`: letters beside an operator are a product, no word."""
+    return (
+        len(token) <= 3
+        and bool(neighbour)
+        and re.fullmatch(r"[-+*/=<>^]|\\(?:cdot|times|[lg]e)", neighbour[0]) is not None
+    )
 
 
 def split(text: str, separators: str = ",;") -> list[str]:
@@ -174,7 +216,8 @@ def bracketed(text: str) -> tuple[str, str, str] | None:
 
 def matrix(text: str) -> list[list[str]] | None:
     """The rows of a matrix or column, printed or in LaTeX."""
-    match = re.fullmatch(r"\s*\\begin\s*\{([pbvBV]?matrix|array)\}(.*)\\end\s*\{\1\}\s*", text, re.DOTALL)
+    text = re.sub(r"^\s*[(\[]\s*(\\begin.*\})\s*[)\]]\s*$", r"\1", text, flags=re.DOTALL)
+    match = re.fullmatch(r"\s*\\begin\s*\{([pbB]?matrix|array)\}(.*)\\end\s*\{\1\}\s*", text, re.DOTALL)
     if match is None:
         return None
     body = re.sub(r"^\s*\{[^{}]*\}", "", match[2]) if match[1] == "array" else match[2]

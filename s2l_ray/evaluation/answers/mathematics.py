@@ -14,8 +14,9 @@ from s2l_ray.errors import DataError
 from s2l_ray.evaluation.answers import expressions, latex, notation, numbers, values
 from s2l_ray.evaluation.answers.expressions import Unreadable
 from s2l_ray.evaluation.answers.extract import Found, last_sentence
-from s2l_ray.evaluation.answers.options import word
-from s2l_ray.evaluation.answers.rules import Judged, number_of_clause, stated_number, text_of
+from s2l_ray.evaluation.answers.options import LATEX_TEXT, word
+from s2l_ray.evaluation.answers.rules import Judged, number_of_clause, text_of
+from s2l_ray.evaluation.answers.stated import mathematics
 
 Comparison = Literal["equal", "different", "unreadable", "timeout"]
 Compare = Callable[[str, str], Comparison]
@@ -45,7 +46,7 @@ def judge(found: Found, gold: str, compare: Compare) -> Judged:
     if words is not None:
         return _judge_words(found, words)
     wanted = latex.tidy(gold)
-    answer = _printed(found.text, wanted) if found.how == "output" else _answer(found)
+    answer = mathematics(found, wanted)
     if not answer or len(answer) > _MAX_ANSWER:
         return Judged("unreadable", answer[:200])
     rule = _Rule(compare, found.how == "output")
@@ -62,48 +63,18 @@ def _judge_words(found: Found, words: str) -> Judged:
     gold = words.strip().strip("().")
     text = found.text if found.how == "unmarked" else latex.tidy(found.text.rpartition("\n")[2])
     if re.fullmatch(r"[A-Za-z]", gold):
-        if found.how == "unmarked":
+        match = None
+        if found.how != "unmarked":
+            text = LATEX_TEXT.sub(r" \1 ", found.text.rpartition("\n")[2])
+            match = re.match(r"\W*(?:(?:[Oo]ption|[Cc]hoice)\s+)?(?:\(([A-Za-z])\)|([A-Za-z])\b(?!\s*[a-z0-9]))", text)
+        if match or found.how not in ("unmarked", "output"):
+            answer = (match[1] or match[2]) if match else ""
+        else:
             text = last_sentence(text, r"\w")
             named = re.findall(r"\(([A-Z])\)|\b([A-Z])\W*$", text)
             answer = next((a or b for a, b in reversed(named)), "")
-        else:
-            match = re.match(r"\W*(?:(?:option|choice)\s+)?\(?([A-Za-z])\b\)?(?!\s*[a-z0-9])", text)
-            answer = match[1] if match else ""
         return Judged("right" if answer == gold else "wrong" if answer else "unreadable", answer or text)
     return word(Found(found.how, text), gold)
-
-
-def _answer(found: Found) -> str:
-    """The answer of a completion as LaTeX without words."""
-    text = found.text
-    if found.how == "unmarked":
-        return _last_mathematics(text)
-    if found.how == "marker":
-        text = latex.math_of_clause(text)
-    return latex.without_words(latex.tidy(text))
-
-
-def _printed(text: str, gold: str) -> str:
-    """The last line, or all lines: where brackets are open across them, or where each holds one of several answers."""
-    lines = text.split("\n")
-    count = len(latex.split(gold)) if latex.bracketed(gold) is None else 1
-    if len(lines) == count > 1:
-        return ", ".join(lines)
-    line = lines.pop()
-    while lines and sum(map(line.count, ")]}")) > sum(map(line.count, "([{")):
-        line = lines.pop() + line
-    return latex.tidy(line) if "\\" in line else line
-
-
-def _last_mathematics(text: str) -> str:
-    """Of a text without box and marker: the right-hand side of the last formula, unless a number follows it."""
-    text = text[-5000:]
-    formulas = list(latex.SEGMENT.finditer(text))
-    if formulas and not re.search(r"[0-9]", text[formulas[-1].end() :]):
-        content = next(group for group in formulas[-1].groups() if group)
-        return latex.tidy(content.rpartition("=")[2])
-    number = stated_number(Found("unmarked", text))
-    return text_of(number) if number else ""
 
 
 def _judge_number_in_prose(found: Found, gold: str, answer: str) -> Judged | None:
@@ -131,10 +102,12 @@ class _Rule:
 
     def same(self, gold: str, answer: str) -> bool:
         """Raises Undecided, _Refused."""
-        if re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer):
+        if _spaceless(gold) == _spaceless(answer):
             return True
         if self.is_output:
             answer = notation.as_latex(answer)
+        if latex.bracketed(gold):
+            answer = re.sub(r"^\s*[A-Z]\s*(?=\(.*\)\s*$)", "", answer)  # P(3, 4)
         answer = _THOUSANDS_OF.sub(lambda match: match.group().replace(",", ""), answer)
         if (":" in gold) != (":" in answer):
             return False  # a ratio or a time is no number
@@ -155,7 +128,7 @@ class _Rule:
                 return self._several(gold, answer)
             if len(latex.split(gold)) > 1:
                 return self._several(gold, answer)
-            if gold_name != name:
+            if not _alike(gold_name, name):
                 return self._same_equations(gold, answer)  # of one curve, solved for another variable
             return self._same_values(gold_value, value)
         if gold_value is not None and "=" in answer:
@@ -164,7 +137,7 @@ class _Rule:
             return self._same_values(gold_value, answer)
         assert value is not None
         if len(latex.split(answer)) > 1:
-            return self._several(gold, answer)
+            return self._several(gold, notation.coordinates(gold, answer))
         return self._same_values(gold, value.split("=")[-1])
 
     def _same_values(self, gold: str, answer: str) -> bool:
@@ -177,9 +150,13 @@ class _Rule:
         if matrices[0] and self.is_output:
             matrices = matrices[0], matrices[1] or notation.nested_rows(answer)
         if any(matrices):
+            if not all(matrices) and re.search(r"\\begin\s*\{[pbB]?(?:matrix|array)", gold if matrices[1] else answer):
+                raise Undecided("a product of matrices")
             return all(matrices) and self._same_matrices(*matrices)
         if re.search(r"\\cup(?![A-Za-z])", gold + answer):
             unions = [re.split(r"\\cup(?![A-Za-z])", text) for text in (gold, answer)]
+            if len(unions[1]) == 1 and notation.is_inequality(answer):
+                unions[1] = latex.split(answer)  # x < -2 or x > 1
             return self._multiset([part.strip() for part in unions[0]], [part.strip() for part in unions[1]])
         return self._several(gold, answer)
 
@@ -297,6 +274,20 @@ class _Rule:
             raise _Refused from error
         except Unreadable as error:
             raise Undecided from error
+
+
+def _spaceless(text: str) -> str:
+    """Without the spaces that mean nothing: `1 1/2` is not 11/2."""
+    return re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text.strip())
+
+
+def _alike(gold: str | None, answer: str | None) -> bool:
+    """Names of one value; y = 2x and f(x) = 2x are one curve."""
+    function = re.compile(r"[a-zA-Z]\([a-z]\)")
+    return gold == answer or any(
+        one == "y" and other is not None and function.fullmatch(other)
+        for one, other in ((gold, answer), (answer, gold))
+    )
 
 
 def _digits(match: re.Match[str] | None) -> tuple[str, str]:

@@ -22,6 +22,9 @@ def interval(text: str) -> Interval | None:
     if brackets is not None and brackets[0] in "([" and brackets[2] in ")]":
         ends = latex.split(brackets[1])
         return (brackets[0], ends[0], ends[1], brackets[2]) if len(ends) == 2 else None
+    parts = latex.split(text)
+    if len(parts) == 2 and all(map(is_inequality, parts)):
+        return _common(interval(parts[0]), interval(parts[1]))
     match = _CHAIN.fullmatch(text)
     if match is None:
         return None
@@ -40,6 +43,28 @@ def interval(text: str) -> Interval | None:
     if first in ("<", "\\le"):
         return ("(", "-\\infty", middle, ")" if first == "<" else "]")
     return ("(" if first == ">" else "[", middle, "\\infty", ")")
+
+
+def is_inequality(text: str) -> bool:
+    return re.search(r"[<>]|\\[lg]e(?![A-Za-z])", text) is not None
+
+
+def _common(left: Interval | None, right: Interval | None) -> Interval | None:
+    """What two rays have in common: x > -2 and x < 1."""
+    for low, high in ((left, right), (right, left)):
+        if low and high and low[2] == "\\infty" and high[1] == "-\\infty":
+            return (low[0], low[1], high[2], high[3])
+    return None
+
+
+def coordinates(gold: str, answer: str) -> str:
+    """`x = 3, y = 4` → (3, 4), where the gold is a point: the values in the order of their names."""
+    pairs = [named(part) for part in latex.split(answer)]
+    values = {name: value for name, value in pairs if name is not None and value is not None}
+    brackets = latex.bracketed(gold)
+    if brackets is None or (brackets[0], brackets[2]) != ("(", ")") or len(values) < max(2, len(pairs)):
+        return answer
+    return f"({', '.join(value for _, value in sorted(values.items()))})"
 
 
 def _conventional(text: str) -> str:
@@ -69,6 +94,14 @@ def both_signs(text: str) -> list[str]:
     return [text]
 
 
+_SCALAR = re.compile(
+    r"\b(?:np\.|mpmath\.)?(?:(?:float|int)(?:32|64)|mpf|Float|Integer|Decimal)\(['\"]?([^()'\"]*)['\"]?\)"
+)
+_WRAPPED = re.compile(
+    r"\s*(?:(?:np\.)?array\((?P<array>.*?)(?:, dtype=\w+)?\)|Point(?:2D|3D)?(?P<point>\(.*\))"
+    r"|Poly\((?P<polynomial>[^,]*), .*\))\s*"
+)
+_ASSIGNMENTS = re.compile(r"^\s*[A-Za-z]\w?\s*=[^=]+(?:,|\bor\b|\band\b)\s*[A-Za-z]\w?\s*=[^=]")
 _BOUNDS = re.compile(r"\((\S+) (<=?) (\w+)\) & \(\3 (<=?) (\S+)\)")
 
 
@@ -91,11 +124,18 @@ def as_latex(line: str) -> str:
         line = line if "oo" in (low.lstrip("-"), high) else f"{low} {first} {name} {second} {high}"
     if re.fullmatch(r"[^<>=]*(?:<=|>=)[^=]*", line):
         line = line.replace("<=", "\\le ").replace(">=", "\\ge ")
-    line = (
-        re.sub(r"^\s*[A-Za-z][\w ]*[:=]\s*(?=[^=])", "", line)
-        if not re.match(r"\s*(?:Interval|Union|Eq)\b", line)
-        else line
-    )
+    line = _SCALAR.sub(r"\1", line)
+    if wrapped := _WRAPPED.fullmatch(line):
+        line = next(inner for inner in wrapped.groups() if inner is not None)
+    equation = re.fullmatch(r"Eq\((.*)\)", line.strip())
+    if equation and len(sides := latex.split(equation[1], ",")) == 2:
+        return " = ".join(sides)
+    if _ASSIGNMENTS.search(line):
+        return re.sub(r"\s+(?:and|or)\s+", ", ", line)
+    if not re.match(r"\s*(?:Interval|Union)\b", line):
+        line = re.sub(r"^\s*[A-Za-z][\w ]*[:=]\s*(?=[^=])", "", line)
+    if re.fullmatch(r"[-\s0-9.\[\]e+]*", line) and "]" in line:
+        line = re.sub(r"(?<=[0-9.\]])\s+(?=[-+\[0-9.])", ", ", line)  # numpy's rows
     joined = re.fullmatch(r"Union\((.*)\)", line.strip())
     if joined:
         return " \\cup ".join(as_latex(part) for part in latex.split(joined[1], ","))
@@ -128,7 +168,9 @@ def _collection(line: str) -> str:
             parts, inside = alone, ", ".join(alone)
         if brackets[0] == "{":
             pairs = [latex.split(part, ":") for part in parts]
-            parts = [pair[-1] for pair in pairs] if all(len(pair) == 2 for pair in pairs) else parts
+            if all(len(pair) == 2 for pair in pairs):  # of sympy's roots the keys: {-3: 1, 2: 2}
+                are_names = all(re.fullmatch(r"\s*['\"]?[A-Za-z_][\w ]*['\"]?\s*", pair[0]) for pair in pairs)
+                parts = [pair[-1 if are_names else 0] for pair in pairs]
             inside = ", ".join(parts)
             if len(parts) > 1:
                 return f"\\{{{inside}\\}}"

@@ -43,9 +43,11 @@ _COMMAND = [
     (re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textit)\s*\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "×"),
     (re.compile(r"\\div(?![A-Za-z])"), "/"),
-    (re.compile(r"\\approx(?![A-Za-z])|≈|≃"), "="),
+    (re.compile(r"\\(?:approx|equiv)(?![A-Za-z])|≈|≃|≡"), "="),
+    (re.compile(r"\\pmod\s*(?:\{[^{}]*\}|[0-9A-Za-z])|\(mod [^()]{1,20}\)"), ""),
     (re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\!"), ""),
     (re.compile(r"\\[,;: ]|~"), " "),
+    (re.compile(r"(?<=[A-Za-z])\\?[$€£¥₹]"), " "),  # US$5
     (re.compile(r"\\?[$€£¥₹%]|\\[()\[\]]"), ""),
     (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°"), " "),
     (re.compile(r"\bRs\.? ?(?=[0-9])"), ""),

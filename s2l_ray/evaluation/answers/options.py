@@ -6,6 +6,7 @@ import re
 
 from s2l_ray.evaluation.answers import numbers
 from s2l_ray.evaluation.answers.extract import Found, last_sentence
+from s2l_ray.evaluation.answers.printed import compute
 from s2l_ray.evaluation.answers.rules import Judged, Same, one_number
 
 _LISTED = re.compile(r"(?:(?<=\s)|(?<=:)|^)\(?([A-Ha-h])[).]\s*", re.MULTILINE)
@@ -15,10 +16,13 @@ _NAMED = re.compile(
     r"|\b([A-H])(?= is (?:correct|right|the ))"
 )
 _LEADING = re.compile(r"\W*(?:[Oo]ption |[Cc]hoice |[Ll]etter )?\(?([A-H])\b(?P<rest>.*)", re.DOTALL)
+_CONCLUSION = re.compile(r"\b(?:so|thus|hence|therefore)\b", re.IGNORECASE)
 _SEVERAL = re.compile(
     r"(?:\([A-H]\)|\b[A-H]) ?(?:and|or|,|&|/) ?(?:[Oo]ption |[Cc]hoice )?(?:\([A-H]\)|[A-H]\b(?! [a-z]))"
 )
-_LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textit)\s*\{([^{}]*)\}")
+LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textit)\s*\{([^{}]*)\}")
+_DEFINITION = re.compile(r"\bLet ([A-Za-z]) (?:=|be) ((?:[^.=\n]|\.(?=[0-9])){1,200})\.(?:\s|$)")
+_ARTICLE = re.compile(r"^\W*(?:the|an?) ", re.IGNORECASE)
 _SMALL_WORDS = set("the a an in on at it its it's is was will be of this that day month year by to".split())  # noqa: SIM905
 
 
@@ -48,16 +52,16 @@ def choice(found: Found, gold: str, question: str) -> Judged:
 
 def chosen(found: Found, options: dict[str, str]) -> str | None:
     """The letter that an answer names; the first after a marker, the last in a text without one."""
-    text = _LATEX_TEXT.sub(r" \1 ", found.text).replace("$", "").strip()
+    text = LATEX_TEXT.sub(r" \1 ", found.text).replace("$", "").strip()
     if found.how == "output":
-        text = text.rpartition("\n")[2].strip("'\"[](), ")
+        text = re.sub(r"['\"]", "", text.rpartition("\n")[2]).strip("[](), ")
     if found.how == "unmarked":
         last = [match for match in _NAMED.finditer(text) if _letter(match) in (options or "ABCDEFGH")]
         if last:
             return _letter(last[-1])
         text = last_sentence(text, r"\w")
         letter = re.fullmatch(r"\W*([A-H])\W*", text)
-        return letter[1] if letter else _by_text(text, options)
+        return letter[1] if letter else _by_text(_CONCLUSION.split(text)[-1], options)
     if _SEVERAL.search(text):
         return None
     alone = re.fullmatch(r"\W*([A-Ha-h])\W*", text)
@@ -86,7 +90,7 @@ def _by_text(text: str, options: dict[str, str]) -> str | None:
     words = _words(text)
     best: tuple[int, int, str] | None = None
     for letter, option in options.items():
-        wanted = _words(option)
+        wanted = _words(_ARTICLE.sub("", option))
         for i in range(len(words) - len(wanted) + 1) if wanted else ():
             if words[i : i + len(wanted)] == wanted:
                 best = min(best, (i, -len(wanted), letter)) if best else (i, -len(wanted), letter)
@@ -95,14 +99,14 @@ def _by_text(text: str, options: dict[str, str]) -> str | None:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[\w']+", text.casefold())
+    return re.findall(r"\w+(?:'\w+)*", text.casefold())
 
 
 def word(found: Found, gold: str) -> Judged:
     """The gold's words, whatever their case, with small words around them at most."""
     if found.how == "none":
         return Judged("none")
-    text = _LATEX_TEXT.sub(r" \1 ", found.text)
+    text = LATEX_TEXT.sub(r" \1 ", found.text)
     wanted = _content(gold)
     if found.how == "output":
         text = text.rpartition("\n")[2]
@@ -126,24 +130,40 @@ def option_or_number(found: Found, gold: numbers.Number, question: str, same: Sa
     if not options:
         return one_number(found, gold, same)
     upper = {letter.upper(): text for letter, text in options.items()}
+    known = _defined(question)
     letter = _bare_letter(found, upper)
     if letter is None:
         return one_number(found, gold, same)
-    right = [key for key, text in upper.items() if (number := numbers.whole(text)) and same(number, gold)]
-    unknown = [key for key, text in upper.items() if numbers.whole(text) is None]
+    values = {key: numbers.whole(text) or known.get(text) for key, text in upper.items()}
+    right = [key for key, number in values.items() if number and same(number, gold)]
+    unknown = [key for key, number in values.items() if number is None]
     return Judged("right" if letter in (right or (unknown if len(unknown) == 1 else [])) else "wrong", letter)
+
+
+def _defined(question: str) -> dict[str, numbers.Number]:
+    """The variables to which a question gives a value by arithmetic alone: `Let w = -7 - -6. Let u be w/3.`"""
+    known: dict[str, numbers.Number] = {}
+    for name, text in _DEFINITION.findall(question):
+        for other, number in known.items():
+            text = re.sub(rf"(?<![A-Za-z]){other}(?![A-Za-z])", f"({number.value})", text)
+        value = compute(text)
+        if value is not None:
+            known[name] = value
+    return known
 
 
 def _bare_letter(found: Found, options: dict[str, str]) -> str | None:
     """The letter where the answer begins with one, or is the name of a variable among the options."""
     text = found.text.rpartition("\n")[2] if found.how == "output" else found.text
-    if found.how == "unmarked":
+    if found.how == "unmarked" and not re.fullmatch(r"\W*[A-Ha-h]\W*", text):
         last = re.findall(r"\(\s*([A-Ha-h])\s*\)|\b(?:option|choice) ([A-Ha-h])\b", text)
         return (last[-1][0] or last[-1][1]).upper() if last and not re.search(r"[0-9]\W*$", text) else None
-    text = _LATEX_TEXT.sub(r" \1 ", text).replace("$", "").strip(" '\"\n")
+    text = LATEX_TEXT.sub(r" \1 ", text).replace("$", "").strip(" '\"\n")
     by_name = [letter for letter, option in options.items() if option == text and not numbers.whole(option)]
-    match = re.match(r"\(\s*([A-Ha-h])\s*\)|(?:[Oo]ption|[Cc]hoice) \(?([A-Ha-h])\b|\(?([A-Ha-h])\)?\W*$", text)
-    if match and (match[1] or match[2] or not by_name):
+    match = re.match(
+        r"\(\s*([A-Ha-h])\s*\)|(?:[Oo]ption|[Cc]hoice) \(?([A-Ha-h])\b|([A-Ha-h])[).:] |\(?([A-Ha-h])\)?\W*$", text
+    )
+    if match and (match[1] or match[2] or match[3] or not by_name):
         letter = _letter(match).upper()
         return letter if letter in options else None
     return by_name[0] if by_name else None

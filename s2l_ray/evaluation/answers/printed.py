@@ -48,7 +48,8 @@ def _value(node: ast.expr, line: str) -> Value:
     if isinstance(node, ast.Constant):
         if isinstance(node.value, str):
             return numbers.whole(node.value) or node.value
-        number = numbers.whole(line[node.col_offset : node.end_col_offset])
+        digits = line[node.col_offset : node.end_col_offset]
+        number = numbers.whole(f"{digits}0" if digits.endswith(".") else digits)  # numpy prints 5.
         if isinstance(node.value, bool) or number is None:
             raise ValueError("no number")
         return number
@@ -68,6 +69,8 @@ def _value(node: ast.expr, line: str) -> Value:
 
 def _call(node: ast.Call, line: str) -> Value:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if name == "Eq" and len(node.args) == 2:
+        return _value(node.args[1], line)
     if name not in _WRAPPERS or (node.keywords and name not in ("array", "mpf", "float64", "int64")):
         return _computed(line[node.col_offset : node.end_col_offset])
     arguments = [_value(argument, line) for argument in node.args]

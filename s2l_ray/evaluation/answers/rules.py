@@ -24,7 +24,7 @@ class Judged(NamedTuple):
 Same = Callable[[Number, Number], bool]
 
 _HEDGE = re.compile(r" ?(?:to|-|~) ?[0-9]|[^0-9.,=]{0,20}\bor ?[0-9]|,? ?(?:and|,) ?[0-9]|, ?[0-9]", re.IGNORECASE)
-_OPERATOR_AFTER = re.compile(r" ?[*/×·÷^] ?[(0-9.]|[-+][(0-9.]| [-+] [(0-9.]| x [0-9]")
+_OPERATOR_AFTER = re.compile(r" ?[*/×·÷^] ?[(0-9.]| ?[*^] ?[A-Za-z]|[-+][(0-9.]| [-+] [(0-9.]| x [0-9]")
 _ARITHMETIC = re.compile(r"[-+*/×·÷^()0-9., ]+")
 _UNITS = (
     ("dollars?|euros?", "cents?", 100), ("hours?|hrs?|h", "minutes?|mins?|m", 60),
@@ -34,11 +34,16 @@ _UNITS = (
     ("met(?:er|re)s?|m", "centimet(?:er|re)s?|cm", 100), ("kilograms?|kg", "grams?|g", 1000),
 )  # fmt: skip
 """A unit, one that it holds, and how many of those."""
+_OPERATORS = [
+    (re.compile(rf"(?<=[0-9)]) {words} (?=[0-9($.-])"), f" {sign} ")
+    for words, sign in (("plus", "+"), ("(?:times|multiplied by)", "×"), ("divided by", "/"), ("equals", "="))
+]
 _MEASURES = [
     (re.compile(rf" ?(?:{large})\.?,?(?: and)? ([0-9]{{1,3}}(?:\.[0-9]+)?) ?(?:{small})\b(?! ?[²³^/])"), count)
     for large, small, count in _UNITS
 ]
-_RATE = re.compile(r"\bat ?\$? ?[0-9.]+ ?\\?%?")
+_RATE = re.compile(r"\bat ?\$? ?[0-9.]+ ?\\?%?|\bof (?:the |an? )?[0-9.]+ ?(?:\\?%|percent\b)")
+_MONEY = re.compile(r"[$€£] ?([0-9][0-9,]{0,20})( and [0-9]{1,2} cents?\b)")
 _COMPOUND = re.compile(r"\b[0-9]+-(?=[A-Za-z])")
 _ASSIGNED = re.compile(r" *[A-Za-z]\w* *=")
 _PIECES = re.compile(r"[;\n]|,(?![0-9]{3}(?![0-9]))|\b(?:and|or)\b|<", re.IGNORECASE)
@@ -90,7 +95,9 @@ def stated_number(found: Found) -> Number | None:
 
 def number_of_clause(clause: str) -> Number | None:
     """The first number on the right-hand side; None where two are offered to choose from."""
-    text = numbers.plain(clause)
+    text = numbers.plain(_MONEY.sub(r"\1 dollars\2", clause))
+    for words, sign in _OPERATORS:
+        text = words.sub(sign, text)
     pieces = _PIECES.split(text)
     if sum(bool(_ASSIGNED.match(piece)) for piece in pieces) > 1:
         text = next(piece for piece in pieces if _ASSIGNED.match(piece))
@@ -120,8 +127,9 @@ def _of_sides(text: str) -> Number | None:
 
 
 def _computed(side: str, first: Number) -> Number | None:
-    if re.match(r"-[0-9]", side[first.end :]):
-        return None  # 4-5 is a range
+    above = numbers.find(side[first.end + 1 :]) if re.match(r"-[0-9]", side[first.end :]) else None
+    if above is not None and next(above).value > first.value:
+        return None  # 4-5 is a range, 5-4 a difference
     begin = first.start
     while begin and side[begin - 1] in "( +-":
         begin -= 1
@@ -140,7 +148,7 @@ def number_of_line(line: str) -> Number | None:
     if value is not None and not isinstance(value, str):
         value = printed.alone(value)
         return value if isinstance(value, Number) else None
-    text = numbers.plain(line)
+    text = numbers.plain(re.sub(r"(?<=[0-9]) \([^()0-9]{0,9}[0-9]* ?[A-Za-z][^()]*\)$", "", line))
     number = numbers.whole(text)
     if number is not None:
         return number
@@ -195,6 +203,9 @@ def _numbers_of_line(line: str, keys: bool) -> list[Number] | None:
     if value is not None and not isinstance(value, str):
         leaves = printed.flat(value, keys)
         return leaves if all(isinstance(leaf, Number) for leaf in leaves) and leaves else None
+    labelled = re.fullmatch(r"[A-Za-z][^:\[({]*[:\s]\s*([\[({][^:]*[\])}])|[A-Za-z][^:,=]*:([^:]*)", line)
+    if labelled:  # The prime factors of 28: [2, 7]
+        return _numbers_of_line((labelled[1] or labelled[2]).strip(), keys)
     found_numbers = numbers_of_clause(line)
     return found_numbers or None
 
@@ -252,7 +263,8 @@ def term(found: Found, gold: str) -> Judged:
     if found.how == "none":
         return Judged("none")
     text = last_sentence(found.text, r"\S") if found.how == "unmarked" else found.text.rpartition("\n")[2]
-    text = re.sub(r"\\?[$]|\\[()\[\]]", "", text.split("=")[-1]).strip(" .")
+    text = re.split(r"=|:|\b(?:is|are|equals)\b", text)[-1]
+    text = re.sub(r"\\?[$]|\\[()\[\]]", "", text).strip(" .")
     try:
         same = values.equal(expressions.parse(gold, printed=True), _either_notation(text))
     except expressions.Unreadable:

@@ -25,6 +25,9 @@ _GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:[\u00a0\u2009\u202f][0-9]{3})+(
 _MARKED = re.compile(r"(?<![\w.,])[0-9]{1,3}(?:['_][0-9]{3})+(?!\w)")
 _NO_DIGIT = re.compile(r"[^0-9]")
 _VULGAR = re.compile(r"(?:([0-9]) ?)?([\u00bc-\u00be\u2150-\u215e\u2189])")
+_RAISED = re.compile(r"(?<=[\w)\]}])[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b]+")
+_LOWERED = re.compile(r"(?<=[\w)\]}])[\u2080-\u2089]+")
+_EMPHASIS = re.compile(r"\\(?:underline|boldsymbol|bm|(?:text)?color\s*\{[A-Za-z]{1,20}\})(?![A-Za-z])")
 _BOLD = re.compile(r"\*\*\*?(?=\S)([^*\n]{1,2000}?)\*\*\*?|(?<!\w)__(?=\S)([^_\n]{1,2000}?)__(?!\w)")
 
 _NEW_TURN = re.compile(
@@ -44,17 +47,26 @@ def _spelt_out(match: re.Match[str]) -> str:
     return f"{match[1] + ' ' if match[1] else ''}{unicodedata.normalize('NFKC', match[2])}"
 
 
+def _written_out(match: re.Match[str]) -> str:
+    """x² → x^2, 10⁻³ → 10^{-3}, 12₅ → 12_5."""
+    digits = unicodedata.normalize("NFKC", match.group()).replace("\u2212", "-")
+    sign = "^" if match.re is _RAISED else "_"
+    return sign + (digits if len(digits) == 1 else f"{{{digits}}}")
+
+
 def clean(text: str, is_output: bool = False) -> str:
-    """One form for minus signs, spaces and quotes, no invisible characters, no Markdown emphasis.
+    """One form for minus signs, spaces, quotes and exponents, no invisible characters, no emphasis.
 
     Args:
         is_output: the text was printed by a program, where `**` is a power.
     """
     text = text[-MAX_CHARACTERS:].replace("\r\n", "\n").replace("\r", "\n")
     text = _GROUPED.sub(lambda match: _NO_DIGIT.sub("", match.group()), text)  # 12 345 with a no-break space
+    text = _LOWERED.sub(_written_out, _RAISED.sub(_written_out, text))
     text = re.sub(r" {2,}", " ", _VULGAR.sub(_spelt_out, text).translate(_TABLE))
     text = _MARKED.sub(lambda match: _NO_DIGIT.sub("", match.group()), text)  # 1'234'567, 1_000
     if not is_output:
+        text = _EMPHASIS.sub("", text)
         text = _BOLD.sub(lambda match: match.group(1) or match.group(2), text)
     return text
 

@@ -39,6 +39,8 @@ def evaluate(node: Node, point: dict[str, Fraction] | None = None) -> Any:
     with mpmath.workdps(_DIGITS):
         try:
             return _value(node, point or {})
+        except Unreadable:
+            raise  # TooLarge stays what it is: errors of data are ValueErrors
         except (ZeroDivisionError, OverflowError, ValueError, TypeError, mpmath.libmp.NoConvergence) as error:
             raise Unreadable(f"no value: {error}") from error
 
@@ -115,6 +117,8 @@ def _power(base: Any, exponent: Any) -> Any:
                     raise TooLarge("a power that is too large")
                 return base**exponent.numerator
             return _root(base**exponent.numerator if abs(exponent.numerator) < 100 else base, exponent)
+    elif abs(exponent) > _MAX_BITS:
+        raise TooLarge("a power that is too large")
     return mpmath.power(_inexact(base), _inexact(exponent))
 
 
