@@ -95,7 +95,7 @@ def report(args: argparse.Namespace, manifest: Any) -> None:
     print(
         f"{summary['num_parameters'] / 1e9:.2f} billion parameters, ZeRO-{args.zero_stage}, offload {args.offload}, "
         f"{args.workers} x {summary['device']}\n"
-        f"memory    {measured / 1e9:.1f} GB a worker at its peak, {expected / 1e9:.1f} GB estimated "
+        f"memory    {measured / 1e9:.1f} GB per worker at its peak, {expected / 1e9:.1f} GB estimated "
         f"({expected / measured - 1:+.0%})\n"
         f"speed     {tally['tokens'] / tally['train_seconds']:,.1f} tokens/s over {summary['steps']} steps of "
         f"{tally['tokens'] / summary['steps']:.0f} tokens; MFU {mfu}"

@@ -109,12 +109,10 @@ def describe(error: BaseException) -> str:
         return describe(cause)
     name, said = type(error).__name__, first_line(error)
     if isinstance(error, MemoryError):
-        return f"{name}: {said}. The memory of this machine does not suffice; take a larger one, or ask for less"
+        return f"{name}: {said}. This machine does not have enough memory; use a larger one, or ask for less"
     if isinstance(error, OSError):
         return readable(f"{name}: {said}. The system refuses it; S2L_TRACEBACK=1 shows where")
-    return readable(
-        f"{name}: {said}. That is no error of s2l_ray's own: please report it, with what S2L_TRACEBACK=1 shows"
-    )
+    return readable(f"{name}: {said}. This is an unexpected error: please report it, with what S2L_TRACEBACK=1 shows")
 
 
 def first_line(error: BaseException) -> str:

@@ -97,5 +97,5 @@ def math_corpus() -> Path:
     """The real maths corpus that lies beside a checkout in the workshop."""
     path = SHARED / "data/math/train.jsonl"
     if not path.exists():
-        pytest.skip(f"{path} is not here (it is no part of the project)")
+        pytest.skip(f"{path} is not here (it is not part of the project)")
     return path

@@ -31,7 +31,7 @@ def find_chain(storage: Storage, config: S2LConfig, warnings: list[str]) -> Chai
     """The chain of this configuration, as far as it is complete; else, with a warning, the one completed last.
 
     Args:
-        warnings: told what is damaged or missing, and what is taken instead.
+        warnings: told what is damaged or missing, and what is used instead.
     """
     note, problem = _read_note(storage)
     manifests = read_found(storage, note.values(), warnings)
@@ -46,12 +46,11 @@ def find_chain(storage: Storage, config: S2LConfig, warnings: list[str]) -> Chai
     if not is_configured(best, config):
         warnings.append(
             f"{storage.uri}: the selection with the settings of its configuration is not complete; the one finished "
-            f"{best['clusters'].manifest.finished_at} is taken instead ({best['clusters'].folder})"
+            f"{best['clusters'].manifest.finished_at} is used instead ({best['clusters'].folder})"
         )
     elif problem or len(noted) < len(READS):
         warnings.append(
-            f"{storage.uri}/{NOTE} {problem or 'names what is not there'}; the run's stages were found by their "
-            "manifests"
+            f"{storage.uri}/{NOTE} {problem or 'names missing folders'}; the run's stages were found by their manifests"
         )
     return best
 

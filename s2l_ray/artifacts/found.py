@@ -60,7 +60,7 @@ def read_found(storage: Storage, folders: Iterable[str], warnings: list[str]) ->
         try:
             manifest = read_manifest(storage.sub(folder))
         except (ManifestError, RecursionError) as error:
-            return f"{storage.uri}/{folder} is left out: {str(error).splitlines()[0]}"
+            return f"{storage.uri}/{folder} is skipped: {str(error).splitlines()[0]}"
         if manifest is None:
             return None
         length = 8 if folder.startswith(_NAMED) else 12

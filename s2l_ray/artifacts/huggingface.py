@@ -1,4 +1,4 @@
-"""A Hugging Face data set → Parquet files in the run folder, which every node can read. Streamed, never held."""
+"""A Hugging Face dataset → Parquet files in the run folder, which every node can read. Streamed, never held."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def load(source: HuggingFaceSource) -> Any:
     """The `datasets.Dataset` (memory-mapped).
 
     Raises:
-        SourceError: no such data set, configuration or split.
+        SourceError: no such dataset, configuration or split.
     """
     import datasets
 
-    what = f"the data set {source.name!r} (split {source.split!r})"
+    what = f"the dataset {source.name!r} (split {source.split!r})"
     try:
         folder = _saved_folder(source, what)
         if folder is None:
@@ -51,7 +51,7 @@ def load(source: HuggingFaceSource) -> Any:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(
             f"{what} cannot be loaded, so there is no corpus: {first} "
-            "Check name, subset and split; private data sets need HF_TOKEN, a machine without internet a local folder"
+            "Check name, subset and split; private datasets need HF_TOKEN, a machine without internet a local folder"
         ) from error
     if len(data) == 0:
         raise SourceError(f"{what} has no row, so there is nothing to select from; set corpus.huggingface.split")
@@ -59,7 +59,7 @@ def load(source: HuggingFaceSource) -> Any:
 
 
 def _saved_folder(source: HuggingFaceSource, what: str) -> Path | None:
-    """The folder of the split, where `save_to_disk` wrote the data set; None: it did not."""
+    """The folder of the split, where `save_to_disk` wrote the dataset; None: it did not."""
     folder = Path(source.name)
     if (folder / STATE).exists():
         return folder
@@ -76,7 +76,7 @@ def _saved_folder(source: HuggingFaceSource, what: str) -> Path | None:
 
 @dataclass(frozen=True)
 class Export:
-    """A data set in the run folder."""
+    """A dataset in the run folder."""
 
     folder: Storage
     files: list[OutputFile]
@@ -85,7 +85,7 @@ class Export:
 
 
 def export_parquet(source: HuggingFaceSource, run_storage: Storage, say: Callable[[str], None]) -> Export:
-    """Write it, one folder for each state of the data set. Files that are there and whole are not written again.
+    """Write it, one folder for each state of the dataset. Files that are there and whole are not written again.
 
     Args:
         say: told if something had to be written again.
@@ -134,7 +134,7 @@ def _whole_files(folder: Storage, say: Callable[[str], None]) -> dict[str, Outpu
     record = read_record(folder, RECORD)
     if record is None:
         if folder.exists(RECORD):
-            say(f"[corpus] {folder.uri}/{RECORD} was altered; the data set is exported again.")
+            say(f"[corpus] {folder.uri}/{RECORD} was altered; the dataset is exported again.")
         return {}
     problems = record.problems(folder)
     if problems:
@@ -144,7 +144,7 @@ def _whole_files(folder: Storage, say: Callable[[str], None]) -> dict[str, Outpu
 
 
 def _state(source: HuggingFaceSource, data: Any) -> list[Any]:
-    """What changes when the data set does: the library's fingerprint, which knows the commit; of a local folder, which
+    """What changes when the dataset does: the library's fingerprint, which knows the commit; of a local folder, which
     can be edited under that fingerprint, the files' sizes and times too."""
     where = Path(source.name)
     files = sorted(p for p in where.rglob("*") if p.is_file()) if where.is_dir() else []

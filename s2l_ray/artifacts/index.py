@@ -158,7 +158,7 @@ def _is_earlier(storage: Storage, target: Found, warnings: list[str]) -> bool:
     warnings.append(
         f"{storage.uri}/{target.folder} is left out: it was trained by an earlier s2l_ray, which kept the held-out "
         "figures in the target itself. The model in it is whole, but it has no evaluation that could be compared: `s2l "
-        "finetune` or `s2l run` trains it again beside it, or go on with the s2l_ray that made it"
+        "finetune` or `s2l run` trains it again next to it, or continue with the s2l_ray that made it"
     )
     return True
 

@@ -108,7 +108,7 @@ def read_manifest(storage: Storage) -> StageManifest | None:
 
     Raises:
         EarlierLayout: written by an s2l_ray that computed no digests.
-        ManifestError: it is no JSON, not a manifest, was altered, or written by a newer s2l_ray.
+        ManifestError: it is not JSON, not a manifest, was altered, or written by a newer s2l_ray.
     """
     where = f"{storage.uri}: {MANIFEST_NAME}"
     try:
@@ -128,8 +128,8 @@ def read_manifest(storage: Storage) -> StageManifest | None:
     if isinstance(version, int) and version < SCHEMA_VERSION and "stage" in content:
         raise EarlierLayout(
             f"{where} was written by an earlier s2l_ray (schema version {version}, this one's is {SCHEMA_VERSION}), "
-            "without digests of the files. Run `s2l run` on this run's configuration: its stages are made again "
-            "beside the old ones; or go on with the s2l_ray that made it"
+            "without digests of the files. Run `s2l run` on this run's configuration: its stages are rebuilt "
+            "next to the old ones; or continue with the s2l_ray that made it"
         )
     try:
         manifest = StageManifest.model_validate(content)
@@ -170,6 +170,6 @@ def _files_of(folder: Storage, digest: str) -> dict[str, FileDigest]:
     manifest = read_manifest(folder)
     if manifest is None or manifest.digest != digest:
         raise DamagedFile(
-            f"{folder.uri} was deleted or made anew by somebody else while it was read; run the same command again"
+            f"{folder.uri} was deleted or rebuilt by another process while it was read; run the same command again"
         )
     return {output.name: output.known for output in manifest.outputs}

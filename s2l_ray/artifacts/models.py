@@ -272,7 +272,7 @@ class GenerationArtifact(Artifact):
 
 
 class ContaminationArtifact(Artifact):
-    """Which questions of a task stand in the corpus."""
+    """Which questions of a task are in the corpus."""
 
     task: str
     exact: int

@@ -48,7 +48,7 @@ def plan_points(config: TrajectoriesConfig, total_steps: int, steps_per_epoch: i
     if not epochs or epochs + config.num_scored < 2:
         raise PlanError(
             f"trajectories.source={config.source} takes one loss from every whole epoch, and {total_steps} optimiser "
-            f"steps are {epochs} of {steps_per_epoch} steps; train longer (proxy.epochs, proxy.max_steps), or take "
+            f"steps are {epochs} of {steps_per_epoch} steps; train longer (proxy.epochs, proxy.max_steps), or use "
             "source=snapshots"
         )
     scored = _hybrid_steps(total_steps, config.num_scored, config.include_step_zero)
@@ -63,7 +63,7 @@ def plan_points(config: TrajectoriesConfig, total_steps: int, steps_per_epoch: i
             raise PlanError(
                 f"trajectories.num_snapshots={config.num_scored} leaves no step of epoch {epoch + 1} (of "
                 f"{steps_per_epoch} optimiser steps) to the losses of training: there is a snapshot at each; lower it, "
-                "or take source=snapshots"
+                "or use source=snapshots"
             )
         points.append(Point(free, epoch))
     return sorted(points, key=lambda point: point.step)

@@ -72,7 +72,7 @@ class Run:
         """A target by what it was trained on. Raises RunError if there is none; says which there are."""
         if name not in self.targets:
             known = ", ".join(self.targets) or "none"
-            raise RunError(f"{self.uri} has no target {name!r} (there: {known}); make it with `s2l finetune`")
+            raise RunError(f"{self.uri} has no target {name!r} (available: {known}); make it with `s2l finetune`")
         return Target.evaluated(self.targets[name], self.heldout_evaluation(self.targets[name]))
 
     def heldout_evaluation(self, target: Stage) -> Stage | None:
@@ -95,7 +95,7 @@ class Run:
         """A subset by its name, or its folder's. Raises RunError if it was not chosen yet; says which were."""
         if not self.has_subset(name):
             known = ", ".join(self.subsets) or "none"
-            raise RunError(f"{self.uri} has no subset {name!r} (there: {known}); make it with `s2l select`")
+            raise RunError(f"{self.uri} has no subset {name!r} (available: {known}); make it with `s2l select`")
         return Subset.of(self._subsets_by_every_name()[name])
 
     def has_subset(self, name: str) -> bool:
@@ -236,5 +236,5 @@ def read_config(storage: Storage, unfinished: bool = False) -> S2LConfig:
     except (yaml.YAMLError, ConfigError, RecursionError, UnicodeDecodeError) as error:
         raise RunError(
             f"{storage.uri}/{name} cannot be used: {error}\n`s2l run` with this run's configuration (run_dir="
-            f"{storage.uri}) writes it anew; complete stages are kept"
+            f"{storage.uri}) rewrites it; complete stages are kept"
         ) from None

@@ -191,11 +191,11 @@ def _delete_working_dirs(storage: Storage) -> None:
 
 
 def _cost(manifest: StageManifest) -> str:
-    """`26.9 s`; with workers of its own `26.9 s (53.8 worker-seconds, peak memory 0.61 GB a worker)`."""
+    """`26.9 s`; with workers of its own `26.9 s (53.8 worker-seconds, peak memory 0.61 GB per worker)`."""
     cost = f"{manifest.wall_seconds:.1f} s"
     if manifest.peak_memory_bytes is not None:
         peak = manifest.peak_memory_bytes / 1e9
-        cost += f" ({manifest.device_seconds:,.1f} worker-seconds, peak memory {peak:.2f} GB a worker)"
+        cost += f" ({manifest.device_seconds:,.1f} worker-seconds, peak memory {peak:.2f} GB per worker)"
     return cost
 
 

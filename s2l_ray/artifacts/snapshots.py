@@ -78,7 +78,7 @@ def read_snapshot(out: Storage, snapshot: int) -> Snapshot | None:
     """The manifest; None while the snapshot is incomplete.
 
     Raises:
-        ManifestError: it is no snapshot's manifest.
+        ManifestError: it is not a snapshot's manifest.
     """
     folder = snapshot_folder(out, snapshot)
     if not folder.exists(_MANIFEST):
@@ -88,7 +88,7 @@ def read_snapshot(out: Storage, snapshot: int) -> Snapshot | None:
     except (ValueError, TypeError, RecursionError) as error:
         raise ManifestError(
             f"{folder.uri}/{_MANIFEST} is damaged ({first_line(error)}), so what this snapshot holds is not known; "
-            "run the same command again, and the proxy is trained anew to score it"
+            "run the same command again, and the proxy is retrained to score it"
         ) from error
 
 

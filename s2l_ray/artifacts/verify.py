@@ -21,16 +21,16 @@ _STAGE_CURE = (
     "Delete it and run the command that made it again (`s2l run`; `s2l select`, `s2l finetune` or `s2l sweep` for what "
     "they added): the stage is made again from what it read"
 )
-_INPUT_CURE = "Delete it and run `s2l run` again: it is made anew"
+_INPUT_CURE = "Delete it and run `s2l run` again: it is rebuilt"
 _SWEEP_CURE = (
-    "Delete it and run the same `s2l sweep` again: it is written anew, from the targets that are complete; only what "
+    "Delete it and run the same `s2l sweep` again: it is rewritten, from the targets that are complete; only what "
     "is missing is trained"
 )
 _WITHOUT_DIGEST = {
     "locks": "locks have no digest", "stage_locks": "locks have no digest",
     "tensorboard": "logs have no digest", "wandb": "logs have no digest", "sweep/logs": "logs have no digest",
-    "evaluation": "the overview has no digest: it is made anew with every evaluation",
-    "report": "the page and its numbers have no digest: they are made anew at the end of every run",
+    "evaluation": "the overview has no digest: it is rebuilt with every evaluation",
+    "report": "the page and its numbers have no digest: they are rebuilt at the end of every run",
     "sweep/made": "notes on which trials share a target have no digest",
     "sweep/ray_tune": "working state of a sweep that was interrupted has no digest",
 }  # fmt: skip

@@ -45,7 +45,7 @@ class Once(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         given = vars(namespace).setdefault("given_options", set())
         if self.dest in given:
-            parser.error(f"argument {option_string}: given twice, so one would be lost; give it once")
+            parser.error(f"argument {option_string}: given twice; one of them would be lost, so give it once")
         given.add(self.dest)
         setattr(namespace, self.dest, values)
 
@@ -65,7 +65,7 @@ def budget(text: str) -> int | float:
 def count(text: str) -> int:
     """A whole number, 0 or more."""
     if not re.fullmatch("[0-9]{1,18}", text):
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no count; give a whole number, 0 or more")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a count; give a whole number, 0 or more")
     return int(text)
 
 

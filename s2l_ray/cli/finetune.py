@@ -52,7 +52,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if named is not None and value is not None:
             raise ConfigError(
-                f"{named} says all about what to fine-tune on, and --{name} {value} something else; give one of them"
+                f"{named} fully determines what to fine-tune on, and --{name} {value} contradicts it; give one of them"
             )
     stage = commands.finetune(
         arguments.run, "full" if arguments.full else arguments.subset, arguments.overrides,

@@ -42,7 +42,7 @@ def _init(arguments: argparse.Namespace) -> int:
         with open(out, "x", encoding="utf-8") as file:
             file.write(found.yaml)
     except FileExistsError:
-        raise ConfigError(f"{out} is there already and would be overwritten; choose another name with --out") from None
+        raise ConfigError(f"{out} already exists and would be overwritten; choose another name with --out") from None
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error.strerror}); choose another place with --out") from None
     print("\n".join(printable(line) for line in found.summary))

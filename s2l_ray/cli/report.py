@@ -43,8 +43,7 @@ def _report(arguments: argparse.Namespace) -> int:
         idle = " and ".join(["--out"] * (arguments.out is not None) + ["--open"] * arguments.open)
         if idle:
             raise UserError(
-                f"--json prints the page's numbers and makes no page, so {idle} would do nothing; leave out --json, or "
-                f"{idle}"
+                f"--json prints the numbers and writes no page, so {idle} would do nothing; leave out --json, or {idle}"
             )
         facts = facts_of(load_run(arguments.run), by=by, compare=compare, with_text=with_text)
         print_json(facts.plain())

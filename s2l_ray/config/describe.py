@@ -72,7 +72,7 @@ def describe(path: str) -> list[Described]:
         known = [one.path for one in describe_all()]
         near = difflib.get_close_matches(path[:100], known, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]}?" if near else "`s2l explain` lists the sections"
-        raise UserError(f"{shown(path)} is no field of the configuration, so there is nothing to explain. {hint}")
+        raise UserError(f"{shown(path)} is not a field of the configuration, so there is nothing to explain. {hint}")
     return [_field(path, parent.model_fields[names[-1]])]
 
 

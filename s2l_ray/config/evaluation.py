@@ -48,7 +48,9 @@ class GenerationConfig(Section):
     def _lengths(cls, lengths: dict[str, int]) -> dict[str, int]:
         for name, length in lengths.items():
             if not 1 <= length <= 2**17:
-                raise ValueError(f"max_new_tokens.{name}={length} is no length of a completion; give 1 to {2**17:,}")
+                raise ValueError(
+                    f"max_new_tokens.{name}={length} is not a valid completion length; give 1 to {2**17:,}"
+                )
         return lengths
 
     def contradictions(self) -> Iterator[str]:

@@ -209,8 +209,8 @@ def _follow_selection(before: dict[str, Any], tree: dict[str, Any]) -> None:
     if lost:
         known = [name for name in subset_names(tree) if name not in names]
         raise ConfigError(
-            f"target.subsets: {', '.join(listed(lost))} of the configuration's file is no subset of the selection as "
-            "the command line changes it, and which to fine-tune on instead is not said; add what you want of "
+            f"target.subsets: {', '.join(listed(lost))} of the configuration's file is not a subset of the selection "
+            "as changed on the command line, and it is unclear which to fine-tune on instead; add what you want of "
             f"target.subsets=[{','.join(listed(names + known))}]"
         )
     if names != tree["target"]["subsets"]:

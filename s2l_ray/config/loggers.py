@@ -34,7 +34,7 @@ class LoggersConfig(Section):
     def _project(cls, project: str | None) -> str | None:
         if project is not None and not re.fullmatch(r"[^/\\#?%:\s][^/\\#?%:]{0,127}", project):
             raise ValueError(
-                f"{project!r} is no name that Weights & Biases accepts for a project: 1 to 128 characters, none of "
+                f"{project!r} is not a name that Weights & Biases accepts for a project: 1 to 128 characters, none of "
                 "/ \\ # ? % : in them. A team is not part of it: set WANDB_ENTITY"
             )
         return project
@@ -48,7 +48,9 @@ class LoggersConfig(Section):
         try:
             parts = urlsplit(uri)
         except ValueError:
-            raise ValueError("it is no URI; give for example http://host:5000 or sqlite:////folder/mlflow.db") from None
+            raise ValueError(
+                "it is not a URI; give for example http://host:5000 or sqlite:////folder/mlflow.db"
+            ) from None
         if "@" in parts.netloc or holds_credentials(uri):
             raise ValueError(
                 f"the {parts.scheme} URI holds credentials, which everyone who reads the run's folder would see; leave "

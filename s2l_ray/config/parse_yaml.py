@@ -28,7 +28,7 @@ Place = tuple[str | int, ...]
 
 
 class NotYaml(UserError):
-    """The text is no YAML, or none within the limits."""
+    """The text is not YAML, or none within the limits."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -140,7 +140,7 @@ class PlainCopy:
             what = "a byte that is not UTF-8" if control[0] >= "\ud800" else f"the control character {code}"
             return self._fault(at, f"holds {what} (character {control.start() + 1}), which names and texts here cannot")
         if isinstance(value, float) and not math.isfinite(value):
-            return self._fault(at, f"{value} is no finite number")
+            return self._fault(at, f"{value} is not a finite number")
         if isinstance(value, int) and not -MAX_WHOLE <= value <= MAX_WHOLE:
             return self._fault(at, f"{shown(value)} is beyond {MAX_WHOLE:,}, the largest number that files can hold")
         if isinstance(value, bytes | bytearray | set | frozenset | date):

@@ -66,7 +66,7 @@ class WorkersConfig(Section):
     @classmethod
     def _whole_gpus(cls, gpus: float) -> float:
         if gpus > 1 and gpus % 1:
-            raise ValueError(f"gpus_per_worker={gpus:g}: Ray gives a share of one GPU or whole ones; take {int(gpus)}")
+            raise ValueError(f"gpus_per_worker={gpus:g}: Ray gives a share of one GPU or whole ones; use {int(gpus)}")
         return gpus
 
     @field_validator("custom_resources")
@@ -77,7 +77,7 @@ class WorkersConfig(Section):
         for name, amount in resources.items():
             if not name.strip() or name in own:
                 cure = f"; set {own[name]}" if own.get(name) else ""
-                raise ValueError(f"{name!r} is no name of a resource of one's own{cure}")
+                raise ValueError(f"{name!r} is not a valid name for a custom resource{cure}")
             if not 0 < amount <= most.get(name, 10**9):
                 at_most = f"{most.get(name, 10**9):.0e}"
                 raise ValueError(f"{amount:g} of {name!r} cannot be reserved; give a number above 0, at most {at_most}")
@@ -162,7 +162,7 @@ class S2LConfig(Section):
     def _possible(cls, run_dir: str | None) -> str | None:
         if run_dir is not None:
             if not run_dir.strip() or any(c in run_dir for c in "\n\r\t"):
-                raise ValueError(f"{run_dir!r} is no name of a folder; give a path or a URI, or leave it out")
+                raise ValueError(f"{run_dir!r} is not a valid folder name; give a path or a URI, or leave it out")
             longest = max(run_dir.split("/"), key=lambda name: len(name.encode()))
             if len(longest.encode()) > _MAX_NAME_BYTES:
                 raise ValueError(
@@ -222,7 +222,7 @@ class S2LConfig(Section):
             if recorded + scored < 2 or not recorded:
                 yield (
                     f"trajectories.source={source} takes one loss from every whole epoch, and "
-                    f"proxy.epochs={self.proxy.epochs:g} has {recorded}; train longer, or take source=snapshots"
+                    f"proxy.epochs={self.proxy.epochs:g} has {recorded}; train longer, or use source=snapshots"
                 )
         used = self.clusters.num_snapshots
         if used is not None and used > recorded + scored:
@@ -247,8 +247,8 @@ class S2LConfig(Section):
         for name in names:
             if name not in known:
                 yield (
-                    f"target.subsets: {name!r} is no subset of this selection, so nothing could be fine-tuned on it; "
-                    f"known: {', '.join(known)}"
+                    f"target.subsets: {name!r} is not a subset of this selection, so nothing could be fine-tuned on "
+                    f"it; known: {', '.join(known)}"
                 )
 
     def _of_heldout(self, target: TargetConfig) -> Iterator[str]:
@@ -272,26 +272,26 @@ class S2LConfig(Section):
             if self.target is None:
                 yield (
                     "selection.reference.model=target scores with the target, and there is none; add the section "
-                    "target, or take reference.model=proxy"
+                    "target, or use reference.model=proxy"
                 )
             needs = {name: of - set(at_reference(of)) for name, of in needs.items()}  # what is left to the proxy
         scored = [name for name, of in needs.items() if any(need.partition("@")[0] in SCALARS for need in of)]
         if scored and self.trajectories.source != "snapshots":
             yield (
                 f"the selector {', '.join(scored)} reads scores that trajectories.source={self.trajectories.source} "
-                "does not have, since training computes losses alone; take source=snapshots"
+                "does not have, since training computes losses alone; use source=snapshots"
             )
         passing = [name for name, of in needs.items() if any(need.partition("@")[0] in PASSES for need in of)]
         if passing and self.trajectories.source == "training":
             yield (
                 f"the selector {', '.join(passing)} reads embeddings or losses without the prompt, which are computed "
-                "with a snapshot's weights, and trajectories.source=training has no snapshot; take hybrid or snapshots"
+                "with a snapshot's weights, and trajectories.source=training has no snapshot; use hybrid or snapshots"
             )
         started = [name for name, of in needs.items() if any(need.endswith("@start") for need in of)]
         if started and not self.trajectories.include_step_zero:
             yield (
                 f"the selector {', '.join(started)} looks at the untrained proxy (start), which is not scored; set "
-                "trajectories.include_step_zero=true, or take another snapshot"
+                "trajectories.include_step_zero=true, or use another snapshot"
             )
 
     def _of_query(self) -> Iterator[str]:
@@ -303,7 +303,7 @@ class S2LConfig(Section):
         if asking and not paths:
             yield (
                 f"the selector {', '.join(asking)} compares with examples of your task, and none are named; set "
-                "selection.query.paths=[my_task.jsonl] (prompts with responses), or take another one"
+                "selection.query.paths=[my_task.jsonl] (prompts with responses), or use another one"
             )
         if paths and not asking and not sweeping:
             yield (

@@ -110,7 +110,9 @@ class SweepConfig(Section):
         for path, values in parameters.items():
             section = path.split(".")[0]
             if section in ("name", "run_dir", "resources", "sweep", "loggers", "estimates") or "." not in path:
-                raise ValueError(f"sweep.parameters: {path!r} is no setting that results depend on; take section.field")
+                raise ValueError(
+                    f"sweep.parameters: {path!r} is not a setting that results depend on; use section.field"
+                )
             if section == "heldout":
                 raise ValueError(
                     f"sweep.parameters: with {path!r} trials would be judged on different examples, and could not be "

@@ -45,16 +45,16 @@ class TrajectoriesConfig(Section):
         if self.source == "training" and self.num_snapshots is not None:
             yield (
                 f"trajectories.num_snapshots={self.num_snapshots} would do nothing, since with {here} nothing is "
-                "scored; set it to null, or take source=hybrid"
+                "scored; set it to null, or use source=hybrid"
             )
         if self.source == "training" and self.include_step_zero:
             yield (
                 f"trajectories.include_step_zero=true would do nothing, since with {here} nothing is scored; remove "
-                "it, or take source=hybrid"
+                "it, or use source=hybrid"
             )
         if self.num_scored == 1 and (self.source == "snapshots" or self.include_step_zero):
             zero = " and include_step_zero=true" if self.include_step_zero else ""
             yield (
                 f"trajectories.num_snapshots=1 with source={self.source}{zero} leaves nothing that a first and a last "
-                "snapshot could be; take 2 or more"
+                "snapshot could be; use 2 or more"
             )

@@ -54,7 +54,7 @@ def parse_turns(value: Any, column: str, ignored: Collection[str] = ()) -> Messa
         ignored: keys of turns that are not to be looked at.
 
     Raises:
-        UnusableRow: it is no list of turns; says which turn, and what would do.
+        UnusableRow: it is not a list of turns; says which turn, and what would do.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = _from_json(value, f"column {column!r}")
@@ -255,7 +255,7 @@ def parse_tools(value: Any, column: str) -> list[Any] | None:
     """Tools as the templates take them: functions in JSON schema, each within {"type": "function", …}.
 
     Raises:
-        UnusableRow: it is no list of functions.
+        UnusableRow: it is not a list of functions.
     """
     if is_empty(value):
         return None
@@ -298,7 +298,7 @@ def _from_json(text: str, what: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UnusableRow(f"{what} is no valid JSON ({clip(error, 100)})") from None
+        raise UnusableRow(f"{what} is not valid JSON ({clip(error, 100)})") from None
 
 
 def _check_unicode(turn: dict[str, Any]) -> None:

@@ -78,7 +78,7 @@ def _about_text(head: bytes, kind: str) -> str:
     try:
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(head).lstrip(" \t\r\n")
     except UnicodeDecodeError:
-        return "it is no UTF-8 text: convert it, for example with iconv -f ISO-8859-1 -t UTF-8"
+        return "it is not UTF-8 text: convert it, for example with iconv -f ISO-8859-1 -t UTF-8"
     if kind == "csv":
         header = text.partition("\n")[0]
         separator = next((s for s in _SEPARATORS if s in header and "," not in header), "")

@@ -127,7 +127,7 @@ def _find_remote(filesystem: pafs.FileSystem, path: str, pattern: str, run_uri: 
 def _without_what_is_unread(
     filesystem: pafs.FileSystem, base: str, infos: list[pafs.FileInfo], found: Found
 ) -> list[pafs.FileInfo]:
-    """The data files below a folder; the others are noted. Of a saved data set, those that it lists."""
+    """The data files below a folder; the others are noted. Of a saved dataset, those that it lists."""
     by_folder: dict[str, dict[str, pafs.FileInfo]] = {}
     for info in infos:
         if info.type == pafs.FileType.File and not any(map(is_hidden, info.path[len(base) :].strip("/").split("/"))):

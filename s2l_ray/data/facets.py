@@ -32,7 +32,7 @@ def facet_text(value: Any, column: str) -> str | None:
     """A value as facets have it; None stays None.
 
     Raises:
-        UnusableRow: it is no text, whole number or truth value, or is too long.
+        UnusableRow: it is not text, whole number or truth value, or is too long.
     """
     if value is None:
         return None
@@ -107,7 +107,7 @@ def choose_facets(values: FacetValues, order: Sequence[str], num_rows: int, conf
         num_rows: usable rows.
 
     Raises:
-        SourceError: a named one is no column, or has too many values.
+        SourceError: a named one is not a column, or has too many values.
     """
     if config.facets is None:
         # Used as text, or known as the source already. A value should stand for several rows.

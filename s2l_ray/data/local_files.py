@@ -56,7 +56,7 @@ def _walk_local(folder: str, above: tuple[_Identity, ...], found: Found) -> None
     saved = files_of_state(_content(posixpath.join(folder, STATE)), folder) if STATE in names else None
     if saved is not None:
         if not saved:
-            raise SourceError(f"{clip(folder)!r} is a saved data set without any row; name another")
+            raise SourceError(f"{clip(folder)!r} is a saved dataset without any row; name another")
         check_present(saved, names, folder)
         for name in saved:
             _take_listed(posixpath.join(folder, name), found)

@@ -51,7 +51,7 @@ def check_quarantine(quarantine: Storage, num_usable: int, max_share: float) -> 
     """Count the quarantined rows.
 
     Raises:
-        QuarantineLimitError: their share is past `max_share`; says the commonest reasons and where.
+        QuarantineLimitError: their share is past `max_share`; says the most common reasons and where.
     """
     reasons: Counter[str] = Counter()
     shown_rows: list[str] = []

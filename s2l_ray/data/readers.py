@@ -111,7 +111,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def why_unreadable(error: Exception) -> str:
-    """The reason why a text is no JSON that can be used."""
+    """The reason why a text is not JSON that can be used."""
     if isinstance(error, _DoubledKey):
         return str(error)
     return "bad JSON: nested too deeply" if isinstance(error, RecursionError) else f"bad JSON: {clip(error)}"
@@ -170,7 +170,7 @@ def read_json(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_by
 
 _SPACE = " \t\n\r"
 _CUT = 64
-"""A text that is not all there yet is no JSON at most so many characters before its end, but for strings."""
+"""A text that is not all there yet is not JSON at most so many characters before its end, but for strings."""
 
 
 class _ArrayText:
@@ -191,7 +191,7 @@ class _ArrayText:
         return True
 
     def next_character(self) -> str:
-        """The next one that is no space, not taken yet; "" at the end."""
+        """The next one that is not a space, not taken yet; "" at the end."""
         while True:
             while self.at < len(self.text) and self.text[self.at] in _SPACE:
                 self.at += 1

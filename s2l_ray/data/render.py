@@ -44,7 +44,7 @@ def resolve_style(render: str, format: str, tokenizer: Any) -> Style:
     if render == "chat_template":
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(
-                "render=chat_template, but the tokenizer has no chat template, so chats would have no form; "
+                "render=chat_template, but the tokenizer has no chat template, so chats could not be rendered; "
                 "choose render=plain or alpaca, or a tokenizer with a template"
             )
         return "chat_template"

@@ -13,10 +13,10 @@ Turn = Mapping[str, Any]
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 _CURES = {
     "text": "",
-    "thoughts": "; take a tokenizer whose template writes thoughts, or train without them: "
+    "thoughts": "; use a tokenizer whose template writes thoughts, or train without them: "
     f"corpus.ignore_columns=[{','.join(_REASONING_KEYS)}]",
-    "thoughts in the text": "; take a tokenizer whose template keeps them",
-    "tool call": ": it has no place for tool calls here; take a tokenizer whose template has one",
+    "thoughts in the text": "; use a tokenizer whose template keeps them",
+    "tool call": ": it has no place for tool calls here; use a tokenizer whose template has one",
 }
 """What a turn can say, and what to do where a template leaves it out."""
 
@@ -84,7 +84,7 @@ def check_nothing_left_out(messages: Sequence[Turn], i: int, tools: Any, context
         name = str(tool.get("function", tool).get("name") or "")
         if name and name not in context:
             raise UnusableRow(
-                f"the chat template leaves out the tool {clip(name, 60)!r}: it has no place for tools; take a "
+                f"the chat template leaves out the tool {clip(name, 60)!r}: it has no place for tools; use a "
                 "tokenizer whose template has one, or train without them: corpus.ignore_columns=[tools]"
             )
 

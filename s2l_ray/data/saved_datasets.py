@@ -39,17 +39,17 @@ def only_split(content: bytes, folder: str) -> str:
     if len(splits) != 1:
         first = splits[0] if splits else "train"
         raise SourceError(
-            f"{clip(folder)!r} is a saved data set with the splits {clip_names(splits)}, which must not be mixed; name "
+            f"{clip(folder)!r} is a saved dataset with the splits {clip_names(splits)}, which must not be mixed; name "
             f"the folder of one, {clip(folder)}/{first}"
         )
     return str(splits[0])
 
 
 def check_present(files: Collection[str], present: Collection[str], folder: str) -> None:
-    """Raises SourceError if a file of the data set is missing."""
+    """Raises SourceError if a file of the dataset is missing."""
     if missing := sorted(set(files) - set(present)):
         raise SourceError(
-            f"{clip(folder)!r} is a saved data set that lacks {clip_names(missing)}, so rows would be missing; copy "
+            f"{clip(folder)!r} is a saved dataset that lacks {clip_names(missing)}, so rows would be missing; copy "
             "the whole folder again"
         )
 
@@ -58,4 +58,4 @@ def _json(content: bytes, name: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{clip(name)!r} cannot be read ({clip(error)}); save the data set again") from error
+        raise SourceError(f"{clip(name)!r} cannot be read ({clip(error)}); save the dataset again") from error

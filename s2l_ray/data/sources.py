@@ -96,7 +96,7 @@ def read_unit(unit: ReadUnit, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[Ra
 
 def _why(error: Exception) -> str:
     if "too much memory" in str(error):
-        return "it was packed with a window of more than 128 MiB; pack it anew without --long or --ultra"
+        return "it was packed with a window of more than 128 MiB; repack it without --long or --ultra"
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8: {clip(error.reason)} at byte {error.start:,} of a piece{encoding_hint(error.object)}"
     return clip(redact_text(str(error)), 600)

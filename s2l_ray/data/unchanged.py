@@ -50,7 +50,7 @@ def check_digest(unit: ReadUnit, filesystem: pafs.FileSystem, path: str) -> None
     if found != unit.digest:
         raise SourceError(
             f"{unit.origin} is damaged: its digest is {found}, {unit.digest} was written. Delete it and run the same "
-            "command again: it is made anew"
+            "command again: it is rebuilt"
         )
 
 

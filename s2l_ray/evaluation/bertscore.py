@@ -150,8 +150,8 @@ def read_baseline(path: str, layer: int) -> float:
             rows = {row["LAYER"]: float(row["F"]) for row in csv.DictReader(file)}
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise EvaluationError(
-            f"bertscore.rescale={path} is no table with columns LAYER, P, R, F: {error}; take bert-score's file of the "
-            "model, or leave rescale out"
+            f"bertscore.rescale={path} is not a table with columns LAYER, P, R, F: {error}; use bert-score's file for "
+            "the model, or leave rescale out"
         ) from error
     if str(layer) not in rows or not rows[str(layer)] < 1:
         raise EvaluationError(

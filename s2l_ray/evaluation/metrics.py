@@ -266,12 +266,12 @@ def registered_metrics() -> tuple[Metric, ...]:
 
 def _check(metric: Metric, others: Iterable[Metric]) -> None:
     if not isinstance(metric, Metric):
-        raise MetricError(f"{shown(metric)} is no metric; give a s2l_ray.evaluation.metrics.Metric")
+        raise MetricError(f"{shown(metric)} is not a metric; give a s2l_ray.evaluation.metrics.Metric")
     for name in (metric.name, metric.column):
         if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,99}", name) or name in RESERVED:
             raise MetricError(
                 f"{shown(name)} cannot name a metric: it would be a column of tables that have "
-                f"{', '.join(sorted(RESERVED))}; take other lower-case letters, digits and underscores, a letter first"
+                f"{', '.join(sorted(RESERVED))}; use other lower-case letters, digits and underscores, a letter first"
             )
     if (metric.of_example is None) == (metric.compute is None):
         raise MetricError(

@@ -47,7 +47,7 @@ def read_questions(task: Task, lines: Iterable[str | bytes], where: str) -> list
         where: the file's name, for messages.
 
     Raises:
-        EvaluationError: a line is no object, or lacks a column; a gold that the rule cannot read; no question at all.
+        EvaluationError: a line is not an object, or lacks a column; the rule cannot read a gold; there is no question.
     """
     questions: list[Question] = []
     seen: dict[bytes, int] = {}
@@ -82,14 +82,14 @@ def _rows(lines: Iterable[str | bytes], where: str) -> Iterator[tuple[int, dict[
             text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
             row = json.loads(text, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
-            raise EvaluationError(f"{where}, line {number} is no JSON: {error}; fix it, or remove the line") from None
+            raise EvaluationError(f"{where}, line {number} is not JSON: {error}; fix it, or remove the line") from None
         if not isinstance(row, dict):
             raise EvaluationError(f"{where}, line {number} holds {shown(row)}, not an object; write {{...}}")
         yield number, row
 
 
 def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _question(task: Task, row: Mapping[str, Any], seen: dict[bytes, int]) -> Question:

@@ -262,7 +262,7 @@ def shares_of(
 
     Args:
         reasons: each question's, as of its verdict.
-        outcomes: each program's; `ok` is no failure, None where no program was asked for.
+        outcomes: each program's; `ok` is not a failure, None where no program was asked for.
         fell_back: whether a chain of thought was asked for after the program.
         contaminated: whether the question stands in the corpus.
     """

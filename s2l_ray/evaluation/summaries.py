@@ -20,7 +20,7 @@ from s2l_ray.evaluation.tasks import EvaluationError
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 CONSTANT = "No acute cardiopulmonary process."
-"""The yardstick that needs no model: the commonest impression of normal chest radiographs."""
+"""The yardstick that needs no model: the most common impression of normal chest radiographs."""
 MAX_CHARACTERS = 20_000
 """Of one summary; longer ones are cut, since the longest common subsequence takes quadratic time."""
 _MAX_ORDER = 4

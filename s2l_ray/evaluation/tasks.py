@@ -21,7 +21,7 @@ QUICKSTART = "quickstart"
 
 @dataclass(frozen=True)
 class Task:
-    """How questions are read and answers compared, and what the published table of data sets says of a set."""
+    """How questions are read and answers compared, and what the published table of datasets says of a set."""
 
     name: str
     rule: str
@@ -97,7 +97,7 @@ def task_of(name: str, custom: Mapping[str, CustomTaskConfig]) -> Task:
         return BUILT_IN[name]
     if name not in custom:
         known = ", ".join([*BUILT_IN, *custom])
-        raise EvaluationError(f"{shown(name)} is no task; known are {known}, and what evaluation.custom describes")
+        raise EvaluationError(f"{shown(name)} is not a task; known are {known}, and what evaluation.custom describes")
     own = custom[name]
     return Task(
         name, own.rule, own.question, own.gold, tuple(own.group_by), own.max_new_tokens, title=name, form=own.form,

@@ -135,9 +135,9 @@ class ActorPool:
         self.failures += 1
         lost_cluster = not head_answers(ray.get_runtime_context().gcs_address)
         if lost_cluster or 0 <= self.max_failures < self.failures:
-            cure = "the same command goes on from there"
+            cure = "run the same command to resume"
             if is_memory(error):
-                cure = "take workers with more memory, or ask for less at once"
+                cure = "use workers with more memory, or ask for less at once"
             raise PoolFailedError(
                 f"the processes for {self.what} failed {self.failures} time{'s' if self.failures > 1 else ''} "
                 f"(resources.max_failures): {telling_line(error)}. What they finished stays; {cure}"

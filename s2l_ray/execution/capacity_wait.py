@@ -46,8 +46,8 @@ class Patience:
         if waited >= self._limit_s:
             raise CapacityTimeoutError(
                 f"[{self._what}] gave up after {format_duration(waited)} "
-                f"(resources.capacity_wait_s={self._limit_s:g}): {reason}. What is complete stays; when there is room, "
-                "the same command goes on from there. Ask for less (resources.proxy, resources.target), or raise it"
+                f"(resources.capacity_wait_s={self._limit_s:g}): {reason}. Completed work is kept; when there is room, "
+                "run the same command to resume. Ask for less (resources.proxy, resources.target), or raise it"
             )
         if waited >= self._next_s:
             already = f" since {format_duration(waited)}" if self.told else ""

@@ -75,7 +75,7 @@ def drop_unusable_checkpoints(out: Storage, say: Callable[[str], None]) -> None:
     except _TORN_LIST as error:
         why = f"{_LIST} is torn ({error})"
     if why:
-        say(f"{folder.uri}: {why}; the training begins anew.")
+        say(f"{folder.uri}: {why}; training starts over.")
         folder.delete_dir()
 
 

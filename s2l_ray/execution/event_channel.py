@@ -52,7 +52,7 @@ def hand_over(event: Event, on_event: Callable[[Event], None], log: bool = True)
     except Exception:
         if log:
             logger.exception(
-                "progress and metrics are incomplete: their listener failed on %s; the work goes on", event
+                "progress and metrics are incomplete: their listener failed on %s; the work continues", event
             )
         return False
     return True
@@ -108,7 +108,7 @@ def event_channel(on_event: Callable[[Event], None], every_s: float = 0.5, most:
         except Exception as error:
             known = isinstance(error, ray.exceptions.RayError)
             logger.warning(
-                "the workers' progress can no longer be followed (%s); the work itself goes on",
+                "the workers' progress can no longer be followed (%s); the work itself continues",
                 telling_line(error), exc_info=not known,
             )  # fmt: skip
             return False

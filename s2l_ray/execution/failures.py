@@ -11,8 +11,8 @@ from s2l_ray.errors import S2LError
 _MEMORY_MARKS = ("out of memory", "OutOfMemory", "can't allocate memory", "MemoryError", "memory usage threshold",
                  "low on memory", "CUDA error: out of memory")  # fmt: skip
 _MEMORY_CURE = (
-    "the memory does not suffice: lower tokens_per_microbatch (and tokens_per_batch of the scoring), set a higher "
-    "target.zero_stage or target.gradient_checkpointing=true, or take workers with more memory"
+    "there is not enough memory: lower tokens_per_microbatch (and tokens_per_batch of the scoring), set a higher "
+    "target.zero_stage or target.gradient_checkpointing=true, or use workers with more memory"
 )
 _STORAGE_MARKS = ("AWS Error", "curlCode", "google::cloud", "Azure::Core")
 """Of pyarrow's file systems, where Ray Train itself uses them."""

@@ -129,7 +129,7 @@ def _start(num_cpus: int, dashboard: bool) -> None:
 
 
 def _is_ours_to_tell(error: Exception) -> bool:
-    """Starting again would end alike."""
+    """Starting again would end the same way."""
     return isinstance(error, (ValueError, TypeError, ImportError, PermissionError)) or (
         isinstance(error, OSError) and error.errno is not None
     )

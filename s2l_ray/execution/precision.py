@@ -68,7 +68,7 @@ def keep_precision(
         cost = "slowly" if kept == "bf16" else "more slowly than it could"
         say(
             f"[{model.section}] this run began in {kept} and keeps to it, {cost} on these processors: in another "
-            f"precision it would train anew. {model.section}.precision={chosen} does so"
+            f"precision it would start over. {model.section}.precision={chosen} does so"
         )
     return kept
 

@@ -51,7 +51,7 @@ class RayMetrics:
             self._record({"run": self.run, "stage": stage}, event, fields)
         except Exception as error:
             self._broken = True
-            logger.warning("Ray takes no metrics from this run (which goes on): %s", one_line(str(error)))
+            logger.warning("Ray takes no metrics from this run (which continues): %s", one_line(str(error)))
 
     def _record(self, tags: dict[str, str], event: str, fields: Mapping[str, Any]) -> None:
         if event == "scored":

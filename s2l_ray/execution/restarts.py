@@ -10,5 +10,5 @@ RESTART, WAITING = "restart", "waiting"
 def restart_said(event: dict[str, Any]) -> str:
     """The event as a sentence."""
     if event["event"] == WAITING:
-        return f"there are no places for the workers yet, it goes on waiting: {event['cause']}"
+        return f"there are no resources for the workers yet, still waiting: {event['cause']}"
     return f"workers were lost, all start again from the last checkpoint: {event['cause']}"

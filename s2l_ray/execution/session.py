@@ -113,8 +113,8 @@ def _loss_is_said() -> Iterator[None]:
         if head_answers(address):
             raise
         raise ClusterLost(
-            f"the Ray cluster at {address} is gone: its head does not answer any more ({type(error).__name__}). What "
-            "is complete stays in the run's folder; start a cluster, and the same command goes on from there"
+            f"the Ray cluster at {address} is gone: its head no longer answers ({type(error).__name__}). "
+            "Completed work stays in the run's folder; start a cluster, and run the same command to resume"
         ) from error
 
 

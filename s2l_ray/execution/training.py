@@ -136,8 +136,8 @@ def run_on_workers(
         What rank 0's loop returned.
 
     Raises:
-        errors of this package, raised by the loop on any rank: at once, since another try would end alike; retryable
-            ones (StorageError) only after `max_failures`.
+        errors of this package, raised by the loop on any rank: at once, since another try would end the same way;
+            retryable ones (StorageError) only after `max_failures`.
         InternalError: in place of others that another try would meet again (ValueError, KeyError, …), at once too.
         WorkersFailedError: workers were lost more often than `max_failures`, or had no places in time.
     """

@@ -9,7 +9,7 @@ from s2l_ray.storage.retry import StorageError
 
 
 class WorkersFailedError(EnvironmentFault, RuntimeError):
-    """The workers could not finish; what is complete stays, the same command resumes."""
+    """The workers could not finish; completed work is kept, the same command resumes."""
 
     retryable = False  # the retries are spent
 
@@ -24,7 +24,7 @@ def explain(error: Exception, out: Storage, what: str, max_failures: int, wait_s
     if final is not None:
         return InternalError(
             f"the training of the {what} ended with {type(final).__name__}: {first_line(final)}. Another try would end "
-            "alike; please report it, with what S2L_TRACEBACK=1 shows"
+            "the same way; please report it, with what S2L_TRACEBACK=1 shows"
         )
     controller = getattr(error, "controller_failure", None)
     if isinstance(controller, OSError):
@@ -35,15 +35,15 @@ def explain(error: Exception, out: Storage, what: str, max_failures: int, wait_s
         return places_did_not_come(what, wait_s, out)
     cause = cause_of(error)
     if controller is not None:
-        return WorkersFailedError(f"the training of the {what} could not go on: {cause}. {_goes_on(out)}")
+        return WorkersFailedError(f"the training of the {what} could not continue: {cause}. {_goes_on(out)}")
     if not hasattr(error, "worker_failures"):  # no word from the process that leads the workers, dead or not
-        return WorkersFailedError(f"the training of the {what} was lost from sight: {cause}. {_goes_on(out)}")
+        return WorkersFailedError(f"the training of the {what} can no longer be observed: {cause}. {_goes_on(out)}")
     return WorkersFailedError(ended(what, f"the workers failed: {cause}", max_failures + 1, max_failures, out))
 
 
 def places_did_not_come(what: str, wait_s: float, out: Storage) -> WorkersFailedError:
     return WorkersFailedError(
-        f"the workers of the {what} did not get their places within resources.capacity_wait_s={wait_s:g}: others "
+        f"the workers of the {what} did not get resources within resources.capacity_wait_s={wait_s:g}: others "
         f"hold them, or the autoscaler did not add the nodes. {_goes_on(out)}"
     )
 

@@ -16,7 +16,7 @@ def add_adapters(
     lora: LoraConfig,
     seed: int,
     what: str | None = None,
-    cure: str = "Name linear layers that the model has, or take all-linear",
+    cure: str = "Name linear layers that the model has, or use all-linear",
 ) -> Any:
     """Put adapters into the model, in place, and freeze the rest; gives peft's wrapper of it.
 

@@ -61,7 +61,7 @@ def check_architecture(model_config: Any, config: TrainedModelConfig) -> None:
         what = "no language model that transformers knows"
     if what is not None:
         raise ModelError(
-            f"{name}={asked} is {what} ({kind.__name__}), and S2L needs the losses of a causal language model; take "
+            f"{name}={asked} is {what} ({kind.__name__}), and S2L needs the losses of a causal language model; use "
             "one (llama, gpt_neox, gpt2, qwen2, …)"
         )
 
@@ -80,7 +80,7 @@ def about_experts(model_config: Any, config: TrainedModelConfig) -> str | None:
     known = ((name, getattr(text, name, None)) for name in _BALANCE)
     weight = next((f" ({name}={value:g})" for name, value in known if isinstance(value, int | float)), "")
     return (
-        f"the {config.section} is a mixture of {count} experts a layer. Its losses are those of the next tokens alone: "
+        f"the {config.section} is a mixture of {count} experts per layer. Its loss is that of the next tokens only: "
         f"the auxiliary loss that balances the experts{weight} is left out, as transformers does by default"
     )
 
@@ -132,7 +132,7 @@ def check_size(model: Any, config: TrainedModelConfig, memory_bytes: int, bytes_
         asked = f"{config.section}.{'from_config' if config.from_config else 'model'}"
         raise ModelError(
             f"{asked} has {count:,} parameters, {count * bytes_per_parameter / 1e9:,.0f} GB, and this machine "
-            f"{memory_bytes / 1e9:,.0f} GB of memory; take a smaller model or a larger machine"
+            f"{memory_bytes / 1e9:,.0f} GB of memory; use a smaller model or a larger machine"
         )
 
 

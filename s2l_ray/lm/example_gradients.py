@@ -126,7 +126,7 @@ class LoraGradients:
     ) -> None:
         self.loss, self.batching, self.device, self.autocast, self.dim = loss, batching, device, autocast, dim
         add_adapters(
-            loss.model, LORA, seed, "gradients.kind=lora", "The proxy has no layers that adapters fit; take head"
+            loss.model, LORA, seed, "gradients.kind=lora", "The proxy has no layers that adapters fit; use head"
         ).to(device)
         named = [(name, one) for name, one in loss.model.named_parameters() if one.requires_grad]
         for name, parameter in named:

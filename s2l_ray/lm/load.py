@@ -73,7 +73,7 @@ def load_model_config(config: TrainedModelConfig, vocab_size: int | None = None,
 
 
 def _is_within(token_id: int, vocab_size: Any) -> bool:
-    """Whether there is an embedding for it; True where the vocabulary is no number, which transformers refuses."""
+    """Whether there is an embedding for it; True where the vocabulary is not a number, which transformers refuses."""
     return not isinstance(vocab_size, int) or token_id < vocab_size
 
 
@@ -151,8 +151,8 @@ def check_tokenizer(tokenizer: Any, config: TrainedModelConfig) -> None:
         )
     if config.render == "chat_template" and not tokenizer.chat_template:
         raise ModelError(
-            f"{here}: {config.section}.render=chat_template, but the tokenizer has no chat template, so chats would "
-            "have no form; choose render=plain or alpaca, or a tokenizer with a template"
+            f"{here}: {config.section}.render=chat_template, but the tokenizer has no chat template, so chats could "
+            "not be rendered; choose render=plain or alpaca, or a tokenizer with a template"
         )
 
 

@@ -116,7 +116,7 @@ class MemoryEstimate:
         parts = sorted(self.device.items(), key=lambda i: -i[1])
         listed = ", ".join(f"{name} {size / _GB:.1f}" for name, size in parts if size >= 0.05 * _GB)
         host = f" + {self.host_bytes / _GB:.1f} GB of its node's memory" if self.host else ""
-        return f"{self.device_bytes / _GB:.1f} GB a worker ({listed}){host}"
+        return f"{self.device_bytes / _GB:.1f} GB per worker ({listed}){host}"
 
     def plain(self) -> dict[str, Any]:
         return {"device_bytes": self.device_bytes, "host_bytes": self.host_bytes, "device": self.device,

@@ -41,7 +41,7 @@ def check_token_ids(largest: int, model_config: Any, tokenizer: Any, config: Tra
     else:
         name = f"{here}.model={shown(config.model)}"
         cure = f"leave {here}.tokenizer out" if config.tokenizer else "leave it out of the texts and the chat template"
-        cure += ", or take a model that has all of its tokenizer's tokens"
+        cure += ", or use a model that has all of its tokenizer's tokens"
     raise ModelError(
         f"{name} has {num_embeddings:,} embeddings, and none for the token {name_of(largest, tokenizer)} (id "
         f"{largest:,}), which {where}, so training would fail; {cure}"

@@ -1,7 +1,7 @@
 """The target whole on every worker, in plain PyTorch, with the checkpoints of ZeRO training.
 
 So a training that was interrupted goes on with another ZeRO stage, or with none: `auto` may choose another when there
-are fewer workers, and the stage is no part of what a target is.
+are fewer workers, and the stage is not part of what a target is.
 """
 
 from __future__ import annotations

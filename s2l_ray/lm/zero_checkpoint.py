@@ -83,14 +83,14 @@ class Checkpoint:
             index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointMismatch(
-                f"{folder / _INDEX} cannot be read, this is no ZeRO checkpoint: {error}"
+                f"{folder / _INDEX} cannot be read, this is not a ZeRO checkpoint: {error}"
             ) from error
         self.step: int = index["step"]
         odd = sorted(set(index["parameters"]) ^ set(num_elements))
         if odd:
             raise CheckpointMismatch(
                 f"{folder} and the model train different parameters ({len(odd)}, one is {odd[0]}): it is of another "
-                "model or LoRA setting; take the settings it was written with, or train anew"
+                "model or LoRA setting; use the settings it was written with, or train from scratch"
             )
         for path in sorted(folder.glob("zero-*.safetensors")):
             file = safe_open(path, framework="pt")
@@ -102,7 +102,7 @@ class Checkpoint:
         for key in (f"{kind}/{name}" for kind in (WEIGHT, *MOMENTS)):
             if key not in self._file_of:
                 raise CheckpointMismatch(
-                    f"{self.folder} lacks {key}: the files of a worker are missing; take an older checkpoint"
+                    f"{self.folder} lacks {key}: the files of a worker are missing; use an older checkpoint"
                 )
             [found] = self._file_of[key].get_slice(key).get_shape()
             if found != size:

@@ -30,9 +30,9 @@ _OURS: dict[str, tuple[str, str]] = {
 """Keys that this section sets: where, and what a contradiction would do."""
 
 _REFUSED: dict[str, str] = {
-    "fp16": "fp16 needs loss scaling, which skips steps; take target.precision=bf16 or fp32",
-    "amp": "apex mixed precision is not supported; take target.precision=bf16 or fp32",
-    "torch_autocast": "the weights themselves are bf16 or fp32; take target.precision",
+    "fp16": "fp16 needs loss scaling, which skips steps; use target.precision=bf16 or fp32",
+    "amp": "apex mixed precision is not supported; use target.precision=bf16 or fp32",
+    "torch_autocast": "the weights themselves are bf16 or fp32; use target.precision",
     "elasticity": "it would choose batch sizes of its own; set target.global_batch_size",
     "tensor_parallel": "every worker is taken for a data-parallel one, gradients would be averaged wrongly",
     "sequence_parallel_size": "every worker is taken for a data-parallel one, gradients would be averaged wrongly",
@@ -69,7 +69,7 @@ def make_zero_config(
         ZeroConfigError: the user's file cannot be read or contradicts `config`, or stage and offload do not fit.
     """
     if stage not in (1, 2, 3):
-        raise ZeroConfigError(f"ZeRO stage {stage} does not exist; take 1, 2 or 3, or 0 for PyTorch without DeepSpeed")
+        raise ZeroConfigError(f"ZeRO stage {stage} does not exist; use 1, 2 or 3, or 0 for PyTorch without DeepSpeed")
     if config.offload_parameters != "none" and stage != 3:
         raise ZeroConfigError(
             f"target.offload_parameters={config.offload_parameters} needs sharded parameters, which ZeRO stage {stage} "

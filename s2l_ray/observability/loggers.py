@@ -186,7 +186,7 @@ class _Worker:
         except Exception as error:  # whatever a library raises: figures are not worth a run
             if not self._warned:
                 logger.warning(
-                    "%s fails, so figures are missing there (the run goes on, metrics.jsonl has them all): %s: %s",
+                    "%s fails, so figures are missing there (the run continues, metrics.jsonl has them all): %s: %s",
                     self.sink.name, type(error).__name__, one_line(str(error), 500),
                 )  # fmt: skip
             self._warned = True

@@ -95,7 +95,10 @@ class MetricsLog:
             except OSError as error:
                 if not self._failing:
                     logger.warning(
-                        "Cannot write %s in %s (the run goes on): %s", self.name, self.storage.uri, one_line(str(error))
+                        "Cannot write %s in %s (the run continues): %s",
+                        self.name,
+                        self.storage.uri,
+                        one_line(str(error)),
                     )
                 self._failing = True
             now_s = time.monotonic()

@@ -38,7 +38,7 @@ class SubsetFacts:
 class Contents:
     subsets: list[SubsetFacts]
     columns: dict[str, list[Category]]
-    """Column → its commonest values, by size."""
+    """Column → its most common values, by size."""
     smaller: dict[str, int]
     """Column → how many values are not listed."""
     histograms: list[Histogram]
@@ -55,7 +55,7 @@ class ClusterFacts:
     high: list[float]
     """90th percentile by snapshot."""
     common: list[tuple[str, float]]
-    """The two commonest values and their shares."""
+    """The two most common values and their shares."""
     members: list[list[float]]
     """Some of its trajectories."""
 
@@ -63,7 +63,7 @@ class ClusterFacts:
 @dataclass(frozen=True)
 class Clusters:
     column: str
-    """Whose values are the commonest."""
+    """Whose values are the most common."""
     steps: list[int]
     """Of the proxy's training, by snapshot."""
     subset: str | None

@@ -54,7 +54,7 @@ class Cell:
     commonest: int
     """Which of `Projection.values`; −1: another one."""
     share: float
-    """Of the commonest among its examples."""
+    """Of the most common among its examples."""
     name: str
 
 
@@ -71,7 +71,7 @@ class Projection:
     """The commonest of the column, which have colours of their own."""
     cells: list[Cell]
     own_share: float
-    """Of the examples that have the commonest value of their cell."""
+    """Of the examples that have the most common value of their cell."""
     random_share: float
     """The same of cells of the same sizes filled at random."""
 

@@ -112,7 +112,7 @@ def _clusters(
                      sparkline(one.losses, facts.bottom, facts.top),
                      f"{one.losses[0]:.2f} → {one.losses[-1]:.2f}"])  # fmt: skip
     lines = aligned(rows)
-    _hanging(console, f"{lines[0]}  ", f"commonest {by}" if by else "commonest sources")
+    _hanging(console, f"{lines[0]}  ", f"most common {by}" if by else "most common sources")
     for line, one in zip(lines[1:], facts.clusters, strict=True):
         common = ", ".join(f"{name or '(none)'} {share:.0%}" for name, share in one.commonest)
         _hanging(console, f"{line}  ", common)

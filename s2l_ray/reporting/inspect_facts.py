@@ -33,11 +33,11 @@ class InspectedCluster:
     losses: list[float]
     """The centroid (nats per token), one for each snapshot that was clustered by."""
     commonest: list[tuple[str, float]]
-    """The two commonest sources or values of a facet, and their shares."""
+    """The two most common sources or values of a facet, and their shares."""
     examples: list[str]
     """Those nearest to the centroid, each in one line."""
     chosen: list[bool]
-    """Whether the main subset holds each of them; empty where there is no subset."""
+    """Whether the main subset holds each of them; empty where there is not a subset."""
     taken: int | None
     """Examples of the main subset; None: there is none."""
 
@@ -191,13 +191,13 @@ def values_of(run: Run, matrix: Trajectories, by: str) -> tuple[list[str], Array
         return matrix.source_names, matrix.sources
     known = [*facets, run.config.corpus.source_column] if run.config.corpus.source_column else facets
     raise UserError(
-        f"{shown(by)} is no facet of this corpus, so nothing can be shown by it; there are: {shown(known)} (name "
+        f"{shown(by)} is not a facet of this corpus, so nothing can be shown by it; there are: {shown(known)} (name "
         "others in corpus.facets, and run again)"
     )
 
 
 def value_facts(run: Run, by: str) -> list[ValueFacts]:
-    """One for every value, the commonest first."""
+    """One for every value, the most common first."""
     matrix = run.trajectories()
     names, codes = values_of(run, matrix, by)
     sizes = np.bincount(codes, minlength=len(names))
@@ -239,7 +239,7 @@ def quarantine_rows(stage: Stage) -> list[dict[str, Any]]:
 
 
 def quarantine_facts(run: Run) -> list[QuarantineFacts]:
-    """One for every reason, the commonest first."""
+    """One for every reason, the most common first."""
     rows = [r for name in ("corpus", "tokens") if name in run.stages for r in quarantine_rows(run.stages[name])]
     found = []
     for reason, count in Counter(r["reason"] for r in rows).most_common():

@@ -24,7 +24,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 TRAJECTORIES = "trajectories"
 _LEAST_PER_CLUSTER = 10
-"""Of so few examples the commonest value is chance: a sample is cut into fewer clusters."""
+"""Of so few examples the most common value is chance: a sample is cut into fewer clusters."""
 
 
 def meaning_of(run: Run) -> Meaning:

@@ -86,7 +86,7 @@ def make_page(facts: Facts) -> str:
 
 def _emphasised(line: str) -> Markup:
     """A sentence of the verdict, its words in bold."""
-    words = r"\b(better|worse|cannot be told apart|too few to tell)\b"
+    words = r"\b(better|worse|cannot be distinguished|too few to tell)\b"
     return Markup(re.sub(words, r"<strong>\1</strong>", str(escape(line))))
 
 

@@ -70,8 +70,8 @@ class Rows:
         if by is not None:
             if by not in (SOURCE, *self.facets):
                 raise UserError(
-                    f"{shown(by)} is no facet of this corpus; there are: {shown([SOURCE, *self.facets])} (name others "
-                    "in corpus.facets, and run again)"
+                    f"{shown(by)} is not a facet of this corpus; there are: {shown([SOURCE, *self.facets])} (name "
+                    "others in corpus.facets, and run again)"
                 )
             self.facets = [name for name in self.facets if name == by]
         self.names: dict[str, dict[str, int]] = {}

@@ -8,7 +8,7 @@ from s2l_ray.reporting.intervals import BETTER, UNDECIDED, WORSE
 
 
 def told_apart(where: Mapping[str, str], baseline: str) -> str:
-    """`is better than the full data in …, but worse in …, and cannot be told apart from it in …`.
+    """`is better than the full data in …, but worse in …, and cannot be distinguished from it in …`.
 
     Args:
         where: verdict → in what; a verdict that no comparison has is missing or empty.
@@ -21,7 +21,7 @@ def told_apart(where: Mapping[str, str], baseline: str) -> str:
     said = f"is {', but '.join(parts)}" if parts else ""
     if where.get(UNDECIDED):
         them = "it" if said else baseline
-        said += f"{', and ' if said else ''}cannot be told apart from {them} {where[UNDECIDED]}"
+        said += f"{', and ' if said else ''}cannot be distinguished from {them} {where[UNDECIDED]}"
     return said
 
 

@@ -1,4 +1,4 @@
-"""A run's folder → `report/index.html` and `report/facts.json` in it. The page is no stage: it has no key, is
+"""A run's folder → `report/index.html` and `report/facts.json` in it. The page is not a stage: it has no key, is
 overwritten, and never read again."""
 
 from __future__ import annotations

@@ -18,17 +18,17 @@ DEFAULT_DRAWS = 20
 
 @dataclass(frozen=True)
 class Purity:
-    """How much of a cluster has its commonest category in common, beside clusters drawn at random."""
+    """How much of a cluster has its most common category in common, beside clusters drawn at random."""
 
     observed: float
-    """Share of examples that belong to the commonest category of their cluster."""
+    """Share of examples that belong to the most common category of their cluster."""
     random_mean: float
     """The same for random clusters of the same sizes, mean over the draws."""
     random_sd: float
     excess: float | None
     """(observed − random) / (1 − random): 0 is chance, 1 pure; None where random clusters are pure already."""
     values: list[float]
-    """Share of the commonest category in each cluster that is not empty."""
+    """Share of the most common category in each cluster that is not empty."""
     random_values: list[float]
     """The same for random clusters, one draw."""
 
@@ -36,7 +36,7 @@ class Purity:
 def purity(counts: Array, seed: int = 0, num_draws: int = DEFAULT_DRAWS) -> Purity:
     """Purity of clusters by categories, beside random clusters of the same sizes.
 
-    The number alone says little: it grows with the number of clusters and with the commonest category's share.
+    The number alone says little: it grows with the number of clusters and with the most common category's share.
 
     Args:
         counts: (K, V) examples of each category in each cluster.
@@ -58,13 +58,13 @@ def purity(counts: Array, seed: int = 0, num_draws: int = DEFAULT_DRAWS) -> Puri
 
 
 def commonest_shares(counts: Array) -> Array:
-    """(K, V) examples → (K,) share of the commonest category; nan for an empty cluster."""
+    """(K, V) examples → (K,) share of the most common category; nan for an empty cluster."""
     sizes = counts.sum(axis=1)
     return np.where(sizes > 0, counts.max(axis=1, initial=0) / np.maximum(sizes, 1), np.nan)
 
 
 def random_shares(sizes: Array, totals: Array, seed: int = 0) -> Array:
-    """(K,) share of the commonest category in clusters of the same sizes, filled at random without replacement.
+    """(K,) share of the most common category in clusters of the same sizes, filled at random without replacement.
 
     Args:
         sizes: (K,) examples of each cluster.

@@ -210,6 +210,6 @@ def _incompetence(heldout: HeldOutRecord | None) -> list[str]:
             warnings.append(
                 f"the proxy's token accuracy is {heldout.corpus_token_accuracy:.1%} on the corpus and "
                 f"{heldout.token_accuracy:.1%} on held-out examples: it memorises, which hides wrong answers from the "
-                "guard; train the proxy less, or take a smaller one"
+                "guard; train the proxy less, or use a smaller one"
             )
     return warnings

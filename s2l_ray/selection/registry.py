@@ -180,7 +180,8 @@ def _check_selector(selector: Selector) -> None:
     lacking = [name for name in _ATTRIBUTES if not hasattr(selector, name)]
     if lacking:
         raise UserError(
-            f"{shown(selector)} is no selector: it lacks {', '.join(lacking)}; see s2l_ray.selection.selector.Selector"
+            f"{shown(selector)} is not a selector: it lacks {', '.join(lacking)}; "
+            "see s2l_ray.selection.selector.Selector"
         )
     if not isinstance(selector.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", selector.name):
         raise UserError(
@@ -209,8 +210,8 @@ def _selectors() -> dict[str, Selector]:
     for selector in _offered():
         if selector.name in known:
             raise UserError(
-                f"the selector {selector.name} of {type(selector).__module__} has a name that is taken; remove one of "
-                "the packages"
+                f"the selector {selector.name} of {type(selector).__module__} has a name that is already in use; "
+                "remove one of the packages"
             )
         known[selector.name] = selector
     return known

@@ -14,7 +14,7 @@ from s2l_ray.storage.retry import DamagedFile
 
 # SHA-256 and not BLAKE2: the processors of today's servers have instructions for it (1.5 against 0.6 GB/s a core).
 CHUNK_BYTES = 4 << 20
-CURE = "Delete it and run `s2l run` on this run's configuration again: what it belongs to is made anew"
+CURE = "Delete it and run `s2l run` on this run's configuration again: what it belongs to is rebuilt"
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class FileDigest:
         """Raises DamagedFile, naming `uri`, if these are not the bytes that were written."""
         if found.size != self.size:
             raise DamagedFile(
-                f"{uri} is damaged: it has {found.size:,} bytes, {self.size:,} were written, so what it held is lost. "
+                f"{uri} is damaged: it has {found.size:,} bytes, {self.size:,} were written, so its contents are lost. "
                 f"{CURE}"
             )
         if found.digest != self.digest:
             raise DamagedFile(
-                f"{uri} is damaged: its digest is {found.digest}, {self.digest} was written, so what it held is lost. "
+                f"{uri} is damaged: its digest is {found.digest}, {self.digest} was written, so its contents are lost. "
                 f"{CURE}"
             )
 

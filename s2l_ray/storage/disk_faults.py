@@ -12,7 +12,7 @@ from pathlib import Path
 from s2l_ray.storage.retry import StorageError, translate_disk_full
 from s2l_ray.text.display import shorten
 
-_PLACE = "choose another run_dir, or set right what is there"
+_PLACE = "choose another run_dir, or fix the existing one"
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def disk_faults_named(uri: str, doing: str) -> Iterator[None]:
         if cause is None:
             raise
         raise StorageError(
-            f"{doing} {shorten(uri, 400)} failed: {cause}. What is complete stays; then run the same command again"
+            f"{doing} {shorten(uri, 400)} failed: {cause}. Completed work is kept; then run the same command again"
         ) from error
 
 

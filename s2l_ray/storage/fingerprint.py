@@ -27,7 +27,7 @@ def fingerprint(obj: Any) -> str:
 
     Raises:
         ValueError: a NaN or infinity (NaN is not equal to itself, so nothing holding one is ever "unchanged").
-        TypeError: any other type, or a key that is no string.
+        TypeError: any other type, or a key that is not a string.
     """
     canonical = json.dumps(_plain(obj, "it"), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.blake2b(canonical.encode("ascii"), digest_size=16).hexdigest()

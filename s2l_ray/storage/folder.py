@@ -239,7 +239,7 @@ class Storage:
                 raise
             raise MissingFile(
                 f"{self._display_of(rel)} is gone, which another stage needs. Run `s2l run` on this run's "
-                "configuration again: what it belongs to is made anew"
+                "configuration again: what it belongs to is rebuilt"
             ) from error
 
     def read_tables(self, rels: Iterable[str], columns: Names | None = None) -> Iterator[pa.Table]:

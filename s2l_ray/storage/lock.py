@@ -162,7 +162,7 @@ class RunLock:
             raise RunLockLostError(
                 f"This process (pid {os.getpid()} on {host_name()}) gave no sign of life for {self.stale_after_s:g} s, "
                 f"and another process has taken over the run {self.storage.uri}. It writes nothing more. Let the other "
-                "one finish; then the same command goes on where it ended."
+                "one finish; then run the same command to resume."
             )
 
     def _contend(self, state: str, own_old: str = "") -> SeenLock | None:

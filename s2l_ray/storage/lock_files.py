@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from s2l_ray.storage.folder import FileEntry
 
 LARGEST_BYTES = 1 << 16
-"""A larger file is no lock's: not read."""
+"""A larger file is not a lock's: not read."""
 _LONGEST_TEXT = 500
 
 

@@ -42,7 +42,7 @@ def read_parquet(
     except (OSError, pa.ArrowException) as error:
         if not _is_damage(error):
             raise
-        raise DamagedFile(f"{uri} is damaged ({error}), so what it held is lost. {CURE}") from error
+        raise DamagedFile(f"{uri} is damaged ({error}), so its contents are lost. {CURE}") from error
 
 
 def _is_damage(error: Exception) -> bool:

@@ -72,8 +72,8 @@ def translate_disk_full(uri: str) -> Iterator[None]:
             raise
         raise StorageFullError(
             f"No space left on device (or quota used up) while writing {uri}. Nothing stands under that name unless it "
-            "stood there before; complete stages and parts stay. Free or add space there, then run the same command "
-            "again: it goes on from there"
+            "stood there before; complete stages and parts are kept. Free or add space there, then run the same "
+            "command to resume"
         ) from error
 
 

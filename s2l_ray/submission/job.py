@@ -97,7 +97,7 @@ class JobClient:
     def say_submitted(self, job: str) -> int:
         """For people on stderr, for scripts the name alone on stdout."""
         _tell(f"submitted to {self.address}; follow it: {self._ray_job('logs --follow', job)}")
-        _tell(f"stop it: {self._ray_job('stop', job)}; submitted again, it goes on from there")
+        _tell(f"stop it: {self._ray_job('stop', job)}; submit it again to resume")
         print(job)
         return 0
 
@@ -118,11 +118,11 @@ class JobClient:
             if isinstance(error, S2LError):
                 raise
             raise JobError(
-                f"{self.address} does not tell of the job {job}: {one_line(error)}. If the cluster's head was started "
-                "anew it has forgotten its jobs: submit the command again, and it goes on from there"
+                f"{self.address} gives no status for the job {job}: {one_line(error)}. If the cluster's head was "
+                "restarted, it has forgotten its jobs: submit the command again to resume"
             ) from error
         if info.status == "STOPPED":
-            _tell(f"the job {job} was stopped; submitted again, it goes on from there")
+            _tell(f"the job {job} was stopped; submit it again to resume")
             return STOPPED
         if info.status == "SUCCEEDED":
             return 0

@@ -79,7 +79,7 @@ def select_files(
         ignore: whether .gitignore and .rayignore count; they themselves are not sent then.
 
     Raises:
-        WorkingDirError: too large, a name that is no UTF-8, unreadable.
+        WorkingDirError: too large, a name that is not UTF-8, unreadable.
     """
     return _Walk(folder.resolve(), include, always, ignore).run()
 

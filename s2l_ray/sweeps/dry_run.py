@@ -116,7 +116,7 @@ def _training_line(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSiz
     costs = [known[trial.key] for trial in trials]
     money = [cost.money for cost in costs if cost.money is not None]
     price = config.estimates.price_per_worker_hour
-    paid = f", {sum(money):,.2f} at {price:g} a worker and hour" if money else ""
+    paid = f", {sum(money):,.2f} at {price:g} per worker-hour" if money else ""
     return [
         f"trials        fine-tune on {format_count(sum(cost.tokens for cost in costs))} tokens in all, "
         f"{sum(cost.flops for cost in costs):.2e} FLOPs, about {format_duration(sum(cost.seconds for cost in costs))} "

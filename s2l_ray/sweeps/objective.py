@@ -70,15 +70,15 @@ def check_objective(config: S2LConfig) -> None:
     is_summary = known[task].rule == SUMMARY
     if is_summary == (name in ("correct", "correct_published", "first")):
         fits = "bleu, rouge1, rouge2, rougeL or bertscore" if is_summary else "correct"
-        raise ConfigError(f"{here}: the answers to {task} have no such figure; take {fits}")
+        raise ConfigError(f"{here}: the answers to {task} have no such figure; use {fits}")
     if name == "correct_published" and task not in published.TASKS:
         raise ConfigError(
             f"{here}: the published rules are those of {', '.join(published.TASKS)}, so the answers to {task} have no "
-            "such figure; take correct"
+            "such figure; use correct"
         )
     if name == "first" and known[task].rule != "one_of_several":
         raise ConfigError(
-            f"{here}: an answer to {task} is not one of several numbers, so none of them is the first; take correct"
+            f"{here}: an answer to {task} is not one of several numbers, so none of them is the first; use correct"
         )
     if name == "bertscore" and config.evaluation.bertscore.model is None:
         raise ConfigError(f"{here}, and evaluation.bertscore.model is null, so it is not computed; name an encoder")
@@ -120,7 +120,7 @@ def value_of(config: S2LConfig, answers: Stage) -> float:
     figures = EvaluationArtifact.of(answers).figures
     if figure[1] not in figures:
         raise ConfigError(
-            f"{answers.folder} has no figure {figure[1]} (there: {', '.join(figures)}), so its trial cannot be judged "
-            f"by sweep.metric={config.sweep.metric}; name one of those"
+            f"{answers.folder} has no figure {figure[1]} (available: {', '.join(figures)}), so its trial cannot be "
+            f"judged by sweep.metric={config.sweep.metric}; name one of those"
         )
     return float(figures[figure[1]]["value"])

@@ -322,7 +322,7 @@ def _watcher(shared: SweepContext, outcome: Outcome, on_done: OnDone) -> Any:
                 last_look = time.monotonic()
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            told = "the process of the trial %s was lost; it is started again and goes on where it was"
+            told = "the process of the trial %s was lost; it is restarted and resumes where it was"
             _log.warning(told, _trial_of(trial.config).describe())
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

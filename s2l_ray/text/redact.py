@@ -72,7 +72,7 @@ _OF_A_SIGNATURE = frozenset(
 def strip_credentials(uri: str) -> str:
     """The URI without user part and secret parameters; still opens where the environment has the credentials.
 
-    A text that is no URI, and a URI without credentials, comes back as it is.
+    A text that is not a URI, and a URI without credentials, comes back as it is.
     """
     return _clean_encoded(_clean_uris(uri, mask="", whole=True), mask="")
 

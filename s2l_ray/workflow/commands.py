@@ -240,8 +240,8 @@ def _named(opened: Run, subset: str) -> tuple[str, int | float, bool | str]:
     if name is None:
         known = ", ".join(opened.subsets) or "none"
         raise ConfigError(
-            f"{shown(subset)} is neither a subset of this run (there: {known}) nor a selector and a budget from which "
-            "one can be chosen; write for example random-0.3"
+            f"{shown(subset)} is neither a subset of this run (available: {known}) nor a selector and a budget from "
+            "which one can be chosen; write for example random-0.3"
         )
     return name.selector, name.budget, stratify_of(opened.config, name)
 

@@ -64,7 +64,8 @@ class Estimate:
             f"FLOPs         {_flops(self.training_flops)} training + {_flops(self.scoring_flops)} scoring "
             f"= {_flops(_add(self.training_flops, self.scoring_flops))}",
             f"time          {'unknown' if self.seconds is None else 'about ' + format_duration(self.seconds)} until "
-            f"the subsets are there, at {config.estimates.device_tflops:g} TFLOP/s a worker (estimates.device_tflops)",
+            f"the subsets are ready, at {config.estimates.device_tflops:g} TFLOP/s per worker "
+            "(estimates.device_tflops)",
             f"disk          {'unknown' if self.disk_bytes is None else _bytes(self.disk_bytes)} in "
             f"{strip_credentials(config.run_uri)}",
             f"nodes         {workers or 'one worker per GPU, or 1 on CPUs:'}{' workers' if workers else ''} "

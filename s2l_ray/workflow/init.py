@@ -27,7 +27,7 @@ _PAIRS = (
     ("input", "target"), ("problem", "solution"), ("question", "solution"), ("document", "summary"),
     ("article", "highlights"), ("text", "summary"), ("findings", "impression"), ("source", "target"),
 )  # fmt: skip
-"""Columns that hold a prompt and its response in public data sets; the first pair that is there is proposed."""
+"""Columns that hold a prompt and its response in public datasets; the first pair that is there is proposed."""
 _SOURCES = ("source", "dataset", "data_source", "origin", "domain", "category", "task")
 """Columns that say where an example comes from, by their usual names."""
 _CHARACTERS_PER_TOKEN = 3.5

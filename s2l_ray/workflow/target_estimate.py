@@ -39,7 +39,7 @@ class TargetCost:
 
     def line(self, price: float | None) -> str:
         """For people."""
-        money = "" if self.money is None else f", {self.money:,.2f} at {price:g} a worker and hour"
+        money = "" if self.money is None else f", {self.money:,.2f} at {price:g} per worker-hour"
         return (
             f"  {self.name:<12}  {self.num_examples:,} examples, {self.steps:,} steps, {format_count(self.tokens)} "
             f"tokens, {self.flops:.2e} FLOPs, about {format_duration(self.seconds)}{money}"

@@ -132,7 +132,7 @@ def test_the_log_is_for_people(undisturbed):
     done = [line for line in lines if re.match(r"\[\S+\] done in ", line)]
     assert [line.split("]")[0][1:] for line in done] == list(undisturbed.run.stages)
     (proxy,) = (line for line in done if line.startswith("[proxy]"))
-    assert re.search(r"done in [\d.]+ s \([\d.,]+ worker-seconds, peak memory 0\.\d\d GB a worker\)", proxy)
+    assert re.search(r"done in [\d.]+ s \([\d.,]+ worker-seconds, peak memory 0\.\d\d GB per worker\)", proxy)
     # Everything else is ours too: no line of Ray's but that it sets up and runs the job.
     from_ray = [line for line in lines if re.match(r"\d{4}-\d\d-\d\d |\(\w+ pid=|\[20\d\d-", line)]
     assert len(from_ray) <= 1, from_ray

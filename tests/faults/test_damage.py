@@ -136,7 +136,7 @@ def test_a_list_of_checkpoints_that_is_torn_or_names_what_is_gone_is_given_up_an
     assert not said
     out.write_bytes("ray_train/checkpoint_manager_snapshot.json", content)
     drop_unusable_checkpoints(out, said.append)
-    assert "begins anew" in said[0]
+    assert "starts over" in said[0]
     assert not out.exists("ray_train")
 
 

@@ -100,7 +100,7 @@ def test_killed_workers_and_trials_cost_only_their_last_checkpoint(undisturbed_s
     result, _ = swept(trialless_copy, selectors=["s2l"], budgets=[0.1], full=False)
     thread.join()
     assert set(killed) == {"worker", "trial"}
-    assert caplog.text.count("was lost; it is started again and goes on where it was") == 1
+    assert caplog.text.count("was lost; it is restarted and resumes where it was") == 1
     assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
     assert not result.failed
     assert values(result)["s2l", 0.1] == pytest.approx(values(undisturbed_sweep[0])["s2l", 0.1], abs=1e-6)

@@ -76,7 +76,7 @@ def test_nodes_that_do_not_come_are_waited_for_so_long(ray_cluster: None, tmp_pa
     assert "[target] waiting (at most 4" in said.lines()
     assert "8 workers with 1 CPU + 1 GPU (H100), and 1 CPU for reading, are asked of the autoscaler" in said.lines()
     assert "resources.capacity_wait_s=4" in str(late.value)
-    assert "the same command goes on" in str(late.value)
+    assert "run the same command to resume" in str(late.value)
     assert pending_groups() == before, "the request is taken back"
 
 

@@ -80,12 +80,12 @@ def test_workers_without_places_are_waited_for_so_long_and_it_is_said(tmp_path, 
     other = placement_group([{"CPU": 3}])
     assert other.wait(60)
     try:
-        with pytest.raises(WorkersFailedError, match=r"did not get their places within resources\.capacity_wait_s=3"):
+        with pytest.raises(WorkersFailedError, match=r"did not get resources within resources\.capacity_wait_s=3"):
             run(faulty_loops.tells_its_device, tmp_path, 3, events, wait_s=3)
     finally:
         remove_placement_group(other)
     assert [e["event"] for e in events] == [WAITING]
-    assert restart_said(events[0]).startswith("there are no places for the workers yet, it goes on waiting")
+    assert restart_said(events[0]).startswith("there are no resources for the workers yet, still waiting")
 
 
 def test_workers_on_cpus_compute_on_cpus(tmp_path):
@@ -95,5 +95,5 @@ def test_workers_on_cpus_compute_on_cpus(tmp_path):
 def test_places_that_never_came_are_no_failure_of_the_workers(tmp_path):
     error = ControllerError(WorkerGroupStartupTimeoutError(num_workers=8))
     said = str(explain(error, Storage.open(tmp_path), "target (s2l-0.1)", 3, 7200))
-    assert "the workers of the target (s2l-0.1) did not get their places within resources.capacity_wait_s=7200" in said
+    assert "the workers of the target (s2l-0.1) did not get resources within resources.capacity_wait_s=7200" in said
     assert "max_failures" not in said

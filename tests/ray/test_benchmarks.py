@@ -41,7 +41,7 @@ SMALLEST = {
         ["--sizes=300", "--proxy=tiny", "--target=tiny", "--sample=4", "--dim=8", "--clusters=5", "--out=out"],
         "| 300 | facility location, by the target |",
     ),
-    "target": (["--shape", "tiny", "--zero-stage", "0", "--steps", "1", "--batch", "4"], "GB a worker"),
+    "target": (["--shape", "tiny", "--zero-stage", "0", "--steps", "1", "--batch", "4"], "GB per worker"),
 }
 
 

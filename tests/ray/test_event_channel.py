@@ -46,7 +46,7 @@ def test_an_error_of_the_listener_is_logged_once_and_the_others_are_told(caplog)
     assert result
     assert told == [n for n in range(30) if n % 3]
     [first] = [record for record in caplog.records if record.exc_info]
-    assert "the work goes on" in first.getMessage()
+    assert "the work continues" in first.getMessage()
     assert "event 0" in caplog.text
     assert "Traceback" in caplog.text
     assert "failed on 10 events in all" in caplog.text

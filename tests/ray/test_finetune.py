@@ -79,7 +79,7 @@ def test_finetune_refuses_before_anything_is_trained(
 
 
 def test_finetune_refuses_names_that_say_no_subset_and_runs_without_target(finished: Run):
-    with pytest.raises(ConfigError, match=rf"'s2l' is neither a subset of this run \(there: {SUBSET}"):
+    with pytest.raises(ConfigError, match=rf"'s2l' is neither a subset of this run \(available: {SUBSET}"):
         s2l_ray.finetune(str(finished.storage.local_path()), "s2l", progress=Quiet())
     run = load_run(str(finished.storage.local_path()))
     run.config = run.config.model_copy(update={"target": None})

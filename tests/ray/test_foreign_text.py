@@ -170,7 +170,7 @@ def test_a_picture_shows_labels_as_they_stand():
 def test_the_case_from_the_workshop(tmp_path: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]):
     case = SHARED / "data/cases/inspect_markup/a.jsonl"
     if not case.exists():
-        pytest.skip(f"{case} is not here (it is no part of the project)")
+        pytest.skip(f"{case} is not here (it is not part of the project)")
     tree = tiny_run_config(tmp_path / "run")
     tree["corpus"] = {"paths": [str(case)]}
     run = s2l_ray.run(tree, progress=Quiet())

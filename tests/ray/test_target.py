@@ -189,7 +189,7 @@ def test_what_is_held_out_is_nowhere_trained_on(finished: Run):
     left_out = in_file & trained_on["corpus"]
     assert left_out
     assert test == in_file - left_out
-    assert f"test: {len(left_out)} examples are in the corpus too and were left out" in heldout.manifest.warnings
+    assert f"test: {len(left_out)} examples are in the corpus too and were skipped" in heldout.manifest.warnings
 
 
 # --- how long --------------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_length_rules_become_steps(finished: Run, changes: dict[str, Any], expec
         ),
         ({"lora": {"export": "adapter"}}, {}, ["adapters alone", "target.lora.export=merged"]),
         ({"lora": {"target_modules": "lm_head"}}, {}, ["language-model head", "leave it out"]),
-        ({"subsets": ["s2l-0.7"]}, {}, ["'s2l-0.7' is no subset of this selection", f"known: {SUBSET}, full"]),
+        ({"subsets": ["s2l-0.7"]}, {}, ["'s2l-0.7' is not a subset of this selection", f"known: {SUBSET}, full"]),
         ({"zero_stage": 0, "offload_optimizer": "cpu"}, {}, ["zero_stage=0 is without it", "target.zero_stage to 1"]),
     ],
 )

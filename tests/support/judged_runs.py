@@ -45,7 +45,7 @@ class JudgedModels:
     text: str = ""
     """Added to everything that a model says."""
     contaminated: float = 0.1
-    """Share of the questions that stand in the corpus; models know those better."""
+    """Share of the questions that are in the corpus; models know those better."""
     engines: dict[str, str] = field(default_factory=dict)
     """Model → its engine, where that is another one."""
     with_base: bool = True

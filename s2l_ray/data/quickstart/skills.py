@@ -130,7 +130,7 @@ _Y_WORDS = [*MadeUpWords(3, 4), *(stem + "y" for stem in MadeUpWords(3))]
 _TWO_DIGITS = range(10, 100)
 
 SKILLS: tuple[Skill, ...] = (
-    # puzzle_book: games with letters, and by far the commonest skill
+    # puzzle_book: games with letters, and by far the most common skill
     Skill("reverse", "puzzle_book", 0.400, "Reverse {}", (_WORDS,), lambda w: w[::-1]),
     Skill("swap_halves", "puzzle_book", 0.035, "Swap halves of {}", (MadeUpWords(4),), lambda w: w[2:] + w[:2]),
     Skill("shift_letters", "puzzle_book", 0.018, "Next letters of {}", (_SHORT,), _shift),

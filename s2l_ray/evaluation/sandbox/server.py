@@ -41,7 +41,7 @@ def main() -> None:
     settings = json.loads(sys.argv[-1])
     user = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1):  # what a package prints is no message
+    for stream in (0, 1):  # what a package prints is not a message
         os.dup2(null, stream)
     os.close(null)
     try:

@@ -77,7 +77,7 @@ class ProgramResult:
 
     outcome: Outcome
     stdout: str
-    """Standard output as far as it was read; what is no UTF-8 is replaced."""
+    """Standard output as far as it was read; what is not UTF-8 is replaced."""
     seconds: float
     """On the wall, from the moment that the process was locked."""
     reason: str = ""

@@ -57,7 +57,7 @@ def shares(contents: Contents, column: str, marks: Sequence[Mark], names: dict[s
     """Share of values in the corpus and in subsets, on a log scale that is the same for all lines.
 
     Args:
-        lines: which of the values, the commonest first.
+        lines: which of the values, the most common first.
     """
     rows = _share_rows(contents, column, marks, names)
     positive = [r["share"] for r in rows if r["share"] > 0]

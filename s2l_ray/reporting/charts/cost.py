@@ -86,7 +86,7 @@ def break_even(cost: Cost, flops: dict[str, float], names: dict[str, str]) -> An
     for label, each in flops.items():
         first = 0.0 if label == "full" else cost.choosing[label]
         look = LOOKS["full"] if label == "full" else LOOKS["s2l"]
-        tip = f"{names.get(label, label)}: {compact(each)} FLOPs a target, {compact(first)} once"
+        tip = f"{names.get(label, label)}: {compact(each)} FLOPs per target, {compact(first)} once"
         rows += [
             {"n": n, "flops": first + n * each, "label": label, "colour": look.colour, "tip": tip} for n in (0, most)
         ]

@@ -19,7 +19,7 @@ _LEAST = 0.45
 
 
 def purity(p: Purity) -> Any:
-    """Clusters by the share of their commonest value, beside clusters of the same sizes filled at random."""
+    """Clusters by the share of their most common value, beside clusters of the same sizes filled at random."""
     rows: Rows = []
     for i in range(20):
         low, high = i * 5, i * 5 + 5
@@ -33,7 +33,7 @@ def purity(p: Purity) -> Any:
                 rows.append({"low": left, "high": left + 2.2, "zero": 0, "count": count, "colour": colour,
                              "tip": f"{count} clusters ({who}) of {low} to {high} %"})  # fmt: skip
     x = alt.X("low:Q", scale=alt.Scale(domain=[0, 100], nice=False), axis=alt.Axis(
-        title=f"share of the commonest {p.column[:30]} (%)", tickCount=5))  # fmt: skip
+        title=f"share of the most common {p.column[:30]} (%)", tickCount=5))  # fmt: skip
     bars = alt.Chart(data(rows)).mark_rect().encode(
         x=x, x2=alt.X2("high:Q"), y=alt.Y("count:Q", axis=alt.Axis(title="clusters", tickCount=4)), y2=alt.Y2("zero:Q"),
         color=alt.Color("colour:N", scale=None),
@@ -47,7 +47,7 @@ def purity_colour(p: Purity) -> str:
 
 
 def projection(of: Projection) -> Any:
-    """Hexagons over the two principal components, by the commonest value of the examples in them: colour and letter.
+    """Hexagons over the two principal components, by the most common value of the examples in them: colour and letter.
     The larger one is, the more examples it holds."""
     most = max(cell.count for cell in of.cells)
     width, height = 308, 308 * ASPECT

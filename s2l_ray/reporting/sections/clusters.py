@@ -68,7 +68,7 @@ def _cluster_table(clusters: Clusters) -> Table:
          loss(c.median[-1]),         ", ".join(f"{value} {percent(part)}" for value, part in c.common)]
         for c in clusters.clusters
     ]  # fmt: skip
-    headings = ["cluster", "examples", "taken", "first loss", "last loss", f"commonest {clusters.column}"]
+    headings = ["cluster", "examples", "taken", "first loss", "last loss", f"most common {clusters.column}"]
     return Table(headings, rows)
 
 

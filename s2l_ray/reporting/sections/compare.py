@@ -1,4 +1,4 @@
-"""Compare all subsets, and the data sets that they were judged on."""
+"""Compare all subsets, and the datasets that they were judged on."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _data_sets(facts: Facts) -> Table | None:
         ]
         for d in facts.data_sets
     ]
-    headings = ["data set", "used for", "level", "an answer is", "domain", "examples", "published", "sources"]
+    headings = ["dataset", "used for", "level", "an answer is", "domain", "examples", "published", "sources"]
     kept = [i for i in range(len(headings)) if any(row[i] for row in rows)]
     num_text = sum(i < 5 for i in kept)
     return Table([headings[i] for i in kept], [[row[i] for i in kept] for row in rows], num_text)

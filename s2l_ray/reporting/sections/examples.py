@@ -61,7 +61,7 @@ def aside_section(facts: Facts, draw: Drawing) -> Section | None:
             Figure(
                 "Why rows were unusable",
                 [],
-                "By reason, the commonest first.",
+                "By reason, the most common first.",
                 Table(["reason", "rows"], rows),
             )
         )

@@ -21,7 +21,7 @@ def meaning_section(facts: Facts, draw: Drawing) -> Section | None:
         return None
     figures = [figure for make in (_purity, _quality, _projections) if (figure := make(meaning, draw)) is not None]
     how = (
-        "Clusters by the share of their commonest value. They were made without knowing the values; large ones look "
+        "Clusters by the share of their most common value. They were made without knowing the values; large ones look "
         "pure by chance where one value is common, so clusters of the same sizes, filled at random, stand beside them."
     )
     if not meaning.projections:
@@ -45,7 +45,7 @@ def _purity(meaning: Meaning, draw: Drawing) -> Figure | None:
         for p in found
     ]  # fmt: skip
     table = Table(
-        ["by", "clusters of", "examples", "clusters", "share of the commonest", "filled at random",
+        ["by", "clusters of", "examples", "clusters", "share of the most common", "filled at random",
          "standard deviation", "excess"], rows, 2,
     )  # fmt: skip
     legend = [("■", VARIABLES[LOOKS["s2l"].colour][0], "clusters of trajectories")]
@@ -60,7 +60,7 @@ def _purity(meaning: Meaning, draw: Drawing) -> Figure | None:
 def _said(of_column: list[Purity]) -> str:
     first, *others = of_column
     text = (
-        f"By {first.column}: {percent(first.mean)} of the examples have the commonest value of their cluster of "
+        f"By {first.column}: {percent(first.mean)} of the examples have the most common value of their cluster of "
         f"{first.clusters_of}, {percent(first.random_mean)} in clusters of the same sizes filled at random"
     )
     if not others:
@@ -107,20 +107,20 @@ def _projections(meaning: Meaning, draw: Drawing) -> Figure | None:
         legend.append(("·", VARIABLES[MUTED][0], "another one"))
     caption = " ".join(
         f"{p.embeddings_of[:1].upper()}{p.embeddings_of[1:]} ({p.num_examples:,} examples): {percent(p.own_share)} "
-        f"have the commonest {column} of their hexagon, {percent(p.random_share)} in hexagons filled at random."
+        f"have the most common {column} of their hexagon, {percent(p.random_share)} in hexagons filled at random."
         for p in found
     )
     rows = [
         [p.embeddings_of, f"{cell.x:.2f}", f"{cell.y:.2f}", cell.name, f"{cell.count:,}", percent(cell.share)]
         for p in found for cell in sorted(p.cells, key=lambda c: -c.count)[:_MAX_CELLS]
     ]  # fmt: skip
-    table = Table(["embeddings", "right", "up", f"commonest {column}", "examples", "share"], rows)
+    table = Table(["embeddings", "right", "up", f"most common {column}", "examples", "share"], rows)
     panels = [p.embeddings_of for p in found]
     return Figure(f"Embeddings by {column}", svgs, caption, table, legend, panels)
 
 
 def _with_common_values(found: list[Projection]) -> tuple[list[Projection], list[str]]:
-    """The projections with the letters of the first: samples of other examples may have other commonest values."""
+    """The projections with the letters of the first: samples of other examples may have other most common values."""
     values = found[0].values
     at = {value: i for i, value in enumerate(values)}
     return [

@@ -77,7 +77,7 @@ def differences_table(found: Sequence[TaskDifference], judged: Judged, metrics: 
 
 
 def overlap_table(judged: Judged, metrics: Mapping[str, TaskMetric]) -> Table:
-    """Figures on questions that stand in the corpus and on the others."""
+    """Figures on questions that are in the corpus and on the others."""
     names, titles = {m.label: m.name for m in judged.models}, titles_of(judged)
     called = {"clean": "not in the corpus", "contaminated": "in the corpus"}
     rows = [

@@ -98,7 +98,7 @@ def _leading(judged: Judged, metric: TaskMetric, of: Sequence[TaskScore]) -> str
         said.append(f"{where}: {names[best.model]} ({told}){beside}")
     if not said:
         return "No two models answered the same task, so there is nothing to compare."
-    return f"Highest figures, whether told apart or not: {'; '.join(said)}."
+    return f"Highest figures, whether distinguishable or not: {'; '.join(said)}."
 
 
 def _difference_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
@@ -178,7 +178,7 @@ _FEW_SEEDS = 5
 
 
 def _overlap_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
-    """Figures of questions that stand in the corpus, and of the others."""
+    """Figures of questions that are in the corpus, and of the others."""
     metrics, titles = _metrics(judged), titles_of(judged)
     parted = [s for s in judged.scores if s.part in ("clean", "contaminated")]
     if not parted:
@@ -199,7 +199,7 @@ def _overlap_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
             share = next(s for s in judged.shares if s.task == task.name).contaminated
             said.append(f"{task_figure(share, 'share')} of {titles[task.name]}")
     caption = f"In the corpus, word for word or by half of their word sequences, stand {', '.join(said)}."
-    yield Figure("Questions that stand in the corpus", svgs, caption, overlap_table(judged, metrics), panels=panels)
+    yield Figure("Questions that are in the corpus", svgs, caption, overlap_table(judged, metrics), panels=panels)
 
 
 def _group_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:

@@ -62,12 +62,12 @@ def _best_lines(worth: Worth, draw: Drawing) -> str:
         for held_out in worth.sets[:_MAX_SETS]:
             label = leaders.get((metric.key, held_out))
             if label is None:
-                said.append(f"{metric.label} on “{held_out}”: no model is told apart from all of the others")
+                said.append(f"{metric.label} on “{held_out}”: no model is distinguished from all of the others")
                 continue
             word = "most" if metric.more_is_better else "least"
             value = figure(values[metric.key, held_out, label], metric)
             said.append(
-                f"{word} {metric.label} on “{held_out}”: {draw.name(label)} ({value}), told apart from all others"
+                f"{word} {metric.label} on “{held_out}”: {draw.name(label)} ({value}), distinguished from all others"
             )
     text = "; ".join(said)
     return f"{text[:1].upper()}{text[1:]}."

@@ -59,7 +59,7 @@ def write_in_parts(
     parallelism: int,
     facets: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Rows of a materialized data set → files of parts; → `write_part`'s statistics of each part, in any order."""
+    """Rows of a materialized dataset → files of parts; → `write_part`'s statistics of each part, in any order."""
     from ray.data.context import ShuffleStrategy
 
     stats: list[dict[str, Any]] = []

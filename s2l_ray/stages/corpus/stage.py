@@ -84,13 +84,13 @@ def _about_sources(column: str | None, num_sources: int, num_examples: int) -> l
 
 
 def check_stratum(config: S2LConfig, corpus: Stage) -> None:
-    """Raises ConfigError if subsets are to be balanced by a column that is no facet of the corpus."""
+    """Raises ConfigError if subsets are to be balanced by a column that is not a facet of the corpus."""
     facets = CorpusArtifact.of(corpus).facets
     for by, selector in config.selection.facets_needed().items():
         if by not in facets:
             here = "selection.stratify" if by == config.selection.stratify else f"the selector {selector}: stratify"
             raise ConfigError(
-                f"{here}={by}: that column is no facet of this corpus (its facets: {shown(list(facets))}), so "
+                f"{here}={by}: that column is not a facet of this corpus (its facets: {shown(list(facets))}), so "
                 f"nothing can be balanced by it; name it in corpus.facets, or give true, for the sources"
             )
 
@@ -170,7 +170,7 @@ def corpus_units(
 def _huggingface_units(
     source: HuggingFaceSource, run_storage: Storage, say: Callable[[str], None]
 ) -> tuple[list[ReadUnit], dict[str, str]]:
-    """Write the data set as Parquet into the run folder, where every node can read it; streamed, not held."""
+    """Write the dataset as Parquet into the run folder, where every node can read it; streamed, not held."""
     from s2l_ray.artifacts.huggingface import export_parquet
 
     export = export_parquet(source, run_storage, say)

@@ -130,11 +130,11 @@ def obstacle_to_vllm(
             "would be generated; give them GPUs, or set evaluation.generation.engine=transformers"
         )
     if not nodes:
-        return f"no node that can hold a worker answers, so nobody knows whether it has vLLM; {_CURE}"
+        return f"no node that can hold a worker answers, so it is unknown whether it has vLLM; {_CURE}"
     if without := [node.name for node in nodes if node.vllm is None]:
         return f"the package vllm is not installed on {', '.join(without)}, which may be given a worker; {_CURE}"
     if blind := [node.name for node in nodes if node.card is None]:
-        return f"torch sees no GPU on {', '.join(blind)}, which may be given a worker; mend its driver, or {_CURE}"
+        return f"torch sees no GPU on {', '.join(blind)}, which may be given a worker; fix its driver, or {_CURE}"
     versions = {node.vllm: node.name for node in nodes}
     if len(versions) > 1:
         told = ", ".join(f"{version} on {name}" for version, name in versions.items())

@@ -26,7 +26,7 @@ class AskedModel:
     """One model."""
 
     label: str
-    """`s2l-0.11`, `full`, `base`, or `model-…` of one that is no part of the run."""
+    """`s2l-0.11`, `full`, `base`, or `model-…` of one that is not part of the run."""
     content: str
     """Fingerprint of weights and tokenizer."""
     source: ModelSource
@@ -62,7 +62,7 @@ def _target(run: Run, config: S2LConfig, name: str) -> AskedModel:
     if name not in run.targets:
         known = ", ".join([*run.targets, BASE])
         raise EvaluationError(
-            f"{run.uri} has no target {shown(name)}, so it cannot be evaluated (there: {known}); make it with "
+            f"{run.uri} has no target {shown(name)}, so it cannot be evaluated (available: {known}); make it with "
             "`s2l finetune`"
         )
     stage = run.targets[name]

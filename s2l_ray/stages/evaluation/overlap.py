@@ -38,7 +38,7 @@ def contamination_spec(
             )  # fmt: skip
         counts = {kind: sum(table[kind].to_pylist()) for kind in ("exact", "ngram", "template")}
         line = (
-            f"{counts['exact']:,} of {len(ids):,} questions stand in the corpus word for word, {counts['ngram']:,} "
+            f"{counts['exact']:,} of {len(ids):,} questions are in the corpus word for word, {counts['ngram']:,} "
             f"share at least {asked.share:.0%} of their {asked.ngram}-grams with it"
         )
         content = fingerprint([table[kind].to_pylist() for kind in ("exact", "ngram", "template")])

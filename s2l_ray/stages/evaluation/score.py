@@ -80,7 +80,7 @@ def judge(
     if not answers:
         raise EvaluationError(
             f"task {asked.name}: none of {len(asked.questions):,} prompts fits into the model's window, so nothing was "
-            "asked; lower evaluation.generation.max_new_tokens, or take a model with a longer window"
+            "asked; lower evaluation.generation.max_new_tokens, or use a model with a longer window"
         )
     kept = {one.question.id for one in answers}
     flags_of = [(flags.contaminated[i], flags.template[i]) for i in (one.question.id for one in answers)]

@@ -1,4 +1,4 @@
-"""Evaluation: a model and a task → its completions, which questions stand in the corpus, and verdicts with a report.
+"""Evaluation: a model and a task → its completions, which questions are in the corpus, and verdicts with a report.
 
 Three artifacts, since each outlives changes of the others: texts are expensive and are judged again whenever a rule
 changes, and what the corpus holds of a test set is the same for all models.

@@ -69,11 +69,11 @@ def weights_of(config: S2LConfig, proxy: Stage) -> tuple[list[Weights], list[str
             missing = (
                 f"the proxy's weights after step {snapshots[index].step:,} were not kept, since the run had no section "
                 f"`gradients` when it was trained; to have them, delete {proxy.storage.uri} and call `s2l run CONFIG "
-                "gradients.kind=head`, which trains the proxy anew and keeps them"
+                "gradients.kind=head`, which retrains the proxy and keeps them"
             )
         if asked is not None:
             raise RunError(f"gradients.snapshots asks for {name}, and {missing}; or leave {name} out")
-        notes.append(f"{name} is left out: {missing}")
+        notes.append(f"{name} is skipped: {missing}")
     return found, notes
 
 

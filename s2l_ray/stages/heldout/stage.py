@@ -94,8 +94,8 @@ def check_objective_set(config: S2LConfig) -> None:
     asked = config.sweep.heldout_set
     if asked is not None and asked not in names:
         raise ConfigError(
-            f"sweep.heldout_set={asked!r} is no held-out set of this run, so nothing could be judged by it; there will "
-            f"be: {', '.join(sorted(names)) or 'none'}"
+            f"sweep.heldout_set={asked!r} is not a held-out set of this run, so nothing could be judged by it; "
+            f"there will be: {', '.join(sorted(names)) or 'none'}"
         )
 
 
@@ -127,9 +127,9 @@ def _build(
                     on_rows=lambda rows: bar.update(advance=rows),
                 )  # fmt: skip
                 if unusable:
-                    warnings.append(f"{name}: {unusable:,} rows cannot be used and were left out")
+                    warnings.append(f"{name}: {unusable:,} rows cannot be used and were skipped")
                 if trained_on:
-                    warnings.append(f"{name}: {trained_on:,} examples are in the corpus too and were left out")
+                    warnings.append(f"{name}: {trained_on:,} examples are in the corpus too and were skipped")
             else:
                 rows = read_split(corpus.storage, made.heldout["parts"])
                 format = made.rendered_format
@@ -138,7 +138,7 @@ def _build(
             if render.num_cut:
                 cut[name] = render.num_cut
             if unusable:
-                warnings.append(f"{name}: {unusable:,} examples cannot be rendered within max_length and were left out")
+                warnings.append(f"{name}: {unusable:,} examples cannot be rendered within max_length and were skipped")
             out.write_table(f"{name}.parquet", table, compression="zstd")
             counts[name] = table.num_rows
             ids = [i.hex() for i in table["example_id"].to_pylist()]

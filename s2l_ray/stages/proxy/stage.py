@@ -66,7 +66,7 @@ def _check_passes(config: S2LConfig, points: Sequence[Point]) -> None:
         epoch = None if index is None else points[index].epoch
         if epoch is not None:
             source, snapshot = config.trajectories.source, need.partition("@")[2]
-            cure = "take selection.reference.snapshot=late, or" if source == "hybrid" else "take"
+            cure = "use selection.reference.snapshot=late, or" if source == "hybrid" else "take"
             raise PlanError(
                 f"{need} needs the proxy's weights at the {snapshot} of the {len(points)} recorded losses, where "
                 f"trajectories.source={source} has what training computed in epoch {epoch + 1} and keeps "
@@ -100,7 +100,7 @@ def _build(
     lost = lost_part(out, len(points), [part for part, _ in plan.parts])
     if lost and out.exists(FOLDER):
         # The checkpoints may lie behind that snapshot, and then nothing would score it again.
-        say(f"[proxy] {lost} is gone or damaged; the training begins anew, to score it again.")
+        say(f"[proxy] {lost} is gone or damaged; training starts over, to score it again.")
         out.delete_dir(FOLDER)
     placement = context.layout.placements["proxy"]
     proxy = pinned(config.proxy).model_copy(update={"precision": context.layout.precision_of(config.proxy)})
@@ -155,7 +155,7 @@ def _train(context: RunContext, job: ProxyJob, out: Storage) -> dict[str, Any]:
     try:
         return once()
     except RecordedLossesGone as error:
-        context.progress.say(f"[proxy] {error}; the training begins anew.")
+        context.progress.say(f"[proxy] {error}; training starts over.")
         out.delete_dir(FOLDER)
         return once()
 
@@ -170,7 +170,7 @@ def _said(points: Sequence[Point]) -> str:
 
 def _kept(config: S2LConfig, points: Sequence[Point]) -> tuple[int, ...]:
     """Scored points whose weights a selector, the gradient check, or who judges guards will look at; the last ones are
-    there anyway, the untrained are made anew."""
+    there anyway, the untrained are rebuilt."""
     kept = {index for _, index in _passes(config, points) if index is not None}
     middle = middle_point(points) if config.gradients is not None or watches_competence(config) else None
     kept |= set() if middle is None else {middle}

@@ -76,8 +76,8 @@ def _tokenise(
     table, too_long = user_files.tokenise(WHERE, rows, render, QueryError)
     limit = f"{model.section}.max_length"
     counts = {
-        "rows cannot be used and were left out": unusable,
-        f"examples have no response within {limit} and were left out": too_long,
+        "rows cannot be used and were skipped": unusable,
+        f"examples have no response within {limit} and were skipped": too_long,
         f"examples were cut at {limit}": render.num_cut,
     }
     warnings = [f"{WHERE}: {count:,} {what}" for what, count in counts.items() if count]

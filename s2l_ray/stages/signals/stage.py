@@ -80,7 +80,7 @@ class Pass:
         if folder and not any(o.name.startswith(f"{folder}/") for o in reference.manifest.outputs):
             raise RunError(
                 f"the {role}'s weights after step {step} were not kept, since no selector asked for them when it "
-                f"was trained; take selection.reference.snapshot=late, or have the {role} trained anew: delete "
+                f"was trained; use selection.reference.snapshot=late, or have the {role} retrained: delete "
                 f"{reference.storage.uri}"
             )
         return Pass(role, column, step, dim, tokens, reference, folder)
@@ -109,7 +109,7 @@ class Pass:
 
 
 def _folder(role: str, steps: Sequence[int], step: int) -> str:
-    """Of a snapshot's weights, in the stage's folder; "" for step 0, whose weights are made anew."""
+    """Of a snapshot's weights, in the stage's folder; "" for step 0, whose weights are rebuilt."""
     if step == 0:
         return ""
     if step == steps[-1]:

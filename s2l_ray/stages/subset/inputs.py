@@ -154,7 +154,7 @@ class InputsReader:
             return self._facets[name]
         if name not in self.sources.facets:
             raise UserError(
-                f"stratify={shown(name)}: that column is no facet of this corpus (its facets: "
+                f"stratify={shown(name)}: that column is not a facet of this corpus (its facets: "
                 f"{shown(self.sources.facets)}); name it in corpus.facets, or balance the sources"
             )
         names, codes = load_facet(self.sources.examples, self.sources.part_rows, self._base[0], name)
@@ -239,7 +239,7 @@ def _not_scored(ids: Array, num: int) -> UserError:
     return UserError(
         f"the target has no score for {len(ids):,} of {num:,} examples of a part ({', '.join(array_to_hex(ids[:4]))}), "
         "all of which the proxy has scored: they have no response within target.max_length, or the target's template "
-        "cannot write them. Raise target.max_length, or take selection.reference.model=proxy"
+        "cannot write them. Raise target.max_length, or use selection.reference.model=proxy"
     )
 
 

@@ -34,7 +34,7 @@ def test_of_one_name_the_configured_seed_is_the_runs_and_the_others_are_kept_apa
     for other in run.others:
         assert other.name == other.folder
         assert run.subset(other.name.removeprefix("subset/")).folder == other.folder
-    with pytest.raises(RunError, match=r"no subset 's2l-0\.4' \(there: s2l-0\.1, random-0\.1, s2l-0\.5\)"):
+    with pytest.raises(RunError, match=r"no subset 's2l-0\.4' \(available: s2l-0\.1, random-0\.1, s2l-0\.5\)"):
         run.subset("s2l-0.4")
 
 

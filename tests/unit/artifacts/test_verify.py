@@ -130,7 +130,7 @@ def test_a_stage_that_is_made_anew_while_it_is_read_is_an_error(tmp_path):
     stage = stage_in(Storage.open(tmp_path))
     there = pickle.loads(pickle.dumps(stage.storage))
     stage_in(Storage.open(tmp_path), extra={"other": 1})
-    with pytest.raises(DamagedFile, match="made anew by somebody else"):
+    with pytest.raises(DamagedFile, match="rebuilt by another process"):
         there.read_bytes("bytes")
 
 

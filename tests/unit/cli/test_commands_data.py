@@ -47,10 +47,10 @@ def test_inspect_gives_its_figures_as_json(made, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--clusters", "-1"], "--clusters: '-1' is no count; give a whole number, 0 or more"),
-        (["--clusters", "half"], "--clusters: 'half' is no count; give a whole number, 0 or more"),
-        (["--examples", "-1"], "--examples: '-1' is no count; give a whole number, 0 or more"),
-        (["--cluster", "-1"], "--cluster: '-1' is no count; give a whole number, 0 or more"),
+        (["--clusters", "-1"], "--clusters: '-1' is not a count; give a whole number, 0 or more"),
+        (["--clusters", "half"], "--clusters: 'half' is not a count; give a whole number, 0 or more"),
+        (["--examples", "-1"], "--examples: '-1' is not a count; give a whole number, 0 or more"),
+        (["--cluster", "-1"], "--cluster: '-1' is not a count; give a whole number, 0 or more"),
         (["--cluster", "1", "--clusters", "3"], "--clusters: not allowed with argument --cluster"),
         (["--examples", "1", "--examples", "3"], "--examples: given twice"),
     ],
@@ -100,7 +100,7 @@ def workplace(tmp_path, monkeypatch) -> Path:
     ("changes", "message"),
     [
         ({"selection__budgets": [700]}, "asks for 700 of the 600 examples there are"),
-        ({"run_dir": " "}, "is no name of a folder"),
+        ({"run_dir": " "}, "is not a valid folder name"),
         ({"resources__proxy": {"workers": 500, "cpus_per_worker": 1}}, "would wait indefinitely"),
         ({"heldout": {"files": {"mine": ["none.jsonl"]}}, "target": {}}, "heldout.files.mine: nothing matches"),
         ({"target": {"max_length": 9000, "tokens_per_microbatch": 9000}}, "max_length=9000"),
@@ -183,7 +183,7 @@ def test_init_writes_what_a_run_accepts(workplace, capsys, row, wanted):
              "proxy.train_tokenizer.vocab_size=300"]  # fmt: skip
     assert "examples      60" in said(capsys, "run", "mine.yaml", *small, "--dry-run")
     assert main(["init", "mine.jsonl"]) == 2
-    assert "mine.yaml is there already and would be overwritten" in capsys.readouterr().err
+    assert "mine.yaml already exists and would be overwritten" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -288,13 +288,13 @@ def test_our_own(tmp_path, name):
     EXPECTED[name](read(path))
 
 
-@pytest.mark.skipif(not CASES.exists(), reason=f"{CASES} is not here (it is no part of the project)")
+@pytest.mark.skipif(not CASES.exists(), reason=f"{CASES} is not here (it is not part of the project)")
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_collections(name):
     EXPECTED[name](read(CASES / name))
 
 
-@pytest.mark.skipif(not CASES.exists(), reason=f"{CASES} is not here (it is no part of the project)")
+@pytest.mark.skipif(not CASES.exists(), reason=f"{CASES} is not here (it is not part of the project)")
 def test_all_of_the_collections_files_are_looked_at():
     there = {str(path.relative_to(CASES)) for path in CASES.glob("*/*.json*")}
     assert there - set(EXPECTED) == {"heldout_format/corpus.jsonl"}, "which test_heldout_formats reads in its own form"

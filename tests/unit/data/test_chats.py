@@ -110,7 +110,7 @@ def test_sharegpts_system_and_tools_are_used():
     assert read(own | {"system": "A monk."}) == read(own)
     assert "column 'system' and the chat's own system turn differ" in why(own | {"system": "A pirate."})
     assert "tool 0 is not a function with a name" in why(row | {"tools": [{"x": 1}]})
-    assert "is no valid JSON" in why(row | {"tools": "weather"})
+    assert "is not valid JSON" in why(row | {"tools": "weather"})
 
 
 def test_plain_ids_are_those_of_before():
@@ -150,7 +150,7 @@ def test_function_calls_as_turns():
     several = read({"conversations": [turns[0], {"from": "function_call", "value": f"[{arguments},{arguments}]"}]})
     assert several.turns[1]["tool_calls"] == [CALL, CALL]
     turns[1] = {"from": "function_call", "value": "weather(Oslo)"}
-    assert "conversations[1] (function_call) is no valid JSON" in why({"conversations": turns})
+    assert "conversations[1] (function_call) is not valid JSON" in why({"conversations": turns})
     turns[1] = {"from": "function_call", "value": "{}"}
     assert "conversations[1] (function_call) holds no call" in why({"conversations": turns})
 
@@ -185,7 +185,7 @@ def test_weights_of_turns(mark, is_trained):
         ({**U, "train": True}, "messages[1] (user) is marked to be trained on; only assistant turns can be"),
         ({**A, "images": ["a.png"]}, "messages[1] has 'images', which is not read; set corpus.ignore_columns=[images]"),
         ({**A, "tool_calls": [{"id": "x"}]}, "messages[1] has a tool call without a name"),
-        ({**A, "tool_calls": "weather"}, "tool_calls of messages[1] is no valid JSON"),
+        ({**A, "tool_calls": "weather"}, "tool_calls of messages[1] is not valid JSON"),
         ({**U, "tool_calls": [CALL]}, "messages[1] (user) has tool calls or thoughts"),
         ({**A, "content": "\ud83d"}, "the text is not valid Unicode"),
         ({**A, "reasoning": "\ud83d"}, "the text is not valid Unicode"),

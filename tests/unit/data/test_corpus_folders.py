@@ -1,4 +1,4 @@
-"""What lies in a corpus's folder: data sets as Hugging Face saves them are read, what is not read is named."""
+"""What lies in a corpus's folder: datasets as Hugging Face saves them are read, what is not read is named."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def refusal(*paths: Any) -> str:
     return str(caught.value)
 
 
-# --- saved data sets --------------------------------------------------------------------------------------------------
+# --- saved datasets --------------------------------------------------------------------------------------------------
 
 
 def test_a_saved_data_set_is_read_without_its_metadata_and_caches(tmp_path):
@@ -56,7 +56,7 @@ def test_a_saved_data_set_is_read_without_its_metadata_and_caches(tmp_path):
     [line] = said
     assert line.endswith("holds files that are not read: cache-1a2b.arrow; convert what is data, or name it in full")
     (tmp_path / "set" / "data-00001-of-00003.arrow").unlink()
-    assert "a saved data set that lacks ['data-00001-of-00003.arrow'], so rows would be missing" in refusal(
+    assert "a saved dataset that lacks ['data-00001-of-00003.arrow'], so rows would be missing" in refusal(
         tmp_path / "set"
     )
     (tmp_path / "set" / "state.json").write_text("{")
@@ -115,7 +115,7 @@ def test_splits_that_are_not_there_or_empty_are_refused(tmp_path):
     for source in (HuggingFaceSource(name=name, split="test"), HuggingFaceSource(name=f"{name}/test")):
         with pytest.raises(SourceError, match=r"has no row, so there is nothing to select from"):
             load(source)
-    assert "saved data set without any row" in refusal(f"{name}/test")
+    assert "saved dataset without any row" in refusal(f"{name}/test")
     assert len(load(HuggingFaceSource(name=name))) == 7
     write_jsonl(tmp_path / "files" / "train.jsonl", ROWS)
     with pytest.raises(SourceError, match=r"cannot be loaded.*\['train'\]"):

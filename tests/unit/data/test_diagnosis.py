@@ -101,7 +101,7 @@ REFUSED = {
     "wide.csv": ("prompt,completion\na,b\n".encode("utf-16"), "iconv -f UTF-16"),
     "wide_unmarked.csv": ("prompt,completion\na,b\n".encode("utf-16-le"), "iconv -f UTF-16"),
     "wider.jsonl": (LINES.encode("utf-32"), "iconv -f UTF-32"),
-    "latin.jsonl": ('{"prompt": "é", "completion": "ü"}\n'.encode("latin-1") * 5, "no UTF-8 text"),
+    "latin.jsonl": ('{"prompt": "é", "completion": "ü"}\n'.encode("latin-1") * 5, "not UTF-8 text"),
     **{f"page.{e}": (PAGE, "a web page") for e in ("jsonl", "json", "csv", "parquet", "jsonl.gz")},
     "page_within.jsonl.gz": (gzip.compress(b"\n\n" + PAGE), "a web page"),
     "denied.json": (b"<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code></Error>", "a server's answer"),

@@ -186,7 +186,7 @@ def test_a_facet_can_be_balanced(made, tmp_path):
     sizes = Counter(made.topics[code] for code in made.topic_codes)
     assert sum(taken.values()) == 200
     assert all(taken[topic] in (50, sizes[topic]) for topic in made.topics)
-    with pytest.raises(UserError, match=r"'language': that column is no facet .*\['topic'\].*corpus\.facets"):
+    with pytest.raises(UserError, match=r"'language': that column is not a facet .*\['topic'\].*corpus\.facets"):
         build(sources, "s2l", "language", Storage.open(tmp_path / "b"))
 
 
@@ -207,9 +207,9 @@ def test_inspection_by_a_facet(made):
     line = next(line for line in lines[at:] if "add" in line)
     for cell in (f"{size:,}", f"{size / 600:.1%}", f"{first:.2f} → {last:.2f}", f"{taken} ({taken / 120:.1%})"):
         assert cell in line
-    assert "commonest topic" in "\n".join(lines)
+    assert "most common topic" in "\n".join(lines)
     assert "books" in shown(by="source")
-    with pytest.raises(UserError, match=r"'skill' is no facet .*\['topic', 'source'\].*corpus\.facets"):
+    with pytest.raises(UserError, match=r"'skill' is not a facet .*\['topic', 'source'\].*corpus\.facets"):
         shown(by="skill")
 
 

@@ -62,7 +62,7 @@ def test_what_can_be_used_is_read_once_and_sorted_by_id(tree, tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("evaluation.tasks=[gsm9k]", "'gsm9k' is no task; known are gsm8k"),
+        ("evaluation.tasks=[gsm9k]", "'gsm9k' is not a task; known are gsm8k"),
         ("evaluation.tasks=[svamp]", "svamp.jsonl"),
         ("evaluation.tasks=[quickstart, mine]", None),
         ("evaluation.generation.max_new_tokens={maths: 9}", "names 'maths', which is none of the tasks"),
@@ -89,7 +89,7 @@ def test_what_is_refused_before_anything_starts(tree, override, said):
         ("evaluation.tasks=[mine, mine]", "twice"),
         ("evaluation.form=program", "evaluation.form"),
         ("evaluation.generation.samples=3", "the same completion 3 times"),
-        ("evaluation.generation.max_new_tokens={mine: 0}", "no length of a completion"),
+        ("evaluation.generation.max_new_tokens={mine: 0}", "not a valid completion length"),
         ("evaluation.sandbox.mode=off", "--i-know-programs-run-with-my-rights"),
         ("evaluation.subsets=[]", "nothing would be evaluated"),
         ("evaluation.custom.mine.metric=length", "write package.module:function"),

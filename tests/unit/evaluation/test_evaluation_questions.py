@@ -1,4 +1,4 @@
-"""Tasks, questions and prompts: ids of content, records of the data sets, what is refused."""
+"""Tasks, questions and prompts: ids of content, records of the datasets, what is refused."""
 
 import json
 import subprocess
@@ -102,7 +102,7 @@ def test_unknown_rule_is_refused():
 
 @pytest.mark.parametrize(
     ("names", "said"),
-    [(["gsm9k"], "'gsm9k' is no task"), (["gsm8k", "gsm8k"], "twice"), (["custom"], "describes none")],
+    [(["gsm9k"], "'gsm9k' is not a task"), (["gsm8k", "gsm8k"], "twice"), (["custom"], "describes none")],
 )
 def test_task_names_that_are_refused(names, said):
     with pytest.raises(EvaluationError, match=said):
@@ -119,11 +119,11 @@ def test_a_custom_task_cannot_take_a_built_in_name():
 @pytest.mark.parametrize(
     ("task", "rows", "said"),
     [
-        ("gsm8k", [b"{"], "line 1 is no JSON"),
+        ("gsm8k", [b"{"], "line 1 is not JSON"),
         ("gsm8k", [b"[1]"], "not an object"),
-        ("gsm8k", [b'{"question": NaN, "answer": "1"}'], "no JSON"),
-        ("gsm8k", [b"\xff\xfe"], "line 1 is no JSON"),
-        ("gsm8k", [b"[" * 100_000], "no JSON"),
+        ("gsm8k", [b'{"question": NaN, "answer": "1"}'], "not JSON"),
+        ("gsm8k", [b"\xff\xfe"], "line 1 is not JSON"),
+        ("gsm8k", [b"[" * 100_000], "not JSON"),
         ("gsm8k", [b'{"question": "a?"}'], "no column 'answer'"),
         ("gsm8k", [b'{"question": "a?", "answer": null}'], "holds None"),
         ("gsm8k", [b'{"question": "a?", "answer": true}'], "holds True"),

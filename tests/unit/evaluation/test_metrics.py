@@ -114,7 +114,7 @@ def test_what_cannot_be_a_metric_is_refused(changes: dict[str, Any], message: st
 
 
 def test_what_is_no_metric_at_all_is_refused_and_one_may_be_registered_again():
-    with pytest.raises(MetricError, match=r"is no metric; give a s2l_ray\.evaluation\.metrics\.Metric"):
+    with pytest.raises(MetricError, match=r"is not a metric; give a s2l_ray\.evaluation\.metrics\.Metric"):
         register_metric(max)  # type: ignore[arg-type]
     register_metric(LONGEST)
     again = register_metric(replace(LONGEST, label="another"))

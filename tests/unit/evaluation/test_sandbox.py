@@ -237,7 +237,7 @@ def program_of(completion: str) -> str:
 
 def shared_rows(port: int) -> list[dict[str, Any]]:
     if not PROGRAMS.exists():
-        pytest.skip(f"{PROGRAMS} is not here (it is no part of the project)")
+        pytest.skip(f"{PROGRAMS} is not here (it is not part of the project)")
     rows = [json.loads(line) for line in PROGRAMS.read_text().splitlines()]
     for row in rows:
         pytest.importorskip(row.get("needs", "math"))

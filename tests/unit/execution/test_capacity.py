@@ -217,10 +217,10 @@ def test_elastic_workers_may_be_more_than_the_cluster_ever_has_if_the_fewest_fit
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"gpus_per_worker": 1.5}, "a share of one GPU or whole ones; take 1"),
-        ({"custom_resources": {"GPU": 1}}, "'GPU' is no name of a resource.*set gpus_per_worker"),
-        ({"custom_resources": {"CPU": 1}}, "'CPU' is no name of a resource.*set cpus_per_worker"),
-        ({"custom_resources": {"object_store_memory": 1}}, "'object_store_memory' is no name"),
+        ({"gpus_per_worker": 1.5}, "a share of one GPU or whole ones; use 1"),
+        ({"custom_resources": {"GPU": 1}}, "'GPU' is not a valid name for a custom resource.*set gpus_per_worker"),
+        ({"custom_resources": {"CPU": 1}}, "'CPU' is not a valid name for a custom resource.*set cpus_per_worker"),
+        ({"custom_resources": {"object_store_memory": 1}}, "'object_store_memory' is not a valid name"),
         ({"custom_resources": {"big": 0}}, "0 of 'big' cannot be reserved"),
         ({"custom_resources": {"big": -1}}, "-1 of 'big' cannot be reserved"),
     ],

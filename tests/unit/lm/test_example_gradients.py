@@ -141,5 +141,5 @@ def test_a_proxy_that_takes_no_adapters_is_told_by_the_setting_that_asked(monkey
     )
     loss = ResponseLoss(made(*FAMILIES["untied"]))
     batching = choose_batching(loss.model, loss, pad_id=0, device=CPU)
-    with pytest.raises(ModelError, match=r"^gradients\.kind=lora cannot be used: .*adapters fit; take head"):
+    with pytest.raises(ModelError, match=r"^gradients\.kind=lora cannot be used: .*adapters fit; use head"):
         LoraGradients(loss, batching, device=CPU)

@@ -60,7 +60,7 @@ def test_without_keep_best_the_last_weights_are_exported(world: World, overfitte
     assert summary["exported_step"] == summary["steps"] == 60
     losses = macro_losses(overfitted[0])
     assert macro_seen(worker) == {step: loss for step, loss in losses.items() if step < 60}, "the curve"
-    assert not (tmp_path / "evaluations").exists(), "nothing went by it: it is no part of the target"
+    assert not (tmp_path / "evaluations").exists(), "nothing went by it: it is not part of the target"
     assert macro_by_hand(world, exported(tmp_path)) == pytest.approx(losses[60], abs=1e-4)
     assert macro_scored(summary, AFTER) == pytest.approx(losses[60], abs=1e-6)
 

@@ -247,7 +247,7 @@ def test_mixtures_of_experts_are_trained_on_the_next_token_alone_and_it_is_said(
     config = load_model_config(proxy)
     note = about_experts(config, proxy)
     assert note is not None
-    assert "the proxy is a mixture of 4 experts a layer" in note
+    assert "the proxy is a mixture of 4 experts per layer" in note
     assert "is left out" in note
     assert ("router_aux_loss_coef=0.001" in note) == (kind != "deepseek_v3")
     assert about_experts(random_model("llama").config, proxy) is None

@@ -159,7 +159,7 @@ def test_a_store_that_breaks_in_the_middle_is_warned_of_once(tmp_path, sqlite_ur
             time.sleep(0.05)
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING and "MLflow fails" in r.message]
     assert len(warnings) == 1
-    assert "the run goes on" in warnings[0]
+    assert "the run continues" in warnings[0]
     assert len(events(tmp_path / "run/tensorboard/s").Scalars("loss_nats")) == 4  # the other logger is not touched
 
 

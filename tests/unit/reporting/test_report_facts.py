@@ -231,7 +231,7 @@ def test_another_column_is_looked_at_when_asked_for_and_an_unknown_one_refused(m
     assert gathered(run).clusters.column == "topic"
     assert gathered(run, by="source").clusters.column == "source"
     assert list(gathered(run, by="source").contents.columns) == ["source"]
-    with pytest.raises(UserError, match=r"'tpoic' is no facet.*source.*topic"):
+    with pytest.raises(UserError, match=r"'tpoic' is not a facet.*source.*topic"):
         gathered(run, by="tpoic")
 
 

@@ -25,7 +25,7 @@ from s2l_ray.storage.folder import Storage
 from tests.support.report_runs import MadeRun
 
 STEPS = [("start", 0), ("last", 90)]
-NOTE = "middle is left out: the proxy's weights after step 45 were not kept"
+NOTE = "middle is skipped: the proxy's weights after step 45 were not kept"
 
 
 def compared(made: MadeRun, folder: Path) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def test_facts_are_those_of_the_check(whole: tuple[Facts, Section, dict[str, Any
 def test_the_section_says_what_was_found(whole: tuple[Facts, Section, dict[str, Any]]) -> None:
     _, section, result = whole
     assert "of 300 of 300 examples" in section.how
-    assert "Middle is left out: the proxy's weights after step 45 were not kept." in section.how
+    assert "Middle is skipped: the proxy's weights after step 45 were not kept." in section.how
     similar, errors = section.figures
     assert similar.caption == result["verdict"][0]
     assert similar.caption.startswith("Gradients of one cluster are no more similar than chance allows (before ")

@@ -13,9 +13,12 @@ from s2l_ray.reporting.sentences import listed, told_apart
     [
         ({BETTER: "in a"}, "is better than the full data in a"),
         ({WORSE: "in b"}, "is worse than the full data in b"),
-        ({UNDECIDED: "in c"}, "cannot be told apart from the full data in c"),
+        ({UNDECIDED: "in c"}, "cannot be distinguished from the full data in c"),
         ({WORSE: "in b", BETTER: "in a"}, "is better than the full data in a, but worse in b"),
-        ({WORSE: "in b", UNDECIDED: "in c"}, "is worse than the full data in b, and cannot be told apart from it in c"),
+        (
+            {WORSE: "in b", UNDECIDED: "in c"},
+            "is worse than the full data in b, and cannot be distinguished from it in c",
+        ),
         ({}, ""),
     ],
 )

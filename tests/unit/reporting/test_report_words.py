@@ -41,7 +41,7 @@ def test_intervals_that_leave_zero_out_tell_apart(tmp_path, gain, word):
 
 def test_overlapping_intervals_and_one_seed_are_never_better(tmp_path):
     facts = facts_of(run_with(tmp_path / "run", 0.0))
-    assert all("cannot be told apart from" in line for line in facts.verdict)
+    assert all("cannot be distinguished from" in line for line in facts.verdict)
     page = page_of(facts)
     assert facts.verdict[0] in "".join(Page(page).texts)
     axes = r"(?:more|less|left|right) is better"

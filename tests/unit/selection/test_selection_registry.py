@@ -241,7 +241,7 @@ def test_an_installed_package_offers_its_selectors_to_every_process(tmp_path: Pa
     assert run_with(tmp_path, program).stdout.strip() == "the highest ids"
     (tmp_path / "plugin.py").write_text("selector = 3")
     failed = run_with(tmp_path, program)
-    assert "is no selector: it lacks name" in failed.stderr
+    assert "is not a selector: it lacks name" in failed.stderr
     (tmp_path / "plugin.py").write_text("raise RuntimeError('out of order')")
     failed = run_with(tmp_path, program)
     assert "the selector longest of plugin:selector cannot be loaded: RuntimeError: out of order" in failed.stderr

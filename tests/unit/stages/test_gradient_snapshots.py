@@ -80,7 +80,7 @@ def test_weights_that_are_gone_are_left_out_with_a_note_or_refused_by_name(tmp_p
     found, notes = weights_of(config(tmp_path), gone)
     assert [one.name for one in found] == ["start", "last"]
     [note] = notes
-    assert note.startswith("middle is left out: the proxy's weights after step 14 were not kept")
+    assert note.startswith("middle is skipped: the proxy's weights after step 14 were not kept")
     assert f"delete {tmp_path}" in note
     assert "`s2l run CONFIG gradients.kind=head`" in note
     asked = config(tmp_path, gradients={"snapshots": ["middle"]})

@@ -130,7 +130,7 @@ def test_two_kills_in_a_row_and_a_lost_checkpoint(tmp_path, undisturbed):
 
 
 def test_another_course_of_the_training_leaves_nothing_behind(tmp_path, undisturbed):
-    """Without checkpoints a training begins anew, and its epochs hold nothing of the earlier one."""
+    """Without checkpoints training starts over, and its epochs hold nothing of the earlier one."""
     with pytest.raises(Died):
         run(tmp_path, 7, learning_rate=0.3)
     for file in (tmp_path / "checkpoints").glob("*/*"):
@@ -249,9 +249,9 @@ def test_the_trend_of_an_epoch_is_taken_out_and_the_examples_differences_stay():
         (["trajectories.source=training", "trajectories.num_snapshots=4"], "num_snapshots=4 would do nothing"),
         (["trajectories.source=training", "trajectories.num_snapshots=null", "trajectories.include_step_zero=true"],
          "include_step_zero=true would do nothing"),
-        (["trajectories.num_snapshots=1"], "take 2 or more"),
+        (["trajectories.num_snapshots=1"], "use 2 or more"),
         (["trajectories.source=hybrid", "trajectories.num_snapshots=1", "trajectories.include_step_zero=true"],
-         "take 2 or more"),
+         "use 2 or more"),
         (["trajectories.source=training", "trajectories.num_snapshots=null", "proxy.epochs=1.9"],
          "proxy.epochs=1.9 has 1"),
         (["trajectories.source=hybrid", "proxy.epochs=0.5"], "proxy.epochs=0.5 has 0"),
@@ -332,6 +332,6 @@ def test_weights_in_the_middle_of_an_epoch_are_refused_and_not_taken_from_elsewh
     ],
 )
 def test_a_pass_without_any_snapshot_is_refused(selection):
-    with pytest.raises(ConfigError, match=r"source=training has no snapshot; take hybrid or snapshots"):
+    with pytest.raises(ConfigError, match=r"source=training has no snapshot; use hybrid or snapshots"):
         load_config("quickstart", ["trajectories.source=training", "trajectories.num_snapshots=null", *selection])
     load_config("quickstart", ["trajectories.source=hybrid", "trajectories.num_snapshots=null", *selection])

@@ -107,7 +107,7 @@ def test_a_held_out_file_counts_by_its_content_alone(tmp_path):
         unit_content(units[0])
 
 
-# --- data sets ------------------------------------------------------------------------------------------------------
+# --- datasets ------------------------------------------------------------------------------------------------------
 
 
 def exported(tmp_path: Path, said: list[str]):

@@ -22,7 +22,9 @@ RAYCLUSTER = FOLDER / "kuberay" / "raycluster_spot_cpu_l4_proxy_8xh100_target.ya
 RAYJOB = FOLDER / "kuberay" / "rayjob_spot_cpu_l4_proxy_8xh100_target.yaml"
 POLICY = FOLDER / "kuberay" / "network_policy.yaml"
 
-needs_crds = pytest.mark.skipif(not CRDS.is_dir(), reason=f"no KubeRay CRDs at {CRDS}, which is no part of the project")
+needs_crds = pytest.mark.skipif(
+    not CRDS.is_dir(), reason=f"no KubeRay CRDs at {CRDS}, which is not part of the project"
+)
 
 
 @functools.cache

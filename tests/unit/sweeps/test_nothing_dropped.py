@@ -104,8 +104,8 @@ def test_targets_on_every_budget_become_targets_on_every_new_one(names, expected
 
 def test_the_files_own_slip_is_not_mended():
     slip = FILE | {"target": {"model": "n", "subsets": ["s2l-0.7"]}}
-    assert "'s2l-0.7' is no subset of this selection" in refused(slip, "selection.budgets=[0.3]")
-    assert "'s2l-0.2' is no subset" in refused(FILE, "selection.budgets=[0.3]", "target.subsets=[s2l-0.2]")
+    assert "'s2l-0.7' is not a subset of this selection" in refused(slip, "selection.budgets=[0.3]")
+    assert "'s2l-0.2' is not a subset" in refused(FILE, "selection.budgets=[0.3]", "target.subsets=[s2l-0.2]")
     assert "budget -1 is neither" in refused(FILE, "selection.budgets=[-1]")
 
 

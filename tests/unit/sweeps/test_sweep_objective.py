@@ -58,10 +58,10 @@ def test_what_names_no_figure_is_refused_with_those_that_there_are(tmp_path, nam
     ("metric", "change", "said"),
     [
         ("evaluation.svamp.correct", {}, r"'svamp', which is none of evaluation\.tasks \(gsm8k, clinical, mine\)"),
-        ("evaluation.gsm8k.bleu", {}, "have no such figure; take correct"),
-        ("evaluation.mine.correct_published", {}, "published rules are those of gsm8k, .*; take correct"),
+        ("evaluation.gsm8k.bleu", {}, "have no such figure; use correct"),
+        ("evaluation.mine.correct_published", {}, "published rules are those of gsm8k, .*; use correct"),
         ("evaluation.gsm8k.first", {}, "is not one of several numbers"),
-        ("evaluation.clinical.correct", {}, "have no such figure; take bleu"),
+        ("evaluation.clinical.correct", {}, "have no such figure; use bleu"),
         ("evaluation.clinical.bertscore", {"bertscore": {"model": None}}, "name an encoder"),
     ],
 )
