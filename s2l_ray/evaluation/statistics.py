@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 SMALL_GROUP = 20
-"""Groups of fewer questions are marked: their intervals say next to nothing."""
+"""Groups of fewer questions are marked: their intervals say almost nothing."""
 _CHUNK_CELLS = 4_000_000
 
 Columns = np.ndarray

@@ -85,7 +85,7 @@ def estimate(value: float, resampled: Array, num_examples: int) -> Estimate:
 
 
 def verdict(difference: Estimate, more_is_better: bool) -> str:
-    """What a paired difference says: `better` or `worse` only if its interval leaves zero out."""
+    """What a paired difference says: `better` or `worse` only if its interval excludes zero."""
     low, high = difference.low, difference.high
     if low is None or high is None or low <= 0 <= high:
         return UNDECIDED

@@ -93,7 +93,7 @@ def _pair(model: str, baseline: str, tasks: Mapping[str, tuple[Answers, Answers]
 def _difference(
     task: str, metric: str, model: str, baseline: str, one: _Compared, p_value: float | None, level: float
 ) -> TaskDifference:
-    """Better or worse only if the interval leaves zero out, and the test is passed where there is one."""
+    """Better or worse only if the interval excludes zero, and the test is passed where there is one."""
     words = verdict(one.difference, more_is_better=True)
     if p_value is not None and p_value > 1 - level:
         words = UNDECIDED

@@ -37,7 +37,7 @@ def _sentence(judged: Judged, told: list[TaskDifference]) -> str:
         by_word.setdefault(word, []).append(_told(judged, [d for d in told if (d.verdict, d.task) == (word, task)]))
     first = told[0]
     against = f"the {names[first.baseline]}" if first.baseline == "full" else names[first.baseline]
-    against = "the model that is not fine-tuned" if first.baseline == "base" else against
+    against = "the model before fine-tuning" if first.baseline == "base" else against
     said = told_apart({word: listed(tasks) for word, tasks in by_word.items()}, against)
     return f"By its answers to test questions, {names[first.model]} {said}."
 
@@ -45,7 +45,7 @@ def _sentence(judged: Judged, told: list[TaskDifference]) -> str:
 def _told(judged: Judged, of: list[TaskDifference]) -> str:
     """`on “GSM8K” (accuracy +4.1 points, 95 % interval +1.0 to +7.2)`: one task, every metric."""
     titles = {task.name: task.title for task in judged.tasks}
-    where = f"on “{titles[of[0].task]}”" if of[0].task else f"in the mean of {len(judged.averaged)} tasks"
+    where = f"on “{titles[of[0].task]}”" if of[0].task else f"averaged over {len(judged.averaged)} tasks"
     return f"{where} ({'; '.join(_measured(judged, d) for d in of)})"
 
 

@@ -167,9 +167,9 @@ def _key_figures(facts: Facts, draw: Drawing) -> list[tuple[str, str]]:
 def _warnings(facts: Facts) -> list[str]:
     warnings = list(facts.warnings)
     if facts.worth is not None and facts.worth.num_seeds == 1:
-        warnings.append("One seed: how much figures vary from seed to seed is unknown.")
+        warnings.append("One seed: how much results vary between seeds is unknown.")
     if facts.worth is not None and not facts.worth.differences:
-        warnings.append("One target only was trained, so nothing can be compared; train another with s2l finetune.")
+        warnings.append("Only one target was trained, so nothing can be compared; train another with s2l finetune.")
     if facts.examples:
         warnings.append(
             f"The text of {len(facts.examples):,} examples is inside this file (leave it out with --no-text)."

@@ -34,8 +34,8 @@ def summary_lines(run: Run) -> list[str]:
         f"  Read      {counts['examples']:,} examples ({counts['duplicates']:,} exact duplicates found, "
         f"{bad:,} unusable rows set aside).",
         f"  Trained   a small proxy model ({format_count(made.summary['num_parameters'])} parameters) on all of them "
-        f"and noted every example's loss {len(made.snapshots)} times.",
-        f"  Grouped   examples whose losses fall in the same way into {clusters} clusters.",
+        f"and recorded every example's loss {len(made.snapshots)} times.",
+        f"  Grouped   examples whose losses fall in a similar way into {clusters} clusters.",
     ]
     lines[-2:-2] = cut_lines(run)
     lines += ["  Chose     these subsets:"] * bool(run.subsets)
@@ -54,10 +54,10 @@ def summary_lines(run: Run) -> list[str]:
             f"  Look at it:    s2l inspect {printable(run.uri)}",
         ]
     if run.subsets:
-        lines.append("  Train on one of these files instead of the whole corpus; a Parquet copy is beside each.")
+        lines.append("  Train on one of these files instead of the whole corpus; each has a Parquet copy.")
     free = [selector for selector in by_selector if is_free(selector)]
     if 0 < len(free) < len(by_selector):
-        lines.append(f"  For comparison, chosen without the proxy: {', '.join(free)}.")
+        lines.append(f"  For comparison, selected without the proxy: {', '.join(free)}.")
     lines += [
         f"  Look at it:    s2l inspect {run.uri}",
         f"  Another size:  s2l select {run.uri} --budget 0.3",
@@ -99,7 +99,7 @@ def target_lines(run: Run) -> list[str]:
             lines += _indented(_score_rows(worth, held_out))
         names = {label: label for label in [*run.subsets, *(m.label for m in worth.models)]}
         if worth.num_seeds == 1:
-            lines.append("  One seed: how much this varies from seed to seed is unknown.")
+            lines.append("  One seed: how much this varies between seeds is unknown.")
         for line in verdict_lines(worth, main_subset(run), names):
             lines += textwrap.wrap(printable(line), _WIDTH, initial_indent="  ", subsequent_indent="    ")
     return [*lines, *_selection_lines(run), f"  The models:    {printable(run.uri)}/target/*/model"]

@@ -142,7 +142,7 @@ def _compare(
 
 
 def _hardest_sources(made: HeldOutSet, sources: Array, keys: list[Key]) -> list[str]:
-    """At most MAX_SOURCES, those of the highest loss first; none where there is but one."""
+    """At most MAX_SOURCES, highest loss first; none where there is but one."""
     names, codes = np.unique(sources, return_inverse=True)
     if len(names) < 2:
         return []

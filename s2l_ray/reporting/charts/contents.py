@@ -131,7 +131,7 @@ def histogram(h: Histogram, label: str, selector: str) -> Any:
 
 
 def fates(aside: SetAside) -> Any:
-    """What became of the examples that were read."""
+    """Outcome of all examples that were read."""
     rows = [
         {"at": i, "count": n, "name": name, "text": f"{n:,}",
          "colour": LOOKS["s2l"].colour if name == "chosen" else MUTED, "tip": f"{name}: {n:,}"}

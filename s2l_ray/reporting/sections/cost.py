@@ -23,10 +23,10 @@ def cost_section(facts: Facts, draw: Drawing) -> Section | None:
     said = f"Selecting took {compact(selecting)} FLOPs, once"
     said += ", with the target on everything that scores." if cost.by_target else "."
     if len({cost.choosing[label] for label in cost.break_even}) > 1:
-        said += " Each bar has what its own choice needed; what several need was done once."
+        said += " Each bar includes everything its subset needed; shared work was done only once."
     if facts.worth and any(m.selector == FULL for m in facts.worth.models) and cost.full_flops:
         share = percent(cost.selection_share or 0)
-        said += f" One target on the full data takes {compact(cost.full_flops)}: selecting costs {share} of it."
+        said += f" One target on the full data takes {compact(cost.full_flops)}: selection costs {share} of it."
     figures = [Figure("Selecting and one target", [draw.svg(charts.cost_bars(cost, draw.names), "FLOPs by part")], said,
                       Table(["trained on", "part", "FLOPs"], rows, 2), legend)]  # fmt: skip
     figures += _wall_clock_figure(cost, draw)
@@ -37,13 +37,13 @@ def cost_section(facts: Facts, draw: Drawing) -> Section | None:
         figures.append(
             Figure(
                 "A reference model of another size", [draw.svg(charts.reference_cost(cost), "FLOPs by size")],
-                "From 6 FLOPs a parameter and token of training and 2 of scoring; the dot is this run’s own.",
+                "Assuming 6 FLOPs per parameter and token for training and 2 for scoring; the dot is this run.",
                 Table(["parameters", "FLOPs"], rows),
             )
         )  # fmt: skip
     how = (
-        "In floating-point operations, which do not depend on who else used the machine. Tokenising and clustering are "
-        "few beside them; measured times stand under “Repeat it”."
+        "In floating-point operations, which do not depend on the machine's other load. Tokenising and clustering are "
+        "negligible; measured times are under “Repeat it”."
     )
     return Section("cost", "What does it cost, and when does it pay?", how, figures)
 
@@ -89,7 +89,7 @@ def _break_even_figure(facts: Facts, draw: Drawing) -> list[Figure]:
         else:
             said.append(f"{draw.name(label)} pays from {max(1, -(-n // 1)):.0f} target{'s' if n > 1 else ''} on")
     if not cost.full_is_measured:
-        said.append("the full data's cost is reckoned from a subset's at equal epochs")
+        said.append("the cost of the full data is extrapolated from a subset at equal epochs")
     rows = [[names.get(label, label), compact(value), "" if label == FULL else _targets(cost.break_even[label])]
             for label, value in flops.items()]  # fmt: skip
     legend = [

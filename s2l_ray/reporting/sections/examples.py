@@ -50,9 +50,9 @@ def aside_section(facts: Facts, draw: Drawing) -> Section | None:
         return None
     counts = dict(aside.counts)
     lost = counts["read"] - counts.get("used", counts["read"])
-    caption = f"{counts['read']:,} examples were read; {lost:,} of them are not among those that could be chosen."
+    caption = f"{counts['read']:,} examples were read; {lost:,} of them were not available for selection."
     figures = [
-        Figure("What became of the examples", [draw.svg(charts.fates(aside), "Examples by fate")], caption,
+        Figure("Outcome of all examples", [draw.svg(charts.fates(aside), "Examples by fate")], caption,
                Table(["", "examples"], [[name, f"{n:,}"] for name, n in aside.counts]))
     ]  # fmt: skip
     if aside.reasons:
@@ -61,15 +61,15 @@ def aside_section(facts: Facts, draw: Drawing) -> Section | None:
             Figure(
                 "Why rows were unusable",
                 [],
-                "By reason, the most common first.",
+                "By reason, most common first.",
                 Table(["reason", "rows"], rows),
             )
         )
         rows = [[r.stage, r.origin, r.reason, f"{r.index:,}"] for r in aside.rows]
-        text = "All are in the folder quarantine of the stage."
+        text = "All are in the stage's folder quarantine."
         figures.append(Figure("Some of them", [], text, Table(["stage", "file", "reason", "row"], rows, 3)))
     figures += [_guard_figure(guard, draw) for guard in aside.guards]
-    return Section("aside", "What was set aside?", "Nothing is dropped without a trace.", figures)
+    return Section("aside", "What was set aside?", "Nothing is dropped silently.", figures)
 
 
 def _guard_figure(guard: GuardFacts, draw: Drawing) -> Figure:
@@ -83,4 +83,4 @@ def _guard_figure(guard: GuardFacts, draw: Drawing) -> Figure:
     said = [f"{guard.num_dropped:,} of {guard.num_examples:,} examples ({share}) are chosen last: {why}.",
             *(f"{warning[:1].upper()}{warning[1:]}." for warning in guard.warnings)]  # fmt: skip
     table = Table(["", "value", "chosen last", "share", *rules], rows, 2) if rows else None
-    return Figure(f"What the guard of {draw.name(guard.subset)} speaks against", [], " ".join(said), table)
+    return Figure(f"What the guard of {draw.name(guard.subset)} flags", [], " ".join(said), table)

@@ -20,7 +20,7 @@ def gradients_section(facts: Facts, draw: Drawing) -> Section | None:
         return None
     how = (
         f"Gradients by {_BY[gradients.kind]}, of {gradients.num_sampled:,} of {gradients.num_examples:,} examples. "
-        "Lines are 95\u00a0% intervals, for chance in the sample and in the sketch of the gradients. "
+        "Lines are 95\u00a0% intervals, covering the sampling and the sketching of the gradients. "
         + " ".join(f"{note[:1].upper()}{note[1:]}." for note in gradients.notes)
     ).strip()
     errors = _errors(facts, gradients, draw)

@@ -21,8 +21,8 @@ def meaning_section(facts: Facts, draw: Drawing) -> Section | None:
         return None
     figures = [figure for make in (_purity, _quality, _projections) if (figure := make(meaning, draw)) is not None]
     how = (
-        "Clusters by the share of their most common value. They were made without knowing the values; large ones look "
-        "pure by chance where one value is common, so clusters of the same sizes, filled at random, stand beside them."
+        "Clusters by the share of their most common value. Clustering did not see the values. Large clusters look pure "
+        "by chance if one value is common, so clusters of the same sizes, filled at random, are shown for comparison."
     )
     if not meaning.projections:
         how += (

@@ -22,7 +22,7 @@ def stability_section(facts: Facts, draw: Drawing) -> Section | None:
         least, most = percent(min(pairs)), percent(max(pairs))
         shares = least if least == most else f"between {least} and {most}"
         who = "The two subsets have" if len(pairs) == 1 else f"Any two of these {len(overlap.labels)} subsets have"
-        caption = f"{who} {shares} in common of what is in either."
+        caption = f"{who} {shares} of their union in common."
         names = [draw.name(label) for label in overlap.labels]
         rows = [[name, *(percent(v) for v in line)] for name, line in zip(names, overlap.matrix, strict=True)]
         svg = draw.svg(stability_charts.overlap(overlap, draw.names), "Overlap of subsets")
@@ -40,11 +40,11 @@ def stability_section(facts: Facts, draw: Drawing) -> Section | None:
         label = stability.metric.label
         caption = (
             f"{label[:1].upper()}{label[1:]} over the values of {parameter}: {figure(spread, stability.metric)} "
-            "between the least and the largest."
+            "between the smallest and the largest."
         )
         table = Table([parameter, "selector", "share", "held-out set", "mean", "seeds"], rows, 1)
         looks = {t.selector: look_of(t.selector, {u.selector for u in found}) for t in found}
         legend = [(look.symbol, VARIABLES[look.colour][0], selector_name(s)) for s, look in looks.items()]
         figures.append(Figure(parameter, svgs, caption, table, legend, sets))
-    how = "How much of the choice, and of its worth, depends on settings, seeds and proxies."
+    how = "How much the selection, and its value, depend on settings, seeds and proxies."
     return Section("stability", "Does it hold?", how, figures)

@@ -38,9 +38,9 @@ def tasks_section(facts: Facts, draw: Drawing) -> Section | None:
         else "over questions; one seed, so the spread over seeds is unknown"
     )  # fmt: skip
     how = (
-        "The models answered test questions, and a rule said which answers are right. Lines are "
-        f"{level_of(judged)} intervals {seeds}. A difference counts only where its interval leaves zero out and it "
-        "passes a test with Holm’s correction over the tasks."
+        "The models answered test questions, and a rule scored their answers. Lines are "
+        f"{level_of(judged)} intervals {seeds}. A difference counts only if its interval excludes zero and it is "
+        "significant after Holm’s correction over the tasks."
     )
     how = " ".join([how, *(f"{note[:1].upper()}{note[1:]}." for note in judged.notes)])
     figures = [*_score_figures(judged, draw), *_difference_figures(judged, draw), *_overlap_figures(judged, draw)]
@@ -98,7 +98,7 @@ def _leading(judged: Judged, metric: TaskMetric, of: Sequence[TaskScore]) -> str
         said.append(f"{where}: {names[best.model]} ({told}){beside}")
     if not said:
         return "No two models answered the same task, so there is nothing to compare."
-    return f"Highest figures, whether distinguishable or not: {'; '.join(said)}."
+    return f"Highest values, significant or not: {'; '.join(said)}."
 
 
 def _difference_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
@@ -129,12 +129,12 @@ def _baselines(judged: Judged) -> list[tuple[list[str], str]]:
     called = [([label], f"the {names[label]}" if label == "full" else _model(names[label])) for label in found
               if label not in random]  # fmt: skip
     if random:
-        called.append((random, names[random[0]] if len(random) == 1 else "the random choice of the same size"))
+        called.append((random, names[random[0]] if len(random) == 1 else "the random subset of the same size"))
     return called
 
 
 def _model(name: str) -> str:
-    return "the model that is not fine-tuned" if name == "not fine-tuned" else name
+    return "the model before fine-tuning" if name == "not fine-tuned" else name
 
 
 def _difference_line(d: TaskDifference, names: dict[str, str], metric: TaskMetric) -> Line:
@@ -166,11 +166,11 @@ def _counted(found: Sequence[TaskDifference], judged: Judged) -> str:
         worst = max(least, key=lambda d: d.detectable or 0.0)
         caption += (
             f" With so many questions a difference of less than "
-            f"{task_distance(worst.detectable or 0.0, 'share')} may well go unseen "
+            f"{task_distance(worst.detectable or 0.0, 'share')} may go undetected "
             f"({titles_of(judged)[worst.task]}, where that is largest)."
         )
     if 1 < judged.num_seeds < _FEW_SEEDS:
-        caption += f" Intervals of {judged.num_seeds} seeds are too narrow, as those of so few always are."
+        caption += f" Intervals of {judged.num_seeds} seeds are too narrow, as is always the case for so few."
     return caption
 
 
@@ -198,7 +198,7 @@ def _overlap_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
             panels.append(task.title)
             share = next(s for s in judged.shares if s.task == task.name).contaminated
             said.append(f"{task_figure(share, 'share')} of {titles[task.name]}")
-    caption = f"In the corpus, word for word or by half of their word sequences, stand {', '.join(said)}."
+    caption = f"In the corpus, word for word or by half of their word sequences: {', '.join(said)}."
     yield Figure("Questions that are in the corpus", svgs, caption, overlap_table(judged, metrics), panels=panels)
 
 
@@ -220,7 +220,7 @@ def _group_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
         smaller = judged.smaller_groups.get(f"{task} {column}", 0)
         caption = f"In brackets: questions. {'Of the run’s first seed. ' if judged.num_seeds > 1 else ''}"
         caption += f"{smaller} smaller groups are not shown. " if smaller else ""
-        caption += "Intervals of groups of fewer than 20 questions say next to nothing." if any(
+        caption += "Intervals of groups of fewer than 20 questions say almost nothing." if any(
             g.is_small for g in of) else ""  # fmt: skip
         yield Figure(title, svgs, caption.strip(), groups_table(of, judged))
 
@@ -235,4 +235,4 @@ def _share_figures(judged: Judged) -> Iterator[Figure]:
             f"Most answers that ended at the limit of new tokens: {task_figure(most.truncated, 'share')} "
             f"({names[most.model]}, {titles[most.task]})."
         )
-    yield Figure("What became of the answers", [], caption, shares_table(judged))
+    yield Figure("Outcome of all answers", [], caption, shares_table(judged))

@@ -24,12 +24,12 @@ def worth_section(facts: Facts, draw: Drawing) -> Section | None:
         else "Lines are 95\u00a0% bootstrap intervals over held-out examples; one seed, so the spread over seeds is "
         "unknown."
     )
-    trained = f"The same target, {steps.pop():,} optimiser steps on each choice" if len(steps) == 1 else (
-        "The same target, trained on each choice")  # fmt: skip
+    trained = f"The same target, {steps.pop():,} optimiser steps on each subset" if len(steps) == 1 else (
+        "The same target, trained on each subset")  # fmt: skip
     how = f"{trained}, measured on examples that no model was trained on. {seeds}"
     figures = [
         Figure(
-            "Held-out figures of every model",
+            "Held-out results of every model",
             [draw.svg(charts.scores(worth, m, draw.names), f"{m.label} by set and model") for m in worth.metrics],
             _best_lines(worth, draw), _scores_table(worth, draw),
         )
@@ -48,7 +48,7 @@ def _baselines(worth: Worth, draw: Drawing) -> list[tuple[str, list[str]]]:
     """(title, baselines): the full data, and the random choices, each compared with those of its own size."""
     found = list(dict.fromkeys(d.baseline for d in worth.differences))
     random = [b for b in found if b != FULL]
-    to = draw.name(random[0]) if len(random) == 1 else "the random choice of the same size"
+    to = draw.name(random[0]) if len(random) == 1 else "the random subset of the same size"
     both = [("Difference to the full data, paired by example", [FULL])] if FULL in found else []
     return both + ([(f"Difference to {to}, paired by example", random)] if random else [])
 
@@ -62,12 +62,12 @@ def _best_lines(worth: Worth, draw: Drawing) -> str:
         for held_out in worth.sets[:_MAX_SETS]:
             label = leaders.get((metric.key, held_out))
             if label is None:
-                said.append(f"{metric.label} on “{held_out}”: no model is distinguished from all of the others")
+                said.append(f"{metric.label} on “{held_out}”: no model can be distinguished from all of the others")
                 continue
             word = "most" if metric.more_is_better else "least"
             value = figure(values[metric.key, held_out, label], metric)
             said.append(
-                f"{word} {metric.label} on “{held_out}”: {draw.name(label)} ({value}), distinguished from all others"
+                f"{word} {metric.label} on “{held_out}”: {draw.name(label)} ({value}), distinguishable from all others"
             )
     text = "; ".join(said)
     return f"{text[:1].upper()}{text[1:]}."
@@ -114,7 +114,7 @@ def _differences_table(found: list[Difference], worth: Worth, draw: Drawing) -> 
 def _counted(found: list[Difference]) -> str:
     counts = {word: sum(d.verdict == word for d in found) for word in (BETTER, WORSE, UNDECIDED)}
     said = [f"{n} {word}" for word, n in counts.items() if n]
-    return f"Of {len(found)} comparisons: {', '.join(said)}. An interval that holds zero tells nothing apart."
+    return f"Of {len(found)} comparisons: {', '.join(said)}. An interval that contains zero shows no difference."
 
 
 def _source_figures(worth: Worth, draw: Drawing) -> list[Figure]:
@@ -133,7 +133,7 @@ def _source_figures(worth: Worth, draw: Drawing) -> list[Figure]:
             [s.source or "", draw.name(s.label), f"{s.num_examples:,}", figure(s.estimate.value, metric),
              _interval(s.estimate, metric)] for s in found
         ]  # fmt: skip
-        caption = f"{len(sources)} sources of “{held_out}”, those of the highest loss first."
+        caption = f"{len(sources)} sources of “{held_out}”, highest loss first."
         table = Table(["source", "trained on", "examples", metric.label, "95\u00a0% interval"], rows, 2)
         return [
             Figure(

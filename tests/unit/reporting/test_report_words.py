@@ -140,7 +140,7 @@ def test_no_text_leaves_the_corpus_out_of_page_and_facts(tmp_path):
 @pytest.mark.parametrize(
     ("selectors", "said"),
     [
-        (("s2l", "random"), r"The two subsets have [\d.]+\s% in common of what is in either\."),
+        (("s2l", "random"), r"The two subsets have [\d.]+\s% of their union in common\."),
         (("s2l", "random", "random_per_source"), r"Any two of these 3 subsets have between [\d.]+\s% and [\d.]+\s%"),
     ],
 )  # fmt: skip

@@ -55,7 +55,7 @@ def test_what_was_cut_is_counted_per_stage(tmp_path, cut, line):
     [
         (("s2l",), None),
         (("random",), None),
-        (("s2l", "random"), "  For comparison, chosen without the proxy: random."),
+        (("s2l", "random"), "  For comparison, selected without the proxy: random."),
     ],
 )
 def test_only_what_was_chosen_is_spoken_of(tmp_path, selectors, comparison):
