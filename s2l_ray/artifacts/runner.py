@@ -60,9 +60,13 @@ class StageRunner:
 
     def ensure(self, spec: StageSpec) -> Stage:
         """Build the stage, or skip it because its manifest stands and its files are there; says which."""
+        return self.record(self.make(spec))
+
+    def make(self, spec: StageSpec) -> Stage:
+        """As `ensure`, but the stage is not the run's before `record`: a thread may build it beside others."""
         found = self._complete(spec, spec.place, repair=not self.shared)
         if found is not None:
-            return self._record(found)
+            return found
         if not self.shared:
             return self._build(spec, spec.place, self._lock)
         own = RunLock(
@@ -71,7 +75,7 @@ class StageRunner:
         with own as lock:  # another trial may have built it meanwhile, or the very same under another name
             place = self._first_place(spec) if spec.folder and spec.kind else spec.place
             found = self._complete(spec, place, repair=True)
-            return self._record(found) if found else self._build(spec, place, lock)
+            return found or self._build(spec, place, lock)
 
     def find(self, spec: StageSpec) -> Stage | None:
         """The stage if it is complete; builds nothing."""
@@ -140,9 +144,10 @@ class StageRunner:
             lock.check()
         manifest = write_manifest(storage, manifest)
         _delete_working_dirs(storage)
-        return self._record(Stage(spec.name, place, storage, manifest))
+        return Stage(spec.name, place, storage, manifest)
 
-    def _record(self, stage: Stage) -> Stage:
+    def record(self, stage: Stage) -> Stage:
+        """Make what was made a stage of the run, and say so."""
         manifest = stage.manifest
         self.run.stages[stage.name] = stage
         how = "unchanged, skipped" if stage.reused else f"done in {_cost(manifest)}"

@@ -56,6 +56,11 @@ def suffices(placement: Placement) -> bool:
     )  # fmt: skip
 
 
+_followed: set[Any] = set()
+"""The events of the trainings that are followed now, each by a thread."""
+_ended_by_us: set[Any] = set()
+
+
 @dataclass
 class _Ended:
     """The last of what a worker says."""
@@ -119,16 +124,34 @@ def run_in_task(
     work = ray.cloudpickle.dumps((loop, job, checkpoints, checkpoints_to_keep))
     failures = 0
     while True:
+        events = task.remote(work)
+        _followed.add(events)
         try:
             with translate_disk_full(checkpoints.uri):
-                return _follow(task.remote(work), what, wait_s, out, watcher, on_event)
+                return _follow(events, what, wait_s, out, watcher, on_event)
         except (ray.exceptions.RayError, OSError) as error:
+            if events in _ended_by_us:
+                raise
             cause = getattr(error, "cause", None) or error
             failures += 1
             failure = WorkerGroupError("", {0: cause})
             if is_final(cause) or 0 <= max_failures < failures:
                 raise explain(failure, out, what, max_failures, wait_s) from error
             hand_over({"event": RESTART, "rank": 0, "cause": cause_of(failure)}, on_event)
+        finally:
+            _followed.discard(events)
+            _ended_by_us.discard(events)
+
+
+def end_trainings() -> None:
+    """End those that other threads follow, which raise Ray's error there: an interrupt reaches the main thread alone.
+    They can go on from their checkpoints."""
+    import ray
+
+    for events in list(_followed):
+        _ended_by_us.add(events)
+        with contextlib.suppress(Exception):
+            ray.cancel(events, force=True)
 
 
 @functools.cache

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
+from datetime import datetime
 
+from s2l_ray.artifacts.manifest import StageManifest
 from s2l_ray.artifacts.models import HeldOutArtifact, ProxyArtifact, SubsetArtifact, TargetArtifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.selection_work import scores_with_target, whole_work
@@ -25,7 +28,7 @@ def summary_lines(run: Run) -> list[str]:
     """About ten lines."""
     corpus, tokens, proxy = run.stage("corpus"), run.stage("tokens"), run.stage("proxy")
     counts, made = corpus.manifest.row_counts, ProxyArtifact.of(proxy)
-    seconds = sum(s.manifest.wall_seconds for s in run.stages.values() if not s.reused)
+    seconds = _seconds_of([s.manifest for s in run.stages.values() if not s.reused])
     clusters = run.stage("clusters").manifest.row_counts["clusters"]
     bad = counts["quarantined"] + tokens.manifest.row_counts["quarantined"]
     lines = [
@@ -63,6 +66,16 @@ def summary_lines(run: Run) -> list[str]:
         f"  Another size:  s2l select {run.uri} --budget 0.3",
     ]
     return [printable(line) for line in lines]
+
+
+def _seconds_of(made: Sequence[StageManifest]) -> float:
+    """From the first one's start to the last one's end: some are made side by side."""
+    if not made:
+        return 0.0
+    started, finished = (
+        [datetime.fromisoformat(getattr(manifest, name)) for manifest in made] for name in ("started_at", "finished_at")
+    )
+    return (max(finished) - min(started)).total_seconds()
 
 
 def evaluation_lines(run: Run) -> list[str]:

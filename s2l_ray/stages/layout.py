@@ -19,6 +19,7 @@ from s2l_ray.execution.placement import (
     Placement,
     PlacementError,
     describe_nodes,
+    host_memory_bytes,
     local_cores,
     node_resources,
     place,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from s2l_ray.lm.sharding import Sharding  # imports torch
 
 Role = Literal["proxy", "target", "evaluation"]
+_MEMORY_TO_FILL = 0.9
+"""Share of the machine's memory that trainings at once may take, by their estimates."""
 
 
 @dataclass
@@ -102,6 +105,25 @@ class Layout:
                 "answer. Set estimates.worker_memory_gb, or run the same command again"
             )
         return self.sharding
+
+    def targets_at_once(self, config: S2LConfig) -> int:
+        """How many targets of the run may train at once. More than one where Ray was started for this command, each
+        trains in one process on this machine's CPUs, and the machine has the cores and the memory for them."""
+        if config.target is None or not self.embedded or len(config.target_subsets()) < 2:
+            return 1
+        from s2l_ray.execution.training_task import suffices
+
+        placement, sharding = self.placements["target"], self.sharding_of(config)
+        if sharding.stage or not suffices(placement):
+            return 1
+        by_memory = _MEMORY_TO_FILL * host_memory_bytes() / sharding.estimate.device_bytes
+        room = min(local_cores() / placement.cpus_per_worker, by_memory, len(config.target_subsets()))
+        return max(1, int(room))
+
+    def has_room_beside_proxy(self, at_once: int) -> bool:
+        """Whether a target may train beside the proxy, where so many may train at once."""
+        asked = sum(self.placements[role].cpus_per_worker for role in ("proxy", "target"))
+        return at_once > 1 and self.placements["proxy"].num_workers == 1 and asked <= local_cores()
 
 
 def lay_out(

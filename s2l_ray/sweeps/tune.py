@@ -126,7 +126,7 @@ def _whole_way(trial: Trial, shared: SweepContext) -> tuple[Stage, Stage, Stage 
     from s2l_ray.selection import register
     from s2l_ray.stages.context import RunContext
     from s2l_ray.stages.layout import Layout, shard_target
-    from s2l_ray.workflow.stages import run_up_to_clusters, subset_stages, target_stages
+    from s2l_ray.workflow.stages import run_up_to_clusters, subset_stages, target_stage
 
     quiet_ray_data()
     for selector in shared.selectors:
@@ -149,7 +149,8 @@ def _whole_way(trial: Trial, shared: SweepContext) -> tuple[Stage, Stage, Stage 
         if trial.selector != FULL:
             subset_stages(context)
             run.stages.pop(SCORING_TARGET, None)  # the one that scores; the trial's is that on its subset
-        target_stages(context)
+        for name in config.target_subsets():
+            target_stage(context, name)
         answers = answers_of(context, shared.asked)
     [target] = run.targets.values()
     evaluation = run.heldout_evaluation(target)

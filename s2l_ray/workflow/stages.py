@@ -24,18 +24,15 @@ from s2l_ray.stages.evaluation.models import models_of
 from s2l_ray.stages.evaluation.stage import Evaluation
 from s2l_ray.stages.evaluation.tasks import AskedTask, read_tasks
 from s2l_ray.stages.gradients.stage import check_spec, gradients_spec
-from s2l_ray.stages.heldout.stage import heldout_spec
-from s2l_ray.stages.heldout_evaluation.stage import base_evaluation_spec, heldout_evaluation_spec
-from s2l_ray.stages.heldout_scores import HeldOutScores
 from s2l_ray.stages.proxy.stage import proxy_spec
 from s2l_ray.stages.signals.competence import competence_specs
 from s2l_ray.stages.signals.query import query_needs, query_spec
 from s2l_ray.stages.signals.stage import passes_of, signals_spec
 from s2l_ray.stages.subset.stage import SelectionReader, subset_spec
-from s2l_ray.stages.target.stage import target_spec
 from s2l_ray.stages.tokens.stage import tokens_spec
 from s2l_ray.stages.trajectories.stage import trajectories_spec
 from s2l_ray.workflow.overview import write_overview
+from s2l_ray.workflow.target_trainings import TargetTrainings
 
 SpecMaker = Callable[[RunContext], StageSpec]
 
@@ -63,14 +60,23 @@ def register_stage(make: SpecMaker, after: str) -> None:
 
 def run_stages(context: RunContext, select_only: bool = False) -> None:
     """All stages, or those up to the subsets."""
-    run_up_to_clusters(context, context.config.selection.budgets)
-    context.run.commit()
-    subset_stages(context)
-    if context.config.gradients is not None:
-        gradient_stages(context)
-    if select_only:
-        return
-    target_stages(context)
+    at_once = 1 if select_only else context.layout.targets_at_once(context.config)
+    with TargetTrainings(context, at_once) as trainings:
+
+        def begin_full() -> None:
+            """The target on everything needs nothing of the proxy, beside which it trains."""
+            wanted = not select_only and FULL in context.config.target_subsets()
+            if wanted and context.layout.has_room_beside_proxy(at_once):
+                trainings.begin(FULL)
+
+        run_up_to_clusters(context, context.config.selection.budgets, before_proxy=begin_full)
+        context.run.commit()
+        subset_stages(context)
+        if context.config.gradients is not None:
+            gradient_stages(context)
+        if select_only:
+            return
+        target_stages(context, trainings)
     if context.config.evaluation is not None and context.run.targets:
         evaluate_models(context, read_tasks(context.config, context.run.storage, context.progress.say))
         write_overview(context.run, context.config)
@@ -82,6 +88,7 @@ def run_up_to_clusters(
     where: str = "selection.budgets",
     selectors: Sequence[str] | None = None,
     reference: RunContext | None = None,
+    before_proxy: Callable[[], None] = lambda: None,
 ) -> None:
     """What all selections share, and what these selectors read beside it.
 
@@ -91,12 +98,14 @@ def run_up_to_clusters(
         selectors: None: those of the selection.
         reference: whose target it is that scores, where one does; None: this configuration's own. Trials of a sweep
             differ in their targets and share that one.
+        before_proxy: called when all that a training on everything needs is there.
     """
     corpus = _ensure(context, corpus_spec(context))
     check_stratum(context.config, corpus)
     check_budgets_fit(where, budgets, corpus.manifest.row_counts["examples"])
     tokens = _ensure(context, tokens_spec(context, corpus, context.config.proxy))
     check_budgets_fit(where, budgets, tokens.manifest.row_counts["examples"])
+    before_proxy()
     proxy = _ensure(context, proxy_spec(context, tokens))
     trajectories = _ensure(context, trajectories_spec(context, corpus, tokens, proxy))
     _ensure(context, clusters_spec(context, trajectories))
@@ -147,33 +156,19 @@ def gradient_stages(context: RunContext) -> Stage:
     return context.runner.ensure(check_spec(context.config, context.run))
 
 
-def target_stages(context: RunContext) -> list[Stage]:
+def target_stages(context: RunContext, trainings: TargetTrainings) -> list[Stage]:
     """One target for each of `target.subsets`."""
-    return [target_stage(context, name) for name in context.config.target_subsets()]
+    names = context.config.target_subsets()
+    for name in names:
+        trainings.begin(name)
+    return [trainings.finish(name) for name in names]
 
 
 def target_stage(context: RunContext, name: str) -> Stage:
     """Fine-tune the target on the subset called `name`, or on everything (`full`), and evaluate it: its tokens, the
     held-out sets, the training, and the scores of the model before and after it."""
-    target, run, ensure = context.config.target, context.run, context.runner.ensure
-    assert target is not None
-    corpus, corpus_tokens = run.stage("corpus"), run.stage("tokens")
-    subset = None if name == FULL else run.subset(name)
-    tokens = ensure(tokens_spec(context, corpus, target, f"target-tokens/{name}", subset))
-    wanted = heldout_spec(context, corpus, tokens)
-    if wanted is None:
-        return ensure(target_spec(context, name, subset, tokens, corpus_tokens, None, None))
-    heldout = ensure(wanted)
-
-    def has_base() -> bool:
-        return context.runner.find(base_evaluation_spec(context, tokens, heldout)) is not None
-
-    scores = HeldOutScores(context, name, tokens, heldout, has_base)
-    trained = ensure(target_spec(context, name, subset, tokens, corpus_tokens, heldout, scores))
-    scores.trained(trained)
-    base = ensure(base_evaluation_spec(context, tokens, heldout, scores))
-    ensure(heldout_evaluation_spec(context, name, trained, base, heldout, scores))
-    return trained
+    with TargetTrainings(context) as trainings:
+        return trainings.finish(name)
 
 
 def evaluate_models(

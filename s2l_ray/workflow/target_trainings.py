@@ -1,0 +1,116 @@
+"""The trainings of a run's targets: one after another, or several at once where one machine has room for them."""
+
+from __future__ import annotations
+
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from types import TracebackType
+
+from s2l_ray.artifacts.index import FULL
+from s2l_ray.artifacts.stage import Stage, StageSpec
+from s2l_ray.stages.context import RunContext
+from s2l_ray.stages.heldout.stage import heldout_spec
+from s2l_ray.stages.heldout_evaluation.stage import base_evaluation_spec, heldout_evaluation_spec
+from s2l_ray.stages.heldout_scores import HeldOutScores
+from s2l_ray.stages.target.stage import target_spec
+from s2l_ray.stages.tokens.stage import tokens_spec
+
+
+@dataclass
+class _Training:
+    spec: StageSpec
+    tokens: Stage
+    heldout: Stage | None
+    scores: HeldOutScores | None
+    making: Future[Stage] | None
+    """In a thread; None: not before it is asked for."""
+
+
+class TargetTrainings:
+    """Begins targets and finishes them; a context manager, at whose end by an exception all that still train are
+    ended, to go on from their checkpoints another time.
+
+    A thread does nothing but build the target's own stage. What comes before and after it, and the record of the run,
+    stays with the caller's thread, so that the stages of a run have one order however many train at once.
+
+    Args:
+        at_once: how many may train at once; 1: each trains when it is finished, in the caller's thread.
+    """
+
+    def __init__(self, context: RunContext, at_once: int = 1) -> None:
+        self._context = context
+        self._begun: dict[str, _Training] = {}
+        self._bases: set[str] = set()
+        """Keys of the untrained models that trainings of ours score."""
+        self._threads = ThreadPoolExecutor(at_once, "s2l-target") if at_once > 1 else None
+
+    def __enter__(self) -> TargetTrainings:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._threads is None:
+            return
+        if kind is not None:
+            from s2l_ray.execution.training_task import end_trainings
+
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            going = [training.making for training in self._begun.values() if training.making is not None]
+            while going:  # one may only be about to start
+                end_trainings()
+                going = list(wait(going, timeout=0.2).not_done)
+        self._threads.shutdown()
+
+    def begin(self, name: str) -> None:
+        """Train the target on the subset called `name`, or on everything (`full`), as soon as there is room.
+
+        Its tokens and the held-out sets are made before this returns.
+        """
+        if name not in self._begun:
+            self._begun[name] = training = self._prepare(name)
+            if self._threads is not None:
+                training.making = self._threads.submit(self._context.runner.make, training.spec)
+
+    def finish(self, name: str) -> Stage:
+        """The target, evaluated on the held-out sets; waits for its training."""
+        self.begin(name)
+        training, runner = self._begun[name], self._context.runner
+        trained = runner.record(self._wait(training.making) if training.making else runner.make(training.spec))
+        if training.heldout is not None:
+            assert training.scores is not None
+            training.scores.trained(trained)
+            base = runner.ensure(
+                base_evaluation_spec(self._context, training.tokens, training.heldout, training.scores)
+            )
+            runner.ensure(
+                heldout_evaluation_spec(self._context, name, trained, base, training.heldout, training.scores)
+            )
+        return trained
+
+    def _prepare(self, name: str) -> _Training:
+        context, run, ensure = self._context, self._context.run, self._context.runner.ensure
+        target = context.config.target
+        assert target is not None
+        corpus, corpus_tokens = run.stage("corpus"), run.stage("tokens")
+        subset = None if name == FULL else run.subset(name)
+        tokens = ensure(tokens_spec(context, corpus, target, f"target-tokens/{name}", subset))
+        wanted = heldout_spec(context, corpus, tokens)
+        heldout, scores = None, None
+        if wanted is not None:
+            heldout = ensure(wanted)
+            base = base_evaluation_spec(context, tokens, heldout)
+            others_do = base.key in self._bases
+            self._bases.add(base.key)
+            scores = HeldOutScores(
+                context, name, tokens, heldout, lambda: others_do or context.runner.find(base) is not None
+            )
+        spec = target_spec(context, name, subset, tokens, corpus_tokens, heldout, scores)
+        return _Training(spec, tokens, heldout, scores, None)
+
+    def _wait(self, wanted: Future[Stage]) -> Stage:
+        """Raises at once what any of them ended with."""
+        going = [training.making for training in self._begun.values() if training.making is not None]
+        while not wanted.done():
+            done, _ = wait(going, return_when=FIRST_EXCEPTION, timeout=0.5)
+            for each in done:
+                each.result()
+        return wanted.result()
