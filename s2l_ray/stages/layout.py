@@ -116,14 +116,22 @@ class Layout:
         placement, sharding = self.placements["target"], self.sharding_of(config)
         if sharding.stage or not suffices(placement):
             return 1
-        by_memory = _MEMORY_TO_FILL * host_memory_bytes() / sharding.estimate.device_bytes
-        room = min(local_cores() / placement.cpus_per_worker, by_memory, len(config.target_subsets()))
-        return max(1, int(room))
+        by_memory = int(_MEMORY_TO_FILL * host_memory_bytes() / sharding.estimate.device_bytes)
+        return max(1, min(targets_by_cores(self.placements, len(config.target_subsets())), by_memory))
 
-    def has_room_beside_proxy(self, at_once: int) -> bool:
-        """Whether a target may train beside the proxy, where so many may train at once."""
-        asked = sum(self.placements[role].cpus_per_worker for role in ("proxy", "target"))
-        return at_once > 1 and self.placements["proxy"].num_workers == 1 and asked <= local_cores()
+
+def targets_by_cores(placements: Mapping[str, Placement], num_targets: int) -> int:
+    """How many of the targets may train at once on this machine, where each takes one process on CPUs."""
+    placement = placements["target"]
+    if placement.device != "cpu" or placement.num_workers != 1 or placement.min_workers is not None:
+        return 1
+    return max(1, min(int(local_cores() / placement.cpus_per_worker), num_targets))
+
+
+def has_room_beside_proxy(placements: Mapping[str, Placement], at_once: int) -> bool:
+    """Whether a target may train beside the proxy, where `at_once` targets may train at once."""
+    asked = sum(placements[role].cpus_per_worker for role in ("proxy", "target"))
+    return at_once > 1 and placements["proxy"].num_workers == 1 and asked <= local_cores()
 
 
 def lay_out(

@@ -8,15 +8,16 @@ from typing import Any
 
 import yaml
 
+from s2l_ray.artifacts.index import FULL
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import S2LError
-from s2l_ray.execution.placement import local_cores, place
+from s2l_ray.execution.placement import Placement, local_cores, place
 from s2l_ray.execution.session import is_embedded
 from s2l_ray.lm.checks import ModelUnreachable
 from s2l_ray.observability.progress import format_count, format_duration
 from s2l_ray.selection.quotas import check_budgets_fit
 from s2l_ray.stages.corpus.stage import check_corpus_files
-from s2l_ray.stages.layout import roles_of
+from s2l_ray.stages.layout import has_room_beside_proxy, roles_of, targets_by_cores
 from s2l_ray.stages.reference import passes_of
 from s2l_ray.workflow.estimate import Estimate, complete_stages, estimate
 from s2l_ray.workflow.preflight import preflight
@@ -39,6 +40,10 @@ class DryRun:
     target_lines: list[str] = field(default_factory=list)
     reference: TargetCost | None = None
     """What scoring with the target costs, where it is the reference."""
+    at_once: int = 1
+    """Targets that train side by side."""
+    beside_proxy: bool = False
+    """The target on everything trains while the proxy does."""
     notes: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     """Why the run would be refused, one message for each reason that was found; empty: it would start."""
@@ -51,9 +56,15 @@ class DryRun:
         selecting = self.estimate.seconds
         if selecting is None:
             return None
-        # Of a target on everything that is wanted anyway, the reference is that one.
-        others = [cost for cost in self.targets if self.reference is None or cost.name != "full"]
-        return selecting + sum(cost.seconds for cost in others) + (self.reference.seconds if self.reference else 0.0)
+        if self.reference is not None:  # of a target on everything that is wanted anyway, the reference is that one
+            others = [cost.seconds for cost in self.targets if cost.name != FULL]
+            return selecting + self.reference.seconds + sum(others)
+        lanes = [selecting] * self.at_once
+        for cost in self.targets:
+            lanes.sort()
+            beside = cost.name == FULL and self.beside_proxy
+            lanes[0] = max(lanes[0], cost.seconds) if beside else lanes[0] + cost.seconds
+        return max(lanes)
 
     def lines(self) -> list[str]:
         """For people: what matters first."""
@@ -120,6 +131,11 @@ def dry_run(config: S2LConfig) -> DryRun:
             result.targets = target_costs(config, corpus)
             result.reference = reference_cost(config, corpus, len(passes_of(config, config.selection.selectors)))
         result.target_lines = target_lines(config, result.targets)
+        if result.targets and is_embedded(config.resources):
+            placements = _places(config)
+            if {"proxy", "target"} <= placements.keys():
+                result.at_once = targets_by_cores(placements, len(result.targets))
+                result.beside_proxy = has_room_beside_proxy(placements, result.at_once)
     for check in _checks(config, result.estimate):
         with _collected(result):
             check()
@@ -135,14 +151,14 @@ def _checks(config: S2LConfig, made: Estimate) -> Iterator[Callable[[], object]]
     if made.is_counted and num_examples is not None:
         yield lambda: check_budgets_fit("selection.budgets", config.selection.budgets, num_examples)
     if is_embedded(config.resources) and not config.resources.may_grow:
-        yield lambda: _check_places(config)
+        yield lambda: _places(config)
 
 
-def _check_places(config: S2LConfig) -> None:
-    """Whether the workers fit on this machine, where the run would embed a Ray.
+def _places(config: S2LConfig) -> dict[str, Placement]:
+    """Who gets what of this machine, where the run would embed a Ray.
 
     Raises:
-        PlacementError: they never would.
+        PlacementError: the workers do not fit, and never would.
     """
     import torch
 
@@ -150,10 +166,12 @@ def _check_places(config: S2LConfig) -> None:
     if gpus := torch.cuda.device_count():
         node["GPU"] = gpus
     # Accelerator types and resources of one's own are Ray's to find.
-    for role in roles_of(config):
-        asked = getattr(config.resources, role)
-        if asked.accelerator_type is None and not asked.custom_resources:
-            place(config.resources, [node], local_cores(), role)
+    asked = {role: getattr(config.resources, role) for role in roles_of(config)}
+    return {
+        role: place(config.resources, [node], local_cores(), role)
+        for role, one in asked.items()
+        if one.accelerator_type is None and not one.custom_resources
+    }
 
 
 class _collected:

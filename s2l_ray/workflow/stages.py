@@ -24,6 +24,7 @@ from s2l_ray.stages.evaluation.models import models_of
 from s2l_ray.stages.evaluation.stage import Evaluation
 from s2l_ray.stages.evaluation.tasks import AskedTask, read_tasks
 from s2l_ray.stages.gradients.stage import check_spec, gradients_spec
+from s2l_ray.stages.layout import has_room_beside_proxy
 from s2l_ray.stages.proxy.stage import proxy_spec
 from s2l_ray.stages.signals.competence import competence_specs
 from s2l_ray.stages.signals.query import query_needs, query_spec
@@ -66,7 +67,7 @@ def run_stages(context: RunContext, select_only: bool = False) -> None:
         def begin_full() -> None:
             """The target on everything needs nothing of the proxy, beside which it trains."""
             wanted = not select_only and FULL in context.config.target_subsets()
-            if wanted and context.layout.has_room_beside_proxy(at_once):
+            if wanted and has_room_beside_proxy(context.layout.placements, at_once):
                 trainings.begin(FULL)
 
         run_up_to_clusters(context, context.config.selection.budgets, before_proxy=begin_full)

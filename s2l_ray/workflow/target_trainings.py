@@ -55,9 +55,9 @@ class TargetTrainings:
 
             self._threads.shutdown(wait=False, cancel_futures=True)
             going = [training.making for training in self._begun.values() if training.making is not None]
-            while going:  # one may only be about to start
+            while going := [making for making in going if not making.done()]:  # one may only be about to start
                 end_trainings()
-                going = list(wait(going, timeout=0.2).not_done)
+                wait(going, timeout=0.2)
         self._threads.shutdown()
 
     def begin(self, name: str) -> None:

@@ -62,6 +62,7 @@ def test_the_target_on_everything_trains_beside_the_proxy(place):
     assert events.index(("stage_started", "target/random-0.3")) < events.index(("stage_done", "target/s2l-0.3"))
 
 
+@pytest.mark.slow
 def test_one_after_another_they_are_the_same(place):
     without(place, "target", "heldout_evaluation")
     for name in SUBSETS:
@@ -83,7 +84,7 @@ def test_a_killed_process_is_replaced_and_the_others_go_on(place):
     assert_the_same(place)
 
 
-@pytest.mark.parametrize("victim", ["SIGINT", "driver"])
+@pytest.mark.parametrize("victim", ["SIGINT", pytest.param("driver", marks=pytest.mark.slow)])
 def test_who_is_stopped_goes_on_from_the_checkpoints(place, victim):
     config = without(place, "target", "heldout_evaluation")
     fault = Fault("target/s2l-0.3-*/ray_train", "alone", 6, 0.0, victim)

@@ -86,13 +86,40 @@ def test_what_one_ends_with_is_raised_while_another_is_waited_for(context):
         assert failed.wait(timeout=60)
 
     builds = {"full": lasts, "s2l-0.1": fails, "random-0.1": lambda: pytest.fail("it was not to begin any more")}
-    with pytest.raises(ValueError, match="no such target"), Built(context, 2, builds) as trainings:
-        for name in builds:
-            trainings.begin(name)
-            if name == "s2l-0.1":
-                assert failed.wait(timeout=60)
-        trainings.finish("full")
+
+    def train() -> None:
+        with Built(context, 2, builds) as trainings:
+            for name in builds:
+                trainings.begin(name)
+                if name == "s2l-0.1":
+                    assert failed.wait(timeout=60)
+            trainings.finish("full")
+
+    with pytest.raises(ValueError, match="no such target"):
+        train()
     assert not context.run.stages
+
+
+def test_an_interrupt_waits_for_those_that_train_and_begins_no_other(context):
+    ended, begun = threading.Event(), []
+
+    def lasts() -> None:
+        begun.append("lasts")
+        threading.Timer(0.5, ended.set).start()
+        assert ended.wait(timeout=60)
+
+    def train() -> None:
+        with Built(
+            context, 2, {"full": lasts, "s2l-0.1": lasts, "random-0.1": lambda: begun.append("late")}
+        ) as trainings:
+            for name in trainings.builds:
+                trainings.begin(name)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert ended.is_set()
+    assert begun == ["lasts"] * 2
 
 
 def test_alone_each_trains_in_the_thread_that_waits_for_it(context):
@@ -124,6 +151,6 @@ def test_room_by_cores_and_memory(tmp_path, monkeypatch, cores, cpus, gigabytes,
         return Layout(config.resources, embedded, placements, sharding)
 
     assert layout(1).targets_at_once(config) == at_once
-    assert layout(1).has_room_beside_proxy(at_once) == beside_proxy
+    assert layouts.has_room_beside_proxy(layout(1).placements, at_once) == beside_proxy
     assert layout(2).targets_at_once(config) == layout(1, embedded=False).targets_at_once(config) == 1
     assert layout(1, stage=2).targets_at_once(config) == 1
