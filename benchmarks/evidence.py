@@ -108,18 +108,18 @@ class Bench:
         self.args = args
         self.configs = {name: self._config(name) for name in args.corpora}
         self.settings = {
-            name: {
-                "examples": args.examples[name],
-                "snapshots": args.snapshots,
-                "set": overrides(SETTINGS[name], args.set),
-            }
+            name: {"examples": args.examples[name], "snapshots": args.snapshots, "set": self._changes(name)}
             for name in args.corpora
         }
         self._world: tuple[World, Loaded] | None = None
 
+    def _changes(self, name: str) -> list[str]:
+        """Settings in which it differs from its recipe."""
+        return overrides([] if self.args.whole else SETTINGS[name], self.args.set)
+
     def _config(self, name: str) -> S2LConfig:
         paths = [] if name == "quickstart" else [f"corpus.paths=[{self.args.maths}]"]
-        return load_config(RECIPES[name], [*paths, *overrides(SETTINGS[name], self.args.set)])
+        return load_config(RECIPES[name], [*paths, *self._changes(name)])
 
     def arms(self, corpus: str, selectors: Sequence[str]) -> list[Arm]:
         return arms_of(selectors, self.args.references, self.configs[corpus].clusters.num_clusters)
@@ -261,6 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--selectors", nargs="+", default=known, choices=known, metavar="NAME", help="default: all")
     parser.add_argument("--references", nargs="+", default=["late"], choices=["late", "early", "first"])
     parser.add_argument("--snapshots", type=int, default=6)
+    parser.add_argument(
+        "--whole", action="store_true", help="models and steps of the recipes themselves: minutes an arm"
+    )
     parser.add_argument("--set", nargs="*", default=[], help="further settings of both recipes, section.field=value")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no arm after so long")

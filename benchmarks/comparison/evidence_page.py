@@ -14,6 +14,7 @@ BASELINE = "random"
 _FIRST = (FULL, BASELINE, "random_per_source", "s2l", "s2l, α ½", "s2l, weights", "s2l_robust")
 _TITLES = {"quickstart": "The quickstart's corpus", "maths": "A mixture of six maths sources"}
 _RECIPES = {"quickstart": "quickstart", "maths": "maths_curve"}
+_RECIPE_TITLES = {"quickstart": "The quickstart itself", "maths": "The recipe maths_curve itself"}
 _BALANCED = {"quickstart": "balanced over skills", "maths": "mean over sources"}
 _DISTRIBUTED = {"quickstart": "natural distribution", "maths": "mean over examples"}
 
@@ -45,9 +46,15 @@ discusses the results. For pretrained models, `benchmarks/evidence_pretrained.py
 def page(rows: Sequence[Row]) -> str:
     """Markdown."""
     lines = [_HEAD]
-    for corpus in [name for name in _TITLES if any(row["corpus"] == name for row in rows)]:
-        of = [row for row in rows if row["corpus"] == corpus]
-        lines += [f"## {_TITLES[corpus]}\n", _setting(corpus, of)]
+    made_with = {str(row["settings"]): row["settings"] for row in rows}
+    for corpus, settings in [(name, one) for name in _TITLES for one in made_with.values()]:
+        of = [row for row in rows if row["corpus"] == corpus and row["settings"] == settings]
+        if not of:
+            continue
+        lines += [
+            f"## {_TITLES[corpus] if settings['set'] else _RECIPE_TITLES[corpus]}\n",
+            _setting(corpus, settings, of),
+        ]
         budgets = sorted({row["budget"] for row in of if row["budget"] < 1}, key=lambda b: (b != 0.2, b))
         for budget in budgets:
             for wrong in sorted({row["wrong_answers"] for row in of}):
@@ -58,26 +65,23 @@ def page(rows: Sequence[Row]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _setting(corpus: str, rows: Sequence[Row]) -> str:
+def _setting(corpus: str, settings: dict[str, Any], rows: Sequence[Row]) -> str:
     """What the rows say of how they were made."""
-    settings = {str(row["settings"]): row["settings"] for row in rows}
-    told = []
-    for one in settings.values():
-        of = [row for row in rows if row["settings"] == one]
-        sizes = sorted({row["examples"] for row in of if row["budget"] == 1})
-        count = f"{one['examples']:,} rows"
-        if sizes:
-            left = " to ".join(dict.fromkeys(f"{size:,}" for size in (sizes[0], sizes[-1])))
-            count += f", of which {left} examples remain after removing duplicates and rows without a usable response"
-        steps = " and ".join(f"{n:,}" for n in sorted({row["steps"] for row in of if row["arm"] != COST_IN_STEPS}))
-        seconds = sorted(row["training_seconds"] for row in of)
-        text = (
-            f"{count}; {one['snapshots']} snapshots; targets trained for {steps} steps (median "
-            f"{seconds[len(seconds) // 2]:.0f} CPU seconds). The recipe `{_RECIPES[corpus]}` with"
-        )
-        fence = textwrap.fill(" ".join(one["set"]), 110, break_on_hyphens=False, break_long_words=False)
-        told.append(f"{textwrap.fill(text, 118)}\n\n```text\n{fence}\n```\n")
-    return "\n".join(told)
+    sizes = sorted({row["examples"] for row in rows if row["budget"] == 1})
+    count = f"{settings['examples']:,} rows"
+    if sizes:
+        left = " to ".join(dict.fromkeys(f"{size:,}" for size in (sizes[0], sizes[-1])))
+        count += f", of which {left} examples remain after removing duplicates and rows without a usable response"
+    steps = " and ".join(f"{n:,}" for n in sorted({row["steps"] for row in rows if row["arm"] != COST_IN_STEPS}))
+    seconds = sorted(row["training_seconds"] for row in rows)
+    text = (
+        f"{count}; {settings['snapshots']} snapshots; targets trained for {steps} steps (median "
+        f"{seconds[len(seconds) // 2]:.0f} CPU seconds). The recipe `{_RECIPES[corpus]}`"
+    )
+    if not settings["set"]:
+        return f"{textwrap.fill(f'{text} as it is.', 118)}\n"
+    fence = textwrap.fill(" ".join(settings["set"]), 110, break_on_hyphens=False, break_long_words=False)
+    return f"{textwrap.fill(f'{text} with', 118)}\n\n```text\n{fence}\n```\n"
 
 
 def table(corpus: str, rows: Sequence[Row]) -> str:

@@ -49,9 +49,10 @@ class TargetCost:
 def training_overhead_s(steps: int) -> float:
     """What a training takes beside its arithmetic (seconds); of small models that is nearly all.
 
-    From the quickstart, alone on two cores: 20 s for workers and evaluations, and 30 ms a step.
+    From the quickstart, one core a training: 20 s for workers and evaluations, and 30 to 120 ms a step, on processors
+    that are some years apart.
     """
-    return 20.0 + 0.03 * steps
+    return 20.0 + 0.06 * steps
 
 
 def target_lines(config: S2LConfig, costs: list[TargetCost]) -> list[str]:
