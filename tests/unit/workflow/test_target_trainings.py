@@ -108,11 +108,11 @@ def test_an_interrupt_waits_for_those_that_train_and_begins_no_other(context):
         threading.Timer(0.5, ended.set).start()
         assert ended.wait(timeout=60)
 
+    builds: dict[str, Build] = {"full": lasts, "s2l-0.1": lasts, "random-0.1": lambda: begun.append("late")}
+
     def train() -> None:
-        with Built(
-            context, 2, {"full": lasts, "s2l-0.1": lasts, "random-0.1": lambda: begun.append("late")}
-        ) as trainings:
-            for name in trainings.builds:
+        with Built(context, 2, builds) as trainings:
+            for name in builds:
                 trainings.begin(name)
             raise KeyboardInterrupt
 
