@@ -130,7 +130,7 @@ def test_what_is_no_refusal_ends_with_1(monkeypatch, error):
         (ValueError(), ["ValueError", "report it"]),
         (TypeError("first\nsecond"), ["TypeError: first. "]),
         (PermissionError(13, "Permission denied", "/x"), ["PermissionError", "'/x'", "The system refuses it"]),
-        (MemoryError(), ["MemoryError", "does not suffice"]),
+        (MemoryError(), ["MemoryError", "does not have enough memory"]),
         (UserError(), ["UserError"]),
     ],
 )
