@@ -1,4 +1,4 @@
-"""s2l_ray: which part of your fine-tuning data is worth training on.
+"""Select the part of your fine-tuning data that is worth training on (SmallToLarge on Ray).
 
     import s2l_ray
     run = s2l_ray.run("quickstart")                      # a recipe, a YAML file, a mapping or an S2LConfig
@@ -9,7 +9,7 @@
     answers = s2l_ray.evaluate(run, tasks=["gsm8k"], overrides=["evaluation.data.folder=…"])
     curve = s2l_ray.sweep("runs/quickstart", ["sweep.budgets=[0.05,0.1,0.2]"])
 
-The heavy imports (torch, Ray) wait until they are needed.
+Heavy imports (torch, Ray) are deferred until they are needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 LAST_RELEASE = "0.1.0"
-"""The version of a copy that nobody has installed; pyproject.toml has the same for builds without git's tags."""
+"""Version of a copy that is not installed; pyproject.toml has the same for builds without git tags."""
 
 if TYPE_CHECKING:
     __version__: str
@@ -77,7 +77,7 @@ _LIGHT = {
     "Subset": "artifacts.results",
     "Target": "artifacts.results",
 }
-"""What needs neither Ray nor torch does not wait for them."""
+"""Names whose import needs neither Ray nor torch."""
 
 
 def _installed_version() -> str:

@@ -1,6 +1,6 @@
 """The public verbs: what the commands do, from Python, with typed results.
 
-Everything else of the package may change; what stands here, and the doors of docs/extending.md, stay.
+Everything here, and the extension points in docs/extending.md, is stable; the rest of the package may change.
 """
 
 from __future__ import annotations
@@ -56,15 +56,18 @@ def select(
     *,
     progress: Progress | None = None,
 ) -> Subset:
-    """Choose one more subset from what a run has; nothing is trained, no Ray is started.
+    """Select one more subset from a finished run. Trains nothing and starts no Ray.
 
     Args:
         run: the run, or its folder.
         budget: number of examples (int) or share of the corpus (float in (0, 1]).
-        selector: its name, as `s2l selectors` lists them; `s2l` is the paper's.
-        seed: None takes the run's own.
-        stratify: whether to balance sources first, or the name of a facet to balance; None takes the run's own.
+        selector: name of the selector, as listed by `s2l selectors`; `s2l` is the paper's.
+        seed: seed of the selection; None uses the run's.
+        stratify: whether to balance sources first, or the name of a facet to balance; None uses the run's setting.
         overrides: `selection.field=value`, such as `selection.allocation_exponent=0.5`.
+
+    Raises:
+        ConfigError, RunError, …: before anything is written.
     """
     return Subset.of(commands.select(run, budget, selector, seed, stratify, overrides, progress=progress))
 
@@ -82,12 +85,12 @@ def finetune(
 
     Args:
         run: the run, or its folder.
-        subset: `full`, or a subset's name (`s2l-0.11`), chosen now if it is not there; None: that of `selector` and
-            `budget`.
-        overrides: `target.model=…`, and whatever else of `target`, `heldout.files`, `loggers`, `resources`,
-            `estimates`. What the selection was made from stays as it is.
-        budget: number of examples or share of the corpus; None takes the run's first.
-        selector: its name; None takes the run's first.
+        subset: `full`, or a subset's name (`s2l-0.11`), which is selected now if it does not exist; None: the subset
+            given by `selector` and `budget`.
+        overrides: `target.model=…` and other settings of `target`, `heldout.files`, `loggers`, `resources`,
+            `estimates`. Settings of the selection cannot be changed here.
+        budget: number of examples or share of the corpus; None uses the run's first.
+        selector: name of the selector; None uses the run's first.
     """
     return commands.finetune(run, subset, overrides, budget=budget, selector=selector, progress=progress)
 
@@ -103,9 +106,10 @@ def sweep(
     """Try budgets, selectors, seeds and settings; fine-tune a target for each; write `sweep/` into the run's folder.
 
     Args:
-        config: a recipe, a YAML file, a run's folder (goes on with it), or the typed tree.
-        find_smallest: predict the curve with the proxy's model, then confirm with the target at the budgets that
-            matter, by bisection, for each selector.
+        config: a recipe, a YAML file, a run's folder (to continue it), or the typed tree.
+        overrides: `section.field=value`, as on the command line.
+        find_smallest: predict the curve with the proxy's model, then confirm it with the target by bisection, for each
+            selector.
         within: overrides `sweep.within`.
 
     Raises:
@@ -130,20 +134,20 @@ def evaluate(
     across_engines: bool = False,
     progress: Progress | None = None,
 ) -> EvaluationResult:
-    """Let the run's targets answer test questions, and judge their answers; what is there already is skipped.
+    """Have the run's targets answer test questions, and score their answers; completed work is skipped.
 
     Args:
         run: the run, or its folder.
-        subsets: which targets, by what they were trained on, and `base`, the model before fine-tuning; None: those of
-            `evaluation.subsets`.
-        tasks: None: those of `evaluation.tasks`.
-        overrides: `evaluation.data.folder=…`, and whatever else of `evaluation`, `resources`, `estimates`.
+        subsets: which targets, named by what they were trained on, or `base`, the model before fine-tuning; None:
+            those of `evaluation.subsets`.
+        tasks: names of the tasks; None: those of `evaluation.tasks`.
+        overrides: `evaluation.data.folder=…` and other settings of `evaluation`, `resources`, `estimates`.
         form: `cot`, `pot` or `hybrid`; None: `evaluation.form`.
-        limit: at most so many questions of each task, the first by id.
-        model: a hub id or folder, asked instead of the run's targets.
-        rescore: judge again what was generated; no Ray is started.
-        compare: models whose differences are tested, every pair of them.
-        across_engines: compare also what different engines, dtypes or devices have generated.
+        limit: at most this many questions of each task, the first by id.
+        model: a hub id or folder to evaluate instead of the run's targets.
+        rescore: score existing answers again; no Ray is started.
+        compare: models to compare, every pair of them.
+        across_engines: also compare text generated by different engines, dtypes or devices.
     """
     request = EvaluationRequest(
         subsets, tasks, form, limit, model, rescore, tuple(compare), across_engines, tuple(overrides)
@@ -156,7 +160,7 @@ def gradients(run: Run | str, overrides: Sequence[str] = (), *, progress: Progre
 
     Args:
         run: the run, or its folder.
-        overrides: `gradients.kind=lora`, and whatever else of `gradients`, `resources`, `estimates`.
+        overrides: `gradients.kind=lora` and other settings of `gradients`, `resources`, `estimates`.
     """
     return GradientCheck.of(compare_gradients(run, overrides, progress=progress))
 

@@ -1,4 +1,4 @@
-"""Stages that people ask for, with what they hold."""
+"""Typed results of a run: subsets, targets, evaluations and gradient checks."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ class _Result(Stage):
 
 @dataclass
 class Subset(_Result):
-    """A chosen subset."""
+    """A selected subset."""
 
     @property
     def files(self) -> list[str]:
-        """URIs of its files; the first, `subset.jsonl`, is the one to train on."""
+        """URIs of the subset's files; train on the first, `subset.jsonl`."""
         return [f"{self.storage.uri}/{name}" for name in SubsetArtifact.of(self).files]
 
     @property
     def num_examples(self) -> int:
+        """Number of selected examples."""
         return self.manifest.row_counts["examples"]
 
     @property
     def per_source(self) -> Mapping[str, int]:
-        """Chosen examples of each source."""
+        """Number of selected examples of each source."""
         return SubsetArtifact.of(self).per_source
 
 
@@ -51,11 +52,11 @@ class Target(_Result):
 
     @property
     def model_uri(self) -> str:
-        """Folder that `from_pretrained` loads."""
+        """URI of the model folder, which `from_pretrained` loads."""
         return f"{self.storage.uri}/model"
 
     heldout_evaluation: Stage | None = None
-    """Its scores on the held-out sets; None if nothing is held out."""
+    """Stage with the target's scores on the held-out sets; None if there are none."""
 
     @classmethod
     def evaluated(cls, stage: Stage, evaluation: Stage | None) -> Self:
@@ -66,51 +67,52 @@ class Target(_Result):
 
     @property
     def evaluation(self) -> Mapping[str, Any]:
-        """Held-out set → `before` and `after` training, each metric by its name: `micro` (mean loss over examples),
-        `macro` (over sources), `per_token`, all in nats, `exact_match`, and those registered from outside."""
+        """Results by held-out set, `before` and `after` training, and metric: `micro` (mean loss over examples),
+        `macro` (over sources), `per_token`, all in nats per response token, `exact_match`, and registered metrics."""
         return {} if self.heldout_evaluation is None else results_before_and_after(self.heldout_evaluation)
 
 
 @dataclass
 class GradientCheck(_Result):
-    """Whether gradients are alike within clusters, and which subsets have the corpus's mean gradient."""
+    """Comparison of gradients within and across clusters, and of subsets' mean gradients with the corpus's."""
 
     @property
     def verdict(self) -> list[str]:
-        """Sentences, the most important first."""
+        """Conclusions in sentences, most important first."""
         return GradientCheckArtifact.of(self).verdict
 
     @property
     def report(self) -> Mapping[str, Any]:
-        """All of gradients.json: `verdict`, and for each of `snapshots` `similarity`, `gap` and `errors`."""
+        """Content of gradients.json: `verdict`, and `similarity`, `gap` and `errors` for each of `snapshots`."""
         found: Mapping[str, Any] = self.storage.read_json("gradients.json")
         return found
 
 
 @dataclass
 class Evaluation(_Result):
-    """A model's answers to the questions of one task, judged."""
+    """A model's scored answers to the questions of one task."""
 
     @property
     def model(self) -> str:
-        """`s2l-0.11`, `full`, `base`, or `model-…`."""
+        """Name of the model: `s2l-0.11`, `full`, `base`, or `model-…`."""
         return EvaluationArtifact.of(self).model
 
     @property
     def task(self) -> str:
+        """Name of the task."""
         return EvaluationArtifact.of(self).task
 
     @property
     def figures(self) -> Mapping[str, Mapping[str, Any]]:
-        """Name (`correct`, `bleu`, `rougeL`, …) → `value`, `low`, `high` and `num_questions`."""
+        """`value`, `low`, `high` and `num_questions` of each metric (`correct`, `bleu`, `rougeL`, …)."""
         return EvaluationArtifact.of(self).figures
 
     @property
     def report(self) -> Mapping[str, Any]:
-        """All of report.json: figures, groups, shares, splits, yardsticks, notes."""
+        """Content of report.json: figures, groups, shares, splits, baselines, notes."""
         found: Mapping[str, Any] = self.storage.read_json("report.json")
         return found
 
     def answers(self) -> Any:
-        """A pyarrow table with a row for each question: question, gold, text, extracted, correct, reason, …"""
+        """Load a pyarrow table with one row per question: question, gold, text, extracted, correct, reason, …"""
         return self.storage.read_table("answers.parquet")

@@ -1,4 +1,4 @@
-"""A run as an object: its configuration, its stages' manifests, and the way to their files."""
+"""A run as an object: its configuration, its stages' manifests, and access to their files."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ logger = logging.getLogger(__name__)
 
 
 class RunError(UserError):
-    """The folder holds no run, or not the stage that is needed."""
+    """Error for a folder without a run, or without the stage that is needed."""
 
 
 @dataclass
 class Run:
-    """A run folder. `stages` holds those that belong to its present configuration."""
+    """A run: its configuration, its folder, and the stages that belong to its current configuration."""
 
     config: S2LConfig
     storage: Storage
     stages: dict[str, Stage] = field(default_factory=dict)
     others: list[Stage] = field(default_factory=list)
-    """Subsets and targets from the same clusters that others of their name stand before (made with another seed,
+    """Subsets and targets from the same clusters that share a name with a preferred one (made with another seed,
     another model, …), each under the name of its folder: `subset/s2l-0.11-1a2b3c4d`."""
     _recipes: dict[str, Recipe] = field(default_factory=dict, repr=False)
     """Of targets, by their folders."""
@@ -50,6 +50,7 @@ class Run:
 
     @property
     def uri(self) -> str:
+        """URI of the run's folder."""
         return self.storage.uri
 
     @property
@@ -69,21 +70,21 @@ class Run:
         return {(one.model, one.task): one for one in found}
 
     def target(self, name: str) -> Target:
-        """A target by what it was trained on. Raises RunError if there is none; says which there are."""
+        """Return a target by what it was trained on. Raises RunError, listing the existing ones, if there is none."""
         if name not in self.targets:
             known = ", ".join(self.targets) or "none"
             raise RunError(f"{self.uri} has no target {name!r} (available: {known}); make it with `s2l finetune`")
         return Target.evaluated(self.targets[name], self.heldout_evaluation(self.targets[name]))
 
     def heldout_evaluation(self, target: Stage) -> Stage | None:
-        """The target's evaluation on the held-out sets; None if it has none."""
+        """Return the target's evaluation on the held-out sets; None if it has none."""
         known = [*self.stages.values(), *self.others]
         made = [s for s in known if s.name.startswith(f"{EVALUATION}/")]
         return next((s for s in made if s.manifest.inputs.get("target") == target.content), None)
 
     def seeds_of(self, name: str) -> dict[int, Stage]:
-        """Training seed → target: the run's own of this name, then those that differ from it by seeds alone, of the
-        training and of the choice of the subset."""
+        """Targets by training seed: the run's own of this name, then those that differ from it only in the seeds of
+        training and of the subset's selection."""
         own = self.targets[name]
         found = {_seed(own): own}
         for other in sorted(self.others, key=_seed):
@@ -92,7 +93,7 @@ class Run:
         return found
 
     def subset(self, name: str) -> Subset:
-        """A subset by its name, or its folder's. Raises RunError if it was not chosen yet; says which were."""
+        """Return a subset by its name or its folder's. Raises RunError, listing the existing ones, if there is none."""
         if not self.has_subset(name):
             known = ", ".join(self.subsets) or "none"
             raise RunError(f"{self.uri} has no subset {name!r} (available: {known}); make it with `s2l select`")
@@ -108,7 +109,7 @@ class Run:
         return self.subsets | others | folders
 
     def stage(self, name: str) -> Stage:
-        """Raises RunError if the stage is not complete."""
+        """Return a complete stage by name. Raises RunError if it is not complete."""
         if name not in self.stages:
             raise RunError(
                 f"{self.uri} has no complete {name} stage, which is needed here; run `s2l run` on its configuration"
@@ -116,14 +117,15 @@ class Run:
         return self.stages[name]
 
     def trajectories(self) -> Any:
-        """ids (N, 2), losses (N, T), sources; see data.trajectories.Trajectories."""
+        """Load the trajectories: ids (N, 2) uint64, losses (N, T) float32 in nats per token, sources; see
+        data.trajectories.Trajectories."""
         from s2l_ray.data.trajectories import load_trajectories
 
         stage = self.stage("trajectories")
         return load_trajectories(stage.storage, part_rows(stage), TrajectoriesArtifact.of(stage).num_snapshots)
 
     def find_stages(self) -> None:
-        """Take from the folder's manifests what belongs to the configuration; see `run_index`."""
+        """Find the stages that belong to the configuration through the folder's manifests; see `find_index`."""
         warnings: list[str] = []
         self._take(find_chain(self.storage, self.config, warnings), warnings)
 

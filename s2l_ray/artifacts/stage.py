@@ -15,10 +15,10 @@ from s2l_ray.storage.folder import Storage
 
 @dataclass
 class StageResult:
-    """What a stage's builder says of what it made."""
+    """Result that a stage's builder returns."""
 
     content: str
-    """Fingerprint of what was made."""
+    """Fingerprint of the result."""
     row_counts: dict[str, int]
     artifact: Artifact
     warnings: list[str] = field(default_factory=list)
@@ -27,56 +27,57 @@ class StageResult:
     num_devices: float = 1
     peak_memory_bytes: int | None = None
     summary: str = ""
-    """One line for people."""
+    """One-line summary for people."""
 
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A stage that is wanted. Equal `kind`, `settings` and `inputs` are the same artifact, whatever the name."""
+    """Specification of a stage to build. Equal `kind`, `settings` and `inputs` denote the same artifact, whatever the
+    name."""
 
     name: str
-    """`corpus`, `target/s2l-0.11`, …"""
+    """Name of the stage: `corpus`, `target/s2l-0.11`, …"""
     settings: Mapping[str, Any]
-    """What of the configuration the artifact depends on, and nothing else."""
+    """Exactly the settings that the artifact depends on."""
     inputs: Mapping[str, str]
-    """What is read: name → content fingerprint."""
+    """Content fingerprints of the inputs, by name."""
     build: Callable[[Storage], StageResult]
-    """Makes it in the folder that it is given."""
+    """Function that builds the artifact in the given folder."""
     folder: str | None = None
-    """Where in the run, up to the key; None: in the folder of its kind."""
+    """Folder in the run, up to the key; None: the folder of its kind."""
     kind: str | None = None
-    """What is made, where stages of several names make the same; None: the name."""
+    """Kind of artifact, if stages of several names build the same; None: the name."""
 
     @cached_property
     def key(self) -> str:
-        """Fingerprint of what it is made from."""
+        """Fingerprint of kind, settings and inputs."""
         made_of = {"stage": self.kind or self.name, "settings": dict(self.settings), "inputs": dict(self.inputs)}
         return fingerprint(made_of)
 
     @property
     def place(self) -> str:
-        """Its folder, relative to the run's."""
+        """The stage's folder, relative to the run's."""
         return f"{self.folder}-{self.key[:8]}" if self.folder else f"{self.kind or self.name}/{self.key[:12]}"
 
 
 @dataclass
 class Stage:
-    """One complete stage."""
+    """A complete stage."""
 
     name: str
     folder: str
-    """Relative to the run's folder."""
+    """Folder of the stage, relative to the run's."""
     storage: Storage
     manifest: StageManifest
     reused: bool = False
-    """True if it was complete before this command."""
+    """Whether it was complete before this command."""
 
     def __post_init__(self) -> None:
-        """Whoever reads the stage's files reads what was written, or an error."""
+        """Check every file read from the stage against its digest."""
         known = ManifestFiles(self.storage.checked(None), self.manifest.digest) if self.manifest.digest else None
         self.storage = self.storage.checked(known)
 
     @property
     def content(self) -> str:
-        """Fingerprint of what was made: later stages take it as their input."""
+        """Fingerprint of the result, which is an input of later stages."""
         return self.manifest.content_fingerprint

@@ -29,7 +29,7 @@ class ConfigError(UserError):
 
 
 def list_recipes() -> list[str]:
-    """Names of the recipes that ship with the package."""
+    """List the names of the recipes that ship with the package."""
     folder = resources.files("s2l_ray.config") / "recipes"
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
@@ -45,15 +45,15 @@ def recipe_summary(name: str) -> str:
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> S2LConfig:
-    """Load and validate.
+    """Load and validate a configuration.
 
     Args:
         source: a recipe's name (`quickstart`), a YAML file's path, or a mapping.
         overrides: `section.field=value` strings, values in YAML (`selection.budgets=[0.05,0.11]`); text fields take
-            the text as it stands (`corpus.template.response={impression}`), or quoted, with escapes.
+            the text verbatim (`corpus.template.response={impression}`), or quoted, with escapes.
 
     Raises:
-        ConfigError: unknown recipe, file, key or value; all faults in one message.
+        ConfigError: unknown recipe, file, key or invalid value; all errors in one message.
     """
     given = PlainCopy(source if isinstance(source, Mapping) else _read(str(source)))
     tree, wrong = given.data or {}, given.faults

@@ -22,15 +22,17 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Trajectories:
+    """Loss trajectories of all N examples at T snapshots."""
+
     ids: Array
-    """(N, 2) uint64."""
+    """(N, 2) uint64 example ids."""
     losses: Array
-    """(N, T) float32, nats per token; a memory map when large."""
+    """(N, T) float32 losses in nats per response token; memory-mapped if large."""
     sources: Array
-    """(N,) int32, codes into `source_names`."""
+    """(N,) int32 codes into `source_names`."""
     source_names: list[str]
     part_rows: list[tuple[int, int]]
-    """(part, rows) in the order of the rows."""
+    """(part, number of rows), in row order."""
 
 
 def load_trajectories(storage: Storage, part_rows: list[tuple[int, int]], num_snapshots: int) -> Trajectories:

@@ -76,43 +76,43 @@ def scored_examples(losses: Array, counts: Array, exact: Array, sources: Array) 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that says how good a model is on a held-out set.
+    """A number that measures how good a model is on a held-out set.
 
-    Either `of_example` or `compute` says how it is computed. The mean of a figure that every example has is told by
-    source, too, and its intervals cost little.
+    It is computed by either `of_example` or `compute`. With `of_example` it is also reported by source, and its
+    intervals are cheap.
     """
 
     name: str
-    """In the configuration and in tables: lower-case letters, digits and underscores."""
+    """Name in the configuration and in tables: lower-case letters, digits and underscores."""
     label: str
-    """What people read: `held-out loss`."""
+    """Name for readers: `held-out loss`."""
     unit: str
-    """`nats/token`; of a share what it is a share of: `examples`."""
+    """Unit: `nats/token`; for a share, what it is a share of: `examples`."""
     more_is_better: bool
     of_example: Callable[[ScoredExamples], Array] | None = None
-    """→ (N,): the metric is their mean."""
+    """Function that returns (N,) values, whose mean is the metric."""
     over: Literal["examples", "sources"] = "examples"
-    """With `of_example`: the mean over all examples, or over the sources of their means."""
+    """With `of_example`: average over all examples, or average the means of the sources."""
     compute: Callable[[ScoredExamples], float] | None = None
-    """→ the metric of these examples."""
+    """Function that returns the metric of all examples together."""
     detail: str = ""
-    """What sets it apart from others of its label: `mean over sources`."""
+    """Distinction from other metrics with the same label: `mean over sources`."""
     is_share: bool = False
-    """Between 0 and 1, and shown in per cent."""
+    """Whether it is between 0 and 1, and shown in per cent."""
     is_compared: bool = True
-    """The report compares targets by it, with intervals."""
+    """Whether the report compares targets by it, with intervals."""
     column: str = ""
-    """Its name in tables; empty: `name`."""
+    """Column name in tables; empty: `name`."""
 
     def __post_init__(self) -> None:
         if not self.column:
             object.__setattr__(self, "column", self.name)
 
     def of(self, scored: ScoredExamples) -> float:
-        """The metric of these examples.
+        """Compute the metric of these examples.
 
         Raises:
-            MetricError: what was registered fails, or gives no finite number.
+            MetricError: the registered function fails, or does not return a finite number.
         """
         with foreign_named(MetricError, f"the metric {self.name} cannot be computed", "Correct what it is computed by"):
             value = float(self._of(scored))
@@ -191,10 +191,11 @@ model's first choice, token by token."""
 
 
 def register_metric(metric: Metric) -> Metric:
-    """Make a metric known under its name, in this process and in the trials of its sweeps; returns it.
+    """Register a metric under its name, in this process and in the trials of its sweeps, and return it.
 
     Raises:
-        MetricError: its name or its column is taken or cannot be one, or how it is computed is not said once.
+        MetricError: its name or column is already in use or invalid, or not exactly one of `of_example` and `compute`
+            is given.
     """
     known = _metrics()
     _check(metric, known.values())

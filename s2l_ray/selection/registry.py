@@ -46,14 +46,14 @@ _ATTRIBUTES = ("name", "summary", "label", "Options", "needs", "order")
 
 
 class UnknownSelector(UserError):
-    """No selector has this name."""
+    """Error for a name that no selector has."""
 
 
 def register(selector: Selector) -> Selector:
-    """Make a selector known under its name, in this process; returns it.
+    """Register a selector under its name in this process, and return it.
 
     Raises:
-        UserError: it lacks an attribute of `Selector`, or the name is taken.
+        UserError: it lacks an attribute of `Selector`, or the name is already in use.
     """
     _check_selector(selector)
     known = _selectors()
@@ -64,10 +64,10 @@ def register(selector: Selector) -> Selector:
 
 
 def get_selector(name: str) -> Selector:
-    """The selector of this name.
+    """Return the selector of this name.
 
     Raises:
-        UnknownSelector: there is none; names the known ones, and the one most likely meant.
+        UnknownSelector: there is none; the message lists the known ones and suggests the closest.
     """
     known = _selectors()
     if name in known:
@@ -78,7 +78,7 @@ def get_selector(name: str) -> Selector:
 
 
 def list_selectors() -> list[Selector]:
-    """All known selectors: those of this package first, in the order of help and docs, then others by name."""
+    """List all known selectors: this package's first, in the order of help and docs, then others by name."""
     first = [selector.name for selector in _BUILT_IN]
     return sorted(_selectors().values(), key=lambda s: (first.index(s.name) if s.name in first else len(first), s.name))
 

@@ -1,7 +1,7 @@
-"""What a selector is. To add one: a class with these attributes, and `register` an instance of it.
+"""Interface of a selector. To add one, write a class with these attributes and `register` an instance.
 
-One whose order for small budgets depends on `max_budget` has `order_depends_on_budget = True` too: subsets are then
-told apart by it.
+If its order for small budgets depends on `max_budget`, also set `order_depends_on_budget = True`, so that subsets are
+distinguished by it.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ class Selector(Protocol):
     """A rule that orders all examples once, for every budget."""
 
     name: str
-    """As in `selection.selectors`; letters, digits and underscores."""
+    """Name in `selection.selectors`; lower-case letters, digits and underscores."""
     summary: str
-    """One line for help and docs: how it chooses."""
+    """One line for help and docs: how it selects."""
     label: str
     """Name in figures and tables."""
 
     @property
     def Options(self) -> type[SelectorOptions]:
-        """What can be set in `selection.options.<name>`; an unknown key is refused."""
+        """Options that can be set in `selection.options.<name>`; unknown keys are rejected."""
 
     def needs(self, options: Any) -> frozenset[str]:
-        """What it reads, so that scoring writes that and no more (see `signals`)."""
+        """Return the inputs that the selector reads, so that scoring writes only those (see `signals`)."""
 
     def order(self, inputs: SelectionInputs, seed: int, options: Any, max_budget: int) -> Ordering:
-        """Group and rank all examples, the same whatever the order of the rows.
+        """Group and rank all examples, independently of the order of the rows.
 
         Args:
-            inputs: hold what `needs` names; `inputs.eligible` ranks last in each group what the guards dropped.
+            inputs: contains everything listed by `needs`; examples flagged by guards (`inputs.eligible` is false) rank
+                last in each group.
+            seed: seed of the selection.
             options: an instance of `Options`.
-            max_budget: ranks past it may be left out.
+            max_budget: ranks beyond it may be omitted.
         """

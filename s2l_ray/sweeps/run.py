@@ -57,13 +57,15 @@ Present = Callable[[Run, pa.Table, dict[str, Any]], tuple[dict[str, bytes], list
 
 @dataclass
 class SweepResult:
+    """Result of a sweep."""
+
     run: Run
     report: dict[str, Any]
-    """As in `sweep/report.json`."""
+    """Content of `sweep/report.json`."""
     lines: list[str]
-    """For people."""
+    """The results as lines of text."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Trial → what went wrong."""
+    """Failed trials and their errors."""
 
 
 def sweep(

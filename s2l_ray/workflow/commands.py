@@ -34,15 +34,15 @@ def run(
     select_only: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Run everything that the configuration asks for and that is not there yet.
+    """Run a configuration: build every stage that is not complete yet.
 
     Args:
         config: a recipe's name, a YAML file, a mapping, or the typed tree.
         overrides: `section.field=value`, as on the command line.
-        select_only: end with the subsets; a target is left for `finetune`.
+        select_only: stop after the subsets; use `finetune` for targets.
 
     Raises:
-        ConfigError, SourceError, PlacementError, RunLockedError, …: with what is wrong and what would do.
+        ConfigError, SourceError, PlacementError, RunLockedError, …: with the cause and the remedy.
     """
     if isinstance(config, S2LConfig):
         resolved = load_config(config.model_dump(mode="json"), overrides) if overrides else config

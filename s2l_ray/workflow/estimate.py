@@ -31,9 +31,11 @@ _RUN_OVERHEAD_S = 30.0
 
 @dataclass
 class Estimate:
+    """Expected size and cost of a run up to its subsets; None where unknown."""
+
     num_examples: int | None = None
     is_counted: bool = False
-    """The rows were counted, not extrapolated or taken from `estimates`."""
+    """Whether the rows were counted, not extrapolated or taken from `estimates`."""
     tokens_per_example: float | None = None
     response_share: float = 0.5
     num_parameters: int | None = None
@@ -41,14 +43,14 @@ class Estimate:
     training_flops: float | None = None
     scoring_flops: float | None = None
     seconds: float | None = None
-    """Until the subsets are there."""
+    """Time until the subsets are ready (seconds)."""
     disk_bytes: float | None = None
     rendered_format: str | None = None
-    """Of the corpus's first rows; None where they were not read."""
+    """Format of the corpus's first rows; None if they were not read."""
     notes: list[str] = field(default_factory=list)
 
     def lines(self, config: S2LConfig) -> list[str]:
-        """For people."""
+        """The estimate as lines of text."""
         source, t = config.trajectories.source, config.trajectories.num_scored
         tokens = None if self.num_examples is None or self.tokens_per_example is None else (
             self.num_examples * self.tokens_per_example
@@ -56,11 +58,11 @@ class Estimate:
         workers = config.resources.proxy.workers
         return [
             f"examples      {_count(self.num_examples)}",
-            f"tokens        {_count(tokens)} a pass ({_count(self.tokens_per_example)} an example, "
+            f"tokens        {_count(tokens)} per pass ({_count(self.tokens_per_example)} per example, "
             f"{self.response_share:.0%} of them response)",
             f"proxy         {_count(self.num_parameters)} parameters, {_count(self.steps)} optimiser steps of "
             f"{config.proxy.global_batch_size} examples, {t} snapshots"
-            f"{'' if source == 'snapshots' else ' and one loss an epoch from training'}",
+            f"{'' if source == 'snapshots' else ' and one loss per epoch from training'}",
             f"FLOPs         {_flops(self.training_flops)} training + {_flops(self.scoring_flops)} scoring "
             f"= {_flops(_add(self.training_flops, self.scoring_flops))}",
             f"time          {'unknown' if self.seconds is None else 'about ' + format_duration(self.seconds)} until "

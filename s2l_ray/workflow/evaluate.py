@@ -29,22 +29,22 @@ _WAIT_FOR_OTHERS_S = 600.0
 
 @dataclass
 class EvaluationResult:
-    """What a command evaluated."""
+    """Result of an evaluation: the models' scored answers, and comparisons."""
 
     run: Run
     evaluations: list[Evaluation]
     overview: dict[str, Any]
-    """All models and tasks of the run, as in `evaluation/report.json`."""
+    """Results of all models and tasks of the run, as in `evaluation/report.json`."""
     comparisons: list[dict[str, Any]] = field(default_factory=list)
-    """`first`, `second`, `tasks` and `averages`, for each pair that was asked for."""
+    """`first`, `second`, `tasks` and `averages` of each requested pair."""
 
     def figure(self, model: str, task: str, name: str = "correct") -> float:
-        """The value of one figure. Raises KeyError if there is none."""
+        """Return one metric of a model on a task. Raises KeyError if there is none."""
         return float(self.overview["models"][model]["tasks"][task]["figures"][name]["value"])
 
     @property
     def lines(self) -> list[str]:
-        """For people."""
+        """The results as lines of text."""
         told = overview_lines(self.overview)
         for one in self.comparisons:
             told += ["", *comparison_lines(one["first"], one["second"], one)]
