@@ -151,7 +151,7 @@ class Sketch:
         self.extremes["hardest"].add(groups, -part.losses[:, -1].astype(np.float64), part.start)
         self._keep_members(part)
         every = max(1, self.num_rows // _SAMPLE)
-        self._sample.append(logs[(-part.start) % every :: every])
+        self._sample.append(logs[(-part.start) % every :: every].copy())  # a view would keep all of the part's
         self.seen += len(part.losses)
 
     def _populations(self, part: Part) -> list[tuple[int, Any]]:

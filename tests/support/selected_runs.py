@@ -74,8 +74,9 @@ class SelectedRun:
 
     def _config(self) -> S2LConfig:
         proxy = {"from_config": PROXY, "train_tokenizer": {"vocab_size": 300}, "render": "plain", "max_length": 64}
+        generated = min(self.num_examples, 2_000_000)  # the generator's limit; nobody generates it
         return load_config({
-            "name": "made", "run_dir": str(self.folder), "corpus": {"quickstart": {"num_examples": self.num_examples}},
+            "name": "made", "run_dir": str(self.folder), "corpus": {"quickstart": {"num_examples": generated}},
             "proxy": proxy, "clusters": {"num_clusters": self.num_clusters},
             "selection": {"budgets": list(self.budgets), "selectors": list(self.selectors)},
             "heldout": {"share": 0.05}, "target": {**proxy, "max_steps": 90},

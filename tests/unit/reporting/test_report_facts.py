@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from s2l_ray.reporting.look import look_of
 from s2l_ray.reporting.names import selector_name
 from s2l_ray.reporting.overlaps import num_common
 from s2l_ray.reporting.rows import positions
-from s2l_ray.reporting.sketch import BINS, EDGES, loss_bins, percentiles
+from s2l_ray.reporting.sketch import BINS, EDGES, Part, Sketch, loss_bins, percentiles
 from s2l_ray.reporting.training import thinned
 from s2l_ray.selection.registry import list_selectors
 from tests.support.paths import ROOT
@@ -319,3 +320,21 @@ def test_selectors_are_called_what_they_call_themselves_and_look_different():
     assert [selector_name(n) for n in ("s2l", "embedding_kmeans", "full")] == ["S2L", "embedding k-means", "full data"]
     assert selector_name("from_elsewhere") == "from elsewhere"
     assert look_of("from_elsewhere") not in looks.values()
+
+
+def test_the_first_pass_keeps_nothing_of_the_parts_it_has_seen():
+    """What is sampled is copied: a view would keep a part's losses, of 10⁷ rows all together a gigabyte."""
+    rows, t, num_parts = 4096, 12, 60
+    made = Sketch(num_clusters=5, num_snapshots=t, num_subsets=0, num_rows=num_parts * rows)
+    rng = np.random.default_rng(0)
+    held = []
+    tracemalloc.start()
+    for part in range(num_parts):
+        losses = rng.gamma(2.0, 0.5, (rows, t)).astype(np.float32)
+        clusters, tokens = rng.integers(0, 5, rows).astype(np.int32), rng.integers(1, 50, rows)
+        ids = np.zeros((rows, 2), np.uint64)
+        made.first_pass(Part(part * rows, ids, losses, tokens, clusters, np.zeros(rows, np.uint8), {}))
+        del losses, clusters, tokens, ids
+        held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert held[-1] - held[9] < 50 * rows * t  # a byte a loss: the sample itself is a twelfth of the rows, in 8 bytes
