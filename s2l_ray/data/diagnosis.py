@@ -29,8 +29,8 @@ _SIGNATURES = {
 }
 _PAGE = re.compile(rb"\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
 _ONE_A_LINE = "write each on a line of its own: jq -c . FILE > rows.jsonl"
-_ARRAY = "it holds a JSON array, not one object a line; give it the ending .json"
-_RECORDS = "write one object a row: pandas.read_json(file).to_json('rows.jsonl', orient='records', lines=True)"
+_ARRAY = "it holds a JSON array, not one object per line; give it the ending .json"
+_RECORDS = "write one object per row: pandas.read_json(file).to_json('rows.jsonl', orient='records', lines=True)"
 _TURN_KEYS = frozenset(("role", "from", "is_human", "speaker"))
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars"}
 
@@ -104,7 +104,7 @@ def _separated_by(separator: str) -> str:
 def _about_first_value(value: Any, text: str, rest: str, kind: str) -> str:
     if isinstance(value, list):
         if rest.strip() and value and isinstance(value[0], dict):
-            return "it holds several JSON arrays; write their rows one a line: jq -c '.[]' FILE > rows.jsonl"
+            return "it holds several JSON arrays; write their rows one per line: jq -c '.[]' FILE > rows.jsonl"
         if rest.strip() or (value and isinstance(value[0], list)):
             return "its rows are lists, not objects, so that their columns have no names; write objects"
         return _ARRAY if kind == "jsonl" else ""
@@ -115,7 +115,7 @@ def _about_first_value(value: Any, text: str, rest: str, kind: str) -> str:
     if not rest.strip() and (hint := _about_only_object(value)):
         return hint
     if rest.lstrip().startswith(","):
-        return "commas stand between its objects; put it into brackets, [ … ], and give it the ending .json"
+        return "its objects are separated by commas; put it into brackets, [ … ], and give it the ending .json"
     if "\n" in text:
         return f"its objects stretch over several lines; {_ONE_A_LINE}"
     return f"it has several objects on a line; {_ONE_A_LINE}" if rest and not rest.startswith("\n") else ""
@@ -127,7 +127,7 @@ def _about_only_object(value: dict[str, Any]) -> str:
         keys = "".join(f"[{json.dumps(name)}]" for name in place)
         where = f"key {shown(place[0])}" if len(place) == 1 else f"keys {' → '.join(map(shown, place))}"
         return (
-            f"it holds one object, and the rows lie under its {where}; write them one a line: "
+            f"it holds one object, and the rows lie under its {where}; write them one per line: "
             f"jq -c '.{keys}[]' FILE > rows.jsonl"
         )
     inner = list(value.values())
@@ -136,7 +136,7 @@ def _about_only_object(value: dict[str, Any]) -> str:
     if len(inner) > 1 and all(isinstance(v, dict) and v for v in inner) and len({tuple(v) for v in inner}) == 1:
         if all(name.isdecimal() for name in inner[0]):
             return f"it holds one object with an object for every column (pandas' own form); {_RECORDS}"
-        return "it holds one object whose values are the rows; write them one a line: jq -c '.[]' FILE > rows.jsonl"
+        return "it holds one object whose values are the rows; write them one per line: jq -c '.[]' FILE > rows.jsonl"
     return ""
 
 

@@ -64,10 +64,10 @@ def find_files(
         )
         if not found.files:
             raise SourceError(
-                f"{setting}: {shown} names only what lies in a run folder ({which}), where runs keep their own files; "
+                f"{setting}: {shown} names only what is in a run folder ({which}), where runs keep their own files; "
                 "name the data's own folder, or a single file of another run in full"
             )
-        say(f"{setting}: {shown} reaches into a run folder, whose files are no corpus and are excluded: {which}")
+        say(f"{setting}: {shown} reaches into a run folder, whose files are not corpus data and are excluded: {which}")
     unread = _unread(found)
     if not found.files and unread:
         raise SourceError(f"{setting}: {shown} holds no file of a known kind ({KINDS}), but {unread}; convert them")

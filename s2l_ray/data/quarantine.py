@@ -70,6 +70,6 @@ def check_quarantine(quarantine: Storage, num_usable: int, max_share: float) -> 
         raise QuarantineLimitError(
             f"{num_bad:,} of {num_bad + num_usable:,} rows ({share:.1%}) cannot be used, more than "
             f"corpus.max_quarantined_share={max_share:.1%}. {top}. For example: {' | '.join(shown_rows)}. "
-            f"All are listed in {clip(quarantine.uri)}. Mend them, or raise the share"
+            f"All are listed in {clip(quarantine.uri)}. Fix them, or raise the share"
         )
     return num_bad

@@ -126,7 +126,7 @@ def _parse(origin: str, index: int, line: bytes) -> RawRow:
     try:
         row = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
-        hint = "; a byte order mark stands before it, as where files were joined" if text[:1] == _MARK else ""
+        hint = "; a byte order mark precedes it, as after joining files" if text[:1] == _MARK else ""
         return RawRow(origin, index, None, why_unreadable(error) + (hint or encoding_hint(line)), text[:_SHOWN])
     if not isinstance(row, dict):
         return RawRow(origin, index, None, f"the line holds {type(row).__name__}, not an object", text[:_SHOWN])

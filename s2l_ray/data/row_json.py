@@ -44,7 +44,7 @@ def _why_it_cannot_travel(row: dict[str, Any]) -> str:
             except (TypeError, ValueError) as error:
                 why = f"holds {error}" if isinstance(error, TypeError) else f"holds NaN or Infinity ({error})"
         if why:
-            return f"cannot travel: column {shown(name)} {clip(why)}; correct it, or name it in corpus.drop_columns"
+            return f"cannot be stored: column {shown(name)} {clip(why)}; correct it, or name it in corpus.drop_columns"
     return "cannot travel"
 
 

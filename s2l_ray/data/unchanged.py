@@ -33,7 +33,7 @@ def check_unchanged(unit: ReadUnit, filesystem: pafs.FileSystem, path: str) -> N
     if unit.mtime_ns and mtime_ns and mtime_ns != unit.mtime_ns:
         raise SourceError(
             f"{unit.origin} was changed while this run was reading it: the plan was made of its version of "
-            f"{_time(unit.mtime_ns)}, the present one is of {_time(mtime_ns)}, so rows of both would be mixed. {_CURE}"
+            f"{_time(unit.mtime_ns)}, the current one is of {_time(mtime_ns)}, so rows of both would be mixed. {_CURE}"
         )
 
 

@@ -97,7 +97,7 @@ def _refusal(stage: int, num_workers: int, estimate: MemoryEstimate, memory: Wor
     how = f"ZeRO-{stage}" if stage else "PyTorch alone"
     return (
         f"the target needs about {estimate.describe()} with {how} on {num_workers} workers; a worker has {has}, so "
-        f"training would end out of memory. What would help: {', or '.join([*cures, 'workers with more memory'])}"
+        f"training would run out of memory. What would help: {', or '.join([*cures, 'workers with more memory'])}"
     )
 
 

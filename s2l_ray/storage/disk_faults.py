@@ -56,9 +56,9 @@ def _cause(number: int | None, uri: str) -> str | None:
             f"{max(soft, min(hard, 65536)) if hard > soft else 65536}`"
         )
     if number == errno.ENAMETOOLONG:
-        return "a name in it is too long for the file system (255 bytes a name, mostly). Choose shorter names"
+        return "a name in it is too long for the file system (usually 255 bytes per name). Choose shorter names"
     if number == errno.ELOOP:
-        return f"its links lead in a circle. {_PLACE.capitalize()}"
+        return f"its links form a cycle. {_PLACE.capitalize()}"
     if number == errno.EFBIG:
         return "the file would be larger than the system allows (`ulimit -f`). Raise the limit"
     if number in (errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.ETIMEDOUT, errno.EREMOTEIO):

@@ -72,7 +72,7 @@ class JobClient:
         there = getattr(self.client, "_server_ray_version", None) or ray.__version__
         if there != ray.__version__:
             submission.warnings.append(
-                f"the cluster has Ray {there}, this machine {ray.__version__}; s2l_ray runs there on what is there"
+                f"the cluster has Ray {there}, this machine {ray.__version__}; s2l_ray uses the cluster's version there"
             )
         for warning in submission.warnings:
             _tell(f"warning: {warning}")
@@ -83,7 +83,7 @@ class JobClient:
         except (RuntimeError, ValueError) as error:
             if isinstance(error, S2LError):
                 raise
-            raise SubmitError(f"{self.address} did not take the job: {one_line(error, 1500)}") from error
+            raise SubmitError(f"{self.address} did not accept the job: {one_line(error, 1500)}") from error
         return job
 
     def _submit_once(self, submission: Submission, job: str) -> None:

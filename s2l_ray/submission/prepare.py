@@ -111,7 +111,7 @@ def _inside(what: str, working_dir: Path) -> str:
     config = Path(what).resolve()
     if not config.is_relative_to(working_dir):
         raise SubmitError(
-            f"{what} does not lie in --working-dir {working_dir}, so the job would not find it; put it there, or leave "
+            f"{what} is not inside --working-dir {working_dir}, so the job would not find it; put it there, or leave "
             "--working-dir out: then the configuration alone is sent"
         )
     return config.relative_to(working_dir).as_posix()

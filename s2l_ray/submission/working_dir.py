@@ -57,7 +57,7 @@ class Selected:
             shown = ", ".join(names[:_NAMES_TOLD]) + (", …" if len(names) > _NAMES_TOLD else "")
             told.append(f"{len(names)} left out of --working-dir, {reason}: {shown}")
         if told:
-            told.append("--include PATTERN sends what it names all the same, for example --include data/train.jsonl")
+            told.append("--include PATTERN sends those files anyway, for example --include data/train.jsonl")
         return told
 
     def copy_to(self, folder: Path) -> None:

@@ -108,7 +108,7 @@ def _scoring_lines(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSiz
 
 def _training_line(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSize | None) -> list[str]:
     if corpus is None:
-        return ["trials        unknown: nothing says how large the corpus is (estimates.num_examples)"]
+        return ["trials        unknown: the size of the corpus is unknown (estimates.num_examples)"]
     known: dict[str, TargetCost] = {}
     for trial in trials:
         if trial.key not in known:

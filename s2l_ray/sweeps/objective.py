@@ -84,7 +84,7 @@ def check_objective(config: S2LConfig) -> None:
         raise ConfigError(f"{here}, and evaluation.bertscore.model is null, so it is not computed; name an encoder")
     if config.sweep.asha is not None:
         raise ConfigError(
-            f"{here} is known only when a trial has ended, and sweep.asha would stop trials by it on the way; leave "
+            f"{here} is known only when a trial has ended, and sweep.asha would need it during training; leave "
             "sweep.asha out, or judge by a held-out metric"
         )
 

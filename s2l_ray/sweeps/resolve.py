@@ -75,7 +75,7 @@ def _check(config: S2LConfig) -> None:
     check_objective(config)
     if config.sweep.asha is not None and config.target.evaluate_every_steps is None:
         raise ConfigError(
-            "sweep.asha stops trials by their held-out loss on the way, which is never measured: set "
+            "sweep.asha stops trials by their held-out loss during training, which is never measured: set "
             "target.evaluate_every_steps"
         )
     if config.sweep.search == "optuna" and importlib.util.find_spec("optuna") is None:

@@ -252,7 +252,7 @@ class _Runner:
         at_once = concurrency(placement, free, asked, then)
         if asked is not None and at_once < asked:
             has = ", ".join(f"{total(free, n):g} {n}" for n in ("CPU", "GPU") if total(free, n))
-            say(f"[sweep] sweep.max_concurrent={asked} is more than fit: {placement.describe()} each; free are {has}")
+            say(f"[sweep] sweep.max_concurrent={asked} is more than fit: {placement.describe()} each; available: {has}")
         return at_once
 
     def _reporter(self, phase: str, num_trials: int) -> OnDone:

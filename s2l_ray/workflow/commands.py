@@ -50,7 +50,7 @@ def run(
         resolved = load_config(config, overrides)
     progress = progress or Progress()
     # Before PyTorch and Ray are imported, which takes seconds.
-    progress.say(f"[run] {resolved.name} in {resolved.run_uri}: looking at models, corpus and cluster")
+    progress.say(f"[run] {resolved.name} in {resolved.run_uri}: checking models, corpus and cluster")
     from s2l_ray.execution.session import ray_session
     from s2l_ray.stages.context import RunContext
     from s2l_ray.stages.corpus.stage import check_corpus_files

@@ -73,8 +73,8 @@ class DryRun:
         examples, seconds = self.estimate.num_examples, self.seconds
         head = [
             f"{config.name}: {'an unknown number of' if examples is None else format_count(examples)} examples; "
-            f"chooses {', '.join(made)}" + (f"; fine-tunes on {', '.join(targets)}" if targets else ""),
-            f"in all        {'unknown' if seconds is None else 'about ' + format_duration(seconds)}",
+            f"selects {', '.join(made)}" + (f"; fine-tunes on {', '.join(targets)}" if targets else ""),
+            f"total         {'unknown' if seconds is None else 'about ' + format_duration(seconds)}",
         ]
         stages = "stages        corpus → tokens → proxy → trajectories → clusters → "
         reference = reference_lines(config, self.reference, self.targets)
@@ -93,7 +93,7 @@ class DryRun:
         lines += [f"note          {note}" for note in [*self.estimate.notes, *self.notes]]
         if self.complete:
             there = ", ".join(self.complete)
-            lines.append(f"already there {there} (skipped if their settings and inputs have not changed)")
+            lines.append(f"complete      {there} (skipped if their settings and inputs have not changed)")
         return lines
 
     def differences(self) -> str:

@@ -101,11 +101,11 @@ def estimate(config: S2LConfig) -> Estimate:
     result.training_flops = 3.0 * one_pass * result.steps / per_epoch
     scored, passes = config.trajectories.num_scored, passes_of(config, config.selection.selectors)
     if passes and config.selection.reference.model == "target":
-        result.notes.append(f"the selectors ask for {', '.join(passes)} of the target: a pass over the corpus each")
+        result.notes.append(f"the selectors ask for {', '.join(passes)} of the target: one pass over the corpus each")
         passes = []  # not the proxy's
     result.scoring_flops = float(one_pass) * (scored + len(passes))
     if passes:
-        result.notes.append(f"the selectors ask for {', '.join(passes)}: a pass over the corpus each")
+        result.notes.append(f"the selectors ask for {', '.join(passes)}: one pass over the corpus each")
     speed = config.estimates.device_tflops * 1e12 * (config.resources.proxy.workers or 1)
     result.seconds = (result.training_flops + result.scoring_flops) / speed
     result.seconds += _RUN_OVERHEAD_S + training_overhead_s(result.steps)

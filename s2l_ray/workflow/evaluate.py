@@ -196,5 +196,5 @@ def dry_run_lines(run: Run | str, request: EvaluationRequest) -> list[str]:
     lines = evaluation_lines(config, models, tasks, format)
     there = [f"{model} {task}" for model, task in opened.evaluations]
     if there:
-        lines.append(f"already there {', '.join(there)} (skipped if their settings and inputs have not changed)")
+        lines.append(f"complete      {', '.join(there)} (skipped if their settings and inputs have not changed)")
     return [*lines, "Dry run: nothing was started."]

@@ -64,7 +64,7 @@ def dry_run_lines(run: Run | str, overrides: Sequence[str] = ()) -> list[str]:
     lines.append(f"compares      {', '.join(opened.subsets) or 'no subsets, the run has none'}")
     lines += [f"note          {note}" for note in notes]
     if "gradient-check" in opened.stages:
-        lines.append("already there a check (skipped if its settings and the subsets have not changed)")
+        lines.append("complete      a check (skipped if its settings and the subsets have not changed)")
     return [*lines, "Dry run: nothing was started."]
 
 

@@ -81,7 +81,7 @@ def test_nodes_that_do_not_come_are_waited_for_so_long(ray_cluster: None, tmp_pa
 
 
 def test_elastic_targets_are_sized_for_the_fewest(ray_cluster: None, tmp_path: Path):
-    """Eight shards fit, two do not: a fleet that begins with two would end out of memory."""
+    """Eight shards fit, two do not: a fleet that begins with two would run out of memory."""
     big = {"from_config": {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008,
                            "num_hidden_layers": 32, "num_attention_heads": 32}, "zero_stage": 3}  # fmt: skip
     _, fixed, _ = laid_out(tmp_path / "fixed", model=big, target=H100)

@@ -170,7 +170,7 @@ def test_quarantine_says_reason_origin_and_text(tmp_path):
         b'{"prompt": \n': ("bad JSON", '{"prompt":'),
         b'{"prompt": "p", "completion": "  "}\n': ("empty response", "'completion': '  '"),
         b'{"prompt": "p"}\n': ("missing column 'completion'", "{'prompt': 'p'}"),
-        b'{"prompt": "p", "completion": "c", "x": NaN}\n': ("cannot travel", "'x': nan"),
+        b'{"prompt": "p", "completion": "c", "x": NaN}\n': ("cannot be stored", "'x': nan"),
         b'{"prompt": "p", "completion": "\\udc00"}\n': ("the text is not valid Unicode", "udc00"),
         b'{"prompt": "p", "completion": "\xe9"}\n': ("not UTF-8", "\ufffd"),
     }
@@ -200,7 +200,7 @@ def test_too_many_unusable_rows_stop_the_run_and_name_the_reasons(tmp_path):
     said = str(caught.value)
     for words in (
         "4 of 54 rows (7.4%)", "corpus.max_quarantined_share=1.0%", "3 × missing column 'completion'",
-        "1 × column 'prompt' is null", f"{path} at ", "quarantine", "Mend them, or raise the share",
+        "1 × column 'prompt' is null", f"{path} at ", "quarantine", "Fix them, or raise the share",
     ):  # fmt: skip
         assert words in said
     assert corpus(tmp_path / "run", path, max_quarantined_share=0.08)[0].num_quarantined == 4

@@ -123,8 +123,8 @@ def test_a_dry_run_of_what_would_be_refused_ends_with_2(workplace, capsys, chang
 
 def test_a_dry_run_says_first_what_matters_and_then_what_differs(workplace, capsys):
     lines = said(capsys, "run", "quickstart", "proxy.epochs=1", "--dry-run").splitlines()
-    assert lines[1].startswith("quickstart: 20k examples; chooses s2l-0.2, random-0.2; fine-tunes on full,")
-    assert lines[2].startswith("in all        about ")
+    assert lines[1].startswith("quickstart: 20k examples; selects s2l-0.2, random-0.2; fine-tunes on full,")
+    assert lines[2].startswith("total         about ")
     assert [line.split()[0] for line in lines[3:10]] == [
         "examples",
         "tokens",

@@ -74,7 +74,7 @@ def test_files_that_are_what_they_say(tmp_path, name):
 
 
 REFUSED = {
-    "mark_array.jsonl": (b"\xef\xbb\xbf" + text(ROWS, indent=1), "a JSON array, not one object a line"),
+    "mark_array.jsonl": (b"\xef\xbb\xbf" + text(ROWS, indent=1), "a JSON array, not one object per line"),
     "array.jsonl": (text(ROWS), "give it the ending .json"),
     "array_of_lines.jsonl": (b"[\n" + LINES.strip().replace("\n", ",\n").encode() + b"\n]", "ending .json"),
     "long_array.jsonl": (text([{"prompt": "p", "completion": "x" * 5000}] * 2000, indent=1), "ending .json"),
@@ -84,14 +84,14 @@ REFUSED = {
     "one_object.jsonl": (text(ROWS[0], indent=2), "stretch over several lines"),
     "one_object.json": (text(ROWS[0], indent=2), "jq -c . FILE"),
     "objects.json": (b"\n".join(text(r, indent=2) for r in ROWS), "stretch over several lines"),
-    "data.json": (text({"data": ROWS}), "its key 'data'; write them one a line: jq -c '.[\"data\"][]' FILE"),
+    "data.json": (text({"data": ROWS}), "its key 'data'; write them one per line: jq -c '.[\"data\"][]' FILE"),
     "data.jsonl": (text({"version": 1, "data": ROWS}, indent=2), "its key 'data'"),
     "data_within.json": (text({"a": {"b": {"rows": ROWS}}}), "keys 'a' → 'b' → 'rows'"),
     "by_id.json": (text({f"id{i}": r for i, r in enumerate(ROWS)}), "whose values are the rows"),
     "columns.json": (text({"prompt": ["a", "b"], "completion": ["c", "d"]}), "a list for every column"),
     "concatenated.jsonl": ("".join(LINES.split("\n")).encode(), "several objects on a line"),
     "concatenated.json": (" ".join(LINES.split("\n")).encode(), "several objects on a line"),
-    "commas.jsonl": (LINES.strip().replace("\n", ",\n").encode(), "commas stand between its objects"),
+    "commas.jsonl": (LINES.strip().replace("\n", ",\n").encode(), "its objects are separated by commas"),
     "twice.jsonl": (b"\n".join(text(json.dumps(r)) for r in ROWS), "jq -c fromjson"),
     "python.jsonl": ("\n".join(map(str, ROWS)).encode(), "Python's notation"),
     "python.json": (str(ROWS).encode(), "Python's notation"),
@@ -136,7 +136,7 @@ def test_a_file_that_is_something_else_is_named_with_the_cure(tmp_path, name):
 def test_pandas_own_forms_are_recognised_and_the_cure_helps(tmp_path, orient):
     path, frame = tmp_path / "a.json", pd.DataFrame(ROWS)
     path.write_bytes(text(frame.to_dict(orient="list")) if orient == "list" else frame.to_json().encode())
-    cure = refusal(path).split("write one object a row: ")[1]
+    cure = refusal(path).split("write one object per row: ")[1]
     assert cure.startswith("pandas.read_json(file).to_json('rows.jsonl', orient='records', lines=True)")
     pd.read_json(path).to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
     assert read(tmp_path / "rows.jsonl") == ROWS

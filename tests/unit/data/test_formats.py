@@ -151,7 +151,7 @@ def test_unusable_rows_of_a_template(change, expected):
 def test_half_a_character_is_no_text():
     row = json.loads('{"prompt": "p", "completion": "\\ud83d"}')
     assert reason(row, "prompt_completion").startswith("the text is not valid Unicode")
-    with pytest.raises(UnusableRow, match="cannot travel"):
+    with pytest.raises(UnusableRow, match="cannot be stored"):
         row_to_json(row)
     whole = json.loads('{"prompt": "p", "completion": "\\ud83d\\ude00"}')
     assert turns(whole, "prompt_completion") == pair("p", "😀")
@@ -169,7 +169,7 @@ def test_what_travels_and_what_cannot():
     expected = {"d": "2024-02-29", "t": "2024-02-29T12:00:00+00:00", "x": "0.10", "n": None, "text": "é"}
     assert json.loads(row_to_json(row)) == expected | {"deep": [{"a": 1.5}]}
     for value in (b"x", float("nan"), float("inf"), datetime.timedelta(1), {1, 2}):
-        with pytest.raises(UnusableRow, match=r"cannot travel: .*corpus\.drop_columns"):
+        with pytest.raises(UnusableRow, match=r"cannot be stored: .*corpus\.drop_columns"):
             row_to_json({"ok": 1, "bad": value})
 
 

@@ -66,7 +66,7 @@ def test_no_folder_or_glob_reaches_into_a_run(tmp_path, mark, pattern):
         assert str(own) in said[0]
         assert str(other) in said[0]
         assert "excluded" in said[0]
-    assert "names only what lies in a run folder" in refused(tmp_path / "runs*/**/*.jsonl", run=own)
+    assert "names only what is in a run folder" in refused(tmp_path / "runs*/**/*.jsonl", run=own)
 
 
 def test_a_folder_with_a_configuration_of_its_own_is_no_run(tmp_path):

@@ -156,7 +156,7 @@ def test_a_refusal_says_the_need_what_there_is_and_cures_that_are_some():
         choose(2)
     said = str(refused.value)
     for piece in ("needs about", "GB per worker (", "with ZeRO-3 on 8 workers", "a worker has 2.0 GB for itself",
-                  "training would end out of memory", "What would help", "resources.target.workers=16",
+                  "training would run out of memory", "What would help", "resources.target.workers=16",
                   "target.offload_optimizer=cpu", "target.gradient_checkpointing=true"):  # fmt: skip
         assert piece in said, said
     with pytest.raises(InsufficientMemoryError) as refused:

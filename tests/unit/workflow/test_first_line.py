@@ -25,5 +25,5 @@ def test_the_first_line_comes_before_anything_slow_is_imported():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=300)
     assert done.returncode == 7, done.stderr[-2000:]
     line, _, seconds = done.stdout.strip().rpartition(" ")
-    assert line == "[run] quickstart in somewhere: looking at models, corpus and cluster []"
+    assert line == "[run] quickstart in somewhere: checking models, corpus and cluster []"
     assert float(seconds) < 5, "processor time, whatever else the machine does"
