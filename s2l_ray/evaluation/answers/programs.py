@@ -15,8 +15,12 @@ MAX_CHARACTERS = 50_000
 _MAX_TRIES = 60
 
 _FENCE = re.compile(
-    r"^[ \t]*(?:```|~~~)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)[ \t]*$|\Z)", re.MULTILINE | re.DOTALL
+    r"^[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[\w+-]*)(?P<rest>[^\n]*)\n(?P<code>.*?)"
+    r"(?:(?P<closed>^[ \t]*(?P=fence)[`~]*[ \t]*$|(?<=[^`~\n])(?P=fence)[ \t]*$)|\Z)",
+    re.MULTILINE | re.DOTALL,
 )
+_PROMPT = re.compile(r"^[ \t]*(?:>>>|\.\.\.)(?: |$)", re.MULTILINE)
+_INVISIBLE = str.maketrans({"\u00a0": " ", **dict.fromkeys("\ufeff\u200b\u2060", None)})
 _CODE_LINE = re.compile(
     r"(?:import|from|def|class|for|while|if|with|try|print\s*\(|@|#"
     r"|[A-Za-z_][\w, ]*(?:\[[^\]]*\])?\s*[-+*/]?=[^=])"
@@ -29,15 +33,36 @@ def find_program(completion: str) -> str | None:
     Fenced blocks come before bare text; of several blocks those that together print something, in their order. Prose
     before and behind bare code is left out: the longest run of lines that parses.
     """
-    text = cut_after_answer(completion.replace("\r\n", "\n").replace("\r", "\n"))
+    text = completion.replace("\r\n", "\n").replace("\r", "\n").translate(_INVISIBLE)
+    text = cut_after_answer(text)
     if len(text) > MAX_CHARACTERS or "\x00" in text:
         return None
-    blocks = [match[2] for match in _FENCE.finditer(text) if match[1].lower() in ("", "python", "py", "python3")]
+    blocks = [_code(match) for match in _FENCE.finditer(text)]
+    blocks = [block for block in blocks if block is not None]
     if blocks:
-        return _of_blocks([textwrap.dedent(block).strip("\n") for block in blocks])
+        return _of_blocks(blocks)
+    text = re.sub(r"\A\s*`([^`]+)`\s*\Z", r"\1", text)
     if "print(" not in text and not parses(text):
         return None
-    return _bare(textwrap.dedent(text.strip("\n")))
+    return _bare(textwrap.dedent(_without_prompts(text).strip("\n")))
+
+
+def _code(match: re.Match[str]) -> str | None:
+    """What a fence holds, if that may be Python."""
+    language, rest = match["language"].lower(), match["rest"].strip()
+    if language not in ("", "python", "py", "python3"):
+        return None
+    code = textwrap.dedent(_without_prompts(match["code"])).strip("\n")
+    if rest and parses(rest) and parses(f"{rest}\n{code}"):
+        code = f"{rest}\n{code}"  # ```python x = 5
+    return code if match["closed"] or parses(code) else _bare(code)
+
+
+def _without_prompts(text: str) -> str:
+    """An interpreter's session without its prompts and without what it printed."""
+    if not re.match(r"\s*>>> ", text):
+        return text
+    return "\n".join(_PROMPT.sub("", line) for line in text.split("\n") if _PROMPT.match(line))
 
 
 def parses(source: str) -> bool:
@@ -53,6 +78,8 @@ def parses(source: str) -> bool:
 
 def _of_blocks(blocks: list[str]) -> str | None:
     blocks = [block for block in blocks if block.strip()]
+    if any("print(" in block and parses(block) for block in blocks):
+        blocks = [block for block in blocks if parses(block)]  # else it is what the program prints
     for block in reversed(blocks[1:]):
         if "print(" in block and parses(block) and not _missing_names(block):
             return block  # a later version of the program, not its next part

@@ -35,6 +35,54 @@ def test_programs(completion, program):
     assert find_program(completion) == program
 
 
+SHORT = "n = 4\nprint(n + 9)"
+
+
+@pytest.mark.parametrize("opening", ["```python", "````py", "~~~", "~~~~python3", "``` python", "```Python code"])
+@pytest.mark.parametrize("before", ["", "Here it is:\n\n", "\ufeff"])
+def test_fences_of_any_length_closed_in_any_way(opening, before):
+    fence = opening[: max(opening.rfind("`"), opening.rfind("~")) + 1]
+    for closing in (
+        f"\n{fence}",
+        fence,
+        f"\n{fence}\nIt prints 13.",
+        f"\n{fence}`\n",
+        "",
+        "\n\nIt prints 13, as asked.",
+    ):
+        if "~" in fence and closing.endswith("`\n"):
+            continue
+        program = find_program(f"{before}{opening}\n{SHORT}{closing}")
+        assert program is not None
+        assert program.strip() == SHORT, (opening, closing)
+
+
+@pytest.mark.parametrize(
+    "output", ["```\n13\n```", "```\n13 apples are left\n```", "```output\n13\n```", "Output:\n\n~~~\n13.0\n~~~"]
+)
+def test_what_a_program_is_said_to_print_is_no_part_of_it(output):
+    assert find_program(f"```python\n{SHORT}\n```\n{output}\nThe answer is 13.") == SHORT
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        ">>> n = 4\n>>> print(n + 9)\n13",
+        "```python\n>>> n = 4\n>>> print(n + 9)\n13\n```",
+        "```python n = 4\nprint(n + 9)\n```",
+        "\u200bn = 4\nprint(n + 9)",
+        "n = 4\nprint(n\u00a0+\u00a09)",
+    ],
+)
+def test_prompts_invisible_characters_and_code_beside_the_fence(completion):
+    assert find_program(completion) == SHORT
+
+
+def test_a_block_in_an_interpreters_session_keeps_its_indentation():
+    assert find_program(">>> for k in (1,):\n...     print(k)\n...\n1") == "for k in (1,):\n    print(k)"
+    assert find_program("`print(8)`") == "print(8)"
+
+
 @pytest.mark.parametrize(
     "completion",
     ["", "   \n", "The answer is 5.", "5", "She has 3 + 4 = 7 eggs, so the answer is 7.", "x", "print(1)\x00"],
