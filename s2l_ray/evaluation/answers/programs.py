@@ -37,8 +37,7 @@ def find_program(completion: str) -> str | None:
     text = cut_after_answer(text)
     if len(text) > MAX_CHARACTERS or "\x00" in text:
         return None
-    blocks = [_code(match) for match in _FENCE.finditer(text)]
-    blocks = [block for block in blocks if block is not None]
+    blocks = [code for match in _FENCE.finditer(text) if (code := _code(match)) is not None]
     if blocks:
         return _of_blocks(blocks)
     text = re.sub(r"\A\s*`([^`]+)`\s*\Z", r"\1", text)

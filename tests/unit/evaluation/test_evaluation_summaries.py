@@ -1,7 +1,10 @@
 """Metrics of summaries against the libraries that define them, BERTScore against a slow reference of its formula."""
 
+import itertools
 import json
 import math
+import random
+import time
 
 import numpy as np
 import pytest
@@ -75,6 +78,61 @@ def test_rouge_is_rouge_scores():
     for i, (summary, reference) in enumerate(zip(summaries, references, strict=True)):
         scores = library.score(reference, summary)
         assert made[i] == pytest.approx([100 * scores[k].fmeasure for k in ("rouge1", "rouge2", "rougeL")], abs=1e-9)
+
+
+ODD = [
+    "",
+    "   ",
+    "... !!",
+    ",",
+    "No",
+    "No change.",
+    "NO CHANGE.",
+    "No\u00a0change.",
+    "Unveränderter Befund ≤5 mm",
+    "无变化",
+    "a \ud800 b",
+    "&quot;No&quot; &amp; <b>change</b>",
+    "x-ray 3.5-cm 1,000",
+    "No change. " * 40,
+    "b" * 5000,
+    "\x00",
+    "1. No change.\n2. None.",
+]
+
+
+def test_odd_texts_are_measured_as_the_libraries_do():
+    from rouge_score.rouge_scorer import RougeScorer
+    from sacrebleu.metrics import BLEU
+
+    library = RougeScorer(["rougeL"], use_stemmer=True)
+    for summary, reference in itertools.product(ODD, ODD):
+        made = metrics.bleu(metrics.bleu_counts([summary], [reference]))[0]
+        assert made == pytest.approx(BLEU().corpus_score([summary], [[reference]]).score, abs=1e-9), (
+            summary,
+            reference,
+        )
+        wanted = 100 * library.score(reference, summary)["rougeL"].fmeasure
+        assert metrics.rouge([summary], [reference])[0, 2] == pytest.approx(wanted, abs=1e-9), (summary, reference)
+
+
+def test_long_texts_do_not_take_quadratic_time():
+    words = [f"w{i % 97}" for i in range(20_000)]
+    start = time.process_time()
+    assert metrics.common_subsequence(words, words[1:]) == len(words) - 1
+    assert metrics.rouge([" ".join(words[:6000])], [" ".join(words[3000:9000])])[0, 2] > 50
+    assert time.process_time() - start < 5
+
+
+def test_common_subsequences_are_those_of_the_table():
+    drawn = random.Random(3)
+    for _ in range(200):
+        left, right = ([drawn.choice("abcd") for _ in range(drawn.randrange(12))] for _ in range(2))
+        table = {(i, j): 0 for i in range(-1, len(left)) for j in range(-1, len(right))}
+        for i, j in itertools.product(range(len(left)), range(len(right))):
+            same = table[i - 1, j - 1] + 1 if left[i] == right[j] else 0
+            table[i, j] = max(same, table[i - 1, j], table[i, j - 1])
+        assert metrics.common_subsequence(left, right) == table[len(left) - 1, len(right) - 1]
 
 
 @pytest.mark.parametrize(
