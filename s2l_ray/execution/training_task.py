@@ -56,8 +56,8 @@ def suffices(placement: Placement) -> bool:
     )  # fmt: skip
 
 
-_followed: set[Any] = set()
-"""The events of the trainings that are followed now, each by a thread."""
+_followed: dict[Any, Storage] = {}
+"""The events of the trainings that are followed now, each by a thread → the stage's folder."""
 _ended_by_us: set[Any] = set()
 
 
@@ -125,7 +125,7 @@ def run_in_task(
     failures = 0
     while True:
         events = task.remote(work)
-        _followed.add(events)
+        _followed[events] = out
         try:
             with translate_disk_full(checkpoints.uri):
                 return _follow(events, what, wait_s, out, watcher, on_event)
@@ -139,16 +139,16 @@ def run_in_task(
                 raise explain(failure, out, what, max_failures, wait_s) from error
             hand_over({"event": RESTART, "rank": 0, "cause": cause_of(failure)}, on_event)
         finally:
-            _followed.discard(events)
+            _followed.pop(events, None)
             _ended_by_us.discard(events)
 
 
-def end_trainings() -> None:
-    """End those that other threads follow, which raise Ray's error there: an interrupt reaches the main thread alone.
-    They can go on from their checkpoints."""
+def end_trainings(run: Storage) -> None:
+    """End those of a run that other threads follow, which raise Ray's error there: an interrupt reaches the main thread
+    alone. They can go on from their checkpoints."""
     import ray
 
-    for events in list(_followed):
+    for events in [events for events, out in list(_followed.items()) if out.uri.startswith(f"{run.uri}/")]:
         _ended_by_us.add(events)
         with contextlib.suppress(Exception):
             ray.cancel(events, force=True)

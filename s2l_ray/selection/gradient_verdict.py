@@ -104,10 +104,10 @@ def _compared(ratios: Mapping[str, Interval | None]) -> str:
 
 
 def _range(ratios: Mapping[str, Interval | None], names: Sequence[str]) -> str:
-    """` (error 0.8 to 0.9 of random's)`."""
+    """` (error 0.8 to 0.9 times random's)`."""
     values = sorted(ratio.value for name in names if (ratio := ratios[name]) is not None)
     low, high = f"{values[0]:.2f}", f"{values[-1]:.2f}"
-    return f" (error {low} of random's)" if low == high else f" (error {low} to {high} of random's)"
+    return f" (error {low} times random's)" if low == high else f" (error {low} to {high} times random's)"
 
 
 def _when(names: Sequence[str]) -> str:

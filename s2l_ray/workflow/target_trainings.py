@@ -56,7 +56,7 @@ class TargetTrainings:
             self._threads.shutdown(wait=False, cancel_futures=True)
             going = [training.making for training in self._begun.values() if training.making is not None]
             while going := [making for making in going if not making.done()]:  # one may only be about to start
-                end_trainings()
+                end_trainings(self._context.run.storage)
                 wait(going, timeout=0.2)
         self._threads.shutdown()
 

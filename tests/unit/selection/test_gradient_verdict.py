@@ -61,9 +61,9 @@ def test_the_design_s_example_in_words() -> None:
     ])  # fmt: skip
     assert said == [
         "Gradients of one cluster are similar, weakly.",
-        "s2l estimates the full gradient worse than random (error 1.60 to 2.20 of random's).",
-        "s2l with weights estimates the full gradient no better or worse than random before training (error 1.30 of "
-        "random's); better than random once training has begun (error 0.75 to 0.85 of random's).",
+        "s2l estimates the full gradient worse than random (error 1.60 to 2.20 times random's).",
+        "s2l with weights estimates the full gradient no better or worse than random before training (error 1.30 times "
+        "random's); better than random once training has begun (error 0.75 to 0.85 times random's).",
     ]
 
 
@@ -74,7 +74,7 @@ def test_snapshots_that_differ_are_told_apart() -> None:
     assert said == [
         "Gradients of one cluster are no more similar than chance allows (before training); similar, moderately (at "
         "the end of training).",
-        "hard estimates the full gradient worse than random (error 2.50 of random's).",
+        "hard estimates the full gradient worse than random (error 2.50 times random's).",
         "At the end of training the sample's mean gradient cannot be told from zero, so no subset is compared with it.",
     ]
 
