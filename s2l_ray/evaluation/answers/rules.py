@@ -24,7 +24,7 @@ class Judged(NamedTuple):
 Same = Callable[[Number, Number], bool]
 
 _HEDGE = re.compile(r" ?(?:to|-|~) ?[0-9]|[^0-9.,=]{0,20}\bor ?[0-9]|,? ?(?:and|,) ?[0-9]|, ?[0-9]", re.IGNORECASE)
-_OPERATOR_AFTER = re.compile(r" ?[*/×·÷^] ?[(0-9.]| ?[*^] ?[A-Za-z]|[-+][(0-9.]| [-+] [(0-9.]| x [0-9]")
+_OPERATOR_AFTER = re.compile(r" ?[*/×·÷^] ?[(0-9.]|[*^][A-Za-z]| [*^] [A-Za-z]|[-+][(0-9.]| [-+] [(0-9.]| x [0-9]")
 _ARITHMETIC = re.compile(r"[-+*/×·÷^()0-9., ]+")
 _UNITS = (
     ("dollars?|euros?", "cents?", 100), ("hours?|hrs?|h", "minutes?|mins?|m", 60),

@@ -29,6 +29,10 @@ _RAISED = re.compile(r"(?<=[\w)\]}])[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a
 _LOWERED = re.compile(r"(?<=[\w)\]}])[\u2080-\u2089]+")
 _EMPHASIS = re.compile(r"\\(?:underline|boldsymbol|bm|(?:text)?color\s*\{[A-Za-z]{1,20}\})(?![A-Za-z])")
 _BOLD = re.compile(r"\*\*\*?(?=\S)([^*\n]{1,2000}?)\*\*\*?|(?<!\w)__(?=\S)([^_\n]{1,2000}?)__(?!\w)")
+_ITALIC = re.compile(
+    r"(?<![\w*)\]}\\])(?<![0-9)\]}] )([*_])(?=[^\s*_])([^*_\n]{0,199}[^\s*_])\1(?![\w*(\[{\\])(?! ?[0-9(])"
+)
+"""Not a product: nothing that could be multiplied stands before or behind it."""
 
 _NEW_TURN = re.compile(
     r"^[ ]*(?:#{2,}[ ]*(?:instruction|input|response|question|problem|human|user|assistant|system)s?\b"
@@ -68,6 +72,7 @@ def clean(text: str, is_output: bool = False) -> str:
     if not is_output:
         text = _EMPHASIS.sub("", text)
         text = _BOLD.sub(lambda match: match.group(1) or match.group(2), text)
+        text = _ITALIC.sub(lambda match: match.group(2), text)
     return text
 
 

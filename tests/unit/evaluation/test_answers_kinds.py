@@ -86,6 +86,22 @@ def test_calculations_in_words_and_brackets_are_worth_their_value(text, value):
         assert int(other) == value or not right(other, f"The answer is {text}."), other
 
 
+@pytest.mark.parametrize("mark", ["*", "**", "_", "__"])
+@pytest.mark.parametrize("around", ["{} pears.", "{} m of wire", "$ {} in all", "exactly {}."])
+def test_emphasis_is_no_operator(mark, around):
+    text = "The answer is " + around.format(f"{mark}58{mark}")
+    assert right(58, text), text
+    assert right(58, text, "math"), text
+    assert not right(5, text), text
+
+
+@pytest.mark.parametrize("text", ["2 *3* 4", "2*3*4", "(1+1)*3*4"])
+def test_products_are_no_emphasis(text):
+    for rule in ("number", "math"):
+        assert right(24, f"The answer is {text}.", rule), rule
+        assert not right(3, f"The answer is {text}.", rule), rule
+
+
 @pytest.mark.parametrize("text", ["13-42", "13 to 42", "9 * n", "13–42"])
 def test_ranges_and_terms_are_no_number(text):
     for value in (13, 42, 29, 9, -29):
