@@ -29,7 +29,7 @@ UPSTREAM = ("corpus", "tokens", "proxy", "trajectories", "clusters")
 
 def test_a_sweep_beyond_the_machine_ends_with_table_report_and_pictures(undisturbed_sweep):
     result, said = undisturbed_sweep
-    assert "sweep.max_concurrent=99 is more than fit: 1 worker with 1 CPU each; free are 4 CPU" in said
+    assert "sweep.max_concurrent=99 is more than fit: 1 worker with 1 CPU each; available: 4 CPU" in said
     assert "[sweep] target: 5 trials; 3 at once" in said
     assert not result.failed
     folder = result.run.storage.local_path() / "sweep"

@@ -52,9 +52,9 @@ def test_finetune_takes_the_full_data_or_a_rival_at_another_budget(finished: Run
     [
         (["corpus.paths=[other.jsonl]"], ["'corpus.paths=[other.jsonl]'", "selection is finished", "use `s2l run`"]),
         (["heldout.share=0.3"], ["'heldout.share=0.3'", "selection is finished", "use `s2l run`"]),
-        (["--subset", "best"], ["'best' is neither a subset of this run", "there: s2l-", "random-0.3"]),
+        (["--subset", "best"], ["'best' is neither a subset of this run", "available: s2l-", "random-0.3"]),
         (["--subset", "best-0.2"], ["unknown selector 'best'", "known: ", "random_per_source"]),
-        (["--full", "--selector", "random"], ["--full says all about what", "--selector random something else"]),
+        (["--full", "--selector", "random"], ["--full fully determines what", "--selector random contradicts it"]),
         (["--full", "target.max_steps=5"], ["target.max_steps=5", "set target.length=epochs"]),
         (["--full", "target.model=no/such-model"], ["'no/such-model' cannot be loaded", "Check the spelling"]),
         (["--full", "target.max_length=4000", "target.tokens_per_microbatch=4000"],

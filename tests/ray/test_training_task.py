@@ -95,7 +95,7 @@ def test_a_place_that_does_not_come_ends_the_wait(tmp_path):
     holder = ray.remote(num_cpus=4)(Holder).remote()
     ray.get(holder.ready.remote())
     try:
-        with pytest.raises(WorkersFailedError, match=r"places within resources.capacity_wait_s=1: others hold them"):
+        with pytest.raises(WorkersFailedError, match=r"resources within resources.capacity_wait_s=1: others hold them"):
             train(tmp_path, wait_s=1)
     finally:
         ray.kill(holder)
