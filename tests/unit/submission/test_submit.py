@@ -86,7 +86,7 @@ def test_other_commands_are_parsed_here_too(capsys):
         ({}, ["--extras", "cpu,gpu"], "same module faiss"),
         ({}, ["--extras", "gpus"], "no such extra"),
         ({}, ["--package", "/nowhere"], "holds no package"),
-        ({}, ["--working-dir", "elsewhere"], "does not lie in"),
+        ({}, ["--working-dir", "elsewhere"], "is not inside"),
     ],
 )
 def test_what_would_fail_there_is_refused_here(changes, line, message):
