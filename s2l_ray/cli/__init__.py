@@ -37,7 +37,7 @@ _WELCOME = """\
 s2l: which part of your fine-tuning data is worth training on?
 
 Three commands to try:
-  s2l run quickstart         a complete run on two CPU cores, in about five minutes
+  s2l run quickstart         a complete run on two CPU cores, in a few minutes
   s2l init data.jsonl        inspect your own data and write a configuration for it
   s2l recipes                configurations to start from
 

@@ -92,7 +92,7 @@ class CorpusConfig(Section):
     max_quarantined_share: float = Field(default=0.01, ge=0, le=1)
     """Share of rows that may be unusable before the run stops; every unusable row is listed with its reason."""
     drop_columns: list[str] = Field(default=[])
-    """Columns to leave out of the subset's rows (binary columns must be listed)."""
+    """Columns to leave out of the subset's rows (rows with binary values in any other column are unusable)."""
     ignore_columns: list[str] = Field(default=[])
     """Columns (and keys of turns) to ignore although they may change what a row means: the `label` of KTO data,
     `images`, `rejected`. They are kept in the rows. Rows with such columns are unusable unless they are named here."""

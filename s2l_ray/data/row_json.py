@@ -18,7 +18,7 @@ def row_to_json(row: dict[str, Any]) -> str:
     """The row as it travels. Dates and decimals travel as ISO text.
 
     Raises:
-        UnusableRow: a value that JSON cannot hold (bytes, NaN), text that is not text, or too deep nesting.
+        UnusableRow: a value that JSON cannot hold (bytes, NaN), text that is not valid Unicode, or too deep nesting.
     """
     try:
         text = encode_json(row)

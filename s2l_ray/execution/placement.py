@@ -45,6 +45,10 @@ class Placement:
         return max(1, int(self.cpus_per_worker)) if self.device == "cpu" else None
 
     @property
+    def is_one_process_on_cpus(self) -> bool:
+        return self.device == "cpu" and self.num_workers == 1 and self.min_workers is None
+
+    @property
     def fewest_workers(self) -> int:
         """What it begins with, at the least."""
         return self.min_workers or self.num_workers

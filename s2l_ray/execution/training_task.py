@@ -50,15 +50,16 @@ def suffices(placement: Placement) -> bool:
     import ray
 
     return (
-        placement.device == "cpu" and placement.num_workers == 1 and placement.min_workers is None
+        placement.is_one_process_on_cpus
         and not ray.cluster_resources().get("GPU")  # which libraries look for by themselves
         and len(node_resources()) == 1
     )  # fmt: skip
 
 
 _followed: dict[Any, Storage] = {}
-"""The events of the trainings that are followed now, each by a thread → the stage's folder."""
+"""Events of the trainings that threads of this process follow now → the stage's folder."""
 _ended_by_us: set[Any] = set()
+"""Those of them that are not to be started again."""
 
 
 @dataclass
@@ -146,12 +147,17 @@ def run_in_task(
 def end_trainings(run: Storage) -> None:
     """End those of a run that other threads follow, which raise Ray's error there: an interrupt reaches the main thread
     alone. They can go on from their checkpoints."""
-    import ray
-
     for events in [events for events, out in list(_followed.items()) if out.uri.startswith(f"{run.uri}/")]:
         _ended_by_us.add(events)
-        with contextlib.suppress(Exception):
-            ray.cancel(events, force=True)
+        _end(events)
+
+
+def _end(events: Any) -> None:
+    """Its process too; what has ended already is left alone."""
+    import ray
+
+    with contextlib.suppress(Exception):
+        ray.cancel(events, force=True)
 
 
 @functools.cache
@@ -191,8 +197,7 @@ def _follow(
         assert ended is not None
         return ended.summary
     except BaseException:
-        with contextlib.suppress(Exception):
-            ray.cancel(events, force=True)
+        _end(events)
         raise
 
 

@@ -34,7 +34,7 @@ class Sequences:
         }  # fmt: skip
         if self.boundaries.device.type == "cpu":
             return found | {LENGTHS: self.lengths}
-        # Rounded up: compiled layers are rebuilt for every other number.
+        # Rounded up: layers are compiled again for every other number.
         longest = -(-max(self.lengths) // 256) * 256
         return found | {"max_length_q": longest, "max_length_k": longest}
 

@@ -37,7 +37,7 @@ class InspectedCluster:
     examples: list[str]
     """Those nearest to the centroid, each in one line."""
     chosen: list[bool]
-    """Whether the main subset holds each of them; empty where there is not a subset."""
+    """Whether the main subset holds each of them; empty if there is no subset."""
     taken: int | None
     """Examples of the main subset; None: there is none."""
 

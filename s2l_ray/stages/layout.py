@@ -123,7 +123,7 @@ class Layout:
 def targets_by_cores(placements: Mapping[str, Placement], num_targets: int) -> int:
     """How many of the targets may train at once on this machine, where each takes one process on CPUs."""
     placement = placements["target"]
-    if placement.device != "cpu" or placement.num_workers != 1 or placement.min_workers is not None:
+    if not placement.is_one_process_on_cpus:
         return 1
     return max(1, min(int(local_cores() / placement.cpus_per_worker), num_targets))
 

@@ -22,6 +22,8 @@ class _Training:
     tokens: Stage
     heldout: Stage | None
     scores: HeldOutScores | None
+    scores_base: str
+    """The target whose training scores the model that this one begins as."""
     making: Future[Stage] | None
     """In a thread; None: not before it is asked for."""
 
@@ -40,8 +42,8 @@ class TargetTrainings:
     def __init__(self, context: RunContext, at_once: int = 1) -> None:
         self._context = context
         self._begun: dict[str, _Training] = {}
-        self._bases: set[str] = set()
-        """Keys of the untrained models that trainings of ours score."""
+        self._scores_base: dict[str, str] = {}
+        """Key of the base model's evaluation → the first target that begins as it, whose training scores it."""
         self._threads = ThreadPoolExecutor(at_once, "s2l-target") if at_once > 1 else None
 
     def __enter__(self) -> TargetTrainings:
@@ -75,15 +77,14 @@ class TargetTrainings:
         self.begin(name)
         training, runner = self._begun[name], self._context.runner
         trained = runner.record(self._wait(training.making) if training.making else runner.make(training.spec))
-        if training.heldout is not None:
-            assert training.scores is not None
-            training.scores.trained(trained)
-            base = runner.ensure(
-                base_evaluation_spec(self._context, training.tokens, training.heldout, training.scores)
-            )
-            runner.ensure(
-                heldout_evaluation_spec(self._context, name, trained, base, training.heldout, training.scores)
-            )
+        if training.heldout is None or training.scores is None:
+            return trained
+        training.scores.trained(trained)
+        first = self._begun[training.scores_base]
+        if first.making is not None and first.scores is not None:
+            first.scores.trained(self._wait(first.making))
+        base = runner.ensure(base_evaluation_spec(self._context, training.tokens, training.heldout, first.scores))
+        runner.ensure(heldout_evaluation_spec(self._context, name, trained, base, training.heldout, training.scores))
         return trained
 
     def _prepare(self, name: str) -> _Training:
@@ -94,17 +95,16 @@ class TargetTrainings:
         subset = None if name == FULL else run.subset(name)
         tokens = ensure(tokens_spec(context, corpus, target, f"target-tokens/{name}", subset))
         wanted = heldout_spec(context, corpus, tokens)
-        heldout, scores = None, None
+        heldout, scores, first = None, None, name
         if wanted is not None:
             heldout = ensure(wanted)
             base = base_evaluation_spec(context, tokens, heldout)
-            others_do = base.key in self._bases
-            self._bases.add(base.key)
+            first = self._scores_base.setdefault(base.key, name)
             scores = HeldOutScores(
-                context, name, tokens, heldout, lambda: others_do or context.runner.find(base) is not None
+                context, name, tokens, heldout, lambda: first != name or context.runner.find(base) is not None
             )
         spec = target_spec(context, name, subset, tokens, corpus_tokens, heldout, scores)
-        return _Training(spec, tokens, heldout, scores, None)
+        return _Training(spec, tokens, heldout, scores, first, None)
 
     def _wait(self, wanted: Future[Stage]) -> Stage:
         """Raises at once what any of them ended with."""

@@ -3,6 +3,7 @@ process is killed or the command is interrupted."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on one core they train one after another"),
 ]
 COMPLETE = "complete"
-SUBSETS = ["full", "s2l-0.3", "random-0.3"]
+SUBSETS = ["s2l-0.3", "full", "random-0.3"]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,12 @@ def test_the_target_on_everything_trains_beside_the_proxy(place):
     began, built = events.index(("stage_started", "target/full")), events.index(("stage_done", "proxy"))
     assert began < built < events.index(("train", "target/s2l-0.3"))
     assert events.index(("stage_started", "target/random-0.3")) < events.index(("stage_done", "target/s2l-0.3"))
+
+
+def test_the_first_that_trains_scores_the_model_that_all_begin_as(place):
+    """Beside its training: workers of its own would have a peak of memory."""
+    [base] = (place.base / COMPLETE).glob("heldout_evaluation/base-*/manifest.json")
+    assert json.loads(base.read_text())["peak_memory_bytes"] is None
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ BATCH = 128
 """Prompts that Ray Data gives an engine at once; eight such batches are on their way, which fills vLLM's own."""
 _STAGE = "vLLMEngineStage"
 _CURE = (
-    "Completed work is kept, and run the same command to resume; if the model or the card is not for vLLM, set "
+    "Completed work is kept: run the same command to resume; if vLLM does not support the model or the card, set "
     "evaluation.generation.engine=transformers"
 )
 

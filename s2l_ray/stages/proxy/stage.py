@@ -66,7 +66,7 @@ def _check_passes(config: S2LConfig, points: Sequence[Point]) -> None:
         epoch = None if index is None else points[index].epoch
         if epoch is not None:
             source, snapshot = config.trajectories.source, need.partition("@")[2]
-            cure = "use selection.reference.snapshot=late, or" if source == "hybrid" else "take"
+            cure = "use selection.reference.snapshot=late, or" if source == "hybrid" else "use"
             raise PlanError(
                 f"{need} needs the proxy's weights at the {snapshot} of the {len(points)} recorded losses, where "
                 f"trajectories.source={source} has what training computed in epoch {epoch + 1} and keeps "

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from s2l_ray.artifacts.manifest import StageManifest
 from s2l_ray.artifacts.run import load_run
 from s2l_ray.reporting.costs import cost_of, is_free
-from s2l_ray.reporting.summary import _selection_lines, cut_lines, summary_lines
+from s2l_ray.reporting.summary import _seconds_of, _selection_lines, cut_lines, summary_lines
 from tests.support.report_runs import MadeRun
 
 
@@ -102,3 +103,13 @@ def test_losses_that_training_computed_cost_no_pass(tmp_path):
     cost = cost_of(run, None)
     assert cost is not None
     assert (1e6, 1e6 * (6 * 90_000 + 2 * 30_000 * 2)) in cost.reference
+
+
+def test_stages_that_are_made_side_by_side_take_the_time_of_the_longest():
+    def made(start: int, end: int) -> StageManifest:
+        at = "2026-11-27T00:{:02d}:00+00:00"
+        return StageManifest(stage="x", key="k", started_at=at.format(start), finished_at=at.format(end),
+                             wall_seconds=60.0 * (end - start))  # fmt: skip
+
+    assert _seconds_of([]) == 0
+    assert _seconds_of([made(1, 3), made(3, 9), made(2, 8)]) == 8 * 60

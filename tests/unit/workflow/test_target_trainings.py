@@ -40,7 +40,7 @@ class Built(TargetTrainings):
             self.builds[name]()
             return StageResult(name, {"examples": 1}, Artifact())
 
-        return _Training(StageSpec(f"target/{name}", {"name": name}, {}, build), None, None, None, None)  # type: ignore[arg-type]
+        return _Training(StageSpec(f"target/{name}", {"name": name}, {}, build), None, None, None, name, None)  # type: ignore[arg-type]
 
 
 @pytest.fixture
