@@ -319,7 +319,7 @@ def test_weights_in_the_middle_of_an_epoch_are_refused_and_not_taken_from_elsewh
         "quickstart",
         ("trajectories.source=training", "trajectories.num_snapshots=null", "sweep.selectors=[facility_location]"),
     )
-    with pytest.raises(PlanError, match=r"embedding@late .*epoch 2 and keeps no weights; take trajectories\.source="):
+    with pytest.raises(PlanError, match=r"embedding@late .*epoch 2 and keeps no weights; use trajectories\.source="):
         _check_passes(swept, (Point(2, 0), Point(8, 1)))
 
 
