@@ -70,7 +70,7 @@ def test_a_write_that_finds_no_space_is_named_and_leaves_the_old_file(small_disk
         with pytest.raises(StorageFullError) as full:
             write()
         assert "No space left on device" in str(full.value)
-        assert "run the same command again" in str(full.value)
+        assert "run the same command to resume" in str(full.value)
         assert str(small_disk / "ids") in str(full.value)
         assert storage.read_bytes("ids") == b"old"
         assert [p.name for p in small_disk.iterdir()] == ["ids"]
@@ -112,7 +112,7 @@ def test_a_run_ends_clearly_wherever_the_disk_is_full_and_completes_with_space(f
         said = [line for line in err.splitlines() if line.startswith("s2l: ")]
         assert len(said) == 1, err
         assert f"No space left on device (or quota used up) while writing {small_disk}/{stage}/" in said[0]
-        assert "run the same command again" in said[0]
+        assert "run the same command to resume" in said[0]
         assert not list(small_disk.glob(f"{stage}/*/manifest.json"))
         assert_nothing_is_torn(small_disk)
         with contextlib.suppress(FileNotFoundError):

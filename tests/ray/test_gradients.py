@@ -21,7 +21,7 @@ def test_a_finished_runs_gradients(finished, tmp_path, capsys):
     told = capsys.readouterr().out
     num = finished.stage("trajectories").manifest.row_counts["trajectories"]
     assert f"{num} of {num} examples at start (step 0), last (step " in told
-    assert "middle is left out" in told
+    assert "middle is skipped" in told
     with pytest.raises(RunError, match="asks for middle"):
         s2l_ray.gradients(folder, ["gradients.snapshots=[middle]"], progress=Quiet())
     assert "gradients" not in load_run(folder).stages
@@ -34,7 +34,7 @@ def test_a_finished_runs_gradients(finished, tmp_path, capsys):
     run = load_run(folder)
     made = GradientsArtifact.of(run.stage("gradients"))
     assert (made.dim, made.num_examples) == (4096, report["num_sampled"])
-    assert any("middle is left out" in note for note in report["notes"])
+    assert any("middle is skipped" in note for note in report["notes"])
 
     before = run.stage("gradients")
     s2l_ray.select(folder, 0.2, "least_confidence", progress=Quiet())
