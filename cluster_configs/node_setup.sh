@@ -4,31 +4,31 @@
 #
 #   node_setup.sh EXTRAS [PIP_PACKAGE...]
 #
-# EXTRAS: `cpu`; `cpu,sweep` for the head, where sweeps are steered; `gpu,target`; or `auto`: `gpu,target` where
-# nvidia-smi works, else `cpu`. Loggers, say `wandb`, are extras, too. faiss-cpu and faiss-gpu provide one module, so a
-# node has one of the two. More packages are for the head: its cloud's SDK.
+# EXTRAS: `cpu`; `cpu,sweep` for the head, which controls sweeps; `gpu,target`; or `auto`: `gpu,target` if nvidia-smi
+# works, otherwise `cpu`. Loggers such as `wandb` are extras too. faiss-cpu and faiss-gpu provide the same module, so a
+# node gets only one of them. Additional packages are for the head: its cloud's SDK.
 #
-# A wheel, not a git URL: it is exactly the tree that you have, needs no release, no access to a repository from the
-# nodes, and no compiler. A virtual environment, not the system's Python, which Ubuntu keeps for itself.
+# It installs a wheel rather than a git URL: the wheel is exactly your tree and needs no release, no access to a
+# repository from the nodes, and no compiler. It uses a virtual environment because Ubuntu reserves the system's Python.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 extras=${1:?usage: node_setup.sh EXTRAS [PIP_PACKAGE...]}
 shift
-python=${S2L_PYTHON:-python3.12} # constraints.txt needs 3.11 or newer; all nodes of a cluster must have the same
+python=${S2L_PYTHON:-python3.12} # constraints.txt needs 3.11 or newer; all nodes of a cluster need the same version
 
 if [ "$extras" = auto ]; then
   if nvidia-smi >/dev/null 2>&1; then extras=gpu,target; else extras=cpu; fi
 fi
 has() { case ",$extras," in *",$1,"*) ;; *) return 1 ;; esac; }
-if has cpu && has gpu; then echo "node_setup: extras cpu and gpu exclude each other: $extras" >&2 && exit 2; fi
-if ! has cpu && ! has gpu; then echo "node_setup: extras must hold cpu or gpu, not: $extras" >&2 && exit 2; fi
+if has cpu && has gpu; then echo "node_setup: a node cannot have both extras cpu and gpu: $extras" >&2 && exit 2; fi
+if ! has cpu && ! has gpu; then echo "node_setup: extras must include cpu or gpu, got: $extras" >&2 && exit 2; fi
 
-# The newest: after a change of version a node that stays still has the older wheel beside it.
+# The newest wheel: after a version change, a node that is kept still has the older one too.
 wheel=$(ls -t "$here"/dist/s2l_ray-*.whl 2>/dev/null | head -n 1) || true
 if [ -z "$wheel" ]; then
-  echo "node_setup: $here/dist holds no wheel of s2l_ray; on your machine, in the clone:" \
-    "rm -rf dist build && pip wheel --no-deps -w dist . && ray up ..." >&2
+  echo "node_setup: $here/dist contains no s2l_ray wheel, so there is nothing to install; on your machine, in the" \
+    "clone, run: rm -rf dist build && pip wheel --no-deps -w dist . && ray up ..." >&2
   exit 2
 fi
 echo "node_setup: installing $(basename "$wheel")[$extras]"
@@ -48,11 +48,11 @@ fi
 pip_install() {
   "$here/venv/bin/pip" install --disable-pip-version-check --quiet -c "$here/constraints.txt" "$@"
 }
-if has cpu; then # PyPI's torch brings gigabytes of CUDA that a node without a GPU has no use for
+if has cpu; then # PyPI's torch would install gigabytes of CUDA libraries that are useless without a GPU
   torch=$(sed -n 's/^torch==//p' "$here/constraints.txt")
   pip_install --extra-index-url https://download.pytorch.org/whl/cpu "torch==$torch+cpu"
 fi
-# First the wheel alone, by force: a new build of the same version would otherwise count as installed.
+# First only the wheel, forced: a new build of the same version would otherwise count as already installed.
 pip_install --no-deps --force-reinstall "$wheel"
 pip_install "${wheel}[$extras]" "$@"
 
@@ -61,7 +61,7 @@ for line in "export PATH=\"$here/venv/bin:\$PATH\"" "export RAY_AUTH_MODE=token"
 done
 [ ! -f ~/.ray/auth_token ] || chmod 600 ~/.ray/auth_token
 
-# Better here than in the middle of a run: missing drivers, a driver older than torch's CUDA, both faiss at once.
+# Fail here rather than in the middle of a run: missing drivers, drivers too old for torch's CUDA, both faiss packages.
 "$here/venv/bin/python" - "$extras" <<'PYTHON'
 import sys
 

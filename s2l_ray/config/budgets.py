@@ -10,7 +10,7 @@ from s2l_ray.config.section import refuse_repeated
 from s2l_ray.errors import listed, shown
 
 MAX_EXAMPLES = 10**12
-"""More than any corpus has."""
+"""More examples than any corpus has."""
 
 
 def plain_budgets(budgets: Any) -> Any:

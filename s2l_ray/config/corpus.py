@@ -28,7 +28,7 @@ class HuggingFaceSource(Section):
 
 
 class QuickstartSource(Section):
-    num_examples: int = bounded(20_000, 2_000_000, "and the generated rows are held in one process's memory", ge=100)
+    num_examples: int = bounded(20_000, 2_000_000, "the generated rows are held in one process's memory", ge=100)
     """Number of training examples to generate."""
     wrong_answer_share: float = Field(default=0.0, ge=0, lt=1)
     """Share of answers that are made wrong, chosen by the seed, to study robustness to noise."""
@@ -100,9 +100,9 @@ class CorpusConfig(Section):
     """Low-cardinality columns (topic, language, skill) by which the run can be inspected, reported and balanced: text,
     whole numbers or booleans, at most 1,000 values. None: detected, the first eight text columns with 2 to 200 values
     and several rows per value; []: none."""
-    max_row_bytes: int = bounded(MAX_ROW_BYTES, 2**30, "and a task takes some 30 times as much memory", ge=1024)
+    max_row_bytes: int = bounded(MAX_ROW_BYTES, 2**30, "a task needs about 30 times as much memory", ge=1024)
     """Largest row that is read (bytes in the uncompressed file); a larger one is named and stops the run."""
-    read_bytes_per_task: int = bounded(64 * 2**20, 2**33, "and a slice is read by one task", ge=1024)
+    read_bytes_per_task: int = bounded(64 * 2**20, 2**33, "each slice is read by a single task", ge=1024)
     """Uncompressed JSONL files are read in slices of this size (bytes)."""
 
     @field_validator("facets")

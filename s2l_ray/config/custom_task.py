@@ -1,4 +1,4 @@
-"""A user's own test set, as `evaluation.custom` describes it."""
+"""The section `evaluation.custom`: a user's own test set."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class CustomTaskConfig(Section):
     an interval. It runs on the machine that runs the command, with your permissions."""
     group_by: list[str] = Field(default=[], max_length=10)
     """Columns whose values break the report's results down."""
-    max_new_tokens: int = bounded(512, 2**17, "and no model writes that much", ge=1)
+    max_new_tokens: int = bounded(512, 2**17, "no model writes completions that long", ge=1)
     """Longest completion (tokens)."""
 
     def contradictions(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What every field of the configuration is, in words: for `s2l explain`, the reference of the manual, and editors."""
+"""Descriptions of every configuration field, for `s2l explain`, the manual's reference, and editors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Described:
     type: str
     """`list of numbers`, `one of epochs, same_steps`, …; `section` for a section."""
     default: str
-    """As YAML; empty where a value has to be given, or for a section."""
+    """As YAML; empty if the field is required, or for a section."""
     bounds: str
     """`at least 1, at most 1,000`; may be empty."""
     text: str
@@ -77,7 +77,7 @@ def describe(path: str) -> list[Described]:
 
 
 def describe_all() -> list[Described]:
-    """Every section and field, each section followed by its fields and those of its own sections."""
+    """Every section and field, each section followed by its fields and subsections."""
     return list(_walk("", S2LConfig))
 
 
@@ -122,7 +122,7 @@ def _field(path: str, field: FieldInfo) -> Described:
 
 
 def _in_yaml(text: str) -> str:
-    """What Python calls None is null in a file."""
+    """The description with Python's None replaced by YAML's null."""
     return re.sub(r"\bNone\b", "null", text)
 
 
@@ -185,7 +185,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _tidied(node: Any) -> Any:
-    """Without reasons and titles that are of no use to an editor; descriptions in one line."""
+    """The schema without titles and the limits' reasons, which editors do not use; descriptions on one line."""
     if isinstance(node, list):
         return [_tidied(one) for one in node]
     if not isinstance(node, dict):

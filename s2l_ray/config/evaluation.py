@@ -1,4 +1,4 @@
-"""The section `evaluation`: which test questions a target answers, how, and what is reported of it."""
+"""The section `evaluation`: which test questions targets answer, how, and what is reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from s2l_ray.config.section import Location, OptionalLocation, Section, bounded,
 BASE = "base"
 """In `evaluation.subsets`: the target's model before fine-tuning."""
 OTHER_MODEL = "model-"
-"""What the labels of models begin with that are no part of the run."""
+"""Prefix of the labels of models that do not belong to the run."""
 _MAX_TASKS = 1000
 
 
@@ -31,16 +31,16 @@ class GenerationConfig(Section):
     max_new_tokens: dict[str, int] = Field(default={})
     """Longest completion by task, with `default` for all others; if not set, 512, for math 1024, for clinical 192
     (tokens)."""
-    tokens_per_batch: int = bounded(16_384, 2**26, "and a batch of more tokens fits no device's memory", ge=8)
+    tokens_per_batch: int = bounded(16_384, 2**26, "a larger batch does not fit in any device's memory", ge=8)
     """Padded prompts and completions per batch with transformers (tokens). Batches depend only on this and on the
     questions."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Data type of weights and cache; `auto`: float32 on CPUs, bfloat16 on GPUs."""
-    questions_per_part: int = bounded(256, 1_000_000, "and a part is held in one worker's memory", ge=1)
+    questions_per_part: int = bounded(256, 1_000_000, "each part is held in one worker's memory", ge=1)
     """Unit of work and of resuming (questions)."""
-    samples: int = bounded(1, 1000, "and every sample generates all texts once more", ge=1)
+    samples: int = bounded(1, 1000, "each sample generates every completion again", ge=1)
     """Completions per question; the majority answer counts."""
-    temperature: float = bounded(0.0, 100, "and tokens would be drawn without regard to the model", ge=0)
+    temperature: float = bounded(0.0, 100, "tokens would be drawn almost uniformly, whatever the model predicts", ge=0)
     """0: greedy. Above 0: tokens are sampled, seeded by the question's id and the sample's number."""
 
     @field_validator("max_new_tokens")
@@ -65,13 +65,13 @@ class SandboxConfig(Section):
     mode: Literal["auto", "bwrap", "external", "off"] = "auto"
     """How programs written by a model are isolated. auto: Landlock and seccomp. bwrap: also bubblewrap's namespaces.
     external: limits only, on nodes that are themselves a sandbox. off: limits only, with your permissions."""
-    seconds: float = bounded(5, 86_400, "and no program of an answer takes a day", ge=0.01)
+    seconds: float = bounded(5, 86_400, "an answer's program never needs a day", ge=0.01)
     """Time limit of a program (seconds)."""
-    memory_mb: int = bounded(1024, 1 << 24, "and no node has so much memory", ge=1)
+    memory_mb: int = bounded(1024, 1 << 24, "no node has that much memory", ge=1)
     """Memory limit of a program, beyond the interpreter's own (MiB)."""
-    output_kb: int = bounded(64, 1 << 20, "and no answer is so long", ge=1)
+    output_kb: int = bounded(64, 1 << 20, "no answer is that long", ge=1)
     """Longest output that is read (KiB)."""
-    processes: int | None = bounded(None, 4096, "and no node has so many CPUs", ge=1)
+    processes: int | None = bounded(None, 4096, "no node has that many CPUs", ge=1)
     """Programs that a worker runs in parallel; None: one per CPU."""
     i_know_programs_run_with_my_rights: bool = False
     """Needed for `mode: off`."""
@@ -85,16 +85,16 @@ class SandboxConfig(Section):
     def contradictions(self) -> Iterator[str]:
         if self.mode == "off" and not self.i_know_programs_run_with_my_rights:
             yield (
-                "sandbox.mode=off: what the model writes would run with your rights, on your files and network; use "
-                "auto, or, on a machine that holds nothing, set sandbox.i_know_programs_run_with_my_rights=true (of "
-                "s2l evaluate: --i-know-programs-run-with-my-rights)"
+                "sandbox.mode=off: programs written by the model would run with your permissions, with access to your "
+                "files and network; use auto, or, on a machine that holds nothing of value, set "
+                "sandbox.i_know_programs_run_with_my_rights=true (s2l evaluate: --i-know-programs-run-with-my-rights)"
             )
 
 
 class BertScoreConfig(Section):
     model: OptionalLocation = "distilbert-base-uncased"
     """Encoder, a hub id or a folder; None: no BERTScore."""
-    layer: int = bounded(5, 1000, "and no encoder has so many layers", ge=0)
+    layer: int = bounded(5, 1000, "no encoder has that many layers", ge=0)
     """Hidden layer whose vectors are compared; 0 is the embedding."""
     idf: bool = False
     """Weight tokens by their rarity in the references."""
@@ -105,14 +105,14 @@ class BertScoreConfig(Section):
 
 
 class ConfidenceConfig(Section):
-    resamples: int = bounded(10_000, 1_000_000, "and the intervals change no more", ge=100)
+    resamples: int = bounded(10_000, 1_000_000, "more resamples no longer change the intervals", ge=100)
     """Number of bootstrap resamples."""
     level: float = Field(default=0.95, gt=0, lt=1)
     """Confidence level of all intervals."""
 
 
 class ContaminationConfig(Section):
-    ngram: int = bounded(13, 1000, "and no question is so long", ge=1)
+    ngram: int = bounded(13, 1000, "no question is that long", ge=1)
     """Length of the n-grams (words)."""
     share: float = Field(default=0.5, gt=0, le=1)
     """Share of a question's n-grams that must occur in the training text for it to count as contaminated."""
@@ -127,7 +127,7 @@ class EvaluationConfig(Section):
     form: Form = "cot"
     """How questions are answered: with a chain of thought (`cot`), with a program (`pot`), or `hybrid`: with a program,
     falling back to a chain of thought if it fails. Programs run in a sandbox."""
-    limit: int | None = bounded(None, 10**9, "and no test set is so large", ge=1)
+    limit: int | None = bounded(None, 10**9, "no test set is that large", ge=1)
     """Ask at most this many questions of each task, the first by id."""
     program_stem: str = " Let's write a program."
     """Text appended to questions that ask for a program, as in the corpus."""

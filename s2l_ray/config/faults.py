@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a configuration, in words: where, the value, and what would do."""
+"""Translates pydantic's validation errors into messages with the place, the value and what is valid there."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from s2l_ray.config.schema import S2LConfig
-from s2l_ray.config.section import Contradictions
+from s2l_ray.config.section import Contradictions, above_limit
 from s2l_ray.errors import shown
 from s2l_ray.text.display import shorten
 
-_UPPER = ("less_than_equal", "finite_number", "int_parsing_size")
-
 
 def explain(error: ValidationError, beside: Iterable[Sequence[Any]] = ()) -> list[str]:
-    """One line for each fault.
+    """One line per fault.
 
     Args:
-        beside: places whose faults are known already; with nothing there, sections may contradict themselves.
+        beside: places whose faults have already been reported; faults at or below them, and contradictions of the
+            sections that contain them, are left out.
     """
     known = [tuple(map(str, place)) for place in beside]
     lines: list[str] = []
@@ -50,23 +49,17 @@ def _lines_of(fault: Any) -> list[str]:
         said = getattr(fault["ctx"]["error"], "found", [str(fault["ctx"]["error"])])
         return [(at + ": " if at else "") + one for one in said]
     if kind == "missing":
-        return [f"{at}: is required and not given"]
+        return [f"{at}: required but not set"]
     if kind == "list_type":
         return [f"{at}: must be a list, got {value}; write [{shown_bare(fault['input'])}]"]
-    field = field_at(place)
-    extra = field.json_schema_extra if field is not None and isinstance(field.json_schema_extra, dict) else {}
-    if kind in _UPPER and "because" in extra:
-        return [f"{at}: {value} is more than {_bound(field):,}, {extra['because']}"]
+    if (excess := above_limit(field_at(place), kind)) is not None:
+        return [f"{at}: {value} {excess}"]
     return [f"{at}: {shorten(fault['msg'], 300)}, got {value}"]
 
 
 def shown_bare(value: Any) -> str:
     """As in YAML: text without its quotes."""
     return shorten(value, 200) if isinstance(value, str) else shown(value)
-
-
-def _bound(field: FieldInfo | None) -> Any:
-    return next((m.le for m in field.metadata if hasattr(m, "le")), 0) if field is not None else 0
 
 
 def section_at(path: Sequence[int | str]) -> type[BaseModel] | None:

@@ -12,7 +12,7 @@ Moment = Literal["start", "middle", "last"]
 
 
 class GradientsConfig(Section):
-    num_examples: int = bounded(3000, 10_000, "and their gradients are held in one process's memory", ge=100)
+    num_examples: int = bounded(3000, 10_000, "their gradients are held in one process's memory", ge=100)
     """Number of examples whose gradients are computed, sampled uniformly; small clusters are topped up to 16."""
     snapshots: list[Moment] | None = Field(default=None, min_length=1)
     """States of the proxy: untrained (`start`), the snapshot nearest to half of its steps (`middle`), trained (`last`).
@@ -20,7 +20,7 @@ class GradientsConfig(Section):
     kind: Literal["head", "lora"] = "head"
     """Parameters to differentiate by. `head`: the language-model head, in closed form from a forward pass. `lora`:
     fresh adapters in all other linear layers, with a forward and a backward pass per example."""
-    seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
+    seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries accept, 32 bits", ge=0)
     """Seed of this section; None: the run's seed."""
 
     @field_validator("snapshots")

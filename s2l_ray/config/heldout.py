@@ -9,9 +9,9 @@ from pydantic import Field, field_validator
 from s2l_ray.config.section import Location, Section, bounded
 
 QUICKSTART_SET = "balanced"
-"""The quickstart's own test: every skill as often as any other."""
+"""The quickstart's own held-out set, with the same number of examples of every skill."""
 SPLIT = "split"
-"""The corpus's own share."""
+"""The set drawn from the corpus (`heldout.share`)."""
 _MAX_SETS = 100
 
 
@@ -20,7 +20,7 @@ class HeldOutConfig(Section):
     """Share of the corpus to hold out, drawn by example id with the run's seed; the set is called `split`."""
     files: dict[str, list[Location]] = Field(default={})
     """Your own held-out sets: a name and its files, in the corpus's format (`test: [data/test.jsonl]`)."""
-    tokens_per_batch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)
+    tokens_per_batch: int = bounded(8192, 2**24, "a larger batch does not fit in any device's memory", ge=8)
     """Padded tokens evaluated at once."""
 
     def names(self, is_quickstart: bool) -> list[str]:

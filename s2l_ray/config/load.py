@@ -1,4 +1,4 @@
-"""YAML or recipe name + dotted overrides → S2LConfig. Errors say the value, what is wrong with it and what would do."""
+"""YAML file or recipe name + dotted overrides → S2LConfig, with errors that give the value, the fault and the cure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def list_recipes() -> list[str]:
 
 
 def recipe_summary(name: str) -> str:
-    """What the recipe is for, in one line: the first line of its file that is a comment for people.
+    """One line saying what the recipe is for: the first comment in its file that is meant for people.
 
     Raises:
         ConfigError: there is no such recipe.
@@ -110,7 +110,7 @@ def _read(source: str) -> dict[str, Any]:
 
 
 def _text_of(source: str) -> bytes:
-    """A recipe's or a file's; PyYAML tells the encoding, and says what is wrong with it."""
+    """The bytes of a recipe or file; PyYAML detects the encoding and reports what is wrong with it."""
     if source in list_recipes():
         return (resources.files("s2l_ray.config") / "recipes" / f"{source}.yaml").read_bytes()
     try:
@@ -191,7 +191,7 @@ def _remove_replaced(tree: dict[str, Any], before: dict[str, Any], path: list[st
 
 
 def _lost(parsed: list[tuple[list[str], Any]]) -> list[str]:
-    """A sentence for each override that a later one would replace without a word."""
+    """A sentence for each override that a later one would silently replace."""
     return [
         f"the override {'.'.join(earlier)}=… would be lost: {'.'.join(later)}=… comes after it; give one of them"
         for number, (later, _) in enumerate(parsed)

@@ -1,4 +1,4 @@
-"""The section `loggers`: where the figures of a run go besides `metrics.jsonl`."""
+"""The section `loggers`: where a run's metrics are sent in addition to `metrics.jsonl`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from s2l_ray.config.section import OptionalLocation, Section, bounded
 from s2l_ray.errors import shown
 
 _COUNTS = re.compile(r"layer|block|expert|head|group|depth|stage", re.IGNORECASE)
-"""Fields by which a model's parts are counted."""
+"""Names of fields that count a model's parts."""
 _MAX_PARTS, _MAX_SIZE = 10_000, 10**9
 
 
@@ -23,21 +23,21 @@ def impossible_sizes(fields: Mapping[str, Any], at: str = "") -> Iterator[str]:
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, dict):
                 yield from impossible_sizes(one, f"{at}.{name}")
-            # Sizes are whole numbers; a frequency's base or an epsilon may be what it likes.
+            # Sizes are whole numbers; values such as a base frequency or an epsilon are not limited.
             elif isinstance(one, int) and abs(one) > (_MAX_PARTS if _COUNTS.search(name) else _MAX_SIZE):
                 limit = _MAX_PARTS if _COUNTS.search(name) else _MAX_SIZE
-                yield f"{at}.{name}={one} is beyond {limit:,}, and no model is so large; lower it"
+                yield f"{at}.{name}={one} is above the limit of {limit:,} (no model is that large); lower it"
                 break
 
 
 RENDER_FIELDS = ("render", "turns", "template_date", "template_arguments", "end_of_turn")
-"""Fields that say how a conversation becomes text."""
+"""Fields that determine how a conversation becomes text."""
 
 
 class TrainTokenizerConfig(Section):
-    vocab_size: int = bounded(2048, 1_000_000, "and no model has so large a vocabulary", ge=260)
+    vocab_size: int = bounded(2048, 1_000_000, "no model has a vocabulary that large", ge=260)
     """Size of the byte-level BPE vocabulary trained on the corpus (tokens)."""
-    max_examples: int = bounded(200_000, 10**8, "and the texts are held in one process's memory", ge=1)
+    max_examples: int = bounded(200_000, 10**8, "the texts are held in one process's memory", ge=1)
     """The tokenizer is trained on at most this many examples, the first by example id."""
 
 
@@ -75,22 +75,22 @@ class TrainedModelConfig(Section):
     """Extra variables for the chat template, such as `enable_thinking: false`."""
     end_of_turn: str | None = None
     """Token that ends a response if the chat template adds no end token (GLM-4.5: `<|user|>`)."""
-    max_length: int = bounded(512, 2**24, "and no model reads so long an example", ge=8)
+    max_length: int = bounded(512, 2**24, "no model reads examples that long", ge=8)
     """Longer examples are truncated on the right (tokens)."""
 
-    epochs: float = bounded(3.0, 100_000, "and no training passes over its data so often", gt=0)
+    epochs: float = bounded(3.0, 100_000, "no training makes that many passes over its data", gt=0)
     """Passes over the corpus."""
-    max_steps: int | None = bounded(None, 10**9, "and no training has so many steps", ge=1)
+    max_steps: int | None = bounded(None, 10**9, "no training has that many steps", ge=1)
     """Optimiser steps, instead of `epochs`."""
-    global_batch_size: int = bounded(128, 10**7, "and a step over so many examples would not end", ge=1)
+    global_batch_size: int = bounded(128, 10**7, "a step over that many examples would never finish", ge=1)
     """Examples per optimiser step, over all workers together."""
-    learning_rate: float = bounded(2e-5, 10**7, "and the first step would end in infinite weights", gt=0)
+    learning_rate: float = bounded(2e-5, 10**7, "the first step would make the weights infinite", gt=0)
     """Peak learning rate of AdamW."""
     warmup_share: float = Field(default=0.03, ge=0, lt=1)
     """Share of the steps with linear learning-rate warm-up; followed by cosine decay to 0."""
-    weight_decay: float = bounded(0.0, 1000, "and the weights would vanish at once", ge=0)
+    weight_decay: float = bounded(0.0, 1000, "the weights would shrink to zero immediately", ge=0)
     """AdamW's decoupled weight decay, on matrices only."""
-    max_grad_norm: float = bounded(1.0, 10**12, "which clips nothing any more", gt=0)
+    max_grad_norm: float = bounded(1.0, 10**12, "nothing would be clipped", gt=0)
     """Gradients are clipped to this global L2 norm."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 on GPUs that support it, and for models of hidden size 512 or more on CPUs with bf16 matrix units
@@ -99,14 +99,14 @@ class TrainedModelConfig(Section):
     compile: bool = False
     """Compile layers and head with torch.compile: takes seconds at the start, then runs 1.1 to 2.2 times as fast on an
     H100. Needs a C compiler on the nodes."""
-    tokens_per_microbatch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)
+    tokens_per_microbatch: int = bounded(8192, 2**24, "a larger batch does not fit in any device's memory", ge=8)
     """Each worker splits its share of a global batch into micro-batches of at most this many tokens; use 65,536 for
     small models on GPUs."""
-    checkpoint_every_steps: int | None = bounded(None, 10**9, "and no training has so many steps", ge=1)
+    checkpoint_every_steps: int | None = bounded(None, 10**9, "no training has that many steps", ge=1)
     """Steps between checkpoints, in addition to those at every snapshot; None: only at snapshots."""
-    log_every_steps: int = bounded(10, 10**9, "and no training has so many steps", ge=1)
+    log_every_steps: int = bounded(10, 10**9, "no training has that many steps", ge=1)
     """Steps between lines in metrics.jsonl."""
-    seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
+    seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries accept, 32 bits", ge=0)
     """Seed of weights and data order; None: the run's seed."""
 
     def contradictions(self) -> Iterator[str]:
@@ -125,20 +125,20 @@ class TrainedModelConfig(Section):
             yield (f"{here}.tokenizer and {here}.train_tokenizer exclude each other; remove one")
         if self.train_tokenizer and self.model and not self.random_weights:
             yield (
-                f"{here}.train_tokenizer with pretrained weights would pair every embedding with a foreign token; "
+                f"{here}.train_tokenizer with pretrained weights would assign every embedding to the wrong token; "
                 f"remove it, or set {here}.random_weights=true"
             )
         if self.from_config is not None and (self.revision or self.gguf_file):
             yield (
-                f"{here}.revision={self.revision!r} and {here}.gguf_file={self.gguf_file!r} belong to {here}.model and "
+                f"{here}.revision={self.revision!r} and {here}.gguf_file={self.gguf_file!r} apply to {here}.model and "
                 f"would do nothing with {here}.from_config; remove them"
             )
         yield from (f"{here}.from_config{fault}" for fault in impossible_sizes(self.from_config or {}))
         positions = (self.from_config or {}).get("max_position_embeddings")
         if isinstance(positions, int) and positions < self.max_length:
             yield (
-                f"{here}.max_length={self.max_length} is beyond {here}.from_config.max_position_embeddings={positions}"
-                ", longer examples would fail; lower the one or raise the other"
+                f"{here}.max_length={self.max_length} exceeds {here}.from_config.max_position_embeddings={positions}, "
+                "so longer examples would fail; lower the former or raise the latter"
             )
         if self.train_tokenizer and self.render == "chat_template":
             yield (
@@ -147,7 +147,7 @@ class TrainedModelConfig(Section):
             )
         for name in ("template_arguments", "end_of_turn"):
             if getattr(self, name) and self.render != "chat_template":
-                yield f"{here}.{name} is a chat template's and would do nothing here; set {here}.render=chat_template"
+                yield f"{here}.{name} would do nothing without a chat template; set {here}.render=chat_template"
         if self.tokens_per_microbatch < self.max_length:
             yield (
                 f"{here}.tokens_per_microbatch={self.tokens_per_microbatch} is less than one example of "

@@ -14,13 +14,13 @@ from s2l_ray.errors import UserError, first_line, shown
 from s2l_ray.text.display import shorten
 
 MAX_BYTES = 256 * 1024
-"""Longest YAML text; a configuration has some kilobytes."""
+"""Longest YAML text (bytes); a configuration has a few kilobytes."""
 MAX_NODES = 20_000
-"""Values in one configuration, those behind aliases counted at every place where they are used."""
+"""Maximum number of values in one configuration; those behind aliases count each time they are used."""
 MAX_DEPTH = 32
-"""Values within values."""
+"""Maximum nesting depth."""
 MAX_WHOLE = 2**63 - 1
-"""Largest whole number; files of the run hold no larger ones."""
+"""Largest whole number; the run's files cannot hold larger ones."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 Place = tuple[str | int, ...]
@@ -28,11 +28,11 @@ Place = tuple[str | int, ...]
 
 
 class NotYaml(UserError):
-    """The text is not YAML, or none within the limits."""
+    """The text is not YAML, or exceeds the limits."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: `2e-5` is a number, dates and times of day are text, a key given twice is a fault."""
+    """YAML as people mean it: `2e-5` is a number, dates and times of day are text, a repeated key is an error."""
 
     def __init__(self, text: bytes | str) -> None:
         super().__init__(text)

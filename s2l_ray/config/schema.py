@@ -26,36 +26,36 @@ _MAX_NAME_BYTES = 200
 
 
 class ClustersConfig(Section):
-    num_clusters: int = bounded(100, 1_000_000, "and the centroids are held in one actor's memory", ge=1)
+    num_clusters: int = bounded(100, 1_000_000, "the centroids are held in one actor's memory", ge=1)
     """K of k-means; lowered with a warning if there are fewer distinct trajectories."""
     init: Literal["kmeans++", "random"] = "kmeans++"
     """How the initial centroids are chosen: `random` is the paper's method, k-means++ resolves rare trajectories
     better."""
-    num_iterations: int = bounded(20, 10_000, "and k-means has long settled by then", ge=1)
+    num_iterations: int = bounded(20, 10_000, "k-means converges long before that", ge=1)
     """Number of Lloyd iterations."""
-    max_train_points: int = bounded(1_000_000, 10**10, "and the points are held in one actor's memory", ge=1)
+    max_train_points: int = bounded(1_000_000, 10**10, "the points are held in one actor's memory", ge=1)
     """Centroids are trained on a seeded sample of at most this many trajectories; all are then assigned by
     streaming."""
-    num_snapshots: int | None = bounded(None, 1000, "and no run records so many", ge=1)
+    num_snapshots: int | None = bounded(None, 1000, "no run records that many", ge=1)
     """Number of recorded snapshots to cluster by; None: all."""
     snapshots: Literal["even", "first"] = "even"
     """Which snapshots: evenly spaced, including the first and the last (if only one: the last), or the first ones (as
     if training had stopped early)."""
-    seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
+    seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries accept, 32 bits", ge=0)
     """Seed of this section; None: the run's seed."""
 
 
 class WorkersConfig(Section):
-    workers: int | None = bounded(None, 100_000, "and no cluster has so many workers", ge=1)
+    workers: int | None = bounded(None, 100_000, "no cluster has that many workers", ge=1)
     """Number of Ray Train workers; None: one per available GPU (of the nodes that are up, otherwise of one node that
     the autoscaler adds), or one on CPUs."""
-    min_workers: int | None = bounded(None, 100_000, "and no cluster has so many workers", ge=1)
+    min_workers: int | None = bounded(None, 100_000, "no cluster has that many workers", ge=1)
     """Elastic training, for spot nodes: continue with as few workers as this and grow back to `workers` when nodes
     return; None: fixed size. The result does not depend on it, up to rounding."""
-    cpus_per_worker: float | None = bounded(None, 10_000, "and no node has so many CPUs", ge=0.0001)
+    cpus_per_worker: float | None = bounded(None, 10_000, "no node has that many CPUs", ge=0.0001)
     """Logical CPUs reserved by each worker; None: 1 with a GPU (less if a node has too few for its GPUs), the node's
     share on CPUs."""
-    gpus_per_worker: float = bounded(1, 1000, "and no node has so many GPUs", ge=0.0001)
+    gpus_per_worker: float = bounded(1, 1000, "no node has that many GPUs", ge=0.0001)
     """GPUs reserved by each worker when device is gpu: a whole number, or a fraction of one."""
     accelerator_type: str | None = None
     """Ray accelerator type required by workers (`A100`, `H100`, …)."""
@@ -66,7 +66,9 @@ class WorkersConfig(Section):
     @classmethod
     def _whole_gpus(cls, gpus: float) -> float:
         if gpus > 1 and gpus % 1:
-            raise ValueError(f"gpus_per_worker={gpus:g}: Ray gives a share of one GPU or whole ones; use {int(gpus)}")
+            raise ValueError(
+                f"gpus_per_worker={gpus:g}: Ray assigns a fraction of one GPU or whole GPUs; use {int(gpus)}"
+            )
         return gpus
 
     @field_validator("custom_resources")
@@ -100,34 +102,34 @@ class ResourcesConfig(Section):
     """Workers that fine-tune the target."""
     evaluation: WorkersConfig = WorkersConfig()
     """Workers that answer test questions; each holds a whole model."""
-    max_failures: int = bounded(3, 1_000_000, "which is as good as -1, always", ge=-1)
+    max_failures: int = bounded(3, 1_000_000, "use -1 for no limit", ge=-1)
     """How many times lost workers are replaced before the run stops (it can then be resumed); -1: unlimited."""
     may_grow: bool = False
     """The cluster's autoscaler can add nodes: wait for missing resources instead of refusing the run."""
-    capacity_wait_s: float = bounded(86_400, 365 * 24 * 3600, "which is a year", gt=0)
+    capacity_wait_s: float = bounded(86_400, 365 * 24 * 3600, "one year", gt=0)
     """How long a stage waits for resources in use by others, or for nodes from the autoscaler, before the run stops (it
     can then be resumed; seconds)."""
-    parallel_tasks: int | None = bounded(None, 1_000_000, "and no cluster has so many CPUs", ge=1)
+    parallel_tasks: int | None = bounded(None, 1_000_000, "no cluster has that many CPUs", ge=1)
     """How many one-CPU tasks (reading, tokenising) may run at once; None: the cluster's CPUs, and with `may_grow` at
     least 64, so that the autoscaler sees the demand."""
-    gpu_wait_s: float = bounded(300, 30 * 24 * 3600, "which is a month", ge=0)
+    gpu_wait_s: float = bounded(300, 30 * 24 * 3600, "30 days", ge=0)
     """With `device: auto` and `may_grow`, if there is no GPU yet: how long to wait for one before using CPUs
     (seconds)."""
 
 
 class EstimatesConfig(Section):
-    num_examples: int | None = bounded(None, 10**12, "and no corpus has so many rows", ge=1)
+    num_examples: int | None = bounded(None, 10**12, "no corpus has that many rows", ge=1)
     """Rows of the corpus, for `--dry-run` if they cannot be counted before download."""
-    tokens_per_example: float | None = bounded(None, 10**9, "and no example is so long", gt=0)
+    tokens_per_example: float | None = bounded(None, 10**9, "no example is that long", gt=0)
     """Mean length (tokens), for `--dry-run` if it cannot be measured before download."""
-    num_parameters: int | None = bounded(None, 10**15, "and no model is so large", ge=1)
+    num_parameters: int | None = bounded(None, 10**15, "no model is that large", ge=1)
     """Parameters of the proxy, for `--dry-run` if its config cannot be loaded."""
-    device_tflops: float = bounded(0.1, 10**6, "and no device is so fast", gt=0)
+    device_tflops: float = bounded(0.1, 10**6, "no device is that fast", gt=0)
     """Sustained speed assumed for the time estimate (TFLOP/s per worker): about 0.1 for two CPU cores, 150 for an
     A100."""
-    price_per_worker_hour: float | None = bounded(None, 10**9, "and no device is so dear", gt=0)
+    price_per_worker_hour: float | None = bounded(None, 10**9, "no device costs that much", gt=0)
     """Price of one worker's device per hour, in your currency; None: costs are not estimated."""
-    worker_memory_gb: float | None = bounded(None, 10**6, "and no device has so much memory", gt=0)
+    worker_memory_gb: float | None = bounded(None, 10**6, "no device has that much memory", gt=0)
     """Device memory of a target worker (GB), for the memory estimate if the nodes are not up yet."""
 
 
@@ -138,7 +140,7 @@ class S2LConfig(Section):
     """Name of the run: letters, digits, dots, dashes and underscores, not beginning with a dot or dash."""
     run_dir: OptionalLocation = None
     """Folder of the run, local or s3://, gs://; None: `runs/<name>`."""
-    seed: int = bounded(0, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
+    seed: int = bounded(0, 2**32 - 1, "the largest seed that all libraries accept, 32 bits", ge=0)
     """Seed of every section that does not set its own."""
     corpus: CorpusConfig
     proxy: ProxyConfig
@@ -166,8 +168,8 @@ class S2LConfig(Section):
             longest = max(run_dir.split("/"), key=lambda name: len(name.encode()))
             if len(longest.encode()) > _MAX_NAME_BYTES:
                 raise ValueError(
-                    f"the folder's name {shown(longest)} has {len(longest.encode())} bytes, and file systems take 255 "
-                    f"with what is appended; shorten it to {_MAX_NAME_BYTES}"
+                    f"the folder's name {shown(longest)} has {len(longest.encode())} bytes, and file systems allow 255 "
+                    f"including the suffixes that are appended; shorten it to {_MAX_NAME_BYTES}"
                 )
         return run_dir
 
@@ -191,7 +193,7 @@ class S2LConfig(Section):
         swept = "clusters.num_snapshots" in self.sweep.parameters
         if self.clusters.snapshots == "first" and used is None and not swept:
             yield (
-                "clusters.snapshots=first would do nothing: of all snapshots none are the first; set "
+                "clusters.snapshots=first would do nothing: without clusters.num_snapshots all snapshots are used; set "
                 "clusters.num_snapshots too, or leave it out"
             )
         if self.corpus.quickstart is not None and QUICKSTART_SET in self.heldout.files:
@@ -238,8 +240,8 @@ class S2LConfig(Section):
         here = model.section
         if model.render == "alpaca" and self.corpus.format in ("messages", "sharegpt"):
             yield (
-                f"{here}.render=alpaca has one instruction and one response, corpus.format={self.corpus.format} has "
-                "turns; use render=plain, chat_template or auto"
+                f"{here}.render=alpaca needs one instruction and one response, but corpus.format={self.corpus.format} "
+                "holds conversations; use render=plain, chat_template or auto"
             )
 
     def _of_subsets(self, names: list[str]) -> Iterator[str]:
@@ -255,8 +257,8 @@ class S2LConfig(Section):
         needs = [name for name in ("keep_best", "patience") if getattr(target, name)]
         if needs and not (self.heldout.share or self.heldout.files or self.corpus.quickstart):
             yield (
-                f"target.{needs[0]} goes by the held-out loss and nothing is held out, so it would never act; set "
-                "heldout.share or heldout.files, or remove it"
+                f"target.{needs[0]} depends on the held-out loss, but nothing is held out, so it would have no effect; "
+                "set heldout.share or heldout.files, or remove it"
             )
 
     def _of_selectors(self) -> Iterator[str]:
@@ -264,8 +266,8 @@ class S2LConfig(Section):
         if self.corpus.source_column is None and any(SOURCES in of for of in needs.values()):
             who = ", ".join(name for name, of in needs.items() if SOURCES in of)
             yield (
-                f"balancing by source ({who}) needs corpus.source_column, which is none; name the column, or leave "
-                "selection.stratify and random_per_source out"
+                f"balancing by source ({who}) needs corpus.source_column, which is not set; name the column, or remove "
+                "selection.stratify and random_per_source"
             )
         yield from self._of_query()
         if self.selection.reference.model == "target":
@@ -279,7 +281,7 @@ class S2LConfig(Section):
         if scored and self.trajectories.source != "snapshots":
             yield (
                 f"the selector {', '.join(scored)} reads scores that trajectories.source={self.trajectories.source} "
-                "does not have, since training computes losses alone; use source=snapshots"
+                "does not have, since training computes only losses; use source=snapshots"
             )
         passing = [name for name, of in needs.items() if any(need.partition("@")[0] in PASSES for need in of)]
         if passing and self.trajectories.source == "training":
@@ -290,8 +292,8 @@ class S2LConfig(Section):
         started = [name for name, of in needs.items() if any(need.endswith("@start") for need in of)]
         if started and not self.trajectories.include_step_zero:
             yield (
-                f"the selector {', '.join(started)} looks at the untrained proxy (start), which is not scored; set "
-                "trajectories.include_step_zero=true, or use another snapshot"
+                f"the selector {', '.join(started)} reads scores of the untrained proxy (start), which is not scored; "
+                "set trajectories.include_step_zero=true, or use another snapshot"
             )
 
     def _of_query(self) -> Iterator[str]:
@@ -302,12 +304,12 @@ class S2LConfig(Section):
         paths = self.selection.query.paths
         if asking and not paths:
             yield (
-                f"the selector {', '.join(asking)} compares with examples of your task, and none are named; set "
-                "selection.query.paths=[my_task.jsonl] (prompts with responses), or use another one"
+                f"the selector {', '.join(asking)} needs examples of your task, but none are given; set "
+                "selection.query.paths=[my_task.jsonl] (prompts with responses), or use another selector"
             )
         if paths and not asking and not sweeping:
             yield (
-                f"selection.query.paths={paths} would do nothing: no selector compares with examples of your task; "
+                f"selection.query.paths={paths} would do nothing: no selector uses examples of your task; "
                 "add rds_plus to selection.selectors, or leave it out"
             )
 

@@ -1,4 +1,4 @@
-"""What all sections of the configuration have in common."""
+"""The base class and field types shared by all sections of the configuration."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from s2l_ray.errors import UserError, shown
 from s2l_ray.text.redact import strip_credentials
 
 _STORED = {"stored": True}
+_ABOVE = ("less_than_equal", "finite_number", "int_parsing_size")
+"""What pydantic calls the faults of numbers that are too large."""
 
 
 def _serialize_location(value: Any, info: SerializationInfo) -> Any:
@@ -29,12 +32,12 @@ def _serialize_location(value: Any, info: SerializationInfo) -> Any:
 
 _LOCATION = PlainSerializer(_serialize_location)
 Location = Annotated[str, _LOCATION]
-"""A path or URI: what is stored of it lacks credentials."""
+"""A path or URI, stored without its credentials."""
 OptionalLocation = Annotated[str | None, _LOCATION]
 
 
 class Contradictions(UserError):
-    """What of a section does not go together, all of it."""
+    """All settings of a section that contradict each other."""
 
     def __init__(self, *found: str) -> None:
         super().__init__("; ".join(found))
@@ -51,17 +54,17 @@ class Section(BaseModel):
     """Longest text in a field (characters), which is the longest path on Linux."""
 
     def contradictions(self) -> Iterator[str]:
-        """What does not go together in this section, one sentence each with values and cure."""
+        """Settings of this section that contradict each other, one sentence each with the values and the cure."""
         yield from ()
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_other_kind(cls, value: Any, info: ValidationInfo) -> Any:
-        """Before pydantic reads true as 1."""
+        """Refuses booleans before pydantic reads true as 1, and texts that are too long."""
         kinds = _kinds_of(cls, str(info.field_name))
         leaves = list(_leaves(value))
         if bool not in kinds and Any not in kinds and {int, float} & kinds and any(isinstance(v, bool) for v in leaves):
-            raise ValueError("holds true or false, a boolean, where a number is wanted; give the number")
+            raise ValueError("is true or false, a boolean, but must be a number; give the number")
         longest = max((len(v) for v in leaves if isinstance(v, str)), default=0)
         if longest > cls.max_text:
             raise ValueError(f"a text of {longest:,} characters is longer than {cls.max_text:,}; shorten it")
@@ -75,7 +78,7 @@ class Section(BaseModel):
         return self
 
     def stored(self, **options: Any) -> dict[str, Any]:
-        """The fields as plain data for whoever reads the run: as they were given, but no credentials in locations.
+        """The fields as plain data to store with the run: as given, but with credentials removed from locations.
 
         Args:
             options: as for `model_dump`.
@@ -84,24 +87,34 @@ class Section(BaseModel):
 
 
 def refuse_repeated(where: str, values: Iterable[Any]) -> None:
-    """Raises ValueError for a value that is listed twice: one would be lost, and most likely another one was meant.
+    """Raises ValueError if a value is listed twice: one would be lost, and most likely another value was meant.
 
     1, 1.0 and true differ: a count, a share and a switch.
     """
     seen: set[str] = set()
     for value in values:
         if repr(value) in seen:
-            raise ValueError(f"{where} lists {shown(value)} twice, which would count once; remove one, or correct it")
+            raise ValueError(f"{where} lists {shown(value)} twice, but it would count once; remove or correct one")
         seen.add(repr(value))
 
 
 def bounded(default: Any, le: float, because: str, **bounds: Any) -> Any:
-    """A number's field with an upper bound, and what the bound is for.
+    """A numeric field with an upper limit and the reason for it, which error messages give.
 
     Args:
+        because: the reason in a few words, without punctuation: `no node has that many CPUs`.
         bounds: `ge`, `gt`, as in pydantic.
     """
     return Field(default=default, le=le, json_schema_extra={"because": because}, **bounds)
+
+
+def above_limit(field: FieldInfo | None, kind: str) -> str | None:
+    """`is above the limit of 1,024 (reason)`; None if pydantic's fault `kind` is another one or no reason is known."""
+    extra = field.json_schema_extra if field is not None else None
+    if field is None or kind not in _ABOVE or not isinstance(extra, dict) or "because" not in extra:
+        return None
+    limit = next(bound.le for bound in field.metadata if hasattr(bound, "le"))
+    return f"is above the limit of {limit:,} ({extra['because']})"
 
 
 @functools.cache

@@ -1,18 +1,19 @@
-"""The section `selection`: which rules choose how much, and what they go by.
+"""The section `selection`: which selectors choose how much, and what their choice is based on.
 
-What is set for all selectors applies to those that know it and wins over their own defaults; `options` sets one
-selector's. None always means: as the selector has it.
+A setting for all selectors applies to those that have it and overrides their defaults; `options` overrides it for one
+selector. None always means the selector's own default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 from s2l_ray.config.budgets import check_budgets, plain_budgets
-from s2l_ray.config.section import Location, Section, bounded, refuse_repeated
+from s2l_ray.config.section import Location, Section, above_limit, bounded, refuse_repeated
 from s2l_ray.errors import UserError, listed, shown
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ class GuardConfig(Section):
     """Which examples are selected after all others: `rise`, whose loss ends above its minimum; `not_learnt`, whose loss
     ends no lower than it began; `prompt_gain`, whose loss the prompt does not lower; `local`, whose loss exceeds that
     of the nearest prompts. []: none, even if the selector has its own."""
-    max_rise_nats: float | None = bounded(None, 1e6, "and no loss rises so far", ge=0)
+    max_rise_nats: float | None = bounded(None, 1e6, "no loss rises that far", ge=0)
     """`rise`: how far the last loss may be above the minimum (nats per token); None: 0.2."""
-    max_local_excess_nats: float | None = bounded(None, 1e6, "and no loss lies so far above others", ge=0)
+    max_local_excess_nats: float | None = bounded(None, 1e6, "no loss is that far above the others", ge=0)
     """`local`: how far the last loss may be above the neighbours' median (nats per token); None: 1."""
-    neighbours: int | None = bounded(None, 1024, "and neighbours so far away say nothing", ge=1)
+    neighbours: int | None = bounded(None, 1024, "neighbours that far away carry no information", ge=1)
     """`local`: how many nearest prompts to compare with; None: 20."""
-    min_kept_share: float | None = bounded(None, 1.0, "and no more than everything can be kept", ge=0)
+    min_kept_share: float | None = bounded(None, 1.0, "a share cannot exceed 1", ge=0)
     """Fail if a smaller share of the examples would remain eligible; None: 0.8."""
 
     def given(self) -> dict[str, Any]:
@@ -65,9 +66,9 @@ class ReferenceConfig(Section):
     """Snapshot of that model that selectors score with: `late` (last), `early` (first at or after `early_share` of the
     steps), `first` (first recorded), or `start` (untrained, with trajectories.include_step_zero). For the target,
     `first` and `start` both mean the model before fine-tuning."""
-    early_share: float = bounded(0.1, 1.0, "where training ends", ge=0)
+    early_share: float = bounded(0.1, 1.0, "the end of training", ge=0)
     """Position of the early snapshot: the first at or after this share of the optimiser steps."""
-    embedding_dim: int | None = bounded(None, 65_536, "and no model's states are so wide", ge=2)
+    embedding_dim: int | None = bounded(None, 65_536, "no model's hidden states are that wide", ge=2)
     """Project embeddings to this many dimensions with random signs, if the corpus is too large to store them in full
     (float16); None: the full dimension."""
 
@@ -86,13 +87,13 @@ class SelectionConfig(Section):
     stratify: bool | str = False
     """Balance sources first and select within each (for s2l, as in the authors' code), instead of globally (Algorithm
     1); or, with the name of a facet, balance its values (see corpus.facets)."""
-    seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries take (32 bits)", ge=0)
+    seed: int | None = bounded(None, 2**32 - 1, "the largest seed that all libraries accept, 32 bits", ge=0)
     """Seed of this section; None: the run's seed."""
-    allocation_exponent: float | None = bounded(None, 1.0, "and small clusters would give nothing", ge=0)
+    allocation_exponent: float | None = bounded(None, 1.0, "small clusters would contribute nothing", ge=0)
     """α: clusters are weighted by size^α. 0 takes the same number from each (the paper), 1 in proportion to size."""
     weights: Weighting | None = None
     """`cluster`: weight selected examples by the number they represent, in the subset's files and the target's loss."""
-    weights_cap: float | None = bounded(None, 1e6, "and one example could rule a batch", ge=1)
+    weights_cap: float | None = bounded(None, 1e6, "a single example could dominate a batch", ge=1)
     """Largest weight, in multiples of the median; None: 10."""
     reference: ReferenceConfig = ReferenceConfig()
     """Model and snapshot that provide the scores and embeddings used by selectors."""
@@ -212,6 +213,9 @@ class SelectionConfig(Section):
                 for fault in error.errors(include_url=False):
                     place = ".".join(map(str, fault["loc"]))
                     value = shown(fault["input"])
+                    if (excess := above_limit(_option_at(name, fault["loc"]), fault["type"])) is not None:
+                        yield f"the options of {name}: {place}: {value} {excess}"
+                        continue
                     said = fault["msg"].removeprefix("Value error, ")
                     yield f"the options of {name}: {place}: {said[:1].lower()}{said[1:]}, got {value}"
             except UserError as error:
@@ -255,6 +259,17 @@ class SelectionConfig(Section):
             if key != "rules" and (rule not in used if rule else not used):
                 add = f"guard.rules=[{rule}]" if rule else "guard.rules"
                 yield f"guard.{key}={value} would do nothing without {rule or 'a rule'}; set {add} too, or leave it out"
+
+
+def _option_at(selector: str, path: Sequence[int | str]) -> FieldInfo | None:
+    """The field of a selector's options at `path`; None if there is none."""
+    from s2l_ray.selection.registry import get_selector
+
+    fields: Mapping[str, FieldInfo] = get_selector(selector).Options.model_fields
+    for name in path[:-1]:
+        inner = fields[str(name)].annotation if str(name) in fields else None
+        fields = inner.model_fields if isinstance(inner, type) and issubclass(inner, BaseModel) else {}
+    return fields.get(str(path[-1])) if path else None
 
 
 def at_reference(needs: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Names of subsets, `s2l-0.11`: a selector and a budget, one name wherever a subset is named."""
+"""Names of subsets, such as `s2l-0.11`: a selector and a budget, spelled the same everywhere."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def parse_budget(text: str) -> int | float:
 
 
 def parse_subset_name(name: str) -> SubsetName | None:
-    """The inverse of `SelectionConfig.subset_name`; None for what is no such name.
+    """The inverse of `SelectionConfig.subset_name`; None if the text is not a subset's name.
 
     `s2l-30%` is `s2l-0.3`, and a name of a folder (`s2l-0.3-1a2b3c4d`) is none.
     """

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from s2l_ray.config.budgets import check_budgets, plain_budgets
 from s2l_ray.config.section import Section, bounded, refuse_repeated
 
-_RANGE = "and whole numbers beyond are not drawn exactly"
+_RANGE = "larger whole numbers cannot be drawn exactly"
 _MAX_TRIALS = 10_000
 
 
@@ -39,9 +39,9 @@ class RangeConfig(Section):
 
 
 class AshaConfig(Section):
-    grace_steps: int = bounded(50, 10**9, "and no training has so many steps", ge=1)
+    grace_steps: int = bounded(50, 10**9, "no training has that many steps", ge=1)
     """No trial is stopped before this optimiser step."""
-    reduction_factor: float = bounded(3, 1000, "and all trials but one would be stopped at the first rung", gt=1)
+    reduction_factor: float = bounded(3, 1000, "all trials but one would be stopped at the first rung", gt=1)
     """At each rung, one trial in this many continues."""
 
 
@@ -50,7 +50,7 @@ class SweepConfig(Section):
     """Sizes of the subsets to try, as in `selection.budgets`."""
     selectors: list[str] = Field(default=["s2l", "random"], min_length=1)
     """Selectors to compare."""
-    num_seeds: int = bounded(3, 1000, "and every seed repeats all trials", ge=1)
+    num_seeds: int = bounded(3, 1000, "each seed repeats every trial", ge=1)
     """Repetitions with different seeds for selection and target (0, 1, …); the proxy stays the same."""
     full: bool = True
     """Also train on the full data, once per seed, for comparison."""
@@ -59,7 +59,7 @@ class SweepConfig(Section):
     `clusters.num_snapshots: [4, 8]`, `target.learning_rate: {min: 1e-5, max: 1e-3, log: true}`)."""
     search: Literal["grid", "random", "optuna"] = "grid"
     """All combinations; or `num_samples` drawn at random; or proposed by Optuna's TPE from the results so far."""
-    num_samples: int | None = bounded(None, 10_000, "and a sweep of more trials would not end", ge=1)
+    num_samples: int | None = bounded(None, 10_000, "a sweep of that many trials would never finish", ge=1)
     """Number of trials in a random or Optuna search, not counting those on the full data."""
     heldout_set: str | None = None
     """Held-out set that decides; None: the first one."""
@@ -67,7 +67,7 @@ class SweepConfig(Section):
     """Metric that decides: held-out loss (`macro`: mean over sources, `micro`: over examples, `per_token`: over
     tokens), `exact_match`, or your own (docs/extending.md); or a metric of the targets' answers to a task in the
     `evaluation` section: `evaluation.gsm8k.correct`, `evaluation.clinical.rougeL`."""
-    max_concurrent: int | None = bounded(None, 10_000, "and no cluster trains so many at once", ge=1)
+    max_concurrent: int | None = bounded(None, 10_000, "no cluster trains that many at once", ge=1)
     """Maximum number of trials in parallel; None: as many as fit."""
     asha: AshaConfig | None = None
     """Stop trials early that fall behind (needs target.evaluate_every_steps)."""

@@ -14,9 +14,9 @@ Offload = Literal["none", "cpu", "nvme"]
 
 
 class LoraConfig(Section):
-    rank: int = bounded(16, 65_536, "and no layer is so wide", ge=1)
+    rank: int = bounded(16, 65_536, "no layer is that wide", ge=1)
     """Rank of the adapters."""
-    alpha: int = bounded(32, 10**6, "and the adapters would drown the model", ge=1)
+    alpha: int = bounded(32, 10**6, "the adapters would overwhelm the model", ge=1)
     """Scale: adapters are multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout rate before the adapters."""
@@ -32,7 +32,7 @@ class LoraConfig(Section):
         if heads:
             raise ValueError(
                 f"target_modules names the language-model head ({', '.join(heads)}), whose adapter the chunked loss "
-                "would pass over; leave it out"
+                "would ignore; leave it out"
             )
         return names
 
@@ -46,7 +46,7 @@ class TargetConfig(TrainedModelConfig):
     length: Literal["epochs", "same_steps"] = "epochs"
     """What `epochs` counts: passes over the subset or, with `same_steps`, the number of optimiser steps that as many
     passes over the full data would take. The paper uses both; compare selectors at the same number of steps."""
-    max_tokens: int | None = bounded(None, 10**15, "and no corpus has so many tokens", ge=1)
+    max_tokens: int | None = bounded(None, 10**15, "no corpus has that many tokens", ge=1)
     """Number of tokens to train on, instead of `epochs` (rounded to whole steps)."""
 
     zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
@@ -68,15 +68,15 @@ class TargetConfig(TrainedModelConfig):
     lora: LoraConfig | None = None
     """Train low-rank adapters (peft) instead of all weights."""
 
-    checkpoints_to_keep: int = bounded(2, 10_000, "and they would fill the storage", ge=1)
+    checkpoints_to_keep: int = bounded(2, 10_000, "that many checkpoints would fill the storage", ge=1)
     """Number of newest checkpoints to keep during training; `checkpoint_every_steps: None` writes about five in
     total."""
-    evaluate_every_steps: int | None = bounded(None, 10**9, "and no training has so many steps", ge=1)
+    evaluate_every_steps: int | None = bounded(None, 10**9, "no training has that many steps", ge=1)
     """Steps between evaluations on the held-out sets during training, for the curve, `keep_best`, `patience` and
     `sweep.asha`; None: none. Every target is evaluated before and after training in any case."""
     keep_best: bool = False
     """Export the weights with the lowest held-out loss (mean over sources) instead of the last ones."""
-    patience: int | None = bounded(None, 10**6, "and no training is evaluated so often", ge=1)
+    patience: int | None = bounded(None, 10**6, "no training is evaluated that often", ge=1)
     """Stop after this many evaluations in a row without a lower held-out loss."""
     max_shard_size: str = Field(default="5GB", pattern=r"^[0-9]{1,6}(\.[0-9]+)?(KB|MB|GB|TB)$")
     """Size of the safetensors files of the exported model."""
@@ -97,32 +97,32 @@ class TargetConfig(TrainedModelConfig):
         if self.length == "same_steps" and (self.max_steps or self.max_tokens):
             limit = "max_steps" if self.max_steps else "max_tokens"
             yield (
-                f"target.length=same_steps takes the steps of the full data and target.{limit}={getattr(self, limit)} "
-                "says them outright; set target.length=epochs, or remove the other"
+                f"target.length=same_steps uses the number of steps of the full data, but target.{limit}="
+                f"{getattr(self, limit)} sets it directly; set target.length=epochs, or remove target.{limit}"
             )
         if self.lora is not None and self.lora.export == "adapter" and (self.from_config or self.random_weights):
             yield (
-                "target.lora.export=adapter saves the adapters alone, and the random weights under them would be gone; "
+                "target.lora.export=adapter saves only the adapters, and the random weights they need would be lost; "
                 "set target.lora.export=merged, or start from target.model's own weights"
             )
         offloads = {self.offload_optimizer, self.offload_parameters} - {"none"}
         if offloads and self.zero_stage == 0:
             yield (
-                f"target offload to {', '.join(sorted(offloads))} is DeepSpeed's and zero_stage=0 is without it; "
+                f"target offload to {', '.join(sorted(offloads))} needs DeepSpeed, which zero_stage=0 does not use; "
                 "set target.zero_stage to 1, 2 or 3, or leave offload out"
             )
         if self.offload_parameters != "none" and self.zero_stage in (1, 2):
             yield (
-                f"target.offload_parameters={self.offload_parameters} needs sharded parameters, which "
-                f"target.zero_stage={self.zero_stage} has not; set target.zero_stage=3"
+                f"target.offload_parameters={self.offload_parameters} needs sharded parameters, but "
+                f"target.zero_stage={self.zero_stage} does not shard them; set target.zero_stage=3"
             )
         if "nvme" in offloads and self.nvme_path is None:
             yield ("offload to nvme needs target.nvme_path, a folder on each node's NVMe")
         needs_evaluations = [n for n in ("keep_best", "patience") if getattr(self, n)]
         if needs_evaluations and self.evaluate_every_steps is None:
             yield (
-                f"target.{needs_evaluations[0]} would never act: the held-out loss is measured after the "
-                "training only; set target.evaluate_every_steps"
+                f"target.{needs_evaluations[0]} would have no effect: the held-out loss is not measured during "
+                "training; set target.evaluate_every_steps"
             )
         if self.deepspeed_config is not None and self.zero_stage == 0:
             yield ("target.deepspeed_config would do nothing with target.zero_stage=0; remove one")

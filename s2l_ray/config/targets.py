@@ -1,4 +1,4 @@
-"""A file's targets are named after its selection: they follow where the command line changes that, or are refused."""
+"""Renames the targets in a configuration file when the command line changes its selection, or refuses the change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The section `trajectories`: where the losses of the examples come from, and how often they are taken."""
+"""The section `trajectories`: where the examples' losses come from, and how often they are recorded."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class TrajectoriesConfig(Section):
     """Where the losses come from. `snapshots`: the whole corpus is scored repeatedly, as in the paper. `training`: what
     training computes anyway, one loss per example and full epoch, without an extra pass. `hybrid`: both, with few
     snapshots."""
-    num_snapshots: int | None = bounded(None, 1000, "and every snapshot scores the whole corpus once more", ge=1)
+    num_snapshots: int | None = bounded(None, 1000, "each snapshot scores the whole corpus again", ge=1)
     """T: how many times every example is scored, evenly spaced over the optimiser steps, including the first and the
     last (with `hybrid`: the last). None: 12; with `hybrid` 3, with `training` none."""
     include_step_zero: bool = False
     """Make the untrained proxy (step 0) the first snapshot, instead of the proxy after its first step."""
-    tokens_per_batch: int = bounded(8192, 2**24, "and a batch of more tokens fits no device's memory", ge=8)
+    tokens_per_batch: int = bounded(8192, 2**24, "a larger batch does not fit in any device's memory", ge=8)
     """Tokens scored at once; 65,536 or more is faster on GPUs."""
-    examples_per_part: int | None = bounded(None, 1_000_000, "and a part is held in one worker's memory", ge=1)
+    examples_per_part: int | None = bounded(None, 1_000_000, "each part is held in one worker's memory", ge=1)
     """Unit of work and of restart (examples per file); None: depends on the corpus, 64 to 4,096, and more above 17
     million examples, for about 3,000 files per stage."""
 

@@ -22,13 +22,13 @@ class GuardOptions(Section):
     rules: list[GuardRule] = Field(default=[])
     """`rise`: the loss ends above its lowest. `not_learnt`: it ends no lower than it began. `prompt_gain`: the prompt
     does not lower it. `local`: it is higher than those of the nearest prompts."""
-    max_rise_nats: float = bounded(0.2, 1e6, "and no loss rises so far", ge=0)
+    max_rise_nats: float = bounded(0.2, 1e6, "no loss rises that far", ge=0)
     """`rise`: by how much the last loss may lie above the lowest (nats per token)."""
-    max_local_excess_nats: float = bounded(1.0, 1e6, "and no loss lies so far above others", ge=0)
+    max_local_excess_nats: float = bounded(1.0, 1e6, "no loss is that far above the others", ge=0)
     """`local`: by how much the last loss may lie above the median of the neighbours' (nats per token)."""
-    neighbours: int = bounded(20, 1024, "and neighbours so far away say nothing", ge=1)
+    neighbours: int = bounded(20, 1024, "neighbours that far away carry no information", ge=1)
     """`local`: how many nearest prompts are compared with."""
-    min_kept_share: float = bounded(0.8, 1.0, "and no more than everything can be kept", ge=0)
+    min_kept_share: float = bounded(0.8, 1.0, "a share cannot exceed 1", ge=0)
     """Stop with an error where fewer of the examples would stay eligible."""
 
     @field_validator("rules")
@@ -63,12 +63,12 @@ class SamplingOptions(SelectorOptions):
 
     weights: Weighting = "none"
     """`cluster`: a chosen example weighs as many as it stands for, on average 1 (see `weights`)."""
-    weights_cap: float = bounded(10.0, 1e6, "and one example could rule a batch", ge=1)
+    weights_cap: float = bounded(10.0, 1e6, "a single example could dominate a batch", ge=1)
     """No weight is above so many times the median."""
 
 
 class ClusterOptions(StratifiedOptions, SamplingOptions):
-    allocation_exponent: float = bounded(0.0, 1.0, "and small clusters would give nothing", ge=0)
+    allocation_exponent: float = bounded(0.0, 1.0, "small clusters would contribute nothing", ge=0)
     """α: clusters count by size^α. 0 takes equally many from each (the paper), 1 in proportion to their sizes."""
 
 

@@ -226,17 +226,21 @@ def test_length_rules_become_steps(finished: Run, changes: dict[str, Any], expec
         ({"max_steps": 5, "max_tokens": 9}, {"share": 0.1}, ["max_steps=5 and target.max_tokens=9", "remove one"]),
         ({"length": "same_steps", "max_steps": 5}, {"share": 0.1}, ["target.max_steps=5", "target.length=epochs"]),
         ({"length": "same_steps", "max_tokens": 9}, {"share": 0.1}, ["target.max_tokens=9", "target.length=epochs"]),
-        ({"keep_best": True}, {"share": 0.1}, ["target.keep_best would never act", "set target.evaluate_every_steps"]),
-        ({"patience": 2}, {"share": 0.1}, ["target.patience would never act", "set target.evaluate_every_steps"]),
+        (
+            {"keep_best": True},
+            {"share": 0.1},
+            ["target.keep_best would have no effect", "set target.evaluate_every_steps"],
+        ),
+        ({"patience": 2}, {"share": 0.1}, ["target.patience would have no effect", "set target.evaluate_every_steps"]),
         (
             {"patience": 2, "evaluate_every_steps": 5},
             {},
-            ["target.patience goes by the held-out loss", "heldout.share"],
+            ["target.patience depends on the held-out loss", "heldout.share"],
         ),
-        ({"lora": {"export": "adapter"}}, {}, ["adapters alone", "target.lora.export=merged"]),
+        ({"lora": {"export": "adapter"}}, {}, ["only the adapters", "target.lora.export=merged"]),
         ({"lora": {"target_modules": "lm_head"}}, {}, ["language-model head", "leave it out"]),
         ({"subsets": ["s2l-0.7"]}, {}, ["'s2l-0.7' is not a subset of this selection", f"known: {SUBSET}, full"]),
-        ({"zero_stage": 0, "offload_optimizer": "cpu"}, {}, ["zero_stage=0 is without it", "target.zero_stage to 1"]),
+        ({"zero_stage": 0, "offload_optimizer": "cpu"}, {}, ["zero_stage=0 does not use", "target.zero_stage to 1"]),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, changes: dict[str, Any], heldout: Any, pieces: list[str]):

@@ -20,7 +20,7 @@ from s2l_ray.selection.selectors.least_confidence import ConfidenceOptions, conf
 
 
 class CurriculumOptions(ConfidenceOptions):
-    stages: int = bounded(5, 127, "and so many stages leave few steps for each", ge=2)
+    stages: int = bounded(5, 127, "that many stages leave too few steps for each", ge=2)
     """S: bands of equal size, from the most confident examples to the least."""
     replay: Literal["none", "cumulative"] = "cumulative"
     """What the target trains on in a stage: its examples alone, or those of all stages so far."""

@@ -23,13 +23,13 @@ class EmbeddingKMeansOptions(ClusterOptions):
     """Snapshot whose embeddings are clustered."""
     embedding: EmbeddingKind = "response"
     """Mean hidden state of the response, or of the prompt, which a wrong answer cannot move."""
-    num_clusters: int = bounded(100, 1_000_000, "and the centroids are held in memory", ge=1)
+    num_clusters: int = bounded(100, 1_000_000, "the centroids are held in memory", ge=1)
     """K; lowered with a warning if there are fewer distinct embeddings."""
     init: Literal["kmeans++", "random"] = "kmeans++"
     """First centroids."""
-    num_iterations: int = bounded(20, 10_000, "and k-means has long settled by then", ge=1)
+    num_iterations: int = bounded(20, 10_000, "k-means converges long before that", ge=1)
     """Lloyd iterations."""
-    max_train_points: int = bounded(1_000_000, 10**10, "and the points are held in memory", ge=1)
+    max_train_points: int = bounded(1_000_000, 10**10, "the points are held in memory", ge=1)
     """Centroids are trained on a seeded sample of at most this many embeddings."""
 
 

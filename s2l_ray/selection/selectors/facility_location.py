@@ -31,11 +31,11 @@ class FacilityOptions(SelectorOptions):
     solver: Solver = "auto"
     """`knn`: greedy on the nearest neighbours, `exact` and `stochastic`: on all pairs; `auto`: `knn`, on a sample where
     the subset is less than 1/170 of the corpus."""
-    neighbours: int | None = bounded(None, 4096, "and the graph would not fit into memory", ge=2)
+    neighbours: int | None = bounded(None, 4096, "the graph would not fit in memory", ge=2)
     """Of `knn`; None: 1.5 × corpus / budget, from 32 to 256."""
-    epsilon: float = bounded(0.01, 0.5, "and the candidates would be picked nearly at random", gt=0)
+    epsilon: float = bounded(0.01, 0.5, "candidates would be picked almost at random", gt=0)
     """Of `stochastic`: the bound is 1 − 1/e − ε."""
-    partitions: int = bounded(1, 10_000, "and each would hold next to nothing", ge=1)
+    partitions: int = bounded(1, 10_000, "each partition would hold almost nothing", ge=1)
     """Parts of a corpus too large for one node's memory: greedy in each, then over the union of their choices."""
 
 

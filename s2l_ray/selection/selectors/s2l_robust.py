@@ -12,7 +12,7 @@ from s2l_ray.selection.selectors.s2l import S2L
 
 
 class RobustOptions(ClusterOptions):
-    allocation_exponent: float = bounded(0.5, 1.0, "and small clusters would give nothing", ge=0)
+    allocation_exponent: float = bounded(0.5, 1.0, "small clusters would contribute nothing", ge=0)
     """α: clusters count by size^α."""
     guard: GuardOptions = GuardOptions(rules=["rise", "not_learnt"])
     """Which examples are chosen last; these two rules need nothing but the trajectories."""

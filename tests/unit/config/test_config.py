@@ -132,7 +132,7 @@ def test_all_faults_come_in_one_message():
 
 
 def test_missing_sections_are_named_without_the_whole_tree():
-    assert "corpus: is required and not given" in refused({"proxy": {"model": "m"}})
+    assert "corpus: required but not set" in refused({"proxy": {"model": "m"}})
     assert "some/model" not in refused({"proxy": MINIMAL["proxy"]})
 
 

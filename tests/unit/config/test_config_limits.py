@@ -94,8 +94,10 @@ def test_every_number_has_an_upper_bound_and_is_no_boolean(path):
 
 def test_bounds_come_with_a_reason():
     said = refused("quickstart", "proxy.train_tokenizer.vocab_size=9999999999", "clusters.num_clusters=10000000000")
-    assert "vocab_size: 9999999999 is more than 1,000,000, and no model has so large a vocabulary" in said
-    assert "num_clusters: 10000000000 is more than 1,000,000, and the centroids" in said
+    assert "vocab_size: 9999999999 is above the limit of 1,000,000 (no model has a vocabulary that large)" in said
+    assert "num_clusters: 10000000000 is above the limit of 1,000,000 (the centroids" in said
+    said = refused("quickstart", "selection.options.s2l={guard: {rules: [local], neighbours: 5000}}")
+    assert "the options of s2l: guard.neighbours: 5000 is above the limit of 1,024 (neighbours that far" in said
 
 
 def test_all_contradictions_of_a_section_come_at_once_and_many_faults_are_counted():
@@ -117,7 +119,7 @@ def test_all_contradictions_of_a_section_come_at_once_and_many_faults_are_counte
         ("resources.proxy.custom_resources={disk: -1}", "cannot be reserved"),
         ("sweep.num_seeds=1000", "would not end"),
         ("target.max_shard_size=big", "max_shard_size"),
-        ("proxy.from_config.num_hidden_layers=1000000000", "beyond 10,000"),
+        ("proxy.from_config.num_hidden_layers=1000000000", "above the limit of 10,000"),
         ("proxy.from_config.model_type=[a]", "needs model_type"),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_selectors_own_settings_win() -> None:
         ({"guard": {"rules": ["rise"], "neighbours": 3}}, "guard.neighbours=3 would do nothing without local"),
         ({"guard": {"min_kept_share": 0.5}}, "guard.min_kept_share=0.5 would do nothing without a rule"),
         ({"selectors": ["ifd"], "reference": {"early_share": 0.3}}, "reference.early_share=0.3 would do nothing"),
-        ({"selectors": ["rds_plus"]}, r"rds_plus compares with examples of your task, .*selection\.query\.paths="),
+        ({"selectors": ["rds_plus"]}, r"rds_plus needs examples of your task, .*selection\.query\.paths="),
         ({"query": {"paths": ["task.jsonl"]}}, r"query\.paths=\['task\.jsonl'\] would do nothing"),
         (
             {"selectors": ["s2l"], "reference": {"model": "target"}},
@@ -144,7 +144,7 @@ def test_examples_of_the_task_are_for_the_selectors_that_compare_with_them() -> 
     assert _selecting(run, 0.2, "rds_plus").selection.query.paths == ["task.jsonl"]
     assert _selecting(run, 0.2, "random").selection.query.paths == []
     assert _selecting(config(), 9, "rds_plus", overrides=["selection.query.paths=[t]"]).selection.query.paths == ["t"]
-    with pytest.raises(ConfigError, match="rds_plus compares with examples of your task"):
+    with pytest.raises(ConfigError, match="rds_plus needs examples of your task"):
         _selecting(config(), 0.2, "rds_plus")
     tree = run.model_dump(mode="json") | {"target": {"model": "m"}, "heldout": {"share": 0.1}}
     tree["sweep"] = {"selectors": ["rds_plus", "s2l"]}
@@ -153,7 +153,7 @@ def test_examples_of_the_task_are_for_the_selectors_that_compare_with_them() -> 
     tree["selection"] |= {"selectors": ["s2l"]}
     assert load_config(tree).selection.query.paths == ["task.jsonl"], "the sweep's selectors count too"
     tree["selection"]["query"] = {}
-    with pytest.raises(ConfigError, match="rds_plus compares with examples of your task"):
+    with pytest.raises(ConfigError, match="rds_plus needs examples of your task"):
         check_trials(load_config(tree))
 
 

@@ -217,7 +217,7 @@ def test_elastic_workers_may_be_more_than_the_cluster_ever_has_if_the_fewest_fit
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"gpus_per_worker": 1.5}, "a share of one GPU or whole ones; use 1"),
+        ({"gpus_per_worker": 1.5}, "a fraction of one GPU or whole GPUs; use 1"),
         ({"custom_resources": {"GPU": 1}}, "'GPU' is not a valid name for a custom resource.*set gpus_per_worker"),
         ({"custom_resources": {"CPU": 1}}, "'CPU' is not a valid name for a custom resource.*set cpus_per_worker"),
         ({"custom_resources": {"object_store_memory": 1}}, "'object_store_memory' is not a valid name"),

@@ -212,7 +212,7 @@ def node_setup(folder: Path, extras: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("extras", "says"),
-    [("cpu", "holds no wheel"), ("gpu,cpu", "exclude each other"), ("target", "must hold cpu or gpu")],
+    [("cpu", "contains no s2l_ray wheel"), ("gpu,cpu", "cannot have both"), ("target", "must include cpu or gpu")],
 )
 def test_node_setup_refuses(tmp_path: Path, extras: str, says: str) -> None:
     done = node_setup(tmp_path, extras)
