@@ -1,1 +1,1 @@
-"""Ray: joining or embedding a cluster, who gets what, training workers, their events and failures."""
+"""All use of Ray: joining or embedding a cluster, placement, training workers, their events and failures."""

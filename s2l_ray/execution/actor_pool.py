@@ -1,7 +1,7 @@
-"""A fixed number of actors that work off a list, item by item; actors that die are replaced.
+"""A fixed number of actors that process a list item by item; actors that die are replaced.
 
-Ray Data's pools restart a dead actor indefinitely and tell an error of its construction by its text alone; here the
-number of failures is bounded, and an error of ours ends the pool as it is.
+Ray Data's pools restart a dead actor indefinitely and report an error in its constructor only as text; here the number
+of failures is limited, and this package's errors end the pool unchanged.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ _POLL_S = 5.0
 
 
 class PoolFailedError(EnvironmentFault):
-    """The pool's processes died more often than is allowed."""
+    """The pool's processes died more often than `max_failures` allows."""
 
     retryable = False  # the retries are spent
 
 
 class Worker(Protocol):
-    """What an actor holds."""
+    """The object that an actor holds and calls for every item."""
 
     def run(self, item: Any) -> Any: ...
 
 
 class _Host:
-    """The actor: makes its worker with the first item, so that whatever goes wrong comes as that item's error."""
+    """The actor; creates its worker with the first item, so that any failure is raised as that item's error."""
 
     def __init__(self, make: Callable[[], Worker]) -> None:
         self._make, self._worker = make, None
 
     def started(self) -> None:
-        """Answers once the actor has its place."""
+        """Returns once the actor is running."""
 
     def run(self, item: Any) -> Any:
         worker = self._worker or self._make()
@@ -46,12 +46,12 @@ class _Host:
 
 
 class ActorPool:
-    """Actors of one kind; a context manager. They start with the first list that is worked off.
+    """A context manager for actors of one kind, which start with the first list to process.
 
     Args:
-        make: gives the worker, in the actor; picklable.
-        what: they do, for messages.
-        max_failures: how often an actor is replaced; -1: always.
+        make: creates the worker inside the actor; picklable.
+        what: what the actors do, for messages.
+        max_failures: how many times actors are replaced; -1: no limit.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class ActorPool:
         self.close()
 
     def map(self, items: Sequence[Any], on_done: Callable[[Any], None] = lambda result: None) -> list[Any]:
-        """worker.run(item) of each, in the order of the items. An item may be run again where its actor died.
+        """worker.run(item) for each item, in order. An item is run again if its actor dies.
 
         Args:
-            on_done: told every result as it comes.
+            on_done: called with every result as soon as it is available.
 
         Raises:
             PoolFailedError: actors failed too often.
@@ -106,13 +106,13 @@ class ActorPool:
         return [results[i] for i in range(len(items))]
 
     def close(self) -> None:
-        """End the actors, whatever they do."""
+        """Kill the actors, whatever they are doing."""
         for actor in list(self._all):
             self._drop(actor)
         self._idle, self._starting = [], {}
 
     def _start(self, wanted: int) -> None:
-        """Ask for actors until there are so many; one that waits for its place holds no item that others could do."""
+        """Request actors up to `wanted`; an actor that is still waiting to be placed keeps no item from the others."""
         import ray
 
         while len(self._all) < wanted:
@@ -127,7 +127,7 @@ class ActorPool:
         self._all.remove(actor)
 
     def _count(self, error: Any) -> None:
-        """One more failure. Raises where another try would meet it again, or was one too many."""
+        """Count one more failure; raises if a retry would fail the same way, or if the limit is exceeded."""
         import ray
 
         if is_final(error):
@@ -137,16 +137,16 @@ class ActorPool:
         if lost_cluster or 0 <= self.max_failures < self.failures:
             cure = "run the same command to resume"
             if is_memory(error):
-                cure = "use workers with more memory, or ask for less at once"
+                cure = "use workers with more memory, or reduce the batch size"
             raise PoolFailedError(
                 f"the processes for {self.what} failed {self.failures} time{'s' if self.failures > 1 else ''} "
-                f"(resources.max_failures): {telling_line(error)}. What they finished stays; {cure}"
+                f"(resources.max_failures): {telling_line(error)}. Completed work is kept; {cure}"
             ) from error
-        self.say(f"[{self.what}] {what_happened(error)}; another one takes over ({self.failures})")
+        self.say(f"[{self.what}] {what_happened(error)}; starting a replacement ({self.failures})")
 
 
 def _options(placement: Placement) -> dict[str, Any]:
-    """Ray's, for an actor."""
+    """Ray's options for an actor."""
     custom = dict(placement.custom_resources)
     return {
         "num_cpus": placement.cpus_per_worker, "num_gpus": placement.gpus_per_worker,

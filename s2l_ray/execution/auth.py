@@ -1,4 +1,4 @@
-"""Ray's token: one of its own for an embedded Ray; for a cluster the one that lies where Ray keeps it."""
+"""Ray's authentication token: a fresh one for an embedded Ray; for a cluster, the one stored where Ray looks for it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _MODE, _TOKEN, _TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_
 _FOLDER = "s2l-ray-token-"
 
 WHERE_RAY_LOOKS = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, ~/.ray/auth_token"
-"""In Ray's order."""
+"""Places where Ray looks for a token, in its order."""
 
 
 class TokenError(UserError):
-    """A cluster wants a token that is not here, or refuses the one that is; nothing was started."""
+    """A cluster requires a token that was not found, or rejects the one that was; nothing was started."""
 
 
 @contextlib.contextmanager
 def own_token() -> Iterator[None]:
-    """Token mode, with a fresh token that is gone after the block, for the Ray that is started inside it.
+    """Token mode with a fresh token for the Ray that is started inside the block; the token is deleted afterwards.
 
-    Ray's processes find it by the path of a file that only this user reads: neither command lines nor environments nor
-    logs show it. The user's own token and RAY_AUTH_* are as before after the block.
+    Ray's processes get the path of a file that only this user can read, so the token appears in no command line,
+    environment or log. The user's own token and RAY_AUTH_* are restored after the block.
     """
     _remove_stale()
     folder = Path(tempfile.mkdtemp(prefix=_FOLDER))  # mode 0700
@@ -53,7 +53,7 @@ def own_token() -> Iterator[None]:
 
 
 def _remove_stale() -> None:
-    """Tokens of processes that were killed, on this machine and of this user."""
+    """Delete tokens left behind by this user's killed processes on this machine."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if folder.stat().st_uid != os.getuid():
@@ -65,7 +65,7 @@ def _remove_stale() -> None:
 
 @contextlib.contextmanager
 def environment(changes: dict[str, str | None]) -> Iterator[None]:
-    """Environment variables for the block; None takes one away."""
+    """Set environment variables for the block; None removes one."""
     before = {name: os.environ.get(name) for name in changes}
     _set(changes)
     try:
@@ -83,7 +83,7 @@ def _set(changes: dict[str, str | None]) -> None:
 
 
 def _forget_cached() -> None:
-    """Ray caches mode and token for the process; another Ray in the same process has another one."""
+    """Clear the mode and token that Ray caches per process; another Ray in the same process has another token."""
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")
@@ -91,10 +91,10 @@ def _forget_cached() -> None:
 
 
 def take_token_if_there() -> bool:
-    """Token mode where a token lies in Ray's place and the user has set no mode → whether there is a token.
+    """Turn on token mode if a token is found and the user has set no mode → whether there is a token.
 
-    `ray start` does the same, so a cluster that was started with a token is joined with it. Ray's own driver does it
-    only where it has found the cluster by itself.
+    `ray start` does the same, so a cluster that was started with a token is joined with it. Ray's own driver does this
+    only if it has found the cluster by itself.
 
     Raises:
         TokenError: the variable names a file that cannot be read.
@@ -116,15 +116,15 @@ def take_token_if_there() -> bool:
 
 
 def explain_refusal(address: str, has_token: bool) -> str:
-    """One line for a cluster that has refused this process for lack of the right token."""
+    """One line for a cluster that has rejected this process because it lacks the right token."""
     if os.environ.get(_MODE, "token").lower() != "token":
-        return f"{address} wants a token, but {_MODE}={os.environ[_MODE]} forbids to send one; unset {_MODE}"
+        return f"{address} requires a token, but {_MODE}={os.environ[_MODE]} prevents sending one; unset {_MODE}"
     if has_token:
         return (
-            f"{address} refuses the token that lies here ({WHERE_RAY_LOOKS}: the first counts). Put the cluster's "
-            "there: `ray get-auth-token` on its head shows it"
+            f"{address} rejects this machine's token (the first of {WHERE_RAY_LOOKS}). Replace it with the cluster's: "
+            "`ray get-auth-token` on its head prints it"
         )
     return (
-        f"{address} wants a token, and none lies here ({WHERE_RAY_LOOKS}). `ray get-auth-token` on the cluster's head "
-        "shows it"
+        f"{address} requires a token, and this machine has none ({WHERE_RAY_LOOKS}). `ray get-auth-token` on the "
+        "cluster's head prints it"
     )

@@ -1,4 +1,4 @@
-"""What a cluster that was started by Ray's cluster launcher can grow to: its own file lies on its head."""
+"""How far a cluster started by Ray's cluster launcher can grow, read from the launcher file on its head."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import yaml
 from s2l_ray.execution.capacity import ACCELERATOR_TYPE, Node, num_fitting_workers
 
 LAUNCHER_FILE = "~/ray_bootstrap_config.yaml"
-"""Where `ray up` puts it, with the resources of every node type filled in."""
+"""Where `ray up` stores the launcher file, with the resources of every node type filled in."""
 _HEAD = "node:__internal_head__"
-"""A resource that Ray gives to the head alone."""
+"""A resource that only the head has."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Nodes beside the head that the autoscaler may run, those that are up already included."""
+    """Nodes that the autoscaler may run in addition to the head, including those that are already up."""
 
     nodes: list[Node]
     """At most `max_workers` of each type."""
     max_nodes: int
-    """Of all types together."""
+    """Maximum number of nodes of all types together."""
 
     def fullest(self, living: Sequence[Node], worker: Mapping[str, float]) -> list[Node]:
-        """The cluster when it has grown to what holds most of such workers.
+        """The cluster grown to hold as many such workers as possible.
 
-        Living nodes beside the head are taken for some of `nodes`, unless no type is like them.
+        Living nodes other than the head count as some of `nodes`, unless they match no type.
         """
         left = list(self.nodes)
         strangers = []
@@ -38,17 +38,17 @@ class Growth:
                 strangers.append(node)
             else:
                 left.remove(like)
-        # Those that are up stay up while they are used; whether they leave for others is the autoscaler's affair.
+        # Nodes that are up stay up while they are in use; whether they make way for others is up to the autoscaler.
         types = [_with_types(node, worker) for node in self.nodes]
         best = sorted(types, key=lambda n: (num_fitting_workers(n, worker), n.get("CPU", 0)), reverse=True)
         grown = best[: self.max_nodes]
         reads = next((n for n in best[self.max_nodes :] if n.get("CPU", 0) >= 1), None)
         if grown and reads is not None and not any(n.get("CPU", 0) >= 1 for n in [*strangers, *grown]):
-            grown[-1] = reads  # somebody must read
+            grown[-1] = reads  # some node must read the data
         return [*strangers, *grown]
 
     def first_for(self, worker: Mapping[str, float]) -> Node | None:
-        """A node to come that holds such a worker."""
+        """The first type of node that can hold such a worker; None if there is none."""
         types = (_with_types(node, worker) for node in self.nodes[: None if self.max_nodes else 0])
         return next((node for node in types if num_fitting_workers(node, worker)), None)
 
@@ -58,14 +58,14 @@ def _shape(node: Node) -> tuple[float, float]:
 
 
 def _with_types(node: Node, worker: Mapping[str, float]) -> Node:
-    """Accelerator types are found by nodes themselves when they start; launcher files need not name them."""
+    """The node with the worker's accelerator type: nodes detect it when they start, launcher files need not name it."""
     asked = {name: 1.0 for name in worker if name.startswith(ACCELERATOR_TYPE)}
     named = any(name.startswith(ACCELERATOR_TYPE) for name in node)
     return {**node, **asked} if asked and node.get("GPU", 0) and not named else node
 
 
 def growth(file: str = LAUNCHER_FILE) -> Growth | None:
-    """What the autoscaler may make of the cluster; None: unknown (KubeRay, no file). Ask on the head only."""
+    """How far the autoscaler can grow the cluster; None: unknown (KubeRay, no file). Call it only on the head."""
     try:
         config = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
         head, types = config["head_node_type"], config["available_node_types"]
@@ -76,7 +76,7 @@ def growth(file: str = LAUNCHER_FILE) -> Growth | None:
                 continue
             resources = {what: float(amount) for what, amount in kind["resources"].items()}
             if not resources:
-                return None  # the provider knows them, the file does not
+                return None  # only the cloud provider knows them
             found += [resources] * min(overall, int(kind.get("max_workers", overall)))
         return Growth(found, overall)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):

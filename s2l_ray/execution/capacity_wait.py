@@ -1,4 +1,4 @@
-"""Capacity of a cluster that others use too, or that grows: how much is free, and waiting for it, within a limit."""
+"""Waits, within a limit, for free capacity on a cluster that others use too or that can grow."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SAY_AGAIN_S = 600.0
 
 
 class CapacityTimeoutError(EnvironmentFault):
-    """The places for a stage's workers did not become free, or did not come, in time."""
+    """The resources for a stage's workers did not become free, or were not added, in time."""
 
-    retryable = False  # all the time that there was has been waited
+    retryable = False  # the whole time limit has been spent
 
 
 class Patience:
-    """Says what is waited for, says it again now and then, and ends the wait after its limit."""
+    """Reports what is being waited for, repeats it from time to time, and ends the wait at its limit."""
 
     def __init__(self, what: str, limit_s: float, say: Say) -> None:
         """`what`: the stage, for messages."""
@@ -46,8 +46,9 @@ class Patience:
         if waited >= self._limit_s:
             raise CapacityTimeoutError(
                 f"[{self._what}] gave up after {format_duration(waited)} "
-                f"(resources.capacity_wait_s={self._limit_s:g}): {reason}. Completed work is kept; when there is room, "
-                "run the same command to resume. Ask for less (resources.proxy, resources.target), or raise it"
+                f"(resources.capacity_wait_s={self._limit_s:g}): {reason}. Completed work is kept; when there are free "
+                "resources, run the same command to resume. Request less (resources.proxy, resources.target), or raise "
+                "the limit"
             )
         if waited >= self._next_s:
             already = f" since {format_duration(waited)}" if self.told else ""
@@ -56,7 +57,7 @@ class Patience:
 
 
 def free_resources(settle_s: float = 15.0) -> list[Node]:
-    """What nobody holds now, node by node. What was just given back counts as held for a moment: it looks again."""
+    """Free resources per node. Just-released resources count as used for a moment, so it looks again for `settle_s`."""
     deadline = time.monotonic() + settle_s
     while True:
         nodes, free = node_resources(), free_now()
@@ -66,7 +67,7 @@ def free_resources(settle_s: float = 15.0) -> list[Node]:
 
 
 def free_now() -> list[Node]:
-    """What nobody holds at this moment, node by node."""
+    """Free resources at this moment, per node."""
     from ray._private.state import available_resources_per_node, state
 
     leaving = state.get_draining_nodes()
@@ -74,19 +75,19 @@ def free_now() -> list[Node]:
 
 
 def wait_for_free(placement: Placement, what: str, say: Say, limit_s: float, every_s: float = 2.0) -> list[Node]:
-    """Wait until these workers' places, and one CPU for reading, are free at the same time → what is free then.
+    """Wait until the resources for these workers and one CPU for reading are free at the same time → all that is free.
 
-    Workers that took a busy cluster's last CPU would wait for data, and the tasks that read data for a CPU.
+    If workers took a busy cluster's last CPU, they would wait for data and the tasks that read data for a CPU.
 
     Raises:
-        CapacityTimeoutError: others held them all the time.
+        CapacityTimeoutError: the resources did not become free in time.
     """
     patience = Patience(what, limit_s, say)
     while not fit(free := free_now(), placement.demand).num_replicas:
         patience.tell(_who_holds_it(placement, node_resources(), free))
         time.sleep(min(every_s, max(0.0, patience.left_s)))
     if patience.told:
-        say(f"[{what}] there is room now")
+        say(f"[{what}] resources are free now")
     return free
 
 
@@ -95,17 +96,17 @@ def _who_holds_it(placement: Placement, nodes: Sequence[Node], free: Sequence[No
     needed = f"{placement.describe()}, and 1 CPU for reading, are needed"
     if not fit(nodes, placement.demand).num_replicas:
         return f"{needed}; the cluster has shrunk to {describe_nodes(nodes)}, which is too small even without others"
-    return f"{needed}; of the cluster's {has}, {left} are free, others hold the rest"
+    return f"{needed}; of the cluster's {has}, {left} are free and the rest is in use"
 
 
 def results_of(tasks: Sequence[Any], patience: Callable[[], Patience], every_s: float = 30.0) -> list[Any]:
-    """What the tasks, of one CPU each, return, in their order; an error of one at once.
+    """Results of one-CPU tasks, in their order; raises a task's error immediately.
 
     Args:
-        patience: how long the next of them may take, its wait for a CPU included.
+        patience: creates the limit on how long the next task may take, including its wait for a CPU.
 
     Raises:
-        CapacityTimeoutError: none ended for so long; those that are left are cancelled.
+        CapacityTimeoutError: no task finished within that time; the remaining ones are cancelled.
     """
     import ray
 
@@ -119,7 +120,7 @@ def results_of(tasks: Sequence[Any], patience: Callable[[], Patience], every_s: 
             if not ready:
                 free = total(free_now(), "CPU")
                 waiting.tell(
-                    f"{len(pending)} of {len(tasks)} tasks have not ended; each needs 1 CPU, {free:g} are free"
+                    f"{len(pending)} of {len(tasks)} tasks have not finished; each needs 1 CPU, {free:g} are free"
                 )
     except BaseException:
         for task in pending:
@@ -131,23 +132,23 @@ def results_of(tasks: Sequence[Any], patience: Callable[[], Patience], every_s: 
 def wait_for_nodes(placement: Placement, what: str, say: Say, limit_s: float) -> None:
     """Wait until the autoscaler has added what these workers, and one CPU for reading, need.
 
-    A placement group is the one request that every autoscaler sees and that is taken back without a trace. It is given
-    back at once: Ray Train asks for the same again.
+    A placement group is the only request that every autoscaler sees and that can be withdrawn without a trace. It is
+    removed as soon as it is granted, and Ray Train requests the same resources again.
 
     Raises:
-        CapacityTimeoutError: the nodes did not come.
+        CapacityTimeoutError: the nodes were not added in time.
     """
     bundles = [dict(placement.worker) for _ in range(placement.fewest_workers)] + [{"CPU": 1.0}]
     hold_together(bundles, Patience(what, limit_s, say), lambda: (
-        f"{placement.describe()}, and 1 CPU for reading, are asked of the autoscaler; there is "
+        f"{placement.describe()}, and 1 CPU for reading, have been requested from the autoscaler; available: "
         f"{describe_nodes(node_resources()) or 'no node'}"
     ))  # fmt: skip
 
 
 def wait_for_gpu(resources: ResourcesConfig, say: Say) -> bool:
-    """Ask the autoscaler for one GPU, where `device: auto` may have one; True once it is there.
+    """Request one GPU from the autoscaler if `device: auto` may use one; True once it is available.
 
-    Of the kind that the proxy needs: no dearer node is started for the question.
+    It is of the type that the proxy needs, so that no more expensive node is started just to find out.
     """
     import ray
 
@@ -159,22 +160,22 @@ def wait_for_gpu(resources: ResourcesConfig, say: Say) -> bool:
     bundle = {"GPU": min(1.0, asked.gpus_per_worker), **asked.custom_resources}
     if asked.accelerator_type:
         bundle[f"{ACCELERATOR_TYPE}{asked.accelerator_type}"] = 0.001
-    reason = "resources.device=auto, and the autoscaler was asked for a GPU; if none comes, CPUs are taken"
+    reason = "resources.device=auto and a GPU was requested from the autoscaler; if none is added, CPUs are used"
     try:
         hold_together([bundle], Patience("cluster", limit, say), lambda: reason)
     except CapacityTimeoutError:
-        say(f"[cluster] no GPU came within resources.gpu_wait_s={limit:g}: everything runs on CPUs")
+        say(f"[cluster] no GPU was added within resources.gpu_wait_s={limit:g}: everything runs on CPUs")
         return False
     return True
 
 
 def hold_together(bundles: list[dict[str, float]], patience: Patience, reason: Callable[[], str]) -> None:
-    """Return once all bundles have had their places at the same time."""
+    """Return once all bundles have been placed at the same time."""
     from ray.util.placement_group import placement_group, remove_placement_group
 
     group = placement_group(bundles)
     try:
-        quick = 3.0  # what is there already is had within a moment, and nothing is said
+        quick = 3.0  # existing resources are granted within moments, without a message
         while not group.wait(timeout_seconds=max(0.1, min(quick, patience.left_s))):
             patience.tell(reason())
             quick = 10.0

@@ -1,4 +1,4 @@
-"""A checkpoint's files on this machine: on their way to storage, and from there."""
+"""A checkpoint's files on the local disk, on their way to and from storage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from s2l_ray.storage.scratch import scratch_folder
 def checkpoint_files(
     checkpoints: Storage, progress: dict[str, Any] | None, write: Callable[[Path], None]
 ) -> Iterator[Path]:
-    """A folder on this machine with what `write` leaves there, and with the progress."""
+    """A local folder with the files that `write` creates and the progress."""
     with scratch_folder() as folder:
         with translate_disk_full(f"{folder} (TMPDIR, on the way to {checkpoints.uri})"):
             write(folder)
@@ -29,7 +29,7 @@ def checkpoint_files(
 
 @contextlib.contextmanager
 def open_checkpoint(checkpoints: Storage, name: str | None) -> Iterator[tuple[Path, dict[str, Any]] | None]:
-    """The files and the progress of a checkpoint; None: of the newest that a worker in a task has left, if any."""
+    """Files and progress of the checkpoint `name`; None: the newest one written by a worker in a task, if any."""
     import ray.train
 
     name = name or newest_complete(checkpoints)

@@ -1,7 +1,7 @@
-"""GPU or CPU: what `resources.device` comes to, by what the nodes' torch and faiss can do.
+"""GPU or CPU: resolves `resources.device` from what torch and faiss on the nodes support.
 
-A GPU that Ray counts is of no use to a torch built for CPUs, and a torch that trains on GPUs may stand beside a faiss
-that clusters on CPUs alone.
+A GPU that Ray counts is useless to a torch built for CPUs, and a torch that supports GPUs may be installed with a faiss
+that does not.
 """
 
 from __future__ import annotations
@@ -15,20 +15,18 @@ from s2l_ray.execution.placement import PlacementError
 
 Device = Literal["cpu", "gpu"]
 
-_TORCH_CURE = (
-    "install a torch that is built for the GPUs there (https://pytorch.org/get-started; the one from PyPI has CUDA)"
-)
-_FAISS_CURE = "replace faiss-cpu there by faiss-gpu (pip uninstall faiss-cpu; pip install 's2l_ray[gpu]')"
+_TORCH_CURE = "install a torch built for their GPUs (https://pytorch.org/get-started; the one from PyPI has CUDA)"
+_FAISS_CURE = "replace faiss-cpu with faiss-gpu (pip uninstall faiss-cpu; pip install 's2l_ray[gpu]')"
 
 
 @dataclass(frozen=True)
 class Devices:
-    """What is done where."""
+    """Which devices the work runs on."""
 
     training: Device
     kmeans: Device
     notes: list[str] = field(default_factory=list)
-    """For people: where it is not what they may expect."""
+    """Messages to show if the devices are not what the user may expect."""
 
 
 def choose_devices(
@@ -41,13 +39,13 @@ def choose_devices(
     """Resolve `resources.device`.
 
     Args:
-        gpu_nodes: nodes that are up, that Ray counts GPUs on, and that may get workers.
-        gpus_expected: such nodes are up, or the autoscaler will add them; what they can do is unknown until then.
-        with_kmeans: clusters are still to be made.
-        laid_out: the work was laid out for GPUs before their nodes were up; it cannot go to CPUs any more.
+        gpu_nodes: nodes that are up, have GPUs according to Ray, and may get workers.
+        gpus_expected: such nodes are up, or the autoscaler will add them; what they support is unknown until then.
+        with_kmeans: k-means has still to run.
+        laid_out: the work was planned for GPUs before their nodes were up; it can no longer move to CPUs.
 
     Raises:
-        PlacementError: GPUs are asked for, and torch or faiss cannot use them; or some of the nodes can and others not.
+        PlacementError: GPUs are required but torch or faiss cannot use them, or only some of the nodes can.
     """
     if setting == "cpu":
         return Devices("cpu", "cpu")
@@ -58,12 +56,12 @@ def choose_devices(
     if blind and len(blind) < len(gpu_nodes):
         raise PlacementError(
             f"torch sees the GPUs on {len(gpu_nodes) - len(blind)} of {len(gpu_nodes)} nodes and none on "
-            f"{_names(blind)} ({_why_blind(blind[0])}); workers that land there would fail. On those nodes "
-            f"{_TORCH_CURE}, or keep workers off them by resources.*.accelerator_type or custom_resources, or set "
+            f"{_names(blind)} ({_why_blind(blind[0])}); workers placed there would fail. On those nodes "
+            f"{_TORCH_CURE}, or keep workers off them with resources.*.accelerator_type or custom_resources, or set "
             "resources.device=cpu"
         )
     if blind:
-        why = f"Ray counts GPUs on {_names(blind)}, and torch there cannot use them ({_why_blind(blind[0])})"
+        why = f"Ray counts GPUs on {_names(blind)}, but torch there cannot use them ({_why_blind(blind[0])})"
         if setting == "gpu" or laid_out:
             raise PlacementError(
                 f"resources.device={setting}: {why}, so training would fail. On every GPU node {_TORCH_CURE}, or set "
@@ -81,8 +79,8 @@ def _with_faiss(setting: Literal["auto", "gpu"], gpu_nodes: Sequence[NodeFacts])
     why = f"{what} on {_names(lacking)}"
     if setting == "gpu":
         raise PlacementError(
-            f"resources.device=gpu: {why}, so k-means would fail after the training. On every GPU node {_FAISS_CURE}, "
-            "or set resources.device=auto, which clusters on CPUs then"
+            f"resources.device=gpu: {why}, so k-means would fail after training. On every GPU node {_FAISS_CURE}, "
+            "or set resources.device=auto, which then runs k-means on CPUs"
         )
     return Devices("gpu", "cpu", [f"{why}: k-means runs on CPUs, everything else on GPUs"])
 
@@ -92,7 +90,7 @@ def _why_blind(node: NodeFacts) -> str:
         return "it is not installed"
     if not node.torch_has_cuda:
         return f"{node.torch_build} is built for CPUs"
-    return f"{node.torch_build} sees none: driver missing or too old, or CUDA_VISIBLE_DEVICES hides them"
+    return f"{node.torch_build} sees none: the driver is missing or too old, or CUDA_VISIBLE_DEVICES hides them"
 
 
 def _names(nodes: Sequence[NodeFacts], most: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""What a bug report needs: versions, hardware, and how Ray would be reached. Starts nothing, and holds no secrets."""
+"""What a bug report needs: versions, hardware, and how Ray would be reached. Starts nothing and reveals no secrets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VARIABLES = (
     "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "HF_HOME",
     "OMP_NUM_THREADS",
 )  # fmt: skip
-"""Those that change what runs do; none of them is a secret."""
+"""Environment variables that affect runs; none of them is a secret."""
 
 
 def describe_environment() -> dict[str, dict[str, Any]]:
@@ -53,7 +53,7 @@ def _value(name: str) -> str:
 
 
 def _gpus() -> dict[str, str]:
-    """What torch sees; a torch that is broken is what the report is about."""
+    """The GPUs that torch sees; a broken torch must not fail the report, which may be about it."""
     try:
         import torch
 

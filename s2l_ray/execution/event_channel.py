@@ -1,4 +1,4 @@
-"""Workers → driver: progress and metrics, while the driver waits in `fit()`."""
+"""Sends progress and metrics from the workers to the driver while it waits in `fit()`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Event = dict[str, Any]
 
 _ANSWER_S = 10.0
 _LAST_TRIES = 3
-"""At the end of the work: how often a mailbox that does not answer is asked again, a second apart."""
+"""Attempts, a second apart, to read a mailbox that does not answer at the end of the work."""
 
 logger = logging.getLogger(__name__)
 
 
 class _Box:
-    """Bounded: if the driver is slow, the oldest events go; progress is not worth an actor's memory."""
+    """A bounded mailbox: if the driver is slow, the oldest events are dropped to limit the actor's memory."""
 
     def __init__(self, most: int) -> None:
         import collections
 
         self._events: collections.deque[Event] = collections.deque()
         self._most = most
-        self._first = 0  # number of the oldest event that is kept
+        self._first = 0  # number of the oldest event still kept
 
     def put(self, event: Event) -> None:
         self._events.append(event)
@@ -37,8 +37,8 @@ class _Box:
             self._first += 1
 
     def read(self, seen: int) -> tuple[int, list[Event]]:
-        """(number of the first, events) from number `seen` on; those before are let go. Asked twice, it says it twice:
-        an answer that was lost on its way has lost nothing."""
+        """(number of the first event, events) from number `seen` on; earlier ones are dropped. Repeating a call returns
+        the same events, so that a lost answer loses none."""
         while self._events and self._first < seen:
             self._events.popleft()
             self._first += 1
@@ -46,7 +46,7 @@ class _Box:
 
 
 def hand_over(event: Event, on_event: Callable[[Event], None], log: bool = True) -> bool:
-    """Whether the listener took it; its error is logged, since progress and metrics are not worth the work itself."""
+    """Whether the listener accepted the event; its error is only logged, because progress must not end the work."""
     try:
         on_event(event)
     except Exception:
@@ -59,21 +59,22 @@ def hand_over(event: Event, on_event: Callable[[Event], None], log: bool = True)
 
 
 class _Reader:
-    """Hands the events to a listener, each once; what goes wrong with that is logged and ends nothing."""
+    """Delivers each event once to a listener; failures are logged and end nothing."""
 
     def __init__(self, box: Any, on_event: Callable[[Event], None]) -> None:
         self._box, self._on_event = box, on_event
         self._seen = self._missed = self._refused = 0
 
     def deliver(self) -> None:
-        """Raises Ray's errors where the mailbox does not answer."""
+        """Raises Ray's errors if the mailbox does not answer."""
         import ray
 
         first, events = ray.get(self._box.read.remote(self._seen), timeout=_ANSWER_S)
         if first > self._seen:
             self._missed += first - self._seen
             logger.warning(
-                "%s events of the workers were too many to keep: progress and metrics miss them", self._missed
+                "%s of the workers' events were dropped because there were too many: progress and metrics lack them",
+                self._missed,
             )
         for event in events:
             self._refused += not hand_over(event, self._on_event, log=self._refused == 0)
@@ -81,26 +82,26 @@ class _Reader:
 
     def close(self) -> None:
         if self._refused > 1:
-            logger.warning("the listener of progress and metrics failed on %s events in all", self._refused)
+            logger.warning("the listener for progress and metrics failed on %s events in total", self._refused)
 
 
 @contextlib.contextmanager
 def event_channel(on_event: Callable[[Event], None], every_s: float = 0.5, most: int = 100_000) -> Iterator[Any]:
-    """An actor handle that workers call `put.remote(event)` on; `on_event` runs in a thread of the driver.
+    """An actor handle on which workers call `put.remote(event)`; `on_event` runs in a thread of the driver.
 
-    Neither an error of the listener nor the loss of the mailbox ends the block or takes its error's place.
+    Neither an error in the listener nor the loss of the mailbox ends the block or hides the block's own error.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # Beside the driver: on another node it would die with that node, and the rest of the run would be silent. A soft
-    # wish is none for an actor without resources: Ray picks a node at random (2.60).
+    # On the driver's node: on another one it would die with that node, and the rest of the run would be silent. Soft
+    # affinity has no effect on an actor without resources: Ray 2.60 picks a random node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     box = ray.remote(num_cpus=0, scheduling_strategy=here)(_Box).remote(most)
     reader, stop = _Reader(box, on_event), threading.Event()
 
     def try_once() -> bool:
-        """Whether it is worth another try."""
+        """Whether another attempt makes sense."""
         try:
             reader.deliver()
         except (ray.exceptions.ActorUnavailableError, ray.exceptions.GetTimeoutError):
@@ -142,6 +143,6 @@ def _deliver_the_rest(reader: _Reader) -> None:
             if not tries_left:
                 logger.warning("the workers' last events are lost: their mailbox does not answer")
             time.sleep(1 if tries_left else 0)
-        except Exception:  # said when it happened, or the cluster is gone, which the work's own error says
+        except Exception:  # reported when it happened, or the cluster is gone, which the work's own error reports
             break
     reader.close()

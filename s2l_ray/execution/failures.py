@@ -1,4 +1,4 @@
-"""What ended a task or a training, in words: our own errors as they are, others by the line that says something."""
+"""Explains what ended a task or a training: this package's errors unchanged, others by their most informative line."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from s2l_ray.errors import S2LError
 _MEMORY_MARKS = ("out of memory", "OutOfMemory", "can't allocate memory", "MemoryError", "memory usage threshold",
                  "low on memory", "CUDA error: out of memory")  # fmt: skip
 _MEMORY_CURE = (
-    "there is not enough memory: lower tokens_per_microbatch (and tokens_per_batch of the scoring), set a higher "
+    "there is not enough memory: lower tokens_per_microbatch (and tokens_per_batch for scoring), set a higher "
     "target.zero_stage or target.gradient_checkpointing=true, or use workers with more memory"
 )
 _STORAGE_MARKS = ("AWS Error", "curlCode", "google::cloud", "Azure::Core")
-"""Of pyarrow's file systems, where Ray Train itself uses them."""
+"""Marks of errors from pyarrow's file systems, which Ray Train uses directly."""
 _STORAGE_CURE = "the storage failed: check network and endpoint"
 _SAYS_NOTHING = re.compile(
     r"^(Training failed due to|\[Rank .* Error Snippet\]|A worker health check failed|Worker info:|Traceback |File "
@@ -28,15 +28,15 @@ _MAX_CHARS = 600
 
 _PLAIN = (ValueError, TypeError, LookupError, AttributeError, NameError, ImportError, ArithmeticError, AssertionError,
           NotImplementedError, RecursionError)  # fmt: skip
-"""What the same program does again with the same data."""
+"""Errors that recur when the same program runs on the same data."""
 _WORLD = (OSError, EOFError)
-"""What depends on the world outside the program, though some libraries derive it from the former."""
+"""Errors that depend on the environment, although some libraries derive them from the former."""
 _GONE_GROUP = "process group"
-"""torch's ValueError where Ray has taken away the connection between the workers, after the loss of one."""
+"""Part of torch's ValueError after Ray has closed the connection between workers because one was lost."""
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether other workers, or another try, would meet it again."""
+    """Whether other workers, or another attempt, would fail with the same error."""
     import ray
 
     if isinstance(error, ray.exceptions.RayTaskError):
@@ -50,7 +50,7 @@ def is_final(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def unwrap_task_errors() -> Iterator[None]:
-    """Errors of ours come out of Ray tasks as they are: Ray's traceback around them would bury what they say."""
+    """Raise this package's errors from Ray tasks unchanged: Ray's traceback around them would bury the message."""
     import ray
 
     try:
@@ -62,7 +62,7 @@ def unwrap_task_errors() -> Iterator[None]:
 
 
 def final_error(failure: BaseException) -> BaseException | None:
-    """The final error within Ray Train's, if that is what ended it."""
+    """The final error inside Ray Train's error, if that is what ended the training."""
     inner = getattr(failure, "controller_failure", None)
     if inner is not None:
         return inner if is_final(inner) else final_error(inner)
@@ -70,9 +70,9 @@ def final_error(failure: BaseException) -> BaseException | None:
 
 
 def final_among(errors: Mapping[int, Exception]) -> Exception | None:
-    """`errors` by rank → the first final one, ours before others'.
+    """The first final error of `errors` (by rank), this package's before others.
 
-    Where a worker was lost, what others say beside errors of ours may be a consequence of that.
+    If a worker was lost, errors other than this package's may be a consequence of that.
     """
     final = [errors[rank] for rank in sorted(errors) if is_final(errors[rank])]
     own = [error for error in final if isinstance(error, S2LError)]
@@ -83,9 +83,9 @@ def final_among(errors: Mapping[int, Exception]) -> Exception | None:
 
 
 def cause_of(failure: BaseException) -> str:
-    """One sentence on what made a Ray Train run fail; lack of memory and lost storage are said as such, with a cure.
+    """One sentence on why a Ray Train run failed; lack of memory and storage failures are named, with a cure.
 
-    A rank that lost its memory comes before those that lost their connection with it.
+    A rank that ran out of memory takes precedence over those that then lost their connection to it.
     """
     inner = getattr(failure, "controller_failure", None)
     workers: Mapping[int, BaseException] = getattr(failure, "worker_failures", {})
@@ -103,7 +103,7 @@ def cause_of(failure: BaseException) -> str:
 
 
 def is_memory(error: BaseException) -> bool:
-    """Whether it ended for lack of memory."""
+    """Whether the error is due to lack of memory."""
     return isinstance(error, MemoryError) or any(mark in _text_of(error) for mark in _MEMORY_MARKS)
 
 
@@ -112,12 +112,12 @@ def _text_of(error: BaseException) -> str:
 
 
 def _is_collateral(line: str) -> bool:
-    """What a rank says when another one is gone."""
+    """Whether the line is an error that a rank reports because another one is gone."""
     return any(mark in line for mark in ("Connection closed by peer", "Connection reset by peer", "gloo"))
 
 
 def what_happened(error: BaseException) -> str:
-    """Whether an actor's process is gone, or lives and what it does has failed; with the cause."""
+    """Says whether a process was lost, or is alive but its work has failed, and why."""
     import ray
 
     raised = isinstance(error, ray.exceptions.RayTaskError | S2LError)
@@ -125,9 +125,9 @@ def what_happened(error: BaseException) -> str:
 
 
 def telling_line(error: BaseException) -> str:
-    """The first line that says something, with the error's type where it is not Ray's.
+    """The first informative line, with the error's type unless it is Ray's.
 
-    Of a task's error, what the task raised: Ray's own text begins with the process's name, in colour.
+    For a task's error, it is what the task raised: Ray's own text begins with the process's name, in colour.
     """
     cause = getattr(error, "cause", None)
     if isinstance(cause, BaseException):

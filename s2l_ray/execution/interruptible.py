@@ -1,4 +1,4 @@
-"""Ray Train's trainer, with Ctrl-C left to whoever handles it in this process."""
+"""Ray Train's trainer without its own handling of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import ray
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 _ABORT_S = 1.5
-"""How long the controller may take to end its workers; `ray job stop` kills the driver after three seconds."""
+"""Seconds that the controller may take to end its workers; `ray job stop` kills the driver after three."""
 
 
 class InterruptibleTrainer(DataParallelTrainer):
-    """Ray Train's trainer of any backend, whose `fit` ends within `_ABORT_S` when KeyboardInterrupt is raised in it.
+    """Ray Train's trainer for any backend, whose `fit` ends within `_ABORT_S` after a KeyboardInterrupt.
 
-    Ray Train's own `fit` replaces the handler of Ctrl-C by one that waits for its controller without a limit and
-    ignores a second Ctrl-C meanwhile. (This overrides an internal method of Ray 2.60; there is no option for it.)
+    Ray Train's own `fit` replaces the Ctrl-C handler with one that waits indefinitely for its controller and ignores
+    a second Ctrl-C. (This overrides an internal method of Ray 2.60; there is no option for it.)
     """
 
     _controller: Any = None
 
     def _register_sigint_handler(self, controller: Any) -> None:
-        """Called where Ray Train would install its handler."""
+        """Does nothing; Ray Train would install its handler here."""
         self._controller = controller
 
     def fit(self) -> Any:
@@ -33,7 +33,7 @@ class InterruptibleTrainer(DataParallelTrainer):
             raise
 
     def _abort(self) -> None:
-        """End the controller and its workers, and give their places back: the driver may live on (a notebook)."""
+        """End the controller and its workers and release their resources: the driver may live on (a notebook)."""
         if self._controller is None:
             return
         with contextlib.suppress(ray.exceptions.RayError):  # it ends in the middle of the call

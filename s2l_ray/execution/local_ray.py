@@ -1,4 +1,4 @@
-"""A Ray on this machine for this process alone, which nobody else reaches."""
+"""A private Ray on this machine, for this process only."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from s2l_ray.execution.signals import dispositions_put_back
 
 _TRIES = 4
 _DASHBOARD_START_S = 300
-"""Ray's own patience is 60 s, too little on a busy machine; without the dashboard's process nothing starts."""
+"""Ray's own timeout of 60 s is too short on a busy machine; without the dashboard's process nothing starts."""
 _LONGEST_SOCKET_PATH = 107 if platform.system() == "Linux" else 103
 _SOCKET_PATH = "ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/dash_TaskEventsHead"
-"""The longest of Ray's socket paths, below the folder for temporary files."""
+"""The longest of Ray's socket paths, relative to the folder for temporary files."""
 
 _LOOPBACK = "127.0.0.1"
 _LOOPBACK_INTERFACE = "lo" if platform.system() == "Linux" else "lo0"
 
 
 class LocalRayError(EnvironmentFault, RuntimeError):
-    """Ray does not start on this machine; the message says why, as far as it can be known."""
+    """Ray does not start on this machine; the message says why, as far as is known."""
 
 
 class TempFolderError(UserError):
-    """Ray cannot keep its sockets where temporary files go; nothing was started."""
+    """Ray cannot create its sockets in the folder for temporary files; nothing was started."""
 
 
 @contextlib.contextmanager
 def local_ray(num_cpus: int, dashboard: bool) -> Iterator[None]:
-    """Inside the block this process is the driver of its own Ray, whatever others run here; afterwards it is gone.
+    """Start a private Ray for the block, with this process as its driver, whatever else runs on this machine.
 
-    All of Ray's processes listen on the loopback interface, and answer only who has the token of this Ray alone.
+    All of Ray's processes listen only on the loopback interface and require this Ray's own token.
 
     Raises:
         TempFolderError: the paths of its sockets would be too long.
-        LocalRayError: it does not start, and did not when tried again.
+        LocalRayError: it did not start, even when tried again.
     """
     check_temp_folder()
     with own_token(), environment(_environment()), _ray_constants():
@@ -56,7 +56,7 @@ def local_ray(num_cpus: int, dashboard: bool) -> Iterator[None]:
 
 
 def shut_down() -> None:
-    """Disconnect this process from Ray, and end what `ray.init` started here; signals are heeded all the while."""
+    """Disconnect this process from Ray and end what `ray.init` started here; signals still work meanwhile."""
     import ray
 
     with dispositions_put_back():
@@ -65,10 +65,10 @@ def shut_down() -> None:
 
 def _environment() -> dict[str, str | None]:
     return {
-        # Ray's switch for machines that are no clusters, made for macOS: a node's address is the loopback's, and each
-        # of its processes binds to that alone. (`_node_ip_address="127.0.0.1"` would be resolved to a reachable one.)
+        # Ray's switch for single machines, made for macOS: the node's address is the loopback address, and all of its
+        # processes bind only to that. (`_node_ip_address="127.0.0.1"` would be resolved to a reachable address.)
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        # Patience with Ray's own processes on a busy machine.
+        # Longer timeouts for Ray's own processes on a busy machine.
         "RAY_agent_register_timeout_ms": "300000",
         "RAY_raylet_start_wait_time_s": "300",
         # torch.distributed's connections between workers.
@@ -80,7 +80,7 @@ def _environment() -> dict[str, str | None]:
 
 @contextlib.contextmanager
 def _ray_constants() -> Iterator[None]:
-    """What Ray reads from the environment only when it is imported, and this process may have imported it long ago."""
+    """Set constants that Ray reads from the environment only on import, which may have happened long ago."""
     from ray._private import ray_constants
 
     ours = {"ENABLE_RAY_CLUSTER": False, "RAY_DASHBOARD_STARTUP_TIMEOUT_S": _DASHBOARD_START_S}
@@ -95,8 +95,8 @@ def _ray_constants() -> Iterator[None]:
 
 
 def _start(num_cpus: int, dashboard: bool) -> None:
-    """Its processes find their own cluster in RAY_ADDRESS. Without, Ray Train's watchers would ask the machine's latest
-    one whether their controller lives, hear that nobody knows it, and take its workers away (Ray 2.60).
+    """Start Ray, with its address in RAY_ADDRESS. Without it, Ray Train's watchers would ask the machine's most recent
+    cluster whether their controller is alive, get no for an answer, and remove its workers (Ray 2.60).
     """
     import ray
 
@@ -105,7 +105,7 @@ def _start(num_cpus: int, dashboard: bool) -> None:
         before = _children()
         try:
             with environment({"RAY_ADDRESS": f"{_LOOPBACK}:{port}", "RAY_GCS_SERVER_PORT": str(port)}):
-                # "local": a bare ray.init() would join whatever cluster runs on this machine.
+                # "local": a plain ray.init() would join any cluster that runs on this machine.
                 ray.init(
                     address="local", num_cpus=num_cpus, include_dashboard=dashboard, dashboard_host=_LOOPBACK,
                     logging_level="ERROR", log_to_driver=False,
@@ -113,23 +113,23 @@ def _start(num_cpus: int, dashboard: bool) -> None:
             return
         except BaseException as error:
             shut_down()
-            _kill(_children() - before)  # of a node that has not come up Ray leaves processes behind
+            _kill(_children() - before)  # Ray leaves the processes of a failed start behind
             if not isinstance(error, Exception) or _is_ours_to_tell(error):
                 raise
             if attempt == _TRIES:
                 raise LocalRayError(
-                    f"Ray did not start on this machine in {_TRIES} tries ({first_line(error)}). It gives its own "
-                    "processes about 30 s: too few where the processors or the disk are overloaded, or memory is "
-                    f"short. Its logs are in {_temp_folder() / 'ray/session_latest/logs'}. Try again when the machine "
-                    "is less busy, or set RAY_ADDRESS to a cluster that runs"
+                    f"Ray did not start on this machine in {_TRIES} attempts ({first_line(error)}). It gives its "
+                    "processes about 30 s, which is too short if CPUs or disk are overloaded or memory is low. Logs "
+                    f"are in {_temp_folder() / 'ray/session_latest/logs'}. Try again when the machine is less busy, or "
+                    "set RAY_ADDRESS to a running cluster"
                 ) from error
             logging.getLogger(__name__).warning(
-                "Ray did not start (try %d of %d): %s", attempt, _TRIES, first_line(error)
+                "Ray did not start (attempt %d of %d): %s", attempt, _TRIES, first_line(error)
             )
 
 
 def _is_ours_to_tell(error: Exception) -> bool:
-    """Starting again would end the same way."""
+    """Whether the error is ours to report because another attempt would fail the same way."""
     return isinstance(error, (ValueError, TypeError, ImportError, PermissionError)) or (
         isinstance(error, OSError) and error.errno is not None
     )
@@ -149,7 +149,7 @@ def _temp_folder() -> Path:
 
 
 def check_temp_folder() -> None:
-    """Refuse, before Ray is started, a folder for temporary files in which it could not.
+    """Refuse a folder for temporary files in which Ray could not start.
 
     Raises:
         TempFolderError: the paths of its sockets would be too long, or this user may not write there.
@@ -159,9 +159,9 @@ def check_temp_folder() -> None:
     length = len(os.fsencode(folder / _SOCKET_PATH.format(pid=os.getpid())))
     if length > _LONGEST_SOCKET_PATH:
         raise TempFolderError(
-            f"{name}={folder} is too long: paths of Ray's sockets below it would have {length} bytes, and the system "
-            f"allows {_LONGEST_SOCKET_PATH}. Set RAY_TMPDIR to a shorter folder that this user may write, for example "
-            "RAY_TMPDIR=/tmp"
+            f"{name}={folder} is too long: the paths of Ray's sockets in it would have {length} bytes, but the system "
+            f"allows {_LONGEST_SOCKET_PATH}, so Ray could not start. Set RAY_TMPDIR to a folder with a shorter path to "
+            "which this user may write, for example RAY_TMPDIR=/tmp"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def check_temp_folder() -> None:
         usable = False
     if not usable:
         raise TempFolderError(
-            f"{name}={folder}, where Ray keeps its sockets and logs, is not a folder that this user may write; set "
+            f"{name}={folder}, where Ray keeps its sockets and logs, is not a folder that this user may write to; set "
             "RAY_TMPDIR to one that is, for example RAY_TMPDIR=/tmp"
         )
 

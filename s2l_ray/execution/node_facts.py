@@ -1,6 +1,6 @@
-"""What nodes that are up have inside: memory, and what their torch and their faiss can do. Starts no node.
+"""Memory of the running nodes, and what their torch and faiss support. Starts no node.
 
-A task without CPUs or GPUs, one on each node that is asked: it waits for nobody, and no autoscaler adds a node for it.
+One task per node, without CPUs or GPUs, so that it waits for nothing and no autoscaler adds a node for it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ T = TypeVar("T")
 _FIRST_WITH_BF16 = 8
 """NVIDIA's compute capability, major number: Ampere. Older cards emulate bf16, slower than fp32."""
 _ANSWER_S = 180.0
-"""A node imports torch for the first time: seconds, on a cold disk a minute."""
+"""Importing torch for the first time on a node takes seconds, on a cold disk a minute."""
 
 
-# Ray 2.60 leaves CUDA_VISIBLE_DEVICES alone where no GPU is asked for, unless it is told otherwise.
+# Ray 2.60 leaves CUDA_VISIBLE_DEVICES alone if no GPU is requested, unless configured otherwise.
 _SEES_GPUS: dict[str, Any] = {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
 
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """Of one node."""
+    """Hardware and libraries of one node."""
 
     name: str
     """For messages."""
@@ -42,17 +42,17 @@ class NodeFacts:
     num_gpus: int
     """GPUs that this torch sees."""
     gpu_memory_bytes: int | None
-    """Of the smallest of them."""
+    """Memory of the smallest of them (bytes)."""
     faiss_sees_gpu: bool | None
     """None: faiss is not installed."""
     cpu_multiplies_bf16: bool = False
-    """Its processors have matrix units for bf16 (Intel's AMX), and torch was built to use them."""
+    """Its CPUs have matrix units for bf16 (Intel's AMX), and torch was built to use them."""
     gpus_have_bf16: bool = True
     """All of its GPUs compute in bf16 (NVIDIA: compute capability 8.0 and later)."""
 
 
 def local_facts() -> NodeFacts:
-    """Of this machine."""
+    """The facts of this machine."""
     from s2l_ray.selection.kmeans import faiss_sees_gpu
 
     build, has_cuda, memories, have_bf16 = _torch_facts()
@@ -63,12 +63,12 @@ def local_facts() -> NodeFacts:
 
 
 def cpu_multiplies_bf16(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether this machine's processors have matrix units for bf16, and torch was built to use them."""
+    """Whether this machine's CPUs have matrix units for bf16, and torch was built to use them."""
     try:
         import torch
 
         lines = Path(cpuinfo).read_text(encoding="utf-8", errors="replace").splitlines()
-    except (ImportError, OSError):  # no Linux: nothing is known
+    except (ImportError, OSError):  # not Linux: nothing is known
         return False
     flags = [line.partition(":")[2].split() for line in lines if line.startswith("flags")]
     return bool(flags) and all("amx_bf16" in found for found in flags) and torch.backends.mkldnn.is_available()
@@ -88,7 +88,7 @@ def _torch_facts() -> tuple[str | None, bool, list[int], bool]:
 
 
 def facts_of_nodes(wanted: Callable[[Node], bool], embedded: bool) -> list[tuple[Node, NodeFacts]]:
-    """Of the living nodes whose resources are `wanted`; those that do not answer are left out.
+    """The facts of the living nodes whose resources are `wanted`; nodes that do not answer are left out.
 
     embedded: the only node is this machine, and needs no task.
     """
@@ -96,7 +96,7 @@ def facts_of_nodes(wanted: Callable[[Node], bool], embedded: bool) -> list[tuple
 
     here = ray.get_runtime_context().get_node_id()
     nodes = _resources(wanted)
-    # Another process would import all of torch to say what this one knows of its node. (Of GPUs it may know less.)
+    # Another process would import torch to report what this one already knows about the node. (GPUs may be hidden.)
     known = {node: has for node, has in nodes.items() if embedded or (node == here and not has.get("GPU"))}
     answers = [(has, local_facts()) for has in known.values()]
     return answers + _ask(local_facts, {node: has for node, has in nodes.items() if node not in known}, _SEES_GPUS)
@@ -105,11 +105,11 @@ def facts_of_nodes(wanted: Callable[[Node], bool], embedded: bool) -> list[tuple
 def on_every_node(
     task: Callable[..., T], wanted: Callable[[Node], bool], embedded: bool, *arguments: Any, sees_gpus: bool = False
 ) -> list[T]:
-    """task(*arguments) on each living node whose resources are `wanted`; those that do not answer are left out.
+    """task(*arguments) on each living node whose resources are `wanted`; nodes that do not answer are left out.
 
     task: a plain function.
     embedded: the only node is this machine, and needs no task.
-    sees_gpus: it may look at the node's GPUs, though it is given none.
+    sees_gpus: the task may look at the node's GPUs, although it reserves none.
     """
     if embedded:
         return [task(*arguments)]

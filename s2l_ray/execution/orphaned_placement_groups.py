@@ -1,14 +1,14 @@
-"""Takes back what actors have reserved and left behind when they were killed."""
+"""Releases resources that killed actors had reserved."""
 
 from __future__ import annotations
 
 
 def remove_orphaned_placement_groups() -> int:
-    """Remove this job's placement groups whose maker is dead → how many there were.
+    """Remove this job's placement groups whose creator is dead → how many there were.
 
-    Ray keeps them until the job ends. Ray Train removes those of a killed controller, but only if its workers were up
-    already: one that dies while they start, which takes most of a short trial, would leave their CPUs and GPUs
-    reserved for nobody. Ray's public tables do not tell who made a group.
+    Ray keeps them until the job ends. Ray Train removes those of a killed controller only if its workers were already
+    up: a controller that dies while they start, which takes most of a short trial, would leave their CPUs and GPUs
+    reserved for nothing. Ray's public tables do not show who created a group.
     """
     import ray
     from ray._private.state import state

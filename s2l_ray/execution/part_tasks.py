@@ -1,4 +1,4 @@
-"""Run a task over the parts of an artifact, some parts a Ray Data task."""
+"""Runs a function over the parts of an artifact, several parts per Ray Data task."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class _OverParts:
 def map_parts(
     parts: list[int], task: Callable[[int], Statistics], parallelism: int, on_rows: Callable[[int], None]
 ) -> list[Statistics]:
-    """task(part) → one row of statistics with `part` and `rows`; all of them, by part.
+    """Run `task(part)` → one row of statistics with `part` and `rows` for every part, sorted by part.
 
-    A task must overwrite what an earlier attempt left: Ray runs it again when its worker dies.
+    A task must overwrite what an earlier attempt left behind: Ray runs it again if its worker dies.
 
     Args:
         task: picklable.
         parallelism: about how many tasks the cluster runs at once.
-        on_rows: told the rows of every finished part.
+        on_rows: called with the number of rows of every finished part.
     """
     return sorted(each_part(parts, task, parallelism, on_rows), key=lambda s: s["part"])
 
@@ -39,7 +39,7 @@ def map_parts(
 def each_part(
     parts: list[int], task: Callable[[int], Statistics], parallelism: int, on_rows: Callable[[int], None]
 ) -> Iterator[Statistics]:
-    """As `map_parts`, but each row as soon as it is there: for rows that are too large to be held together."""
+    """Like `map_parts`, but yields each row as soon as it is available: for rows too large to hold all together."""
     import ray.data
 
     blocks = min(len(parts), 4 * parallelism)

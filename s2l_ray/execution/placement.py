@@ -1,4 +1,4 @@
-"""Who gets what: number of workers, CPUs, GPUs; refused before anything starts when it can never be had."""
+"""Numbers of workers, CPUs and GPUs; refuses what the cluster can never provide before anything starts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from s2l_ray.execution.autoscaler import Growth
 from s2l_ray.execution.capacity import ACCELERATOR_TYPE, Demand, Node, fit, num_fitting_workers, total
 
 _CPUS_BESIDE_A_GPU = (1.0, 0.5, 0.25, 0.1)
-"""The first that lets every GPU have its worker: logical CPUs are too few on some nodes, GPUs are what counts."""
+"""CPUs per worker to try; the first that gives every GPU a worker is used, since some nodes have few CPUs per GPU."""
 _PIN = 0.001
-"""How much of an accelerator type a worker asks for, as Ray itself does."""
+"""Amount of an accelerator type that a worker requests, as Ray itself does."""
 
 
 class PlacementError(UserError):
-    """What was asked for is not in the cluster; says what there is."""
+    """The cluster does not have what was requested; the message says what it has."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Placement:
     gpus_per_worker: float
     accelerator_type: str | None
     parallelism: int
-    """How many one-CPU tasks run at once."""
+    """How many one-CPU tasks run in parallel."""
     custom_resources: dict[str, float] = field(default_factory=dict)
     min_workers: int | None = None
-    """Elastic: as few as this will do while nodes are missing."""
+    """Elastic training: the fewest workers to run with while nodes are missing."""
 
     @property
     def threads(self) -> int | None:
-        """Of a worker's computations on CPUs; None: PyTorch's own choice."""
+        """Threads of a worker that computes on CPUs; None: PyTorch's default."""
         return max(1, int(self.cpus_per_worker)) if self.device == "cpu" else None
 
     @property
@@ -50,17 +50,17 @@ class Placement:
 
     @property
     def fewest_workers(self) -> int:
-        """What it begins with, at the least."""
+        """The fewest workers to start with."""
         return self.min_workers or self.num_workers
 
     @property
     def worker(self) -> dict[str, float]:
-        """What one worker reserves, by Ray's names."""
+        """Resources that one worker reserves, by Ray's names."""
         return _worker(self.cpus_per_worker, self.gpus_per_worker, self.accelerator_type, self.custom_resources)
 
     @property
     def demand(self) -> Demand:
-        """Elastic workers begin as the fewest that will do."""
+        """The demand for starting; elastic workers start with the minimum."""
         return Demand(self.worker, self.fewest_workers)
 
     def describe_worker(self) -> str:
@@ -83,17 +83,17 @@ def place(
     growth: Growth | None = None,
     device: str | None = None,
 ) -> Placement:
-    """Resolve the automatic settings against the living nodes (`node_resources()`).
+    """Resolve the automatic settings for the living nodes (`node_resources()`).
 
     Args:
         cores: physical cores of this machine, when the cluster is an embedded one.
-        who: whose workers.
-        growth: what the autoscaler can add, where `may_grow` is set and it is known.
-        device: what `auto` comes to (`execution.device`); None: GPUs if the nodes have one.
+        who: the section of `resources` whose workers to place.
+        growth: what the autoscaler can add, if `may_grow` is set and it is known.
+        device: what `auto` resolves to (`execution.device`); None: GPUs if a node has one.
 
     Raises:
-        PlacementError: more workers than the nodes can hold, those to come included; says what is asked for and what
-            there is. Of a cluster that may grow to nobody knows what, nothing is refused.
+        PlacementError: the workers do not fit on the nodes, including those that may be added; the message says what
+        was requested and what exists. On a cluster that may grow by an unknown amount, nothing is refused.
     """
     asked: WorkersConfig = getattr(resources, who)
     if device is None:
@@ -117,7 +117,7 @@ def place(
 
 
 def node_resources() -> list[Node]:
-    """What each living node of the connected cluster has, in use or not; nodes that are about to leave do not count."""
+    """Resources of each living node of the connected cluster, used or not, without nodes that are about to leave."""
     import ray
     from ray._private.state import state
 
@@ -136,7 +136,7 @@ def _worker(cpus: float, gpus: float, accelerator_type: str | None, custom: Mapp
 
 
 def _on_gpus(asked: WorkersConfig, nodes: Sequence[Node], growth: Growth | None) -> tuple[int, float]:
-    """(workers, CPUs of each): by default one worker a GPU that they may use."""
+    """(workers, CPUs of each); by default one worker per usable GPU."""
 
     def demand(cpus: float) -> Demand:
         return Demand(_worker(cpus, asked.gpus_per_worker, asked.accelerator_type, asked.custom_resources))
@@ -147,7 +147,7 @@ def _on_gpus(asked: WorkersConfig, nodes: Sequence[Node], growth: Growth | None)
     cpus = next(cpus for cpus in shares if fitting[cpus] >= wanted)
     if asked.workers is not None or wanted:
         return asked.workers or wanted, cpus
-    # None is there yet: one whole node of those that may come.
+    # No node yet: fill one whole node of a type that may be added.
     to_come = growth.first_for(demand(shares[-1]).worker) if growth else None
     if to_come is None:
         return 1, shares[0]
@@ -161,7 +161,7 @@ def _on_cpus(asked: WorkersConfig, nodes: Sequence[Node], cores: int | None) -> 
         return workers, asked.cpus_per_worker
     if cores is not None:
         return workers, float(max(1, cores // workers))
-    # The most CPUs, in whole ones, that so many workers can have each; 1 if not even that.
+    # The largest whole number of CPUs that each of so many workers can have; at least 1.
     for cpus in range(int(max((node.get("CPU", 0) for node in nodes), default=1)), 1, -1):
         worker = _worker(cpus, 0, asked.accelerator_type, asked.custom_resources)
         if fit(nodes, Demand(worker)).num_workers >= workers:
@@ -170,7 +170,7 @@ def _on_cpus(asked: WorkersConfig, nodes: Sequence[Node], cores: int | None) -> 
 
 
 def _refuse_the_impossible(who: str, placement: Placement, nodes: Sequence[Node], grown: bool = False) -> None:
-    """`grown`: the nodes are all that the autoscaler can make of the cluster."""
+    """Raises PlacementError if the workers cannot fit. `grown`: the nodes are all that the autoscaler can provide."""
     workers, each, has = placement.fewest_workers, placement.worker, "can grow to" if grown else "has"
     grow = "start more nodes, or set resources.may_grow=true if the cluster has an autoscaler that adds them"
     if grown:
@@ -180,15 +180,15 @@ def _refuse_the_impossible(who: str, placement: Placement, nodes: Sequence[Node]
         if available < workers * each[name]:
             offered = ", ".join(sorted({n for node in nodes for n in node if not n.startswith("node:")})) or "nothing"
             raise PlacementError(
-                f"resources.{who} asks for {workers * each[name]:g} of {name!r}, the cluster {has} {available:g} (it "
-                f"offers {offered}), so the run would wait indefinitely. Correct the name, {grow}"
+                f"resources.{who} asks for {workers * each[name]:g} of {name!r}, but the cluster {has} {available:g} "
+                f"(it offers {offered}), so the run would wait indefinitely. Correct the name, {grow}"
             )
     room = fit(nodes, placement.demand).num_workers
     if room < workers:
         pinned = "".join(f" and {name}" for name in sorted(each.keys() - {"CPU", "GPU"}))
         raise PlacementError(
             f"{workers} workers with {each['CPU']:g} CPU and {placement.gpus_per_worker:g} GPU{pinned} each, and 1 CPU "
-            f"for reading, were asked for; the cluster {has} {total(nodes, 'CPU'):g} CPU and {total(nodes, 'GPU'):g} "
+            f"for reading, were requested; the cluster {has} {total(nodes, 'CPU'):g} CPU and {total(nodes, 'GPU'):g} "
             f"GPU on {describe_nodes(nodes)}, with room for {room} such workers, so the run would wait indefinitely. "
             f"Lower resources.{who}.workers or resources.{who}.cpus_per_worker, {grow}"
         )
@@ -209,12 +209,12 @@ def _types_of(node: Node) -> str:
 
 
 def local_cores() -> int:
-    """Cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def host_memory_bytes() -> int:
-    """Of this machine, or of the container if that has less."""
+    """Memory of this machine, or of the container if that has less (bytes)."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):

@@ -1,7 +1,7 @@
-"""fp32 or bf16: what `precision: auto` comes to, by what the workers' processors have and by the model's size.
+"""fp32 or bf16: resolves `precision: auto` from the workers' hardware and the model's size.
 
-Resolved once for a run and kept with it: where a run goes on on another kind of machine, another precision would begin
-its trainings anew.
+The result is stored with the run: if it is resumed on another kind of machine, another precision would restart its
+trainings from scratch.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from s2l_ray.storage.folder import Storage
 Precision = Literal["fp32", "bf16"]
 
 MIN_CPU_WIDTH = 512
-"""Hidden size from which bf16 pays on CPUs with matrix units. Measured with AMX on two cores: 512 (Pythia-70M) trains
-1.7 and scores 1.9 times as fast as in fp32, 576 (SmolLM2-135M) 1.9 and 2.8 times; models of 48 and 96 are half as
-fast, since casting takes longer there than multiplying."""
+"""Hidden size from which bf16 pays off on CPUs with matrix units. Measured with AMX on two cores: at 512 (Pythia-70M)
+training is 1.7 and scoring 1.9 times as fast as in fp32, at 576 (SmolLM2-135M) 1.9 and 2.8 times; at 48 and 96 both are
+half as fast, because casting takes longer than multiplying."""
 
 _NOTE = "precision.json"
 
 
 def choose_precision(model: TrainedModelConfig, device: str, nodes: Sequence[NodeFacts], width: int) -> Precision:
-    """What the section's `precision` means on these nodes.
+    """Resolve the section's `precision` for these nodes.
 
     Args:
         device: cpu or gpu.
-        nodes: those that may get its workers; empty: not up, and nothing is known of them.
+        nodes: nodes that may get the model's workers; empty if they are not up yet.
         width: the model's hidden size.
 
     Raises:
-        PlacementError: bf16 is asked for, and the processors there have nothing for it.
+        PlacementError: bf16 is required, but the hardware does not support it.
     """
     lacking = [n for n in nodes if not (n.gpus_have_bf16 if device == "gpu" else n.cpu_multiplies_bf16)]
     if model.precision == "auto":
         wide = device == "gpu" or (bool(nodes) and width >= MIN_CPU_WIDTH)
         return "bf16" if wide and not lacking else "fp32"
     if model.precision == "bf16" and lacking:
-        what = "GPUs before compute capability 8.0 have no bf16" if device == "gpu" else "CPUs without amx_bf16"
+        what = "GPUs before compute capability 8.0 lack bf16" if device == "gpu" else "CPUs without amx_bf16"
         raise PlacementError(
             f"{model.section}.precision=bf16 on {lacking[0].name} would be unusably slow ({what}); use fp32 (auto "
             "chooses it there)"
@@ -52,7 +52,7 @@ def choose_precision(model: TrainedModelConfig, device: str, nodes: Sequence[Nod
 def keep_precision(
     storage: Storage, model: TrainedModelConfig, chosen: Precision, say: Callable[[str], None]
 ) -> Precision:
-    """What this run computes the model in: `chosen`, or what it was when the run began; says where the two differ.
+    """The precision of this run's model: `chosen`, or the one the run began with; reports if they differ.
 
     Args:
         storage: the run's folder; its lock is held.
@@ -67,14 +67,14 @@ def keep_precision(
     elif kept != chosen:
         cost = "slowly" if kept == "bf16" else "more slowly than it could"
         say(
-            f"[{model.section}] this run began in {kept} and keeps to it, {cost} on these processors: in another "
-            f"precision it would start over. {model.section}.precision={chosen} does so"
+            f"[{model.section}] this run started in {kept} and stays with it, {cost} on this hardware, because another "
+            f"precision would start over. To start over, set {model.section}.precision={chosen}"
         )
     return kept
 
 
 def _read_note(storage: Storage) -> dict[str, Precision]:
-    """Damaged or foreign entries are as if there were none: at worst a stage is made again."""
+    """Damaged or unknown entries are ignored: at worst, a stage is rebuilt."""
     try:
         found = storage.read_json(_NOTE)
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""Nodes that will be taken away, as spot instances are: Ray Train's notice of it, in time for one more checkpoint."""
+"""Ray Train's notice that nodes will be reclaimed, such as spot instances, in time for one more checkpoint."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _EVERY_S = 2.0
 
 
 class PreemptionWatcher:
-    """Asks on every worker alike: Ray Train agrees on one answer through an actor, and waits for all of them."""
+    """Checks on every worker: Ray Train agrees on one answer through an actor and waits for all workers."""
 
     def __init__(self, same: Callable[[Any], Any]) -> None:
-        """`same`: gives rank 0's value on every rank."""
+        """`same`: broadcasts rank 0's value to every rank."""
         self._same = same
         self._known: set[str] = set()
         self._calls = self._next = 0
@@ -23,13 +23,13 @@ class PreemptionWatcher:
         self._on = os.environ.get(WATCHER_ENV, "1") != "0"
 
     def __call__(self) -> dict[str, Any] | None:
-        """Once for every node that is to go: its id, and the seconds left, if known. A barrier, now and then."""
+        """Once for every node to be reclaimed: its id, and the seconds left if known. Occasionally a barrier."""
         if not self._on:
             return None
         self._calls += 1
         if self._calls < self._next:
             return None
-        # Not at every one of many short steps; by rank 0's clock, since all must ask equally often.
+        # Not at every one of many short steps; timed by rank 0's clock, because all ranks must check equally often.
         now = time.monotonic()
         each = (now - self._asked_at) / (self._calls - self._asked_call) if self._next else _EVERY_S
         self._asked_at, self._asked_call = now, self._calls
@@ -46,10 +46,10 @@ class PreemptionWatcher:
 
 
 def notice_said(event: dict[str, Any]) -> str:
-    """The event as a sentence."""
+    """The event as a sentence for the user."""
     many = len(event["nodes"]) > 1
     left = "soon" if event["seconds_left"] is None else f"in {max(0, event['seconds_left']):.0f} s"
     return (
-        f"{len(event['nodes'])} node{'s' if many else ''} of the workers will be taken away {left}: what was done "
-        f"up to step {event['step']:,} goes into a checkpoint"
+        f"{len(event['nodes'])} node{'s' if many else ''} of the workers will be reclaimed {left}: saving a checkpoint "
+        f"at step {event['step']:,}"
     )

@@ -1,4 +1,4 @@
-"""Ray Train's callback that tells why workers are started again, and for what they wait."""
+"""A Ray Train callback that reports why workers restart and what they wait for."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from s2l_ray.execution.failures import cause_of
 from s2l_ray.execution.restarts import RESTART, WAITING
 
 _SAY_EVERY = 10
-"""Of attempts to get places, a minute each."""
+"""Number of failed attempts, a minute each, between messages."""
 
 
 class RestartEvents(ControllerCallback):
-    """Puts a `restart` event where workers were lost, and `waiting` while there are no places for new ones.
+    """Emits a `restart` event when workers were lost, and `waiting` while there are no resources for new ones.
 
-    Ray Train's public callbacks tell neither a preemption nor a wait. (This is its internal interface of 2.60.)
+    Ray Train's public callbacks report neither preemptions nor waits. (This uses Ray 2.60's internal interface.)
     """
 
     def __init__(self, box: Any) -> None:

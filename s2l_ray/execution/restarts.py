@@ -1,4 +1,4 @@
-"""Events of workers that start again, and of those that wait for places. Imports no Ray."""
+"""Events for workers that restart or wait for resources. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ RESTART, WAITING = "restart", "waiting"
 
 
 def restart_said(event: dict[str, Any]) -> str:
-    """The event as a sentence."""
+    """The event as a sentence for the user."""
     if event["event"] == WAITING:
         return f"there are no resources for the workers yet, still waiting: {event['cause']}"
-    return f"workers were lost, all start again from the last checkpoint: {event['cause']}"
+    return f"workers were lost, so all restart from the last checkpoint: {event['cause']}"

@@ -1,4 +1,4 @@
-"""Join a Ray cluster, or embed a local one."""
+"""Joins a Ray cluster, or embeds a local one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ANSWER_S = 5.0
 
 
 class ClusterUnreachable(EnvironmentFault):
-    """Nothing answers as a Ray cluster there; nothing was started."""
+    """No Ray cluster answers at the address; nothing was started."""
 
 
 class ClusterLost(EnvironmentFault, RuntimeError):
@@ -29,13 +29,13 @@ class ClusterLost(EnvironmentFault, RuntimeError):
 
 @contextlib.contextmanager
 def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator[None]:
-    """Inside the block Ray is connected; what was started here is shut down at its end, what was there stays.
+    """Connect to Ray for the block; an embedded Ray is shut down afterwards, an existing cluster keeps running.
 
-    An embedded Ray counts two logical CPUs more than there are cores: Ray Data's short tasks must find a place while
-    the workers hold the cores, or the run would wait for itself indefinitely. `dashboard`: only of an embedded one.
+    An embedded Ray counts two logical CPUs more than there are cores: Ray Data's short tasks must be able to run while
+    the workers hold the cores, or the run would deadlock. `dashboard`: applies only to an embedded Ray.
 
     Raises:
-        ClusterLost: in place of whatever went wrong because of it.
+        ClusterLost: replaces whatever error resulted from the loss.
     """
     _quiet_environment()
     import ray
@@ -49,7 +49,7 @@ def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator
         with own_handlers_kept():
             if is_embedded(resources):
                 os.environ.setdefault(WATCHER_ENV, "0")  # nothing to watch on one machine
-                # Ray ends idle processes after a second; the next stage would wait for new ones to import everything.
+                # Ray ends idle processes after a second; the next stage would wait while new ones import everything.
                 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
                 stack.enter_context(local_ray(local_cores() + 2, dashboard))
             else:
@@ -61,7 +61,7 @@ def ray_session(resources: ResourcesConfig, dashboard: bool = False) -> Iterator
 
 
 def _join(address: str) -> None:
-    """Connect to a cluster that runs. Raises TokenError, ClusterUnreachable."""
+    """Connect to a running cluster. Raises TokenError, ClusterUnreachable."""
     import ray
 
     has_token = take_token_if_there()
@@ -73,13 +73,13 @@ def _join(address: str) -> None:
             raise TokenError(explain_refusal(f"the Ray cluster at {address}", has_token)) from error
         raise ClusterUnreachable(
             f"the Ray cluster at {address} (RAY_ADDRESS or resources.ray_address) cannot be joined: "
-            f"{first_line(error)}. Is it up, and is the address its head's, HOST:6379? Unset it to run on this "
-            "machine alone"
+            f"{first_line(error)}. Check that it is up and that the address is its head's, HOST:6379, or unset it to "
+            "run on this machine only"
         ) from error
 
 
 def _is_refusal(error: BaseException | None) -> bool:
-    """Ray passes the error of its C++ part on as such, or as a part of another one's text."""
+    """Whether the error is a rejected token: Ray passes it on as such, or inside another error's text."""
     while error is not None:
         if type(error).__name__ == "AuthenticationError" or "AuthenticationError" in str(error):
             return True
@@ -88,13 +88,13 @@ def _is_refusal(error: BaseException | None) -> bool:
 
 
 def is_embedded(resources: ResourcesConfig) -> bool:
-    """Ray is (or will be) started here for this run alone."""
+    """Whether Ray is (or will be) started here just for this run."""
     address = resources.ray_address or os.environ.get("RAY_ADDRESS")
     return not address or address == "local"
 
 
 def is_on_head() -> bool:
-    """This process runs on the machine of the connected cluster's head."""
+    """Whether this process runs on the head of the connected cluster."""
     import ray
 
     host = ray.get_runtime_context().gcs_address.rpartition(":")[0].strip("[]")
@@ -103,7 +103,7 @@ def is_on_head() -> bool:
 
 @contextlib.contextmanager
 def _loss_is_said() -> Iterator[None]:
-    """Ray tells the death of the head in many ways: an actor is unavailable, a task has failed, a call timed out."""
+    """Report the head's death as such: Ray does so in many ways (actor unavailable, task failed, call timed out)."""
     import ray
 
     address = ray.get_runtime_context().gcs_address
@@ -119,7 +119,7 @@ def _loss_is_said() -> Iterator[None]:
 
 
 def head_answers(address: str) -> bool:
-    """Whether the cluster's head (`host:port` of its store) can be reached."""
+    """Whether the cluster's head (`host:port` of its control store) can be reached."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):
@@ -129,7 +129,7 @@ def head_answers(address: str) -> bool:
 
 
 def quiet_ray_data() -> None:
-    """Settings of Ray Data that this project relies on; for the driver and for every worker that iterates."""
+    """Apply the Ray Data settings that this project relies on, on the driver and on every worker that iterates."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -137,9 +137,9 @@ def quiet_ray_data() -> None:
     context.execution_options.preserve_order = True
     # A block is what a task yields: one window, one group of parts. Split blocks would have to be joined again.
     context.target_max_block_size = None
-    # Silent for half an hour is a hang, not patience; autoscalers need minutes.
+    # A long silence is a hang; autoscalers need only minutes.
     context.execution_no_progress_timeout_s = 900
-    # Errors of ours come as exceptions with a message; Ray Data would print its own traceback before them.
+    # This package's errors arrive as exceptions with a message; Ray Data would print its own traceback first.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     for name in ("ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -147,9 +147,9 @@ def quiet_ray_data() -> None:
 
 def _quiet_environment() -> None:
     defaults = {
-        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # workers' prints would come twice
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # workers' prints would appear twice
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-        # After a failure the workers that wait for a lost one are ended in any case; 30 s is Ray Train's patience.
+        # After a failure, workers that wait for a lost one are ended in any case; Ray Train would wait 30 s.
         "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "3",
         "TOKENIZERS_PARALLELISM": "false",  # tokenizers fork-warns otherwise; tasks are the parallelism
         # Small actors without resources are meant to be many here. (Ray reads this when it is imported.)

@@ -1,7 +1,7 @@
-"""SIGTERM (`ray job stop`, systemd, Kubernetes), SIGHUP (a terminal that is closed) and Ctrl-C end a run alike.
+"""SIGTERM (`ray job stop`, systemd, Kubernetes), SIGHUP (a closed terminal) and Ctrl-C all end a run in the same way.
 
-They are told apart by the exit code. `ray.init` puts a handler of its own in the way, which has the process dump its
-stack and abort at SIGTERM; that of Ray Train is not installed at all (execution.interruptible).
+They differ in the exit code. `ray.init` installs its own handler, which makes the process dump its stack and abort on
+SIGTERM; Ray Train's handler is not installed at all (execution.interruptible).
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ import psutil
 from s2l_ray.storage.processes import run_abrupt_end
 
 STOPPED = 128 + signal.SIGTERM
-"""Exit code after SIGTERM, as a shell says it."""
+"""Exit code after SIGTERM, by shell convention."""
 INTERRUPTED = 128 + signal.SIGINT
 """Exit code after Ctrl-C."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SIGACTION_BYTES = 256
-"""At least what C's `struct sigaction` takes on any system."""
+"""At least the size of C's `struct sigaction` on any system (bytes)."""
 _SAME_KEYPRESS_S = 0.2
 """Ctrl-C reaches all processes of the terminal, and some of them pass it on."""
 
 
 class EndingSignals:
-    """Handler of all three. The first one raises KeyboardInterrupt: the one exception that Ray lets out of a waiting
-    `ray.get`, for any signal. A second Ctrl-C ends the process at once; other further signals change nothing, since
-    service managers send several and the clean-up is under way."""
+    """Handler for all three signals. The first one raises KeyboardInterrupt, the only exception that Ray lets out of a
+    waiting `ray.get`. A second Ctrl-C ends the process immediately; other further signals are ignored, since service
+    managers send several and clean-up is under way."""
 
     def __init__(self) -> None:
         self.first: int | None = None
@@ -56,7 +56,7 @@ class EndingSignals:
         """Whether this is the first."""
         if self.first is None:
             self.first, self._at = number, time.monotonic()
-            if number == signal.SIGHUP:  # the terminal is gone, and a line to it would fail in mid-clean-up
+            if number == signal.SIGHUP:  # the terminal is gone, and writing to it would fail during clean-up
                 _to_nowhere(self._terminals)
             return True
         if number == signal.SIGINT and time.monotonic() - self._at > _SAME_KEYPRESS_S:
@@ -65,7 +65,7 @@ class EndingSignals:
 
 
 def end_at_once(exit_code: int) -> None:
-    """End this process and all that it has started, now: locks are given back and tokens removed, nothing else."""
+    """End this process and everything it started immediately; only locks are released and tokens removed."""
     with contextlib.suppress(OSError):
         os.write(2, b"\nending at once\n")
     started = psutil.Process().children(recursive=True)
@@ -79,7 +79,7 @@ def end_at_once(exit_code: int) -> None:
 
 
 def _to_nowhere(descriptors: list[int]) -> None:
-    """What is written there from now on is lost without an error."""
+    """Discard what is written to these descriptors from now on, without an error."""
     with contextlib.suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for descriptor in descriptors:
@@ -89,9 +89,9 @@ def _to_nowhere(descriptors: list[int]) -> None:
 
 @contextlib.contextmanager
 def ending_signals() -> Iterator[EndingSignals]:
-    """Inside the block the three signals raise KeyboardInterrupt; what is yielded knows afterwards which came.
+    """Make the three signals raise KeyboardInterrupt inside the block; the yielded object records which one came.
 
-    What this process ignores (`nohup`, a script's background job) it goes on to ignore.
+    Signals that this process ignores (`nohup`, a script's background job) stay ignored.
     """
     handler = EndingSignals()
     if threading.current_thread() is not threading.main_thread():
@@ -106,16 +106,16 @@ def ending_signals() -> Iterator[EndingSignals]:
     finally:
         for number in ours:
             signal.signal(number, before[number])
-        if handler.first is not None:  # nothing is left to clean up, and the interpreter takes its time to end
+        if handler.first is not None:  # nothing is left to clean up, and the interpreter is slow to exit
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
 def own_handlers_kept() -> Iterator[None]:
-    """What the block does to the handlers of the signals is undone after it, where Python code had set them.
+    """Restore the signal handlers that Python code had set before the block.
 
     Raises:
-        KeyboardInterrupt: where Ray's handler turned a SIGTERM into SystemExit.
+        KeyboardInterrupt: if Ray's handler turned a SIGTERM into SystemExit.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -131,17 +131,17 @@ def own_handlers_kept() -> Iterator[None]:
         raise KeyboardInterrupt from None
     finally:
         for each, handler in before.items():
-            # SIG_DFL would kill the process without any clean-up: then Ray's own is the better one.
+            # SIG_DFL would kill the process without any clean-up, so Ray's own handler is better.
             if callable(handler):
                 signal.signal(each, handler)
 
 
 @contextlib.contextmanager
 def dispositions_put_back() -> Iterator[None]:
-    """What C code does in the block to the dispositions of the signals lasts for some milliseconds only.
+    """Undo, within milliseconds, what C code does to the signals' dispositions inside the block.
 
-    Ray's shutdown leaves SIGTERM to the system, which ends a process without any clean-up, a second before it is done
-    (Ray 2.60), and Python is not told of it.
+    Ray 2.60's shutdown resets SIGTERM to the system's default, which ends a process without any clean-up, a second
+    before it is done, and Python does not notice.
     """
     libc = ctypes.CDLL(None)
     before = {number: ctypes.create_string_buffer(_SIGACTION_BYTES) for number in _SIGNALS}

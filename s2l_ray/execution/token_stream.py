@@ -1,8 +1,8 @@
-"""Token parts → a worker, through Ray Data: tasks read and decode ahead while the worker computes.
+"""Streams token parts to a worker through Ray Data: tasks read and decode ahead while the worker computes.
 
-Each worker runs a Ray Data pipeline over the units that the plan gives it. `streaming_split` is not used: what it
-hands to whom depends on the number of workers and on timing, and with equal shares it drops rows; a plan is the same
-on one worker and on a hundred, and a restart reads only what is still needed.
+Each worker runs its own Ray Data pipeline over the units that the plan assigns to it. `streaming_split` is not used:
+its assignment depends on the number of workers and on timing, and with equal shares it drops rows. A plan is the same
+for one worker and for a hundred, and a restart reads only what is still needed.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class LoadUnit:
 
 
 def stream_units(tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Examples]:
-    """The examples of each unit (part numbers), in order. Without Ray it reads them here, one after another.
+    """The examples of each unit (part numbers), in order. Without Ray, they are read here, one unit after another.
 
-    Memory: about three units, in the object store and in the worker.
+    Memory: about three units, in the object store and the worker together.
     """
     import ray
 
@@ -63,4 +63,4 @@ def stream_units(tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Exam
             yield to_examples(table)
             count += 1
     if count != len(units):
-        raise InternalError(f"{len(units)} units of token parts were asked for, {count} came")
+        raise InternalError(f"{len(units)} units of token parts were requested, but {count} arrived")

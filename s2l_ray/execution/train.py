@@ -1,4 +1,4 @@
-"""A training on the cluster, in the way that costs least there."""
+"""Runs a training in the cheapest suitable way: on Ray Train workers or in a Ray task."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def run_training(
     process_group: bool = False,
     on_event: Callable[[Event], None],
 ) -> dict[str, Any]:
-    """`run_on_workers`, or where a single worker on this machine is all there is `run_in_task`, which starts nothing.
+    """`run_on_workers`, or `run_in_task` (which starts no processes) if there is just one worker on this machine.
 
     Args:
-        watcher: is told what the loop reports.
+        watcher: receives what the loop reports.
 
-    The other arguments, and the errors, are `run_on_workers`'s.
+    The other arguments and the errors are those of `run_on_workers`.
     """
     if not (environment or process_group) and suffices(placement):
         return run_in_task(

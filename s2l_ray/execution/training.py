@@ -1,4 +1,4 @@
-"""Training loops on Ray Train workers: what a loop sees of its worker, and the call that runs them all."""
+"""Training loops on Ray Train workers: the context a loop runs in, and the call that runs the loops."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.retry import translate_disk_full
 
 RESIZE_CHECK_S = 60.0
-"""Elastic: how often to look whether more workers could be had (seconds). Growing restarts all of them from the last
-checkpoint, so nodes that come one after another should cost one restart."""
+"""Elastic training: how often to check whether more workers are possible (seconds). Growing restarts all workers from
+the last checkpoint, so nodes that are added one after another should cost only one restart."""
 
 
 class RayWorkerContext:
@@ -45,7 +45,7 @@ class RayWorkerContext:
 
         context = ray.train.get_context()
         self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
-        # Where no GPU is reserved, Ray 2.60 hides none, and Ray Train would give the first one that torch sees.
+        # If no GPU is reserved, Ray 2.60 hides none, and Ray Train would use the first one that torch sees.
         self.device = ray.train.torch.get_device() if device == "gpu" else torch.device("cpu")
         self._box, self._checkpoints = box, out.sub(FOLDER)
         self._notices = PreemptionWatcher(self.broadcast)
@@ -71,7 +71,7 @@ class RayWorkerContext:
         import ray.train
 
         def upload(checkpoint: Any, to: str) -> Any:
-            """Ray Train's own copies files without retries, and leaves torn ones on a full disk."""
+            """Replaces Ray Train's upload, which does not retry and leaves incomplete files on a full disk."""
             target = self._checkpoints.sub(to)
             target.upload_folder(Path(checkpoint.path))
             return ray.train.Checkpoint(target.path, target.filesystem)
@@ -120,33 +120,33 @@ def run_on_workers(
     process_group: bool = False,
     on_event: Callable[[Event], None],
 ) -> dict[str, Any]:
-    """loop(job, worker) on every worker; lost workers are replaced and resume at the newest checkpoint.
+    """Run `loop(job, worker)` on every worker; lost workers are replaced and resume from the newest checkpoint.
 
     Args:
-        out: the stage's folder. It is named for the stage's settings, so that a checkpoint found in it is this job's.
-        what: who failed, for messages.
-        max_failures: of the workers, and of the process that leads them; -1: without end. A reclaimed node that was
-            announced is none.
-        wait_s: how long the workers may wait for their places, all waits together.
-        environment: of the worker processes.
-        callbacks: Ray Train's.
-        process_group: whether a single worker needs torch's process group too.
+        out: the stage's folder. Its name depends on the stage's settings, so any checkpoint in it belongs to this job.
+        what: what is trained, for messages.
+        max_failures: how many failures of the workers and of the process that controls them to tolerate; -1: any
+        number. The loss of a node that was announced in advance does not count.
+        wait_s: how long the workers may wait for resources, all waits together (seconds).
+        environment: environment variables for the worker processes.
+        callbacks: callbacks for Ray Train.
+        process_group: whether even a single worker needs torch's process group.
 
     Returns:
-        What rank 0's loop returned.
+        The result of rank 0's loop.
 
     Raises:
-        errors of this package, raised by the loop on any rank: at once, since another try would end the same way;
+        errors of this package, raised by the loop on any rank: immediately, since a retry would fail the same way;
             retryable ones (StorageError) only after `max_failures`.
-        InternalError: in place of others that another try would meet again (ValueError, KeyError, …), at once too.
-        WorkersFailedError: workers were lost more often than `max_failures`, or had no places in time.
+        InternalError: replaces other errors that a retry would raise again (ValueError, KeyError, …), also immediately.
+        WorkersFailedError: workers were lost more than `max_failures` times, or got no resources in time.
     """
     import ray.train
 
     lost_controllers = 0
     while True:
         with event_channel(on_event) as box, translate_disk_full(f"{out.uri}/{FOLDER}"):
-            # As bytes: Ray Train's controller gets them too, and would import all that the loop needs to unpickle them.
+            # As bytes: Ray Train's controller receives them too, and would import everything needed to unpickle them.
             work = ray.cloudpickle.dumps({"loop": loop, "job": job, "out": out})
             config = {"work": work, "box": box, "device": placement.device}
             trainer = _trainer(
@@ -156,9 +156,9 @@ def run_on_workers(
                 summary: dict[str, Any] = trainer.fit().return_value
                 return summary
             except ray.exceptions.ActorDiedError as error:
-                # Ray Train starts workers again, but not the process that leads them. Its workers end with it.
+                # Ray Train restarts workers, but not the process that controls them. Its workers end with it.
                 lost_controllers += 1
-                cause = f"the process that leads the workers (Ray Train's controller) was lost: {cause_of(error)}"
+                cause = f"the process that controls the workers (Ray Train's controller) was lost: {cause_of(error)}"
                 lost_cluster = not head_answers(ray.get_runtime_context().gcs_address)
                 if lost_cluster or 0 <= max_failures < lost_controllers:
                     raise WorkersFailedError(ended(what, cause, lost_controllers, max_failures, out)) from error
@@ -189,7 +189,7 @@ def _trainer(
     resources = {name: each for name, each in placement.worker.items() if not name.startswith(ACCELERATOR_TYPE)}
     fewest = placement.min_workers
     if not on_gpu and ray.cluster_resources().get("GPU"):
-        # Libraries ask for themselves whether there is a GPU, and some would take memory on it.
+        # Libraries check for GPUs themselves, and some would allocate memory on one.
         environment = {**(environment or {}), "CUDA_VISIBLE_DEVICES": ""}
     return InterruptibleTrainer(
         _worker,
@@ -218,7 +218,7 @@ def _trainer(
 
 
 def _backend(placement: Placement, process_group: bool) -> Any:
-    """What connects the workers; nothing for one on CPUs, whose controller then need not import torch."""
+    """The connection between workers; none for one worker on CPUs, whose controller then need not import torch."""
     from ray.train.backend import BackendConfig
 
     if placement.device == "cpu" and placement.num_workers == 1 and not process_group:
@@ -229,7 +229,7 @@ def _backend(placement: Placement, process_group: bool) -> Any:
 
 
 def _start_timeout_s() -> float:
-    """How long Ray Train waits for places before it counts a failure and asks again."""
+    """How long Ray Train waits for resources before it counts a failure and requests them again (seconds)."""
     from ray.train.v2._internal.constants import (
         DEFAULT_WORKER_GROUP_START_TIMEOUT_S,
         WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
@@ -239,7 +239,7 @@ def _start_timeout_s() -> float:
 
 
 def _wait_for_leftovers(settle_s: float = 10.0) -> None:
-    """Take back what the workers of a lost controller have reserved, or new ones would wait for it."""
+    """Release what the workers of a lost controller had reserved, or new workers would wait for it."""
     deadline = time.monotonic() + settle_s
     while not remove_orphaned_placement_groups() and time.monotonic() < deadline:
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""How a training on Ray Train workers ended, told to people: what was lost, how often, and how it goes on."""
+"""Explains how a training on Ray Train workers ended: what was lost, how often, and how to resume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class WorkersFailedError(EnvironmentFault, RuntimeError):
 
 
 def explain(error: Exception, out: Storage, what: str, max_failures: int, wait_s: float) -> BaseException:
-    """The error to raise in place of Ray Train's: ours as it is, others as what ended the training."""
+    """The error to raise instead of Ray Train's: this package's unchanged, others as what ended the training."""
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
     final = final_error(error)
@@ -23,20 +23,20 @@ def explain(error: Exception, out: Storage, what: str, max_failures: int, wait_s
         return final
     if final is not None:
         return InternalError(
-            f"the training of the {what} ended with {type(final).__name__}: {first_line(final)}. Another try would end "
-            "the same way; please report it, with what S2L_TRACEBACK=1 shows"
+            f"the training of the {what} ended with {type(final).__name__}: {first_line(final)}. A retry would fail "
+            "the same way; please report this with the output of S2L_TRACEBACK=1"
         )
     controller = getattr(error, "controller_failure", None)
     if isinstance(controller, OSError):
         if controller.errno is not None:
             return controller  # a full disk is named by the caller
-        return StorageError(f"Storage failed while the {what} was trained: {controller}. {_goes_on(out)}")
+        return StorageError(f"storage failed while the {what} was being trained: {controller}. {_goes_on(out)}")
     if isinstance(controller, WorkerGroupStartupTimeoutError):
         return places_did_not_come(what, wait_s, out)
     cause = cause_of(error)
     if controller is not None:
         return WorkersFailedError(f"the training of the {what} could not continue: {cause}. {_goes_on(out)}")
-    if not hasattr(error, "worker_failures"):  # no word from the process that leads the workers, dead or not
+    if not hasattr(error, "worker_failures"):  # the process that controls the workers, dead or not, does not answer
         return WorkersFailedError(f"the training of the {what} can no longer be observed: {cause}. {_goes_on(out)}")
     return WorkersFailedError(ended(what, f"the workers failed: {cause}", max_failures + 1, max_failures, out))
 
@@ -49,10 +49,10 @@ def places_did_not_come(what: str, wait_s: float, out: Storage) -> WorkersFailed
 
 
 def ended(what: str, cause: str, times: int, max_failures: int, out: Storage) -> str:
-    """What ended it, after how many failures, and how it can go on."""
+    """What ended the training, after how many failures, and how to resume."""
     often = "once" if times == 1 else f"{times} times, the last time so"
     return f"the training of the {what} ended {often}: {cause} (resources.max_failures={max_failures}). {_goes_on(out)}"
 
 
 def _goes_on(out: Storage) -> str:
-    return f"The last checkpoint stays in {out.uri}; the same command resumes there."
+    return f"The last checkpoint is kept in {out.uri}; the same command resumes from it."

@@ -1,9 +1,9 @@
-"""A training with a single worker on a machine of its own: in a Ray task.
+"""Runs a training with a single worker, on a single machine, in a Ray task.
 
-Ray Train starts five processes for a training, and its worker imports PyTorch and all that it takes: on a machine with
-two cores that is longer than many a small model trains. A task runs in a process that is there, and that earlier work
-may have left warm. What Ray Train gives beyond that (several workers, GPUs, nodes that come and go) is not needed here.
-A lost process costs the same: the work since the last checkpoint.
+Ray Train starts five processes for a training, and its worker imports PyTorch and everything else: on a machine with
+two cores this takes longer than training many a small model. A task runs in an existing process that earlier work may
+have left warm. What else Ray Train offers (several workers, GPUs, nodes that come and go) is not needed here. A lost
+process costs the same: the work since the last checkpoint.
 """
 
 from __future__ import annotations
@@ -40,31 +40,31 @@ from s2l_ray.storage.retry import translate_disk_full
 Loop = Callable[[Any, WorkerContext], dict[str, Any]]
 
 _REPORT = "report"
-"""The event of what the loop reports."""
+"""The event that carries the loop's reports."""
 _SAY_AFTER_S = 15.0
-"""Of a wait for a place."""
+"""Seconds of waiting for a CPU between messages."""
 
 
 def suffices(placement: Placement) -> bool:
-    """Whether one worker, on the CPUs of the only node there is, is all that such workers can be."""
+    """Whether the placement is one worker on the CPUs of the only node."""
     import ray
 
     return (
         placement.is_one_process_on_cpus
-        and not ray.cluster_resources().get("GPU")  # which libraries look for by themselves
+        and not ray.cluster_resources().get("GPU")  # libraries would find and use it
         and len(node_resources()) == 1
     )  # fmt: skip
 
 
 _followed: dict[Any, Storage] = {}
-"""Events of the trainings that threads of this process follow now → the stage's folder."""
+"""Event streams of the trainings that threads of this process follow → the stage's folder."""
 _ended_by_us: set[Any] = set()
-"""Those of them that are not to be started again."""
+"""Those of them that must not be restarted."""
 
 
 @dataclass
 class _Ended:
-    """The last of what a worker says."""
+    """A worker's last message."""
 
     summary: dict[str, Any]
 
@@ -84,7 +84,7 @@ class TaskWorkerContext(Alone):
             keep_checkpoint(self._checkpoints, name, folder, self._keep)
 
     def notice(self, step: int) -> bool:
-        """The only node is the driver's own: with it everything goes."""
+        """Never: the only node is the driver's own, and the run ends with it."""
         return False
 
     def report(self, metrics: dict[str, Any]) -> None:
@@ -110,7 +110,7 @@ def run_in_task(
     watcher: Watcher | None = None,
     on_event: Callable[[Event], None],
 ) -> dict[str, Any]:
-    """loop(job, worker) in a task; a lost process is replaced and resumes at the newest checkpoint.
+    """Run `loop(job, worker)` in a task; a lost process is replaced and resumes from the newest checkpoint.
 
     Arguments and errors are those of `execution.train.run_training`.
     """
@@ -120,7 +120,7 @@ def run_in_task(
     checkpoints = out.sub(FOLDER)
     take_over_from_ray_train(checkpoints)
     custom = {name: each for name, each in placement.worker.items() if name != "CPU"}
-    # Not in the placement group of a sweep's trial, which would count as its own.
+    # Not in the placement group of a sweep's trial, to which it would be charged.
     task = _remote().options(num_cpus=placement.cpus_per_worker, resources=custom, scheduling_strategy="DEFAULT")
     work = ray.cloudpickle.dumps((loop, job, checkpoints, checkpoints_to_keep))
     failures = 0
@@ -145,15 +145,15 @@ def run_in_task(
 
 
 def end_trainings(run: Storage) -> None:
-    """End those of a run that other threads follow, which raise Ray's error there: an interrupt reaches the main thread
-    alone. They can go on from their checkpoints."""
+    """End a run's trainings that other threads follow, which raise Ray's error there, because an interrupt reaches only
+    the main thread. They can resume from their checkpoints."""
     for events in [events for events, out in list(_followed.items()) if out.uri.startswith(f"{run.uri}/")]:
         _ended_by_us.add(events)
         _end(events)
 
 
 def _end(events: Any) -> None:
-    """Its process too; what has ended already is left alone."""
+    """End a training and its process, unless it has already ended."""
     import ray
 
     with contextlib.suppress(Exception):
@@ -162,7 +162,7 @@ def _end(events: Any) -> None:
 
 @functools.cache
 def _remote() -> Any:
-    """The same for all trainings: to Ray, another one would be another function, which waits for another process."""
+    """The remote function, one for all trainings: to Ray, another would be a different function in another process."""
     import ray
 
     return ray.remote(num_returns="streaming", max_retries=0)(training_worker)
@@ -176,17 +176,17 @@ def _follow(
     watcher: Watcher | None,
     on_event: Callable[[Event], None],
 ) -> dict[str, Any]:
-    """Hands on what the worker says → its summary. Raises what ended it; an interrupt ends the worker."""
+    """Forward the worker's events → its summary. Raises the error that ended it; an interrupt ends the worker."""
     import ray
 
     try:
         quick = min(_SAY_AFTER_S, wait_s)
         if not ray.wait([events], timeout=quick)[0]:
-            hand_over({"event": WAITING, "rank": 0, "cause": "others hold the CPUs"}, on_event)
+            hand_over({"event": WAITING, "rank": 0, "cause": "all CPUs are in use"}, on_event)
             if not ray.wait([events], timeout=wait_s - quick)[0]:
                 raise places_did_not_come(what, wait_s, out)
         ended = None
-        for reference in events:  # to the very end, when its process is free for the next one
+        for reference in events:  # to the end, when its process is free for the next training
             said = ray.get(reference)
             if isinstance(said, _Ended):
                 ended = said
@@ -202,7 +202,7 @@ def _follow(
 
 
 def training_worker(work: bytes) -> Iterator[Event | _Ended | None]:
-    """Runs in the task: at once that it has begun, then the loop's events, at last its summary."""
+    """Runs in the task: yields immediately that it has begun, then the loop's events, finally its summary."""
     import ray
 
     yield None
@@ -217,7 +217,7 @@ def training_worker(work: bytes) -> Iterator[Event | _Ended | None]:
         except BaseException as error:
             said.put(error)
 
-    # A generator can say nothing while it computes.
+    # A generator cannot yield while it computes, hence the thread.
     thread = threading.Thread(target=run, name="s2l-training", daemon=True)
     thread.start()
     while True:
@@ -226,10 +226,10 @@ def training_worker(work: bytes) -> Iterator[Event | _Ended | None]:
             yield one
             continue
         thread.join()
-        gc.collect()  # the process lives on, and the model should not
+        gc.collect()  # the process is reused, but the model must be freed
         if isinstance(one, BaseException):
             raise one
-        if not gc.get_freeze_count():  # what is left are modules, in which no later collection need look for garbage
+        if not gc.get_freeze_count():  # what remains are modules, which later collections need not search
             gc.freeze()
         yield one
         return

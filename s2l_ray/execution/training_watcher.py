@@ -1,4 +1,4 @@
-"""Whoever watches a training from outside, as a sweep's trial does. Imports neither Ray nor torch."""
+"""The interface for observing a training from outside, as a sweep's trial does. Imports neither Ray nor torch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 
 class Watcher(Protocol):
-    """Is told what the loop reports; both ways to train know it."""
+    """Receives what the loop reports, in both ways of training."""
 
     def take(self, metrics: dict[str, Any]) -> None:
-        """A report, in the process that waits for the training; what it raises ends the training."""
+        """Receives a report in the process that waits for the training; raising an error ends the training."""
 
     def of_ray_train(self) -> Any:
-        """Ray Train's callback that does the same, in Ray Train's controller."""
+        """A Ray Train callback that does the same in Ray Train's controller."""

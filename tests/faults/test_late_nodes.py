@@ -74,7 +74,10 @@ def test_nodes_that_do_not_come_are_waited_for_so_long(ray_cluster: None, tmp_pa
     with pytest.raises(CapacityTimeoutError) as late:
         layout.wait_for_capacity("target", said.say)
     assert "[target] waiting (at most 4" in said.lines()
-    assert "8 workers with 1 CPU + 1 GPU (H100), and 1 CPU for reading, are asked of the autoscaler" in said.lines()
+    assert (
+        "8 workers with 1 CPU + 1 GPU (H100), and 1 CPU for reading, have been requested from the autoscaler"
+        in said.lines()
+    )
     assert "resources.capacity_wait_s=4" in str(late.value)
     assert "run the same command to resume" in str(late.value)
     assert pending_groups() == before, "the request is taken back"

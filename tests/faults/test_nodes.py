@@ -192,7 +192,7 @@ def test_nodes_that_die_in_every_stage_change_nothing(nodes: Nodes, undisturbed:
         steps = driver.steps(name)
         assert set(steps) == set(range(1, max(steps) + 1)), f"{name}: the record has no gap"
     assert len(read_metrics(run.storage)) > 0
-    assert "workers were lost, all start again from the last checkpoint: " in driver.output()
+    assert "workers were lost, so all restart from the last checkpoint: " in driver.output()
 
 
 def test_a_fleet_shrinks_and_grows_with_its_nodes(nodes: Nodes, undisturbed: Run, tmp_path: Path):
@@ -232,7 +232,7 @@ def test_a_node_that_is_announced_to_go_costs_no_step(undisturbed: Run, tmp_path
         nodes.add(spot=1)
         assert driver.finish() == 0, driver.output()
     said = re.search(
-        r"1 node of the workers will be taken away in (\d+) s: what was done up to step 9 goes into a checkpoint",
+        r"1 node of the workers will be reclaimed in (\d+) s: saving a checkpoint at step 9",
         driver.output(),
     )
     assert said is not None, driver.output()

@@ -62,14 +62,14 @@ def test_a_lost_controller_is_one_failure_and_the_training_goes_on(tmp_path):
     events: list[dict[str, Any]] = []
     assert run(faulty_loops.loses_its_controller, tmp_path, 1, events) == {"attempts": 2}
     [cause] = causes(events)
-    assert "the process that leads the workers (Ray Train's controller) was lost" in cause
+    assert "the process that controls the workers (Ray Train's controller) was lost" in cause
 
 
 def test_a_kill_that_takes_all_of_them_is_told_as_what_it_was(tmp_path):
     with pytest.raises(WorkersFailedError) as failed:
         run(faulty_loops.loses_everybody, tmp_path, 0)
     said = str(failed.value)
-    assert "ended once: the process that leads the workers (Ray Train's controller) was lost" in said
+    assert "ended once: the process that controls the workers (Ray Train's controller) was lost" in said
     assert "(resources.max_failures=0)" in said
     assert "times" not in said
 

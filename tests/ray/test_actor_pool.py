@@ -49,13 +49,13 @@ def said_of(marker: Path, how: Callable[[], None], max_failures: int = 1) -> lis
 
 def test_a_worker_that_raised_is_not_called_lost(tmp_path):
     [line] = said_of(tmp_path / "marker", raises)
-    assert line == "[answers] a worker failed (OSError: the disk of the model is gone); another one takes over (1)"
+    assert line == "[answers] a worker failed (OSError: the disk of the model is gone); starting a replacement (1)"
 
 
 def test_a_process_that_died_is_called_lost(tmp_path):
     [line] = said_of(tmp_path / "marker", dies)
     assert line.startswith("[answers] a process was lost (its process died (")
-    assert line.endswith("; another one takes over (1)")
+    assert line.endswith("; starting a replacement (1)")
 
 
 def test_the_last_cause_is_told_where_it_was_too_often(tmp_path):

@@ -289,7 +289,7 @@ def test_no_socket_of_rays_has_a_longer_path_than_is_reckoned_with() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("failures", "end"), [(1, "up: 1.0"), (2, "error: Ray did not start on this machine in 2 tries")]
+    ("failures", "end"), [(1, "up: 1.0"), (2, "error: Ray did not start on this machine in 2 attempts")]
 )
 def test_a_start_that_fails_is_tried_again_then_explained(failures: int, end: str) -> None:
     """Its port is taken between the moment that it was found free and its use."""
@@ -298,7 +298,9 @@ def test_a_start_that_fails_is_tried_again_then_explained(failures: int, end: st
         [sys.executable, "-c", RETRIED, str(failures)], env=environment, capture_output=True, text=True, timeout=500
     )
     lines = done.stdout.splitlines()
-    assert len([line for line in lines if line.startswith("told: Ray did not start (try 1 of 2)")]) == 1, done.stdout
+    assert len([line for line in lines if line.startswith("told: Ray did not start (attempt 1 of 2)")]) == 1, (
+        done.stdout
+    )
     assert any(line.startswith(end) for line in lines), done.stdout + done.stderr
     assert lines[-1] == "left: []"
 

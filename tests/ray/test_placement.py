@@ -66,13 +66,13 @@ def test_what_a_growing_cluster_can_never_have_is_refused_where_its_launcher_fil
     assert placed(accelerator_type="L4").num_workers == 1
     with pytest.raises(PlacementError, match=r"accelerator_type:H100 each.*room for 16 such workers"):
         placed(workers=17, accelerator_type="H100")
-    with pytest.raises(PlacementError, match=r"asks for .*'accelerator_type:A100', the cluster can grow to 0"):
+    with pytest.raises(PlacementError, match=r"asks for .*'accelerator_type:A100', but the cluster can grow to 0"):
         placed(workers=1, accelerator_type="A100")
     with pytest.raises(PlacementError, match=rf"can grow to .* {all_gpus} GPU .*wait indefinitely.*max_workers"):
         placed(workers=all_gpus + 1)
     with pytest.raises(PlacementError, match=r"room for 0 such workers"):
         placed(workers=1, cpus_per_worker=10_000)
-    with pytest.raises(PlacementError, match=r"asks for 1 of 'big', the cluster can grow to 0"):
+    with pytest.raises(PlacementError, match=r"asks for 1 of 'big', but the cluster can grow to 0"):
         placed(workers=1, custom_resources={"big": 1})
 
 
@@ -117,7 +117,7 @@ def test_pinned_nodes_that_are_not_there_are_refused(workers, name):
 def test_workers_that_fit_the_sum_but_no_node_are_refused(workers, nodes, room):
     resources = ResourcesConfig(proxy=workers, device="gpu" if any("GPU" in n for n in nodes) else "cpu")
     with pytest.raises(
-        PlacementError, match=rf"asked for.* on .*{nodes[0]['CPU']} CPU.*room for {room} such.*indefinitely"
+        PlacementError, match=rf"requested.* on .*{nodes[0]['CPU']} CPU.*room for {room} such.*indefinitely"
     ):
         place(resources, nodes)
     enough = [*nodes, *({"CPU": 65, "GPU": 8, "accelerator_type:A100": 1} for _ in range(2))]
@@ -178,8 +178,8 @@ def test_workers_wait_for_what_others_hold_and_it_is_said(ray_cluster):
     assert total(wait_for_free(placement, "target", say, 600, every_s=0.1), "CPU") >= 3
     assert said == [
         "[target] waiting (at most 10 min 00 s): 2 workers with 1 CPU, and 1 CPU for reading, are needed; of the "
-        "cluster's 4 CPU and 0 GPU, 2 CPU and 0 GPU are free, others hold the rest",
-        "[target] there is room now",
+        "cluster's 4 CPU and 0 GPU, 2 CPU and 0 GPU are free and the rest is in use",
+        "[target] resources are free now",
     ]
 
 
@@ -209,7 +209,7 @@ def test_a_gpu_that_never_comes_is_waited_for_only_so_long(ray_cluster):
     started = time.monotonic()
     assert not wait_for_gpu(ResourcesConfig(may_grow=True, gpu_wait_s=1), said.append)
     assert 0.9 < time.monotonic() - started < 120
-    assert "no GPU came within resources.gpu_wait_s=1: everything runs on CPUs" in said[-1]
+    assert "no GPU was added within resources.gpu_wait_s=1: everything runs on CPUs" in said[-1]
     started = time.monotonic()
     assert not wait_for_gpu(ResourcesConfig(gpu_wait_s=60), said.append)
     assert time.monotonic() - started < 45

@@ -56,9 +56,9 @@ def wrong(request: pytest.FixtureRequest, head: RayHead, tmp_path: Path) -> tupl
     home = tmp_path / "home"
     if request.param == "none":
         home.mkdir()
-        return head.environment | {"HOME": str(home)}, "none lies here"
+        return head.environment | {"HOME": str(home)}, "this machine has none"
     make_token(home)
-    return head.environment | {"HOME": str(home)}, "refuses the token that lies here"
+    return head.environment | {"HOME": str(home)}, "rejects this machine's token"
 
 
 def write_config(folder: Path) -> None:

@@ -47,4 +47,4 @@ def test_a_wait_for_cpus_that_others_hold_is_said_and_ends(full_cluster: None):
         results_of(tasks, lambda: Patience("subset", 3, said.append), every_s=0.5)
     assert time.monotonic() - started < 60
     assert len(said) == 1
-    assert "[subset] waiting (at most 3 s): 2 of 2 tasks have not ended" in said[0]
+    assert "[subset] waiting (at most 3 s): 2 of 2 tasks have not finished" in said[0]

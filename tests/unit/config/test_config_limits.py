@@ -189,7 +189,7 @@ def test_a_folder_for_rays_sockets_that_is_too_long_is_refused_with_the_cure(tmp
     monkeypatch.setenv("TMPDIR", "/tmp/" + "x" * 60)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    with pytest.raises(TempFolderError, match="Set RAY_TMPDIR to a shorter folder"):
+    with pytest.raises(TempFolderError, match="Set RAY_TMPDIR to a folder with a shorter path"):
         preflight(load_config("quickstart", [f"run_dir={tmp_path}"]))
 
 

@@ -64,7 +64,7 @@ def test_replicas_are_whole_demands(each: int, replicas: int):
 
 
 def test_a_worker_that_reserves_nothing_is_an_error():
-    with pytest.raises(ValueError, match="fit without end"):
+    with pytest.raises(ValueError, match="fit any number of times"):
         num_fitting_workers({"CPU": 1}, {"CPU": 0})
 
 

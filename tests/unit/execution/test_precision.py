@@ -86,7 +86,7 @@ def test_a_run_keeps_its_precision_on_other_machines_and_says_so(tmp_path: Path)
     assert keep_precision(storage, proxy(), "bf16", said.append) == "bf16"
     assert not said
     assert keep_precision(storage, proxy(), "fp32", said.append) == "bf16"
-    assert "this run began in bf16" in said[0]
+    assert "this run started in bf16" in said[0]
     assert "proxy.precision=fp32" in said[0]
     other = proxy(model="EleutherAI/pythia-160m")
     assert keep_precision(storage, other, "fp32", said.append) == "fp32", "another model has its own"

@@ -66,7 +66,7 @@ def test_metrics_never_end_a_run(series, caplog):
     listener = metrics.RayMetrics("my")
     for step in range(3):
         listener("proxy", "train", {"step": step})
-    assert caplog.text.count("Ray takes no metrics") == 1
+    assert caplog.text.count("Ray does not accept metrics") == 1
 
 
 def test_nothing_happens_without_ray(series, monkeypatch):
