@@ -1,1 +1,1 @@
-"""Evaluation: reads held-out examples → tokens of the held-out sets; losses and exact matches per source and in all."""
+"""Evaluation: metrics of held-out examples, judging of answers to test questions, and the sandbox for programs."""

@@ -1,8 +1,8 @@
 """BERTScore: greedy cosine similarity between the token vectors of two texts (Zhang et al. 2020,
-https://arxiv.org/abs/1904.09675), over one hidden layer of any encoder of transformers.
+https://arxiv.org/abs/1904.09675), over one hidden layer of any encoder supported by transformers.
 
-Its own implementation, because the package bert-score does not run with transformers 5. Memory: the vectors of the
-texts of one batch of pairs, about 6 KB a token.
+A separate implementation, because the package bert-score does not run with transformers 5. Memory: the vectors of one
+batch of pairs, about 6 KB per token.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _PAIRS = 64
 
 
 class BertScorer:
-    """Scores summaries by an encoder; call it with texts.
+    """Scores summaries with an encoder; call it with texts.
 
     Args:
-        model: a folder or an id of the hub.
+        model: a folder or a hub id.
         layer: hidden layer whose vectors are compared; 0 is the embedding.
-        idf: weigh tokens by their rarity in the references.
-        baseline: file with columns LAYER, P, R, F, as bert-score has them, to rescale by.
+        idf: weight tokens by their rarity in the references.
+        baseline: file of baselines to rescale by, with columns LAYER, P, R, F as in bert-score.
 
     Raises:
         EvaluationError: the model or the baseline cannot be used.
@@ -51,7 +51,7 @@ class BertScorer:
     ) -> None:
         import transformers
 
-        cure = "Give a folder or a model's id of an encoder (evaluation.bertscore.model)"
+        cure = "Give a folder or hub id of an encoder (evaluation.bertscore.model)"
         with foreign_named(EvaluationError, f"BERTScore cannot load {model!r}", cure):
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model, revision=revision)
             self.model: Any = transformers.AutoModel.from_pretrained(model, revision=revision).float().eval().to(device)
@@ -69,7 +69,7 @@ class BertScorer:
         self.name = f"BERTScore({model}@{commit}, layer {layer}, {'rescaled' if self.baseline else 'raw'})"
 
     def __call__(self, summaries: Sequence[str], references: Sequence[str]) -> np.ndarray:
-        """F1 of each pair, in percent: (N,). An empty text scores 0."""
+        """F1 of each pair in percent, (N,); an empty text scores 0."""
         weights = self._weights(references) if self.idf else None
         scores = np.zeros(len(summaries))
         pairs = [i for i in range(len(summaries)) if summaries[i].strip() and references[i].strip()]
@@ -86,7 +86,7 @@ class BertScorer:
     def _weights(self, references: Sequence[str]) -> tuple[dict[int, float], float]:
         if len(references) < MIN_REFERENCES_FOR_IDF:
             raise EvaluationError(
-                f"bertscore.idf with {len(references)} references: rarity cannot be told from so few; set idf: false, "
+                f"bertscore.idf with {len(references)} references: that is too few to estimate rarity; set idf: false, "
                 f"or give at least {MIN_REFERENCES_FOR_IDF}"
             )
         n = len(references)
@@ -140,10 +140,10 @@ def _weighted(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def read_baseline(path: str, layer: int) -> float:
-    """The F value by which a layer's scores are rescaled.
+    """The baseline F1 by which a layer's scores are rescaled.
 
     Raises:
-        EvaluationError: there is no such file or layer in it.
+        EvaluationError: the file does not exist or is not a baseline file, or it lacks the layer.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
@@ -155,6 +155,6 @@ def read_baseline(path: str, layer: int) -> float:
         ) from error
     if str(layer) not in rows or not rows[str(layer)] < 1:
         raise EvaluationError(
-            f"bertscore.rescale={path} has no usable value of layer {layer}; it has {', '.join(rows)}"
+            f"bertscore.rescale={path} has no usable value for layer {layer}; it has layers {', '.join(rows)}"
         )
     return rows[str(layer)]

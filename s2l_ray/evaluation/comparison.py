@@ -1,4 +1,4 @@
-"""Two models on the same questions: which differences are more than chance."""
+"""Compares two models on the same questions: which differences are significant."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Verdicts:
 def compare_models(
     first: Mapping[str, Verdicts], second: Mapping[str, Verdicts], seed: int, resamples: int, level: float
 ) -> dict[str, Any]:
-    """First minus second on every set that both have answered, on the questions that both were asked; Holm over the
-    sets; and the differences of the averages over sets and over questions.
+    """Differences, first minus second, on every set and question that both have answered, with Holm's correction over
+    the sets, and differences of the averages over sets and over questions.
 
     Raises:
         ValueError: they have no question in common.
@@ -67,14 +67,14 @@ def compare_models(
 
 
 def comparison_lines(first: str, second: str, made: Mapping[str, Any]) -> list[str]:
-    """For people."""
+    """The comparison as lines of text."""
     lines = [f"{first} minus {second}:"]
     for task, one in made["tasks"].items():
         lines.append(
             f"  {task:<14} {one['difference']:+.1%} ({one['low']:+.1%} to {one['high']:+.1%}), only {first} right: "
             f"{one['only_first']:,}, only {second}: {one['only_second']:,}, McNemar p={one['p_value']:.3g}, with Holm "
-            f"{one['p_holm']:.3g}; {one['num_questions']:,} questions show differences from "
-            f"{max(one['detectable'], 1 / one['num_questions']):.1%} on"
+            f"{one['p_holm']:.3g}; {one['num_questions']:,} questions can detect differences of "
+            f"{max(one['detectable'], 1 / one['num_questions']):.1%} or more"
         )
     if len(made["tasks"]) > 1:
         for name, title in (("macro", "mean of the sets"), ("micro", "all questions")):
@@ -89,7 +89,7 @@ def comparison_lines(first: str, second: str, made: Mapping[str, Any]) -> list[s
 
 
 def _seeds_lines(made: Mapping[str, Any]) -> list[str]:
-    """Where the models were trained with several seeds."""
+    """Lines for models trained with several seeds."""
     lines: list[str] = []
     for task, metrics in made["tasks"].items():
         lines += [_seeds_line(task, metric, one) for metric, one in metrics.items()]

@@ -1,14 +1,14 @@
-"""Test questions that stand in the training corpus, found part by part.
+"""Finds test questions that occur in the training corpus, part by part.
 
-A text is compared as its words: lower case, letters and digits alone. A question is flagged
+Texts are compared word by word: lower case, only letters and digits. A question is flagged
 
 - `exact`, if a training text has the same words, a stem such as "Let's write a program." at its end left out;
 - `ngram`, if training texts have at least a given share of its 13-grams (after Brown et al. 2020,
-  https://arxiv.org/abs/2005.14165, appendix C; a single shared 13-gram says little where questions follow templates);
+  https://arxiv.org/abs/2005.14165, appendix C; a single shared 13-gram says little if questions follow templates);
 - `template`, for information, if a training text is equal once numbers are masked.
 
-Everything is vectorised over the bytes of many texts: about 10 seconds of one core for 10⁸ bytes. Memory: 16 bytes an
-n-gram of the questions, and about 170 MB for the chunk of the corpus that is looked at.
+Everything is vectorised over the bytes of many texts: about 10 seconds on one core for 10⁸ bytes. Memory: 16 bytes per
+n-gram of the questions, and about 170 MB for the current chunk of the corpus.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class _Table:
 
 @dataclass(frozen=True)
 class Hits:
-    """What of the questions some part of the corpus holds."""
+    """Which questions and n-grams occur in a part of the corpus."""
 
     ngrams: np.ndarray
     exact: np.ndarray
@@ -174,11 +174,11 @@ class Hits:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What the corpus holds of each question, (N,) each."""
+    """How each question overlaps with the corpus; arrays (N,)."""
 
     exact: np.ndarray
     share: np.ndarray
-    """Share of the question's n-grams that training texts have; NaN for questions of fewer words."""
+    """Share of the question's n-grams that occur in training texts; NaN for questions with fewer than n words."""
     ngram: np.ndarray
     template: np.ndarray
 
@@ -188,12 +188,12 @@ class Overlap:
 
 
 class QuestionIndex:
-    """What is looked for: small enough to be sent to every worker.
+    """An index of the questions, small enough to be sent to every worker.
 
     Args:
-        texts: the questions, as the target is asked.
-        n: words of an n-gram.
-        stems: endings of training prompts that are no part of the question.
+        texts: the questions as put to the target.
+        n: length of the n-grams (words).
+        stems: endings of training prompts that are not part of the question.
     """
 
     def __init__(self, texts: Sequence[str], n: int = NGRAM, stems: Sequence[str] = (PROGRAM_STEM,)) -> None:
@@ -210,7 +210,7 @@ class QuestionIndex:
         self._stems = [(len(stem.hashes), int(_whole_texts(stem)[0])) for stem in ends if len(stem.hashes)]
 
     def scan(self, texts: Iterable[str]) -> Hits:
-        """Looks through a part of the corpus: prompts and responses, each a text of its own."""
+        """Search a part of the corpus, with prompts and responses as separate texts."""
         return Hits.merged(self._scan(chunk) for chunk in _chunks(texts))
 
     def _scan(self, texts: list[bytes]) -> Hits:
@@ -237,7 +237,7 @@ class QuestionIndex:
         """The flags of each question.
 
         Args:
-            share: of its n-grams, from which a question counts as contaminated.
+            share: share of its n-grams from which a question counts as contaminated.
         """
         is_hit = np.isin(self._grams_of, self._grams.members[hits.ngrams])
         found = np.bincount(self._question_of_gram, weights=is_hit, minlength=self.num_questions)

@@ -1,4 +1,4 @@
-"""What an evaluation is refused for, or fails for."""
+"""Errors of evaluations."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from s2l_ray.errors import EnvironmentFault, UserError
 
 
 class EvaluationError(UserError):
-    """A test set, a setting, or a node that cannot isolate programs; says which, why and what would do."""
+    """A test set, setting or node is unsuitable; the message says which, why, and how to fix it."""
 
 
 class SandboxError(EnvironmentFault):
-    """The sandbox's servers die on this node whatever they run."""
+    """The sandbox's servers die on this node, whatever they run."""

@@ -1,4 +1,4 @@
-"""Scores of held-out sets as a table, which holds all that a metric of them is computed from."""
+"""The table of held-out scores, from which all metrics of held-out sets are computed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2l_ray.evaluation.metrics import Array, Metric, ScoredExamples, SetResult,
 from s2l_ray.storage.fingerprint import fingerprint
 
 SCORES = "scores.parquet"
-"""In the folder of a held-out evaluation."""
+"""Name of the file in the folder of a held-out evaluation."""
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 SCORE_SCHEMA = pa.schema(
@@ -22,7 +22,7 @@ SCORE_SCHEMA = pa.schema(
         ("num_response_tokens", pa.int32()), ("exact_match", pa.bool_()),
     ]
 )  # fmt: skip
-"""A row a sequence, in the order of the sets and within them of the example ids."""
+"""One row per sequence, ordered by set and then by example id."""
 
 
 def score_table(name: str, ids: Array, sources: Array, losses: Array, counts: Array, exact: Array) -> pa.Table:
@@ -40,7 +40,7 @@ def score_table(name: str, ids: Array, sources: Array, losses: Array, counts: Ar
 
 
 def rows_by_set(table: pa.Table) -> dict[str, pa.Table]:
-    """Held-out set → its rows, in the order in which the sets stand there."""
+    """Held-out set → its rows, with the sets in the table's order."""
     names = table["heldout_set"].cast(pa.string())
     return {name: table.filter(pc.equal(names, name)) for name in pc.unique(names).to_pylist()}
 
@@ -52,7 +52,7 @@ def scored_of(rows: pa.Table) -> ScoredExamples:
 
 
 def results_of(table: pa.Table, metrics: Iterable[Metric]) -> dict[str, SetResult]:
-    """Held-out set → its figures.
+    """Held-out set → its metrics.
 
     Raises:
         MetricError: a metric fails.

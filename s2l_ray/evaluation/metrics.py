@@ -1,8 +1,8 @@
-"""Metrics of a held-out set: names, units, which way is better, how they are written and computed. numpy only.
+"""Metrics of held-out sets: names, units, which direction is better, how they are formatted and computed. numpy only.
 
-One table for everything that judges targets: evaluation, sweeps, the report and the configuration read it. A package
-offers metrics to every process, workers on a cluster too, by the entry-point group `s2l_ray.metrics`
-(https://packaging.python.org/specifications/entry-points/), each entry a `Metric`.
+Evaluation, sweeps, the report and the configuration all use this table. A package can provide metrics to every process,
+including workers on a cluster, through the entry-point group `s2l_ray.metrics`
+(https://packaging.python.org/specifications/entry-points/), in which each entry is a `Metric`.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ RESERVED = frozenset({
     "num_examples", "parameters", "per_source", "phase", "seed", "selector", "share", "source", "steps", "tokens",
     "trial", "wall_seconds",
 })  # fmt: skip
-"""Other columns of the tables in which metrics are columns."""
+"""Other columns of the tables in which metrics are columns, hence not valid as names."""
 
 
 class MetricError(UserError):
-    """No metric has this name, or one cannot be registered or computed."""
+    """A metric is unknown, or cannot be registered or computed."""
 
 
 @dataclass(frozen=True)
 class ScoredExamples:
-    """What a model scored on a held-out set, N sequences (one an example, but for chats of several responses)."""
+    """A model's scores on a held-out set of N sequences: one per example, more for chats with several responses."""
 
     losses: Array
     """(N,) float64, mean negative log-likelihood of the response tokens (nats per token)."""
     counts: Array
-    """(N,) response tokens."""
+    """(N,) number of response tokens."""
     exact: Array
     """(N,) bool: greedy decoding gives exactly this response."""
     sources: Array
-    """(N,) int, each one's number in `source_names`; every source has examples."""
+    """(N,) int, indices into `source_names`; every source has examples."""
     source_names: tuple[str, ...]
     """Sorted."""
 
@@ -56,13 +56,13 @@ class ScoredExamples:
         return len(self.losses)
 
     def take(self, rows: Array) -> ScoredExamples:
-        """Some of them, or some several times, of every source at least one; `rows` (M,) indices."""
+        """The rows with indices `rows` (M,), repeats allowed, at least one from every source."""
         return ScoredExamples(
             self.losses[rows], self.counts[rows], self.exact[rows], self.sources[rows], self.source_names
         )
 
     def only(self, rows: Array) -> ScoredExamples:
-        """Some of them, of whatever sources."""
+        """The rows with indices `rows`, from any sources."""
         some = self.take(rows)
         kept, codes = np.unique(some.sources, return_inverse=True)
         return replace(some, sources=codes, source_names=tuple(self.source_names[i] for i in kept))
@@ -114,12 +114,14 @@ class Metric:
         Raises:
             MetricError: the registered function fails, or does not return a finite number.
         """
-        with foreign_named(MetricError, f"the metric {self.name} cannot be computed", "Correct what it is computed by"):
+        with foreign_named(
+            MetricError, f"the metric {self.name} cannot be computed", "Fix the function that computes it"
+        ):
             value = float(self._of(scored))
         if not math.isfinite(value):
             raise MetricError(
-                f"the metric {self.name} of {len(scored)} examples is {value}, with which nothing can be compared; "
-                "correct what it is computed by"
+                f"the metric {self.name} of {len(scored)} examples is {value}, which cannot be compared with anything; "
+                "fix the function that computes it"
             )
         return value
 
@@ -132,7 +134,7 @@ class Metric:
 
     @property
     def is_mean(self) -> bool:
-        """Whether it is a mean over examples, which can be told of some of them, too."""
+        """Whether it is a mean over examples, so that it can also be computed for some of them."""
         return self.of_example is not None and self.over == "examples"
 
     @property
@@ -155,7 +157,7 @@ class Metric:
         return f"{self.label} ({self.detail})" if self.detail else self.label
 
     def facts(self, detailed: bool = True) -> dict[str, Any]:
-        """What readers must know who may not have it registered; see reporting.facts.MetricFacts."""
+        """What readers without this metric registered need to know; see reporting.facts.MetricFacts."""
         label = self.full_label if detailed else self.label
         return {"key": self.column, "label": label, "unit": self.shown_unit, "more_is_better": self.more_is_better,
                 "is_share": self.is_share}  # fmt: skip
@@ -185,9 +187,9 @@ _BUILT_IN = (
            is_compared=False),
     Metric("exact_match", "exact matches", "examples", True, of_example=lambda scored: scored.exact, is_share=True),
 )  # fmt: skip
-"""Mean over the examples, each the mean over its response tokens; over the sources of their means, where rare sources
-count as much as common ones; over all response tokens; and the share of the examples whose whole response is the
-model's first choice, token by token."""
+"""The mean over examples of their mean loss per response token; the mean over sources of those means, so that rare
+sources count as much as common ones; the mean over all response tokens; and the share of examples whose whole response
+is the model's first choice, token by token."""
 
 
 def register_metric(metric: Metric) -> Metric:
@@ -209,31 +211,31 @@ ANSWER_FIGURES = {
     "first": ("first number is the gold", True), "bleu": ("BLEU", False), "rouge1": ("ROUGE-1", False),
     "rouge2": ("ROUGE-2", False), "rougeL": ("ROUGE-L", False), "bertscore": ("BERTScore", False),
 }  # fmt: skip
-"""Of answers to test questions: label, and whether it is a share of the questions (else in per cent)."""
+"""Metrics of answers to test questions: label, and whether it is a share of the questions (otherwise in per cent)."""
 
 
 def figure_of_answers(name: str) -> tuple[str, str] | None:
-    """(task, figure) of `evaluation.gsm8k.correct`; None of a metric of a held-out set.
+    """(task, metric) of a name such as `evaluation.gsm8k.correct`; None for a metric of a held-out set.
 
     Raises:
-        MetricError: it begins like one, and is none.
+        MetricError: the name starts like one but is not valid.
     """
     if not name.startswith(_ANSWERS):
         return None
     task, _, figure = name.removeprefix(_ANSWERS).rpartition(".")
     if not task or figure not in ANSWER_FIGURES:
         raise MetricError(
-            f"{shown(name)} names no figure of answers to test questions; write evaluation.<task>.<figure>, such as "
+            f"{shown(name)} is not a metric of answers to test questions; write evaluation.<task>.<metric>, such as "
             f"evaluation.gsm8k.correct, with one of {', '.join(ANSWER_FIGURES)}"
         )
     return task, figure
 
 
 def get_metric(name: str) -> Metric:
-    """The metric of this name; of answers to test questions (`evaluation.gsm8k.correct`) its description alone.
+    """The metric with this name; for answers to test questions (`evaluation.gsm8k.correct`), only its description.
 
     Raises:
-        MetricError: there is none; says which there are, and the one most likely meant.
+        MetricError: there is none; the message lists those that exist and suggests the most similar one.
     """
     if of_answers := figure_of_answers(name) if isinstance(name, str) else None:
         label, is_share = ANSWER_FIGURES[of_answers[1]]
@@ -244,24 +246,24 @@ def get_metric(name: str) -> Metric:
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise MetricError(
-            f"unknown metric {shown(name)}; known: {', '.join(known)}; {hint}One of your own must be registered in "
-            "this process first (register_metric), or be offered by an installed package"
+            f"unknown metric {shown(name)}; known: {', '.join(known)}; {hint}Your own metrics must first be registered "
+            "in this process (register_metric) or provided by an installed package"
         )
     return known[name]
 
 
 def list_metrics() -> list[Metric]:
-    """All known metrics: those of this package first, then others in the order in which they were registered."""
+    """All known metrics: this package's first, then others in the order of registration."""
     return list(_metrics().values())
 
 
 def built_in_metrics() -> list[Metric]:
-    """Those of this package."""
+    """This package's own metrics."""
     return list(_BUILT_IN)
 
 
 def registered_metrics() -> tuple[Metric, ...]:
-    """Those registered by hand or by other packages."""
+    """Metrics registered by calls or by other packages."""
     return tuple(metric for metric in _metrics().values() if metric not in _BUILT_IN)
 
 
@@ -271,18 +273,17 @@ def _check(metric: Metric, others: Iterable[Metric]) -> None:
     for name in (metric.name, metric.column):
         if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,99}", name) or name in RESERVED:
             raise MetricError(
-                f"{shown(name)} cannot name a metric: it would be a column of tables that have "
-                f"{', '.join(sorted(RESERVED))}; use other lower-case letters, digits and underscores, a letter first"
+                f"{shown(name)} is not a valid name for a metric, which becomes a column of a table; use lower-case "
+                f"letters, digits and underscores, starting with a letter, and none of {', '.join(sorted(RESERVED))}"
             )
     if (metric.of_example is None) == (metric.compute is None):
         raise MetricError(
-            f"the metric {metric.name} must say once how it is computed, by of_example (the metric is the mean of what "
-            "every example has) or by compute"
+            f"the metric {metric.name} needs exactly one of `of_example` (whose mean is the metric) and `compute`"
         )
     others = [other for other in others if other.name != metric.name or other in _BUILT_IN]  # again: in its own place
     taken = {name for other in others for name in (other.name, other.column)}
     if taken & {metric.name, metric.column}:
-        raise MetricError(f"there is a metric {metric.name!r} already, or a column; choose another name")
+        raise MetricError(f"a metric or column {metric.name!r} already exists; choose another name")
 
 
 @functools.cache
@@ -291,7 +292,7 @@ def _metrics() -> dict[str, Metric]:
     known = {metric.name: metric for metric in _BUILT_IN}
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         with foreign_named(MetricError, f"the metric {entry.name} of {entry.value} cannot be loaded",
-                           "Repair or remove the package that offers it"):  # fmt: skip
+                           "Repair or remove the package that provides it"):  # fmt: skip
             metric = entry.load()
         _check(metric, known.values())
         known[metric.name] = metric
@@ -300,32 +301,32 @@ def _metrics() -> dict[str, Metric]:
 
 @dataclass(frozen=True)
 class SetResult:
-    """One model on one held-out set."""
+    """One model's metrics on one held-out set."""
 
     num_examples: int
     figures: dict[str, float]
     """Metric → its value."""
     per_source: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Source → `num_examples`, and by their columns the metrics that are means over examples."""
+    """Source → `num_examples` and, by column, the metrics that are means over examples."""
 
     def __getitem__(self, metric: str) -> float:
         return self.figures[metric]
 
     def plain(self) -> dict[str, Any]:
-        """For JSON: the metrics beside `num_examples` and `per_source`."""
+        """As JSON data: the metrics next to `num_examples` and `per_source`."""
         return {"num_examples": self.num_examples, **self.figures, "per_source": self.per_source}
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Self:
-        """From `plain`."""
+        """The inverse of `plain`."""
         figures = {name: value for name, value in plain.items() if name not in ("num_examples", "per_source")}
         return cls(plain["num_examples"], figures, plain["per_source"])
 
 
 def summarise(scored: ScoredExamples, metrics: Iterable[Metric] = _BUILT_IN) -> SetResult:
-    """The figures of a set.
+    """Compute the metrics of a set.
 
-    Sums in float64 in the order given: sort by example id, and they do not depend on who scored what.
+    Sums are in float64 in the given order: sort by example id to make them independent of which worker scored what.
 
     Raises:
         MetricError: a metric fails.

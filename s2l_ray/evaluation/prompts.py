@@ -1,4 +1,4 @@
-"""Questions → the conversation that the target continues. Token ids are made of it by the renderer of training."""
+"""Turns questions into conversations for the target to continue, which training's renderer turns into token ids."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from s2l_ray.evaluation.questions import Question
 Form = Literal["cot", "pot", "hybrid"]
 Pass = Literal["pot", "cot"]
 PROGRAM_STEM = " Let's write a program."
-"""Ends a question to which a program is wanted, as in the published harness and in MathInstruct."""
+"""Appended to questions that ask for a program, as in the published harness and in MathInstruct."""
 
 
 def passes(form: Form, has_programs: bool) -> tuple[Pass, ...]:
-    """What is generated, in order; the chain of thought of `hybrid` only for questions whose program failed."""
+    """What is generated, in order; with `hybrid`, the chain of thought only for questions whose program failed."""
     if not has_programs:
         return ("cot",)
     return {"cot": ("cot",), "pot": ("pot",), "hybrid": ("pot", "cot")}[form]  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Test files → questions with ids of their content: batches, parts and comparisons do not depend on the row order."""
+"""Reads test questions and gives them content-based ids, so that batches and comparisons do not depend on row order."""
 
 from __future__ import annotations
 
@@ -23,31 +23,32 @@ MAX_QUESTIONS = 10_000_000
 @dataclass(frozen=True)
 class Question:
     id: bytes
-    """16 bytes: a hash of task, question and gold; of the second question of the same content, of its count too."""
+    """16 bytes: a hash of task, question and gold answer, and for repeated questions of the repetition's number."""
     task: str
     text: str
     gold: str
     groups: dict[str, str] = field(default_factory=dict)
     """Column → value, of the columns that the report splits by."""
     findings: str | None = None
-    """What a summary is made of, where the file has such a column: for the first-sentence yardstick."""
+    """The text to summarise, if the file has such a column, for the first-sentence baseline."""
 
 
 def question_id(task: str, text: str, gold: str, occurrence: int = 0) -> bytes:
-    """BLAKE2b-128 of what makes a question. Duplicates count as often as the set has them, so each has its own id."""
+    """BLAKE2b-128 of the question's content. Duplicates count as often as they occur, so each has its own id."""
     canonical = json.dumps([task, text, gold, occurrence] if occurrence else [task, text, gold], ensure_ascii=False)
     return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=ID_BYTES).digest()
 
 
 def read_questions(task: Task, lines: Iterable[str | bytes], where: str) -> list[Question]:
-    """The questions of a file, in its order.
+    """Read the questions of a file, in its order.
 
     Args:
         lines: one JSON object each; empty lines are skipped.
         where: the file's name, for messages.
 
     Raises:
-        EvaluationError: a line is not an object, or lacks a column; the rule cannot read a gold; there is no question.
+        EvaluationError: a line is not an object or lacks a column, the rule cannot parse a gold answer, or there is no
+        question.
     """
     questions: list[Question] = []
     seen: dict[bytes, int] = {}
@@ -66,11 +67,11 @@ def read_questions(task: Task, lines: Iterable[str | bytes], where: str) -> list
     if faults:
         raise EvaluationError(
             f"task {task.name}: {len(faults):,} of {len(faults) + len(questions):,} questions in {where} cannot be "
-            f"used, so the figures would be those of another set: {'; '.join(listed(faults))}. Fix them, or choose "
-            f"another rule than {task.rule}"
+            f"used, so the results would be those of a different set: {'; '.join(listed(faults))}. Fix them, or use a "
+            f"rule other than {task.rule}"
         )
     if not questions:
-        raise EvaluationError(f"task {task.name}: {where} holds no question; give a file with one JSON object a line")
+        raise EvaluationError(f"task {task.name}: {where} has no questions; give a file with one JSON object per line")
     return questions
 
 
@@ -110,29 +111,29 @@ def _question(task: Task, row: Mapping[str, Any], seen: dict[bytes, int]) -> Que
 
 
 def fill(template: str, row: Mapping[str, Any]) -> str:
-    """A template with the row's texts and numbers in it.
+    """Fill a template with the row's texts and numbers.
 
     Raises:
         ValueError: a column is missing, or holds something else.
     """
     for name in fields_of(template):
         if name not in row:
-            raise ValueError(f"it has no column {name!r} (it has {', '.join(map(repr, list(row)[:20]))})")
+            raise ValueError(f"there is no column {name!r} (there are {', '.join(map(repr, list(row)[:20]))})")
         if not isinstance(row[name], str | int | float) or isinstance(row[name], bool):
-            raise ValueError(f"its column {name!r} holds {shown(row[name])}, not text or a number")
+            raise ValueError(f"column {name!r} holds {shown(row[name])}, not text or a number")
     return "".join(
         literal + ("" if name is None else str(row[name])) for literal, name, _, _ in string.Formatter().parse(template)
     )
 
 
 def first_by_id(questions: Sequence[Question], limit: int | None) -> list[Question]:
-    """The questions sorted by id, at most `limit`: the same ones whatever the files' order."""
+    """At most `limit` questions, the first by id, whatever the files' order."""
     ordered = sorted(questions, key=lambda question: question.id)
     return ordered if limit is None else ordered[:limit]
 
 
 def parts(questions: Sequence[Question], questions_per_part: int) -> list[list[Question]]:
-    """Ranges of ids of about this size: units of work that depend on the questions alone."""
+    """Ranges of ids of about this size: units of work that depend only on the questions."""
     ordered = first_by_id(questions, None)
     count = max(1, -(-len(ordered) // questions_per_part))
     bounds = [len(ordered) * i // count for i in range(count + 1)]

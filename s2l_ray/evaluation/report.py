@@ -1,4 +1,4 @@
-"""Verdicts → figures with their uncertainty, as plain data and as a page of text."""
+"""Computes metrics with their uncertainty from verdicts, as plain data and as a Markdown page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def plain(estimate: Estimate) -> dict[str, Any]:
 
 
 def accuracy_report(rows: Mapping[str, Sequence[Any]], columns: Sequence[str], level: float) -> dict[str, Any]:
-    """Of a task with verdicts.
+    """The report on a task with verdicts.
 
     Args:
         rows: columns of the answers: correct, correct_published, first, reason, outcome, fell_back, exact, ngram,
@@ -46,7 +46,7 @@ def accuracy_report(rows: Mapping[str, Sequence[Any]], columns: Sequence[str], l
 def _groups(
     groups: Sequence[Mapping[str, str]], columns: Sequence[str], figure: Callable[[np.ndarray], Estimate]
 ) -> list[dict[str, Any]]:
-    """Each value of each column; questions that lack a column are in none of its groups."""
+    """A metric for each value of each column; questions without the column belong to none of its groups."""
     out = []
     for column in columns:
         values = np.array([group.get(column) for group in groups], dtype=object)
@@ -66,7 +66,7 @@ def summary_report(
     level: float,
     bert_score: summaries.BertScore | None = None,
 ) -> dict[str, Any]:
-    """Of a task whose answers are summaries: the figures, those of trivial summaries, and both split by normality."""
+    """The report on a task with summaries: their metrics and those of trivial summaries, both split by normality."""
 
     def figures(of: summaries.Measured) -> Figures:
         made = summaries.figures(of, seed, task, resamples, level)
@@ -102,15 +102,15 @@ def summary_report(
 def own_figures(
     values: Mapping[str, Any], num_questions: int, task: str, seed: int, resamples: int, level: float
 ) -> tuple[Figures, dict[str, np.ndarray]]:
-    """What a user's metric returned → figures, and those it gave for every question.
+    """The results of a user's metric, and those that it returned per question.
 
     Raises:
-        ValueError: something is neither a number nor one for each question; says which.
+        ValueError: a result is neither a number nor one number per question; the message says which.
     """
     figures: Figures = {}
     per_question: dict[str, np.ndarray] = {}
     if not isinstance(values, Mapping) or not values:
-        raise ValueError(f"it returned {type(values).__name__}, not a mapping of names to figures")
+        raise ValueError(f"it returned {type(values).__name__}, not a mapping of names to numbers")
     for name, value in values.items():
         try:
             numbers = np.asarray(value, dtype=np.float64)
@@ -118,7 +118,7 @@ def own_figures(
             raise ValueError(f"{name!r} is neither a number nor a list of them") from None
         if not np.isfinite(numbers).all() or numbers.shape not in ((), (num_questions,)):
             raise ValueError(
-                f"{name!r} holds {numbers.shape} figures or one that is not finite, not one finite figure in all or "
+                f"{name!r} has shape {numbers.shape} or holds a value that is not finite; return one finite number, or "
                 f"one for each of {num_questions:,} questions"
             )
         if numbers.shape == ():
@@ -131,7 +131,7 @@ def own_figures(
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:
-    """The page of one task and model."""
+    """The Markdown page for one task and model."""
     lines = [f"# {report['task']['title']}: {report['model']}", ""]
     lines += ["| figure | value | interval | questions |", "|---|---|---|---|"]
     lines += [_row(name, figure, unit_of(name, report["unit"])) for name, figure in report["figures"].items()]

@@ -1,4 +1,4 @@
-"""Completions and what their programs came to → one verdict a question, with what the report needs to know of it."""
+"""Reduces completions and program results to one verdict per question, with what the report needs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from s2l_ray.evaluation.questions import Question
 from s2l_ray.evaluation.tasks import Task
 
 NO_PROGRAM = "no_program"
-"""Outcome of a completion that holds none."""
+"""Outcome of a completion without a program."""
 READ_GENERATIONS = ["question_id", "pass", "sample", "text", "num_new_tokens", "finish"]
 READ_PROGRAMS = ["question_id", "sample", "source", "outcome", "stdout"]
-"""Columns that verdicts depend on."""
+"""Columns on which verdicts depend."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Program:
-    """What became of the program in a completion."""
+    """The result of the program in a completion."""
 
     outcome: str
     stdout: str
@@ -40,12 +40,12 @@ class Program:
 
 @dataclass
 class Answers:
-    """Everything that a model said to one question, by sample."""
+    """All of a model's completions for one question, by sample."""
 
     question: Question
     completions: dict[tuple[int, Pass], Completion] = field(default_factory=dict)
     programs: dict[int, Program | None] = field(default_factory=dict)
-    """None where the completion held no program."""
+    """None if the completion contained no program."""
 
     @property
     def samples(self) -> list[int]:
@@ -68,7 +68,7 @@ class Scored:
 
 
 def score(task: Task, answers: Answers, compare: Compare) -> Scored:
-    """Judge every sample, and take the answer that most of them give; of equally many, the one given first."""
+    """Judge every sample and take the majority answer; in a tie, the one given first."""
     judged = [_score_sample(task, answers, sample, compare) for sample in answers.samples]
     if len(judged) == 1:
         return judged[0]
@@ -97,7 +97,7 @@ def _score_sample(task: Task, answers: Answers, sample: int, compare: Compare) -
 def collect(
     questions: Sequence[Question], generations: Sequence[Mapping[str, Any]], programs: Sequence[Mapping[str, Any]]
 ) -> list[Answers]:
-    """Rows of the artifact → the answers to each question, in the questions' order; those not asked are left out."""
+    """Group the artifact's rows into the answers to each question, in the questions' order, without unanswered ones."""
     found = {question.id: Answers(question) for question in questions}
     for row in generations:
         one = Completion(row["pass"], row["text"], row["finish"] == "length", row["num_new_tokens"])

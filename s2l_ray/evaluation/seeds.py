@@ -1,6 +1,6 @@
-"""Figures of several training seeds of one target: the bootstrap draws seeds, then questions. numpy only.
+"""Metrics over several training seeds of a target: the bootstrap draws seeds, then questions. numpy only.
 
-With two or three seeds such an interval is too narrow, as every bootstrap of so few is.
+With only two or three seeds, such an interval is too narrow, like any bootstrap of so few values.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _MAX_PATTERNS = 256
 that are right or wrong there are few, and 10,000 resamples take no longer than one of the questions one by one."""
 
 Sets = Mapping[str, np.ndarray]
-"""Set → (S, N) a figure of each question, a row a seed; or (S, N, K), what of each question is summed."""
+"""Set → (S, N) one value per question, one row per seed; or (S, N, K) values per question that are summed."""
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""(R, K) sums over the questions of a resample → (R,) figures."""
+"""(R, K) sums over the questions of a resample → (R,) metrics."""
 
 
 class SeedsEstimate(NamedTuple):
@@ -41,7 +41,7 @@ class SeedsComparison(NamedTuple):
     low: float
     high: float
     p_value: float
-    """Two-sided, of the bootstrap: twice the share of resamples on the other side of zero."""
+    """Two-sided bootstrap p-value: twice the share of resamples on the other side of zero."""
     num_seeds: int
 
 
@@ -52,7 +52,7 @@ def average_over_seeds(
     level: float = 0.95,
     statistic: Statistic | None = None,
 ) -> SeedsEstimate:
-    """The mean over one or several sets, with deviation over the seeds and interval; of one seed there are none.
+    """The mean over one or several sets, with the deviation over seeds and an interval; one seed has neither.
 
     A resample has the same seeds in all sets, and each set keeps its size.
 
@@ -73,19 +73,19 @@ def compare_over_seeds(
     level: float = 0.95,
     statistic: Statistic | None = None,
 ) -> SeedsComparison:
-    """The difference of two targets' figures, or of their means over several sets, paired by seed and question.
+    """The difference of two targets' metrics, or of their means over several sets, paired by seed and question.
 
     Args:
         first, second: the same seeds and questions in the same order.
         statistic: as of `average_over_seeds`.
 
     Raises:
-        ValueError: other sets, seeds or questions; or one seed alone, of which `statistics.compare` tells more.
+        ValueError: sets, seeds or questions differ, or there is only one seed (use `statistics.compare`).
     """
     if list(first) != list(second) or any(first[name].shape != second[name].shape for name in first):
         raise ValueError("the targets differ in their sets, seeds or questions, so nothing can be paired")
     if any(len(one) < 2 for one in first.values()):
-        raise ValueError("a comparison over seeds needs two of them")
+        raise ValueError("a comparison over seeds needs at least two seeds")
     both = {name: np.concatenate([columns_of(first[name]), columns_of(second[name])], axis=2) for name in first}
     paired = [(columns, _minus(figures_of(columns, statistic))) for columns in both.values()]
     drawn = _resampled(paired, rng, resamples)
@@ -99,8 +99,8 @@ def compare_over_seeds(
 def resampled_each(
     targets: Mapping[str, np.ndarray], rng: np.random.Generator, resamples: int, statistic: Statistic | None = None
 ) -> dict[str, np.ndarray]:
-    """Target → (R,) resamples of its figure on one set. A resample has the same questions for all targets, and the same
-    seeds for those that have equally many: what is computed of two of them is paired.
+    """Target → (R,) resamples of its metric on one set. A resample has the same questions for all targets, and the same
+    seeds for targets with equally many, so that comparisons are paired.
 
     Args:
         targets: of each (S, N) or (S, N, K), as in `Sets`.

@@ -1,4 +1,4 @@
-"""Figures with their uncertainty: intervals of shares and means, comparisons of two targets on the same questions,
+"""Metrics with their uncertainty: intervals for shares and means, comparisons of two targets on the same questions,
 groups. numpy only.
 
 Memory: a bootstrap holds at most 32 MB of resampled counts at once, whatever the number of questions and resamples.
@@ -16,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 SMALL_GROUP = 20
-"""Groups of fewer questions are marked: their intervals say almost nothing."""
+"""Groups with fewer questions are marked, because their intervals say almost nothing."""
 _CHUNK_CELLS = 4_000_000
 
 Columns = np.ndarray
-"""(N, K) float64: what of each question is summed."""
+"""(N, K) float64: the values of each question that are summed."""
 
 
 class Estimate(NamedTuple):
@@ -37,16 +37,16 @@ class Comparison(NamedTuple):
     low: float
     high: float
     only_first: int
-    """Questions that the first alone got right."""
+    """Number of questions that only the first target got right."""
     only_second: int
     p_value: float
-    """Exact McNemar, two-sided."""
+    """p-value of the exact two-sided McNemar test."""
     detectable: float
-    """Difference that this many questions show in four of five such comparisons."""
+    """The difference that this many questions detect in four of five such comparisons."""
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:
-    """The random numbers of one figure: by the run's seed and what the figure is of, not by the order of computing."""
+    """A random generator for one metric, seeded by the run's seed and `names`, whatever the order of computation."""
     digest = hashlib.blake2b("\0".join(names).encode(), digest_size=16).digest()
     return np.random.default_rng([seed, *np.frombuffer(digest, dtype=np.uint32).tolist()])
 
@@ -58,7 +58,7 @@ def wilson(num_right: int, num_questions: int, level: float = 0.95) -> Estimate:
         ValueError: there are no questions.
     """
     if num_questions < 1:
-        raise ValueError("a share of no questions has no value")
+        raise ValueError("a share of no questions is undefined")
     z, n, share = _z(level), num_questions, num_right / num_questions
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -88,7 +88,7 @@ def averages(
         right: set → (N,) bool.
     """
     if not right or any(len(values) == 0 for values in right.values()):
-        raise ValueError("an average of no questions has no value")
+        raise ValueError("an average over no questions is undefined")
     sizes = np.array([len(values) for values in right.values()])
     hits = np.array([np.count_nonzero(values) for values in right.values()])
     drawn = rng.binomial(sizes, hits / sizes, size=(resamples, len(sizes)))  # (R, S)
@@ -125,26 +125,26 @@ def bootstrap(
     resamples: int = 10_000,
     level: float = 0.95,
 ) -> Estimate:
-    """A figure that is computed from sums over the questions, with its percentile bootstrap interval.
+    """A metric that is computed from sums over the questions, with its percentile bootstrap interval.
 
     Args:
         columns: (N, K), summed over the questions.
         statistic: (R, K) sums of resamples of N questions → (R,) figures.
     """
     if len(columns) == 0:
-        raise ValueError("a figure of no questions has no value")
+        raise ValueError("a metric of no questions is undefined")
     value = float(statistic(columns.astype(np.float64).sum(axis=0, keepdims=True))[0])
     return _percentiles(value, statistic(resampled_sums(columns, rng, resamples)), len(columns), level)
 
 
 def mean(values: np.ndarray, rng: np.random.Generator, resamples: int = 10_000, level: float = 0.95) -> Estimate:
-    """The mean of (N,) figures, one per report."""
+    """The mean of (N,) values, one per summary, with its interval."""
     n = len(values)
     return bootstrap(values[:, None], lambda sums: sums[:, 0] / n, rng, resamples, level)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The exact two-sided p-value of McNemar's test: under the null a discordant question is either's with chance ½."""
+    """Exact two-sided p-value of McNemar's test: under the null, either target wins a discordant question equally often."""
     n, k = only_first + only_second, min(only_first, only_second)
     if n == 0:
         return 1.0
@@ -190,7 +190,7 @@ def compare_averages(
 ) -> dict[str, Estimate]:
     """The difference of two targets' averages over the sets and over all questions, paired and stratified by set."""
     if list(first) != list(second) or not first:
-        raise ValueError(f"the targets were judged by different sets: {list(first)} and {list(second)}")
+        raise ValueError(f"the targets were judged on different sets: {list(first)} and {list(second)}")
     per_set, sizes, values = [], [], []
     for name in first:
         _same_length(first[name], second[name])
@@ -216,7 +216,7 @@ def paired_bootstrap(
     resamples: int = 10_000,
     level: float = 0.95,
 ) -> Estimate:
-    """The difference of a figure of two targets, both computed on the same resampled questions."""
+    """The difference of a metric of two targets, both computed on the same resampled questions."""
     _same_length(first, second)
     k = first.shape[1]
 
@@ -232,22 +232,21 @@ def _same_length(first: np.ndarray, second: np.ndarray) -> None:
 
 
 def shares(labels: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """How large a part of the questions has each of these labels, zeros included: reasons of verdicts, outcomes of
-    programs."""
+    """The share of questions with each label (a verdict's reason or a program's outcome), including zeros."""
     total = max(1, len(labels))
     return {name: sum(label == name for label in labels) / total for name in names}
 
 
 @dataclass(frozen=True)
 class Shares:
-    """What stands beside every accuracy; parts of all questions."""
+    """Shares of all questions that are shown with every accuracy."""
 
     truncated: float
     no_answer: float
     unreadable: float
     timeout: float
     program_failed: dict[str, float]
-    """By the program's outcome, `no_program` where the completion held none."""
+    """Shares by program outcome; `no_program` if the completion contained none."""
     fell_back: float
     contaminated: float
 
@@ -261,10 +260,10 @@ def shares_of(
     """The shares of one set.
 
     Args:
-        reasons: each question's, as of its verdict.
-        outcomes: each program's; `ok` is not a failure, None where no program was asked for.
-        fell_back: whether a chain of thought was asked for after the program.
-        contaminated: whether the question stands in the corpus.
+        reasons: the reason of each question's verdict.
+        outcomes: each program's outcome; `ok` is not a failure, None if no program was asked for.
+        fell_back: whether a chain of thought was generated after the program.
+        contaminated: whether the question occurs in the corpus.
     """
     n = max(1, len(reasons))
     failures = [outcome for outcome in outcomes if outcome not in (None, "ok")]

@@ -1,6 +1,6 @@
-"""Summaries beside their references: BLEU, ROUGE and, if asked for, BERTScore, with what trivial summaries reach.
+"""Compares summaries with their references: BLEU, ROUGE and optionally BERTScore, for the model and trivial baselines.
 
-All figures are in percent. The libraries (sacrebleu, rouge-score) are imported where they are used.
+All metrics are in percent. The libraries (sacrebleu, rouge-score) are imported when they are used.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from s2l_ray.evaluation.tasks import EvaluationError
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 CONSTANT = "No acute cardiopulmonary process."
-"""The yardstick that needs no model: the most common impression of normal chest radiographs."""
+"""The baseline that needs no model: the most common impression of normal chest radiographs."""
 MAX_CHARACTERS = 20_000
-"""Of one summary; longer ones are cut, since the longest common subsequence takes quadratic time."""
+"""Longest summary; longer ones are cut, because the longest common subsequence takes quadratic time."""
 _MAX_ORDER = 4
 _MAX_FOREIGN_SHARE = 0.01
 
@@ -43,7 +43,7 @@ _NORMAL = re.compile(
 
 
 def cut(text: str) -> str:
-    """A completion up to the first blank line or new heading, spaces joined, letters as they are."""
+    """A completion up to the first blank line or new heading, with runs of spaces joined and case unchanged."""
     text = cut_after_answer(text[: 10 * MAX_CHARACTERS].replace("\r\n", "\n"))
     own = _OWN_HEADING.match(text)
     text = text[own.end() if own else 0 :].lstrip()
@@ -53,22 +53,22 @@ def cut(text: str) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """The yardstick that copies: the first sentence, without its number in an enumeration."""
+    """The baseline that copies: the first sentence, without its number in an enumeration."""
     text = _ENUMERATION.sub("", " ".join(text.split()))
     end = re.search(r"[.!?](?=\s|$)", text)
     return text[: end.end()] if end else text
 
 
 def is_normal(reference: str) -> bool:
-    """Whether an impression begins as those of normal studies do: "No acute …", "Negative …"."""
+    """Whether an impression begins like those of normal studies: "No acute …", "Negative …"."""
     return _NORMAL.match(reference) is not None
 
 
 def check_language(references: Sequence[str]) -> None:
-    """ROUGE's tokeniser knows a to z and digits alone: of other text it would measure the remains.
+    """Refuse references in other scripts: ROUGE's tokeniser keeps only a to z and digits and would ignore the rest.
 
     Raises:
-        EvaluationError: more than one letter in a hundred is another one.
+        EvaluationError: more than one letter in a hundred is not a to z.
     """
     letters = foreign = 0
     for reference in references:
@@ -77,8 +77,8 @@ def check_language(references: Sequence[str]) -> None:
     if foreign > _MAX_FOREIGN_SHARE * letters:
         example = next(reference for reference in references if not reference.isascii())
         raise EvaluationError(
-            f"{foreign:,} of the {letters:,} letters of the references are not a to z ({shown(example[:60])}), and "
-            "ROUGE drops those, so its figures would mean nothing; measure this language with a metric of your own "
+            f"{foreign:,} of the {letters:,} letters in the references are not a to z ({shown(example[:60])}), and "
+            "ROUGE drops those, so its values would be meaningless; measure this language with your own metric "
             "(custom.metric)"
         )
 
@@ -156,7 +156,7 @@ def rouge(summaries: Sequence[str], references: Sequence[str]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of each report; figures are made of its columns."""
+    """Measurements of each summary, from which the metrics are computed."""
 
     bleu_counts: np.ndarray
     """(N, 10)."""
@@ -164,7 +164,7 @@ class Measured:
     """(N, K) percent, columns `names`."""
     names: tuple[str, ...]
     num_empty: int
-    """Empty summaries; they score 0 and count."""
+    """Number of empty summaries, which count with a score of 0."""
 
     def of(self, rows: np.ndarray) -> Measured:
         """rows (N,) bool."""
@@ -176,14 +176,14 @@ BertScore = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 
 
 def measure(summaries: Sequence[str], references: Sequence[str], bert_score: BertScore | None = None) -> Measured:
-    """All metrics of each report. The summaries must have been cut.
+    """Measure each summary; apply `cut` first.
 
     Raises:
         EvaluationError: the references are not in English.
         EnvironmentFault: a library is missing.
     """
     if len(summaries) != len(references) or not references:
-        raise ValueError(f"{len(summaries):,} summaries for {len(references):,} references")
+        raise ValueError(f"{len(summaries):,} summaries for {len(references):,} references; give one for each")
     check_language(references)
     columns = rouge(summaries, references)
     names: tuple[str, ...] = ROUGE_TYPES
@@ -197,7 +197,7 @@ def measure(summaries: Sequence[str], references: Sequence[str], bert_score: Ber
 def figures(
     measured: Measured, seed: int, task: str, resamples: int = 10_000, level: float = 0.95
 ) -> dict[str, Estimate]:
-    """Corpus BLEU, recomputed from n-gram counts in each resample, and the means over reports, with their intervals."""
+    """Corpus BLEU, recomputed from n-gram counts in each resample, and the means over summaries, with intervals."""
     n = len(measured.per_report)
     out = {"bleu": bootstrap(measured.bleu_counts, bleu, generator(seed, task, "bleu"), resamples, level)}
     for i, name in enumerate(measured.names):
@@ -210,7 +210,7 @@ def figures(
 def differences(
     first: Measured, second: Measured, seed: int, task: str, resamples: int = 10_000, level: float = 0.95
 ) -> dict[str, Estimate]:
-    """The figures of one target minus another's, on the same resampled reports."""
+    """One target's metrics minus another's, on the same resampled questions."""
     n = len(first.per_report)
     rng = generator(seed, task, "bleu", "difference")
     out = {"bleu": paired_bootstrap(first.bleu_counts, second.bleu_counts, bleu, rng, resamples, level)}
@@ -222,13 +222,13 @@ def differences(
 
 
 def split_by_normality(references: Sequence[str]) -> dict[str, np.ndarray]:
-    """all, normal, abnormal → (N,) bool: a model that always says "normal" shows by the difference."""
+    """Masks (N,) for all, normal, abnormal; the difference exposes a model that always says "normal"."""
     normal = np.array([is_normal(reference) for reference in references], dtype=bool)
     return {"all": np.ones(len(normal), dtype=bool), "normal": normal, "abnormal": ~normal}
 
 
 def yardsticks(findings: Sequence[str | None]) -> dict[str, list[str]]:
-    """Trivial summaries to stand beside a model's: the constant one and, where all findings are known, their first
+    """Trivial summaries to compare a model's with: a constant one and, if all findings are known, their first
     sentences."""
     made = {"constant": [CONSTANT] * len(findings)}
     known = [text for text in findings if text is not None]

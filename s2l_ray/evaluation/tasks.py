@@ -1,4 +1,4 @@
-"""The tasks that a target can be judged by: six maths sets, clinical summaries, and whatever the user describes."""
+"""Tasks for evaluating targets: six maths sets, clinical summaries, the built-in corpus's test, and users' own."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from s2l_ray.errors import shown
 from s2l_ray.evaluation.errors import EvaluationError
 
 SUMMARY = "summary"
-"""The rule of tasks whose answers are texts, measured by BLEU, ROUGE and BERTScore."""
+"""The rule for tasks whose answers are texts, measured with BLEU, ROUGE and BERTScore."""
 
 VERBATIM = "verbatim"
-"""The rule of tasks whose completion is the answer, letter by letter."""
+"""The rule for tasks in which the whole completion is the answer, letter by letter."""
 QUICKSTART = "quickstart"
-"""The built-in corpus's own test: its responses are what is asked for."""
+"""The task with the built-in corpus's own test set, whose responses are the gold answers."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """How questions are read and answers compared, and what the published table of datasets says of a set."""
+    """How questions are read and answers compared, and the facts about a set in the published table of datasets."""
 
     name: str
     rule: str
@@ -29,20 +29,20 @@ class Task:
     """Template over the columns."""
     gold: str = "{answer}"
     group_by: tuple[str, ...] = ()
-    """Columns by whose values the report splits its figures."""
+    """Columns by whose values the report breaks down results."""
     max_new_tokens: int = 512
     title: str = ""
     size: int | None = None
-    """Questions in the published set."""
+    """Number of questions in the published set."""
     level: str = ""
-    """What the questions ask for, in the words of the published table."""
+    """What the questions are about, in the words of the published table."""
     domain: str = ""
-    """in or out: whether MathInstruct has training examples of the set's own."""
+    """in or out: whether MathInstruct contains training examples from this set."""
     source: str = ""
     form: str | None = None
     """How its questions are answered, whatever the evaluation's form is; None: as the evaluation says."""
     metric: str | None = None
-    """A function of the user's, `package.module:function`."""
+    """The user's own metric, `package.module:function`."""
 
     @property
     def has_programs(self) -> bool:
@@ -83,21 +83,21 @@ MATHS = ("gsm8k", "math", "numglue", "svamp", "mathematics", "simuleq")
 
 
 def task_of(name: str, custom: Mapping[str, CustomTaskConfig]) -> Task:
-    """The task of this name.
+    """The task with this name.
 
     Raises:
-        EvaluationError: there is none, or the user's own has the name of a built-in one.
+        EvaluationError: it does not exist, or the user's own task has the name of a built-in one.
     """
     if name in custom and name in BUILT_IN:
         raise EvaluationError(
-            f"evaluation.custom.{name} has the name of a built-in task, so its figures would be taken for that one's; "
-            "rename it"
+            f"evaluation.custom.{name} has the name of a built-in task, so its results would be mistaken for that "
+            "task's; rename it"
         )
     if name in BUILT_IN:
         return BUILT_IN[name]
     if name not in custom:
         known = ", ".join([*BUILT_IN, *custom])
-        raise EvaluationError(f"{shown(name)} is not a task; known are {known}, and what evaluation.custom describes")
+        raise EvaluationError(f"{shown(name)} is not a task; use {known}, or a name in evaluation.custom")
     own = custom[name]
     return Task(
         name, own.rule, own.question, own.gold, tuple(own.group_by), own.max_new_tokens, title=name, form=own.form,
@@ -106,7 +106,7 @@ def task_of(name: str, custom: Mapping[str, CustomTaskConfig]) -> Task:
 
 
 def tasks_of(names: Iterable[str], custom: Mapping[str, CustomTaskConfig]) -> list[Task]:
-    """The tasks of these names, `custom` for all of the user's own.
+    """The tasks with these names; `custom` stands for all of the user's own.
 
     Raises:
         EvaluationError: a name is unknown, or given twice.
@@ -115,10 +115,10 @@ def tasks_of(names: Iterable[str], custom: Mapping[str, CustomTaskConfig]) -> li
     for name in names:
         if name == "custom" and not custom:
             raise EvaluationError(
-                "tasks name `custom`, and evaluation.custom describes none; describe one, or leave it out"
+                "evaluation.tasks includes `custom`, but evaluation.custom is empty; add a task there, or remove it"
             )
         expanded += custom if name == "custom" else [name]
     repeated = {name for name in expanded if expanded.count(name) > 1}
     if repeated:
-        raise EvaluationError(f"tasks list {', '.join(sorted(repeated))} twice, which would count once; remove one")
+        raise EvaluationError(f"tasks list {', '.join(sorted(repeated))} twice, but they would count once; remove one")
     return [task_of(name, custom) for name in expanded]

@@ -1,5 +1,5 @@
-"""A strict reader of mathematical expressions, in LaTeX or as Python prints them: numbers, variables, fractions,
-powers, roots and elementary functions. What it does not know it refuses; nothing is ever evaluated as Python.
+"""A strict parser for mathematical expressions, in LaTeX or as Python prints them: numbers, variables, fractions,
+powers, roots and elementary functions. It rejects everything else and never evaluates text as Python.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ MAX_DEPTH = 40
 
 
 class Unreadable(DataError):
-    """The text is no expression that this module knows."""
+    """The text is not an expression that this module supports."""
 
 
 class TooLarge(Unreadable):
-    """The expression is within the grammar, its value beyond every answer."""
+    """The expression is valid, but its value is larger than any answer."""
 
 
 class Node(NamedTuple):
@@ -46,13 +46,13 @@ _TOKEN = re.compile(
 
 
 def parse(text: str, printed: bool = False) -> Node:
-    """An expression → its tree.
+    """Parse an expression into a tree.
 
     Args:
-        printed: as Python prints it, where a word is one name; in LaTeX it is a product of letters.
+        printed: parse Python's output, where a word is one name; in LaTeX it is a product of letters.
 
     Raises:
-        Unreadable: it is none, or longer or deeper than any answer.
+        Unreadable: the text is not an expression, or is longer or more deeply nested than any answer.
     """
     if len(text) > MAX_CHARACTERS:
         raise Unreadable(f"{len(text):,} characters")
@@ -65,7 +65,7 @@ def _tokens(text: str, printed: bool) -> list[tuple[str, str]]:
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
-            raise Unreadable(f"{text[position]!r} is no part of an expression")
+            raise Unreadable(f"{text[position]!r} cannot be part of an expression")
         position = match.end()
         kind = match.lastgroup or ""
         value = match[kind]
@@ -103,7 +103,7 @@ def _command(command: str) -> tuple[str, str]:
         return "operator", "|"
     if name in _GREEK or name in FUNCTIONS or name in _ALIASES:
         return "name", _ALIASES.get(name, name)
-    raise Unreadable(f"{command} is not known")
+    raise Unreadable(f"{command} is not supported")
 
 
 _GREEK = {"alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu",
@@ -156,7 +156,7 @@ class _Parser:
                 factor = self.signed()
                 factors.append(factor if value == "*" else Node("apply", "inverse", (factor,)))
             elif kind == "number" and self.tokens[self.at - 1][0] == "number":
-                raise Unreadable("two numbers side by side are no product")
+                raise Unreadable("two adjacent numbers are not a product")
             elif kind in ("number", "name") or value in ("(", "{", "[", "\\{"):
                 factors.append(self.power())
             else:
@@ -198,7 +198,7 @@ class _Parser:
             return self.named(value)
         closing = {"(": ")", "{": "}", "[": "]", "|": "|", "\\{": "\\}"}.get(value)
         if closing is None:
-            raise Unreadable(f"{value!r} begins nothing")
+            raise Unreadable(f"an expression cannot start with {value!r}")
         node = self.sum()
         self.take(closing)
         return Node("apply", "abs", (node,)) if value == "|" else node

@@ -1,4 +1,4 @@
-"""Where a completion states its answer, the same for all tasks with answers: a box, a marker, or neither."""
+"""Finds where a completion states its answer, in the same way for all tasks: in a box, after a marker, or neither."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ How = Literal["box", "marker", "unmarked", "output", "none"]
 MAX_CLAUSE = 2000
 """Longest answer (characters)."""
 _MAX_LINES = 50
-"""Of a program's output, from its end."""
+"""Number of lines read from the end of a program's output."""
 
 
 class Found(NamedTuple):
     how: How
     text: str
-    """The box's content, the clause after the marker, all of the text where neither stands, or what was printed."""
+    """The box's content, the clause after the marker, the whole text if there is neither, or what was printed."""
 
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])")
@@ -63,10 +63,10 @@ _HEADING = re.compile(r"[ ]*[^0-9\s+\-$\\.(]|[ ]*[0-9]+[.)] +[A-Za-z]")
 
 
 def find_in_completion(completion: str, several: bool = False) -> Found:
-    """The last box or marker, whichever stands later; the whole text where there is neither.
+    """The last box or marker, whichever comes later; the whole text if there is neither.
 
     Args:
-        several: the answer may be several numbers: all boxes of a sentence, and all lines of a list, are one answer.
+        several: the answer may be several numbers: all boxes in a sentence, and all lines of a list, form one answer.
     """
     text = _DENIED.sub("", cut_after_answer(clean(completion)))
     box, marked = _last_box(text, several), _last_marked(text, several)
@@ -80,7 +80,7 @@ def find_in_completion(completion: str, several: bool = False) -> Found:
 
 
 def find_in_output(printed: str) -> Found:
-    """What a program printed, without the None of a printed function call; a traceback is no answer."""
+    """What a program printed, without the None of a printed function call; a traceback is not an answer."""
     lines = [line.strip() for line in clean(printed, is_output=True).split("\n")]
     lines = [line for line in lines if line]
     if any(line.startswith("Traceback (most recent call last)") for line in lines):

@@ -1,4 +1,4 @@
-"""A question and what a model made of it → the verdicts, in the form in which they are stored."""
+"""Judges a model's answer to a question; the verdicts are in the form in which they are stored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from s2l_ray.evaluation.answers.rules import Judged
 from s2l_ray.evaluation.answers.symbolic import Result
 
 RULES_VERSION = 4
-"""Raise it with every change of a verdict: stored scores of an older version are then made anew."""
+"""Increase this with every change that alters a verdict: stored scores of an older version are then recomputed."""
 
 Rule = Literal[
     "number", "rounded_number", "one_of_several", "numglue", "mathematics", "math", "choice", "words", "exact",
@@ -39,22 +39,22 @@ _REASONS: dict[str, Reason] = {
 @dataclass(frozen=True)
 class Grade:
     correct: bool
-    """By this project's rules: the headline."""
+    """The verdict by this project's rules, which is the headline figure."""
     correct_published: bool | None
-    """By the published harness's rule, faults included; None for tasks that it does not have."""
+    """The verdict by the published harness's rule, bugs included; None for tasks that it does not have."""
     how: How
-    """Where the answer stood."""
+    """Where the answer was found."""
     extracted: str
     reason: Reason
     first: bool | None = None
-    """Whether the first of several numbers is the gold, where the rule takes several."""
+    """Whether the first of several numbers is the gold answer, if the rule accepts several."""
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
 
 
 class UnreadableGold(DataError):
-    """The rule cannot read a gold."""
+    """The rule cannot parse a gold answer."""
 
 
 def grade(
@@ -72,13 +72,13 @@ def grade(
 
     Args:
         text: the completion, or what its program printed.
-        compare: asked where only a computer algebra system can decide (rule `math`).
-        question: read for the options it lists.
-        task: one of the published harness's, for its verdict.
-        truncated: the completion ended at the limit of tokens.
+        compare: called if only a computer algebra system can decide (rule `math`).
+        question: searched for the options it lists.
+        task: the task's name in the published harness, for its verdict.
+        truncated: whether the completion was cut off at the token limit.
 
     Raises:
-        UnreadableGold: the rule cannot read the gold.
+        UnreadableGold: the rule cannot parse the gold answer.
     """
     if rule == "verbatim":
         return _verbatim(gold, text, truncated)
@@ -95,10 +95,10 @@ def grade(
 def grade_program(
     rule: Rule, gold: str, result: Result | None, compare: Compare, *, question: str = "", task: str = ""
 ) -> Grade:
-    """The verdicts on a program by what it came to.
+    """The verdicts on a program, judged by its result.
 
     Args:
-        result: outcome `ok` and what was printed, or another outcome; None where the completion held no program.
+        result: outcome `ok` and what was printed, or another outcome; None if the completion contained no program.
     """
     if result is None or result.outcome != "ok":
         first = False if rule == "one_of_several" else None
@@ -107,17 +107,17 @@ def grade_program(
 
 
 def falls_back(grade_of_program: Grade) -> bool:
-    """Whether a hybrid evaluation asks for a chain of thought: the program failed, or printed no answer."""
+    """Whether a hybrid evaluation falls back to a chain of thought: the program failed or printed no answer."""
     return grade_of_program.how == "none" or grade_of_program.reason == "program_failed"
 
 
 def program_answers(result: Result | None) -> bool:
-    """The same by what the program came to, without a gold or a rule: what is generated does not depend on them."""
+    """Whether the program gave an answer, decided without gold answer or rule, on which generation must not depend."""
     return result is not None and result.outcome == "ok" and find_in_output(result.stdout).how != "none"
 
 
 def judge(rule: Rule, found: Found, gold: str, question: str, compare: Compare) -> Judged:
-    """The verdict on an answer in the most likely reading of its numbers, or in the first that is right."""
+    """The verdict on an answer in the first reading of its numbers that is right, otherwise in the most likely one."""
     verdicts = []
     for text in _readings(rule, found, gold, question):
         verdicts.append(_judge(rule, Found(found.how, text), gold, question, compare))
@@ -158,15 +158,15 @@ def _judge(rule: Rule, found: Found, gold: str, question: str, compare: Compare)
 
 
 def _verbatim(gold: str, text: str, truncated: bool) -> Grade:
-    """The completion itself, ended by the model: what greedy decoding must give where every response token is the
-    model's first choice."""
+    """Compare the whole completion, which the model must have ended itself: greedy decoding reproduces it exactly if
+    every response token is the model's first choice."""
     right = text == gold and not truncated
     reason: Reason = "right" if right else "truncated" if truncated else "wrong_value" if text else "no_answer"
     return Grade(right, None, "unmarked" if text else "none", text[:500], reason)
 
 
 def _exact(found: Found, gold: str) -> Judged:
-    """The same text but for spaces."""
+    """The same text, ignoring spaces."""
     if found.how == "none":
         return Judged("none")
     text = " ".join(found.text.split())
@@ -190,18 +190,18 @@ def _mathematics(found: Found, gold: str, question: str) -> Judged:
 def _number(gold: str) -> Number:
     number = numbers.whole(numbers.plain(numerals.in_digits(gold)))
     if number is None:
-        raise UnreadableGold(f"{gold[:80]!r} is no number")
+        raise UnreadableGold(f"{gold[:80]!r} is not a number")
     return number
 
 
 def check_gold(rule: Rule, gold: str, question: str = "") -> None:
-    """Raises UnreadableGold where the rule can compare nothing with a gold."""
+    """Raises UnreadableGold if the rule cannot compare anything with a gold answer."""
     if not gold.strip():
         raise UnreadableGold("the gold is empty")
     if rule == "choice" and re.fullmatch(r"[A-Ha-h]", gold.strip()) is None:
-        raise UnreadableGold(f"{gold[:80]!r} is no option's letter")
+        raise UnreadableGold(f"{gold[:80]!r} is not the letter of an option")
     if rule == "math" and (latex.words_of(gold) is None and not latex.tidy(gold)):
-        raise UnreadableGold(f"{gold[:80]!r} has nothing but layout")
+        raise UnreadableGold(f"{gold[:80]!r} contains only layout commands")
     if rule == "mathematics" and re.search(r"[A-Za-z]", gold) and not gold.startswith("["):
         try:
             expressions.parse(gold, printed=True)

@@ -1,5 +1,5 @@
-"""LaTeX of an answer → the part that is the answer, without layout, units and delimiters; and its structure: brackets,
-top-level commas, matrices."""
+"""Strips layout, units and delimiters from an answer in LaTeX, and parses its structure: brackets, top-level commas,
+matrices."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _repeating(match: re.Match[str]) -> str:
 
 
 def math_of_clause(clause: str) -> str:
-    """The mathematics of a clause of prose: what stands between delimiters, else what is left without words."""
+    """The mathematics in a clause of prose: what is between delimiters, otherwise what is left without words."""
     segments = list(SEGMENT.finditer(clause))
     if segments and not re.search(r"[0-9)}\]]$", clause[: segments[0].start()]):
         parts = [next(group for group in segments[0].groups() if group)]
@@ -175,7 +175,7 @@ def _is_factor(neighbour: list[str], token: str) -> bool:
 
 
 def split(text: str, separators: str = ",;") -> list[str]:
-    """The parts between the separators that stand outside all brackets."""
+    """The parts between separators outside all brackets."""
     parts, depth, begin = [], 0, 0
     i = 0
     while i < len(text):

@@ -1,6 +1,6 @@
-"""The rule for answers in mathematical notation, as MATH has them: words, numbers to a base, assignments, several
-answers, tuples and intervals, matrices, and expressions. Own rules decide as far as they can read both sides; where
-they cannot, a computer algebra system is asked through `Compare`.
+"""The rule for answers in mathematical notation, as in MATH: words, numbers in a base, assignments, several answers,
+tuples and intervals, matrices, and expressions. Our own rules decide if they can parse both sides; otherwise a computer
+algebra system is called through `Compare`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from s2l_ray.evaluation.answers.stated import mathematics
 
 Comparison = Literal["equal", "different", "unreadable", "timeout"]
 Compare = Callable[[str, str], Comparison]
-"""gold, answer (both LaTeX) → what a computer algebra system says, within a time limit."""
+"""gold, answer (both LaTeX) → the result of a computer algebra system, within a time limit."""
 
 _BASE = re.compile(r"\(?(-?[0-9A-Za-z]+)\)?\s*_\s*\{?\s*([0-9]{1,2})\s*\}?")
 _THOUSANDS = re.compile(r"-?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
@@ -31,11 +31,11 @@ _FLOAT_RELATIVE = 1e-9
 
 
 class Undecided(DataError):
-    """Own rules cannot read one of the sides."""
+    """Our own rules cannot parse one of the sides."""
 
 
 class _Refused(DataError):
-    """The answer is beyond every limit: no system is asked."""
+    """The answer exceeds all limits, so no algebra system is called."""
 
 
 def judge(found: Found, gold: str, compare: Compare) -> Judged:

@@ -1,4 +1,4 @@
-"""Intervals, inequalities, assignments, and what Python and sympy print, in the notation of golds."""
+"""Converts intervals, inequalities, assignments and output of Python and sympy to the notation of gold answers."""
 
 from __future__ import annotations
 

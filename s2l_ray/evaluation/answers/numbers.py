@@ -1,4 +1,4 @@
-"""Numbers in text, as exact fractions with the decimals they were written with."""
+"""Finds numbers in text: exact fractions, with the number of decimals they were written with."""
 
 from __future__ import annotations
 
@@ -137,8 +137,8 @@ def _is_operator(text: str, start: int) -> bool:
 
 
 def rounds_to(answer: Number, gold: Number) -> bool:
-    """Whether both are the same number as far as they were written: golds of some sets were rounded to two decimals or
-    more and lost their trailing zeros. An integer gold is exact."""
+    """Whether both are the same number to the precision given: gold answers of some sets were rounded to two or more
+    decimals and lost their trailing zeros. An integer gold answer is exact."""
     if gold.value.denominator == 1:
         return answer.value == gold.value
     decimals = [d for d in (answer.decimals, gold.decimals) if d is not None]
@@ -147,7 +147,7 @@ def rounds_to(answer: Number, gold: Number) -> bool:
 
 
 def same_float(answer: Number, gold: Number, relative: Fraction = Fraction(1, 10**6)) -> bool:
-    """Whether a float that a program printed is the gold up to what its arithmetic loses; large integers must be equal
+    """Whether a float printed by a program equals the gold answer up to rounding errors; large integers must match
     digit by digit."""
     if not answer.is_float:
         return answer.value == gold.value

@@ -1,7 +1,7 @@
-"""Numbers as people write them → plain digits: groups of digits (1 234 567, 1,23,456, 1.234.567,50), multipliers
+"""Converts numbers as people write them to plain digits: groups (1 234 567, 1,23,456, 1.234.567,50), multipliers
 (3 dozen, $5 million, 2 hundred thousand), fractions and signs in words (3 and a half, minus 5).
 
-Numbers that are words altogether (eighteen, a dozen) stay words: no rule reads them.
+Numbers written entirely in words (eighteen, a dozen) stay words: no rule reads them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 MULTIPLIERS = {"dozen": 12, "score": 20, "gross": 144, "hundred": 100, "thousand": 10**3, "lakh": 10**5,
                "million": 10**6, "crore": 10**7, "billion": 10**9, "trillion": 10**12}  # fmt: skip
 Asked = Literal["one", "one of several", "all"]
-"""Numbers that an answer has to name."""
+"""How many numbers an answer has to give."""
 _SUFFIXES = {"k": 10**3, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9}
 """Of money alone: 5 m is a length, 5k a run, and between two dollar signs, as in LaTeX, k is a variable."""
 _PARTS = {"half": (1, 2), "third": (1, 3), "quarter": (1, 4), "fourth": (1, 4), "fifth": (1, 5),
@@ -59,7 +59,7 @@ _OPERANDS = re.compile(r"[=:,;(\[{\n]|\b(?:is|are|was|were|be|and|or|of|to|equal
 
 
 def in_digits(text: str, *, grouped: bool = True, scaled: bool = True, added: bool = True) -> str:
-    """A text with its numbers in plain digits; everything else stays as it is.
+    """The text with its numbers in plain digits, otherwise unchanged.
 
     Args:
         grouped: groups of digits are one number; else `15 234` stays two.
@@ -77,7 +77,7 @@ def in_digits(text: str, *, grouped: bool = True, scaled: bool = True, added: bo
 
 
 def readings(text: str, context: str, is_output: bool, asked: Asked) -> Iterator[str]:
-    """The ways in which the numbers of an answer can be meant, the most likely first.
+    """Possible readings of the numbers in an answer, the most likely first.
 
     Args:
         context: the question and the gold. A multiplier that they use as a unit (“How many dozen?”) may be one in the

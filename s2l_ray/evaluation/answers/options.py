@@ -1,4 +1,4 @@
-"""Answers that are one of the options a question lists, or a word."""
+"""Rules for answers that are one of the options listed in the question, or a word."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def listed(question: str) -> dict[str, str]:
 
 
 def choice(found: Found, gold: str, question: str) -> Judged:
-    """The letter of the right option, or its text."""
+    """Judge an answer that must name the right option by its letter or its text."""
     if found.how == "none":
         return Judged("none")
     options = {letter.upper(): text for letter, text in listed(question).items()}
@@ -51,7 +51,7 @@ def choice(found: Found, gold: str, question: str) -> Judged:
 
 
 def chosen(found: Found, options: dict[str, str]) -> str | None:
-    """The letter that an answer names; the first after a marker, the last in a text without one."""
+    """The letter named by an answer: the first after a marker, the last in a text without one."""
     text = LATEX_TEXT.sub(r" \1 ", found.text).replace("$", "").strip()
     if found.how == "output":
         text = re.sub(r"['\"]", "", text.rpartition("\n")[2]).strip("[](), ")
@@ -103,7 +103,7 @@ def _words(text: str) -> list[str]:
 
 
 def word(found: Found, gold: str) -> Judged:
-    """The gold's words, whatever their case, with small words around them at most."""
+    """Judge an answer that must consist of the gold answer's words, in any case, and at most some small words."""
     if found.how == "none":
         return Judged("none")
     text = LATEX_TEXT.sub(r" \1 ", found.text)
@@ -124,8 +124,8 @@ def _content(text: str) -> list[str]:
 
 
 def option_or_number(found: Found, gold: numbers.Number, question: str, same: Same) -> Judged:
-    """A number, or the letter of the option that has it. An option may be a variable of the question's: it is the right
-    one if it is the only such and no other option has the gold."""
+    """Judge an answer that is a number, or the letter of the option with that number. An option may be a variable from
+    the question: it is right if it is the only one and no other option has the gold answer."""
     options = listed(question)
     if not options:
         return one_number(found, gold, same)

@@ -1,4 +1,4 @@
-"""What programs print: Python's and sympy's notation of numbers and collections, read without evaluating anything."""
+"""Parses what programs print, Python's and sympy's numbers and collections, without evaluating anything."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Pairs(list[tuple[Value, Value]]):
 
 
 def read(line: str) -> Value | None:
-    """A printed line → its value; None if it is no number or collection of numbers and names."""
+    """The value of a printed line; None if it is not a number or a collection of numbers and names."""
     if len(line) > MAX_CHARACTERS or _depth(line) > _MAX_DEPTH or not line.isascii():
         return None
     try:
@@ -93,7 +93,7 @@ def _computed(text: str) -> Value:
 
 
 def compute(text: str) -> Number | None:
-    """The number that an expression without variables is worth; None for every other text."""
+    """The value of an expression without variables; None for any other text."""
     try:
         node = expressions.parse(text, printed=True)
         if values.names(node):

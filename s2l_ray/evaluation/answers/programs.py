@@ -1,4 +1,4 @@
-"""The program in a completion: fenced, bare, or with prose around it. It is parsed, never compiled or run here."""
+"""Finds the program in a completion: fenced, bare, or surrounded by prose. It is parsed, never compiled or run here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import warnings
 from s2l_ray.evaluation.answers.text import cut_after_answer
 
 MAX_CHARACTERS = 50_000
-"""Longer completions hold no program that anyone meant."""
+"""Longer completions (characters) are not searched for a program."""
 _MAX_TRIES = 60
 
 _FENCE = re.compile(
@@ -28,10 +28,10 @@ _CODE_LINE = re.compile(
 
 
 def find_program(completion: str) -> str | None:
-    """A completion → the source of its program, None if it has none.
+    """The source of the program in a completion; None if there is none.
 
-    Fenced blocks come before bare text; of several blocks those that together print something, in their order. Prose
-    before and behind bare code is left out: the longest run of lines that parses.
+    Fenced blocks take precedence over bare text; of several blocks, those are used that together print something, in
+    their order. Prose before and after bare code is dropped: the longest run of lines that parses is used.
     """
     text = completion.replace("\r\n", "\n").replace("\r", "\n").translate(_INVISIBLE)
     text = cut_after_answer(text)

@@ -1,8 +1,8 @@
-"""The rule of the harness behind the published figures, restated with its faults, so that figures can be laid beside
-the literature: MAmmoTH's `math_eval`, as kept in
+"""The rule of the harness behind the published figures, reimplemented with its bugs so that figures can be compared
+with the literature: MAmmoTH's `math_eval`, as kept in
 https://github.com/AlibabaResearch/DAMO-ConvAI/tree/main/MaskedThought/MAmmoTH/math_eval (`run_open.py`, `utils.py`).
 
-The harness hands text to Python's `eval`; here a reader of arithmetic stands in its place.
+The harness passes text to Python's `eval`; here, a parser for arithmetic is used instead.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def is_right(task: str, text: str, gold: str, form: str) -> bool:
 
 
 def extract(task: str, text: str, form: str) -> str:
-    """The harness's answer; empty where it finds none, which is where its hybrid form falls back."""
+    """The harness's answer; empty if it finds none, in which case its hybrid form falls back."""
     text = text[-_MAX_CHARACTERS:]
     if form == "output":
         text = "The answer is " + text.strip("\n")

@@ -1,4 +1,4 @@
-"""The rules by which an extracted answer is compared with a gold: numbers, several numbers, options, words."""
+"""Rules that compare an extracted answer with a gold answer: numbers, several numbers, terms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Judged(NamedTuple):
     outcome: Outcome
     extracted: str = ""
     first: bool | None = None
-    """Whether the first of several numbers is the gold; None where the rule takes only one."""
+    """Whether the first of several numbers is the gold answer; None if the rule accepts only one."""
 
 
 Same = Callable[[Number, Number], bool]
@@ -48,7 +48,7 @@ _COMPOUND = re.compile(r"\b[0-9]+-(?=[A-Za-z])")
 _ASSIGNED = re.compile(r" *[A-Za-z]\w* *=")
 _PIECES = re.compile(r"[;\n]|,(?![0-9]{3}(?![0-9]))|\b(?:and|or)\b|<", re.IGNORECASE)
 MAX_SEVERAL = 3
-"""Different numbers that may be named where one of several unknowns is asked for; more are a search, not an answer."""
+"""How many different numbers may be given if one of several unknowns is asked for; more are a guess, not an answer."""
 
 
 def exact(answer: Number, gold: Number) -> bool:
@@ -64,7 +64,7 @@ def _judge(same: Same, answer: Number, gold: Number, is_output: bool) -> bool:
 
 
 def one_number(found: Found, gold: Number, same: Same) -> Judged:
-    """The answer must be one number, and the gold's."""
+    """Judge an answer that must be one number and equal the gold answer."""
     if found.how == "none":
         return Judged("none")
     answer = printed_number(found.text) if found.how == "output" else stated_number(found)
@@ -86,7 +86,7 @@ def _decimal(number: Number) -> str:
 
 
 def stated_number(found: Found) -> Number | None:
-    """The one number of a box or clause; without either the last number of the text."""
+    """The only number of a box or clause; without either, the last number of the text."""
     if found.how == "unmarked":
         found_numbers = list(numbers.find(numbers.plain(found.text[-5000:])))
         return found_numbers[-1] if found_numbers else None
@@ -161,7 +161,7 @@ def number_of_line(line: str) -> Number | None:
 
 
 def several_numbers(found: Found) -> list[Number] | None:
-    """All numbers that an answer names, in order; None where it is no list of numbers."""
+    """All numbers in an answer, in order; None if it is not a list of numbers."""
     if found.how == "output":
         return _printed_several(found.text)
     text = last_sentence(found.text) if found.how == "unmarked" else found.text
@@ -211,7 +211,8 @@ def _numbers_of_line(line: str, keys: bool) -> list[Number] | None:
 
 
 def one_of_several(found: Found, gold: Number, same: Same, question: str) -> Judged:
-    """At most three different numbers, one of which is the gold: of several unknowns the gold names only one."""
+    """Judge an answer of at most three different numbers, one of which must be the gold answer, which gives only one of
+    several unknowns."""
     if found.how == "none":
         return Judged("none", first=False)
     answers = several_numbers(found)
@@ -229,8 +230,8 @@ def one_of_several(found: Found, gold: Number, same: Same, question: str) -> Jud
 
 
 def number_set(found: Found, gold: list[Number]) -> Judged:
-    """The same numbers in any order, each as often as one likes: prime factors, roots. Of a printed dict of integers
-    (sympy's `factorint`) the keys count."""
+    """Judge an answer that must give the same numbers in any order, repeats allowed: prime factors, roots. Of a printed
+    dict of integers (sympy's `factorint`), the keys count."""
     wanted = {number.value for number in gold}
     answers = several_numbers(found) if found.how != "none" else []
     readings = [answers]
@@ -248,7 +249,7 @@ def number_set(found: Found, gold: list[Number]) -> Judged:
 
 
 def number_sequence(found: Found, gold: list[Number]) -> Judged:
-    """The same numbers in the same order."""
+    """Judge an answer that must give the same numbers in the same order."""
     if found.how == "none":
         return Judged("none")
     answers = several_numbers(found)
@@ -259,7 +260,7 @@ def number_sequence(found: Found, gold: list[Number]) -> Judged:
 
 
 def term(found: Found, gold: str) -> Judged:
-    """A term with its variable, such as `-20*x`, in any equivalent form."""
+    """Judge an answer that must be a term with its variable, such as `-20*x`, in any equivalent form."""
     if found.how == "none":
         return Judged("none")
     text = last_sentence(found.text, r"\S") if found.how == "unmarked" else found.text.rpartition("\n")[2]

@@ -1,4 +1,4 @@
-"""The part of a completion, or of what a program printed, that is mathematics: without the prose around it."""
+"""Extracts the mathematics from a completion or a program's output, without the surrounding prose."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TUPLE = re.compile(r"[(\[]\s*[-+\\]?[\w√.][^()\[\]\n]{0,100},[^()\[\]\n]{0,10
 
 
 def mathematics(found: Found, gold: str) -> str:
-    """The answer in the notation of LaTeX, or in Python's where a program printed it."""
+    """The answer in LaTeX notation, or in Python's if a program printed it."""
     if found.how == "output":
         return _printed(found.text, gold)
     if found.how == "unmarked":

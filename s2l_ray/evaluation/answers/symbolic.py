@@ -1,9 +1,9 @@
-"""Answers in LaTeX that only a computer algebra system can compare: math-verify, in a process of its own with limits on
-time and memory. The one module that names math_verify, and it does so in text: the library is never imported here.
+"""Compares answers in LaTeX that need a computer algebra system: math-verify, in a separate process with limits on time
+and memory. Only this module uses math_verify, inside a program's text; it never imports the library itself.
 
-The comparison is a program (`PROGRAM`), so that a sandbox can run it as it runs a model's programs (`SandboxComparer`);
-`ProcessComparer` keeps one process for many comparisons, where no sandbox is wanted: math-verify reads LaTeX with a
-grammar and evaluates no Python (its reader of plain expressions, which does, is left out).
+The comparison is a program (`PROGRAM`), so that a sandbox can run it like a model's program (`SandboxComparer`).
+`ProcessComparer` keeps one process for many comparisons if no sandbox is needed: math-verify parses LaTeX with a
+grammar and evaluates no Python (its parser for plain expressions, which does, is not used).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from s2l_ray.errors import EnvironmentFault
 from s2l_ray.evaluation.answers.mathematics import Comparison
 
 MAX_CHARACTERS = 500
-"""Longer answers are not given to the library."""
+"""Longer answers (characters) are not passed to the library."""
 MAX_NESTING = 20
 _MAX_WAIT = 20
 """Times the limit on processor seconds, on the wall."""
@@ -93,7 +93,7 @@ class Sandbox(Protocol):
 
 
 def is_within_limits(text: str) -> bool:
-    """Whether a text is short and flat enough to be given to the library."""
+    """Whether a text is short and flat enough to be passed to the library."""
     depth = deepest = 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")
@@ -111,7 +111,7 @@ def _outcome(printed: str) -> Comparison:
 
 
 class SandboxComparer:
-    """Compares in the sandbox that runs the models' programs; its time limit holds."""
+    """Compares answers in the sandbox that runs models' programs, with its time limit."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -125,12 +125,12 @@ class SandboxComparer:
 
 
 class ProcessComparer:
-    """Compares in a process of its own, which is started when first needed, and again after it had to be stopped.
+    """Compares answers in a separate process, started when first needed and restarted if it had to be stopped.
 
-    Memory: the process holds sympy (about 150 MB) and may take 4 GB of address space. Not for several threads at once.
+    Memory: the process holds sympy (about 150 MB) and may use 4 GB of address space. Not thread-safe.
 
     Args:
-        seconds: limit of one comparison, of processor time.
+        seconds: limit on one comparison (CPU seconds).
     """
 
     def __init__(self, seconds: float = 5.0, start_seconds: float = 120.0) -> None:
@@ -161,7 +161,7 @@ class ProcessComparer:
         return _outcome(line)
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -181,8 +181,8 @@ class ProcessComparer:
         if (line := self._line(self._process, self.start_seconds)) is None or "ready" not in line:
             self.close()
             raise EnvironmentFault(
-                "the process that compares answers in LaTeX did not start, so answers to MATH cannot be judged; is "
-                "math-verify installed (pip install 's2l_ray[evaluate]')?"
+                "the process that compares answers in LaTeX did not start, so answers to MATH cannot be judged; check "
+                "that math-verify is installed (pip install 's2l_ray[evaluate]')"
             )
         return self._process
 

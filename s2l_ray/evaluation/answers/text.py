@@ -1,4 +1,4 @@
-"""Model text → clean text: characters that only look different are unified, and what follows the answer is cut off."""
+"""Cleans model text: unifies characters that only look different, and cuts off what follows the answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 MAX_CHARACTERS = 100_000
-"""Of a longer text the end is read: that is where answers stand."""
+"""Only the end of a longer text is read, because that is where answers are (characters)."""
 
 _SAME = {
     **dict.fromkeys("−–﹣－", "-"),

@@ -1,7 +1,7 @@
-"""What an expression is worth: exact fractions as far as possible, else complex numbers of 40 digits.
+"""Evaluates expressions: exact fractions if possible, otherwise complex numbers with 40 digits.
 
-Two expressions with variables are the same if their values agree at several points; those of rational functions are
-exact there, and different functions agree at all points by a vanishing chance only.
+Two expressions with variables are equal if their values agree at several points; values of rational functions are
+exact, and the chance that different functions agree at all points is negligible.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _sqrt(value: Any, degree: Any = Fraction(2)) -> Any:
 
 def _whole(value: Any, limit: int) -> int:
     if not isinstance(value, Fraction) or value.denominator != 1 or value < 0:
-        raise Unreadable("a factorial of no whole number")
+        raise Unreadable("a factorial of something other than a whole number")
     if value > limit:
         raise TooLarge("a factorial that is too large")
     return int(value)
@@ -175,7 +175,7 @@ def _transcendental(name: str, values: list[Any]) -> Any:
         if any(abs(number) > 10**6 for number in numbers):
             raise TooLarge("an argument that is too large")
         return getattr(mpmath, name)(*numbers)
-    raise Unreadable(f"{name} is not known")
+    raise Unreadable(f"{name} is not supported")
 
 
 _RULES: dict[str, Callable[..., Any]] = {
@@ -197,7 +197,7 @@ _RULES: dict[str, Callable[..., Any]] = {
 
 
 def equal(left: Node, right: Node, relative: float = 1e-20) -> bool:
-    """Whether two expressions are the same wherever both are defined.
+    """Whether two expressions are equal wherever both are defined.
 
     Raises:
         Unreadable: the values cannot be computed.
@@ -217,11 +217,11 @@ def equal(left: Node, right: Node, relative: float = 1e-20) -> bool:
         agreed += 1
         if not variables or agreed == _POINTS:
             return True
-    raise Unreadable("defined nowhere that was tried")
+    raise Unreadable("not defined at any of the points that were tried")
 
 
 def proportional(left: Node, right: Node) -> bool:
-    """Whether one is a constant multiple of the other, as the sides of two equations of one curve.
+    """Whether one is a constant multiple of the other, like the sides of two equations of the same curve.
 
     Raises:
         Unreadable: the values cannot be computed.
@@ -241,7 +241,7 @@ def proportional(left: Node, right: Node) -> bool:
             continue
         if len(ratios) == _POINTS:
             return all(_same(ratio, ratios[0], 1e-20) for ratio in ratios) and ratios[0] != 0
-    raise Unreadable("defined nowhere that was tried")
+    raise Unreadable("not defined at any of the points that were tried")
 
 
 def _points(variables: list[str]) -> Iterator[dict[str, Fraction]]:

@@ -1,7 +1,7 @@
-"""The program sandbox: reads programs that a model has written → what they print; nothing else comes of them.
+"""The sandbox runs programs written by a model and returns what they print; they have no other effect.
 
-A fork server (`server`, without s2l_ray) forks a process for every program (`supervise`), which forks the one that is
-locked (`lock`: limits, capabilities, `landlock`, `seccomp`) and runs it (`child`). `client` starts and feeds servers.
+A fork server (`server`, without s2l_ray) forks a process for every program, which locks itself (`lock`: limits,
+capabilities, `landlock`, `seccomp`) and runs the program (`child`). `client` starts and feeds servers.
 """
 
 from s2l_ray.evaluation.errors import EvaluationError, SandboxError

@@ -1,4 +1,4 @@
-"""bubblewrap around a server: namespaces in which nothing but the interpreter and its packages is.
+"""Runs a server inside bubblewrap: namespaces that contain only the interpreter and its packages.
 
 https://github.com/containers/bubblewrap
 """
@@ -29,7 +29,7 @@ def bubblewrap_binary() -> str | None:
 
 
 def wrapped(binary: str, command: Sequence[str], folders: Iterable[str]) -> list[str]:
-    """`command` in namespaces of its own, read-only, with `folders` besides the interpreter.
+    """`command` in its own read-only namespaces, with `folders` in addition to the interpreter.
 
     Where Landlock is missing, a program reads what is bound here: the interpreter's prefix and the system's libraries.
     The machine's other folders are there without content and refuse to be entered, so that a program which asks for

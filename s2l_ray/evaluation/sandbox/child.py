@@ -1,8 +1,9 @@
-"""The process of one program: locks itself, compiles, runs, tells how it ended. Standard library only.
+"""The process of one program: locks itself, compiles and runs the program, and reports how it ended. Standard library
+only.
 
-Before the program runs, and only then, it says over a pipe of its own that it is locked and that the program compiles.
-That pipe is closed when the program starts: a program can write its own standard output and choose its exit status,
-which tells one kind of failure from another, and nothing else.
+Before the program runs, and only then, the process reports over a separate pipe that it is locked and that the program
+compiles. The pipe is closed before the program starts: a program can only write to its standard output and choose its
+exit status, which merely distinguishes kinds of failure.
 """
 
 from __future__ import annotations

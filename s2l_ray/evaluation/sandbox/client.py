@@ -1,9 +1,9 @@
-"""Run a model's programs in isolation, on as many processors as there are.
+"""Runs a model's programs in isolation, on all CPUs.
 
     with Sandbox(SandboxSettings(seconds=5)) as sandbox:
         result = sandbox.run("print(6 * 7)")      # ProgramResult(outcome="ok", stdout="42\\n", …)
 
-A node is tested before its first program; where it cannot isolate, the sandbox is refused.
+A node is tested before its first program; if it cannot isolate programs, the sandbox refuses to run.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from s2l_ray.evaluation.sandbox.watch import ServerDied, ServerFault
 
 EXTRA = 'pip install "s2l_ray[evaluate]", here and on every node'
 PROGRAM_PACKAGES = ("sympy", "numpy")
-"""Packages that models' programs import beside the standard library."""
+"""Packages other than the standard library that models' programs import."""
 _TRIES = 2
-"""A program whose server dies is tried once more, by another."""
+"""A program whose server dies is tried once more, on another server."""
 
 
 class Sandbox:
-    """Fork servers, each with a program at a time; a context manager. `run` may be called from several threads."""
+    """Fork servers that each run one program at a time; a context manager. `run` is thread-safe."""
 
     def __init__(self, settings: SandboxSettings | None = None) -> None:
         self.settings = settings or SandboxSettings()
@@ -48,7 +48,7 @@ class Sandbox:
         """Test this node.
 
         Raises:
-            EvaluationError: it cannot isolate programs; none was run.
+            EvaluationError: the node cannot isolate programs; none was run.
         """
         self._begin()
         try:
@@ -66,14 +66,14 @@ class Sandbox:
         self.close()
 
     def run(self, program: str) -> ProgramResult:
-        """One program, as it stands.
+        """Run one program, unchanged.
 
         Raises:
             EvaluationError: this node cannot isolate it (any more); it was not run.
-            SandboxError: servers die on this node, with this program and without.
+            SandboxError: servers die on this node, with or without this program.
         """
         if not isinstance(program, str):
-            raise TypeError(f"a program is text, not {shown(program)}")
+            raise TypeError(f"a program must be text, got {shown(program)}")
         for _ in range(_TRIES):
             slot = self._take()
             try:
@@ -93,7 +93,7 @@ class Sandbox:
         return ProgramResult("exception", "", 0.0, f"the sandbox's server died twice while it ran: {died}")
 
     def run_many(self, programs: Sequence[str]) -> list[ProgramResult]:
-        """All of them, in their order, as many at a time as there are servers."""
+        """Run all programs, in parallel on all servers, and return their results in order."""
         with ThreadPoolExecutor(max(1, min(self.num_processes, len(programs)))) as pool:
             futures = [pool.submit(self.run, program) for program in programs]
             try:
@@ -103,7 +103,7 @@ class Sandbox:
                 raise
 
     def probe(self) -> ProbeReport:
-        """Test what the sandbox keeps out on this node; harmless where it keeps nothing out, and never refused."""
+        """Test what the sandbox blocks on this node; harmless even if it blocks nothing, and never refused."""
         mode = self.settings.mode
         slot = self._take()
         try:
@@ -119,7 +119,7 @@ class Sandbox:
             self._slots.put(self._usable(slot))
 
     def close(self) -> None:
-        """Stop the servers; waits for programs that still run."""
+        """Stop the servers, after waiting for running programs."""
         with self._closing:
             if not self._open:
                 return
@@ -150,7 +150,7 @@ class Sandbox:
 
 
 def probe_node(settings: SandboxSettings | None = None) -> ProbeReport:
-    """What the sandbox keeps out on this node, without refusing it: for dry runs."""
+    """What the sandbox blocks on this node, without refusing the node, for dry runs."""
     sandbox = Sandbox(replace(settings or SandboxSettings(), processes=1))
     sandbox._begin()
     try:
@@ -165,10 +165,10 @@ def _num_cpus() -> int:
 
 
 def check_node(report: ProbeReport, settings: SandboxSettings) -> None:
-    """Refuse a node on which models' programs must not run, or would be judged wrong.
+    """Refuse a node on which models' programs must not run or would be judged wrongly.
 
     Raises:
-        EvaluationError: it cannot isolate them, or lacks one of `PROGRAM_PACKAGES` that the settings name.
+        EvaluationError: the node cannot isolate them, or lacks one of the settings' `PROGRAM_PACKAGES`.
     """
     if not report.isolated and settings.mode in ("auto", "bwrap"):
         raise refusal(report.node, report.fault)
@@ -181,9 +181,9 @@ def check_node(report: ProbeReport, settings: SandboxSettings) -> None:
 
 
 def refusal(node: str, fault: str) -> EvaluationError:
-    """Of a node that cannot isolate programs."""
+    """The error for a node that cannot isolate programs."""
     return EvaluationError(
-        f"node {node} cannot isolate programs ({fault}); they would run with your rights. Use form=cot, "
-        "a kernel ≥ 5.13 with Landlock, sandbox.mode=bwrap, or, on a machine that holds nothing, sandbox.mode=off "
+        f"node {node} cannot isolate programs ({fault}); they would run with your permissions. Use form=cot, a kernel "
+        "≥ 5.13 with Landlock, sandbox.mode=bwrap, or, on a machine that holds nothing of value, sandbox.mode=off "
         f"together with {OFF_FLAG}"
     )

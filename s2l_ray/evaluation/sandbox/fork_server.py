@@ -1,4 +1,4 @@
-"""One fork server as its user sees it: start, ask, stop."""
+"""The client's side of one fork server: start it, send it programs, stop it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ForkServer:
     """A process that runs one program at a time."""
 
     healthy = True
-    """It waits for a request: no answer to an earlier one is outstanding."""
+    """Whether the server waits for a request, with no answer to an earlier one outstanding."""
 
     def __init__(self, settings: SandboxSettings) -> None:
         """Start it.
@@ -76,7 +76,7 @@ class ForkServer:
         return self._process.pid
 
     def run(self, program: str) -> ProgramResult:
-        """What becomes of it.
+        """Run a program and return its result.
 
         Raises:
             ServerDied: without an answer.
@@ -90,7 +90,7 @@ class ForkServer:
         return result
 
     def close(self) -> None:
-        """End it by ending its input; a program that runs dies with it."""
+        """End the server by closing its input; a running program dies with it."""
         self._socket.close()
         try:
             self._process.wait(5)
@@ -99,7 +99,7 @@ class ForkServer:
         self._errors.close()
 
     def kill(self) -> None:
-        """End it and its program at once, whatever they do."""
+        """Kill the server and its program immediately, whatever they are doing."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self._process.poll() is None:
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""Landlock: which files a program may read; it may change none. Standard library only.
+"""Landlock restricts which files a program may read; it may change none. Standard library only.
 
-Needs Linux 5.13 and no privilege. https://docs.kernel.org/userspace-api/landlock.html
+Needs Linux 5.13 but no privileges. https://docs.kernel.org/userspace-api/landlock.html
 """
 
 from __future__ import annotations

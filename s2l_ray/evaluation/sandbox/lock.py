@@ -1,6 +1,6 @@
-"""What a process does to itself before it runs a program: limits, no privileges, Landlock, seccomp.
+"""Locks a process before it runs a program: limits, no privileges, Landlock, seccomp.
 
-Nothing of this can be undone by the process, and it needs no privilege. Standard library only.
+The process cannot undo any of this, and none of it needs privileges. Standard library only.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Lock:
     """How a program's process is locked."""
 
     seconds: float
-    """Processor time; the wall clock has the same limit elsewhere."""
+    """Limit on CPU time; the same limit on wall-clock time is enforced elsewhere."""
     memory_bytes: int
-    """Address space beyond what the process has already."""
+    """Limit on address space beyond what the process already has."""
     ruleset: int | None
     """Descriptor of Landlock's rules; None: no Landlock."""
     machine: str | None

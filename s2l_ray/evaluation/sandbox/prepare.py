@@ -1,4 +1,4 @@
-"""What a server does before its first program: imports, import path, lock. Standard library only."""
+"""Prepares a server for its first program: imports, import path, lock. Standard library only."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Unable(Exception):
 
 
 def prepare(settings: dict[str, Any]) -> tuple[dict[str, Any], Lock]:
-    """Import, keep the import path to what programs may use, prepare the lock; returns what is told of it."""
+    """Import packages, restrict the import path to what programs may use, and prepare the lock → (report, lock)."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     before = set(sys.modules)

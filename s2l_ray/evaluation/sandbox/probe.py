@@ -1,4 +1,4 @@
-"""What a node can do: a self-test inside the sandbox, harmless where the sandbox does nothing."""
+"""Tests what the sandbox blocks on a node: a self-test inside it, harmless even if it blocks nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ProbeReport:
     node: str
     mode: str
     isolated: bool
-    """Every attempt was refused as it has to be."""
+    """Whether every attempt was refused as required."""
     kernel: str
     machine: str
     landlock_abi: int
@@ -74,12 +74,12 @@ class ProbeReport:
 
 
 def probe_program(path: str) -> str:
-    """The self-test with the path of a file that is there for it."""
+    """The self-test, with the path of a file created for it."""
     return _PROGRAM.format(path=path)
 
 
 def report(mode: str, ready: Mapping[str, Any], outcome: str, text: str, reason: str) -> ProbeReport:
-    """What the self-test has printed, judged."""
+    """Judge the self-test's output."""
     attempts: dict[str, str] = {}
     fault = ""
     try:
@@ -95,7 +95,7 @@ def report(mode: str, ready: Mapping[str, Any], outcome: str, text: str, reason:
 
 
 def no_server(mode: str, fault: str) -> ProbeReport:
-    """Where not even a server can be started."""
+    """The report if not even a server can be started."""
     return _report(mode, {}, {}, fault)
 
 

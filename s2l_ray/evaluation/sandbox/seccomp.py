@@ -1,6 +1,6 @@
-"""The system call filter of a program: what it may ask the kernel for. Standard library only; see `syscalls`.
+"""The filter for a program's system calls. Standard library only; see `syscalls`.
 
-Classic BPF as seccomp(2) runs it, built here so that no library has to be on the nodes.
+Classic BPF for seccomp(2), built here so that the nodes need no library.
 """
 
 from __future__ import annotations

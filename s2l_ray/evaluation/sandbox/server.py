@@ -1,9 +1,9 @@
 """The fork server: a process without Ray or credentials that has imported what programs need. Standard library only.
 
-Whoever has started it sends it four descriptors for each program, over the socket that is its standard input; it forks,
-ends the program when told to, and reports how it ended. It reads neither a program nor what one prints, so that its
-memory, of which every program gets a copy, holds no other's. It ends with its input. `fork_server` loads it under
-another package name, so that nothing else of s2l_ray is imported.
+The client sends it four descriptors for each program, over the socket that is its standard input; it forks, ends the
+program when told to, and reports how it ended. It reads neither programs nor their output, so that its memory, of which
+every program gets a copy, contains nothing of the others. It exits when its input is closed. `fork_server` loads it
+under another package name, so that nothing else of s2l_ray is imported.
 """
 
 from __future__ import annotations

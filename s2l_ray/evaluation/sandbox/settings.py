@@ -24,24 +24,24 @@ class SandboxSettings:
     """How programs are isolated and limited.
 
     Raises:
-        EvaluationError: a value that cannot be, or `off` without `programs_run_with_my_rights`.
+        EvaluationError: a value is invalid, or mode is `off` without `programs_run_with_my_rights`.
     """
 
     mode: Mode = "auto"
-    """auto: Landlock and seccomp. bwrap: bubblewrap's namespaces around a server with seccomp, and Landlock where the
-    kernel has it. external: limits only, on nodes that are a sandbox themselves. off: limits only."""
+    """auto: Landlock and seccomp. bwrap: bubblewrap's namespaces around a server with seccomp, and Landlock if the
+    kernel has it. external: limits only, on nodes that are themselves a sandbox. off: limits only."""
     seconds: float = 5
-    """Longest time on the wall for one program, and of processor time (rounded up, and one more)."""
+    """Limit on wall-clock time of one program (seconds), and on CPU time (rounded up, plus one)."""
     memory_mb: int = 1024
-    """Address space (MiB) for one program beyond that of the interpreter with its packages."""
+    """Limit on address space of one program (MiB), beyond that of the interpreter with its packages."""
     output_kb: int = 64
     """Longest standard output (KiB)."""
     processes: int | None = None
-    """Servers, each running one program at a time; None: one per CPU that this process may use."""
+    """Number of servers, each running one program at a time; None: one per CPU that this process may use."""
     packages: tuple[str, ...] = ("sympy", "numpy", "math_verify")
-    """Importable besides the standard library, with what they need, where they are installed."""
+    """Packages that programs may import, with their dependencies, in addition to the standard library, if installed."""
     programs_run_with_my_rights: bool = False
-    """Said knowingly; needed for `off`."""
+    """Explicit consent, needed for `off`."""
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
@@ -51,8 +51,9 @@ class SandboxSettings:
             )
         if self.mode == "off" and not self.programs_run_with_my_rights:
             raise EvaluationError(
-                "sandbox.mode is off: what the model writes would run with your rights, on your files and network. "
-                f"Use sandbox.mode=auto, or, on a machine that holds nothing, add {OFF_FLAG}"
+                "sandbox.mode is off: programs written by the model would run with your permissions, with access to "
+                "your files and network. Use sandbox.mode=auto, or, on a machine that holds nothing of value, add "
+                f"{OFF_FLAG}"
             )
         for name, (least, most) in _BOUNDS.items():
             value = getattr(self, name)
@@ -73,12 +74,12 @@ class SandboxSettings:
 
 @dataclass(frozen=True)
 class ProgramResult:
-    """What became of one program."""
+    """The result of one program."""
 
     outcome: Outcome
     stdout: str
-    """Standard output as far as it was read; what is not UTF-8 is replaced."""
+    """Standard output, as far as it was read; invalid UTF-8 is replaced."""
     seconds: float
-    """On the wall, from the moment that the process was locked."""
+    """Wall-clock time since the process was locked (seconds)."""
     reason: str = ""
-    """Why it did not end well: the exception, signal or limit. In the program's own words: trust nothing in it."""
+    """Why it failed: the exception, signal or limit. It may contain the program's own words, so do not trust it."""

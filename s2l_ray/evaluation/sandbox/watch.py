@@ -1,4 +1,4 @@
-"""One program as whoever has asked for it sees it: what comes out of its pipes, when it is ended, how it is judged."""
+"""Watches one program on the client's side: reads its pipes, ends it at its limits, judges how it ended."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _CHUNK_BYTES = 65536
 
 
 class ServerFault(EnvironmentFault):
-    """The server says that it cannot isolate programs, or cannot start."""
+    """The server reports that it cannot isolate programs or cannot start."""
 
 
 class ServerDied(EnvironmentFault):
-    """The server ended, or hangs, in the middle of a request."""
+    """The server ended or hangs in the middle of a request."""
 
 
 @dataclass
 class Watch:
-    """A program from its request to its result; a context manager that closes its pipes."""
+    """A program from request to result; a context manager that closes its pipes."""
 
     server: socket.socket
     seconds: float

@@ -202,7 +202,7 @@ def test_reasons(compare):
     assert reason("") == "no_answer"
     assert reason("The answer is unknown.") == "unreadable"
     assert reason("The answer is 17 or 18.") == "unreadable"
-    with pytest.raises(UnreadableGold, match="'many' is no number"):
+    with pytest.raises(UnreadableGold, match="'many' is not a number"):
         grade("number", "many", "The answer is 5.", compare)
 
 

@@ -62,7 +62,7 @@ def test_what_can_be_used_is_read_once_and_sorted_by_id(tree, tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("evaluation.tasks=[gsm9k]", "'gsm9k' is not a task; known are gsm8k"),
+        ("evaluation.tasks=[gsm9k]", "'gsm9k' is not a task; use gsm8k"),
         ("evaluation.tasks=[svamp]", "svamp.jsonl"),
         ("evaluation.tasks=[quickstart, mine]", None),
         ("evaluation.generation.max_new_tokens={maths: 9}", "names 'maths', which is none of the tasks"),
@@ -70,7 +70,7 @@ def test_what_can_be_used_is_read_once_and_sorted_by_id(tree, tmp_path):
         ("evaluation.custom.mine.metric=no_such_package:f", "cannot be imported"),
         ("evaluation.custom.mine.metric=json:no_such", "json has no function no_such"),
         ("evaluation.custom.mine.gold={nothing}", "it has no column 'nothing'"),
-        ("evaluation.custom.mine.rule=choice", "'2' is no option's letter"),
+        ("evaluation.custom.mine.rule=choice", "'2' is not the letter of an option"),
     ],
 )
 def test_what_is_refused_before_anything_starts(tree, override, said):

@@ -102,7 +102,7 @@ def test_unknown_rule_is_refused():
 
 @pytest.mark.parametrize(
     ("names", "said"),
-    [(["gsm9k"], "'gsm9k' is not a task"), (["gsm8k", "gsm8k"], "twice"), (["custom"], "describes none")],
+    [(["gsm9k"], "'gsm9k' is not a task"), (["gsm8k", "gsm8k"], "twice"), (["custom"], "custom is empty")],
 )
 def test_task_names_that_are_refused(names, said):
     with pytest.raises(EvaluationError, match=said):
@@ -127,12 +127,12 @@ def test_a_custom_task_cannot_take_a_built_in_name():
         ("gsm8k", [b'{"question": "a?"}'], "no column 'answer'"),
         ("gsm8k", [b'{"question": "a?", "answer": null}'], "holds None"),
         ("gsm8k", [b'{"question": "a?", "answer": true}'], "holds True"),
-        ("gsm8k", [b'{"question": "a?", "answer": "seven"}'], "'seven' is no number"),
+        ("gsm8k", [b'{"question": "a?", "answer": "seven"}'], "'seven' is not a number"),
         ("gsm8k", [b'{"question": "a?", "answer": " "}'], "the gold is empty"),
-        ("mathematics", [b'{"question": "a?", "answer": "[1, x]"}'], "'x' is no number"),
+        ("mathematics", [b'{"question": "a?", "answer": "[1, x]"}'], "'x' is not a number"),
         ("mathematics", [b'{"question": "a?", "answer": "3 $ y"}'], "'3 \\$ y'"),
-        ("math", [b'{"question": "a?", "answer": "$$"}'], "nothing but layout"),
-        ("gsm8k", [b"", b"\n"], "holds no question"),
+        ("math", [b'{"question": "a?", "answer": "$$"}'], "only layout commands"),
+        ("gsm8k", [b"", b"\n"], "has no questions"),
     ],
 )
 def test_files_that_cannot_be_used(task, rows, said):

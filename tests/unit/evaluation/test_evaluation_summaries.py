@@ -288,7 +288,7 @@ def test_bert_score_is_rescaled_by_the_file(tiny_bert, tmp_path):
     scaled = BertScorer(tiny_bert, 2, baseline=str(table))(["mild effusion", ""], ["stable effusion", "mild"])
     assert scaled == pytest.approx([(raw[0] - 40) / 0.6, 0], abs=1e-9)
     faults = {
-        "LAYER,F\n1,0.5\n": "no usable value of layer 2", "a,b\n1,2\n": "not a table", "LAYER,F\n2,1\n": "no usable",
+        "LAYER,F\n1,0.5\n": "no usable value for layer 2", "a,b\n1,2\n": "not a table", "LAYER,F\n2,1\n": "no usable",
     }  # fmt: skip
     for text, said in faults.items():
         table.write_text(text)

@@ -97,13 +97,13 @@ def test_a_misspelt_metric_is_refused_with_the_one_meant():
     ("changes", "message"),
     [
         ({"name": "macro"}, "there is a metric 'macro' already"),
-        ({"name": "loss"}, "there is a metric 'loss' already, or a column"),
-        ({"column": "exact_match"}, "there is a metric 'longest' already, or a column"),
-        ({"name": "seed"}, "'seed' cannot name a metric: it would be a column"),
-        ({"name": "Longest One"}, "'Longest One' cannot name a metric"),
-        ({"column": "source"}, "'source' cannot name a metric"),
-        ({"compute": None}, "the metric longest must say once how it is computed"),
-        ({"of_example": lambda scored: scored.losses}, "the metric longest must say once how it is computed"),
+        ({"name": "loss"}, "a metric or column 'loss' already exists"),
+        ({"column": "exact_match"}, "a metric or column 'longest' already exists"),
+        ({"name": "seed"}, "'seed' is not a valid name for a metric, which becomes a column"),
+        ({"name": "Longest One"}, "'Longest One' is not a valid name for a metric"),
+        ({"column": "source"}, "'source' is not a valid name for a metric"),
+        ({"compute": None}, "the metric longest needs exactly one of"),
+        ({"of_example": lambda scored: scored.losses}, "the metric longest needs exactly one of"),
     ],
 )
 def test_what_cannot_be_a_metric_is_refused(changes: dict[str, Any], message: str):

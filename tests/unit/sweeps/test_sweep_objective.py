@@ -48,7 +48,7 @@ def test_a_figure_of_answers_has_a_description_and_more_of_it_is_better():
 
 @pytest.mark.parametrize("name", ["evaluation.gsm8k", "evaluation.gsm8k.right", "evaluation..correct", "evaluation."])
 def test_what_names_no_figure_is_refused_with_those_that_there_are(tmp_path, name):
-    with pytest.raises(MetricError, match=r"write evaluation\.<task>\.<figure>"):
+    with pytest.raises(MetricError, match=r"write evaluation\.<task>\.<metric>"):
         get_metric(name)
     with pytest.raises(ConfigError, match=r"evaluation\.gsm8k\.correct"):
         config(tmp_path, name)
