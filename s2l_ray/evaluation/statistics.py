@@ -144,7 +144,7 @@ def mean(values: np.ndarray, rng: np.random.Generator, resamples: int = 10_000, 
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p-value of McNemar's test: under the null, either target wins a discordant question equally often."""
+    """Exact two-sided McNemar p-value: under the null, either target wins a discordant question with chance ½."""
     n, k = only_first + only_second, min(only_first, only_second)
     if n == 0:
         return 1.0

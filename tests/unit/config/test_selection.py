@@ -72,7 +72,7 @@ def test_a_selectors_own_settings_win() -> None:
         ({"options": {"s2l": {"neighbours": 3}}}, "selection.options.s2l sets neighbours, which means nothing"),
         (
             {"options": {"s2l": {"allocation_exponent": 2}}},
-            r"the options of s2l: allocation_exponent: 2 is above the limit of 1",
+            "allocation_exponent: 2 is above the limit of 1",
         ),
         ({"selectors": ["random"], "allocation_exponent": 0.5}, "allocation_exponent=0.5 would do nothing"),
         ({"selectors": ["s2l"], "reference": {"snapshot": "early"}}, "reference.snapshot=early would do nothing"),
