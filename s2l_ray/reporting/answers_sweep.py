@@ -1,4 +1,4 @@
-"""Sweeps whose trials were judged by their answers to test questions."""
+"""Sweeps whose trials were judged by answers to test questions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from s2l_ray.text.display import printable
 
 
 def is_by_answers(metric: MetricFacts) -> bool:
-    """Whether the table of the sweep has no column of this metric: its figures are those of evaluations."""
+    """Whether the metric comes from evaluations rather than a column of the sweep's table."""
     return figure_of_answers(metric.key) is not None
 
 
 def tuned_of_answers(report: dict[str, Any], metric: MetricFacts) -> list[TunedPoint]:
-    """Trials with one further setting, the mean over seeds, by its value; of the sweep's report."""
+    """From the sweep's report: trials with one further setting, averaged over seeds, by the setting's value."""
     figure = figure_of_answers(metric.key)
     assert figure is not None
     found = []

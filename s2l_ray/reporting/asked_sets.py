@@ -1,4 +1,4 @@
-"""The sets of test questions, with what is known of them: size, level, what an answer is, in or out of domain."""
+"""The sets of test questions with their known facts: size, level, type of answer, in or out of domain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from s2l_ray.reporting.facts_tasks import Judged
 from s2l_ray.text.display import printable
 
 _ANSWERS = {
-    "number": "a number", "rounded_number": "a number, as far as it is rounded",
+    "number": "a number", "rounded_number": "a number, to the precision given",
     "one_of_several": "one of at most three numbers", "numglue": "a number, an option or a word",
     "mathematics": "a number, an option, a list or a term", "math": "a number or LaTeX", "choice": "an option",
     "words": "words", "exact": "a text", "verbatim": "the response, letter by letter", "summary": "a summary",
@@ -18,7 +18,7 @@ _ANSWERS = {
 
 
 def asked_sets(judged: Judged | None, run: Run) -> list[DataSet]:
-    """Every task that models were asked, as its evaluation describes it."""
+    """Every task that models were evaluated on, as its evaluation describes it."""
     if judged is None:
         return []
     described = {task: one.report["task"] for (_, task), one in run.evaluations.items()}

@@ -1,4 +1,4 @@
-"""What a subset contains: shares by source and facet, histograms, clusters, the map, examples to read."""
+"""What a subset contains: shares by source and facet, histograms, clusters, the map, sample examples."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _LOSS_BARS = 32
 _TOKEN_BARS = 24
 MAX_EXAMPLES = 720
 MAX_TEXT = 1_500
-"""Characters of a field that are shown."""
+"""Longest text shown of a field (characters)."""
 _ALL_TEXT, _SHORT_TEXT = 1_200_000, 500
 """Characters of all examples together; with more, fields are cut at _SHORT_TEXT."""
 
 
 def sketch_rows(rows: Rows, num_clusters: int, main: int, beside: Callable[[Part], None] | None = None) -> Sketch:
-    """Both passes over the trajectories.
+    """Make both passes over the trajectories.
 
     Args:
-        main: number of the subset that cards and examples speak of; -1: none.
-        beside: is given every part of the first pass too.
+        main: number of the subset that cards and examples refer to; -1: none.
+        beside: also called with every part of the first pass.
     """
     made = Sketch(num_clusters, rows.num_snapshots, len(rows.subsets), rows.num_rows, main)
     for part in rows:
@@ -161,7 +161,7 @@ def _plain(cells: Array) -> list[list[int]]:
 
 
 def examples_of(made: Sketch, rows: Rows, column: str, with_text: bool) -> list[ExampleFacts]:
-    """Easiest, median and hardest of each cluster by last loss, in the main subset and out of it."""
+    """The easiest, median and hardest example of each cluster by last loss, inside and outside the main subset."""
     wanted: dict[int, tuple[str, bool]] = {}
     order = np.argsort(-made.sizes, kind="stable")
     most = MAX_EXAMPLES // 6

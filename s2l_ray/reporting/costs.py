@@ -1,4 +1,4 @@
-"""What selecting and training cost, in floating-point operations; and from how many targets on selecting pays."""
+"""The cost of selecting and training in floating-point operations, and the number of targets from which it pays off."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SIZES = (1e6, 1e11)
 
 
 def is_free(selector: str) -> bool:
-    """Whether it needs no reference model. A selector that is not known here may well need one."""
+    """Whether the selector needs no reference model; an unknown selector is assumed to need one."""
     if selector == FULL:
         return True
     try:
@@ -36,7 +36,7 @@ def is_free(selector: str) -> bool:
 
 
 def cost_of(run: Run, worth: Worth | None) -> Cost | None:
-    """None where no reference model was trained."""
+    """The run's costs; None if no reference model was trained."""
     proxy = run.stages.get("proxy")
     if proxy is None:
         return None
@@ -77,8 +77,8 @@ def cost_of(run: Run, worth: Worth | None) -> Cost | None:
 
 
 def selecting_for(run: Run, label: str, selector: str) -> SelectionWork:
-    """What the choice took that a target was trained on, as if it were the only one; all that the run's choices took
-    where nobody can tell."""
+    """The cost of the subset that a target was trained on, as if it were the only one; if that is unknown, the cost of
+    all of the run's subsets."""
     if is_free(selector):
         return SelectionWork()
     subset = run.subsets.get(label)

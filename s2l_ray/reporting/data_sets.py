@@ -1,4 +1,4 @@
-"""The corpus and the held-out sets, with what the evaluation knows of sets by their names."""
+"""The corpus and the held-out sets, with the facts that the evaluation has about sets with these names."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ DOMAINS = {"in": "in the training dataâ€™s", "out": "outside the training dataâ€
 
 
 def data_sets(run: Run, num_examples: int | None, num_sources: int | None) -> list[DataSet]:
-    """The corpus first.
+    """The data sets, the corpus first.
 
     Args:
-        num_examples, num_sources: of the corpus, as far as it is known.
+        num_examples, num_sources: of the corpus, if known.
     """
     found = [] if num_examples is None else [DataSet(run.config.name, "selection", num_examples, num_sources, "", "")]
     heldout = run.stages.get("heldout")

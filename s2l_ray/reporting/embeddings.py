@@ -1,5 +1,5 @@
-"""Embeddings that a run has of its examples, of which a random sample is read: those that a selector asked for, and
-those that the gradient check keeps beside its gradients, before and after training.
+"""Reads a random sample of the embeddings of a run's examples: those required by a selector, and those that the
+gradient check stores with its gradients, before and after training.
 
 Memory: SAMPLE embeddings of each model and moment, and one part of a stage's while it is read.
 """
@@ -23,7 +23,7 @@ from s2l_ray.selection.signals import EMBEDDINGS, PROMPT_EMBEDDING, RESPONSE_EMB
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SAMPLE = 10_000
-"""Examples whose embeddings are looked at."""
+"""Number of examples whose embeddings are read."""
 _WHAT = {RESPONSE_EMBEDDING: "responses", PROMPT_EMBEDDING: "prompts", WEIGHTED_EMBEDDING: "prompts and responses"}
 
 
@@ -56,9 +56,9 @@ class _Found:
 
 
 def embedding_samples(run: Run) -> list[EmbeddingSample]:
-    """For the proxy and for the target, as far as they are there: before training, and as late as possible in it.
+    """Samples for the proxy and the target, if available: before training, and as late in training as possible.
 
-    Where there are several kinds of embeddings, one is taken: of which both moments are there, else of responses.
+    Of several kinds of embeddings, one is used: the kind that exists for both moments, otherwise that of responses.
     """
     groups: dict[tuple[str, str, bool], dict[int, _Found]] = {}
     for one in [*_of_selectors(run), *_of_gradients(run)]:

@@ -1,4 +1,4 @@
-"""Figures of held-out examples one by one, for the targets of a run, aligned by example id."""
+"""Scores of individual held-out examples for a run's targets, aligned by example id."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def compared_metrics() -> list[Metric]:
-    """Those by which targets are compared, with intervals."""
+    """The metrics by which targets are compared, with intervals."""
     return [metric for metric in list_metrics() if metric.is_compared]
 
 
 @dataclass(frozen=True)
 class Key:
-    """A trained model: what it was trained on, and with which seed."""
+    """A trained model, identified by what it was trained on and by its seed."""
 
     label: str
     seed: int
@@ -35,7 +35,7 @@ class Key:
 
 @dataclass
 class HeldOutSet:
-    """The examples that all models were evaluated on: N examples in S sequences, an example's one after another."""
+    """The examples that all models were evaluated on: N examples in S sequences, grouped by example."""
 
     name: str
     ids: Array
@@ -93,9 +93,9 @@ class _Read:
 
 
 def read_sets(models: dict[Key, Stage]) -> list[HeldOutSet]:
-    """The held-out sets with the scores of all models, restricted to the examples that all of them were evaluated on.
+    """Read the held-out sets with the scores of all models, restricted to the examples that all were evaluated on.
 
-    A set that one of the models lacks, or that shares no example with the others', is left out.
+    A set is left out if a model lacks it or if the models have no example in common.
 
     Args:
         models: trained model → its evaluation.

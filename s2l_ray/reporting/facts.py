@@ -1,6 +1,7 @@
-"""The numbers of a report: every number that the page shows or draws, as plain dataclasses (`facts.json`).
+"""The facts of a report: every number that the page shows or draws, as plain dataclasses (`facts.json`).
 
-What a run does not hold is None or an empty list. Shares are fractions, losses nats per response token, times seconds.
+What a run does not have is None or an empty list. Shares are fractions, losses are in nats per response token, times in
+seconds.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class GuardFacts:
-    """What the guard of a subset chose last."""
+    """What the guard of a subset ranked last."""
 
     subset: str
     num_dropped: int
@@ -143,7 +144,7 @@ class Facts:
     verdict: list[str] = field(default_factory=list)
     subsets: list[SubsetFacts] = field(default_factory=list)
     main: str | None = None
-    """The subset that cards, examples and the head speak of."""
+    """The subset that the head, cards and examples refer to."""
     worth: Worth | None = None
     judged: Judged | None = None
     budgets: Budgets | None = None

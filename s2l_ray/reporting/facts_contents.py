@@ -1,4 +1,4 @@
-"""Numbers of a report: what subsets, clusters and trajectories are made of."""
+"""Facts of a report about the contents of subsets, clusters and trajectories."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ class ClusterFacts:
 @dataclass(frozen=True)
 class Clusters:
     column: str
-    """Whose values are the most common."""
+    """The column whose most common values are given."""
     steps: list[int]
     """Of the proxy's training, by snapshot."""
     subset: str | None
-    """Of which `taken` speaks."""
+    """The subset that `taken` refers to."""
     quota: int | None
-    """Most that a cluster gave (the water level)."""
+    """Most examples taken from one cluster (the quota)."""
     clusters: list[ClusterFacts]
     """By size, the largest first."""
     least: float

@@ -1,4 +1,4 @@
-"""What the gradient check says, as its gradients.json holds it: the page computes no figure of its own."""
+"""Results of the gradient check as in its gradients.json; the page computes no numbers of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GradientFacts:
 
 
 def gradient_facts(run: Run) -> GradientFacts | None:
-    """None: the run's gradients were not compared."""
+    """The run's gradient check; None if there is none."""
     if "gradient-check" not in run.stages:
         return None
     made = GradientCheck.of(run.stages["gradient-check"]).report

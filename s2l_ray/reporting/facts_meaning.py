@@ -1,4 +1,4 @@
-"""Numbers of a report: what clusters have to do with what is known of the examples, and what embeddings look like."""
+"""Facts of a report that relate clusters and embeddings to the examples' known attributes."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Quality:
     largest: int
     """Sizes."""
     inertia: float | None
-    """Sum of squared distances to the own centroid; None: an earlier version did not note it."""
+    """Sum of squared distances to the centroids; None: not recorded by an earlier version."""
     adjusted_rand: float | None
-    """Agreement with the clusters of another seed: 1 is the same, 0 chance; None: not computed."""
+    """Adjusted Rand index with the clusters of another seed (1: identical, 0: chance); None: not computed."""
     num_compared: int
     """Examples that the other seed clustered: all, or a random sample."""
 
@@ -52,7 +52,7 @@ class Cell:
     """Of its centre, as shares of the picture's width and height."""
     count: int
     commonest: int
-    """Which of `Projection.values`; −1: another one."""
+    """Index into `Projection.values`; −1: another value."""
     share: float
     """Of the most common among its examples."""
     name: str
@@ -68,7 +68,7 @@ class Projection:
     explained: tuple[float, float]
     """Share of the variance."""
     values: list[str]
-    """The commonest of the column, which have colours of their own."""
+    """The most common values of the column, which have their own colours."""
     cells: list[Cell]
     own_share: float
     """Of the examples that have the most common value of their cell."""
@@ -82,4 +82,4 @@ class Meaning:
     quality: list[Quality] = field(default_factory=list)
     projections: list[Projection] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    """What could not be computed here, and why."""
+    """What could not be computed, and why."""

@@ -1,4 +1,4 @@
-"""Numbers of a report: what models can do, by their answers to test questions."""
+"""Facts of a report about models' answers to test questions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from s2l_ray.reporting.intervals import Estimate
 @dataclass(frozen=True)
 class TaskMetric:
     key: str
-    """`correct`, `bleu`, `rougeL`, …; `own/…` of a metric of the user's."""
+    """`correct`, `bleu`, `rougeL`, …; `own/…` for a user's own metric."""
     label: str
     unit: str
     """share (a fraction), percent, or plain."""
     is_compared: bool
-    """More of it is better, and models are compared by it."""
+    """Whether more is better and models are compared by it."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TaskFacts:
     name: str
     title: str
     metric: str
-    """The one that counts."""
+    """The headline metric."""
     num_questions: int
     """That were asked."""
     form: str
@@ -57,7 +57,7 @@ class TaskScore:
     deviation: float | None
     """Standard deviation over the seeds; None for one."""
     part: str = ""
-    """Of these questions alone: clean, contaminated, normal, abnormal; empty: of all."""
+    """Only these questions: clean, contaminated, normal, abnormal; empty: all."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class TaskDifference:
     baseline: str
     num_questions: int
     estimate: Estimate
-    """The model's figure minus the baseline's."""
+    """The model's result minus the baseline's."""
     p_value: float | None
     """With Holm's correction over the tasks of this pair; None of summaries of one seed and of means."""
     detectable: float | None
-    """Difference that so many questions show in four of five such comparisons."""
+    """The difference that this many questions detect in four of five such comparisons."""
     num_seeds: int
     verdict: str
     """Of `intervals`."""
@@ -88,7 +88,7 @@ class GroupScore:
     num_questions: int
     estimate: Estimate
     is_small: bool
-    """Of so few questions that the interval says next to nothing."""
+    """Whether there are so few questions that the interval says almost nothing."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,11 @@ class AnswerShares:
     unreadable: float
     timeout: float
     program_failed: dict[str, float]
-    """By what became of the program."""
+    """Shares by program outcome."""
     fell_back: float
     contaminated: float
     template: float
-    """Questions of which the corpus holds one that differs in its numbers alone."""
+    """Share of questions whose only difference from a text in the corpus is in their numbers."""
     num_not_asked: int
 
 
@@ -128,6 +128,6 @@ class Judged:
     budgets: list[Budgets]
     """Quality against budget, by metric."""
     num_seeds: int
-    """The least of the models."""
+    """Number of seeds; the smallest over the models."""
     notes: list[str]
     """What is not compared, and why."""

@@ -1,4 +1,4 @@
-"""Numbers of a report: what subsets are worth, and what that costs."""
+"""Facts of a report about how good the subsets are, and their costs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Difference:
     baseline: str
     num_examples: int
     estimate: Estimate
-    """The model's figure minus the baseline's."""
+    """The model's result minus the baseline's."""
     verdict: str
     """Of `intervals`."""
 
@@ -77,7 +77,7 @@ class Worth:
     differences: list[Difference]
     leaders: list[Leader]
     num_seeds: int
-    """The least of the models."""
+    """Number of seeds; the smallest over the models."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class BudgetPoint:
     relative: Estimate | None
     """The full data's = 100; paired by example."""
     against_random: Estimate | None
-    """Minus the figure of the random choice of the same budget, paired by example; None: there is none."""
+    """Difference to the random subset of the same budget, paired by example; None: there is none."""
     flops: float
     """Of training one target."""
 
@@ -120,14 +120,14 @@ class Budgets:
     sources: list[SourcePoint]
     """Of the deciding set."""
     num_sources: int
-    """Of it, those not listed included."""
+    """Number of its sources, including those not listed."""
     selection_flops: float
     rank_correlation: float | None
     """Of prediction and target."""
     level: float = 0.95
     """Of all intervals."""
     sampled: str = "examples"
-    """What intervals are over, beside seeds: examples or questions."""
+    """What the intervals cover in addition to seeds: examples or questions."""
 
 
 TRAINING, SCORING = "reference model: training", "reference model: scoring"
@@ -143,7 +143,7 @@ class CostPart:
 
 @dataclass(frozen=True)
 class WallClock:
-    """What one selector's choice took by the clock, on whatever machines its stages ran (seconds)."""
+    """Wall-clock time of one selector's subset on the machines on which its stages ran (seconds)."""
 
     subset: str
     training_s: float

@@ -1,4 +1,4 @@
-"""Charts as one picture with title and legend, for files that stand alone."""
+"""Combines charts into one picture with title and legend, for standalone files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from s2l_ray.reporting.names import selector_name
 from s2l_ray.text.display import printable, shorten
 
 _CHARACTER = 6.2
-"""Width of a character (pixels), about; long names are told more room than they need."""
+"""Approximate width of a character (pixels), an overestimate for long names."""
 
 
 def framed(charts: Sequence[Any], title: str, selectors: Sequence[str], titles: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A run's folder → its facts. What is missing is left out; what is damaged is said in the warnings of the page."""
+"""Gathers a run's facts from its folder. Missing parts are left out; damaged ones are listed in the page's warnings."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _MAX_GUARD_LINES = 15
 def gather_facts(
     run: Run, *, by: str | None = None, compared: Sequence[tuple[str, Run]] = (), with_text: bool = True
 ) -> Facts:
-    """The numbers of a run, as far as it has come.
+    """The facts of a run, as far as it has progressed.
 
     Args:
-        by: the column whose values name clusters and colour topics; None: the first facet, else the source.
+        by: the column whose values label clusters and colour topics; None: the first facet, otherwise the source.
         compared: name and run whose subsets are compared with this run's.
         with_text: whether the texts of examples may be shown.
 
@@ -162,7 +162,7 @@ def _set_aside(run: Run, main: str | None) -> SetAside | None:
 
 
 def _guards(run: Run) -> list[GuardFacts]:
-    """One a selector, which drops the same at every budget."""
+    """One per selector, because it flags the same examples at every budget."""
     found: dict[str, GuardFacts] = {}
     for label, stage in run.subsets.items():
         selector = str(stage.manifest.extra.get("selector", ""))

@@ -1,4 +1,4 @@
-"""`s2l inspect RUN`: clusters, sizes, losses, sample examples, what was quarantined and why. Reads, changes nothing."""
+"""`s2l inspect RUN`: clusters, sizes, losses, sample examples, what was quarantined and why. Read-only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from s2l_ray.text.display import aligned, printable
 
 _BARS = "▁▂▃▄▅▆▇█"
 _LEAST = 1e-3
-"""Losses below are shown as of this (nats per token)."""
+"""Smaller losses are drawn as this one (nats per token)."""
 _NAME = 32
 """Most columns of a stage's name."""
 _BESIDE_SUBSETS, _SUBSET, _NARROWEST = 48, 17, 16
@@ -36,13 +36,13 @@ def inspect_run(
     by: str = "",
     cluster: int | None = None,
 ) -> None:
-    """Print what the run holds, as far as it has come.
+    """Print the run's contents, as far as it has progressed.
 
     Args:
-        clusters: show only so many, half of them the smallest and half the largest; None: all.
+        clusters: show only this many, half of them the smallest and half the largest; None: all.
         examples: sample examples per cluster, those nearest to the centroid.
         source: show only examples of this source.
-        cluster: show this one alone.
+        cluster: show only this one.
         by: show losses and subsets by the values of this facet, or of the source column.
     """
     console.print(Text.assemble((printable(run.uri), "bold"), f"  seed {run.config.seed}"), highlight=False)
@@ -77,7 +77,7 @@ def sparkline(values: Sequence[float], bottom: float, top: float) -> str:
 
 
 def _by_value(run: Run, console: Console, by: str) -> None:
-    """A line for every value: how many examples, their mean losses, how many of them each subset holds."""
+    """A line for every value: number of examples, mean losses, and how many each subset contains."""
     room = max(1, (console.width - _BESIDE_SUBSETS) // _SUBSET)
     shown = list(run.subsets)[:room]
     more = len(run.subsets) - len(shown)
@@ -98,7 +98,7 @@ def _by_value(run: Run, console: Console, by: str) -> None:
 def _clusters(
     run: Run, console: Console, limit: int | None, examples: int, source: str, by: str, only: int | None
 ) -> None:
-    """A line a cluster; beneath it the examples nearest to its centre, and whether they were chosen."""
+    """A line per cluster, followed by the examples nearest to its centroid and whether they were chosen."""
     facts = clustering_facts(run, limit, examples, source, by, only)
     used, recorded = len(facts.clusters[0].losses), facts.num_snapshots
     snapshots = f"{recorded}" if used == recorded else f"{used} of {recorded}"

@@ -1,4 +1,4 @@
-"""What `s2l inspect` shows, as plain figures: for its tables, and with `--json` for programs."""
+"""The facts that `s2l inspect` shows, for its tables and, with `--json`, for programs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class InspectedCluster:
     size: int
     share: float
     losses: list[float]
-    """The centroid (nats per token), one for each snapshot that was clustered by."""
+    """The centroid (nats per token), one value for each snapshot used for clustering."""
     commonest: list[tuple[str, float]]
     """The two most common sources or values of a facet, and their shares."""
     examples: list[str]
@@ -44,16 +44,16 @@ class InspectedCluster:
 
 @dataclass(frozen=True)
 class ClusteringFacts:
-    """All that were asked for, the smallest first."""
+    """All requested clusters, the smallest first."""
 
     num_clusters: int
     num_snapshots: int
-    """Recorded; `losses` has those that were clustered by."""
+    """Number of recorded snapshots; `losses` covers only those used for clustering."""
     bottom: float
     top: float
     """Least and largest loss of any centroid (nats per token)."""
     subset: str | None
-    """The main subset: that of `taken` and `chosen`."""
+    """The main subset, which `taken` and `chosen` refer to."""
     clusters: list[InspectedCluster]
 
 
@@ -80,13 +80,13 @@ class QuarantineFacts:
     origin: str
     index: int
     text: str
-    """What stood in the first of them."""
+    """The content of the first of them."""
 
 
 def run_facts(
     run: Run, clusters: int | None = None, examples: int = 1, source: str = "", by: str = "", cluster: int | None = None
 ) -> dict[str, Any]:
-    """Everything, ready for JSON. Arguments as for `inspect_run`."""
+    """All facts as JSON data. Arguments as for `inspect_run`."""
     clustering, meaning = None, Meaning()
     if "clusters" in run.stages:
         meaning = meaning_of(run)
@@ -124,10 +124,10 @@ def _stage(name: str, stage: Stage) -> dict[str, Any]:
 def clustering_facts(
     run: Run, limit: int | None, examples: int, source: str, by: str, only: int | None = None
 ) -> ClusteringFacts:
-    """All clusters that were asked for; `only` one, if it is named.
+    """All requested clusters, or `only` one.
 
     Raises:
-        UserError: there is no such source, facet or cluster.
+        UserError: the source, facet or cluster does not exist.
     """
     matrix = run.trajectories()
     value_names, values = values_of(run, matrix, by) if by else (matrix.source_names, matrix.sources)
@@ -191,8 +191,8 @@ def values_of(run: Run, matrix: Trajectories, by: str) -> tuple[list[str], Array
         return matrix.source_names, matrix.sources
     known = [*facets, run.config.corpus.source_column] if run.config.corpus.source_column else facets
     raise UserError(
-        f"{shown(by)} is not a facet of this corpus, so nothing can be shown by it; there are: {shown(known)} (name "
-        "others in corpus.facets, and run again)"
+        f"{shown(by)} is not a facet of this corpus, so results cannot be broken down by it; facets: {shown(known)} "
+        "(name others in corpus.facets and run again)"
     )
 
 

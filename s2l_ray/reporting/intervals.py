@@ -1,4 +1,4 @@
-"""Bootstrap intervals over held-out examples and seeds, paired differences, and the words that they allow. numpy only.
+"""Bootstrap intervals over held-out examples and seeds, paired differences, and their verdicts. numpy only.
 
 The examples are resampled once for all models, so that differences between models are paired by example
 (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13: percentile intervals of a cluster
@@ -19,13 +19,13 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 NUM_RESAMPLES = 500
 MIN_EXAMPLES = 20
-"""With fewer examples a percentile interval is far too narrow, so none is given and nothing is told apart."""
+"""With fewer examples, a percentile interval is far too narrow, so none is given and no difference is claimed."""
 BETTER, WORSE, UNDECIDED = "better", "worse", "not told apart"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval; without bounds where there are too few examples."""
+    """A value and its 95 % interval, without bounds if there are too few examples."""
 
     value: float
     low: float | None = None
@@ -41,7 +41,7 @@ def resampled_means(sums: Array, counts: Array, seed: int = 0, num: int = NUM_RE
 
     Returns:
         (num, M): mean over the sequences of resampled examples, the same examples for all models. Examples without
-        a sequence are none; NaN where there are no others.
+        sequences do not count; NaN if there are no others.
     """
     sums, counts = sums[counts > 0], counts[counts > 0]
     if not len(counts):
@@ -51,7 +51,7 @@ def resampled_means(sums: Array, counts: Array, seed: int = 0, num: int = NUM_RE
 
 
 def stratified_resamples(strata: Array, seed: int = 0, num: int = NUM_RESAMPLES) -> Iterator[Array]:
-    """`num` times (N,) rows of resampled examples, as many of each stratum as it has; strata (N,) are numbers."""
+    """Yield `num` times the (N,) rows of resampled examples, keeping the size of each stratum; strata (N,) are ints."""
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
     for _ in range(num):
@@ -77,7 +77,7 @@ def means_over_seeds(means: Array, groups: list[list[int]], seed: int = 0) -> Ar
 
 
 def estimate(value: float, resampled: Array, num_examples: int) -> Estimate:
-    """The figure with the interval between the 2.5th and 97.5th percentile of its resamples."""
+    """The value with the interval from the 2.5th to the 97.5th percentile of its resamples."""
     if num_examples < MIN_EXAMPLES:
         return Estimate(float(value))
     low, high = np.percentile(resampled, [2.5, 97.5])
@@ -85,7 +85,7 @@ def estimate(value: float, resampled: Array, num_examples: int) -> Estimate:
 
 
 def verdict(difference: Estimate, more_is_better: bool) -> str:
-    """What a paired difference says: `better` or `worse` only if its interval excludes zero."""
+    """The verdict on a paired difference: `better` or `worse` only if its interval excludes zero."""
     low, high = difference.low, difference.high
     if low is None or high is None or low <= 0 <= high:
         return UNDECIDED

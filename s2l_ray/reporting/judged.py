@@ -1,4 +1,4 @@
-"""What models can do: figures of their answers with intervals, paired differences, groups and shares."""
+"""Results of models' answers to test questions: metrics with intervals, paired differences, groups and shares."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _HEADLINES = ("correct", "rougeL", "bleu")
 
 
 def gather_judged(run: Run, main: str | None, names: Mapping[str, str]) -> Judged | None:
-    """None where no model was asked anything.
+    """The results; None if no model was asked anything.
 
     Args:
-        main: the subset of which the report speaks.
-        names: label → how people read it.
+        main: the report's main subset.
+        names: label → name for readers.
 
     Raises:
         DamagedFile, MissingFile: an artifact is not what was written.
@@ -73,11 +73,11 @@ def gather_judged(run: Run, main: str | None, names: Mapping[str, str]) -> Judge
 
 
 def budgets_by_answers(run: Run, report: Mapping[str, Any]) -> Budgets | None:
-    """The curve of a sweep whose trials were judged by answers to a task, with their intervals; None of a figure of
-    which no curve is drawn.
+    """The curve of a sweep whose trials were judged by answers to a task, with intervals; None for a metric that has no
+    curve.
 
     Args:
-        report: what the sweep found.
+        report: the sweep's report.
     """
     figure = figure_of_answers(report["metric"])
     swept = load_run(run.storage)  # with what its trials have made

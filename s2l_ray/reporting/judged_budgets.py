@@ -1,4 +1,4 @@
-"""Quality of answers against budget, relative to the full data: by task and in the mean, for every selector."""
+"""Quality of answers against budget, relative to the full data, by task and averaged, for every selector."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ALL = ""
 
 
 def budgets_of_answers(run: Run, sides: Sides, side: Side) -> list[Budgets]:
-    """Curves of targets on subsets, by accuracy and by ROUGE-L; none where fewer than two were asked."""
+    """Curves of targets on subsets, by accuracy and by ROUGE-L; none if fewer than two were evaluated."""
     found = []
     for metric in _METRICS:
         labels = [label for label in sides if label in run.targets and (label == FULL or _is_plain(run, label))]

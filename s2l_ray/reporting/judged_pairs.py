@@ -1,4 +1,4 @@
-"""Models on the same questions: differences paired by question, and by training seed where there are several."""
+"""Differences between models on the same questions, paired by question and, if there are several, by training seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from s2l_ray.workflow.answers import COMPARED, Answers, OverSeeds, common_seeds,
 
 @dataclass(frozen=True)
 class Side:
-    """How figures are computed."""
+    """How results are computed."""
 
     seed: int
     resamples: int
@@ -36,7 +36,7 @@ class Side:
 def differences_of(
     sides: Mapping[str, Mapping[str, Answers]], baselines: Mapping[str, Sequence[str]], side: Side
 ) -> tuple[list[TaskDifference], list[str]]:
-    """(every model against its baselines on the tasks that both have answered, what is not compared and why)."""
+    """(every model against its baselines on the tasks that both have answered, what was not compared and why)."""
     found: list[TaskDifference] = []
     refused: list[str] = []
     for model, of in baselines.items():
@@ -57,7 +57,7 @@ def differences_of(
 
 
 def way_of(one: Answers) -> str:
-    """How the model was asked and answered: other ways give other texts."""
+    """How the model was prompted and its text generated; other ways give other texts."""
     return f"{one.made.form}, {one.way}"
 
 
@@ -141,5 +141,5 @@ def _average(model: str, baseline: str, tasks: Mapping[str, tuple[Answers, Answe
 
 
 def estimate_of(value: float, low: float | None, high: float | None, num_questions: int) -> Estimate:
-    """Without bounds where so few questions tell nothing."""
+    """An estimate without bounds if there are too few questions."""
     return Estimate(value) if num_questions < MIN_EXAMPLES else Estimate(value, low, high)

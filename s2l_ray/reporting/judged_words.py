@@ -1,4 +1,4 @@
-"""What the answers to test questions say of the main subset, in sentences."""
+"""Summarises in sentences what the answers to test questions say about the main subset."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAX_LINES = 2
 
 
 def judged_lines(judged: Judged | None, main: str | None) -> list[str]:
-    """A sentence for each baseline of the main subset, or of the first model that has one: every metric named."""
+    """A sentence for each baseline of the main subset, or of the first model that has one, naming every metric."""
     if judged is None:
         return []
     label = main if any(d.model == main for d in judged.differences) else None

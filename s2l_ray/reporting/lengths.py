@@ -1,4 +1,4 @@
-"""Lengths of prompts, from the first parts of the tokens: ids are hashes, so the first are a random sample."""
+"""Lengths of prompts in the first token parts; ids are hashes, so these examples are a random sample."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Colours, marks and type of all charts: the only place with a colour. Charts hold the light colours; in a page each is
-replaced by a CSS variable, so that one drawing serves light, dark and print."""
+"""Colours, marks and fonts of all charts: the only place that defines colours. Charts use the light colours; in a page
+each is replaced by a CSS variable, so that one drawing serves light, dark and print."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ for _i, (_light, _dark) in enumerate(TOPICS):
 
 
 def look_of(selector: str, selectors: Iterable[str] = ()) -> Look:
-    """The selector's own look; of those from outside one of a fixed list, by their order among `selectors`."""
+    """The selector's own look; for selectors from other packages, one from a fixed list by their order."""
     if selector in LOOKS:
         return LOOKS[selector]
     others = sorted({s for s in selectors if s not in LOOKS} | {selector})

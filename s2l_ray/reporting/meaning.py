@@ -1,7 +1,7 @@
-"""Do clusters mean something? Purity by source and facet of clusters of trajectories and of embeddings, each beside
-random clusters of the same sizes; how stable they are; and embeddings projected to a plane.
+"""Do clusters mean something? Computes the purity by source and facet of clusters of trajectories and of embeddings,
+each compared with random clusters of the same sizes, their stability, and embeddings projected onto a plane.
 
-Memory: what `embeddings` reads, and the trajectories of as many examples.
+Memory: what `embeddings` reads, and the trajectories of the same number of examples.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LEAST_PER_CLUSTER = 10
 
 
 def meaning_of(run: Run) -> Meaning:
-    """What the page says of it, by one pass over the trajectories; the run has clusters."""
+    """The facts for the page, from one pass over the trajectories of a run that has clusters."""
     rows, reader = Rows(run), MeaningReader(run)
     sketch = Sketch(run.stages["clusters"].manifest.row_counts["clusters"], rows.num_snapshots, 0, rows.num_rows)
     for part in rows:
@@ -38,7 +38,7 @@ def meaning_of(run: Run) -> Meaning:
 
 
 class MeaningReader:
-    """Notes what it needs while the parts of the trajectories pass by, then says what clusters mean."""
+    """Collects what it needs from each part of the trajectories, then computes the facts."""
 
     def __init__(self, run: Run) -> None:
         self._run = run

@@ -1,4 +1,4 @@
-"""Names of subsets and models as people read them."""
+"""Names of subsets and models for readers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def selector_name(selector: str) -> str:
 
 
 def names_of(subsets: list[SubsetFacts], worth: Worth | None) -> dict[str, str]:
-    """Label → `S2L 20 %`; two that would read alike keep their labels."""
+    """Label → `S2L 20 %`; two that would have the same name keep their labels."""
     shares = {s.label: (s.selector, s.share) for s in subsets}
     shares |= {m.label: (m.selector, m.share) for m in (worth.models if worth else [])}
     names = {}

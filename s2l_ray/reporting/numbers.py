@@ -1,4 +1,4 @@
-"""Numbers of a report as people read them; a number and its unit are never torn apart (no-break spaces)."""
+"""Formats a report's numbers for readers; no-break spaces keep a number and its unit together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _with_sign(text: str, is_share: bool) -> str:
 
 
 def task_figure(value: float, unit: str) -> str:
-    """Of an evaluation: a share as `53.1 %`, what is in percent as `46.2`, anything else in three digits."""
+    """A result of an evaluation: a share as `53.1 %`, a percentage as `46.2`, anything else with three digits."""
     if unit == "share":
         return f"{value * 100:.1f}\u00a0%"
     return f"{value:.1f}" if unit == "percent" else f"{value:.3g}"

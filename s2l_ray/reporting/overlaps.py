@@ -1,4 +1,4 @@
-"""How alike subsets are: of one run, and of runs with other seeds, proxies or settings."""
+"""Overlap of subsets within a run, and across runs with other seeds, proxies or settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_SUBSETS = 12
 
 
 def overlaps_of(rows: Rows, compared: Sequence[tuple[str, Run]]) -> Overlap | None:
-    """Jaccard of all pairs of subsets; None for fewer than two.
+    """Jaccard similarity of all pairs of subsets; None for fewer than two.
 
     Args:
         compared: name and run whose subsets are to be compared with this run's.
@@ -41,7 +41,7 @@ def overlaps_of(rows: Rows, compared: Sequence[tuple[str, Run]]) -> Overlap | No
 
 
 def num_common(a: Array, b: Array) -> int:
-    """How many of the ids (n, 2) are in both; each stands once in each."""
+    """Number of ids (n, 2) that are in both; ids are unique within each."""
     both = np.concatenate([a, b])
     both = both[np.lexsort((both[:, 1], both[:, 0]))]
     return int((both[1:] == both[:-1]).all(axis=1).sum())

@@ -1,4 +1,4 @@
-"""Facts → one HTML file: text, drawings, a strict content security policy, nothing from elsewhere."""
+"""Turns facts into one HTML file: text, drawings, a strict content security policy, no external resources."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _ORDER: tuple[tuple[Maker, str, str], ...] = (
 
 
 def make_page(facts: Facts) -> str:
-    """The whole page as text."""
+    """The whole page as HTML."""
     from altair.utils.schemapi import debug_mode
 
     from s2l_ray.reporting.svg import to_svg
@@ -178,7 +178,7 @@ def _warnings(facts: Facts) -> list[str]:
 
 
 def _markdown(facts: Facts, draw: Drawing) -> str:
-    """Verdict and table, for a ticket."""
+    """Verdict and table as Markdown, to paste into a ticket."""
     lines = [f"**{_title(facts)}**", "", *(f"- {line}" for line in facts.verdict)]
     section = subsets_section(facts, draw)
     if section is not None:

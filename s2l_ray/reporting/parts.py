@@ -1,4 +1,4 @@
-"""What a page is made of: sections with figures, each with a caption that was computed and a table of its numbers."""
+"""Building blocks of a page: sections of figures, each with a computed caption and a table of its numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from s2l_ray.reporting.names import names_of
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` are texts; those of number columns (all but the first `num_text`) stand to the right."""
+    """A table of texts; columns after the first `num_text` are numbers and right-aligned."""
 
     headings: list[str]
     rows: list[list[str]]
@@ -25,7 +25,7 @@ class Table:
 
 @dataclass(frozen=True)
 class View:
-    """One of several pictures of a figure, of which the reader sees one at a time; on paper all."""
+    """One of several alternative pictures of a figure, shown one at a time on screen and all in print."""
 
     label: str
     svgs: list[str]
@@ -37,7 +37,7 @@ class View:
 class Figure:
     title: str
     svgs: list[str]
-    """Panels beside each other."""
+    """Panels side by side."""
     caption: str
     table: Table | None = None
     legend: list[tuple[str, str, str]] = field(default_factory=list)
@@ -82,15 +82,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Missing:
-    """A section that this run has nothing for."""
+    """A section for which this run has no data."""
 
     question: str
     command: str
-    """What would fill it."""
+    """The command that would fill it."""
 
 
 class Drawing:
-    """Facts, names and colours for the sections, and the one way from a chart to the page."""
+    """Facts, names and colours for the sections, and the only way from a chart to the page."""
 
     def __init__(self, facts: Facts, to_svg: Callable[[Any, str, str], str]) -> None:
         self.facts = facts

@@ -1,4 +1,4 @@
-"""Embeddings on a plane: their two principal components, counted in hexagons. numpy only, and no chance in it.
+"""Projects embeddings onto their two principal components and counts them in hexagons. numpy only, deterministic.
 
 Memory: MAX_POINTS embeddings in float64.
 """
@@ -31,12 +31,12 @@ others into one cell."""
 
 
 def project(name: str, vectors: Array, column: str, codes: Array, values: list[str]) -> Projection | None:
-    """The projection of the first points; None where they lie on a line.
+    """The projection of the first points; None if they lie on a line.
 
     Args:
         name: of the embeddings.
         vectors: (m, d) floats.
-        column: whose values are told apart.
+        column: the column whose values are shown.
         codes: (m,) integers into `values`.
     """
     vectors, codes = vectors[:MAX_POINTS], codes[:MAX_POINTS]

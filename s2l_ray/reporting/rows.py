@@ -1,6 +1,6 @@
-"""Rows of the trajectories with all that is known of them, part by part: cluster, subsets, source and facets.
+"""Iterates over the trajectories' rows with cluster, subsets, source and facets, part by part.
 
-Memory: 6 bytes an example and 16 for each example of a subset; of the parts, 16 at a time.
+Memory: 6 bytes per example, 16 per example of a subset, and 16 parts at a time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Subset:
 
 
 class Rows:
-    """What is known of every row, for two passes."""
+    """Every row with its attributes; can be iterated twice."""
 
     def __init__(self, run: Run, by: str | None = None) -> None:
         """Open the artifacts.
@@ -70,8 +70,8 @@ class Rows:
         if by is not None:
             if by not in (SOURCE, *self.facets):
                 raise UserError(
-                    f"{shown(by)} is not a facet of this corpus; there are: {shown([SOURCE, *self.facets])} (name "
-                    "others in corpus.facets, and run again)"
+                    f"{shown(by)} is not a facet of this corpus, so results cannot be broken down by it; facets: "
+                    f"{shown([SOURCE, *self.facets])} (name others in corpus.facets and run again)"
                 )
             self.facets = [name for name in self.facets if name == by]
         self.names: dict[str, dict[str, int]] = {}
@@ -166,5 +166,5 @@ def find_facets(run: Run) -> list[str]:
 
 
 def default_column(rows: Rows) -> str:
-    """The column whose values name clusters and colour topics: the first facet, else the source."""
+    """The column whose values label clusters and colour topics: the first facet, otherwise the source."""
     return rows.facets[0] if rows.facets else SOURCE

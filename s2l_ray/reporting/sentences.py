@@ -1,4 +1,4 @@
-"""Parts of sentences that the page's verdicts have in common."""
+"""Phrases shared by the page's verdicts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Sums over the rows of the trajectories, part by part: what the pictures need, whatever the corpus's size. numpy only.
+"""Aggregates the trajectories' rows part by part into what the charts need, whatever the corpus's size. numpy only.
 
-Memory: 1 kB a cluster and snapshot. The first pass counts; the second, which needs the principal axes and the medians
-of the first, fills the map and finds the median examples.
+Memory: 1 kB per cluster and snapshot. The first pass counts; the second, which needs the first one's principal axes and
+medians, fills the map and finds the median examples.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LOW, HIGH, BINS = 1e-5, 60.0, 256
-"""Range of losses (nats/token) and number of bins, equal on a log scale: a bin is 6 % wide. Losses beyond are counted
-in the first or last bin."""
+"""Range of losses (nats/token) and number of bins, equal on a log scale: a bin is 6 % wide. Losses outside the range
+count in the first or last bin."""
 _STEP = np.log(HIGH / LOW) / BINS
 EDGES = LOW * np.exp(_STEP * np.arange(BINS + 1))
 MAX_TOKENS = 65_536
-"""Responses of more tokens are counted as of so many."""
+"""Longer responses are counted as having this many tokens."""
 COLUMNS, LINES = 44, 32
 """Cells of the map; fewer, where a cell would hold fewer than _PER_CELL examples in the mean."""
 _PER_CELL = 8
@@ -97,7 +97,7 @@ class Sketch:
     num_subsets: int
     num_rows: int
     main: int = -1
-    """Number of the subset that cards and examples speak of; -1: none."""
+    """Number of the subset that cards and examples refer to; -1: none."""
     seen: int = 0
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The lines at the end of a run: what was done and where the result is, for a stranger."""
+"""The lines at the end of a run: what was done and where the results are, for first-time users."""
 
 from __future__ import annotations
 
@@ -79,15 +79,15 @@ def _seconds_of(made: Sequence[StageManifest]) -> float:
 
 
 def evaluation_lines(run: Run) -> list[str]:
-    """What the targets' answers to test questions came to, if they were asked any."""
+    """The targets' results on test questions, if any were asked."""
     if not run.evaluations:
         return []
     told = overview_lines(overview(run, run.config))
-    return ["  Judged    by their answers to test questions:", *(printable(f"  {line}") for line in told)]
+    return ["  Judged    by answers to test questions:", *(printable(f"  {line}") for line in told)]
 
 
 def cut_lines(run: Run) -> list[str]:
-    """How many examples were cut at which length, of each stage in which some were."""
+    """How many examples were truncated at which length, for each stage that truncated some."""
     told = []
     for name, stage in run.stages.items():
         is_tokens = name == "tokens" or name.startswith("target-tokens/")
@@ -98,11 +98,11 @@ def cut_lines(run: Run) -> list[str]:
         told += [f"{count:,} at {length} tokens ({of})" for of, count in cut.items() if count]
     if not told:
         return []
-    return [f"  Cut       examples that were longer than max_length: {', '.join(told)}."]
+    return [f"  Truncated examples longer than max_length: {', '.join(told)}."]
 
 
 def target_lines(run: Run) -> list[str]:
-    """The fine-tuned targets side by side: what each was trained on, what that cost, how good it is and how certain."""
+    """The fine-tuned targets: what each was trained on, its cost, and its results with intervals."""
     worth = gather_worth(run, main_subset(run))
     lines = ["  Fine-tuned the target:", *_indented(_cost_rows(run))]
     if worth is not None:
@@ -166,5 +166,5 @@ def _selection_lines(run: Run) -> list[str]:
         return []
     work = whole_work(run)
     took = f"{format_count(work.tokens)} tokens and {compact(work.flops)} FLOPs"
-    of_target = ", the target that scores included" if scores_with_target(run) else ""
-    return [f"  Selecting before took {took}, once for all targets{of_target}."]
+    of_target = ", including the target that scores" if scores_with_target(run) else ""
+    return [f"  Selecting took {took}, once for all targets{of_target}."]

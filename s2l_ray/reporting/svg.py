@@ -1,4 +1,4 @@
-"""A chart as SVG for the page: ids of its own, no style attributes, colours as CSS variables, and as a PNG.
+"""Renders charts: as SVG for the page, with unique ids, no style attributes and CSS variables for colours, or as files.
 
 The only module that imports vl_convert.
 """
@@ -27,7 +27,7 @@ def to_svg(chart: Any, prefix: str, label: str) -> str:
 
     Args:
         prefix: put before the ids within it, so that those of several charts differ.
-        label: what a screen reader says instead of it.
+        label: text for screen readers.
     """
     text = vl_convert.vegalite_to_svg(chart.to_dict(validate=False), allowed_base_urls=[])
     root = ElementTree.fromstring(text)

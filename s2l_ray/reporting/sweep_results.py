@@ -1,4 +1,4 @@
-"""A sweep's curves with intervals: pictures for its folder, and the table that its command ends with."""
+"""A sweep's curves with intervals: pictures for its folder, and the table printed at the end of the command."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _WIDTH = 80
 
 
 def present_sweep(run: Run, table: pa.Table, report: dict[str, Any]) -> tuple[dict[str, bytes], list[str]]:
-    """Pictures by file name, and the curves as lines for a terminal; neither where only one subset was tried.
+    """Pictures by file name, and the curves as lines for a terminal; neither if only one subset was tried.
 
     Args:
-        table: a row a trial, held-out set and source (`sweep/results.parquet`).
-        report: what the sweep found (`sweep/report.json`).
+        table: one row per trial, held-out set and source (`sweep/results.parquet`).
+        report: the sweep's report (`sweep/report.json`).
 
     Raises:
         MissingLibraries: Altair or vl-convert is not installed.
@@ -68,7 +68,7 @@ def sweep_pictures(name: str, budgets: Budgets) -> dict[str, bytes]:
 
 
 def curve_lines(budgets: Budgets) -> list[str]:
-    """A table a phase: the deciding figure with its interval, and what paired intervals tell apart."""
+    """One table per phase: the deciding metric with its interval, and verdicts by paired intervals."""
     metric, lines = budgets.metric, []
     for phase in dict.fromkeys(p.phase for p in budgets.points):
         points = [p for p in budgets.points if (p.phase, p.heldout_set) == (phase, budgets.deciding)]

@@ -1,4 +1,4 @@
-"""Budgets and settings of a sweep: its table, with intervals from the trials' own evaluations."""
+"""Budgets and settings of a sweep, from its table, with intervals from the trials' own evaluations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RESULTS, REPORT = "sweep/results.parquet", "sweep/report.json"
 
 
 def sweep_metric(report: dict[str, Any]) -> MetricFacts:
-    """The metric by which a sweep judged, as its report has it: it need not be registered here."""
+    """The metric that decided a sweep, as in its report; it need not be registered here."""
     return MetricFacts(**(report.get("judged_by") or get_metric(report["metric"]).facts()))
 
 
@@ -41,7 +41,7 @@ def read_sweep(run: Run) -> tuple[list[Row], dict[str, Any]] | None:
 
 
 def budgets_of(run: Run, rows: list[Row], report: dict[str, Any]) -> Budgets | None:
-    """The curves; None where only one subset was tried, or answers to test questions decided: those have their own."""
+    """The curves; None if only one subset was tried, or if answers to test questions decided, which have their own."""
     metric = sweep_metric(report)
     if is_by_answers(metric):
         return None
@@ -190,7 +190,7 @@ def _resampled(made: HeldOutSet | None, metric: Metric | None, groups: dict[str,
 
 
 def tuned_of(rows: list[Row], metric: MetricFacts) -> list[TunedPoint]:
-    """Trials with one further setting, the mean over seeds, by its value."""
+    """Trials with one further setting, averaged over seeds, by the setting's value."""
     groups: dict[tuple[str, str, str, float, str], list[float]] = {}
     for row in rows:
         settings = json.loads(row["parameters"])

@@ -1,4 +1,4 @@
-"""How training went: losses over steps, of the proxy and the targets, from the record of events and the evaluations."""
+"""Losses of the proxy and the targets over training steps, from the event log and the evaluations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RATE_POINTS = 40
 
 
 def training_facts(run: Run) -> Training | None:
-    """None where nothing was trained."""
+    """The training curves; None if nothing was trained."""
     proxy_stage = run.stages.get("proxy")
     records = read_metrics(run.storage)
     events = _by_folder(records)
@@ -84,7 +84,7 @@ def _rate(name: str, stage: Stage) -> list[Curve]:
 
 
 def thinned(points: list[tuple[int, float]], most: int = MAX_POINTS) -> list[tuple[int, float]]:
-    """At most `most` points: of each stretch the least and the largest, so that spikes stay."""
+    """At most `most` points: the smallest and largest of each stretch, so that spikes remain visible."""
     if len(points) <= most:
         return points
     losses = np.array([loss for _, loss in points])

@@ -1,4 +1,4 @@
-"""Seconds that each selector of a run took, by its manifests: training a reference model, scoring, selecting."""
+"""Seconds that each selector of a run took, from its manifests: training a reference model, scoring, selecting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from s2l_ray.text.display import printable
 
 
 def wall_clocks(run: Run) -> list[WallClock]:
-    """One a selector, of its subset that took longest: a choice is ordered once, for all budgets."""
+    """One per selector, for its slowest subset: examples are ordered once for all budgets."""
     found: dict[str, WallClock] = {}
     summary = run.stages["proxy"].manifest.extra["summary"]
     if not {"train_seconds", "score_seconds"} <= summary.keys():  # of an earlier version

@@ -1,4 +1,4 @@
-"""What the subsets are worth: figures of the targets with intervals, paired differences, and the verdict in words."""
+"""How good the subsets are: the targets' metrics with intervals, paired differences, and the verdict in words."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _VERDICT_SETS = 2
 
 
 def gather_worth(run: Run, main: str | None) -> Worth | None:
-    """Figures of at most MAX_MODELS targets; None where none was trained or evaluated.
+    """Results of at most MAX_MODELS targets; None if none was trained or evaluated.
 
     Args:
-        main: the subset of which the report speaks.
+        main: the report's main subset.
     """
     models = _chosen_models(run, main)
     seeds = {label: _by_seed(run, label) for label in models}
@@ -161,10 +161,10 @@ def _baselines(run: Run, label: str, labels: list[str]) -> list[str]:
 
 
 def verdict_lines(worth: Worth | None, main: str | None, names: dict[str, str]) -> list[str]:
-    """At most four sentences: the main subset against each baseline on the first sets, every metric named.
+    """At most four sentences on the main subset against each baseline on the first sets, naming every metric.
 
     Args:
-        names: label → how people read it.
+        names: label → name for readers.
     """
     if worth is None:
         return []

@@ -1,5 +1,5 @@
-"""A run's folder → `report/index.html` and `report/facts.json` in it. The page is not a stage: it has no key, is
-overwritten, and never read again."""
+"""Writes `report/index.html` and `report/facts.json` into a run's folder. The page is not a stage: it has no key, is
+overwritten, and is never read again."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _LIBRARIES = {"altair": "altair", "vl_convert": "vl-convert-python"}
 
 
 class MissingLibraries(UserError):
-    """What draws the page is not installed."""
+    """A library that the report needs is not installed."""
 
 
 def check_libraries() -> None:
-    """Raises MissingLibraries: names what is missing and the extra that has it."""
+    """Raises MissingLibraries if a library is missing, naming the extra that installs it."""
     missing = [package for module, package in _LIBRARIES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise MissingLibraries(f'the report needs {" and ".join(missing)}: pip install "s2l_ray[report]"')
@@ -39,12 +39,12 @@ def write_report(
     compare: Sequence[str] = (),
     with_text: bool = True,
 ) -> str:
-    """Make the page of a run that may still be going on, and the numbers behind it.
+    """Write the report of a run, which may still be in progress, and the numbers behind it.
 
     Args:
-        run: its folder, local or s3://, gs://.
-        out: an HTML file; None: `report/index.html` in the run's folder. `facts.json` is put beside it.
-        by: the column whose values name clusters; None: the first facet, else the source.
+        run: the run, or its folder, local or s3://, gs://.
+        out: an HTML file; None: `report/index.html` in the run's folder. `facts.json` is written next to it.
+        by: the column whose values label clusters; None: the first facet, otherwise the source.
         compare: folders of runs whose subsets are compared with this run's.
         with_text: False leaves the texts of examples out of both files.
 
@@ -53,8 +53,8 @@ def write_report(
 
     Raises:
         MissingLibraries: Altair or vl-convert is not installed.
-        RunError: there is no run in a folder.
-        DamagedFile, MissingFile: an artifact is not what was written.
+        RunError: the folder contains no run.
+        DamagedFile, MissingFile: an artifact is damaged or missing.
     """
     check_libraries()
     run = run if isinstance(run, Run) else load_run(os.fspath(run))
@@ -71,14 +71,14 @@ def write_report(
 
 
 def report_line(run: Run) -> str:
-    """Make the page at the end of a command and say where it is; what keeps it from being made is said instead.
+    """Write the report at the end of a command; returns a line saying where it is, or why it could not be written.
 
-    The command has done its work by then, so no failure here may end it.
+    The command's work is complete by then, so no failure here may end it.
     """
     try:
         page = write_report(load_run(run.storage))
     except MissingLibraries as error:
-        return f"  No picture of it: {error}"
+        return f"  No report: {error}"
     except Exception as error:
         return f"  The report could not be made ({one_line(describe(error))}); everything else is complete"
     return f"  Look at it:    {printable(page_uri(page))}"
@@ -90,7 +90,7 @@ def page_uri(page: str) -> str:
 
 
 def facts_of(run: Run, *, by: str | None = None, compare: Sequence[str] = (), with_text: bool = True) -> Facts:
-    """The numbers alone, which need no extra. Arguments and errors as of `write_report`."""
+    """Only the facts, which need no extra. Arguments and errors as for `write_report`."""
     names = [uri.rstrip("/").rpartition("/")[2] for uri in compare]
     if len(set(names)) < len(names):
         names = list(compare)
@@ -100,10 +100,10 @@ def facts_of(run: Run, *, by: str | None = None, compare: Sequence[str] = (), wi
 
 
 def page_of(facts: Facts) -> str:
-    """The page as text.
+    """The page as HTML.
 
     Raises:
-        InternalError: larger than a browser should be given, whatever the run's size.
+        InternalError: the page is too large for a browser, which no size of run should cause.
     """
     from s2l_ray.reporting.page import MAX_PAGE_BYTES, make_page
 

@@ -1,1 +1,1 @@
-"""Facts → Altair charts, one function a picture. Every function returns a chart that a notebook shows as it is."""
+"""Turns facts into Altair charts, one function per picture. A notebook can display the returned charts directly."""

@@ -1,4 +1,4 @@
-"""Charts of clusters, trajectories and the space they lie in."""
+"""Charts of clusters, trajectories and trajectory space."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def members(trajectories: list[list[float]], clusters: Clusters) -> Any:
 
 
 def taken(clusters: Clusters) -> Any:
-    """Examples taken against the size of each cluster, with the water level of the allocation."""
+    """Examples taken from each cluster against its size, with the allocation's quota."""
     rows: Rows = [
         {"size": c.size, "taken": max(c.taken or 0, 0.5), "tip": f"cluster {c.cluster}: {c.taken or 0:,} of {c.size:,}"}
         for c in clusters.clusters

@@ -1,4 +1,4 @@
-"""Charts of what subsets hold and what was set aside."""
+"""Charts of what subsets contain and what was set aside."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def marks_of(contents: Contents, labels: Sequence[str]) -> list[Mark]:
 
 
 def budget_marks(labels: Sequence[str]) -> list[Mark]:
-    """The corpus, and at most three budgets of one selector: the larger, the darker and larger."""
+    """The corpus and at most three budgets of one selector; larger budgets have darker and larger marks."""
     full = LOOKS["full"]
     shades = zip(labels, STEPS[-len(labels) :], (30, 70, 120), strict=False)
     return [Mark("", full.colour, full.shape, full.symbol)] + [Mark(n, c, "circle", "●", z) for n, c, z in shades]
@@ -97,7 +97,7 @@ def _share_rows(contents: Contents, column: str, marks: Sequence[Mark], names: d
 
 
 def contents_total(contents: Contents, column: str) -> int:
-    """Examples of the corpus, those of values that are not listed included."""
+    """Number of examples in the corpus, including those with values that are not listed."""
     return sum(contents.histograms[0].counts[""]) if contents.histograms else sum(
         c.count for c in contents.columns[column]
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Charts of what selecting and training cost."""
+"""Charts of the cost of selecting and training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from s2l_ray.text.formats import format_duration
 
 
 def cost_bars(cost: Cost, names: dict[str, str]) -> Any:
-    """FLOPs of selecting and of one target, stacked, a bar a model."""
+    """FLOPs of selecting and of one target, stacked, one bar per model."""
     parts = [(p.selector, p.part, p.flops) for p in cost.parts]
     colours = {TRAINING: STEPS[4], SCORING: STEPS[2], "target": MUTED}
     title = "FLOPs, selecting and one target (less is better)"
@@ -33,7 +33,7 @@ def cost_bars(cost: Cost, names: dict[str, str]) -> Any:
 
 
 def wall_clock_bars(clocks: Sequence[WallClock], names: dict[str, str]) -> Any:
-    """Seconds of each selector's choice, stacked, a bar a selector."""
+    """Seconds that each selector took, stacked, one bar per selector."""
     colours = {"reference training": STEPS[4], "scoring": STEPS[2], "selection": MUTED}
     parts = [(clock.subset, part, seconds) for clock in clocks for part, seconds in
              zip(colours, (clock.training_s, clock.scoring_s, clock.selection_s), strict=True)]  # fmt: skip
@@ -48,7 +48,7 @@ def _stacked(
     said: Callable[[float], str],
     unit: str,
 ) -> Any:
-    """`parts`: (label, part, value); a bar a label."""
+    """`parts`: (label, part, value); one bar per label."""
     labels = list(dict.fromkeys(label for label, _, _ in parts))
     rows: Rows = []
     totals: Rows = []

@@ -16,7 +16,7 @@ KINDS = {"clusters": "clusters", "sources": "sources", "embeddings": "of embeddi
 
 
 def similarities(gradients: GradientFacts) -> Any:
-    """Mean cosine within groups minus across, of clusters and yardsticks, at each snapshot."""
+    """Mean cosine within groups minus across groups, for clusters and baselines, at each snapshot."""
     rows: Rows = []
     headings = []
     at = 0
@@ -33,11 +33,11 @@ def similarities(gradients: GradientFacts) -> Any:
                 "text": word, "tip": told,
             })  # fmt: skip
         at += 1
-    return dots(rows, headings, "cosine within minus across (right: more alike)", zero=True) if rows else None
+    return dots(rows, headings, "cosine within minus across (right: more similar)", zero=True) if rows else None
 
 
 def against(gradients: GradientFacts, facts: Facts, names: dict[str, str], weighted: bool) -> Any:
-    """Errors of subsets' mean gradients against those of random subsets of their sizes, in percent more or less."""
+    """Errors of subsets' mean gradients relative to random subsets of the same size, as percentage differences."""
     selectors = {s.label: s.selector for s in facts.subsets}
     rows: Rows = []
     headings = []
@@ -57,7 +57,7 @@ def against(gradients: GradientFacts, facts: Facts, names: dict[str, str], weigh
                 "tip": f"{name} {SNAPSHOTS[one.name]}: {percents.value:+.0f} % of random's error, {word}",
             })  # fmt: skip
         at += 1 if ratios else 0
-    return dots(rows, headings, "error against random’s (%; left is better)", zero=True) if rows else None
+    return dots(rows, headings, "error relative to random’s (%; left is better)", zero=True) if rows else None
 
 
 def _ends(interval: Interval) -> dict[str, Any]:

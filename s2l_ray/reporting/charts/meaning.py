@@ -1,4 +1,4 @@
-"""Charts of what clusters and embeddings have to do with what is known of the examples."""
+"""Charts that relate clusters and embeddings to the examples' known attributes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LEAST = 0.45
 
 
 def purity(p: Purity) -> Any:
-    """Clusters by the share of their most common value, beside clusters of the same sizes filled at random."""
+    """Clusters by the share of their most common value, compared with randomly filled clusters of the same sizes."""
     rows: Rows = []
     for i in range(20):
         low, high = i * 5, i * 5 + 5

@@ -1,4 +1,4 @@
-"""Charts of how alike subsets are."""
+"""Charts of the similarity of subsets."""
 
 from __future__ import annotations
 

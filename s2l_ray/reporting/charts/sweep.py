@@ -16,18 +16,18 @@ from s2l_ray.reporting.numbers import compact, figure, metric_title, percent
 
 
 def points_of(budgets: Budgets, held_out: str) -> list[BudgetPoint]:
-    """Points of one held-out set; of all together, relative to the full data, where it is empty."""
+    """Points of one held-out set; if it is empty, of all sets together, relative to the full data."""
     return [p for p in budgets.points if p.heldout_set == held_out]
 
 
 def is_relative(points: list[BudgetPoint]) -> bool:
-    """Whether the full data was trained too, so that its figure can be 100."""
+    """Whether a target was trained on the full data, so that its result can be 100."""
     return bool(points) and all(p.relative is not None for p in points)
 
 
 def budget(budgets: Budgets, held_out: str, size: tuple[int, int] = (WIDTH, 190)) -> Any:
-    """A line a selector with its interval; dotted: predicted with the proxy's model. The zone that is good enough is
-    shaded, the smallest budget in it marked.
+    """One line per selector with its interval; dotted: predicted with the proxy's model. The zone that is good enough
+    is shaded and the smallest budget in it marked.
 
     Args:
         size: width and height of the panel without its axes (pixels).
@@ -116,8 +116,8 @@ def _ticks(shares: list[float]) -> list[float]:
 
 
 def tuned(stability: Stability, parameter: str, held_out: str) -> Any:
-    """Figure of each value of one setting, the mean over seeds, a dot a subset; where a selector has several, their
-    sizes beside the last dots."""
+    """The metric for each value of one setting, averaged over seeds, one dot per subset; if a selector has several
+    subsets, their sizes are next to the last dots."""
     found = [t for t in stability.tuned if (t.parameter, t.heldout_set) == (parameter, held_out)]
     assert stability.metric is not None
     metric = stability.metric
@@ -147,8 +147,8 @@ def tuned(stability: Stability, parameter: str, held_out: str) -> Any:
 
 
 def cost(budgets: Budgets, size: tuple[int, int] = (WIDTH, 190)) -> Any:
-    """The deciding figure against the FLOPs of selecting and of one target; selectors that need no reference model
-    cost the target's alone."""
+    """The deciding metric against the FLOPs of selecting and of one target; selectors that need no reference model cost
+    only the target's."""
     metric = budgets.metric
     factor = 100 if metric.is_share else 1
     rows: Rows = []

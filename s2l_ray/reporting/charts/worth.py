@@ -1,4 +1,4 @@
-"""Charts of figures with intervals and of paired differences."""
+"""Charts of metrics with intervals and of paired differences."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _ticks(low: float, high: float, domain: Sequence[float]) -> list[float]:
 
 
 def scores(worth: Worth, metric: MetricFacts, names: dict[str, str]) -> Any:
-    """Figures of all models on every held-out set, with intervals."""
+    """Metrics of all models on every held-out set, with intervals."""
     rows: Rows = []
     headings = []
     at = 0
@@ -104,7 +104,7 @@ def _scores_of(worth: Worth, metric: MetricFacts, held_out: str, source: str | N
 
 
 def differences(worth: Worth, metric: MetricFacts, baselines: Sequence[str], names: dict[str, str]) -> Any:
-    """Paired differences to the full data, or to the random choices of the same sizes."""
+    """Paired differences to the full data, or to random subsets of the same sizes."""
     rows: Rows = []
     headings = []
     at = 0
@@ -135,7 +135,7 @@ def differences_of(worth: Worth, metric: MetricFacts, baselines: Sequence[str], 
 
 
 def source_scores(worth: Worth, metric: MetricFacts, held_out: str, source: str, names: dict[str, str]) -> Any:
-    """Figures of all models on the examples of one source."""
+    """Metrics of all models on the examples of one source."""
     selectors = {m.label: m.selector for m in worth.models}
     rows: Rows = []
     for at, score in enumerate(_scores_of(worth, metric, held_out, source)):

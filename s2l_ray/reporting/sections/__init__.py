@@ -1,1 +1,1 @@
-"""The sections of the page: facts → figures with captions that are computed, and tables of the same numbers."""
+"""The sections of the page: figures with computed captions, and tables of the same numbers."""

@@ -1,4 +1,4 @@
-"""How much is enough?"""
+"""The section “How much is enough?”."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_SETS = 6
 
 
 def budgets_section(facts: Facts, draw: Drawing) -> Section | None:
-    """Quality against budget: held-out figures of a sweep, and answers to test questions of any targets."""
+    """Quality against budget, by held-out metrics of a sweep and by any targets' answers to test questions."""
     of_answers = facts.judged.budgets if facts.judged else []
     titles = {task.name: task.title for task in facts.judged.tasks} if facts.judged else {}
     figures = [] if facts.budgets is None else [_figure(facts.budgets, "held-out set", {}, draw)]
@@ -26,9 +26,9 @@ def budgets_section(facts: Facts, draw: Drawing) -> Section | None:
     seeds = sorted({min(p.num_seeds for p in budgets.points) for budgets in every})
     told = " or ".join(f"{num}" for num in seeds)
     how = (
-        "Quality against the size of the subset. Shaded around a line: the interval over examples or questions and "
-        f"{told} seed{'s' if seeds != [1] else ''}; the grey zone is good enough, the ring marks the smallest budget "
-        "in it; dotted: predicted with the proxy’s model."
+        "Quality against the size of the subset. The shading around a line is the interval over examples or questions "
+        f"and {told} seed{'s' if seeds != [1] else ''}. The grey zone is good enough, and the ring marks the smallest "
+        "budget in it. Dotted lines are predictions with the proxy’s model."
     )
     return Section("budgets", "How much is enough?", how, figures)
 
@@ -65,7 +65,7 @@ def _caption(budgets: Budgets, what: str, left_out: int) -> str:
     for selector, share in budgets.smallest.items():
         who = selector_name(selector)
         said.append(
-            f"no budget tried of {who} is within {percent(budgets.within)} of the full data" if share is None
+            f"no budget tried for {who} is within {percent(budgets.within)} of the full data" if share is None
             else f"{who}: {percent(share)} of the data is the smallest budget tried that is within "
             f"{percent(budgets.within)} of the full data"
         )  # fmt: skip
@@ -75,7 +75,7 @@ def _caption(budgets: Budgets, what: str, left_out: int) -> str:
         has_full = any(p.selector == FULL for p in budgets.points)
         said.append(
             "not every budget can be compared with the full data" if has_full
-            else "without a target on the full data nothing is relative to it"
+            else "no target was trained on the full data, so nothing is shown relative to it"
         )  # fmt: skip
     if left_out:
         said.append(f"{left_out} more {what}s are in the table")

@@ -1,4 +1,4 @@
-"""Why these examples? Where in trajectory space?"""
+"""The sections “Why these examples?” and “Where in trajectory space?”."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def clusters_section(facts: Facts, draw: Drawing) -> Section | None:
     if clusters.subset is not None and clusters.quota is not None:
         whole = sum(c.taken == c.size for c in cards)
         caption = (
-            f"{draw.name(clusters.subset)} takes at most {clusters.quota:,} examples of a cluster (dashed line); "
+            f"{draw.name(clusters.subset)} takes at most {clusters.quota:,} examples from a cluster (dashed line); "
             f"{whole} of {len(cards)} clusters are smaller and taken whole."
         )
-        svg = draw.svg(charts.taken(clusters), "Examples taken against the size of the cluster")
+        svg = draw.svg(charts.taken(clusters), "Examples taken by cluster size")
         figures.append(Figure("How the budget is spread", [svg], caption, _cluster_table(clusters)))
     how = (
-        "A card is a cluster: the median loss of its examples and the band of the middle 80\u00a0% (nats/token, log "
-        "scale) over the steps of the reference model. The bar says how much of it was taken."
+        "Each card is a cluster: the median loss of its examples and the band of the middle 80\u00a0% (nats/token, log "
+        "scale) over the steps of the reference model. The bar shows how much of it was taken."
     )
     if len(shown) < len(cards):
         how += f" The {MAX_CARDS // 2} largest and the {MAX_CARDS // 2} smallest of {len(cards)}; all are in the table."
@@ -85,7 +85,7 @@ def space_section(facts: Facts, draw: Drawing) -> Section | None:
     svgs = [draw.svg(charts.density(space, label, most), f"Share chosen over trajectory space, {draw.name(label)}")
             for label in labels]  # fmt: skip
     names = [draw.name(label) for label in labels]
-    said = [f"{name} leaves {percent(_untouched(space, label))} of the filled cells without a choice"
+    said = [f"{name} takes nothing from {percent(_untouched(space, label))} of the non-empty cells"
             for name, label in zip(names, labels, strict=True)]  # fmt: skip
     text = "; ".join(said)
     cells = [[x, y, count, *(space.chosen[label][y][x] for label in labels)]
@@ -96,8 +96,8 @@ def space_section(facts: Facts, draw: Drawing) -> Section | None:
     legend += [("■", VARIABLES[STEPS[i]][0], f"up to {percent(most * i / 4)}") for i in range(1, 4)]
     legend.append(("■", VARIABLES[STEPS[4]][0], "more"))
     how = (
-        "Every example by the two principal components of its log losses; right: higher mean loss. A cell’s colour is "
-        "the share that was chosen of the examples in it. The table lists the fullest cells."
+        "Every example by the two principal components of its log losses; right: higher mean loss. A cell’s colour "
+        "shows the share of its examples that was chosen. The table lists the fullest cells."
     )
     figure_ = Figure("Share chosen", svgs, f"{text}.", table, legend, names)
     return Section("space", "Where in trajectory space?", how, [figure_])

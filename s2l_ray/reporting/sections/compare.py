@@ -1,4 +1,4 @@
-"""Compare all subsets, and the datasets that they were judged on."""
+"""The section “Compare all subsets”, with the datasets that they were judged on."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def subsets_section(facts: Facts, draw: Drawing) -> Section | None:
             cost = [format_count(models[label].tokens), compact(models[label].flops)]
         common = [overlap.get(label, "")] if overlap else []
         rows.append([draw.name(label), f"{count:,}", percent(share), *cells, *cost, *common])
-    how = "All subsets of this run." + (" In brackets: 95\u00a0% intervals." if columns else "")
+    how = "All subsets of this run." + (" 95\u00a0% intervals are in brackets." if columns else "")
     if strong:
-        how += " Bold: better than each of the others, by intervals paired by example."
+        how += " Bold values are better than each of the others, by intervals paired by example."
     content = {"subsets": Table(headings, rows, strong=frozenset(strong)), "data_sets": _data_sets(facts)}
     return Section("subsets", "Compare all subsets", how, [], "subsets", content)
 

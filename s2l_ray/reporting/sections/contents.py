@@ -1,4 +1,4 @@
-"""What does the subset contain?"""
+"""The section “What does the subset contain?”."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def contents_section(facts: Facts, draw: Drawing) -> Section | None:
     headings = ["median of", "unit", *("corpus" if not n else draw.name(n) for n in contents.histograms[0].medians)]
     figures.append(Figure("Lengths and losses", svgs, _medians_said(contents, main.label, draw),
                           Table(headings, rows, 2), draw.legend(["", main.label])))  # fmt: skip
-    how = f"{draw.name(main.label)} beside the whole corpus, and a random choice of the same size if there is one."
+    how = f"{draw.name(main.label)} compared with the whole corpus and with a random subset of the same size, if any."
     return Section("contents", "What does the subset contain?", how, figures)
 
 
@@ -84,14 +84,17 @@ def _lifted(contents: Contents, column: str, main: str, draw: Drawing) -> str:
         if c.count
     ]
     lifted, thinned = [r for r in ratios if r[0] > 1.1], [r for r in ratios if r[0] < 0.9]
-    said = f"{draw.name(main)} has more of {len(lifted)} of {len(ratios)} values and less of {len(thinned)}"
+    said = (
+        f"Compared with the corpus, {draw.name(main)} has a larger share of {len(lifted)} of {len(ratios)} values and "
+        f"a smaller share of {len(thinned)} (by more than a tenth)"
+    )
     if lifted:
         ratio, value = max(lifted)
-        said += f"; most lifted: {value} ({ratio:.1f} times its share of the corpus)"
+        said += f"; largest increase: {value} ({ratio:.1f} times its share of the corpus)"
     if thinned:
         ratio, value = min(thinned)
-        said += f"; most thinned: {value} ({f'{ratio:.2f} times' if ratio else 'none of its examples'})"
-    return said + ". More and less: by over a tenth."
+        said += f"; largest decrease: {value} ({f'{ratio:.2f} times' if ratio else 'none of its examples'})"
+    return f"{said}."
 
 
 def _shares_table(contents: Contents, column: str, draw: Drawing) -> Table:

@@ -1,4 +1,4 @@
-"""What does it cost, and when does it pay?"""
+"""The section “What does it cost, and when does it pay?”."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def cost_section(facts: Facts, draw: Drawing) -> Section | None:
             )
         )  # fmt: skip
     how = (
-        "In floating-point operations, which do not depend on the machine's other load. Tokenising and clustering are "
-        "negligible; measured times are under “Repeat it”."
+        "Costs are in floating-point operations, which do not depend on the machine's other load. Tokenising and "
+        "clustering are negligible; measured times are under “Repeat it”."
     )
     return Section("cost", "What does it cost, and when does it pay?", how, figures)
 

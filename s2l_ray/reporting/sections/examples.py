@@ -1,4 +1,4 @@
-"""Read the examples, and what was set aside."""
+"""The sections “Read the examples” and “What was set aside?”."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def aside_section(facts: Facts, draw: Drawing) -> Section | None:
     lost = counts["read"] - counts.get("used", counts["read"])
     caption = f"{counts['read']:,} examples were read; {lost:,} of them were not available for selection."
     figures = [
-        Figure("Outcome of all examples", [draw.svg(charts.fates(aside), "Examples by fate")], caption,
+        Figure("Outcome of all examples", [draw.svg(charts.fates(aside), "Examples by outcome")], caption,
                Table(["", "examples"], [[name, f"{n:,}"] for name, n in aside.counts]))
     ]  # fmt: skip
     if aside.reasons:
@@ -66,8 +66,8 @@ def aside_section(facts: Facts, draw: Drawing) -> Section | None:
             )
         )
         rows = [[r.stage, r.origin, r.reason, f"{r.index:,}"] for r in aside.rows]
-        text = "All are in the stage's folder quarantine."
-        figures.append(Figure("Some of them", [], text, Table(["stage", "file", "reason", "row"], rows, 3)))
+        text = "All unusable rows are in the folder `quarantine` of the stage."
+        figures.append(Figure("Some unusable rows", [], text, Table(["stage", "file", "reason", "row"], rows, 3)))
     figures += [_guard_figure(guard, draw) for guard in aside.guards]
     return Section("aside", "What was set aside?", "Nothing is dropped silently.", figures)
 

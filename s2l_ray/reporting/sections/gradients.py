@@ -1,4 +1,4 @@
-"""Are gradients alike within clusters, and does a subset have the corpus's?"""
+"""The section “Are gradients alike within clusters?”."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def _similarity(gradients: GradientFacts, draw: Drawing, said: str) -> Figure:
          "" if found.null_explained is None else percent(found.null_explained)]
         for one in gradients.snapshots for kind, found in one.similarity.items()
     ]  # fmt: skip
-    headings = ["", "groups", "within", "across", "difference", "of shuffled groups", "variance explained",
-                "by shuffled groups"]  # fmt: skip
+    headings = ["", "groups", "within", "across", "difference", "difference (shuffled groups)", "variance explained",
+    "variance explained (shuffled groups)"]  # fmt: skip
     svgs = [] if chart is None else [draw.svg(chart, title)]
     return Figure(title, svgs, said, Table(headings, rows, 2))
 
@@ -59,7 +59,7 @@ def _errors(facts: Facts, gradients: GradientFacts, draw: Drawing) -> Figure | N
     panels = [(name, charts.against(gradients, facts, draw.names, weighted))
               for name, weighted in (("as chosen", False), ("with weights", True))]  # fmt: skip
     drawn = [(name, chart) for name, chart in panels if chart is not None]
-    headings = ["", "subset", "bias", "error", "weighted", "random", "error by random’s", "weighted by random’s"]
+    headings = ["", "subset", "bias", "error", "weighted", "random", "error / random’s", "weighted / random’s"]
     said = " ".join(verdict(gradients.snapshots, draw.names)[1:]) or "No subset could be compared with a random one."
     return Figure(
         title, [draw.svg(chart, f"{title}, {name}") for name, chart in drawn], said, Table(headings, rows, 2),

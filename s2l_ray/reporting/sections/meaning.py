@@ -1,4 +1,4 @@
-"""Do clusters mean something?"""
+"""The section “Do clusters mean something?”."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _said(of_column: list[Purity]) -> str:
 
 
 def _chance(p: Purity) -> str:
-    return "" if abs(p.mean - p.random_mean) > 2 * p.random_sd else ", which is no more than chance"
+    return "" if abs(p.mean - p.random_mean) > 2 * p.random_sd else ", no more than expected by chance"
 
 
 def _quality(meaning: Meaning, draw: Drawing) -> Figure | None:
@@ -89,8 +89,8 @@ def _quality(meaning: Meaning, draw: Drawing) -> Figure | None:
             sample = "" if q.num_compared >= q.num_examples else f" (on a random {q.num_compared:,} examples)"
             said.append(f"of {q.clusters_of} {q.adjusted_rand:.2f}{sample}")
     caption = (
-        f"Agreement of clusters with those of another seed (adjusted Rand index; 1 is the same, 0 chance): "
-        f"{'; '.join(said)}. Squared distance: mean over the examples, to the centroid of their cluster."
+        f"Agreement of clusters with those of another seed (adjusted Rand index; 1: identical, 0: chance): "
+        f"{'; '.join(said)}. The squared distance is the mean over examples to the centroid of their cluster."
     )
     return Figure("Are clusters stable?", [], caption, Table(headings, rows))
 
@@ -104,7 +104,7 @@ def _projections(meaning: Meaning, draw: Drawing) -> Figure | None:
     svgs = [draw.svg(charts.projection(p), f"{p.embeddings_of}, by {column}") for p in found]
     legend = [(LETTERS[i], f"topic{i}", value) for i, value in enumerate(values)]
     if any(cell.commonest < 0 for p in found for cell in p.cells):
-        legend.append(("·", VARIABLES[MUTED][0], "another one"))
+        legend.append(("·", VARIABLES[MUTED][0], "other"))
     caption = " ".join(
         f"{p.embeddings_of[:1].upper()}{p.embeddings_of[1:]} ({p.num_examples:,} examples): {percent(p.own_share)} "
         f"have the most common {column} of their hexagon, {percent(p.random_share)} in hexagons filled at random."

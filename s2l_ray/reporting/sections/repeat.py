@@ -1,4 +1,4 @@
-"""Repeat it."""
+"""The section “Repeat it”."""
 
 from __future__ import annotations
 

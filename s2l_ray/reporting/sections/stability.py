@@ -1,4 +1,4 @@
-"""Does it hold?"""
+"""The section “Does it hold?”."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def stability_section(facts: Facts, draw: Drawing) -> Section | None:
         looks = {t.selector: look_of(t.selector, {u.selector for u in found}) for t in found}
         legend = [(look.symbol, VARIABLES[look.colour][0], selector_name(s)) for s, look in looks.items()]
         figures.append(Figure(parameter, svgs, caption, table, legend, sets))
-    how = "How much the selection, and its value, depend on settings, seeds and proxies."
+    how = "How much the selection and its results depend on settings, seeds and proxies."
     return Section("stability", "Does it hold?", how, figures)

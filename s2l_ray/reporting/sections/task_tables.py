@@ -11,7 +11,7 @@ from s2l_ray.reporting.parts import Table
 
 YARDSTICKS = {"constant": "constant summary", "first_sentence": "first sentence"}
 """Trivial summaries, by their names in reports."""
-_FORMS = {"cot": "chain of thought", "pot": "program", "hybrid": "program, else thought"}
+_FORMS = {"cot": "chain of thought", "pot": "program", "hybrid": "program, else chain of thought"}
 
 
 def titles_of(judged: Judged) -> dict[str, str]:
@@ -31,7 +31,7 @@ def _interval(told: Estimate, unit: str) -> str:
 
 
 def scores_table(judged: Judged, metric: TaskMetric) -> Table:
-    """Models and tasks by one metric, and what belongs to it: the published rule, ROUGE-1 and -2."""
+    """Models and tasks by one metric, with related metrics: the published rule, ROUGE-1 and -2."""
     names = {m.label: m.name for m in judged.models} | YARDSTICKS
     titles, forms = titles_of(judged), {t.name: _FORMS[t.form] for t in judged.tasks}
     beside = [m for m in judged.metrics if not m.is_compared and _belongs(m, metric)]
@@ -77,7 +77,7 @@ def differences_table(found: Sequence[TaskDifference], judged: Judged, metrics: 
 
 
 def overlap_table(judged: Judged, metrics: Mapping[str, TaskMetric]) -> Table:
-    """Figures on questions that are in the corpus and on the others."""
+    """Results on questions that are in the corpus and on the others."""
     names, titles = {m.label: m.name for m in judged.models}, titles_of(judged)
     called = {"clean": "not in the corpus", "contaminated": "in the corpus"}
     rows = [
@@ -100,12 +100,12 @@ def groups_table(of: Sequence[GroupScore], judged: Judged) -> Table:
 
 
 def shares_table(judged: Judged) -> Table:
-    """Shares of all questions; columns in which there is nothing are left out."""
+    """Shares of all questions; empty columns are left out."""
     names, titles = {m.label: m.name for m in judged.models}, titles_of(judged)
     outcomes = sorted({name for s in judged.shares for name in s.program_failed})
     headings = ["task", "model", "truncated", "no answer", "unreadable", "too slow to compare",
                 *(f"program: {name.replace('_', ' ')}" for name in outcomes), "fell back to a chain of thought",
-                "in the corpus", "in the corpus but for numbers", "not asked"]  # fmt: skip
+                "in the corpus", "in the corpus except for numbers", "not asked"]  # fmt: skip
     rows = []
     for s in judged.shares:
         values = [s.truncated, s.no_answer, s.unreadable, s.timeout, *(s.program_failed.get(n, 0.0) for n in outcomes),

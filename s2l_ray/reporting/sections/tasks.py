@@ -1,4 +1,4 @@
-"""What can it do?"""
+"""The section “What can it do?”."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from s2l_ray.reporting.sections.task_tables import (
 
 _MAX_LINES = 26
 """Of a picture; what is more goes into another beside it."""
-_MEAN = "Mean of the tasks"
+_MEAN = "Mean over tasks"
 
 
 def tasks_section(facts: Facts, draw: Drawing) -> Section | None:
-    """Answers to test questions, as far as any were asked."""
+    """Answers to test questions; None if none were asked."""
     judged = facts.judged
     if judged is None:
         return None
@@ -165,12 +165,12 @@ def _counted(found: Sequence[TaskDifference], judged: Judged) -> str:
     if least:
         worst = max(least, key=lambda d: d.detectable or 0.0)
         caption += (
-            f" With so many questions a difference of less than "
+            f" With this many questions, a difference of less than "
             f"{task_distance(worst.detectable or 0.0, 'share')} may go undetected "
-            f"({titles_of(judged)[worst.task]}, where that is largest)."
+            f"({titles_of(judged)[worst.task]}, which has the largest such difference)."
         )
     if 1 < judged.num_seeds < _FEW_SEEDS:
-        caption += f" Intervals of {judged.num_seeds} seeds are too narrow, as is always the case for so few."
+        caption += f" Intervals over only {judged.num_seeds} seeds are too narrow, as always with so few."
     return caption
 
 
@@ -198,7 +198,7 @@ def _overlap_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
             panels.append(task.title)
             share = next(s for s in judged.shares if s.task == task.name).contaminated
             said.append(f"{task_figure(share, 'share')} of {titles[task.name]}")
-    caption = f"In the corpus, word for word or by half of their word sequences: {', '.join(said)}."
+    caption = f"In the corpus, word for word or with half of their word sequences: {', '.join(said)}."
     yield Figure("Questions that are in the corpus", svgs, caption, overlap_table(judged, metrics), panels=panels)
 
 
@@ -218,7 +218,7 @@ def _group_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
         title = f"{titles[task]} by {column}"
         svgs = [draw.svg(charts.figures(judged, metric, part), title) for part in _pictures(blocks)]
         smaller = judged.smaller_groups.get(f"{task} {column}", 0)
-        caption = f"In brackets: questions. {'Of the run’s first seed. ' if judged.num_seeds > 1 else ''}"
+        caption = f"Numbers of questions are in brackets. {'First seed only. ' if judged.num_seeds > 1 else ''}"
         caption += f"{smaller} smaller groups are not shown. " if smaller else ""
         caption += "Intervals of groups of fewer than 20 questions say almost nothing." if any(
             g.is_small for g in of) else ""  # fmt: skip
@@ -229,10 +229,10 @@ def _share_figures(judged: Judged) -> Iterator[Figure]:
     """The table of what became of the answers."""
     names, titles = {m.label: m.name for m in judged.models}, titles_of(judged)
     most = max(judged.shares, key=lambda s: s.truncated)
-    caption = "No answer ended at the limit of new tokens."
+    caption = "No answer was cut off at the limit of new tokens."
     if most.truncated:
         caption = (
-            f"Most answers that ended at the limit of new tokens: {task_figure(most.truncated, 'share')} "
+            f"Largest share of answers cut off at the limit of new tokens: {task_figure(most.truncated, 'share')} "
             f"({names[most.model]}, {titles[most.task]})."
         )
     yield Figure("Outcome of all answers", [], caption, shares_table(judged))

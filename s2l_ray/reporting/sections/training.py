@@ -1,4 +1,4 @@
-"""How did training go?"""
+"""The section “How did training go?”."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def training_section(facts: Facts, draw: Drawing) -> Section | None:
         legend.append((LOOKS[FULL].symbol, VARIABLES[LOOKS[FULL].colour][0], "full data"))
     legend += of_sets
     table = Table(["curve", "first step", "value", "last step", "value"], _ends(training, draw))
-    how = "Losses over optimiser steps. Diamonds: the snapshots at which every example was scored."
+    how = "Losses over optimiser steps. Diamonds mark the snapshots at which every example was scored."
     return Section(
         "training",
         "How did training go?",
@@ -107,4 +107,4 @@ def _training_said(training: Training) -> str:
     ]
     if rising:
         said.append(f"held-out loss rose again before the end for {', '.join(rising)}")
-    return "; ".join(said) + "." if said else "Nothing was noted."
+    return "; ".join(said) + "." if said else "Nothing unusual was recorded."

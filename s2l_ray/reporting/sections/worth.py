@@ -1,4 +1,4 @@
-"""What is it worth?"""
+"""The section “What is it worth?”."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _differences_table(found: list[Difference], worth: Worth, draw: Drawing) -> 
 def _counted(found: list[Difference]) -> str:
     counts = {word: sum(d.verdict == word for d in found) for word in (BETTER, WORSE, UNDECIDED)}
     said = [f"{n} {word}" for word, n in counts.items() if n]
-    return f"Of {len(found)} comparisons: {', '.join(said)}. An interval that contains zero shows no difference."
+    return f"Of {len(found)} comparisons: {', '.join(said)}. An interval that contains zero does not show a difference."
 
 
 def _source_figures(worth: Worth, draw: Drawing) -> list[Figure]:

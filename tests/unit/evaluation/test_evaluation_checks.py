@@ -69,7 +69,7 @@ def test_what_can_be_used_is_read_once_and_sorted_by_id(tree, tmp_path):
         ("evaluation.data.files={svamp: [x.jsonl]}", "names 'svamp', which is none of the tasks"),
         ("evaluation.custom.mine.metric=no_such_package:f", "cannot be imported"),
         ("evaluation.custom.mine.metric=json:no_such", "json has no function no_such"),
-        ("evaluation.custom.mine.gold={nothing}", "it has no column 'nothing'"),
+        ("evaluation.custom.mine.gold={nothing}", "there is no column 'nothing'"),
         ("evaluation.custom.mine.rule=choice", "'2' is not the letter of an option"),
     ],
 )

@@ -148,7 +148,7 @@ def test_the_page_says_what_is_above_chance(facts: Facts, section: Section) -> N
     assert purity.panels == [
         f"by {column}: {kind}" for column in ("source", "topic") for kind in ("trajectories", BEFORE, AFTER)
     ]
-    assert "which is no more than chance" in purity.caption
+    assert "no more than expected by chance" in purity.caption
     after = of(facts.meaning, AFTER)
     assert f"{AFTER} {after.excess:.2f}" in purity.caption
     assert purity.table is not None

@@ -119,7 +119,7 @@ def test_the_page_the_end_and_a_sweeps_report_count_the_target_that_scores(tmp_p
     }  # fmt: skip
     assert cost.proxy_flops == 1e8
     [line] = _selection_lines(run)
-    assert line.endswith("once for all targets, the target that scores included.")
+    assert line.endswith("once for all targets, including the target that scores.")
     assert selection_cost(run).flops == expected
     assert selection_cost(run).device_seconds == 10.0 * 10, "four stages, five columns, and the target"
 

@@ -43,7 +43,7 @@ def test_what_was_cut_is_counted_per_stage(tmp_path, cut, line):
     made = CutRun(tmp_path / "run", num_examples=300, heldout={"balanced": 40}, targets=("s2l-0.2",))
     made.cut = cut
     run = load_run(str(made.make()))
-    expected = [] if line is None else [f"  Cut       examples that were longer than max_length: {line}"]
+    expected = [] if line is None else [f"  Truncated examples longer than max_length: {line}"]
     assert cut_lines(run) == expected
     lines = summary_lines(run)
     assert [one for one in lines if one.startswith("  Cut")] == expected
