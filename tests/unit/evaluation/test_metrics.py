@@ -96,7 +96,7 @@ def test_a_misspelt_metric_is_refused_with_the_one_meant():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "macro"}, "there is a metric 'macro' already"),
+        ({"name": "macro"}, "a metric or column 'macro' already"),
         ({"name": "loss"}, "a metric or column 'loss' already exists"),
         ({"column": "exact_match"}, "a metric or column 'longest' already exists"),
         ({"name": "seed"}, "'seed' is not a valid name for a metric, which becomes a column"),
