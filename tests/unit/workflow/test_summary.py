@@ -46,7 +46,7 @@ def test_what_was_cut_is_counted_per_stage(tmp_path, cut, line):
     expected = [] if line is None else [f"  Truncated examples longer than max_length: {line}"]
     assert cut_lines(run) == expected
     lines = summary_lines(run)
-    assert [one for one in lines if one.startswith("  Cut")] == expected
+    assert [one for one in lines if one.startswith("  Truncated")] == expected
     if expected:
         assert lines.index(expected[0]) == next(i for i, one in enumerate(lines) if one.startswith("  Read")) + 1
 
