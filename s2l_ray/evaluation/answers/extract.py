@@ -23,7 +23,8 @@ class Found(NamedTuple):
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])")
 _MARKER = re.compile(
     r"\b(?:answers?|ans)\b(?! ?(?:choices?|options?|key|sheet)\b)"
-    r"(?:[^.:=?!;\n0-9$\\]{0,50}?(?:\b(?:is|are|was|(?:would|should|must|will) be|equals|becomes)\b:?|[:=]))"
+    r"(?:[^.:=?!;\n0-9$\\]{0,50}?"
+    r"(?:\b(?:is|are|was|(?:would|should|must|will)(?: [a-z]+)? be|equals|becomes)\b:?|[:=]))"
     r"|####(?!#)",
     re.IGNORECASE,
 )
@@ -32,16 +33,25 @@ _SENTENCE_END = re.compile(
     r"(?<!\bapprox)(?<!\bRs)(?<!\bno)(?<!\bi\.e)(?<!\be\.g)[.!?](?=[\s\"'\])*]|$)|\n", re.IGNORECASE
 )
 _REMARK = re.compile(
-    r",? (?:which|that is|because|since|where|whereas|rather than|instead of|not|given|provided|assuming|if|when"
-    r"|i\.e\.?|e\.g\.?)(?=[ ,.])|, ?(?:as|so|but)(?= )|,? (?:as|so) (?:the|we|it|he|she|they|there|in)(?= )"
+    r",? (?:which|that is|because|since|where|whereas|rather than|instead of|not|no longer|given"
+    r"|provided|assuming|if|when|i\.e\.?|e\.g\.?)(?=[ ,.])|, ?(?:as|so|but)(?= )"
+    r"|,? (?:as|so) (?:the|we|it|he|she|they|there|in)(?= )"
     r"| \((?!(?:in )?base\b)(?=(?:about |[0-9.,$]+ )?[A-Za-z]{2,}[ ,.;)])| -{1,2} (?=[A-Za-z]{3})"
 )
 _ANNOUNCED = re.compile(r"(?:thus|therefore|then|hence|simply|as follows|given by|the following)[ :]*\n", re.IGNORECASE)
-_NOT_BUT = re.compile(r"^not\b[^\n]{0,200}?\bbut\b ?", re.IGNORECASE)
+_CORRECTED = re.compile(
+    r"(?:(?:\bnot|n't) (?!only\b|just\b)|\bno longer )(?:[^.\n]|\.(?=[0-9])){1,100}?"
+    r"\bbut (?:rather |in fact |actually )?"
+    r"|(?<![\w.,])[-+]?\\?[$€£]?[0-9][^.;:\n]{0,30}?(?:[,;-]+|\.{3}|…) "
+    r"(?:or rather|no|sorry|wait|I mean|make that|actually|but now(?: it is)?),? (?=\\?[$€£]?[-+]?[0-9.])",
+    re.IGNORECASE,
+)
+"""`not 36 but 35`, `36, or rather 35`: what comes before the correction."""
 _DENIED = re.compile(
     r"\b(?:answers?|ans)\b(?:(?!\b(?:is|are|was|were)\b)[^.,:;\n0-9$\\]){0,50}?"
-    r"(?:\b(?:is|are|was|were|be|can|could)(?:n't\b|(?: [a-z]+ly)? (?:not|never)\b)|\bcan(?:not|'t)\b)"
-    r"(?![^.\n]{0,200}\bbut\b)(?:[^.,;\n]|[.,](?=[0-9]))*",
+    r"(?:\b(?:is|are|was|were|be|can|could)(?:n't\b|(?: [a-z]+ly)? (?:not|never|no longer)\b(?! only\b))"
+    r"|\bcan(?:not|'t)\b)"
+    r"(?:[^.,;\n]|[.,](?=[0-9]))*",
     re.IGNORECASE,
 )
 """`The answer is not 12`, up to the end of the clause: whatever it names is no answer."""
@@ -68,7 +78,7 @@ def find_in_completion(completion: str, several: bool = False) -> Found:
     Args:
         several: the answer may be several numbers: all boxes in a sentence, and all lines of a list, form one answer.
     """
-    text = _DENIED.sub("", cut_after_answer(clean(completion)))
+    text = _DENIED.sub("", _CORRECTED.sub(" ", cut_after_answer(clean(completion))))
     box, marked = _last_box(text, several), _last_marked(text, several)
     if box is not None and (marked is None or box[1] > marked[0]):
         return Found("box", box[2])
@@ -170,7 +180,7 @@ def _clause(rest: str) -> str:
         if rest.startswith(opening):
             return rest[2:].partition(closing)[0].strip()
     end = _SENTENCE_END.search(rest)
-    clause = _NOT_BUT.sub("", rest[: end.start()] if end else rest)
+    clause = rest[: end.start()] if end else rest
     for remark in _REMARK.finditer(clause):
         if re.search(r"[0-9A-Za-z]", clause[: remark.start()]):
             value = _WHICH_IS.match(clause, remark.start())

@@ -8,14 +8,24 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from s2l_ray.errors import DataError
-from s2l_ray.evaluation.answers import expressions, latex, mathematics, numbers, numerals, options, published, rules
-from s2l_ray.evaluation.answers.extract import Found, How, find_in_completion, find_in_output
+from s2l_ray.evaluation.answers import (
+    expressions,
+    latex,
+    mathematics,
+    measures,
+    numbers,
+    numerals,
+    options,
+    published,
+    rules,
+)
+from s2l_ray.evaluation.answers.extract import Found, How, find_in_completion, find_in_output, last_sentence
 from s2l_ray.evaluation.answers.mathematics import Compare
 from s2l_ray.evaluation.answers.numbers import Number
 from s2l_ray.evaluation.answers.rules import Judged
 from s2l_ray.evaluation.answers.symbolic import Result
 
-RULES_VERSION = 4
+RULES_VERSION = 5
 """Increase this with every change that alters a verdict: stored scores of an older version are then recomputed."""
 
 Rule = Literal[
@@ -133,7 +143,12 @@ def _readings(rule: Rule, found: Found, gold: str, question: str) -> Iterable[st
     asked: numerals.Asked = "one of several" if rule == "one_of_several" else "one"
     if rule == "math" or (rule == "mathematics" and re.search(r"[\[ ]", gold)):
         asked = "all"
-    return numerals.readings(found.text, f"{question}\n{gold}", found.how == "output", asked)
+    texts = [found.text]
+    if asked == "one" or rule == "math":
+        texts = measures.forms(last_sentence(found.text) if found.how == "unmarked" else found.text.rpartition("\n")[2])
+        texts = texts if len(texts) > 1 else [found.text]
+    context, is_output = f"{question}\n{gold}", found.how == "output"
+    return [reading for text in texts for reading in numerals.readings(text, context, is_output, asked)]
 
 
 def _judge(rule: Rule, found: Found, gold: str, question: str, compare: Compare) -> Judged:

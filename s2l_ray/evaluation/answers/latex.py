@@ -6,6 +6,8 @@ from __future__ import annotations
 import itertools
 import re
 
+from s2l_ray.evaluation.answers.words import is_word
+
 _TEXT = r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|hbox|rm|operatorname)\s*"
 _WHOLE_TEXT = re.compile(rf"(?:{_TEXT}\{{([^{{}}]*)\}})")
 SEGMENT = re.compile(r"\\\((.+?)\\\)|\\\[(.+?)\\\]|\$\$(.+?)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+?)(?<!\\)\$", re.DOTALL)
@@ -66,27 +68,7 @@ _FUNCTION_WORDS = {
     "frac",
     "cdot",
 }
-_UNIT_WORDS = {
-    "cm",
-    "mm",
-    "km",
-    "m",
-    "ft",
-    "in",
-    "yd",
-    "mi",
-    "kg",
-    "g",
-    "gm",
-    "lb",
-    "oz",
-    "mph",
-    "hr",
-    "hrs",
-    "min",
-    "sec",
-    "s",
-}
+_UNIT_LETTERS = {"m", "g", "s"}
 _BASE_WORDS = dict(zip(_BASE_NAMES, range(2, 13), strict=True))
 
 
@@ -119,7 +101,10 @@ def tidy(text: str) -> str:
 
 
 def _without_unit(match: re.Match[str]) -> str:
-    """Behind an operator stands an operand and no unit."""
+    """Behind an operator stands an operand and no unit, and unknowns are none."""
+    letters = re.sub(rf"{_TEXT}\{{\s*([A-Za-z]*)\s*\}}", r"\1", match.group())
+    if re.fullmatch(r"[A-Za-z]{1,3}", letters) and not is_word(letters):
+        return f" {letters}"
     if re.search(r"[-+*/^_=]\s*$", match.string[max(0, match.start() - 20) : match.start()]):
         return re.sub(rf"{_TEXT}\{{([^{{}}]*)\}}", r" \1", match.group())
     return " "
@@ -148,21 +133,24 @@ def math_of_clause(clause: str) -> str:
 def without_words(text: str) -> str:
     """A tidied answer without leading and trailing words: `12 square units` is 12."""
     tokens = text.split(" ")
-    while tokens and _is_word(tokens[-1], last=len(tokens) > 1) and not _is_factor(tokens[-2:-1], tokens[-1]):
+    while tokens and _is_word(tokens, -1) and not _is_factor(tokens[-2:-1], tokens[-1]):
         tokens.pop()
-    while tokens and _is_word(tokens[0]) and not _is_factor(tokens[1:2], tokens[0]):
+    while tokens and _is_word(tokens, 0) and not _is_factor(tokens[1:2], tokens[0]):
         tokens.pop(0)
     rest = " ".join(tokens)
     return re.sub(r"(?<=[0-9])\s*(?:cm|mm|km|ft|kg|mph)(?:\s*\^\s*\{?[0-9]\}?)?$", "", rest)
 
 
-def _is_word(token: str, last: bool = False) -> bool:
-    bare = re.sub(r"\^\{?[0-9]\}?$", "", token).strip(".,;:'")
-    if last and bare in _UNIT_WORDS:
+def _is_word(tokens: list[str], at: int) -> bool:
+    """Whether the first or last token is a word; letters that stand alone are an answer."""
+    bare = re.sub(r"\^\{?[0-9]\}?$", "", tokens[at]).strip(".,;:'")
+    if len(tokens) == 1 and len(bare) < 4:
+        return False
+    if at and bare in _UNIT_LETTERS:
         return True
-    return (
-        bool(re.fullmatch(r"[A-Za-z][A-Za-z'-]*[A-Za-z](?:/[A-Za-z]+)?", bare)) and bare.lower() not in _FUNCTION_WORDS
-    )
+    if not re.fullmatch(r"[A-Za-z][A-Za-z'-]*[A-Za-z](?:/[A-Za-z]+)?", bare) or bare.lower() in _FUNCTION_WORDS:
+        return False
+    return not at or not bare.isalpha() or is_word(bare)
 
 
 def _is_factor(neighbour: list[str], token: str) -> bool:

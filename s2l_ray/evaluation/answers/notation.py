@@ -7,11 +7,13 @@ import re
 from s2l_ray.evaluation.answers import latex
 
 _NAMED = re.compile(
-    r"\s*((?:\\?[A-Za-z]+|[A-Za-z])(?:_\s*(?:\{[^{}]*\}|\w))?(?:\s*\(\s*[a-z]\s*\))?)\s*(?:=|\\in\b)\s*(.*)", re.DOTALL
+    r"\s*((?:\\?[A-Za-z]+[0-9]?|[A-Za-z])(?:_\s*(?:\{[^{}]*\}|\w))?(?:\s*\(\s*[a-z]\s*\))?)\s*(?:=|\\in\b)\s*(.*)",
+    re.DOTALL,
 )
 _CHAIN = re.compile(
     r"(.+?)\s*(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))\s*(.+?)(?:\s*(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))\s*(.+))?"
 )
+_SIDE_BY_SIDE = re.compile(r"([=:] ?[-+]?[$]?[0-9][0-9.,/]{0,50}) +(?=[A-Za-z]\w? ?[=:])")
 
 Interval = tuple[str, str, str, str]
 
@@ -73,6 +75,11 @@ def _conventional(text: str) -> str:
     if len(text) < 2 or text[0] not in "[]" or text[-1] not in "[]" or (text[0], text[-1]) == ("[", "]"):
         return text
     return f"{'(' if text[0] == ']' else '['}{text[1:-1]}{')' if text[-1] == '[' else ']'}"
+
+
+def separated(text: str) -> str:
+    """`x = 3 y = 5` → `x = 3, y = 5`."""
+    return _SIDE_BY_SIDE.sub(r"\1, ", text)
 
 
 def is_variable(text: str) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
+from s2l_ray.evaluation.answers.words import is_word
+
 MAX_DIGITS = 400
 """Of one number; longer runs of digits are no answer to anything."""
 MAX_EXPONENT = 300
@@ -22,6 +24,8 @@ class Number:
     start: int = 0
     end: int = 0
     """Where it stands in the text."""
+    is_part: bool = False
+    """Of a term with an unknown or a root beside it: 24x, x + 24, 2\\pi."""
 
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
@@ -52,6 +56,13 @@ _COMMAND = [
     (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°"), " "),
     (re.compile(r"\bRs\.? ?(?=[0-9])"), ""),
 ]  # fmt: skip
+
+_FUNCTION = r"(?:\\|(?<![A-Za-z\\]))(?:sqrt|[dtc]?frac|pi|theta|log|ln|sin|cos|tan)(?![A-Za-z])"
+_JOINED_AFTER = re.compile(
+    r"(?!(?:st|nd|rd|th)\b) ?(?:[-+*/×·^] ?)?"
+    rf"(?:{_FUNCTION}|(?P<letters>[A-Za-z]+)(?!\.?[A-Za-z])|[π√])|\([A-Za-z] ?[-+*/^)]"
+)
+_JOINED_BEFORE = re.compile(rf"(?:(?<![A-Za-z])[A-Za-z] ?[-+*/×·^]|{_FUNCTION}[ {{]*|√|\}}\{{) ?$")
 
 
 def plain(text: str) -> str:
@@ -98,7 +109,7 @@ def _read(match: re.Match[str]) -> Number | None:
         if not bottom:
             return None
         size = Fraction(int(match["whole"].replace(",", ""))) + Fraction(int(match["top"]), bottom)
-        return Number(sign * size, None, False, start, match.end())
+        return Number(sign * size, None, False, start, match.end(), _is_joined(match))
     value, decimals = _decimal((match["digits"] or "0") + (match["point"] or ""))
     exponent = _exponent(match["exponent"])
     if abs(exponent) > MAX_EXPONENT:
@@ -111,7 +122,20 @@ def _read(match: re.Match[str]) -> Number | None:
         if not divisor:
             return None
         value, written, is_float = value / divisor, None, False
-    return Number(sign * value, written, is_float, start, match.end())
+    return Number(sign * value, written, is_float, start, match.end(), _is_joined(match))
+
+
+def _is_joined(match: re.Match[str]) -> bool:
+    """Whether an unknown, a root or a function stands beside a number, with an operator between them or without."""
+    text, start, end = match.string, max(match.start(), match.end("sign")), match.end()
+    if _JOINED_BEFORE.search(text[max(0, start - 12) : start]):
+        return True
+    after = _JOINED_AFTER.match(text, end)
+    if after is None or after["letters"] is None:
+        return after is not None
+    if after["letters"] == "a":  # 24 a day
+        return not re.match(r" [A-Za-z]{2}", text[after.end() : after.end() + 3])
+    return not is_word(after["letters"])
 
 
 def _decimal(digits: str) -> tuple[Fraction, int]:

@@ -30,7 +30,8 @@ _MEASURED = re.compile(
     r"|[mk]?g|gram|ounce|oz|second|minute|hour|day|year|page|piece|seat|calorie|watt|point) [a-z]+s\b"
 )
 """What follows the size of each of several things: 5 100-dollar bills, 18 200 ml bottles."""
-_LAKHS = re.compile(r"(?<![0-9.,])[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}(?![0-9])(?!,[0-9])")
+_ODD_GROUPS = re.compile(r"(?<![0-9.,])(?:[1-9][0-9]?(?:,[0-9]{2})+|[1-9][0-9]{3,}(?:,[0-9]{3})*),[0-9]{3}(?!,?[0-9])")
+"""1,23,456 and 1250,000."""
 _DOTTED = re.compile(
     r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3})+)(?:,([0-9]{1,2}))?(?![0-9])(?![.,][0-9])",
 )
@@ -68,7 +69,7 @@ def in_digits(text: str, *, grouped: bool = True, scaled: bool = True, added: bo
     """
     text = _SIGN.sub(_signed, text)
     if grouped:
-        text = _LAKHS.sub(lambda match: match.group().replace(",", ""), text)
+        text = _ODD_GROUPS.sub(lambda match: match.group().replace(",", ""), text)
         text = _DOTTED.sub(_undotted, text)
         text = _SPACED.sub(_joined, text)
     if added:
@@ -108,7 +109,7 @@ def _is_unit_in(context: str, text: str) -> bool:
 def _is_one_number(text: str) -> bool:
     """Whether the groups of digits can be nothing else: three of them, or zeros that begin one."""
     spaced = list(_SPACED.finditer(text))
-    return bool(spaced) and all(_is_certain(match) for match in spaced) and not _LAKHS.search(text)
+    return bool(spaced) and all(_is_certain(match) for match in spaced) and not _ODD_GROUPS.search(text)
 
 
 def _is_certain(match: re.Match[str]) -> bool:

@@ -21,6 +21,8 @@ _SEVERAL = re.compile(
     r"(?:\([A-H]\)|\b[A-H]) ?(?:and|or|,|&|/) ?(?:[Oo]ption |[Cc]hoice )?(?:\([A-H]\)|[A-H]\b(?! [a-z]))"
 )
 LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textit)\s*\{([^{}]*)\}")
+_LETTER_IS = re.compile(r"(?<![\w(])\(?([a-hA-H](?=\))|[b-hA-H])\)?(?= is\b|\W*$)")
+_INLINE = re.compile(r"(?: in|:) ((?:[^,?:\n]{1,40}(?:, | or )){1,8}[^,?:\n]{1,40})\?\s*$")
 _DEFINITION = re.compile(r"\bLet ([A-Za-z]) (?:=|be) ((?:[^.=\n]|\.(?=[0-9])){1,200})\.(?:\s|$)")
 _ARTICLE = re.compile(r"^\W*(?:the|an?) ", re.IGNORECASE)
 _SMALL_WORDS = set("the a an in on at it its it's is was will be of this that day month year by to".split())  # noqa: SIM905
@@ -126,7 +128,7 @@ def _content(text: str) -> list[str]:
 def option_or_number(found: Found, gold: numbers.Number, question: str, same: Same) -> Judged:
     """Judge an answer that is a number, or the letter of the option with that number. An option may be a variable from
     the question: it is right if it is the only one and no other option has the gold answer."""
-    options = listed(question)
+    options = listed(question) or _inline(question)
     if not options:
         return one_number(found, gold, same)
     upper = {letter.upper(): text for letter, text in options.items()}
@@ -138,6 +140,20 @@ def option_or_number(found: Found, gold: numbers.Number, question: str, same: Sa
     right = [key for key, number in values.items() if number and same(number, gold)]
     unknown = [key for key, number in values.items() if number is None]
     return Judged("right" if letter in (right or (unknown if len(unknown) == 1 else [])) else "wrong", letter)
+
+
+def _inline(question: str) -> dict[str, str]:
+    """`What is the closest to 1 in 0.042, l, -1?`: options without letters."""
+    match = _INLINE.search(question)
+    return {str(i): text.strip() for i, text in enumerate(re.split(", | or ", match[1]))} if match else {}
+
+
+def _named(sentence: str, options: dict[str, str]) -> str | None:
+    """The letter of the one option that a sentence names: `So w is the closest to 0`, `Hence (c) is`."""
+    bounded = r"(?<![\w.(/-]){}(?![\w)/]| ?=|\.\w)"
+    named = {letter for letter, text in options.items() if re.search(bounded.format(re.escape(text)), sentence)}
+    named = named or {letter.upper() for letter in _LETTER_IS.findall(sentence)}
+    return named.pop() if len(named) == 1 and named <= options.keys() else None
 
 
 def _defined(question: str) -> dict[str, numbers.Number]:
@@ -156,6 +172,8 @@ def _bare_letter(found: Found, options: dict[str, str]) -> str | None:
     """The letter where the answer begins with one, or is the name of a variable among the options."""
     text = found.text.rpartition("\n")[2] if found.how == "output" else found.text
     if found.how == "unmarked" and not re.fullmatch(r"\W*[A-Ha-h]\W*", text):
+        if named := _named(_CONCLUSION.split(last_sentence(text, r"\w"))[-1], options):
+            return named
         last = re.findall(r"\(\s*([A-Ha-h])\s*\)|\b(?:option|choice) ([A-Ha-h])\b", text)
         return (last[-1][0] or last[-1][1]).upper() if last and not re.search(r"[0-9]\W*$", text) else None
     text = LATEX_TEXT.sub(r" \1 ", text).replace("$", "").strip(" '\"\n")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Literal, NamedTuple
 
-from s2l_ray.evaluation.answers import expressions, numbers, printed, values
+from s2l_ray.evaluation.answers import expressions, measures, notation, numbers, printed, values
 from s2l_ray.evaluation.answers.extract import Found, last_sentence
 from s2l_ray.evaluation.answers.numbers import Number
 
@@ -23,29 +22,18 @@ class Judged(NamedTuple):
 
 Same = Callable[[Number, Number], bool]
 
-_HEDGE = re.compile(r" ?(?:to|-|~) ?[0-9]|[^0-9.,=]{0,20}\bor ?[0-9]|,? ?(?:and|,) ?[0-9]|, ?[0-9]", re.IGNORECASE)
+_HEDGE = re.compile(r" ?(?:to|-|~) ?[0-9]|[^0-9.,=]{0,20}\bor ?[0-9]|,? ?(?:and|or|,) ?[0-9]|, ?[0-9]", re.IGNORECASE)
 _OPERATOR_AFTER = re.compile(r" ?[*/×·÷^] ?[(0-9.]|[*^][A-Za-z]| [*^] [A-Za-z]|[-+][(0-9.]| [-+] [(0-9.]| x [0-9]")
 _ARITHMETIC = re.compile(r"[-+*/×·÷^()0-9., ]+")
-_UNITS = (
-    ("dollars?|euros?", "cents?", 100), ("hours?|hrs?|h", "minutes?|mins?|m", 60),
-    ("minutes?|mins?", "seconds?|secs?|s", 60), ("days?", "hours?|hrs?|h", 24), ("weeks?", "days?", 7),
-    ("years?", "months?", 12), ("feet|foot|ft", "inch(?:es)?|in", 12), ("yards?|yds?", "feet|foot|ft", 3),
-    ("pounds?|lbs?", "ounces?|oz", 16), ("gallons?", "quarts?", 4), ("kilomet(?:er|re)s?|km", "met(?:er|re)s?|m", 1000),
-    ("met(?:er|re)s?|m", "centimet(?:er|re)s?|cm", 100), ("kilograms?|kg", "grams?|g", 1000),
-)  # fmt: skip
-"""A unit, one that it holds, and how many of those."""
 _OPERATORS = [
     (re.compile(rf"(?<=[0-9)]) {words} (?=[0-9($.-])"), f" {sign} ")
-    for words, sign in (("plus", "+"), ("(?:times|multiplied by)", "×"), ("divided by", "/"), ("equals", "="))
-]
-_MEASURES = [
-    (re.compile(rf" ?(?:{large})\.?,?(?: and)? ([0-9]{{1,3}}(?:\.[0-9]+)?) ?(?:{small})\b(?! ?[²³^/])"), count)
-    for large, small, count in _UNITS
+    for words, sign in (("plus", "+"), ("(?:times|multiplied by|x)", "×"), ("divided by", "/"), ("equals", "="))
 ]
 _RATE = re.compile(r"\bat ?\$? ?[0-9.]+ ?\\?%?|\bof (?:the |an? )?[0-9.]+ ?(?:\\?%|percent\b)")
 _MONEY = re.compile(r"[$€£] ?([0-9][0-9,]{0,20})( and [0-9]{1,2} cents?\b)")
 _COMPOUND = re.compile(r"\b[0-9]+-(?=[A-Za-z])")
 _ASSIGNED = re.compile(r" *[A-Za-z]\w* *=")
+_UNKNOWN = re.compile(r"(?<!\w)[A-Za-z][0-9]? ?= ?[-+]?[0-9.]")
 _PIECES = re.compile(r"[;\n]|,(?![0-9]{3}(?![0-9]))|\b(?:and|or)\b|<", re.IGNORECASE)
 MAX_SEVERAL = 3
 """How many different numbers may be given if one of several unknowns is asked for; more are a guess, not an answer."""
@@ -89,7 +77,7 @@ def stated_number(found: Found) -> Number | None:
     """The only number of a box or clause; without either, the last number of the text."""
     if found.how == "unmarked":
         found_numbers = list(numbers.find(numbers.plain(found.text[-5000:])))
-        return found_numbers[-1] if found_numbers else None
+        return found_numbers[-1] if found_numbers and not found_numbers[-1].is_part else None
     return number_of_clause(found.text)
 
 
@@ -112,14 +100,14 @@ def _of_sides(text: str) -> Number | None:
         if not found_numbers:
             continue
         first = found_numbers[0]
+        if first.is_part:
+            return None
         if _OPERATOR_AFTER.match(side, first.end):
             calculations.append((side, first))
             continue
         rest = side[first.end :]
-        for pattern, count in _MEASURES:  # 5 dollars and 20 cents are 5.20 dollars
-            if smaller := pattern.match(rest):
-                value = first.value + Fraction(smaller[1]) / count
-                return Number(value, 2 if count == 100 else None, False, first.start, first.end)
+        if smaller := measures.compound(first, rest):
+            return smaller
         if _HEDGE.match(rest) and any(other.value != first.value for other in found_numbers[1:2]):
             return None
         return first
@@ -134,7 +122,9 @@ def _computed(side: str, first: Number) -> Number | None:
     while begin and side[begin - 1] in "( +-":
         begin -= 1
     run = _ARITHMETIC.match(side, begin)
-    text = re.sub(r"(?<=[0-9]),(?=[0-9]{3})", "", run.group()).strip(" .,") if run else ""
+    if run is None or any(number.is_part for number in numbers.find(side[: run.end() + 12])):
+        return None
+    text = re.sub(r"(?<=[0-9]),(?=[0-9]{3})", "", run.group()).strip(" .,")
     return printed.compute(text)
 
 
@@ -144,6 +134,8 @@ def printed_number(lines: str) -> Number | None:
 
 
 def number_of_line(line: str) -> Number | None:
+    if re.fullmatch(r"-?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", line):
+        return numbers.whole(line)  # f"{x:,}"
     value = printed.read(line)
     if value is not None and not isinstance(value, str):
         value = printed.alone(value)
@@ -152,12 +144,16 @@ def number_of_line(line: str) -> Number | None:
     number = numbers.whole(text)
     if number is not None:
         return number
-    if re.search(r"[A-Za-z_]\w*\(|\*|\^", text):
-        return None  # an expression that has no number
+    if re.search(r"[A-Za-z_]\w*\(|\*|\^", text) or len(_UNKNOWN.findall(text)) > 1:
+        return None  # an expression that has no number, or several unknowns
     side = re.split(r"[:=]", text)[-1]
     found_numbers = list(numbers.find(side))
     has_words = re.search(r"[A-Za-z]", text) is not None
-    return found_numbers[-1] if len(found_numbers) == 1 or (found_numbers and has_words) else None
+    if len(found_numbers) == 2 and (measure := measures.compound(found_numbers[0], side[found_numbers[0].end :])):
+        return measure
+    if not found_numbers or found_numbers[-1].is_part or (len(found_numbers) > 1 and not has_words):
+        return None
+    return found_numbers[-1]
 
 
 def several_numbers(found: Found) -> list[Number] | None:
@@ -169,15 +165,15 @@ def several_numbers(found: Found) -> list[Number] | None:
 
 
 def numbers_of_clause(clause: str) -> list[Number]:
-    text = numbers.plain(_COMPOUND.sub("", _RATE.sub("", clause)))
+    text = notation.separated(numbers.plain(_COMPOUND.sub("", _RATE.sub("", clause))))
     answers: list[Number] = []
-    for piece in _PIECES.split(re.sub(r"[\\{}\[\]]", " ", text)):
+    for piece in _PIECES.split(re.sub(r"\\?[\[\]]|\\[{}]", " ", text)):
         sides = [side for side in piece.split("=") if any(True for _ in numbers.find(side))]
         if not sides:
             continue
         plain = [side for side in sides if not any(_OPERATOR_AFTER.match(side, n.end) for n in numbers.find(side))]
         if plain:
-            answers += numbers.find(plain[-1])
+            answers += [number for number in numbers.find(plain[-1]) if not number.is_part]
         else:
             computed = _of_sides(sides[-1])
             answers += [computed] if computed else []
