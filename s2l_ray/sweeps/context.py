@@ -1,4 +1,4 @@
-"""What all trials of one phase of a sweep have in common."""
+"""The data shared by all trials of one phase of a sweep."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SweepContext:
     placements: dict[str, Placement]
     embedded: bool
     phase: str
-    """`target`, or `predicted` where the proxy's model stands in."""
+    """`target`, or `predicted` if the proxy's model is used instead."""
     upstream: Upstream
     precisions: dict[str, Precision] = field(default_factory=dict)
     """Section → what its model is computed in where a trial does not set it."""

@@ -1,4 +1,4 @@
-"""What a sweep would try and what it would cost: trials, and the questions that decide. Starts nothing."""
+"""Describes what a sweep would try and what it would cost: trials and deciding questions. Starts nothing."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def sweep_dry_run_lines(
     lines += [*training, *asked, *(f"note          {note}" for note in made.notes)]
     if find_smallest:
         lines.append(
-            "note          --find-smallest fine-tunes the target at the budgets that bisection comes to, which are at "
-            "most these; before that the proxy's model is trained at all of them"
+            "note          --find-smallest fine-tunes the target only at the budgets that bisection visits, at most "
+            "these; before that, the proxy's model is trained at all of them"
         )
     elif resolved.sweep.predict:
         lines.append("note          sweep.predict trains the proxy's model at the same budgets first")
@@ -97,11 +97,11 @@ def _scoring_lines(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSiz
         cost = replace(cost, flops=sum(one.flops for one in costs), seconds=sum(one.seconds for one in costs),
                        tokens=sum(one.tokens for one in costs), money=sum(money) if money else None)  # fmt: skip
     many = f", once for each of {len(costs)} corpora" if len(costs) > 1 else ""
-    lines = [f"reference     the target, fine-tuned on everything and asked for its scores{many}", cost.line(price)]
+    lines = [f"reference     the target, fine-tuned on everything, scores the corpus{many}", cost.line(price)]
     own = Trial(FULL, 1.0, config.seed_of("target"))
     if own in trials:
         lines.append(
-            f"note          {own.describe()}, is that target: it is trained once, and counted here and among the trials"
+            f"note          {own.describe()}, is the same target: trained once, but counted here and with the trials"
         )
     return lines
 
@@ -134,8 +134,8 @@ def _questions_lines(config: S2LConfig, num_trials: int, made: Estimate) -> list
     cost = _cost_of(asking(config), task, made.rendered_format)
     if cost is None:
         return [
-            f"answers       {len(task.questions):,} questions of {task.name} for each of {num_trials:,} trials; what "
-            "they take is unknown, since nothing says how the corpus is rendered"
+            f"answers       {len(task.questions):,} questions of {task.name} for each of {num_trials:,} trials; their "
+            "cost is unknown, because the format of the corpus is unknown"
         ]
     workers = config.resources.evaluation.workers or 1
     each, whole = cost.seconds(config) / workers, num_trials * cost.seconds(config) / workers
@@ -144,7 +144,7 @@ def _questions_lines(config: S2LConfig, num_trials: int, made: Estimate) -> list
         f"answers       at most {format_count(num_trials * cost.tokens)} tokens, {num_trials * cost.flops:.2e} FLOPs "
         f"for {num_trials:,} trials, {format_duration(whole)} one after the other, {format_duration(each)} each, with "
         f"{workers} worker{'s' if workers > 1 else ''} at {config.estimates.device_tflops:g} TFLOP/s "
-        "(estimates.device_tflops); decoding is bound by memory on GPUs and reaches a part of that speed",
+        "(estimates.device_tflops); decoding on GPUs is memory-bound and reaches only a fraction of that speed",
     ]
 
 

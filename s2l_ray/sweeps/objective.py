@@ -1,4 +1,4 @@
-"""Trials that are judged by their answers to test questions: `sweep.metric: evaluation.gsm8k.correct`.
+"""Judges trials by answers to test questions: `sweep.metric: evaluation.gsm8k.correct`.
 
 Every trial's target answers that one task, and nothing else of the section `evaluation`; `s2l evaluate` asks the rest.
 """
@@ -23,7 +23,7 @@ from s2l_ray.workflow.preflight import without_evaluation
 
 
 def is_by_answers(config: S2LConfig) -> bool:
-    """Whether trials are judged by answers, not by what is held out."""
+    """Whether trials are judged by answers rather than by held-out examples."""
     return figure_of_answers(config.sweep.metric) is not None
 
 
@@ -58,34 +58,34 @@ def check_objective(config: S2LConfig) -> None:
     here, (task, name) = f"sweep.metric={config.sweep.metric}", figure
     if config.evaluation is None:
         raise ConfigError(
-            f"{here} judges trials by answers to {shown(task)}, and there is no section `evaluation` that says where "
+            f"{here} judges trials by answers to {shown(task)}, but there is no section `evaluation` that says where "
             "its questions are; add one"
         )
     known = {one.name: one for one in tasks_of(config.evaluation.tasks, config.evaluation.custom)}
     if task not in known:
         raise ConfigError(
-            f"{here} judges trials by answers to {shown(task)}, which is none of evaluation.tasks "
+            f"{here} judges trials by answers to {shown(task)}, which is not one of evaluation.tasks "
             f"({', '.join(known)}); add it there, or name one of those"
         )
     is_summary = known[task].rule == SUMMARY
     if is_summary == (name in ("correct", "correct_published", "first")):
         fits = "bleu, rouge1, rouge2, rougeL or bertscore" if is_summary else "correct"
-        raise ConfigError(f"{here}: the answers to {task} have no such figure; use {fits}")
+        raise ConfigError(f"{here}: answers to {task} have no such metric; use {fits}")
     if name == "correct_published" and task not in published.TASKS:
         raise ConfigError(
-            f"{here}: the published rules are those of {', '.join(published.TASKS)}, so the answers to {task} have no "
-            "such figure; use correct"
+            f"{here}: there are published rules only for {', '.join(published.TASKS)}, so answers to {task} have no "
+            "such metric; use correct"
         )
     if name == "first" and known[task].rule != "one_of_several":
         raise ConfigError(
             f"{here}: an answer to {task} is not one of several numbers, so none of them is the first; use correct"
         )
     if name == "bertscore" and config.evaluation.bertscore.model is None:
-        raise ConfigError(f"{here}, and evaluation.bertscore.model is null, so it is not computed; name an encoder")
+        raise ConfigError(f"{here}, but evaluation.bertscore.model is null, so it is not computed; name an encoder")
     if config.sweep.asha is not None:
         raise ConfigError(
-            f"{here} is known only when a trial has ended, and sweep.asha would need it during training; leave "
-            "sweep.asha out, or judge by a held-out metric"
+            f"{here} is known only when a trial has ended, but sweep.asha needs it during training; remove "
+            "sweep.asha, or use a held-out metric"
         )
 
 
@@ -120,7 +120,7 @@ def value_of(config: S2LConfig, answers: Stage) -> float:
     figures = EvaluationArtifact.of(answers).figures
     if figure[1] not in figures:
         raise ConfigError(
-            f"{answers.folder} has no figure {figure[1]} (available: {', '.join(figures)}), so its trial cannot be "
+            f"{answers.folder} has no metric {figure[1]} (available: {', '.join(figures)}), so its trial cannot be "
             f"judged by sweep.metric={config.sweep.metric}; name one of those"
         )
     return float(figures[figure[1]]["value"])

@@ -1,4 +1,4 @@
-"""What finished trials leave: which target and evaluation are theirs. A sweep that runs again repeats nothing.
+"""Records of finished trials, with their target and evaluation, so that a resumed sweep repeats nothing.
 
 Records have digests. One that is damaged is deleted, which is said, and its trial counts as not done: where the target
 is still there, it is found and not trained again.
@@ -99,8 +99,8 @@ def _content(storage: Storage, name: str, say: Say) -> dict[str, Any] | None:
         return record.of
     if storage.exists(name):
         say(
-            f"[sweep] {storage.uri}/{name} is damaged, or an earlier s2l_ray wrote it: it is deleted, and what it said "
-            "of its trial is found out again (a target that is complete is not trained again)"
+            f"[sweep] {storage.uri}/{name} is damaged or was written by an earlier s2l_ray: it is deleted and its "
+            "trial is evaluated again (a complete target is not retrained)"
         )
         storage.delete(name)
     return None

@@ -1,4 +1,4 @@
-"""What a sweep says, as plain data: `sweep/report.json`."""
+"""A sweep's report as plain data: `sweep/report.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep was asked for → its configuration; what cannot be swept is refused before anything starts."""
+"""Resolves a sweep's configuration and refuses what cannot be swept before anything starts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _check_smallest(config: S2LConfig) -> None:
         faults.append("sweep.asha would stop trials whose last loss is what is compared")
     if faults:
         raise ConfigError(
-            f"--find-smallest looks at budgets alone: {'; '.join(faults)}. Leave that out, or sweep without "
+            f"--find-smallest varies only the budget: {'; '.join(faults)}. Remove that, or sweep without "
             "--find-smallest"
         )
 
@@ -66,11 +66,11 @@ def _is_run(where: str) -> bool:
 def _check(config: S2LConfig) -> None:
     """Raises ConfigError for what a sweep cannot do without."""
     if config.target is None:
-        raise ConfigError("a sweep fine-tunes targets and there is none: add target.model=…, or a section `target`")
+        raise ConfigError("a sweep fine-tunes targets, but there is none: add target.model=…, or a section `target`")
     nothing_held_out = not (config.heldout.share or config.heldout.files or config.corpus.quickstart)
     if nothing_held_out:
         raise ConfigError(
-            "a sweep compares held-out losses and nothing is held out: set heldout.share=0.05, or heldout.files"
+            "a sweep compares held-out losses, but nothing is held out: set heldout.share=0.05, or heldout.files"
         )
     check_objective(config)
     if config.sweep.asha is not None and config.target.evaluate_every_steps is None:

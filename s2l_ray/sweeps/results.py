@@ -1,4 +1,4 @@
-"""TrialResult trials → one tidy table, curves, costs, the smallest budget that is good enough. Pure but for reading."""
+"""Summarises finished trials: a tidy table, curves, costs, and the smallest budget that is good enough."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`s2l sweep`: upstream once, trials side by side, then table, curve and answer. What is finished is never repeated."""
+"""`s2l sweep`: upstream stages once, trials in parallel, then the results. Finished work is never repeated."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def sweep(
     progress: Progress | None = None,
     present: Present | None = None,
 ) -> SweepResult:
-    """Try budgets, selectors, seeds and settings; fine-tune a target for each; write `sweep/` into the run's folder.
+    """Fine-tune a target for each budget, selector, seed and setting, and write `sweep/` into the run's folder.
 
     Args:
         config: a recipe, a YAML file, a run's folder (goes on with it), or the typed tree.
@@ -177,7 +177,7 @@ class _Runner:
         """`sweep.num_samples` different trials that Optuna proposes, those of before included."""
         wanted = min(self.config.sweep.num_samples or 0, num_possible(self.config))
         ended, say = self._ended(), self.context.progress.say
-        say(f"[sweep] optuna: {wanted} trials, {len(ended)} of them done before; {self._at_once()} at once")
+        say(f"[sweep] optuna: {wanted} trials, {len(ended)} of them done before; {self._at_once()} in parallel")
         while (left := int(wanted - len(ended))) > 0:
             self.context.runner.mark_started()
             outcome = propose(self._shared(TARGET), ended, left, self._at_once(), self._reporter(TARGET, left))
@@ -335,7 +335,7 @@ def _presented(
     try:
         pictures, lines = present(run, table, report)
     except Exception as error:
-        return [], [f"no curve with intervals, and no pictures of it: {one_line(describe(error))}"]
+        return [], [f"no curves with intervals and no pictures: {one_line(describe(error))}"]
     for name, content in pictures.items():
         out.write_bytes(name, content)
     return list(pictures), lines

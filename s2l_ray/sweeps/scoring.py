@@ -1,4 +1,4 @@
-"""The target whose scores selectors of a sweep read, where it is asked for (`selection.reference.model: target`).
+"""The target whose scores a sweep's selectors read, with `selection.reference.model: target`.
 
 It is the configuration's own target on everything, with the configuration's seed, whatever trials change of theirs: so
 it is trained once for each corpus, and what is chosen does not depend on what is compared.

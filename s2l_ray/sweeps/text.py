@@ -1,4 +1,4 @@
-"""A sweep's answer in words."""
+"""A sweep's results as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep tries: each trial is a whole configuration with one subset. Pure."""
+"""The trials of a sweep: each is a complete configuration with one subset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray Tune's part: trials side by side, as many as fit, each a fine-tuning on Ray Train workers of its own.
+"""Runs trials in parallel with Ray Tune, as many as fit, each fine-tuning on its own Ray Train workers.
 
 A trial is a small actor without resources that starts Ray Train workers. Tune does not see those, so the number of
 trials at once is reckoned here: more would wait for each other's workers indefinitely.
@@ -73,7 +73,7 @@ class Outcome:
 
 
 def run_trial(asked: dict[str, Any], shared: SweepContext) -> None:
-    """In Tune's actor. A trial that cannot be done is reported and the sweep goes on; Tune starts lost actors again."""
+    """Runs in Tune's actor. A failed trial is reported and the sweep continues; Tune restarts lost actors."""
     from ray import tune
 
     trial = _trial_of(asked)

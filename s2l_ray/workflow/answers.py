@@ -1,4 +1,4 @@
-"""Models' answers to test questions, of every training seed, aligned by question."""
+"""Models' answers to test questions for all training seeds, aligned by question."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Answers:
 
     @property
     def way(self) -> str:
-        """How the texts came about: those of another way differ, whatever the models are."""
+        """How the texts were generated: other ways give other texts, whatever the models are."""
         return self.made.way
 
     def of(self, metric: str, ids: Sequence[bytes], seeds: Sequence[int]) -> Array:
@@ -110,10 +110,10 @@ def statistic_of(metric: str) -> Any:
 
 
 def read_answers(run: Run, labels: Collection[str] | None = None) -> list[Answers]:
-    """All models and tasks of the run, or of these models.
+    """Answers of all of the run's models and tasks, or of these models.
 
     Raises:
-        DamagedFile, MissingFile: an artifact is not what was written.
+        DamagedFile, MissingFile: an artifact is damaged or missing.
     """
     asked = {key: one for key, one in run.evaluations.items() if labels is None or key[0] in labels}
     models = {model for model, _ in asked if model in run.targets}

@@ -1,4 +1,4 @@
-"""What people ask for: a whole run, one more subset, one more target. All of it goes on where it stopped."""
+"""The library's commands: a whole run, another subset, another target. All of them resume where they stopped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from s2l_ray.workflow.preflight import preflight, without_evaluation
 _FINETUNE_SECTIONS = ("target", "loggers", "resources", "estimates")
 
 _WAIT_FOR_OTHERS_S = 600.0
-"""How long `select` and `finetune` wait for those that write the run: several are started at once, and take seconds."""
+"""Seconds that `select` and `finetune` wait for other commands on the run, of which several may start at once."""
 
 
 def run(
@@ -34,7 +34,7 @@ def run(
     select_only: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Run a configuration: build every stage that is not complete yet.
+    """Run a configuration: build every stage that is not yet complete.
 
     Args:
         config: a recipe's name, a YAML file, a mapping, or the typed tree.
@@ -83,7 +83,7 @@ def select(
     *,
     progress: Progress | None = None,
 ) -> Stage:
-    """One more subset from what a run has; nothing is trained, no Ray is started.
+    """Choose another subset from a finished run, without training anything or starting Ray.
 
     Args:
         budget: number of examples (int) or share (float in (0, 1]).
@@ -119,18 +119,18 @@ def finetune(
     selector: str | None = None,
     progress: Progress | None = None,
 ) -> Target:
-    """Fine-tune the target on one subset of a finished selection, or on the full data; its held-out losses are
-    measured, test questions are `evaluate`'s.
+    """Fine-tune the target on one subset of a finished selection, or on the full data, and measure its held-out losses;
+    for test questions, use `evaluate`.
 
     Args:
-        subset: `full`, or a subset's name (`s2l-0.11`), chosen now if it is not there; None: that of `selector` and
-            `budget`.
-        overrides: `target.model=…`, and whatever else of `target`, `heldout.files`, `loggers`, `resources`,
-            `estimates`. What the selection was made from stays as it is.
+        subset: `full`, or a subset's name (`s2l-0.11`), chosen now if it does not exist; None: the subset of
+        `selector` and `budget`.
+        overrides: `target.model=…`, and other settings of `target`, `heldout.files`, `loggers`, `resources` and
+        `estimates`. Settings that affect the selection cannot be changed.
         budget, selector: None takes the run's first.
 
     Returns:
-        The target; `.storage` holds `model/`, `.evaluation` the figures of the held-out sets.
+        The target; `.storage` holds `model/`, `.evaluation` the results on the held-out sets.
     """
     from s2l_ray.execution.session import ray_session
     from s2l_ray.stages.context import RunContext
@@ -139,8 +139,8 @@ def finetune(
 
     if subset is not None and (budget is not None or selector is not None):
         raise ConfigError(
-            f"subset={subset!r} names what to fine-tune on, and budget={budget!r}, selector={selector!r} another; give "
-            "the one or the others"
+            f"subset={subset!r} names what to fine-tune on, but budget={budget!r}, selector={selector!r} name "
+            "something else; give one or the other"
         )
     _refuse_selecting(overrides)
     opened = open_run(run)
@@ -252,7 +252,7 @@ def _refuse_other_sections(overrides: Sequence[str]) -> None:
     for override in overrides:
         section, _, field = override.partition("=")[0].strip().partition(".")
         if section != "selection" or field in options:
-            cure = f"give {options[field]}" if section == "selection" else "for the rest use `s2l run`"
+            cure = f"give {options[field]}" if section == "selection" else "for other settings use `s2l run`"
             raise ConfigError(f"{override!r}: `s2l select` changes only how the section `selection` chooses; {cure}")
 
 
@@ -263,7 +263,7 @@ def _refuse_selecting(overrides: Sequence[str]) -> None:
         if path.split(".")[0] not in _FINETUNE_SECTIONS and not path.startswith("heldout.files"):
             raise ConfigError(
                 f"{override!r}: the selection is finished, so `s2l finetune` changes only "
-                f"{', '.join(_FINETUNE_SECTIONS)} and heldout.files; for the rest use `s2l run`"
+                f"{', '.join(_FINETUNE_SECTIONS)} and heldout.files; for other settings use `s2l run`"
             )
         if path == "target.subsets":
             raise ConfigError(

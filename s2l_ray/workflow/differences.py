@@ -1,4 +1,4 @@
-"""Two evaluated models: which of their differences are more than chance."""
+"""Compares two evaluated models: which of their differences are significant."""
 
 from __future__ import annotations
 
@@ -153,11 +153,11 @@ def _refuse_other_engines(
         forms = [one.form for one in made]
         if forms[0] != forms[1]:
             raise EvaluationError(
-                f"{first} and {second} answered {task} in other forms ({forms[0]} and {forms[1]}), so their difference "
-                "would be the forms'; evaluate both in the same form"
+                f"{first} and {second} answered {task} in different forms ({forms[0]} and {forms[1]}), so they would "
+                "differ because of the form; evaluate both in the same form"
             )
         if ways[0] != ways[1] and not across_engines:
             raise EvaluationError(
-                f"{first} answered {task} with {ways[0]}, {second} with {ways[1]}: a part of their difference would be "
-                "the machines'; generate both alike, or add --across-engines"
+                f"{first} answered {task} with {ways[0]}, {second} with {ways[1]}: part of their difference would be "
+                "due to that; generate both in the same way, or add --across-engines"
             )

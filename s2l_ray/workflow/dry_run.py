@@ -1,4 +1,4 @@
-"""What a run would do, what it would cost, and whether it would be refused. Starts nothing."""
+"""Describes what a run would do, what it would cost, and whether it would be refused. Starts nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run will cost, before it starts: rows, tokens, steps, FLOPs, disk, nodes. Starts nothing, loads no weights."""
+"""Estimates what a run will cost: rows, tokens, steps, FLOPs, disk, nodes. Starts nothing and loads no weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`s2l evaluate`: models answer test questions and are judged; what is there is skipped."""
+"""`s2l evaluate`: models answer test questions and are judged; what is complete is skipped."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ class EvaluationRequest:
                 )
         if self.model is not None and self.subsets:
             raise ConfigError(
-                f"--model {self.model} is asked instead of the run's targets, and --subset {', '.join(self.subsets)} "
-                "names some of them; give one or the other"
+                f"--model {self.model} is evaluated instead of the run's targets, but --subset "
+                f"{', '.join(self.subsets)} names some of them; give one or the other"
             )
         tree = config.model_dump(mode="json")
         if tree["evaluation"] is None:
@@ -93,8 +93,8 @@ class EvaluationRequest:
         made = load_config(tree, [*self.overrides, *self._changes()])
         if made.evaluation is None:
             raise ConfigError(
-                "the run has no section `evaluation`, so nothing says which questions to ask: give --tasks with "
-                "evaluation.data.folder=…, or evaluation.custom.… for questions of your own"
+                "the run has no section `evaluation`, so it is unknown which questions to ask: give --tasks with "
+                "evaluation.data.folder=…, or evaluation.custom.… for your own questions"
             )
         return made
 
@@ -102,7 +102,7 @@ class EvaluationRequest:
         """Raises ConfigError for a comparison that nothing could come of, whatever the run has."""
         if self.across_engines and not self.compare:
             raise ConfigError(
-                "--across-engines says which models --compare may compare, and without --compare it would do nothing; "
+                "--across-engines affects which models --compare may compare and would do nothing without --compare; "
                 "add --compare full,s2l-0.11, or leave it out"
             )
         if self.compare and len(set(self.compare)) < 2:

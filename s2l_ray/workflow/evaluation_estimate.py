@@ -1,4 +1,4 @@
-"""What an evaluation would take, before it starts: tokens, memory, FLOPs, hours, isolation. Loads no weights."""
+"""Estimates what an evaluation will take: tokens, memory, FLOPs, hours, isolation. Loads no weights."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def evaluation_lines(
     workers = config.resources.evaluation.workers or 1
     lines.append(
         f"time          at most {format_duration(seconds / workers)} with {workers} worker{'s' if workers > 1 else ''} "
-        f"at {config.estimates.device_tflops:g} TFLOP/s each (estimates.device_tflops), if all completions take all "
-        "their new tokens; decoding is bound by memory on GPUs and reaches a part of that speed"
+        f"at {config.estimates.device_tflops:g} TFLOP/s each (estimates.device_tflops), if all completions use all "
+        "their new tokens; decoding on GPUs is memory-bound and reaches only a fraction of that speed"
     )
     if any("pot" in task.passes for task in tasks):
         lines.append(_sandbox_line(asked))
@@ -57,7 +57,7 @@ def evaluation_lines(
 def _engine_lines(asked: GenerationConfig, on_gpu: bool) -> list[str]:
     if asked.engine != "vllm" or not on_gpu:
         return []
-    return ["engine        vLLM; nodes are asked for it when they are up, and refused where they lack it"]
+    return ["engine        vLLM; nodes are checked for it when they are up, and refused if they lack it"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def task_cost(
     ]
     if too_long:
         lines.append(
-            f"note          {too_long} of the first {len(lengths)} prompts of {task.name} do not fit into the window "
+            f"note          {too_long} of the first {len(lengths)} prompts of {task.name} do not fit in the window "
             f"of {window:,} with {new:,} new tokens and would not be asked"
         )
     return TaskCost(lines, len(task.questions), completions * whole, float(flops))

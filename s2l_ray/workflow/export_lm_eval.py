@@ -1,4 +1,4 @@
-"""The tasks for lm-evaluation-harness: prompts as the target is asked, and this project's rules as its metric.
+"""Exports tasks for lm-evaluation-harness, with the target's prompts and this project's rules as the metric.
 
 https://github.com/EleutherAI/lm-evaluation-harness, docs/task_guide.md
 """
@@ -49,7 +49,7 @@ def judge(doc, results):
 def export_tasks(run: Run | str, request: EvaluationRequest, folder: str) -> list[str]:
     """Write a YAML and a JSONL file for each task, and the rules as Python.
 
-    Programs are no part of it, since nothing would isolate them there: every question is asked for a chain of thought.
+    Programs are not supported, since nothing would isolate them there: every question asks for a chain of thought.
 
     Returns:
         Lines for people, the command among them.
@@ -64,8 +64,8 @@ def export_tasks(run: Run | str, request: EvaluationRequest, folder: str) -> lis
     tasks = read_tasks(config, opened.storage, lambda text: None)
     if summaries := [task.name for task in tasks if task.task.rule == SUMMARY]:
         raise EvaluationError(
-            f"{', '.join(summaries)} is measured by BLEU and ROUGE over all reports, which this export has no rule "
-            "for; leave it out with --tasks"
+            f"{', '.join(summaries)} is measured with BLEU and ROUGE over all summaries, which this export does not "
+            "support; leave it out with --tasks"
         )
     models = models_of(opened, config, config.evaluation.subsets, request.model)
     out = Path(folder)

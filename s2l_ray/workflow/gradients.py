@@ -1,4 +1,4 @@
-"""`s2l gradients`: are gradients alike within clusters, and which subset has the corpus's? What is there is skipped."""
+"""`s2l gradients`: are gradients similar within clusters, and which subset's mean is closest to the corpus's?"""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _WAIT_FOR_OTHERS_S = 600.0
 
 
 def compare_gradients(run: Run | str, overrides: Sequence[str] = (), *, progress: Progress | None = None) -> Stage:
-    """The gradient check of a finished selection, with all subsets that it has.
+    """Run the gradient check of a finished selection with all of its subsets; what is complete is skipped.
 
     Raises:
         ConfigError: an override of another section.
-        RunError: the selection is not complete, or weights that are asked for are not there.
+        RunError: the selection is not complete, or requested weights do not exist.
     """
     from s2l_ray.execution.session import ray_session
     from s2l_ray.stages.context import RunContext
@@ -61,7 +61,7 @@ def dry_run_lines(run: Run | str, overrides: Sequence[str] = ()) -> list[str]:
     ids, _ = read_sample(clusters.storage, settings_of(config).num_examples, seed_of(config))
     sample, time, disk = cost_lines(config, opened, snapshots, len(ids))
     lines = [f"gradients     {sample}", f"time          {time}", f"disk          {disk}"]
-    lines.append(f"compares      {', '.join(opened.subsets) or 'no subsets, the run has none'}")
+    lines.append(f"compares      {', '.join(opened.subsets) or 'no subsets, because the run has none'}")
     lines += [f"note          {note}" for note in notes]
     if "gradient-check" in opened.stages:
         lines.append("complete      a check (skipped if its settings and the subsets have not changed)")

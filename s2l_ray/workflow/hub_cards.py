@@ -1,4 +1,4 @@
-"""Cards for the Hugging Face hub: what a stranger must know about a subset or a target that was pushed there."""
+"""Dataset and model cards for pushing subsets and targets to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _dataset_lines(run: Run, subset: Subset) -> list[str]:
         *_proxy_lines(run),
         f"| subset | content `{manifest.content_fingerprint}` |", "",
         "## Columns", "",
-        "The rows keep the columns of the corpus. Added are:", "", "| column | meaning |", "|---|---|", _COLUMNS, "",
+        "The rows keep the corpus's columns. Added columns:", "", "| column | meaning |", "|---|---|", _COLUMNS, "",
     ]  # fmt: skip
     if len(subset.per_source) > 1:
         lines += ["## Sources", "", "| source | examples |", "|---|---|"]

@@ -1,4 +1,4 @@
-"""`s2l init`: the data's first rows, read as a run reads them → the configuration that fits."""
+"""`s2l init`: reads the first rows as a run would and writes a configuration that fits them."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def look_at(paths: list[str], proxy: str = DEFAULT_PROXY) -> Found:
     """
     if any(map(holds_credentials, paths)):
         raise ConfigError(
-            "a path holds credentials, which the file would hold too, for everyone who may read it; leave them out and "
-            "set them in the environment"
+            "a path contains credentials, which would be stored in the file, readable by anyone with access to it; "
+            "leave them out and set them in the environment"
         )
     corpus: dict[str, Any] = {"paths": paths}
     asked = CorpusConfig.model_validate(corpus)

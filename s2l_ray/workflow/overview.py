@@ -1,4 +1,4 @@
-"""All evaluations of a run side by side: figures and averages."""
+"""All of a run's evaluations side by side: metrics and averages."""
 
 from __future__ import annotations
 

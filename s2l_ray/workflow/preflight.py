@@ -1,4 +1,4 @@
-"""What can be found out before a node is started: models, tokenizers, held-out files, DeepSpeed's file, loggers.
+"""Checks before any node is started: models, tokenizers, held-out files, DeepSpeed's file, loggers.
 
 Loads no weights.
 """
@@ -19,7 +19,7 @@ from s2l_ray.text.redact import strip_credentials
 
 
 class PreflightError(UserError):
-    """The run would fail later; says why and what would do."""
+    """The run would fail later; the message says why and how to fix it."""
 
 
 def preflight(config: S2LConfig) -> None:
@@ -33,8 +33,8 @@ def preflight(config: S2LConfig) -> None:
     from s2l_ray.stages.query_files import check_query_files
 
     _refuse_lost_folder(config.run_uri)
-    what = f"run_dir={shown(strip_credentials(config.run_uri))} cannot be looked at"
-    with foreign_named(PreflightError, what, "Check that it is there to be written, or set another one"):
+    what = f"run_dir={shown(strip_credentials(config.run_uri))} cannot be accessed"
+    with foreign_named(PreflightError, what, "Check that you can write to it, or set another one"):
         _refuse_folder_within_run(config.run_uri)
     if is_embedded(config.resources):
         check_temp_folder()
@@ -61,8 +61,8 @@ def _check_gradients(config: S2LConfig) -> None:
     if config.gradients is not None and config.gradients.num_examples < needed:
         raise PreflightError(
             f"gradients.num_examples={config.gradients.num_examples:,} is less than two for each of "
-            f"clusters.num_clusters={num_clusters:,}, and what differs within a cluster could not be told; raise it to "
-            f"{needed:,}, lower clusters.num_clusters, or leave the section gradients out"
+            f"clusters.num_clusters={num_clusters:,}, so differences within clusters could not be measured; raise it "
+            f"to {needed:,}, lower clusters.num_clusters, or remove the section gradients"
         )
 
 
@@ -75,7 +75,7 @@ def _refuse_lost_folder(run_uri: str) -> None:
     """A Ray job starts in a copy of its working directory that Ray deletes some time after it."""
     if "/runtime_resources/working_dir_files/" in absolute(run_uri):
         raise PreflightError(
-            f"run_dir={run_uri} would lie in this job's temporary working directory and be lost with it; set "
+            f"run_dir={run_uri} would be in this job's temporary working directory and be lost with it; set "
             "run_dir=s3://bucket/… or a folder that all nodes mount"
         )
 
@@ -87,8 +87,8 @@ def _refuse_folder_within_run(run_uri: str) -> None:
     outer = run_folder_above(run_uri)
     if outer is not None:
         raise PreflightError(
-            f"run_dir={strip_credentials(run_uri)} would lie inside another run's folder ({outer}), which deletes what "
-            "it does not know when it makes a stage again; set run_dir to a folder beside it"
+            f"run_dir={strip_credentials(run_uri)} would be inside another run's folder ({outer}), and that run "
+            "deletes unknown files when it rebuilds a stage; set run_dir to a folder outside it"
         )
 
 
@@ -147,8 +147,8 @@ def _check_target(target: TargetConfig, workers: int | None) -> None:
 def _import(package: str, wanted: str, else_: str) -> None:
     """A package that is there but does not import would end the target, hours later."""
     cure = f'pip install "s2l_ray[target]", here and on every node, or {else_}'
-    what = f"{wanted} needs the package {package}, which is installed and cannot be imported"
-    with foreign_named(PreflightError, what, f"Install versions that go together (constraints.txt; {cure})"):
+    what = f"{wanted} needs the package {package}, which is installed but cannot be imported"
+    with foreign_named(PreflightError, what, f"Install compatible versions (constraints.txt; {cure})"):
         if importlib.util.find_spec(package) is None:
             raise PreflightError(f"{wanted} needs the package {package}, which is not installed; {cure}")
         if package == "deepspeed":

@@ -1,4 +1,4 @@
-"""`s2l push`: a subset or a target of a run → a repository on the Hugging Face hub, with a card.
+"""`s2l push`: uploads a run's subset or target, with a card, to a repository on the Hugging Face hub.
 
 Everything is first written into a folder on this machine, which `--dry-run` leaves there; then the folder is uploaded.
 """
@@ -21,11 +21,11 @@ RepoType = Literal["dataset", "model"]
 
 
 class PushError(UserError):
-    """Nothing was pushed; says why and what would do."""
+    """Nothing was pushed; the message says why and how to fix it."""
 
 
 class HubFailed(EnvironmentFault):
-    """The hub did not take it; another try may pass."""
+    """The hub did not accept the upload; another attempt may succeed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def check_repo_id(repo_id: str) -> None:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise PushError(
-            f"{shown(repo_id)} names no repository on the hub ({first_line(error)}); write user/name"
+            f"{shown(repo_id)} is not a valid name of a repository on the hub ({first_line(error)}); write user/name"
         ) from None
     if "/" not in repo_id:
         raise PushError(f"{shown(repo_id)} does not say whose repository it is; write user/{repo_id}")
@@ -105,7 +105,9 @@ def upload(package: Package, repo_id: str, public: bool) -> str:
     from huggingface_hub import HfApi, get_token
 
     if get_token() is None:
-        raise PushError("there is no token for the hub here; run `hf auth login`, or set HF_TOKEN")
+        raise PushError(
+            "this machine has no token for the hub, so nothing can be pushed; run `hf auth login`, or set HF_TOKEN"
+        )
     api = HfApi(library_name="s2l_ray")
     with _hub_named(repo_id):
         created = api.create_repo(repo_id, repo_type=package.repo_type, private=not public, exist_ok=True)
@@ -132,7 +134,7 @@ def _hub_named(repo_id: str) -> Iterator[None]:
                 f"the hub refuses to let this token write to {repo_id} ({status}: {first_line(error)}); log in with "
                 "one that may (`hf auth login`), or push to your own name"
             ) from error
-        raise HubFailed(f"the hub did not take {repo_id}: {first_line(error)}. Try again later") from error
+        raise HubFailed(f"the hub did not accept {repo_id}: {first_line(error)}. Try again later") from error
     except OSError as error:
         raise HubFailed(f"the hub cannot be reached: {first_line(error)}. Try again with a connection") from error
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The order of the stages: the whole story in one file.
+"""The order of the stages, all in one file.
 
 corpus → tokens → proxy → trajectories → clusters, then a subset for each selector and budget, the gradient check where
 it is asked for, and for each target its tokens, the held-out sets, the target itself, its evaluation on those sets, and
@@ -53,7 +53,7 @@ def register_stage(make: SpecMaker, after: str) -> None:
     places = [*READS, "subset"]
     if after not in places:
         raise UserError(
-            f"after={shown(after)} is no stage that another one can follow, so it would never be built; "
+            f"after={shown(after)} is not a stage that another one can follow, so it would never be built; "
             f"name one of {', '.join(places)}"
         )
     _EXTRA.setdefault(after, []).append(make)

@@ -1,4 +1,4 @@
-"""What the targets will cost, before anything starts: steps, tokens, FLOPs, time, money, memory. For `--dry-run`."""
+"""Estimates what the targets will cost, for `--dry-run`: steps, tokens, FLOPs, time, money, memory."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def reference_lines(config: S2LConfig, reference: TargetCost | None, costs: list
     """For people: what the reference costs, beside what a subset saves."""
     if reference is None:
         return []
-    lines = ["reference     the target, fine-tuned on everything and asked for its scores",
+    lines = ["reference     the target, fine-tuned on everything, scores the corpus",
              reference.line(config.estimates.price_per_worker_hour)]  # fmt: skip
     smaller = [cost for cost in costs if cost.name != "full"]
     if smaller:

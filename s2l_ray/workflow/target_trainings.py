@@ -1,4 +1,4 @@
-"""The trainings of a run's targets: one after another, or several at once where one machine has room for them."""
+"""Trains a run's targets: one after another, or several in parallel if a single machine has the resources."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_a_stage_from_outside_is_built_once_and_skipped_after(finished, tmp_path
 
 def test_a_stage_that_could_never_be_built_is_refused(monkeypatch):
     monkeypatch.setattr(stages, "_EXTRA", {})
-    with pytest.raises(UserError, match=r"after='tokenss' is no stage .*name one of corpus, tokens"):
+    with pytest.raises(UserError, match=r"after='tokenss' is not a stage .*name one of corpus, tokens"):
         stages.register_stage(lambda context: pytest.fail("built"), after="tokenss")
 
 

@@ -254,5 +254,5 @@ def test_a_subsets_name_and_a_budget_contradict_each_other(tmp_path):
     from s2l_ray import finetune
 
     for asked in ({"budget": 0.3}, {"selector": "random"}):
-        with pytest.raises(ConfigError, match="give the one or the others"):
+        with pytest.raises(ConfigError, match="give one or the other"):
             finetune(str(tmp_path), "s2l-0.2", **asked)

@@ -59,7 +59,7 @@ def test_where_held_out_examples_decide_nothing_is_asked(tree, tmp_path, capsys,
     said = capsys.readouterr().out
     assert "10 trials" in said
     assert "answers " not in said
-    assert "--find-smallest fine-tunes the target at the budgets that bisection comes to" in said
+    assert "--find-smallest fine-tunes the target only at the budgets that bisection visits" in said
     assert said.rstrip().endswith("Dry run: nothing was started.")
     assert not (tmp_path / "run").exists()
 
@@ -83,19 +83,19 @@ def test_the_target_that_scores_is_trained_once_for_each_corpus_and_its_passes_a
     tree["selection"]["reference"] = {"model": "target"}
     config = load_config(tree)
     lines = sweep_dry_run_lines(config)
-    at = lines.index("reference     the target, fine-tuned on everything and asked for its scores")
+    at = lines.index("reference     the target, fine-tuned on everything, scores the corpus")
     corpus = estimate(config).corpus
     assert corpus is not None
     expected = reference_cost(config, corpus, 4)  # losses with and without the prompt, at two snapshots
     assert expected is not None
     assert lines[at + 1] == expected.line(None)
-    assert lines[at + 2].startswith("note          full, seed 0, is that target: it is trained once")
+    assert lines[at + 2].startswith("note          full, seed 0, is the same target: trained once")
     tree["target"]["seed"] = 5
-    assert "is that target" not in "\n".join(sweep_dry_run_lines(load_config(tree)))
+    assert "is the same target" not in "\n".join(sweep_dry_run_lines(load_config(tree)))
 
     tree["sweep"]["parameters"]["corpus.duplicates"] = ["drop", "keep"]
     lines = sweep_dry_run_lines(load_config(tree))
     at = lines.index(
-        "reference     the target, fine-tuned on everything and asked for its scores, once for each of 2 corpora"
+        "reference     the target, fine-tuned on everything, scores the corpus, once for each of 2 corpora"
     )
     assert f"{2 * expected.flops:.2e} FLOPs" in lines[at + 1]

@@ -57,11 +57,11 @@ def test_what_names_no_figure_is_refused_with_those_that_there_are(tmp_path, nam
 @pytest.mark.parametrize(
     ("metric", "change", "said"),
     [
-        ("evaluation.svamp.correct", {}, r"'svamp', which is none of evaluation\.tasks \(gsm8k, clinical, mine\)"),
-        ("evaluation.gsm8k.bleu", {}, "have no such figure; use correct"),
-        ("evaluation.mine.correct_published", {}, "published rules are those of gsm8k, .*; use correct"),
+        ("evaluation.svamp.correct", {}, r"'svamp', which is not one of evaluation\.tasks \(gsm8k, clinical, mine\)"),
+        ("evaluation.gsm8k.bleu", {}, "have no such metric; use correct"),
+        ("evaluation.mine.correct_published", {}, "published rules only for gsm8k, .*; use correct"),
         ("evaluation.gsm8k.first", {}, "is not one of several numbers"),
-        ("evaluation.clinical.correct", {}, "have no such figure; use bleu"),
+        ("evaluation.clinical.correct", {}, "have no such metric; use bleu"),
         ("evaluation.clinical.bertscore", {"bertscore": {"model": None}}, "name an encoder"),
     ],
 )
@@ -76,7 +76,7 @@ def test_without_questions_and_with_a_scheduler_it_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="there is no section `evaluation`"):
         check_objective(known.model_copy(update={"evaluation": None}))
     early = known.sweep.model_copy(update={"asha": {"grace_steps": 5}})
-    with pytest.raises(ConfigError, match=r"leave sweep\.asha out"):
+    with pytest.raises(ConfigError, match=r"remove sweep\.asha"):
         check_objective(known.model_copy(update={"sweep": early}))
 
 
@@ -123,5 +123,5 @@ def test_a_trial_is_finished_with_its_answers_and_done_again_where_others_decide
     assert found(config(tmp_path, "macro")) is None, "a sweep that asks nothing has records of its own"
     write(by_answers, a_stage(storage, "evaluation/s2l-0.1-mine-99999999", {"model": "another's"}, made.model_dump()))
     assert found(by_answers) is None
-    with pytest.raises(ConfigError, match="has no figure correct_published"):
+    with pytest.raises(ConfigError, match="has no metric correct_published"):
         value_of(config(tmp_path, "evaluation.mine.correct_published"), answers)

@@ -193,7 +193,7 @@ def test_texts_that_came_about_otherwise_are_compared_only_where_that_is_asked_f
     with pytest.raises(EvaluationError) as error:
         compare_evaluations(run, run.config, models)
     assert f"with {told}, s2l-0.5 with transformers, float32, cpu" in str(error.value)
-    assert "generate both alike, or add --across-engines" in str(error.value)
+    assert "generate both in the same way, or add --across-engines" in str(error.value)
     assert compare_evaluations(run, run.config, models, across_engines=True) == alike
 
 
@@ -201,5 +201,5 @@ def test_across_engines_does_not_reach_across_forms(tmp_path):
     made = made_run(tmp_path, targets=("full", "s2l-0.5"), heldout={"split": 20})
     JudgedModels(made, num_questions=20).judge()
     run = changed(load_run(str(made.folder)), "full", {"form": "pot"})
-    with pytest.raises(EvaluationError, match=r"in other forms \(pot and cot\)"):
+    with pytest.raises(EvaluationError, match=r"in different forms \(pot and cot\)"):
         compare_evaluations(run, run.config, ["full", "s2l-0.5"], across_engines=True)

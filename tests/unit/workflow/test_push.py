@@ -102,7 +102,7 @@ def test_a_target_is_pushed_with_its_losses_publicly_if_asked(push, hub):
 @pytest.mark.parametrize(
     ("token", "refuse", "message"),
     [
-        ("", None, "there is no token"), ("hf_" + "x" * 34, None, "refuses to let this token write"),
+        ("", None, "has no token"), ("hf_" + "x" * 34, None, "refuses to let this token write"),
         (TOKEN, 403, "refuses to let this token write"), (TOKEN, 400, "did not take"),
     ],
 )  # fmt: skip
@@ -131,7 +131,7 @@ def test_without_a_network_it_says_so(push, offline, message):
         (["--subset", "s2l-0.9", "me/x"], "has no subset 's2l-0.9' (available: "),
         (["--target", "s2l-0.9", "me/x"], "has no target 's2l-0.9' (available: "),
         (["--subset", "s2l-0.1", "nobody"], "does not say whose repository it is; write user/nobody"),
-        (["--subset", "s2l-0.1", "a/b/c"], "names no repository on the hub"),
+        (["--subset", "s2l-0.1", "a/b/c"], "is not a valid name of a repository on the hub"),
         (["--subset", "s2l-0.1", "me/x", "--out", "y"], "add --dry-run"),
     ],
 )

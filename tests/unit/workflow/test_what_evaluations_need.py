@@ -119,7 +119,7 @@ def test_verdicts_depend_on_the_sandbox_where_it_compares(tmp_path, monkeypatch,
     [
         (EvaluationRequest(compare=["full"]), "--compare full has nothing to compare 'full' with"),
         (EvaluationRequest(compare=["full", "full"]), "name at least two different models"),
-        (EvaluationRequest(across_engines=True), "without --compare it would do nothing"),
+        (EvaluationRequest(across_engines=True), "would do nothing without --compare"),
     ],
 )
 def test_a_comparison_of_nothing_is_refused_first(request_, said):
