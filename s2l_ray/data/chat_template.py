@@ -102,7 +102,7 @@ class ChatTemplate:
 
 
 def _plain_turn(turn: Turn) -> dict[str, Any]:
-    """The turn as templates expect it: keys without a value left out, thoughts under every name that is in use."""
+    """The turn as templates expect it: without keys that have no value, and with reasoning under every name in use."""
     return with_thoughts_under_every_name({key: value for key, value in turn.items() if value is not None})
 
 

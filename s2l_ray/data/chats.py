@@ -126,7 +126,7 @@ def _turn(turn: Any, at: str, ignored: Collection[str]) -> dict[str, Any]:
     unread = [key for key in _NOT_READ if not is_empty(turn.get(key))]
     if unread:
         raise UnusableRow(
-            f"{at} has {unread[0]!r}, which is not read; set corpus.ignore_columns=[{unread[0]}] to do so"
+            f"{at} has {unread[0]!r}, which is not supported; to ignore it, set corpus.ignore_columns=[{unread[0]}]"
         )
     thoughts = _thoughts(turn, at)
     calls = _tool_calls(turn, at)
@@ -138,9 +138,9 @@ def _turn(turn: Any, at: str, ignored: Collection[str]) -> dict[str, Any]:
     if role == FUNCTION_CALL:
         role, text, more, calls = "assistant", "", *_calls_in_text(text, at)
     if (calls or thoughts or more) and role != "assistant":
-        raise UnusableRow(f"{at} ({role}) has tool calls or thoughts, which only assistant turns have")
+        raise UnusableRow(f"{at} ({role}) has tool calls or reasoning, which only assistant turns may have")
     if thoughts and more and thoughts != more:
-        raise UnusableRow(f"{at} gives its thoughts twice, and they differ")
+        raise UnusableRow(f"{at} has its reasoning twice, and the two differ")
     out: dict[str, Any] = {"role": role, "content": text}
     if thoughts or more:
         out["reasoning_content"] = thoughts or more
@@ -174,7 +174,7 @@ def _one_of(turn: Mapping[str, Any], keys: tuple[str, ...], at: str) -> Any:
 
 
 def _text(content: Any, at: str) -> tuple[str, str]:
-    """(text, thoughts) of a turn's content."""
+    """(text, reasoning) of a turn's content."""
     if isinstance(content, str):
         return content, ""
     if not isinstance(content, list):  # OpenAI's list of parts; only text can be trained on here
@@ -196,7 +196,7 @@ def _thoughts(turn: Mapping[str, Any], at: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise UnusableRow(f"the thoughts of {at} are {kind_of(value)}, not text")
+        raise UnusableRow(f"the reasoning of {at} is {kind_of(value)}, not text")
     return value if value.strip() else ""
 
 
@@ -225,9 +225,9 @@ def _calls(calls: Any, at: str) -> list[Any]:
 
 
 def _calls_in_text(text: str, at: str) -> tuple[str, list[Any]]:
-    """(thoughts, calls) of a turn of the role function_call: a call as JSON, or a list of them.
+    """(reasoning, calls) of a turn with the role function_call: a call as JSON, or a list of calls.
 
-    As LLaMA-Factory has it, thoughts may stand before it: https://github.com/hiyouga/LLaMA-Factory, formatter.py.
+    As in LLaMA-Factory, reasoning may precede it: https://github.com/hiyouga/LLaMA-Factory, formatter.py.
     """
     thought = _THOUGHT.match(text)
     rest = text[thought.end() :] if thought else text

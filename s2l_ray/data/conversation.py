@@ -1,6 +1,6 @@
 """An example as it is used: turns, and the tools that the assistant may call.
 
-In Parquet, `messages` holds each turn's role and content. What only some chats have (tool calls, thoughts, weights,
+In Parquet, `messages` holds each turn's role and content. What only some chats have (tool calls, reasoning, weights,
 tools) lies beside it as JSON text in the column `chat`, which a part of the corpus has only if one of its rows does:
 corpora of plain text cost what they did.
 """

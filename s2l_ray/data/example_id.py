@@ -20,7 +20,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=
 
 
 def content_id(messages: Messages, tools: list[Any] | None = None) -> bytes:
-    """BLAKE2b-128 over all that is used: roles, texts, what else the turns hold (tool calls, thoughts, weights), tools.
+    """BLAKE2b-128 over all that is used: roles, texts, other parts of turns (tool calls, reasoning, weights), tools.
 
     Columns beside them (source, ids of the user's) do not count.
     """

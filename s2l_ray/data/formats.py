@@ -45,7 +45,7 @@ _UNREAD = {
     **dict.fromkeys(("label", "kto_tag"), _KTO),
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _MEDIA),
     **dict.fromkeys(("system", "system_prompt", "history", "tools", "functions", "context", "documents"), _PROMPT),
-    **dict.fromkeys(("reasoning_content", "thinking", "reasoning"), "thoughts belong to the response"),
+    **dict.fromkeys(("reasoning_content", "thinking", "reasoning"), "reasoning belongs to the response"),
     **dict.fromkeys(
         ("chat_template_kwargs", "enable_thinking", "reasoning_effort"), "it changes how a row is rendered"
     ),

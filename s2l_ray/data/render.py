@@ -155,7 +155,7 @@ class Renderer:
         rendered, or comes to no token at all, comes back as its UnusableRow.
 
         Args:
-            with_thoughts: the responses of the training had thoughts apart from their content, before which some chat
+            with_thoughts: the training responses had reasoning separate from their content, before which some chat
                 templates write another prompt.
         """
         answer = {"role": "assistant", "content": _ANSWER}

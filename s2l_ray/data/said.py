@@ -13,33 +13,33 @@ Turn = Mapping[str, Any]
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 _CURES = {
     "text": "",
-    "thoughts": "; use a tokenizer whose template writes thoughts, or train without them: "
+    "reasoning": "; use a tokenizer whose template writes reasoning, or train without it: "
     f"corpus.ignore_columns=[{','.join(_REASONING_KEYS)}]",
-    "thoughts in the text": "; use a tokenizer whose template keeps them",
+    "reasoning in the text": "; use a tokenizer whose template keeps it",
     "tool call": ": it has no place for tool calls here; use a tokenizer whose template has one",
 }
-"""What a turn can say, and what to do where a template leaves it out."""
+"""Parts of a turn, and what to do if a template leaves one out."""
 
 
 def thoughts_of(turn: Turn) -> str | None:
-    """The turn's reasoning, where it is kept apart from its content."""
+    """The turn's reasoning, if it is separate from its content."""
     return next((turn[key] for key in _REASONING_KEYS if turn.get(key)), None)
 
 
 def with_thoughts_under_every_name(turn: dict[str, Any]) -> dict[str, Any]:
-    """The turn with its thoughts under the names that templates use."""
+    """The turn with its reasoning under the names that templates use."""
     thoughts = next((turn[key] for key in _REASONING_KEYS if key in turn), None)
     return turn if thoughts is None else {"thinking": thoughts, **turn, "reasoning_content": thoughts}
 
 
 def _said(turn: Turn) -> Iterator[tuple[str, str]]:
     """(kind, text) of what a turn says, in the order in which templates write it; kinds are those of _CURES."""
-    yield "thoughts", thoughts_of(turn) or ""
+    yield "reasoning", thoughts_of(turn) or ""
     content = turn.get("content") or ""
-    # Templates take thoughts inside the content apart from the answer.
+    # Templates separate reasoning inside the content from the answer.
     before, closing, after = content.rpartition("</think>")
     if closing:
-        yield "thoughts in the text", before.rpartition("<think>")[2]
+        yield "reasoning in the text", before.rpartition("<think>")[2]
     yield "text", after
     for call in turn.get("tool_calls") or []:
         yield "tool call", str(call.get("function", call).get("name") or "")
@@ -66,16 +66,16 @@ def end_of_last(turns: Sequence[Turn], rendering: str) -> int:
 
 
 def check_nothing_left_out(messages: Sequence[Turn], i: int, tools: Any, context: str, response: str) -> None:
-    """Raise UnusableRow if the template drops a text: what it drops, the model would never learn.
+    """Raise UnusableRow if the template drops a text, which the model would never learn.
 
     Args:
         i: the turn that is the response.
-        context, response: what the template made of the turns before it, and of it.
+        context, response: the template's rendering of the turns before it, and of it.
     """
     for k, turn in enumerate(messages[: i + 1]):
         said = [(kind, text.strip()) for kind, text in _said(turn) if text.strip()]
         if turn["role"] == "assistant" and k < i:
-            said = said[-1:]  # thoughts of earlier turns may go: at inference they are gone too
+            said = said[-1:]  # reasoning of earlier turns may be dropped, as it is at inference
         for kind, text in said:
             if not any(form in (response if k == i else context) for form in forms_of(text)):
                 name = f" {clip(text, 60)!r}" if kind == "tool call" else ""

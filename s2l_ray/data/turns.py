@@ -11,7 +11,7 @@ with the rendering of what precedes it:
 - Where the template writes the turns before it otherwise once it is answered (Mistral's system prompt), the response
   follows the prompt that the model is asked with.
 - Turns share one text where the template writes a turn the same way when others follow. Where it does not (the Qwen3
-  family keeps thoughts in the last turn only, gpt-oss ends only the last turn with `<|return|>`), each has its own.
+  family keeps reasoning in the last turn only, gpt-oss ends only the last turn with `<|return|>`), each has its own.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def trained_turns(messages: Sequence[Turn], turns: Turns) -> list[int]:
 
 
 def check_plain(messages: Sequence[Turn], tools: Any) -> None:
-    """Raises UnusableRow for what only chat templates have a place for."""
+    """Raises UnusableRow for what only chat templates can render."""
     for i, turn in enumerate(messages):
-        what = "tool calls" if turn.get("tool_calls") else "thoughts of its own" if thoughts_of(turn) else ""
+        what = "tool calls" if turn.get("tool_calls") else "separate reasoning" if thoughts_of(turn) else ""
         if what:
             raise UnusableRow(
                 f"turn {i + 1} has {what}, which only a chat template can write; set render=chat_template"

@@ -1,4 +1,4 @@
-"""What every stage is given: the run, what this command asks for, who builds, and who gets what of the cluster."""
+"""The context passed to every stage: run, requested configuration, stage runner and placements."""
 
 from __future__ import annotations
 

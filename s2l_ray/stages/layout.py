@@ -1,4 +1,4 @@
-"""Who gets what of the cluster. What only nodes that are up can tell is found out when they are."""
+"""The layout of a run's workers on the cluster; what only running nodes can tell is resolved once they are up."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Layout:
             )  # fmt: skip
         if self.sharding is None:
             raise PlacementError(
-                "the memory of the target's workers cannot be found out: their nodes have left again, or do not "
+                "the memory of the target's workers cannot be determined: their nodes have left again or do not "
                 "answer. Set estimates.worker_memory_gb, or run the same command again"
             )
         return self.sharding
@@ -176,8 +176,8 @@ def lay_out(
         layout.sharding = shard_target(config, layout.placements["target"], embedded, layout.precisions["target"])
         if layout.sharding is None:
             say(
-                "[target] the memory of its workers is not known before their nodes are up: whether it fits, and with "
-                "which ZeRO stage, is found out when it begins (estimates.worker_memory_gb tells it now)"
+                "[target] the memory of its workers is unknown until their nodes are up: whether it fits, and with "
+                "which ZeRO stage, is determined when it starts (set estimates.worker_memory_gb to determine it now)"
             )
     return layout
 

@@ -38,5 +38,5 @@ def check_query_files(config: S2LConfig) -> None:
     """
     if not config.selection.query.paths:
         return
-    with foreign_named(QueryError, f"{WHERE} cannot be used", "Look at the files, or give others"):
+    with foreign_named(QueryError, f"{WHERE} cannot be used", "Check the files, or give others"):
         user_files.format_of(WHERE, query_units(config), config.corpus, QueryError)

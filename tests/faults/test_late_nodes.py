@@ -39,7 +39,7 @@ def test_an_accelerator_that_comes_in_one_size_is_not_asked(ray_cluster: None, t
     before, started = pending_groups(), time.monotonic()
     _, layout, said = laid_out(tmp_path, target=H100)
     assert layout.sharding is not None
-    assert "not known before" not in said.lines()
+    assert "is unknown until" not in said.lines()
     assert pending_groups() == before
     assert time.monotonic() - started < 60
 
@@ -55,17 +55,17 @@ def test_memory_that_nobody_knows_is_asked_when_the_nodes_are_up(ray_cluster: No
     before = pending_groups()
     config, layout, said = laid_out(tmp_path, target={"workers": 2})
     assert layout.sharding is None
-    assert "[target] the memory of its workers is not known before their nodes are up" in said.lines()
-    assert "estimates.worker_memory_gb tells it now" in said.lines()
+    assert "[target] the memory of its workers is unknown until their nodes are up" in said.lines()
+    assert "set estimates.worker_memory_gb to determine it now" in said.lines()
     assert pending_groups() == before, "no node is asked for at the start"
-    with pytest.raises(PlacementError, match=r"cannot be found out: .*worker_memory_gb"):
+    with pytest.raises(PlacementError, match=r"cannot be determined: .*worker_memory_gb"):
         layout.sharding_of(config)
 
 
 def test_what_is_told_needs_no_node(ray_cluster: None, tmp_path: Path):
     _, layout, said = laid_out(tmp_path, estimates={"worker_memory_gb": 40}, target={"workers": 2})
     assert layout.sharding is not None
-    assert "not known" not in said.lines()
+    assert "is unknown until" not in said.lines()
 
 
 def test_nodes_that_do_not_come_are_waited_for_so_long(ray_cluster: None, tmp_path: Path):

@@ -117,7 +117,7 @@ def test_a_process_that_dies_again_and_again_is_explained(trajectories: Storage,
         cluster(trajectories, tmp_path, max_failures=1)
     said = str(failed.value)
     assert "the k-means process died 2 times (resources.max_failures): " in said
-    assert "Everything before the clusters is complete and stays; the same command tries it again" in said
+    assert "All earlier stages are complete and kept; run the same command to try again" in said
 
 
 def test_a_place_that_does_not_become_free_is_waited_for_so_long(trajectories: Storage, tmp_path: Path):

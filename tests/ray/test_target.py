@@ -189,7 +189,7 @@ def test_what_is_held_out_is_nowhere_trained_on(finished: Run):
     left_out = in_file & trained_on["corpus"]
     assert left_out
     assert test == in_file - left_out
-    assert f"test: {len(left_out)} examples are in the corpus too and were skipped" in heldout.manifest.warnings
+    assert f"test: {len(left_out)} examples are also in the corpus and were skipped" in heldout.manifest.warnings
 
 
 # --- how long --------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 E, T = "<|im_end|>", "<think>\n\n</think>\n\n"
-LOST = "leaves out the thoughts of turn 2 (assistant)"
+LOST = "leaves out the reasoning of turn 2 (assistant)"
 NO_TOOLS = "leaves out the tool call 'weather' of turn 2 (assistant), so the model would never see it: it has no place"
 NO_END = "ends the response without an end token"
 # Per conversation a list of sequences, each a list of responses; or a part of the refusal.

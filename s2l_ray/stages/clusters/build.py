@@ -1,4 +1,4 @@
-"""Ray glue of the clusters stage: one actor, on a GPU if the nodes' faiss can use one, else on a node's free CPUs.
+"""Runs the clusters stage in one actor, on a GPU if the nodes' faiss supports it, otherwise on a node's free CPUs.
 
 Memory: the trajectory matrix (data.trajectories), in the actor alone.
 """
@@ -31,7 +31,7 @@ _SETTLE_S = 5.0
 
 
 class ClusteringFailedError(EnvironmentFault):
-    """The k-means process died again and again; says of what, and what would help."""
+    """The k-means process died too often; the message says why, and what would help."""
 
     retryable = False  # the retries are spent
 
@@ -158,7 +158,7 @@ def cluster_trajectories(
             lost_cluster = not head_answers(ray.get_runtime_context().gcs_address)
             if lost_cluster or 0 <= max_failures < failures:
                 raise _explained(error, failures) from error
-            say(f"[clusters] the k-means process was lost ({telling_line(error)}); it is started again ({failures})")
+            say(f"[clusters] the k-means process was lost ({telling_line(error)}); restarting it ({failures})")
         finally:
             ray.kill(actor)
 
@@ -201,14 +201,12 @@ def _wait_until_started(actor: Any, described: str, patience: Patience) -> None:
 
 def _explained(error: BaseException, failures: int) -> ClusteringFailedError:
     ended = f"the k-means process died {failures} time{'s' if failures > 1 else ''} (resources.max_failures)"
-    cure = "the same command tries it again"
+    cure = "run the same command to try again"
     if is_memory(error):
         ended = "k-means ran out of memory"
         cure = (
-            "the matrix of all losses and its sample must fit into one node's memory: take a node with more, lower "
+            "the matrix of all losses and its sample must fit in one node's memory: use a node with more, lower "
             "clusters.max_train_points or clusters.num_snapshots, or set resources.device=cpu if the GPU's memory was "
             "too small"
         )
-    return ClusteringFailedError(
-        f"{ended}: {telling_line(error)}. Everything before the clusters is complete and stays; {cure}"
-    )
+    return ClusteringFailedError(f"{ended}: {telling_line(error)}. All earlier stages are complete and kept; {cure}")

@@ -1,4 +1,4 @@
-"""Ray glue of the corpus stage: read tasks → shuffle by content hash → one Parquet file per part.
+"""Runs the corpus stage on Ray: read tasks → shuffle by content hash → one Parquet file per part.
 
 Memory: a read task holds one block of rows, a shuffle task one partition (shuffle.py); both are bounded in
 bytes, so that tasks do not grow with the corpus. Between them rows lie in Ray's object store, which all tasks of a node
@@ -106,10 +106,10 @@ def build_corpus(
     num_read = summary.num_rows
     out.delete_dir("read")
     if rows.count() != num_read:
-        raise InternalError(f"{num_read} rows were read, {rows.count()} arrived; run again")
+        raise InternalError(f"{num_read} rows were read, but {rows.count()} arrived; run the command again")
     num_quarantined = check_quarantine(out.sub("quarantine"), num_read, config.max_quarantined_share)
     if num_read == 0:
-        raise SourceError("the corpus has no usable row; nothing can be selected from")
+        raise SourceError("the corpus has no usable rows, so there is nothing to select from")
     facets = choose_facets(summary.facets, summary.columns.names(), num_read, config)
     num_parts = max(1, -(-num_read // choose_rows_per_part(num_read, rows_per_part, summary.num_bytes // num_read)))
     with unwrap_task_errors():
@@ -123,7 +123,7 @@ def build_corpus(
     expected = num_read - num_repeats if config.duplicates == "drop" else num_read
     if num_examples + num_held_out != expected:
         raise InternalError(
-            f"{expected} examples went into the shuffle, {num_examples + num_held_out} came out; run again"
+            f"{expected} examples went into the shuffle, but {num_examples + num_held_out} came out; run it again"
         )
     if num_examples == 0:
         raise SourceError(f"heldout.share={hold_out.share} leaves none of {num_held_out} examples; lower it")

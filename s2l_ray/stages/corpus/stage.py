@@ -79,7 +79,8 @@ def _about_sources(column: str | None, num_sources: int, num_examples: int) -> l
         return []
     return [
         f"corpus.source_column={column} has about {num_sources:,} values for {num_examples:,} examples, so balancing "
-        "by source and tables per source mean nothing; name a column of few values, or set corpus.source_column=null"
+        "by source and tables per source are meaningless; name a column with few values, or set "
+        "corpus.source_column=null"
     ]
 
 
@@ -109,7 +110,7 @@ def check_corpus_files(config: S2LConfig) -> None:
     corpus = config.corpus
     if corpus.paths:
         what = f"corpus.paths={shown([strip_credentials(path) for path in corpus.paths])} cannot be read"
-        with foreign_named(SourceError, what, "Look at the files, or give others"):
+        with foreign_named(SourceError, what, "Check the files, or give others"):
             units = plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=config.run_uri)
             format = sample_format(units, corpus)
             if "alpaca" in (config.proxy.render, config.target and config.target.render):
@@ -144,8 +145,8 @@ def _check_rendering(units: list[ReadUnit], corpus: CorpusConfig, format: str, m
     if reasons:
         reason, _ = reasons.most_common(1)[0]
         raise QuarantineLimitError(
-            f"{model.section}: none of the {len(chats):,} rows that were looked at can be rendered, so nothing could "
-            f"be trained on: {reason}"
+            f"{model.section}: none of the {len(chats):,} rows that were checked can be rendered, so there would be "
+            f"nothing to train on: {reason}"
         )
 
 

@@ -34,18 +34,18 @@ def warnings_of(artifact: GenerationArtifact, config: EvaluationConfig) -> list[
     total = sum(artifact.finish.values())
     if artifact.finish.get("length", 0) > _MANY_TRUNCATED * total:
         found.append(
-            f"{artifact.finish['length']:,} of {total:,} completions ended at the limit of new tokens and may lack "
-            "their answer; raise evaluation.generation.max_new_tokens"
+            f"{artifact.finish['length']:,} of {total:,} completions were cut off at the limit of new tokens and may "
+            "lack their answer; raise evaluation.generation.max_new_tokens"
         )
     if artifact.num_not_rendered:
         found.append(
-            f"{artifact.num_not_rendered:,} prompts do not fit into the model's window or cannot be rendered and were "
-            "not asked; quarantine/ names them"
+            f"{artifact.num_not_rendered:,} prompts do not fit in the model's window or cannot be rendered and were "
+            "not asked; quarantine/ lists them"
         )
     if artifact.num_halved_batches:
         found.append(
-            f"{artifact.num_halved_batches:,} batches did not fit into the device's memory and were generated in "
-            "halves, which in bfloat16 can change texts; lower evaluation.generation.tokens_per_batch"
+            f"{artifact.num_halved_batches:,} batches did not fit in the device's memory and were generated in "
+            "halves, which can change texts in bfloat16; lower evaluation.generation.tokens_per_batch"
         )
     if artifact.outcomes.keys() - {NO_PROGRAM} and config.sandbox.mode in ("external", "off"):
         found.append(f"programs ran without isolation (evaluation.sandbox.mode={config.sandbox.mode})")

@@ -130,7 +130,7 @@ def obstacle_to_vllm(
             "would be generated; give them GPUs, or set evaluation.generation.engine=transformers"
         )
     if not nodes:
-        return f"no node that can hold a worker answers, so it is unknown whether it has vLLM; {_CURE}"
+        return f"no node that can hold a worker answers, so it is unknown whether any has vLLM; {_CURE}"
     if without := [node.name for node in nodes if node.vllm is None]:
         return f"the package vllm is not installed on {', '.join(without)}, which may be given a worker; {_CURE}"
     if blind := [node.name for node in nodes if node.card is None]:
@@ -153,21 +153,20 @@ def _obstacle_of_model(source: ModelSource) -> str | None:
     if source.exported is None:
         if config.gguf_file is not None:
             return (
-                f"{shown(config.model)} is loaded from {config.gguf_file}, which vLLM is not given; {by_transformers}"
+                f"{shown(config.model)} is loaded from {config.gguf_file}, which is not supported with vLLM; "
+                f"{by_transformers}"
             )
         return None
     names = {entry.name for entry in source.exported.list()}
     if ADAPTER in names:
         return (
-            f"{source.exported.uri} holds adapters, and vLLM is given whole models only; fine-tune with "
+            f"{source.exported.uri} holds adapters, but vLLM is used only with whole models; fine-tune with "
             f"target.lora.export=merged, or {by_transformers}"
         )
     if not source.exported.is_local and not source.exported.uri.startswith(("s3://", "gs://")):
         return f"vLLM's nodes cannot read {source.exported.uri}; {by_transformers}"
     if "?" in source.exported.uri:
-        return (
-            f"{source.exported.uri} is read with options of its own, which vLLM's nodes do not know; {by_transformers}"
-        )
+        return f"{source.exported.uri} is read with special options, which vLLM's nodes do not have; {by_transformers}"
     return None
 
 
@@ -175,7 +174,7 @@ def _obstacle_of_temperature(config: EvaluationConfig) -> str | None:
     temperature = config.generation.temperature
     if temperature and not 0.01 <= temperature <= 2:
         return (
-            f"evaluation.generation.temperature={temperature:g}, and vLLM draws at 0.01 to 2 only; choose one of them, "
-            "0 for greedy decoding, or evaluation.generation.engine=transformers"
+            f"evaluation.generation.temperature={temperature:g}, but vLLM samples only at 0.01 to 2; choose one of "
+            "those, 0 for greedy decoding, or evaluation.generation.engine=transformers"
         )
     return None

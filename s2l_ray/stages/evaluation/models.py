@@ -1,4 +1,4 @@
-"""Which models are asked: targets of the run, the model before fine-tuning, or any other."""
+"""Chooses the models to evaluate: targets of the run, the model before fine-tuning, or any other."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def models_of(run: Run, config: S2LConfig, names: Sequence[str] | None, model: s
         names = list(run.targets)
         if not names:
             raise EvaluationError(
-                f"{run.uri} has no target yet, so there is nothing to evaluate; make one with `s2l finetune`, or name "
+                f"{run.uri} has no target yet, so there is nothing to evaluate; train one with `s2l finetune`, or name "
                 "a model with --model"
             )
     return [_base(config) if name == BASE else _target(run, config, name) for name in dict.fromkeys(names)]
@@ -62,7 +62,7 @@ def _target(run: Run, config: S2LConfig, name: str) -> AskedModel:
     if name not in run.targets:
         known = ", ".join([*run.targets, BASE])
         raise EvaluationError(
-            f"{run.uri} has no target {shown(name)}, so it cannot be evaluated (available: {known}); make it with "
+            f"{run.uri} has no target {shown(name)}, so it cannot be evaluated (available: {known}); train it with "
             "`s2l finetune`"
         )
     stage = run.targets[name]
@@ -146,7 +146,7 @@ def check_subsets(config: S2LConfig) -> None:
     for name in names:
         if name not in known:
             raise EvaluationError(
-                f"evaluation.subsets names {shown(name)}, and no target of this run is fine-tuned on it, so it could "
+                f"evaluation.subsets names {shown(name)}, but no target of this run is fine-tuned on it, so it could "
                 f"not be evaluated; there will be {', '.join(known)}"
             )
     if BASE in names:

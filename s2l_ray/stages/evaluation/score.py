@@ -79,7 +79,7 @@ def judge(
     answers = collect(asked.questions, generations, programs)
     if not answers:
         raise EvaluationError(
-            f"task {asked.name}: none of {len(asked.questions):,} prompts fits into the model's window, so nothing was "
+            f"task {asked.name}: none of {len(asked.questions):,} prompts fits in the model's window, so nothing was "
             "asked; lower evaluation.generation.max_new_tokens, or use a model with a longer window"
         )
     kept = {one.question.id for one in answers}
@@ -120,8 +120,8 @@ def judge(
 
 def _missing_note(missing: int, total: int) -> str:
     return (
-        f"{missing:,} of {total:,} questions were not asked, since prompt and new tokens are longer than the model's "
-        "window; the figures are of the others"
+        f"{missing:,} of {total:,} questions were not asked, because prompt and new tokens exceed the model's window; "
+        "the results are for the others"
     )
 
 
@@ -208,7 +208,7 @@ def _own(
     given = table.select(["question_id", "question", "gold", "text", "form_used"])
     given = given.append_column("groups", pa.array(groups, pa.struct([(name, pa.string()) for name in names])))
     what = f"evaluation.custom.{asked.name}.metric={asked.task.metric} failed"
-    cure = "Correct the function; --rescore calls it again without generating anything"
+    cure = "Fix the function; --rescore calls it again without generating anything"
     with foreign_named(EvaluationError, what, cure):
         figures, columns = report.own_figures(
             metric(given), len(answers), asked.name, seed, config.confidence.resamples, config.confidence.level

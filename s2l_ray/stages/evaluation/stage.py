@@ -96,7 +96,7 @@ class Evaluation:
         found = [stage for spec in specs.values() if (stage := self.context.runner.find(spec)) is not None]
         if not found:
             raise EvaluationError(
-                f"--rescore judges what was generated before, and {model.label} has not answered {task.name} with "
+                f"--rescore judges existing completions, but {model.label} has not answered {task.name} with "
                 "these settings; leave --rescore out to generate it"
             )
         return max(found, key=lambda stage: stage.manifest.finished_at)
@@ -113,7 +113,7 @@ class Evaluation:
 
     @cached_property
     def _corpus_has_thoughts(self) -> bool:
-        """Whether the responses of the corpus have thoughts apart from their content, by its first part."""
+        """Whether the corpus's responses have reasoning separate from their content, judged by its first part."""
         part = part_rows(self._corpus)[0][0]
         table = self._corpus.storage.read_table(f"examples/{part_name(part)}", ["messages"], optional=[CHAT_COLUMN])
         last = [turns[-1] for turns in unpack_table(table)[0]]

@@ -65,7 +65,7 @@ def _read_all(
 def _section(config: S2LConfig) -> EvaluationConfig:
     if config.evaluation is None:
         raise EvaluationError(
-            "the configuration has no section `evaluation`, so nothing says which questions to ask; add one, or "
+            "the configuration has no section `evaluation`, so it is unknown which questions to ask; add one, or "
             "evaluation.tasks=[gsm8k] evaluation.data.folder=… to the command"
         )
     return config.evaluation
@@ -115,8 +115,8 @@ def _units(
 def _check_quickstart(config: S2LConfig) -> QuickstartSource:
     if config.corpus.quickstart is None:
         raise EvaluationError(
-            "task quickstart is the test of the built-in corpus, and corpus.quickstart is not set: its questions are "
-            "of no use to a model that was trained on other data; leave it out"
+            "task quickstart is the built-in corpus's test, but corpus.quickstart is not set: its questions are "
+            "meaningless for a model trained on other data; leave it out"
         )
     return config.corpus.quickstart
 
@@ -203,7 +203,7 @@ def _check_engine(config: S2LConfig, asked: EvaluationConfig) -> None:
         )
     if is_embedded(config.resources) and importlib.util.find_spec("vllm") is None:
         raise EvaluationError(
-            "evaluation.generation.engine=vllm, and the package vllm is not installed on this machine, the only one "
+            "evaluation.generation.engine=vllm, but the package vllm is not installed on this machine, the only one "
             f'that would generate; `pip install "ray[llm]"` has the version that belongs to this Ray, or '
             f"{by_transformers}"
         )
@@ -247,8 +247,8 @@ def _check_summaries(asked: EvaluationConfig, task: AskedTask) -> None:
         return
     if bertscore.idf and len(task.questions) < MIN_REFERENCES_FOR_IDF:
         raise EvaluationError(
-            f"evaluation.bertscore.idf with {len(task.questions)} references of task {task.name}: rarity cannot be "
-            f"told from so few; set idf: false, or ask at least {MIN_REFERENCES_FOR_IDF}"
+            f"evaluation.bertscore.idf with {len(task.questions)} references for task {task.name}: that is too few to "
+            f"estimate rarity; set idf: false, or ask at least {MIN_REFERENCES_FOR_IDF} questions"
         )
     if bertscore.rescale is not None:
         read_baseline(bertscore.rescale, bertscore.layer)

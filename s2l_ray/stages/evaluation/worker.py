@@ -32,7 +32,7 @@ class ModelJob:
     """Of rendering, see data.render.Style."""
     render_options: dict[str, Any]
     with_thoughts: bool
-    """The responses of the training had thoughts of their own."""
+    """Whether training responses had separate reasoning."""
     dtype: str
     device: str
     """cpu or gpu."""

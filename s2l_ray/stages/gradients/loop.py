@@ -156,8 +156,8 @@ def _collect(job: GradientsJob, worker: WorkerContext) -> Examples:
     sample = sample.take(np.lexsort((sample.ids[:, 1], sample.ids[:, 0])))
     if not np.array_equal(sample.ids[first_rows(sample.ids)], job.ids):
         raise InternalError(
-            f"{job.tokens.uri} holds {len(first_rows(sample.ids)):,} of {len(job.ids):,} sampled examples; the "
-            "trajectories were made from other tokens: run `s2l run` on the configuration again"
+            f"{job.tokens.uri} holds only {len(first_rows(sample.ids)):,} of {len(job.ids):,} sampled examples, so "
+            "the trajectories were made from other tokens; run `s2l run` on the configuration again"
         )
     return sample
 

@@ -81,7 +81,7 @@ def check_heldout_files(config: S2LConfig) -> None:
     from s2l_ray.stages.heldout.build import HeldOutError, format_of
 
     for name, paths in config.heldout.files.items():
-        cure = "Look at its files, or give others"
+        cure = "Check its files, or give others"
         with foreign_named(HeldOutError, f"heldout.files.{name} cannot be used", cure):
             format = format_of(name, _planned(config, name, paths), config.corpus)
             if config.target is not None and config.target.render == "alpaca":
@@ -129,7 +129,7 @@ def _build(
                 if unusable:
                     warnings.append(f"{name}: {unusable:,} rows cannot be used and were skipped")
                 if trained_on:
-                    warnings.append(f"{name}: {trained_on:,} examples are in the corpus too and were skipped")
+                    warnings.append(f"{name}: {trained_on:,} examples are also in the corpus and were skipped")
             else:
                 rows = read_split(corpus.storage, made.heldout["parts"])
                 format = made.rendered_format

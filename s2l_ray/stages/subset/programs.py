@@ -1,4 +1,4 @@
-"""What other training programs are told of a subset: `dataset_info.json` for LLaMA-Factory, lines for TRL and axolotl.
+"""Writes how to train on a subset with other programs: `dataset_info.json` for LLaMA-Factory, code for TRL and axolotl.
 
 Sources: https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md and its `data/converter.py`;
 https://huggingface.co/docs/trl/dataset_formats; https://docs.axolotl.ai/docs/dataset-formats/.

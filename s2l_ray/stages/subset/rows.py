@@ -1,4 +1,4 @@
-"""The chosen rows in the corpus's own columns, as JSONL and Parquet, with the s2l_ columns beside them.
+"""Writes the chosen rows as JSONL and Parquet, with the corpus's own columns and the s2l_ columns.
 
 `subset.jsonl` and `subset.parquet`, or numbered shards of at most ROWS_PER_FILE rows. Rows keep the order of the
 example ids, which is random with respect to the corpus.

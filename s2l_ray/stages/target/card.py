@@ -1,4 +1,4 @@
-"""The model card: what a stranger must know about an exported target."""
+"""The model card of an exported target."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def model_card(run: Run, name: str, target: TargetConfig, subset: Stage | None, 
 def _corpus(run: Run) -> str:
     corpus = run.config.corpus
     if corpus.quickstart is not None:
-        return "the embedded quickstart corpus"
+        return "the built-in quickstart corpus"
     if corpus.huggingface is not None:
         return strip_credentials(corpus.huggingface.name)
     return ", ".join(strip_credentials(p) for p in corpus.paths)

@@ -210,7 +210,7 @@ def _build(
     line = f"{format_count(summary['num_parameters'])} parameters, {summary['steps']:,} steps → {out.uri}/model"
     warnings = [*sharding.warnings, *notes]
     if heldout is None:
-        warnings.append("nothing is held out, so this target is not evaluated; set heldout.share or .files")
+        warnings.append("nothing is held out, so this target is not evaluated; set heldout.share or heldout.files")
     # Neither the card, which says where the corpus lay, nor files into which transformers writes its version.
     weights = sorted([f["name"], f["digest"]] for f in written if f["name"].endswith(".safetensors"))
     content = fingerprint([weights, tokenizer_fingerprint(tokens)])

@@ -55,7 +55,7 @@ def tokens_spec(
         if parts.num_cut:
             summary += f"; {parts.num_cut:,} examples cut at max_length={model.max_length}"
         if parts.num_with_control_tokens:
-            held = f"{parts.num_with_control_tokens:,} examples hold control tokens"
+            held = f"{parts.num_with_control_tokens:,} examples contain control tokens"
             summary += f"; {held}, which are ordinary text there"
         figures = {k: v for k, v in dataclasses.asdict(parts).items() if k not in ("parts", "fingerprint")}
         artifact = TokensArtifact(parts=[(p["part"], p["rows"]) for p in parts.parts], **figures)

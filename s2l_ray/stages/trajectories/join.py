@@ -19,7 +19,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class JoinError(DataError):
-    """The snapshots do not fit together; says which ids and where."""
+    """The snapshots do not match; the message says which ids and where."""
 
 
 def trajectory_schema(num_snapshots: int, signals: Sequence[str] = ()) -> pa.Schema:

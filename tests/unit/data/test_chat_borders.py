@@ -79,4 +79,4 @@ def test_thoughts_and_tools_that_are_lost_come_with_their_cure(tokenizers):
     single = conversation("single")[0]
     assert "corpus.ignore_columns=[tools]" in str(render(tokenizers["chatml"], single, TOOLS))
     inline = [single[0], {"role": "assistant", "content": "<think>hm</think>four"}]
-    assert "leaves out the thoughts in the text of turn 2" in str(render(tokenizers["deepseek-r1"], inline))
+    assert "leaves out the reasoning in the text of turn 2" in str(render(tokenizers["deepseek-r1"], inline))

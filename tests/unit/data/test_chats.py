@@ -162,7 +162,7 @@ def test_thoughts_are_kept_under_one_name(key):
     parts = [{"type": "thinking", "thinking": "Two and two."}, {"type": "text", "text": "ho"}]
     assert read({"messages": [U, {"role": "assistant", "content": parts}]}) == chat
     assert read({"messages": [U, {**A, key: " "}]}).turns == [U, A]
-    assert "only assistant turns have" in why({"messages": [{**U, key: "Hm."}, A]})
+    assert "only assistant turns may have" in why({"messages": [{**U, key: "Hm."}, A]})
 
 
 @pytest.mark.parametrize(
@@ -183,10 +183,13 @@ def test_weights_of_turns(mark, is_trained):
         ({**A, "weight": 0.5}, "messages[1] has weight=0.5; a turn is trained on (1, true) or not (0, false)"),
         ({**A, "weight": 0, "train": True}, "messages[1] has weight and train, which contradict each other"),
         ({**U, "train": True}, "messages[1] (user) is marked to be trained on; only assistant turns can be"),
-        ({**A, "images": ["a.png"]}, "messages[1] has 'images', which is not read; set corpus.ignore_columns=[images]"),
+        (
+            {**A, "images": ["a.png"]},
+            "messages[1] has 'images', which is not supported; to ignore it, set corpus.ignore_columns=[images]",
+        ),
         ({**A, "tool_calls": [{"id": "x"}]}, "messages[1] has a tool call without a name"),
         ({**A, "tool_calls": "weather"}, "tool_calls of messages[1] is not valid JSON"),
-        ({**U, "tool_calls": [CALL]}, "messages[1] (user) has tool calls or thoughts"),
+        ({**U, "tool_calls": [CALL]}, "messages[1] (user) has tool calls or reasoning"),
         ({**A, "content": "\ud83d"}, "the text is not valid Unicode"),
         ({**A, "reasoning": "\ud83d"}, "the text is not valid Unicode"),
     ],

@@ -116,8 +116,9 @@ def test_every_programs_mark_of_a_turn_that_is_context(tmp_path, key, value):
      ("thinking_blocks", [{"type": "thinking", "thinking": "hm"}])],
 )  # fmt: skip
 def test_keys_of_turns_that_mean_something_are_read_or_named(tmp_path, key, value):
-    assert f"messages[1] has {key!r}, which is not read; set corpus.ignore_columns=[{key}]" in refusal(
-        tmp_path, {"messages": [U, {**A, key: value}]}
+    assert (
+        f"messages[1] has {key!r}, which is not supported; to ignore it, set corpus.ignore_columns=[{key}]"
+        in refusal(tmp_path, {"messages": [U, {**A, key: value}]})
     )
 
 

@@ -124,7 +124,7 @@ def test_the_quickstarts_test_is_of_no_other_corpus(tree, tmp_path):
 
 def test_targets_that_there_will_not_be(tree):
     check_subsets(changed(tree, "evaluation.subsets=[full]"))
-    with pytest.raises(EvaluationError, match=r"names 's2l-0.3', and no target of this run.*there will be full, base"):
+    with pytest.raises(EvaluationError, match=r"names 's2l-0.3', but no target of this run.*there will be full, base"):
         check_subsets(changed(tree, "evaluation.subsets=[s2l-0.3]"))
     with pytest.raises(EvaluationError, match="this run's target starts from random weights"):
         check_subsets(changed(tree, "evaluation.subsets=[base]"))
@@ -143,7 +143,7 @@ def test_what_a_command_changes(tree):
     with pytest.raises(ConfigError, match="give one or the other"):
         EvaluationRequest(["full"], model="x").config(config)
     del tree["evaluation"]
-    with pytest.raises(ConfigError, match="nothing says which questions to ask"):
+    with pytest.raises(ConfigError, match="it is unknown which questions to ask"):
         EvaluationRequest().config(load_config(tree))
 
 

@@ -97,7 +97,7 @@ def test_what_was_not_asked_is_counted_and_nothing_asked_is_refused(tmp_path):
     assert (made.num_questions, made.report["num_not_asked"]) == (1, 2)
     assert "2 of 3 questions were not asked" in made.report["notes"][-1]
     assert made.warnings == made.report["notes"][-1:]  # that of BLEU's signature warns of nothing
-    with pytest.raises(EvaluationError, match="none of 3 prompts fits into the model's window"):
+    with pytest.raises(EvaluationError, match="none of 3 prompts fits in the model's window"):
         judged("clinical", REPORTS, [None, None, None], tmp_path / "none")
 
 

@@ -186,7 +186,7 @@ def test_vllm_is_chosen_by_name_alone(engine):
     [
         ({}, replace(ON_GPUS, device="cpu", gpus_per_worker=0.0), "vLLM generates on GPUs, and the workers get none"),
         ({}, replace(ON_GPUS, gpus_per_worker=0.5), r"a worker gets 0\.5 GPU .*vLLM takes whole ones"),
-        ({"temperature": 3.0}, ON_GPUS, r"temperature=3, and vLLM draws at 0\.01 to 2 only"),
+        ({"temperature": 3.0}, ON_GPUS, r"temperature=3, but vLLM samples only at 0\.01 to 2"),
         ({"temperature": 0.001}, ON_GPUS, r"temperature=0\.001"),
     ],
 )

@@ -206,7 +206,7 @@ def test_a_template_that_no_row_passes_ends_the_run_before_it_starts(tmp_path):
         if not is_refused:
             check_corpus_files(config)
             continue
-        reason = r"target: none of the \d+ rows that were looked at can be rendered.*System role not supported"
+        reason = r"target: none of the \d+ rows that were checked can be rendered.*System role not supported"
         with pytest.raises(QuarantineLimitError, match=reason):
             check_corpus_files(config)
     # Where the first file has none, the last is looked at.

@@ -135,7 +135,7 @@ def test_texts_of_vllm_are_judged_again_where_there_is_no_vllm(answering_model, 
     assert (report["dtype"], report["device"]) == ("bfloat16", "NVIDIA H100")
     assert bytes_in(generation.storage) == written
     assert len(written) == 1
-    with pytest.raises(EvaluationError, match="--rescore judges what was generated before, and model-model has not"):
+    with pytest.raises(EvaluationError, match="--rescore judges existing completions, but model-model has not"):
         rescored("transformers")
 
 
@@ -154,7 +154,7 @@ def test_vllm_that_is_not_installed_is_refused_before_anything_starts(answering_
     for more in ([], ["--dry-run"]):
         assert main([*command, *more]) == 2
         said = " ".join(capsys.readouterr().err.split())
-        assert "engine=vllm, and the package vllm is not installed on this machine" in said
+        assert "engine=vllm, but the package vllm is not installed on this machine" in said
         assert "set evaluation.generation.engine=transformers" in said
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
