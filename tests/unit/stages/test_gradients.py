@@ -142,7 +142,7 @@ def test_gradients_that_are_no_numbers_are_named_by_snapshot_and_example(
 
 
 def test_tokens_of_another_corpus_are_refused(job: GradientsJob, tmp_path: Path) -> None:
-    with pytest.raises(InternalError, match=r"holds 299 of 300 sampled examples"):
+    with pytest.raises(InternalError, match=r"holds only 299 of 300 sampled examples"):
         computed(job, tmp_path / "out", ids=np.concatenate([job.ids, np.full((1, 2), 2**64 - 1, np.uint64)]))
 
 

@@ -72,7 +72,7 @@ def test_a_search_is_estimated_by_as_many_trials_as_it_may_try(tree):
 def test_what_the_sweep_would_refuse_is_refused(tree):
     tree = by_answers(tree)
     tree["sweep"]["metric"] = "evaluation.quickstart.bleu"
-    with pytest.raises(ConfigError, match="no such figure"):
+    with pytest.raises(ConfigError, match="no such metric"):
         sweep_dry_run_lines(load_config(tree))
 
 

@@ -103,7 +103,7 @@ def test_a_target_is_pushed_with_its_losses_publicly_if_asked(push, hub):
     ("token", "refuse", "message"),
     [
         ("", None, "has no token"), ("hf_" + "x" * 34, None, "refuses to let this token write"),
-        (TOKEN, 403, "refuses to let this token write"), (TOKEN, 400, "did not take"),
+        (TOKEN, 403, "refuses to let this token write"), (TOKEN, 400, "did not accept"),
     ],
 )  # fmt: skip
 def test_what_the_hub_refuses_says_why(push, hub, token, refuse, message):
