@@ -146,5 +146,5 @@ def test_a_run_folder_that_cannot_be_looked_at_is_said(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(discovery, "run_folder_above", fail)
-    with pytest.raises(PreflightError, match=r"run_dir=.* cannot be looked at: PermissionError"):
+    with pytest.raises(PreflightError, match=r"run_dir=.* cannot be accessed: PermissionError"):
         preflight(load_config(tiny_run_config(tmp_path / "run")))
