@@ -61,10 +61,14 @@ def test_greedy_answers_are_exact_where_every_response_token_is_the_first_choice
     told = [row for row in told if row["heldout_set"] == "balanced"]
     assert len(told) == len(judged) == 1350
     differ = [row for row in told if judged[row["example_id"]]["correct"] is not row["exact_match"]]
-    assert differ == []
+    # The same text in other tokens ("r" "e" "v" for "r" "ev") is the right answer, but not the response's own tokens.
+    spelt = [row for row in differ if judged[row["example_id"]]["num_new_tokens"] != row["num_response_tokens"]]
+    assert differ == [row for row in spelt if judged[row["example_id"]]["correct"]]
     figure = run.evaluations[FULL, "quickstart"].figures["correct"]
     assert 0 < figure["value"] < 1
-    assert figure["value"] == pytest.approx(target.evaluation["balanced"]["after"]["exact_match"])
+    exact = target.evaluation["balanced"]["after"]["exact_match"]
+    assert figure["value"] == pytest.approx(exact + len(differ) / len(told))
+    assert len(differ) < 5
 
 
 def test_the_run_knows_its_evaluations_and_skips_them(run):
