@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from s2l_ray.reporting.intervals import BETTER, UNDECIDED, WORSE
 
@@ -23,6 +23,15 @@ def told_apart(where: Mapping[str, str], baseline: str) -> str:
         them = "it" if said else baseline
         said += f"{', and ' if said else ''}cannot be distinguished from {them} {where[UNDECIDED]}"
     return said
+
+
+def counted(verdicts: Iterable[str]) -> str:
+    """`Of 3 comparisons: 2 better, 1 worse.`, or of a single one `One comparison: better.`"""
+    found = list(verdicts)
+    if len(found) == 1:
+        return f"One comparison: {found[0]}."
+    counts = {word: found.count(word) for word in (BETTER, WORSE, UNDECIDED)}
+    return f"Of {len(found)} comparisons: {', '.join(f'{n} {word}' for word, n in counts.items() if n)}."
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from s2l_ray.reporting.charts import tasks as charts
 from s2l_ray.reporting.charts.tasks import Block, Line
 from s2l_ray.reporting.facts import Facts
 from s2l_ray.reporting.facts_tasks import Judged, TaskDifference, TaskMetric, TaskScore
-from s2l_ray.reporting.intervals import BETTER, UNDECIDED, WORSE, Estimate
+from s2l_ray.reporting.intervals import Estimate
 from s2l_ray.reporting.numbers import task_distance, task_figure, task_signed
 from s2l_ray.reporting.parts import Drawing, Figure, Section
 from s2l_ray.reporting.sections.task_tables import (
@@ -21,6 +21,7 @@ from s2l_ray.reporting.sections.task_tables import (
     shares_table,
     titles_of,
 )
+from s2l_ray.reporting.sentences import counted
 
 _MAX_LINES = 26
 """Of a picture; what is more goes into another beside it."""
@@ -117,7 +118,7 @@ def _difference_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
                 svgs.append(draw.svg(charts.differences(judged, metric, part), label))
                 panels.append(metric.label[:1].upper() + metric.label[1:])
         title = f"Difference to {against}, paired by question"
-        yield Figure(title, svgs, _counted(found, judged), differences_table(found, judged, metrics),
+        yield Figure(title, svgs, _differences_caption(found, judged), differences_table(found, judged, metrics),
                      panels=panels if len(set(panels)) > 1 else [])  # fmt: skip
 
 
@@ -157,10 +158,8 @@ def _pictures(blocks: Sequence[Block]) -> list[list[Block]]:
     return pictures
 
 
-def _counted(found: Sequence[TaskDifference], judged: Judged) -> str:
-    counts = {word: sum(d.verdict == word for d in found) for word in (BETTER, WORSE, UNDECIDED)}
-    said = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
-    caption = f"Of {len(found)} comparisons: {said}."
+def _differences_caption(found: Sequence[TaskDifference], judged: Judged) -> str:
+    caption = counted(d.verdict for d in found)
     least = [d for d in found if d.detectable is not None]
     if least:
         worst = max(least, key=lambda d: d.detectable or 0.0)

@@ -6,9 +6,10 @@ from s2l_ray.artifacts.index import FULL
 from s2l_ray.reporting.charts import worth as charts
 from s2l_ray.reporting.facts import Facts
 from s2l_ray.reporting.facts_worth import Difference, MetricFacts, Worth
-from s2l_ray.reporting.intervals import BETTER, UNDECIDED, WORSE, Estimate
+from s2l_ray.reporting.intervals import Estimate
 from s2l_ray.reporting.numbers import figure, signed
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
+from s2l_ray.reporting.sentences import counted
 
 _MAX_SETS = 6
 
@@ -39,7 +40,8 @@ def worth_section(facts: Facts, draw: Drawing) -> Section | None:
         svgs = [
             draw.svg(charts.differences(worth, m, baselines, draw.names), f"{title}: {m.label}") for m in worth.metrics
         ]
-        figures.append(Figure(title, svgs, _counted(found), _differences_table(found, worth, draw)))
+        caption = f"{counted(d.verdict for d in found)} An interval that contains zero does not show a difference."
+        figures.append(Figure(title, svgs, caption, _differences_table(found, worth, draw)))
     figures += _source_figures(worth, draw)
     return Section("worth", "What is it worth?", how, figures)
 
@@ -109,12 +111,6 @@ def _differences_table(found: list[Difference], worth: Worth, draw: Drawing) -> 
         )
     headings = ["trained on", "against", "held-out set", "figure", "difference", "95\u00a0% interval", "verdict"]
     return Table(headings, rows, 4)
-
-
-def _counted(found: list[Difference]) -> str:
-    counts = {word: sum(d.verdict == word for d in found) for word in (BETTER, WORSE, UNDECIDED)}
-    said = [f"{n} {word}" for word, n in counts.items() if n]
-    return f"Of {len(found)} comparisons: {', '.join(said)}. An interval that contains zero does not show a difference."
 
 
 def _source_figures(worth: Worth, draw: Drawing) -> list[Figure]:

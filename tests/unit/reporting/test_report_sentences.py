@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from s2l_ray.reporting.intervals import BETTER, UNDECIDED, WORSE
-from s2l_ray.reporting.sentences import listed, told_apart
+from s2l_ray.reporting.sentences import counted, listed, told_apart
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,8 @@ def test_verdicts_on_one_baseline_are_one_clause(where, said):
 
 def test_a_list_has_its_and_before_the_last():
     assert [listed("abc"[:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+
+
+def test_verdicts_are_counted():
+    assert counted([UNDECIDED, BETTER, BETTER]) == "Of 3 comparisons: 2 better, 1 not told apart."
+    assert counted([WORSE]) == "One comparison: worse."
