@@ -27,9 +27,11 @@ _THOUSANDS = re.compile(r"-?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 _THOUSANDS_OF = re.compile(rf"(?<==)\s*{_THOUSANDS.pattern}$")
 _INFINITE = re.compile(r"\s*([+-]?)\s*(?:\\infty|oo|inf)\s*")
 _COSTLY = re.compile(
-    r"\\(?:i*int|sum|prod|lim(?:sup|inf)?)(?![A-Za-z])|[∫∑∏]|\^\s*\{?\s*[0-9]{2}|[0-9]{3}\}?\s*!|\^\s*\{[^{}]*\^"
+    r"\\(?:i*int|sum|prod|lim(?:sup|inf)?)(?![A-Za-z])|[∫∑∏]"
+    r"|\^[\s{(]*[0-9]{5}|\^\s*[{(][\s{(]*[0-9]+\s*\}?\s*\^|[0-9]{5}[\s})]*!|!\s*[)}]\s*!|!\s*!\s*!"
 )
-"""What is still to be computed is no answer and takes the library seconds; large powers take it for ever."""
+"""What is still to be computed is no answer. Of large powers, towers of powers and factorials, the library computes the
+value, and runs to its limit of time."""
 _MAX_ANSWER = 2000
 _FLOAT_RELATIVE = 1e-9
 

@@ -160,3 +160,15 @@ def test_what_is_still_to_be_computed_is_no_answer_and_takes_no_time(answer):
         assert compare._process is None  # nothing was asked of the library
         assert time.process_time() - start < 1
     assert grade("math", answer, f"\\boxed{{{answer}}}", asked).correct  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [("1024", "2^{10}"), ("2^{2005}", "4^{1002} \\cdot 2"), ("x^{12} - 1", "-1 + x^{12}"),
+     ("x^{10} + x^5", "x^5(x^5 + 1)"), ("\\frac{1}{2^{10}}", "\\frac{1}{1024}"), ("e^{2x^2}", "e^{x^2}e^{x^2}"),
+     ("999000", "\\frac{1000!}{998!}")],
+)  # fmt: skip
+def test_powers_and_factorials_that_are_soon_computed_are_answers(gold, answer):
+    with ProcessComparer() as compare:
+        assert grade("math", gold, f"\\boxed{{{answer}}}", compare).correct
+        assert not grade("math", gold, f"\\boxed{{{answer} + 1}}", compare).correct
