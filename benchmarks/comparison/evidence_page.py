@@ -36,6 +36,7 @@ discusses the results. For pretrained models, `benchmarks/evidence_pretrained.py
   interrupted and resumed, and the page is regenerated as rows are added.
 - **Differences from `random`** are paired by seed, with 95 % intervals (Student's t); those that exclude zero are bold.
   With this many tests, one in twenty is bold by chance. If n is 1 there is no interval.
+- **Early** selectors score with the first snapshot after a tenth of the proxy's training, the others with the last.
 - **Wrong rows** is the share of wrong answers in the subset. All held-out answers are correct.
 - **Cost** is the floating-point operations of the proxy's training and of the passes over the corpus that the selector
   needs, divided by those of the target's training. The arm `random, S2L's cost in further steps` spends the cost of
