@@ -72,13 +72,13 @@ def test_the_quickstart_from_the_first_command_to_the_last(tmp_path, monkeypatch
         assert main([*command, *small]) == 0, capsys.readouterr().err
         said = capsys.readouterr().out
         if command[0] == "run":
-            for name in ("full", "s2l-0.2", "random-0.2"):
+            for name in ("full", "s2l_robust-0.2", "random-0.2"):
                 assert any(line.split()[:1] == [name] for line in said.splitlines()), "the table that README promises"
         if command[0] == "select":
-            assert "subset/s2l-0.3-" in said
+            assert "subset/s2l_robust-0.3-" in said
     run = load_run("runs/quickstart")
-    assert {"s2l-0.2", "random-0.2", "s2l-0.3"} <= set(run.subsets)
-    assert {"full", "s2l-0.2", "random-0.2", "s2l-0.3"} <= set(run.targets)
+    assert {"s2l_robust-0.2", "random-0.2", "s2l_robust-0.3"} <= set(run.subsets)
+    assert {"full", "s2l_robust-0.2", "random-0.2", "s2l_robust-0.3"} <= set(run.targets)
 
 
 def test_a_run_of_ones_own_data_is_dry_run(my_yaml, capsys):

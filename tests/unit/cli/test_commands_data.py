@@ -123,7 +123,7 @@ def test_a_dry_run_of_what_would_be_refused_ends_with_2(workplace, capsys, chang
 
 def test_a_dry_run_says_first_what_matters_and_then_what_differs(workplace, capsys):
     lines = said(capsys, "run", "quickstart", "proxy.epochs=1", "--dry-run").splitlines()
-    assert lines[1].startswith("quickstart: 20k examples; selects s2l-0.2, random-0.2; fine-tunes on full,")
+    assert lines[1].startswith("quickstart: 20k examples; selects s2l_robust-0.2, random-0.2; fine-tunes on full,")
     assert lines[2].startswith("total         about ")
     assert [line.split()[0] for line in lines[3:10]] == [
         "examples",
@@ -146,7 +146,7 @@ def test_a_dry_run_is_calibrated(workplace, capsys):
     plain = json.loads(said(capsys, "run", "quickstart", "--dry-run", "--json"))
     assert 110 < plain["seconds"] < 250
     assert plain["refused"] == []
-    assert [cost["name"] for cost in plain["targets"]] == ["full", "s2l-0.2", "random-0.2"]
+    assert [cost["name"] for cost in plain["targets"]] == ["full", "s2l_robust-0.2", "random-0.2"]
     assert load_config(plain["differences"]) == load_config(plain["configuration"]) == load_config("quickstart")
 
 

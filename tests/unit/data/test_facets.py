@@ -225,4 +225,4 @@ def test_the_configurations_stratum_must_be_a_facet(made):
             with pytest.raises(ConfigError, match=r"selection\.stratify=skill: .*\['topic'\].*corpus\.facets"):
                 check_stratum(config, stage)
     budgets = load_config("quickstart", ["selection.stratify=skill", "target.subsets=[]"]).subset_budgets()
-    assert any(name.startswith("s2l-stratified") for name in budgets)
+    assert any(name.startswith("s2l_robust-stratified") for name in budgets)

@@ -111,9 +111,9 @@ def test_the_files_own_slip_is_not_mended():
 
 def test_a_recipe_with_targets_takes_another_budget():
     config = load_config("quickstart", ["selection.budgets=[0.1]"])
-    assert config.target_subsets() == ["full", "s2l-0.1", "random-0.1"]
+    assert config.target_subsets() == ["full", "s2l_robust-0.1", "random-0.1"]
     config = load_config("quickstart", ["selection.budgets=[0.1,0.2]"])
-    assert config.target_subsets() == ["full", "s2l-0.1", "s2l-0.2", "random-0.1", "random-0.2"]
+    assert config.target_subsets() == ["full", "s2l_robust-0.1", "s2l_robust-0.2", "random-0.1", "random-0.2"]
 
 
 # --- overrides and options --------------------------------------------------------------------------------------------
