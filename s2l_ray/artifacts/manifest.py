@@ -20,6 +20,8 @@ from s2l_ray.storage.retry import DamagedFile
 SCHEMA_VERSION = 2
 """1 had no digests."""
 SUMMARY = "said"
+HERE = "{folder}"
+"""The stage's own folder in its summary and warnings: a run may be moved or copied later."""
 """Where `extra` holds the line for people."""
 
 
@@ -74,11 +76,6 @@ class StageManifest(BaseModel):
     """What this stage alone says of its artifact, as artifacts.models has it, and the line for people."""
     digest: str = ""
     """SHA-256 (128 bits) of all the other fields as canonical JSON; empty until the manifest is written."""
-
-    @property
-    def summary(self) -> str:
-        """What was made, in one line for people."""
-        return str(self.extra.get(SUMMARY, ""))
 
 
 def write_manifest(storage: Storage, manifest: StageManifest) -> StageManifest:

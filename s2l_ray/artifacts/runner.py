@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 
 from s2l_ray.artifacts.manifest import (
+    HERE,
     SUMMARY,
     EarlierLayout,
     StageManifest,
@@ -137,8 +138,8 @@ class StageRunner:
             device_seconds=seconds * result.num_devices,
             device=result.device,
             peak_memory_bytes=result.peak_memory_bytes,
-            warnings=result.warnings,
-            extra={**result.artifact.model_dump(mode="json"), SUMMARY: result.summary},
+            warnings=[warning.replace(storage.uri, HERE) for warning in result.warnings],
+            extra={**result.artifact.model_dump(mode="json"), SUMMARY: result.summary.replace(storage.uri, HERE)},
         )
         if lock:
             lock.check()
@@ -151,8 +152,8 @@ class StageRunner:
         manifest = stage.manifest
         self.run.stages[stage.name] = stage
         how = "unchanged, skipped" if stage.reused else f"done in {_cost(manifest)}"
-        self.progress.say(f"[{stage.name}] {how}: {manifest.summary}")
-        for warning in manifest.warnings:
+        self.progress.say(f"[{stage.name}] {how}: {stage.summary}")
+        for warning in stage.warnings:
             self.progress.say(f"[{stage.name}] warning: {warning}")
         self.metrics.log(
             stage.name, "stage_skipped" if stage.reused else "stage_done", folder=stage.folder,

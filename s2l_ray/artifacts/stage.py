@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from s2l_ray.artifacts.manifest import ManifestFiles, StageManifest
+from s2l_ray.artifacts.manifest import HERE, SUMMARY, ManifestFiles, StageManifest
 from s2l_ray.artifacts.models import Artifact
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
@@ -81,3 +81,13 @@ class Stage:
     def content(self) -> str:
         """Fingerprint of the result, which is an input of later stages."""
         return self.manifest.content_fingerprint
+
+    @property
+    def summary(self) -> str:
+        """What was made, in one line for people, with the folder where it is now."""
+        return str(self.manifest.extra.get(SUMMARY, "")).replace(HERE, self.storage.uri)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What people should know of how it was made, with the folder where it is now."""
+        return [warning.replace(HERE, self.storage.uri) for warning in self.manifest.warnings]

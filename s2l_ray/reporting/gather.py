@@ -119,7 +119,7 @@ def _stability(rows: Rows, compared: Any, sweep: Any) -> Stability | None:
 def _head(run: Run, total: int | None) -> dict[str, Any]:
     manifests = [stage.manifest for stage in run.stages.values()]
     versions = [m.versions.get("s2l_ray", "") for m in manifests]
-    warnings = [one_line(f"{name}: {w}", MAX_MESSAGE) for name, s in run.stages.items() for w in s.manifest.warnings]
+    warnings = [one_line(f"{name}: {w}", MAX_MESSAGE) for name, s in run.stages.items() for w in s.warnings]
     clusters = run.stages.get("clusters")
     proxy, target = run.stages.get("proxy"), next(iter(run.targets.values()), None)
     return {

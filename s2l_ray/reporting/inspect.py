@@ -63,8 +63,7 @@ def inspect_run(
 
 
 def _stage_line(console: Console, name: str, stage: Stage, width: int) -> None:
-    manifest = stage.manifest
-    _hanging(console, f"  {printable(name):<{width}} ", f"{manifest.summary}  ({manifest.wall_seconds:.1f} s)")
+    _hanging(console, f"  {printable(name):<{width}} ", f"{stage.summary}  ({stage.manifest.wall_seconds:.1f} s)")
 
 
 def sparkline(values: Sequence[float], bottom: float, top: float) -> str:

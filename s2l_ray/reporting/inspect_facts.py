@@ -116,7 +116,7 @@ def run_facts(
 def _stage(name: str, stage: Stage) -> dict[str, Any]:
     manifest = stage.manifest
     return {
-        "name": name, "folder": stage.folder, "summary": manifest.summary, "rows": manifest.row_counts,
+        "name": name, "folder": stage.folder, "summary": stage.summary, "rows": manifest.row_counts,
         "wall_seconds": manifest.wall_seconds, "content": manifest.content_fingerprint,
     }  # fmt: skip
 

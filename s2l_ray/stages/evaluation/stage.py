@@ -287,7 +287,7 @@ class Evaluation:
         facts = {
             "model": model.label, "form": made.form, "engine": made.engine, "dtype": made.dtype,
             "device": generation.manifest.device, "rules_version": RULES_VERSION, "sandbox": made.sandbox,
-            "generation": generation.folder, "notes": list(generation.manifest.warnings),
+            "generation": generation.folder, "notes": generation.warnings,
             "engine_version": made.engine_version, "batch_invariant": made.batch_invariant,
         }  # fmt: skip
         judged = judge(task, generation.storage, flags, self.config, self.context.config.seed, facts, out)

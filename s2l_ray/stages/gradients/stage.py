@@ -180,7 +180,7 @@ def check_spec(config: S2LConfig, run: Run) -> StageSpec:
             ),
             subsets, seed,
         )  # fmt: skip
-        whole: dict[str, Any] = {"version": 1, "kind": made.kind, **result, "notes": gradients.manifest.warnings}
+        whole: dict[str, Any] = {"version": 1, "kind": made.kind, **result, "notes": gradients.warnings}
         out.write_json(RESULT, whole)
         artifact = GradientCheckArtifact(
             kind=made.kind, snapshots=made.snapshots, subsets=list(subsets), verdict=whole["verdict"]
