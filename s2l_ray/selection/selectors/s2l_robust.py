@@ -21,5 +21,5 @@ class RobustOptions(ClusterOptions):
 class RobustS2L(S2L):
     name = "s2l_robust"
     summary = "clusters by the square root of their size; examples the proxy unlearns or never learns go last"
-    label = "S2L, robust"
+    label = "robust S2L"
     Options = RobustOptions
