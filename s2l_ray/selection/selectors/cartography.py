@@ -17,7 +17,7 @@ _NEED = at(MEAN_PROBABILITY, "all")
 class CartographyHard:
     name = "cartography_hard"
     summary = "responses with the lowest mean probability over training"
-    label = "cartography, hard"
+    label = "cartography (hard)"
     Options = StratifiedOptions
 
     def needs(self, options: StratifiedOptions) -> frozenset[str]:
@@ -31,7 +31,7 @@ class CartographyHard:
 class CartographyAmbiguous(CartographyHard):
     name = "cartography_ambiguous"
     summary = "responses whose probability varies most over training"
-    label = "cartography, ambiguous"
+    label = "cartography (ambiguous)"
 
     def order(self, inputs: SelectionInputs, seed: int, options: StratifiedOptions, max_budget: int) -> Ordering:
         probabilities = inputs.signal(_NEED)
