@@ -49,7 +49,7 @@ __all__ = [
 def select(
     run: Run | str,
     budget: int | float,
-    selector: str = "s2l",
+    selector: str | None = None,
     seed: int | None = None,
     stratify: bool | str | None = None,
     overrides: Sequence[str] = (),
@@ -61,7 +61,7 @@ def select(
     Args:
         run: the run, or its folder.
         budget: number of examples (int) or share of the corpus (float in (0, 1]).
-        selector: name of the selector, as listed by `s2l selectors`; `s2l` is the paper's.
+        selector: name of the selector, as listed by `s2l selectors`; None takes the run's first.
         seed: seed of the selection; None uses the run's.
         stratify: whether to balance sources first, or the name of a facet to balance; None uses the run's setting.
         overrides: `selection.field=value`, such as `selection.allocation_exponent=0.5`.

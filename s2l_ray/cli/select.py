@@ -35,7 +35,7 @@ def add_to(commands: Commands) -> None:
     size.add_argument("--budget", action=Once, type=budget, help="a count (20000) or a share (0.3, 30%%)")
     size.add_argument("--subset", action=Once, metavar="NAME", help="selector and budget in one: s2l-0.3")
     select.add_argument(
-        "--selector", action=Once, metavar="NAME", help="with --budget: one of `s2l selectors`; default: s2l"
+        "--selector", action=Once, metavar="NAME", help="with --budget (see `s2l selectors`); default: the run's first"
     )
     select.add_argument("--seed", action=Once, type=int, help="default: the run's")
     select.add_argument(
@@ -62,7 +62,7 @@ def _select(arguments: argparse.Namespace) -> int:
     from s2l_ray.storage.folder import Storage
     from s2l_ray.workflow import commands
 
-    budget, selector, stratify = arguments.budget, arguments.selector or "s2l", arguments.stratify
+    budget, selector, stratify = arguments.budget, arguments.selector, arguments.stratify
     if arguments.subset is not None:
         named = parse_subset_name(arguments.subset)
         if named is None:

@@ -76,7 +76,7 @@ def run(
 def select(
     run: Run | str,
     budget: int | float,
-    selector: str = "s2l",
+    selector: str | None = None,
     seed: int | None = None,
     stratify: bool | str | None = None,
     overrides: Sequence[str] = (),
@@ -87,6 +87,7 @@ def select(
 
     Args:
         budget: number of examples (int) or share (float in (0, 1]).
+        selector: None takes the run's first.
         seed, stratify: None takes the run's own. `stratify` may name a facet of the corpus.
         overrides: `selection.field=value`, such as `selection.allocation_exponent=0.5`.
 
@@ -97,6 +98,7 @@ def select(
 
     _refuse_other_sections(overrides)
     opened = open_run(run)
+    selector = selector or opened.config.selection.selectors[0]
     how = (seed, stratify, overrides)
     _selecting(opened.config, budget, selector, *how)  # refused before the lock is waited for
     metrics = RayMetrics(opened.config.name)
