@@ -20,7 +20,7 @@ def coin(share: float, num: int, seed: int) -> np.ndarray:
 def test_one_seed_has_no_interval_and_nothing_to_compare():
     values = np.array([[1, 0, 1, 1]])
     assert seeds.average_over_seeds({"": values}, rng()) == (0.75, None, None, None, 1)
-    with pytest.raises(ValueError, match="two of them"):
+    with pytest.raises(ValueError, match="at least two seeds"):
         seeds.compare_over_seeds({"a": values}, {"a": values}, rng())
 
 

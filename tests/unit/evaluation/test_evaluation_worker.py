@@ -205,7 +205,7 @@ def test_a_metric_of_ones_own_stands_beside_the_rules(answered, asked, tmp_path)
         task = AskedTask(replace(TASK, metric=f"{__name__}:{name}"), asked, ("pot", "cot"), 24)
         facts = {"model": "tiny", "form": "hybrid"}
         if fails:
-            with pytest.raises(EvaluationError, match=r"'length' holds \(3,\) figures"):
+            with pytest.raises(EvaluationError, match=r"'length' has shape \(3,\)"):
                 judge(task, out, flags, config, 0, facts, Storage.open(tmp_path))
             continue
         report = judge(task, out, flags, config, 0, facts, Storage.open(tmp_path)).report

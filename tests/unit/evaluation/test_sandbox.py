@@ -227,7 +227,7 @@ def test_settings_that_cannot_be(values: dict[str, Any], names: str):
 def test_it_is_used_open(sandbox: Sandbox):
     with pytest.raises(RuntimeError, match="with Sandbox"):
         Sandbox().run("print(1)")
-    with pytest.raises(TypeError, match="is text"):
+    with pytest.raises(TypeError, match="must be text"):
         sandbox.run(b"print(1)")  # type: ignore[arg-type]
 
 
