@@ -282,7 +282,12 @@ def test_each_source_has_its_own_default_and_its_own_key():
 def asking(*changes: str) -> S2LConfig:
     return load_config(
         "quickstart",
-        ("trajectories.num_snapshots=null", "selection.selectors=[s2l_robust,random,facility_location]", *changes),
+        (
+            "trajectories.num_snapshots=null",
+            "selection.selectors=[s2l,random,facility_location]",
+            "target.subsets=[full]",
+            *changes,
+        ),
     )
 
 
@@ -326,8 +331,8 @@ def test_weights_in_the_middle_of_an_epoch_are_refused_and_not_taken_from_elsewh
 @pytest.mark.parametrize(
     "selection",
     [
-        ["selection.selectors=[s2l_robust,random,facility_location]"],
-        ["selection.selectors=[s2l_robust,random,ifd]"],
+        ["selection.selectors=[s2l,random,facility_location]", "target.subsets=[full]"],
+        ["selection.selectors=[s2l,random,ifd]", "target.subsets=[full]"],
         ["selection.guard.rules=[prompt_gain]"],
     ],
 )
