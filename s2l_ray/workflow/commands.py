@@ -98,7 +98,7 @@ def select(
 
     _refuse_other_sections(overrides)
     opened = open_run(run)
-    selector = selector or opened.config.selection.selectors[0]
+    selector = opened.config.selection.selectors[0] if selector is None else selector
     how = (seed, stratify, overrides)
     _selecting(opened.config, budget, selector, *how)  # refused before the lock is waited for
     metrics = RayMetrics(opened.config.name)
@@ -221,7 +221,8 @@ def _finetuning(
 ) -> S2LConfig:
     asked = config.selection
     budget = asked.budgets[0] if budget is None else budget
-    made = _selecting(config, budget, selector or asked.selectors[0], stratify=stratify, overrides=overrides)
+    selector = asked.selectors[0] if selector is None else selector
+    made = _selecting(config, budget, selector, stratify=stratify, overrides=overrides)
     if made.target is None:
         raise ConfigError("there is no target: add target.model=… (a hub id or folder), or a section `target`")
     return made

@@ -68,8 +68,8 @@ def weights_of(config: S2LConfig, proxy: Stage) -> tuple[list[Weights], list[str
                 continue
             missing = (
                 f"the proxy's weights after step {snapshots[index].step:,} were not kept, since the run had no section "
-                f"`gradients` when it was trained; to have them, delete {proxy.storage.uri} and call `s2l run CONFIG "
-                "gradients.kind=head`, which retrains the proxy and keeps them"
+                f"`gradients` when it was trained; to have them, delete {proxy.folder} in the run's folder "
+                "and call `s2l run CONFIG gradients.kind=head`, which retrains the proxy and keeps them"
             )
         if asked is not None:
             raise RunError(f"gradients.snapshots asks for {name}, and {missing}; or leave {name} out")

@@ -248,6 +248,8 @@ def test_finetune_takes_the_selector_that_was_asked_for_at_the_runs_budget():
     assert list(_finetuning(base, [], None, "random").subset_budgets()) == ["random-0.2"]
     assert list(_finetuning(base, [], 5, None).subset_budgets()) == ["s2l-5"]
     assert list(_finetuning(base, [], None, None).subset_budgets()) == ["s2l-0.2"]
+    with pytest.raises(ConfigError, match="unknown selector ''"):
+        _finetuning(base, [], None, "")
 
 
 def test_a_subsets_name_and_a_budget_contradict_each_other(tmp_path):
