@@ -17,8 +17,9 @@ import yaml
 from rich.console import Console
 
 import s2l_ray
-from s2l_ray.artifacts.manifest import StageManifest
+from s2l_ray.artifacts.manifest import HERE, SUMMARY, StageManifest
 from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.stage import Stage
 from s2l_ray.cli import main
 from s2l_ray.config import load_config
 from s2l_ray.config.target import TargetConfig
@@ -54,8 +55,9 @@ def hostile(tmp_path: Path) -> Run:
     storage.write_table("clusters/centroids.parquet", pa.table({"centroid_loss_nats": centroids}))
     storage.write_table("clusters/assignment.parquet", pa.table({"cluster": list(range(num))}))
     settings = {"num_snapshots": None, "snapshots": "even"}
-    manifest = StageManifest(stage="any", key="k", extra={"said": ATTACKS[7]}, settings=settings, wall_seconds=1.0)
-    stages = {n: types.SimpleNamespace(storage=storage.sub(n), manifest=manifest) for n in ("corpus", "clusters")}
+    extra = {"said": ATTACKS[7], SUMMARY: f"{ATTACKS[7]} {HERE}"}
+    manifest = StageManifest(stage="any", key="k", extra=extra, settings=settings, wall_seconds=1.0)
+    stages = {n: Stage(n, n, storage.sub(n), manifest) for n in ("corpus", "clusters")}
     matrix = types.SimpleNamespace(losses=losses, sources=np.arange(num), source_names=list(ATTACKS), ids=ids,
                                    part_rows=[(0, num)])  # fmt: skip
     run = types.SimpleNamespace(uri=storage.uri, config=types.SimpleNamespace(seed=0), stages=stages, subsets={},
