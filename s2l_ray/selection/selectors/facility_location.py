@@ -41,7 +41,7 @@ class FacilityOptions(SelectorOptions):
 
 class FacilityLocation:
     name = "facility_location"
-    summary = "so that every example is close to a selected one in the proxy's embeddings"
+    summary = "examples to which all others are close, in the proxy's embeddings"
     label = "facility location"
     Options = FacilityOptions
     order_depends_on_budget = True
