@@ -13,6 +13,8 @@ from s2l_ray.evaluation.answers.numbers import Number
 
 MAX_CHARACTERS = 2000
 _MAX_DEPTH = 20
+_MAX_BITS = int(numbers.MAX_DIGITS * 3.33)
+"""Of a computed number. Python refuses to write integers of more than 4,300 digits."""
 _WRAPPERS = {"Fraction", "Rational", "Integer", "Float", "Decimal", "mpf", "float", "int", "float64", "int64", "array",
              "FiniteSet", "Tuple", "set", "list", "tuple", "frozenset", "Counter", "dict"}  # fmt: skip
 
@@ -93,7 +95,7 @@ def _computed(text: str) -> Value:
 
 
 def compute(text: str) -> Number | None:
-    """The value of an expression without variables; None for any other text."""
+    """The value of an expression without variables; None for other text and for more digits than any answer has."""
     try:
         node = expressions.parse(text, printed=True)
         if values.names(node):
@@ -102,6 +104,8 @@ def compute(text: str) -> Number | None:
     except expressions.Unreadable:
         return None
     if isinstance(value, Fraction):
+        if max(value.numerator.bit_length(), value.denominator.bit_length()) > _MAX_BITS:
+            return None
         exact = re.fullmatch(r"[-0-9/ ]*", text) is not None
         return Number(value, None, is_float=not exact and "." in text)
     return None if value is None else Number(values.to_fraction(value), None, is_float=True)

@@ -3,6 +3,7 @@ several unknowns on a line, options named in prose, and what is still to be comp
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
@@ -172,3 +173,21 @@ def test_powers_and_factorials_that_are_soon_computed_are_answers(gold, answer):
     with ProcessComparer() as compare:
         assert grade("math", gold, f"\\boxed{{{answer}}}", compare).correct
         assert not grade("math", gold, f"\\boxed{{{answer} + 1}}", compare).correct
+
+
+@pytest.mark.parametrize(
+    "value", ["7^60000", "7^6000 + 1", "9^999 * 9^999 * 9^999 * 9^999 * 9^999", "1/3^9999", "1e9999 + 1"]
+)
+def test_values_of_thousands_of_digits_are_no_answer_and_no_fault(value):
+    for rule, text in itertools.product((*RULES, "numglue", "choice"), ("The answer is {}.", "\\boxed{{{}}}", "{}")):
+        for form in ("cot", "output"):
+            gold = "B" if rule == "choice" else 5
+            assert not right(
+                gold, text.format(value.replace("^", "**") if form == "output" else value), rule, form=form
+            )
+
+
+def test_values_of_hundreds_of_digits_are_compared_digit_by_digit():
+    for form, power in (("cot", "The answer is 7^400."), ("output", "7**400")):
+        assert right(7**400, power, form=form)
+        assert not right(7**400 + 1, power, form=form)
