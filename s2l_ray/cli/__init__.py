@@ -1,4 +1,4 @@
-"""The `s2l` command: parse, call the library, say errors in one piece. A file each command."""
+"""The `s2l` command: parse the arguments, call the library, print errors. Each command has a file of its own."""
 
 from __future__ import annotations
 
@@ -49,9 +49,10 @@ _COMMANDS = (init, run, select, finetune, evaluate, gradients, sweep, submit, in
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 failed, 2 refused before anything started, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
+    """Run a command line and return its exit code.
 
-    What is refused is one of `s2l_ray.errors`; any other error is a failure, and said in one line with its type.
+    Exit codes: 0 done, 1 failed, 2 refused before anything started, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP. A refusal is
+    one of the errors in `s2l_ray.errors`; any other exception is a failure, printed in one line with its type.
     """
     from s2l_ray.execution.signals import INTERRUPTED, ending_signals
 
@@ -90,32 +91,32 @@ def _call(arguments: argparse.Namespace) -> int:
 
 
 def _nobody_reads() -> bool:
-    """Whether what reads this output has ended (`s2l schema | head`): then there is nobody to tell anything."""
+    """Whether the reader of this output has exited (`s2l schema | head`), so that there is nobody to report to."""
     pipe = poll()
     pipe.register(sys.stdout.fileno(), 0)
     if not any(state & POLLERR for _, state in pipe.poll(0)):
         return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own last flush
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's final flush
     return True
 
 
 def _say(error: BaseException) -> None:
-    """On a terminal that knows only ASCII, or none at all (nohup), this must not be the next error."""
+    """Print an error to stderr, without failing on a terminal that only knows ASCII, or without a terminal (nohup)."""
     with contextlib.suppress(OSError, ValueError):
         encoding = sys.stderr.encoding or "utf-8"
         print(f"s2l: {describe(error)}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """A command line → its arguments, and `call`, what carries them out."""
+    """Parse a command line into its arguments, with the function that runs the command in `call`."""
     parser = make_parser()
     completion.answer_shell(parser)
     arguments, rest = parser.parse_known_args(argv)
-    if "rest" in arguments:  # the command that is submitted has options of its own
+    if "rest" in arguments:  # the submitted command has options of its own
         arguments.rest = rest
         arguments.submitted = parse([arguments.command, arguments.what, *arguments.overrides, *rest])
         return arguments
-    # argparse itself takes no override after an option: s2l run my.yaml --dry-run proxy.epochs=1
+    # argparse itself accepts no override after an option: s2l run my.yaml --dry-run proxy.epochs=1
     if "overrides" in arguments:
         arguments.overrides += [r for r in rest if "=" in r and not r.startswith("-")]
         rest = [r for r in rest if r not in arguments.overrides]
@@ -125,9 +126,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The whole command line's parser."""
+    """Build the parser of the complete command line."""
     parser = Parser(prog="s2l", add_help=False, usage="s2l [--help] [--version] COMMAND ...", epilog=_EPILOG)
-    # In the usage line, as the description is in the commands' heading, so that all of it fits one screen.
+    # --help and --version are named in the usage line and the description in the commands' heading, so that the whole
+    # text fits on one screen.
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action=_Version, nargs=0, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title=_TITLE, prog="s2l")
@@ -137,7 +139,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    """Looks the version up only when it is asked for."""
+    """Argument that prints the version, which is looked up only on request."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         import s2l_ray

@@ -1,4 +1,4 @@
-"""Completion by the shell: recipes and files, runs, subsets, fields of the configuration."""
+"""Shell completion of recipes, files, runs, subsets and configuration fields."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def _completion(arguments: argparse.Namespace) -> int:
 
 
 def is_asked_by_a_shell() -> bool:
-    """argcomplete's lines in the shell set this variable."""
+    """Whether a shell is asking for completions: argcomplete's shell code sets this variable."""
     return "_ARGCOMPLETE" in os.environ
 
 
 def answer_shell(parser: argparse.ArgumentParser) -> None:
-    """Print what may follow and end the process, where it is a shell that asks."""
+    """Print the possible completions and exit, if a shell is asking for them."""
     if is_asked_by_a_shell():
         import argcomplete
 
@@ -47,7 +47,7 @@ def answer_shell(parser: argparse.ArgumentParser) -> None:
 
 
 def complete_configs(prefix: str, **_: Any) -> list[str]:
-    """Recipes, and YAML files and folders."""
+    """Complete recipes, YAML files and folders."""
     from argcomplete.completers import FilesCompleter
 
     from s2l_ray.config import list_recipes
@@ -68,14 +68,14 @@ def complete_fields(prefix: str, **_: Any) -> list[str]:
 
 
 def complete_overrides(prefix: str, **_: Any) -> list[str]:
-    """`section.field=`; a value is nobody's but the user's."""
+    """Complete `section.field=`; values are left to the user."""
     from s2l_ray.config.describe import describe_all
 
     return [f"{one.path}=" for one in describe_all() if one.type != "section" and one.path.startswith(prefix)]
 
 
 def complete_subsets(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
-    """Those of the run that the command line names; only local ones: a keystroke must not wait for a network."""
+    """Complete the subsets of the named run, if it is local: a keystroke must not wait for a network."""
     return [name for name in _local_run(parsed_args, "subsets") if name.startswith(prefix)]
 
 

@@ -1,4 +1,4 @@
-"""What is installed here, for bug reports."""
+"""Print versions and hardware, for bug reports."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def add_to(commands: Commands) -> None:
         help="test whether these models differ: full,s2l-0.11",
     )
     evaluate.add_argument("--across-engines", action="store_true", help="also compare answers of different engines")
-    # Said by the message that asks for it; nobody should come upon it by chance.
+    # Hidden: the message that requires this option names it, and nobody should find it by chance.
     evaluate.add_argument("--i-know-programs-run-with-my-rights", action="store_true", help=argparse.SUPPRESS)
     evaluate.set_defaults(call=_evaluate)
 

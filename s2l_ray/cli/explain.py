@@ -1,4 +1,4 @@
-"""What a field of the configuration means."""
+"""Explain a field of the configuration."""
 
 from __future__ import annotations
 

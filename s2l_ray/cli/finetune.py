@@ -59,7 +59,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
         budget=arguments.budget, selector=arguments.selector,
     )  # fmt: skip
     run = load_run(arguments.run)
-    run.stages[stage.name] = stage  # with the target that was asked for now
+    run.stages[stage.name] = stage  # so that the tables include the target just requested
     print("\n".join(target_lines(run)), flush=True)
     print(report_line(run))
     return 0

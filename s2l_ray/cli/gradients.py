@@ -48,7 +48,7 @@ def _gradients(arguments: argparse.Namespace) -> int:
         else:
             print("\n".join(map(printable, lines)))
         return 0
-    progress = Progress(sys.stderr) if arguments.json else Progress()  # stdout is for the program that reads it
+    progress = Progress(sys.stderr) if arguments.json else Progress()  # stdout is reserved for the JSON
     check = GradientCheck.of(compare_gradients(arguments.run, arguments.overrides, progress=progress))
     if arguments.json:
         print_json(check.report)

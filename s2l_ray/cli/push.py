@@ -1,4 +1,4 @@
-"""A subset or a target to the Hugging Face hub."""
+"""Push a subset or a target to the Hugging Face hub."""
 
 from __future__ import annotations
 

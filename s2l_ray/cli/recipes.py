@@ -1,4 +1,4 @@
-"""The configurations that ship with s2l_ray."""
+"""List the configurations that ship with s2l_ray, or print one of them."""
 
 from __future__ import annotations
 

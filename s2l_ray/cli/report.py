@@ -9,8 +9,9 @@ import sys
 from s2l_ray.cli.arguments import Commands, Once, print_json
 
 _ABOUT = """\
-Write an HTML report of what was selected, why, and what it is worth. A run ends
-with it; use this to redo it, with other names or comparisons, or early."""
+Write an HTML report of what was selected, why, and what it is worth. Every run
+ends by writing it; use this command to write it again with other names or
+comparisons, or before the run has finished."""
 
 
 def add_to(commands: Commands) -> None:

@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from s2l_ray.reporting.summary import summary_lines
     from s2l_ray.reporting.write import report_line
 
-    print("\n".join(summary_lines(run)), flush=True)  # drawing takes seconds; what was done can be read before
+    print("\n".join(summary_lines(run)), flush=True)  # drawing takes seconds; show the results before that
     print(report_line(run))
     return 0
 

@@ -1,4 +1,4 @@
-"""JSON schema of the configuration, for editors."""
+"""Print the JSON schema of the configuration, for editors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ and start the YAML file with the line
 
 
 def add_to(commands: Commands) -> None:
-    """It has no arguments."""
+    """Add the command, which has no arguments."""
     schema = commands.add_parser(
         "schema", help="print the configuration's JSON schema, for editors", description=_ABOUT
     )

@@ -1,4 +1,4 @@
-"""One more subset from a finished run."""
+"""Choose one more subset from a finished run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _column(text: str) -> str:
-    """Refuses what argparse takes for a column because it follows `--stratify`."""
+    """Parse a column name, refusing an override that argparse takes for one because it follows `--stratify`."""
     if "=" in text:
         raise argparse.ArgumentTypeError(
             f"{shown(text)} is a setting, not a column; put --stratify last, or before another option"
@@ -67,12 +67,13 @@ def _select(arguments: argparse.Namespace) -> int:
         named = parse_subset_name(arguments.subset)
         if named is None:
             raise ConfigError(
-                f"--subset {shown(arguments.subset)} names no selector and budget, so nothing can be chosen; write for "
-                "example s2l-0.3"
+                f"--subset {shown(arguments.subset)} names no selector and budget, so nothing can be chosen; write, "
+                "for example, s2l-0.3"
             )
         if arguments.selector is not None:
             raise ConfigError(
-                f"--subset {arguments.subset} names its selector and --selector {arguments.selector} another; give one"
+                f"--subset {arguments.subset} and --selector {arguments.selector} name different selectors; give only "
+                "one of the two options"
             )
         budget, selector = named.budget, named.selector
         if stratify is None:

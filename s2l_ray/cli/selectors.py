@@ -1,4 +1,4 @@
-"""The rules that choose."""
+"""List the selectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much data is enough?"""
+"""Sweep budgets, selectors and seeds to find out how much data is enough."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from s2l_ray.storage.folder import Storage
 
     if arguments.resume:
-        read_config(Storage.open(arguments.config))  # says it if there is no run to go on with
+        read_config(Storage.open(arguments.config))  # raises an error if there is no run to continue
     if arguments.dry_run:
         return _dry_run(arguments)
     result = sweep(

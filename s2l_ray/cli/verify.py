@@ -9,8 +9,8 @@ from s2l_ray.cli.arguments import Commands, add_json, print_json
 
 _ABOUT = """\
 Read every file of a run and compare it with the digest computed when it was
-written. Lists damaged files with the remedy, and files without a digest. Exit
-code 1 if a file is damaged."""
+written. Lists damaged files with the remedy, and files without a digest. The
+exit code is 1 if a file is damaged."""
 
 
 def add_to(commands: Commands) -> None:

@@ -1,1 +1,1 @@
-"""`s2l submit`: the same commands as a Ray job: packed, sent, followed."""
+"""`s2l submit`: prepare a command, send it to a Ray cluster as a job, and follow the job."""

@@ -1,4 +1,4 @@
-"""A job on a Ray cluster, through its dashboard: submit, follow the log, stop."""
+"""Jobs on a Ray cluster, through its dashboard: submit a job, follow its log, stop it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OUT_OF_REACH_S = 300.0
 _CONNECT_S = 10.0
 _ANSWER_S = 60.0
 _SILENCE_S = 30.0
-"""A job's log that says nothing for so long is asked for anew, and then every _LONGEST_SILENCE_S at the latest."""
+"""A log that stays silent this long is requested anew, then after ever longer silences up to _LONGEST_SILENCE_S."""
 _LONGEST_SILENCE_S = 300.0
 _STOPPING_S = 60.0
 _POLL_S = 1.0
@@ -35,25 +35,26 @@ _NOT_UP_YET = "No available agent to submit job"
 
 
 class JobError(EnvironmentFault, RuntimeError):
-    """The cluster went out of reach, or did not start the job."""
+    """Error for a cluster that became unreachable, or did not start the job."""
 
 
 class JobClient:
-    """One cluster.
+    """Client of one cluster.
 
     Args:
-        address: its dashboard, `http(s)://host:port`; None: from the environment.
+        address: of the cluster's dashboard, `http(s)://host:port`; None: from the environment.
 
     Raises:
-        SubmitError: nobody answers there.
+        SubmitError: no dashboard answers at the address.
+        TokenError: the cluster rejects this machine's token, or requires one.
     """
 
     def __init__(self, address: str | None) -> None:
         self.address = _address(address)
         self.printed = 0
-        """Characters of the job's log that were shown already."""
+        """Number of characters of the job's log that have been shown."""
         has_token = take_token_if_there()
-        # Ray's client lets these variables win over its argument.
+        # For Ray's client, these variables take precedence over its argument.
         with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             try:
                 self.client = connect(self.address)
@@ -61,25 +62,30 @@ class JobClient:
                 if _is_refusal(error):
                     raise TokenError(explain_refusal(self.address, has_token)) from error
                 raise SubmitError(
-                    f"{self.address} does not answer as the dashboard of a Ray cluster: {one_line(error)}. Is it up, "
-                    "is the tunnel open (`ray dashboard`, `kubectl port-forward`)?"
+                    f"no dashboard of a Ray cluster answers at {self.address}: {one_line(error)}. Check that the "
+                    "cluster is up and the tunnel is open (`ray dashboard`, `kubectl port-forward`)"
                 ) from error
 
     def submit(self, submission: Submission) -> str:
-        """The job's name. Raises SubmitError if the cluster refuses it."""
+        """Submit a job and return its name.
+
+        Raises:
+            SubmitError: the cluster refuses the job.
+            JobError: the cluster became unreachable.
+        """
         import ray
 
         there = getattr(self.client, "_server_ray_version", None) or ray.__version__
         if there != ray.__version__:
             submission.warnings.append(
-                f"the cluster has Ray {there}, this machine {ray.__version__}; s2l_ray uses the cluster's version there"
+                f"the cluster has Ray {there} and this machine {ray.__version__}; the job uses the cluster's version"
             )
         for warning in submission.warnings:
             _tell(f"warning: {warning}")
         name = re.sub(r"[^A-Za-z0-9._-]", "-", submission.name)
         job = f"s2l-{name}-{secrets.token_hex(3)}"
         try:
-            self._patiently(lambda: self._submit_once(submission, job), f"Whether {job} was submitted is not known")
+            self._patiently(lambda: self._submit_once(submission, job), f"It is not known whether {job} was submitted")
         except (RuntimeError, ValueError) as error:
             if isinstance(error, S2LError):
                 raise
@@ -87,7 +93,7 @@ class JobClient:
         return job
 
     def _submit_once(self, submission: Submission, job: str) -> None:
-        """Does nothing if an earlier try, whose answer was lost, has come through."""
+        """Submit the job, unless an earlier attempt whose answer was lost has succeeded."""
         if any(info.submission_id == job for info in self.client.list_jobs()):
             return
         self.client.submit_job(
@@ -95,17 +101,17 @@ class JobClient:
         )
 
     def say_submitted(self, job: str) -> int:
-        """For people on stderr, for scripts the name alone on stdout."""
+        """Print how to follow and stop the job on stderr, for people, and its name alone on stdout, for scripts."""
         _tell(f"submitted to {self.address}; follow it: {self._ray_job('logs --follow', job)}")
         _tell(f"stop it: {self._ray_job('stop', job)}; submit it again to resume")
         print(job)
         return 0
 
     def follow(self, job: str) -> int:
-        """Show the log as it grows; the job's exit code. Ctrl-C and SIGTERM stop the job.
+        """Show the log as it grows, and return the job's exit code. Ctrl-C and SIGTERM stop the job.
 
         Raises:
-            JobError: out of reach for five minutes, or never started.
+            JobError: the cluster was unreachable for five minutes, or never started the job.
             KeyboardInterrupt: after the job has stopped.
         """
         _tell(f"job {job} on {self.address}")
@@ -118,38 +124,38 @@ class JobClient:
             if isinstance(error, S2LError):
                 raise
             raise JobError(
-                f"{self.address} gives no status for the job {job}: {one_line(error)}. If the cluster's head was "
-                "restarted, it has forgotten its jobs: submit the command again to resume"
+                f"{self.address} does not report the status of job {job}: {one_line(error)}. If the cluster's head was "
+                "restarted, it has forgotten its jobs; submit the command again to resume"
             ) from error
         if info.status == "STOPPED":
-            _tell(f"the job {job} was stopped; submit it again to resume")
+            _tell(f"job {job} was stopped; submit it again to resume")
             return STOPPED
         if info.status == "SUCCEEDED":
             return 0
         code = info.driver_exit_code
         if code is None:
-            raise JobError(f"the cluster did not run the job {job}: {info.message}")
-        # A driver that a signal killed (out of memory, say) has a negative one; a shell says 128 + signal.
+            raise JobError(f"the cluster did not run job {job}: {info.message}")
+        # The code of a driver killed by a signal (out of memory, say) is negative; a shell reports 128 + signal.
         return int(code) if code > 0 else 128 - int(code)
 
     def _until_it_ends(self, job: str) -> Any:
         silence_s = _SILENCE_S
         while True:
             before = self.printed
-            with contextlib.suppress(Exception):  # the connection broke; _patiently() says if it stays so
+            with contextlib.suppress(Exception):  # the connection broke; _patiently() reports it if that lasts
                 asyncio.run(self._tail(job, silence_s))
             info = self._patiently(lambda: self.client.get_job_info(job), self._goes_on(job))
             if info.status.is_terminal():
                 self._show_rest(job)
                 return info
-            # Each new connection sends the whole log again: seldom, while a job has nothing to say.
+            # Each new connection sends the whole log again, so connect rarely while the job prints nothing.
             silence_s = _SILENCE_S if self.printed > before else min(2 * silence_s, _LONGEST_SILENCE_S)
             time.sleep(_POLL_S)
 
     async def _tail(self, job: str, silence_s: float) -> None:
-        """The log, from its beginning whenever this is called; shows what was not shown yet.
+        """Read the log from its beginning and show what has not been shown.
 
-        Ends when nothing has come for so long: a connection that was cut without a word looks like a silent job.
+        Returns after `silence_s` without new text, because a connection that was cut silently looks like a silent job.
         """
         position = 0
         texts = self.client.tail_job_logs(job)
@@ -172,11 +178,11 @@ class JobClient:
             print(new, end="", flush=True)
 
     def _patiently(self, ask: Callable[[], T], otherwise: str) -> T:
-        """`ask()`, repeated for five minutes while the cluster does not answer.
+        """Call `ask()`, repeating it for up to five minutes while the cluster does not answer.
 
         Raises:
-            JobError: it did not; `otherwise` says what is known then.
-            TokenError: it does not take the token any more.
+            JobError: the cluster did not answer; `otherwise` completes the message with what is known about the job.
+            TokenError: the cluster no longer accepts the token.
         """
         deadline = time.monotonic() + _OUT_OF_REACH_S
         told = False
@@ -190,23 +196,26 @@ class JobClient:
                     raise
                 if time.monotonic() > deadline:
                     raise JobError(
-                        f"{self.address} has been out of reach for {_OUT_OF_REACH_S:.0f} s ({one_line(error)}). "
+                        f"{self.address} has been unreachable for {_OUT_OF_REACH_S:.0f} s ({one_line(error)}). "
                         f"{otherwise}"
                     ) from error
                 if not told:
-                    _tell(f"{self.address} is out of reach ({one_line(error)}); trying for {_OUT_OF_REACH_S:.0f} s …")
+                    _tell(f"{self.address} is unreachable ({one_line(error)}); retrying for {_OUT_OF_REACH_S:.0f} s …")
                     told = True
                 time.sleep(_POLL_S)
             else:
                 if told:
-                    _tell(f"{self.address} answers again")
+                    _tell(f"{self.address} is reachable again")
                 return answer
 
     def _goes_on(self, job: str) -> str:
-        return f"The job {job} may go on there: {self._ray_job('status', job)}"
+        return f"Job {job} may still be running there; to check: {self._ray_job('status', job)}"
 
     def _stop(self, job: str) -> None:
-        _tell(f"\nstopping the job {job} … (once more Ctrl-C leaves it to itself: {self._ray_job('stop', job)})")
+        _tell(
+            f"\nstopping job {job} … (press Ctrl-C again to leave without waiting; to stop it later: "
+            f"{self._ray_job('stop', job)})"
+        )
         self._patiently(lambda: self.client.stop_job(job), self._goes_on(job))
         deadline = time.monotonic() + _STOPPING_S
         while time.monotonic() < deadline:
@@ -214,17 +223,17 @@ class JobClient:
                 self._show_rest(job)
                 return
             time.sleep(0.2)
-        _tell(f"it has not ended within {_STOPPING_S:.0f} s: {self._ray_job('status', job)}")
+        _tell(f"job {job} has not ended within {_STOPPING_S:.0f} s; to check: {self._ray_job('status', job)}")
 
     def _ray_job(self, verb: str, job: str) -> str:
         return f"ray job {verb} {job} --address {self.address}"
 
 
 def connect(address: str) -> Any:
-    """Ray's client, with a limit on how long it waits for a socket: one that was cut without a word says nothing."""
+    """Connect Ray's job client, with a limit on how long it waits for a socket that may have been cut silently."""
     from ray.job_submission import JobSubmissionClient
 
-    # Lines for each upload and connection. (Its modules set a level of their own when they are imported.)
+    # These loggers print lines for each upload and connection. (The modules set their own level when imported.)
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
         logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
 
@@ -236,15 +245,15 @@ def connect(address: str) -> Any:
 
 
 def _passes(error: Exception) -> bool:
-    """Trying again may help: broken connections, proxies without a server behind them, a dashboard that comes up."""
+    """Whether trying again may help: broken connections, proxies without a server behind them, a starting dashboard."""
     if _is_refusal(error):
         return False
-    if isinstance(error, OSError):  # those of requests too
+    if isinstance(error, OSError):  # includes those of requests
         return True
     status = re.search(r"status code (\d+)", str(error))
     if status is None:
         return not isinstance(error, (ValueError, TypeError, AttributeError))
-    # What a dashboard says of a job that it does not know, as proxies say it of a server that is not up.
+    # A dashboard answers 404 for a job that it does not know, a proxy for a server that is not up.
     unknown_page = status[1] == "404" and "does not exist" not in str(error)
     return status[1] in _PASSING or unknown_page or _NOT_UP_YET in str(error)
 
@@ -254,17 +263,21 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def one_line(error: Exception, longest: int = 300) -> str:
-    """The error's text, for the middle of a sentence."""
+    """Return the error's text in one line, for use within a sentence."""
     return shorten(redact_text(" ".join(str(error).split())).rstrip(".") or type(error).__name__, longest)
 
 
 def _address(given: str | None) -> str:
     address = given or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
     if not address:
-        raise SubmitError("--address is missing: the URL of the cluster's dashboard, for example http://127.0.0.1:8265")
+        raise SubmitError(
+            "--address is missing, so there is no cluster to submit to; give the URL of its dashboard, for example "
+            "http://127.0.0.1:8265"
+        )
     if not address.startswith(("http://", "https://")):
         raise SubmitError(
-            f"{address} is not the URL of a dashboard, where jobs are submitted; give --address http://HOST:8265"
+            f"{address} is not the URL of a dashboard, so no job can be submitted there; give --address "
+            "http://HOST:8265"
         )
     return address.rstrip("/")
 

@@ -1,4 +1,4 @@
-"""`s2l submit`: a command's configuration → what is sent to a Ray cluster. Refused here, before anything is sent."""
+"""Turn a command and its configuration into a job for a Ray cluster, refusing what cannot work before sending it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 
 
 class SubmitError(UserError):
-    """The job was not submitted; says why and what would do."""
+    """Error for a job that was not submitted; the message gives the reason and the remedy."""
 
 
 @dataclass
 class Submission:
-    """What the job is."""
+    """A job that is ready to be submitted."""
 
     entrypoint: str
     runtime_env: dict[str, Any]
@@ -38,19 +38,22 @@ class Submission:
 
 
 def prepare(options: argparse.Namespace, parsed: argparse.Namespace, folder: Path) -> Submission:
-    """Check, resolve, and say what is to be sent.
+    """Check and resolve the command, and assemble what will be sent.
 
     Args:
-        options: of `s2l submit`; `options.rest` holds what is not its own.
-        parsed: the command that the job is to run, parsed.
-        folder: an empty one, for what has to be written.
+        options: options of `s2l submit`; `options.rest` holds those of the submitted command.
+        parsed: the submitted command, parsed.
+        folder: an empty folder for the files to send.
 
     Raises:
-        ConfigError, SubmitError: before anything has left this machine.
+        ConfigError, SubmitError: the command cannot work; nothing has left this machine.
     """
     what, overrides, rest = options.what, options.overrides, options.rest
     if options.include and not options.working_dir:
-        raise SubmitError("--include adds to what --working-dir sends; without --working-dir no files are sent")
+        raise SubmitError(
+            "--include adds to what --working-dir sends, and without --working-dir no files are sent; add "
+            "--working-dir, or leave --include out"
+        )
     _refuse_credentials("the command", holds_credentials(what))
     environment: dict[str, Any] = {"excludes": ["**/__pycache__/"]}
     if hasattr(parsed, "config") and (options.command == "run" or not _is_run_folder(what)):
@@ -87,7 +90,7 @@ def prepare(options: argparse.Namespace, parsed: argparse.Namespace, folder: Pat
 
 
 def _check_inputs_are_sent(config: S2LConfig, working_dir: Path, selected: Selected) -> None:
-    """Raises SubmitError where the job would look for files that lie in the folder and are left out of it."""
+    """Raise SubmitError if the job would read files in the folder that are not sent."""
     for name, pattern in _inputs(config):
         if is_uri(pattern) or pattern.startswith(("/", "~")):
             continue
@@ -98,8 +101,8 @@ def _check_inputs_are_sent(config: S2LConfig, working_dir: Path, selected: Selec
                 shown = missing[0].relative_to(working_dir).as_posix()
                 why = "; ".join(selected.describe()[:-1])[:600]
                 raise SubmitError(
-                    f"{name}={pattern}: {len(missing)} of its files would not be sent with --working-dir, {shown} "
-                    f"among them ({why}). Add --include {shlex.quote(pattern)} if the job may have them"
+                    f"{name}={pattern}: --working-dir would not send {len(missing)} of these files, among them {shown} "
+                    f"({why}). Add --include {shlex.quote(pattern)} if the job may have them"
                 )
 
 
@@ -112,18 +115,22 @@ def _inside(what: str, working_dir: Path) -> str:
     if not config.is_relative_to(working_dir):
         raise SubmitError(
             f"{what} is not inside --working-dir {working_dir}, so the job would not find it; put it there, or leave "
-            "--working-dir out: then the configuration alone is sent"
+            "--working-dir out to send only the configuration"
         )
     return config.relative_to(working_dir).as_posix()
 
 
 def check_config(config: S2LConfig, working_dir: Path | None) -> list[str]:
-    """Warnings about what may not hold on other machines. Raises SubmitError for what cannot hold."""
+    """Return warnings about settings that may not work on other machines.
+
+    Raises:
+        SubmitError: a setting cannot work on other machines.
+    """
     _refuse_credentials("the configuration", config.stored() != config.model_dump(mode="json"))
     if config.resources.ray_address is not None:
         raise SubmitError(
-            f"resources.ray_address={config.resources.ray_address} would lead the job away from the cluster that it is "
-            "submitted to; remove it, or add resources.ray_address=null"
+            f"resources.ray_address={config.resources.ray_address} would make the job use another cluster than the one "
+            "it is submitted to; remove the setting, or add resources.ray_address=null"
         )
     warnings = []
     if config.run_dir is None:
@@ -139,7 +146,7 @@ def check_config(config: S2LConfig, working_dir: Path | None) -> list[str]:
 
 
 def _inputs(config: S2LConfig) -> Iterator[tuple[str, str]]:
-    """(field, path) of everything that the job reads and that may lie on this machine."""
+    """Yield (field, path) for everything that the job reads and that may be on this machine."""
     for path in config.corpus.paths:
         yield "corpus.paths", path
     for name, paths in config.heldout.files.items():
@@ -159,7 +166,7 @@ def _inputs(config: S2LConfig) -> Iterator[tuple[str, str]]:
 
 
 def _is_local(name: str) -> bool:
-    """A folder here, not a name on the Hugging Face hub."""
+    """Whether the name is that of a local folder, not of a repository on the Hugging Face hub."""
     return name.startswith(("/", "./", "../", "~", "file:")) or Path(name).exists()
 
 
@@ -179,21 +186,24 @@ def _check_place(name: str, path: str, working_dir: Path | None, made_here: bool
 
 def _refuse_relative(name: str, path: str, cure: str) -> None:
     raise SubmitError(
-        f"{name}={path} is relative to a folder here. On the cluster the job runs in a temporary folder of one node: "
-        f"what it reads is not there, and what it writes would be lost. Set {cure}"
+        f"{name}={path} is relative to a local folder. On the cluster, the job runs in a temporary folder on one node: "
+        f"its inputs would be missing there, and its outputs would be lost. Set {cure}"
     )
 
 
 def _refuse_credentials(where: str, found: bool) -> None:
     if found:
         raise SubmitError(
-            f"{where} holds credentials, which everybody who may open Ray's dashboard could read. Leave them out: give "
-            "the nodes a role or the environment variables, or, if it must be, --env NAME"
+            f"{where} holds credentials, which anyone with access to Ray's dashboard could read. Leave them out and "
+            "give the nodes a role or environment variables instead or, if there is no other way, use --env NAME"
         )
 
 
 def _package(wanted: str, folder: Path) -> dict[str, Any]:
-    """`py_modules`: the folder s2l_ray. Of a wheel only that, because Ray would install all its dependencies anew."""
+    """Return `py_modules` with the folder s2l_ray.
+
+    Only that folder is taken from a wheel: Ray would install a wheel with all its dependencies.
+    """
     if wanted == "none":
         return {}
     place = Path(s2l_ray.__file__).parent if wanted == "installed" else Path(wanted)
@@ -204,8 +214,8 @@ def _package(wanted: str, folder: Path) -> dict[str, Any]:
     place = place if place.name == "s2l_ray" and (place / "cli" / "__init__.py").exists() else place / "s2l_ray"
     if not (place / "cli" / "__init__.py").exists():
         raise SubmitError(
-            f"--package {wanted} holds no package s2l_ray; give a clone, a folder s2l_ray, or a wheel of it, or leave "
-            "it out to send the one that is installed here"
+            f"--package {wanted} does not contain the package s2l_ray; give a clone, the folder s2l_ray, or a wheel, "
+            "or leave the option out to send the installed package"
         )
     package = folder / "package/s2l_ray"
     select_files(place, ignore=False).copy_to(package)  # a clone may hold more than the package
@@ -213,19 +223,27 @@ def _package(wanted: str, folder: Path) -> dict[str, Any]:
 
 
 def extra_requirements(names: Sequence[str]) -> list[str]:
-    """What the extras of the installed s2l_ray need, for pip. Raises SubmitError for an unknown one."""
+    """Return the pip requirements of these extras of the installed s2l_ray.
+
+    Raises:
+        SubmitError: an extra is unknown, or s2l_ray is not installed.
+    """
     from packaging.requirements import Requirement
 
     try:
         metadata = importlib.metadata.metadata("s2l_ray")
     except importlib.metadata.PackageNotFoundError:
-        raise SubmitError("--extras needs s2l_ray to be installed here (pip install -e .), to know them") from None
+        raise SubmitError(
+            "--extras looks the extras up in the installed s2l_ray, which is not installed here; run pip install -e ."
+        ) from None
     known = metadata.get_all("Provides-Extra") or []
     for name in names:
         if name not in known:
-            raise SubmitError(f"--extras {name}: no such extra of s2l_ray; there are: {', '.join(known)}")
+            raise SubmitError(f"--extras {name}: s2l_ray has no such extra; choose from {', '.join(known)}")
     if {"cpu", "gpu"} <= set(names):
-        raise SubmitError("--extras cpu and gpu bring the same module faiss, so the nodes would get a mix; name one")
+        raise SubmitError(
+            "--extras cpu and gpu both provide the module faiss, so the nodes would get a mix of the two; give only one"
+        )
     found = []
     for line in metadata.get_all("Requires-Dist") or []:
         extra = _EXTRA.search(line)
@@ -242,10 +260,10 @@ def _environment(names: Sequence[str]) -> dict[str, str]:
     for name in names:
         if "=" in name:
             raise SubmitError(
-                f"--env {name.partition('=')[0]}=…: give the name alone and the value in this shell's environment, so "
-                "that no secret stands on a command line"
+                f"--env {name.partition('=')[0]}=… would put a value, perhaps a secret, on the command line; give only "
+                "the name and set the variable in this shell's environment"
             )
         if name not in os.environ:
-            raise SubmitError(f"--env {name}: there is no such variable in this environment; export it first")
+            raise SubmitError(f"--env {name}: this environment has no such variable; export it first")
         values[name] = os.environ[name]
     return values

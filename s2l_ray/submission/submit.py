@@ -12,7 +12,7 @@ from s2l_ray.submission.prepare import prepare
 
 
 def submit(options: argparse.Namespace, parsed: argparse.Namespace) -> int:
-    """Submit the command and follow it; the job's exit code. Arguments as for `prepare`."""
+    """Submit the command, follow the job and return its exit code; the arguments are those of `prepare`."""
     with tempfile.TemporaryDirectory() as folder:
         submission = prepare(options, parsed, Path(folder))
         client = JobClient(options.address)

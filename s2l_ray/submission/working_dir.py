@@ -1,4 +1,4 @@
-"""What `s2l submit --working-dir` sends: no secrets, no runs, nothing that .gitignore or .rayignore leaves out."""
+"""Files that `s2l submit --working-dir` sends: no secrets, no runs, nothing that .gitignore or .rayignore excludes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathspec import GitIgnoreSpec
 from s2l_ray.errors import UserError
 
 MAX_BYTES = 100 << 20
-"""Ray's limit for a folder."""
+"""Ray's limit on the size of a working directory."""
 _MAX_FILES = 100_000
 _NAMES_TOLD = 8
 
@@ -38,24 +38,24 @@ _IGNORE_FILES = (".gitignore", ".rayignore")
 
 
 class WorkingDirError(UserError):
-    """The folder cannot be sent as it is; nothing was submitted."""
+    """Error for a folder that cannot be sent as it is; nothing was submitted."""
 
 
 @dataclass
 class Selected:
-    """Files of a folder that are sent, and what is not, by reason."""
+    """Files of a folder that are sent, and those that are left out, by reason."""
 
     files: dict[str, Path] = field(default_factory=dict)
-    """Path in the folder → where its bytes are."""
+    """Path within the folder → the file that holds its content."""
     left_out: dict[str, list[str]] = field(default_factory=dict)
     num_bytes: int = 0
 
     def describe(self) -> list[str]:
-        """A sentence per reason."""
+        """Return one line per reason, and how to send the files anyway."""
         told = []
         for reason, names in self.left_out.items():
             shown = ", ".join(names[:_NAMES_TOLD]) + (", …" if len(names) > _NAMES_TOLD else "")
-            told.append(f"{len(names)} left out of --working-dir, {reason}: {shown}")
+            told.append(f"{len(names)} left out of --working-dir ({reason}): {shown}")
         if told:
             told.append("--include PATTERN sends those files anyway, for example --include data/train.jsonl")
         return told
@@ -71,15 +71,15 @@ class Selected:
 def select_files(
     folder: Path, include: Sequence[str] = (), always: Sequence[str] = (), ignore: bool = True
 ) -> Selected:
-    """Walk the folder and choose.
+    """Walk the folder and choose the files to send.
 
     Args:
-        include: patterns as in .gitignore; what they match is sent whatever speaks against it.
-        always: paths in the folder that are sent in any case.
-        ignore: whether .gitignore and .rayignore count; they themselves are not sent then.
+        include: patterns as in .gitignore; matching files are sent even if another rule would leave them out.
+        always: paths within the folder that are sent in any case.
+        ignore: whether to apply .gitignore and .rayignore; if so, these files themselves are not sent.
 
     Raises:
-        WorkingDirError: too large, a name that is not UTF-8, unreadable.
+        WorkingDirError: the folder is too large or unreadable, or a name is not UTF-8.
     """
     return _Walk(folder.resolve(), include, always, ignore).run()
 
@@ -106,18 +106,20 @@ class _Walk:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            raise WorkingDirError(f"{folder} cannot be read ({error.strerror}); let .rayignore leave it out") from error
+            raise WorkingDirError(
+                f"{folder} cannot be read ({error.strerror}), so it cannot be sent; name it in .rayignore"
+            ) from error
         for entry in entries:
             path = folder / entry.name
             name = path.relative_to(self.root).as_posix()
-            is_folder = os.path.isdir(path)  # of a link: what it leads to
+            is_folder = os.path.isdir(path)  # follows links
             reason = self._reason(path, name, is_folder)
             if reason is not None and not (is_folder and self._may_hold_wanted(name)):
                 if reason:
                     self.found.left_out.setdefault(reason, []).append(_printable(name) + "/" * is_folder)
             elif is_folder:
                 real = path.resolve()
-                if real not in above:  # a link to where it lies
+                if real not in above:  # skips links to a parent folder
                     self._folder(path, (*above, real))
             else:
                 self._file(path, name)
@@ -129,15 +131,15 @@ class _Walk:
         self.found.num_bytes += path.stat().st_size
         if len(self.found.files) > _MAX_FILES:
             raise WorkingDirError(
-                f"--working-dir {self.root} holds more than {_MAX_FILES:,} files to send; give a folder with less in "
-                "it, or leave out what the job does not need with .rayignore"
+                f"--working-dir {self.root} holds more than {_MAX_FILES:,} files to send; give a smaller folder, or "
+                "name what the job does not need in .rayignore"
             )
 
     def _may_hold_wanted(self, folder: str) -> bool:
         return self.has_include or any(name.startswith(f"{folder}/") for name in self.always)
 
     def _reason(self, path: Path, name: str, is_folder: bool) -> str | None:
-        """Why it is not sent; empty where that need not be said; None: it is sent."""
+        """Return why a path is not sent; "" if that needs no mention, None if the path is sent."""
         if name in self.always or self._is_included(name):
             return None
         if is_folder and path.name == "__pycache__":
@@ -146,7 +148,7 @@ class _Walk:
             if each is None:
                 return "links that lead outside or nowhere"
             if self._is_secret(each):
-                return "may hold secrets, or their history"
+                return "may hold secrets or their history"
             reason = self._ignored(each)
             if reason is not None:
                 return reason
@@ -157,7 +159,7 @@ class _Walk:
         return "hold a private key" if self._holds_key(path) else None
 
     def _it_and_its_target(self, path: Path, name: str) -> Iterator[str | None]:
-        """Names in the folder; None for what lies outside."""
+        """Yield the path and, if it is a link, its target, as names within the folder; None for a target outside."""
         yield name
         real = Path(os.path.realpath(path))
         if not os.path.exists(real) or not real.is_relative_to(self.root):
@@ -178,7 +180,7 @@ class _Walk:
         if not self.ignore:
             return None
         if name.rpartition("/")[2] in _IGNORE_FILES:
-            return ""  # applied here; sent, Ray would apply them again to what was asked for
+            return ""  # already applied here; if they were sent, Ray would apply them again to included files
         path = self.root / name
         for ignore_file in _IGNORE_FILES:
             if self._ignored_by(ignore_file, path):
@@ -186,7 +188,7 @@ class _Walk:
         return None
 
     def _ignored_by(self, ignore_file: str, path: Path) -> bool:
-        """As git does: the deepest file that says anything decides, and in an ignored folder all is ignored."""
+        """Apply git's rules: the deepest file with a matching pattern decides; ignored folders are ignored whole."""
         top = self.tops[ignore_file]
         parts = path.relative_to(top).parts
         for depth in range(1, len(parts) + 1):
@@ -212,7 +214,7 @@ class _Walk:
         return self.specs[key]
 
     def _top(self) -> Path:
-        """The repository that the folder is in: its .gitignore files count above the folder too."""
+        """Return the root of the folder's repository, because .gitignore files above the folder apply, too."""
         for folder in (self.root, *self.root.parents):
             if (folder / ".git").exists():
                 return folder
@@ -223,7 +225,9 @@ class _Walk:
             with open(path, "rb") as file:
                 return _PRIVATE_KEY.search(file.read(_HEAD_BYTES)) is not None
         except OSError as error:
-            raise WorkingDirError(f"{path} cannot be read ({error.strerror}); let .rayignore leave it out") from error
+            raise WorkingDirError(
+                f"{path} cannot be read ({error.strerror}), so it cannot be sent; name it in .rayignore"
+            ) from error
 
     def _too_large(self) -> str:
         sizes: dict[str, int] = {}
@@ -233,9 +237,9 @@ class _Walk:
         largest = sorted(sizes, key=lambda top: -sizes[top])[:4]
         told = ", ".join(f"{top} {sizes[top] / 1e6:,.0f} MB" for top in largest)
         return (
-            f"--working-dir {self.root} would send {self.found.num_bytes / 1e6:,.0f} MB, and Ray takes "
-            f"{MAX_BYTES / 1e6:,.0f} MB at most (largest: {told}). Leave out what the job does not need with "
-            ".rayignore, and put data where all nodes reach it (s3://…)"
+            f"--working-dir {self.root} would send {self.found.num_bytes / 1e6:,.0f} MB, but Ray accepts at most "
+            f"{MAX_BYTES / 1e6:,.0f} MB (largest: {told}). Name what the job does not need in .rayignore, and put data "
+            "where all nodes can reach it (s3://…)"
         )
 
 

@@ -71,9 +71,9 @@ def test_an_outage_is_told_once_and_no_line_is_lost(
     disturber.join()
     shown = capsys.readouterr()
     assert lines(shown.out) == [f"line {i}" for i in range(LINES)]
-    assert shown.err.count("is out of reach") <= 1
+    assert shown.err.count("is unreachable") <= 1
     if mode != "hang":  # the log alone may have hung: asked for the job, the cluster answers when all is well again
-        assert shown.err.count("is out of reach") == shown.err.count("answers again") == 1
+        assert shown.err.count("is unreachable") == shown.err.count("is reachable again") == 1
 
 
 def test_what_does_not_come_back_ends_with_what_to_do(
@@ -83,9 +83,9 @@ def test_what_does_not_come_back_ends_with_what_to_do(
     client = JobClient(f"http://{proxy.address}")
     job = start(head)
     threading.Timer(3, proxy.set, ["reset"]).start()
-    with pytest.raises(JobError, match=f"out of reach for 4 s .*ray job status {job} --address"):
+    with pytest.raises(JobError, match=f"unreachable for 4 s .*ray job status {job} --address"):
         client.follow(job)
-    assert capsys.readouterr().err.count("trying for 4 s") == 1
+    assert capsys.readouterr().err.count("retrying for 4 s") == 1
 
 
 @pytest.mark.thorough

@@ -113,7 +113,7 @@ def test_what_is_no_budget_is_refused_with_what_would_do(text, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["select", "x", "--budget", text])
     assert ended.value.code == 2
-    assert "give for example 20000, 0.3 or 30%" in capsys.readouterr().err
+    assert "give, for example, 20000, 0.3 or 30%" in capsys.readouterr().err
 
 
 def test_a_percentage_in_a_file_says_how_shares_are_written(tmp_path):
@@ -148,9 +148,9 @@ def test_one_name_for_a_subset_in_select(made, capsys):
     assert by_name == by_parts
     assert "subset/random-0.3-" in by_name[0]
     assert main(["select", str(made), "--subset", "random"]) == 2
-    assert "write for example s2l-0.3" in capsys.readouterr().err
+    assert "write, for example, s2l-0.3" in capsys.readouterr().err
     assert main(["select", str(made), "--subset", "random-0.3", "--selector", "s2l"]) == 2
-    assert "--selector s2l another; give one" in capsys.readouterr().err
+    assert "--selector s2l name different selectors; give only one" in capsys.readouterr().err
 
 
 # --- the configuration in words ---------------------------------------------------------------------------------------

@@ -80,12 +80,12 @@ def test_other_commands_are_parsed_here_too(capsys):
         ({"corpus__quickstart": None, "corpus__paths": ["data/train.jsonl"]}, [], "corpus.paths=data/train.jsonl is"),
         ({"corpus__quickstart": None, "corpus__paths": ["s3://key:word@b/x.jsonl"]}, [], "holds credentials"),
         ({}, ["run_dir=s3://b/run?secret_key=abc"], "holds credentials"),
-        ({}, ["resources.ray_address=other:6379"], "away from the cluster"),
+        ({}, ["resources.ray_address=other:6379"], "use another cluster than the one"),
         ({}, ["--env", "S2L_NOT_THERE"], "no such variable"),
-        ({}, ["--env", "HF_TOKEN=abc"], "give the name alone"),
-        ({}, ["--extras", "cpu,gpu"], "same module faiss"),
+        ({}, ["--env", "HF_TOKEN=abc"], "give only the name"),
+        ({}, ["--extras", "cpu,gpu"], "both provide the module faiss"),
         ({}, ["--extras", "gpus"], "no such extra"),
-        ({}, ["--package", "/nowhere"], "holds no package"),
+        ({}, ["--package", "/nowhere"], "does not contain the package"),
         ({}, ["--working-dir", "elsewhere"], "is not inside"),
     ],
 )
@@ -103,7 +103,7 @@ def test_refusals_end_with_2(capsys):
     assert main(["submit", config(), "--address", "head:6379"]) == 2
     assert "not the URL of a dashboard" in capsys.readouterr().err
     assert main(["submit", config(), "--address", "http://127.0.0.1:1"]) == 2
-    assert "does not answer" in capsys.readouterr().err
+    assert "no dashboard of a Ray cluster answers at http://127.0.0.1:1" in capsys.readouterr().err
 
 
 def test_a_variable_goes_along_only_when_asked_for(monkeypatch):

@@ -118,13 +118,13 @@ def test_runs_stay_here(folder: Path) -> None:
     write(folder, "runs/my/config.yaml", "runs/my/metrics.jsonl", "runs/my/proxy/ray_train/model.bin", "runs/notes.txt")
     selected = select_files(folder)
     assert set(selected.files) == {"runs/notes.txt"}
-    assert any("runs of s2l: runs/my/" in line for line in selected.describe())
+    assert any("(runs of s2l): runs/my/" in line for line in selected.describe())
 
 
 def test_too_large_is_said_before_anything_is_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(working_dir, "MAX_BYTES", 5_000_000)
     write(folder, "big/a.bin", "big/b.bin", text="x" * 3_000_000)
-    with pytest.raises(WorkingDirError, match=r"would send 6 MB.*5 MB at most .largest: big 6 MB"):
+    with pytest.raises(WorkingDirError, match=r"would send 6 MB.*at most 5 MB .largest: big 6 MB"):
         select_files(folder)
     monkeypatch.setattr(working_dir, "_MAX_FILES", 1)
     with pytest.raises(WorkingDirError, match="more than 1 files"):
@@ -162,7 +162,7 @@ def test_what_the_job_gets(folder: Path) -> None:
     assert sorted(p.relative_to(there).as_posix() for p in there.rglob("*") if p.is_file()) == [
         "data/train.jsonl", "id_rsa", "my.yaml",
     ]  # fmt: skip
-    assert any("1 left out of --working-dir, may hold secrets" in w and ".env" in w for w in got.warnings)
+    assert any("1 left out of --working-dir (may hold secrets" in w and ".env" in w for w in got.warnings)
 
 
 def test_the_jobs_own_data_may_not_be_left_out_unsaid(folder: Path) -> None:
@@ -170,7 +170,7 @@ def test_the_jobs_own_data_may_not_be_left_out_unsaid(folder: Path) -> None:
     write_jsonl(folder / "data/train.jsonl", [{"prompt": "a", "completion": "b"}])
     write(folder, ".gitignore", text="data/\n")
     with pytest.raises(
-        SubmitError, match=r"corpus\.paths=data/\*\.jsonl: 1 of its files would not be sent .*--include"
+        SubmitError, match=r"corpus\.paths=data/\*\.jsonl: --working-dir would not send 1 of these files.*--include"
     ):
         prepared(name, "--working-dir", str(folder))
 
