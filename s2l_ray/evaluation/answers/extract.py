@@ -22,15 +22,17 @@ class Found(NamedTuple):
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])")
 _MARKER = re.compile(
-    r"\b(?:answers?|ans)\b(?! ?(?:choices?|options?|key|sheet)\b)"
+    r"(?<!/)\b(?:answers?|ans)\b(?! ?(?:choices?|options?|key|sheet)\b)"
     r"(?:[^.:=?!;\n0-9$\\]{0,50}?"
     r"(?:\b(?:is|are|was|(?:would|should|must|will)(?: [a-z]+)? be|equals|becomes)\b:?|[:=]))"
-    r"|####(?!#)",
+    r"|####(?!#)|<answer>",
     re.IGNORECASE,
 )
 _OPENING = " \n:=>*\"'"
 _SENTENCE_END = re.compile(
-    r"(?<!\bapprox)(?<!\bRs)(?<!\bno)(?<!\bi\.e)(?<!\be\.g)[.!?](?=[\s\"'\])*]|$)|\n", re.IGNORECASE
+    r"(?<!\bapprox)(?<!\bRs)(?<!\bno)(?<!\bi\.e)(?<!\be\.g)(?:[.?]|!+\.?(?! ?[-+*/=×·]))(?=[\s\"'\])*]|$)"
+    r"|\n|</answer>",
+    re.IGNORECASE,
 )
 _REMARK = re.compile(
     r",? (?:which|that is|because|since|where|whereas|rather than|instead of|not|no longer|given"
@@ -38,15 +40,18 @@ _REMARK = re.compile(
     r"|,? (?:as|so) (?:the|we|it|he|she|they|there|in)(?= )"
     r"| \((?!(?:in )?base\b)(?=(?:about |[0-9.,$]+ )?[A-Za-z]{2,}[ ,.;)])| -{1,2} (?=[A-Za-z]{3})"
 )
+_BULLET = re.compile(r"[ :*\"']*\n\s*- (?=\S)")
 _ANNOUNCED = re.compile(r"(?:thus|therefore|then|hence|simply|as follows|given by|the following)[ :]*\n", re.IGNORECASE)
 _CORRECTED = re.compile(
     r"(?:(?:\bnot|n't) (?!only\b|just\b)|\bno longer )(?:[^.\n]|\.(?=[0-9])){1,100}?"
     r"\bbut (?:rather |in fact |actually )?"
-    r"|(?<![\w.,])[-+]?\\?[$€£]?[0-9][^.;:\n]{0,30}?(?:[,;-]+|\.{3}|…) "
-    r"(?:or rather|no|sorry|wait|I mean|make that|actually|but now(?: it is)?),? (?=\\?[$€£]?[-+]?[0-9.])",
+    r"|(?<![\w.,])[-+]?\\?[$€£]?[0-9](?:[^.;:\n]|\.(?=[0-9])){0,30}?"
+    r"(?:(?:[,;-]+|\.{3}|…)(?P<within>)|[.!?]) (?:(?:oh|no(?=[,.…]| wait| sorry)|or rather|sorry|wait|I meant?"
+    r"|make that|actually|but now(?= it))(?:,|\.{3}|…)? )+"
+    r"(?:(?:it|that|this)(?:'s| is| should (?:be|have been)) |(?(within)|(?!)))(?=\\?[$€£]?[-+]?\.?[0-9])",
     re.IGNORECASE,
 )
-"""`not 36 but 35`, `36, or rather 35`: what comes before the correction."""
+"""`not 36 but 35`, `36, or rather 35`, `36. Wait, it should be 35`: what comes before the correction."""
 _DENIED = re.compile(
     r"\b(?:answers?|ans)\b(?:(?!\b(?:is|are|was|were)\b)[^.,:;\n0-9$\\]){0,50}?"
     r"(?:\b(?:is|are|was|were|be|can|could)(?:n't\b|(?: [a-z]+ly)? (?:not|never|no longer)\b(?! only\b))"
@@ -175,7 +180,8 @@ def _is_heading(text: str, position: int) -> bool:
 
 def _clause(rest: str) -> str:
     """From behind a marker up to where the sentence or the line ends, or a remark begins."""
-    rest = _ANNOUNCED.sub("", rest.lstrip(_OPENING)).lstrip(_OPENING)
+    rest = _ANNOUNCED.sub("", _BULLET.sub("", rest, count=1) if _BULLET.match(rest) else rest.lstrip(_OPENING))
+    rest = rest.lstrip(_OPENING)
     for opening, closing in (("\\[", "\\]"), ("$$", "$$")):
         if rest.startswith(opening):
             return rest[2:].partition(closing)[0].strip()

@@ -25,7 +25,7 @@ from s2l_ray.evaluation.answers.numbers import Number
 from s2l_ray.evaluation.answers.rules import Judged
 from s2l_ray.evaluation.answers.symbolic import Result
 
-RULES_VERSION = 5
+RULES_VERSION = 6
 """Increase this with every change that alters a verdict: stored scores of an older version are then recomputed."""
 
 Rule = Literal[
@@ -37,6 +37,8 @@ Reason = Literal["right", "wrong_value", "no_answer", "truncated", "program_fail
 Form = Literal["cot", "output"]
 """A chain of thought, or what a program printed."""
 
+_CODE = re.compile(r"[A-Za-z_]\(\s*['\"]|__[a-z]+__")
+"""A call of Python, which is never evaluated: no number in it is the answer."""
 _REASONS: dict[str, Reason] = {
     "right": "right",
     "wrong": "wrong_value",
@@ -128,6 +130,8 @@ def program_answers(result: Result | None) -> bool:
 
 def judge(rule: Rule, found: Found, gold: str, question: str, compare: Compare) -> Judged:
     """The verdict on an answer in the first reading of its numbers that is right, otherwise in the most likely one."""
+    if found.how in ("box", "marker") and _CODE.search(found.text):
+        return Judged("unreadable", found.text)
     verdicts = []
     for text in _readings(rule, found, gold, question):
         verdicts.append(_judge(rule, Found(found.how, text), gold, question, compare))

@@ -50,6 +50,7 @@ _COMMAND = [
     (re.compile(r"\\(?:approx|equiv)(?![A-Za-z])|≈|≃|≡"), "="),
     (re.compile(r"\\pmod\s*(?:\{[^{}]*\}|[0-9A-Za-z])|\(mod [^()]{1,20}\)"), ""),
     (re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\!"), ""),
+    (re.compile(r"\^\s*\{\s*(-?[0-9]{1,9})\s*\}"), r"^\1"),
     (re.compile(r"\\[,;: ]|~"), " "),
     (re.compile(r"(?<=[A-Za-z])\\?[$€£¥₹]"), " "),  # US$5
     (re.compile(r"\\?[$€£¥₹%]|\\[()\[\]]"), ""),
@@ -62,7 +63,7 @@ _JOINED_AFTER = re.compile(
     r"(?!(?:st|nd|rd|th)\b) ?(?:[-+*/×·^] ?)?"
     rf"(?:{_FUNCTION}|(?P<letters>[A-Za-z]+)(?!\.?[A-Za-z])|[π√])|\([A-Za-z] ?[-+*/^)]"
 )
-_JOINED_BEFORE = re.compile(rf"(?:(?<![A-Za-z])[A-Za-z] ?[-+*/×·^]|{_FUNCTION}[ {{]*|√|\}}\{{) ?$")
+_JOINED_BEFORE = re.compile(rf"(?:(?<![A-Za-z])[A-Za-z] ?[-+*/×·^]|{_FUNCTION}[ {{]*|√|\}}\{{) ?$|[A-Za-z]\($")
 
 
 def plain(text: str) -> str:

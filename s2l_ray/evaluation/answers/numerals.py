@@ -56,6 +56,7 @@ _AND_A_PART = re.compile(
 _SIGN = re.compile(
     rf"(?:{_TEXT})?\b(?P<word>[Mm]inus|[Nn]egative)\b ?\}}?{_SPACE}*(?=\\?[$€£₹]? ?(?:\\[dt]?frac|\.?[0-9]))"
 )
+_RAISED = re.compile(r"(?<=[0-9)}]) (?:(squared)|cubed)\b(?! ?[A-Za-z])")
 _OPERANDS = re.compile(r"[=:,;(\[{\n]|\b(?:is|are|was|were|be|and|or|of|to|equals?|about|exactly)\b")
 
 
@@ -67,7 +68,7 @@ def in_digits(text: str, *, grouped: bool = True, scaled: bool = True, added: bo
         scaled: a multiplier multiplies; else it stays a unit, as in the answer to “How many dozen?”.
         added: `3 hundred and 5` and `3 and 1/2` are one number; else two.
     """
-    text = _SIGN.sub(_signed, text)
+    text = _RAISED.sub(lambda match: "^2" if match[1] else "^3", _SIGN.sub(_signed, text))
     if grouped:
         text = _ODD_GROUPS.sub(lambda match: match.group().replace(",", ""), text)
         text = _DOTTED.sub(_undotted, text)

@@ -24,6 +24,8 @@ LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textit)\s*\{([^{}]
 _LETTER_IS = re.compile(r"(?<![\w(])\(?([a-hA-H](?=\))|[b-hA-H])\)?(?= is\b|\W*$)")
 _INLINE = re.compile(r"(?: in|:) ((?:[^,?:\n]{1,40}(?:, | or )){1,8}[^,?:\n]{1,40})\?\s*$")
 _DEFINITION = re.compile(r"\bLet ([A-Za-z]) (?:=|be) ((?:[^.=\n]|\.(?=[0-9])){1,200})\.(?:\s|$)")
+_REMARK = re.compile(r", (?!(?:or|and)\b)(?=[a-z0-9]\S*(?: \S+){2})")
+"""Not a second word to choose from: `Friday, 3 days later`."""
 _ARTICLE = re.compile(r"^\W*(?:the|an?) ", re.IGNORECASE)
 _SMALL_WORDS = set("the a an in on at it its it's is was will be of this that day month year by to".split())  # noqa: SIM905
 
@@ -88,11 +90,11 @@ def _is_letter(letter: str, rest: str, options: dict[str, str]) -> bool:
 
 
 def _by_text(text: str, options: dict[str, str]) -> str | None:
-    """The option whose text is named first; of two that begin at one place the longer."""
-    words = _words(text)
+    """The option whose text is named first, a name also as `Mia's`; of two that begin at one place the longer."""
+    words = _named_words(text)
     best: tuple[int, int, str] | None = None
     for letter, option in options.items():
-        wanted = _words(_ARTICLE.sub("", option))
+        wanted = _named_words(_ARTICLE.sub("", option))
         for i in range(len(words) - len(wanted) + 1) if wanted else ():
             if words[i : i + len(wanted)] == wanted:
                 best = min(best, (i, -len(wanted), letter)) if best else (i, -len(wanted), letter)
@@ -104,12 +106,18 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+(?:'\w+)*", text.casefold())
 
 
+def _named_words(text: str) -> list[str]:
+    return [word.removesuffix("'s") for word in _words(text)]
+
+
 def word(found: Found, gold: str) -> Judged:
     """Judge an answer that must consist of the gold answer's words, in any case, and at most some small words."""
     if found.how == "none":
         return Judged("none")
     text = LATEX_TEXT.sub(r" \1 ", found.text)
     wanted = _content(gold)
+    if "," not in gold:
+        text = _REMARK.split(text)[0]
     if found.how == "output":
         text = text.rpartition("\n")[2]
     if found.how == "unmarked":

@@ -23,8 +23,10 @@ class Judged(NamedTuple):
 Same = Callable[[Number, Number], bool]
 
 _HEDGE = re.compile(r" ?(?:to|-|~) ?[0-9]|[^0-9.,=]{0,20}\bor ?[0-9]|,? ?(?:and|or|,) ?[0-9]|, ?[0-9]", re.IGNORECASE)
-_OPERATOR_AFTER = re.compile(r" ?[*/×·÷^] ?[(0-9.]|[*^][A-Za-z]| [*^] [A-Za-z]|[-+][(0-9.]| [-+] [(0-9.]| x [0-9]")
-_ARITHMETIC = re.compile(r"[-+*/×·÷^()0-9., ]+")
+_OPERATOR_AFTER = re.compile(
+    r" ?[*/×·÷^] ?[(0-9.]|\^-[0-9]|!|[*^][A-Za-z]| [*^] [A-Za-z]|[-+][(0-9.]| [-+] [(0-9.]| x [0-9]"
+)
+_ARITHMETIC = re.compile(r"[-+*/×·÷^!()0-9., ]+")
 _OPERATORS = [
     (re.compile(rf"(?<=[0-9)]) {words} (?=[0-9($.-])"), f" {sign} ")
     for words, sign in (("plus", "+"), ("(?:times|multiplied by|x)", "×"), ("divided by", "/"), ("equals", "="))
@@ -101,7 +103,7 @@ def _of_sides(text: str) -> Number | None:
             continue
         first = found_numbers[0]
         if first.is_part:
-            return None
+            return printed.compute(side.strip(" ."))  # √144
         if _OPERATOR_AFTER.match(side, first.end):
             calculations.append((side, first))
             continue

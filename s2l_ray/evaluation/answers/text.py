@@ -46,6 +46,9 @@ _END_TOKEN = re.compile(
 )
 
 
+_END_OF_THOUGHTS = "</think>"
+
+
 def _spelt_out(match: re.Match[str]) -> str:
     """1½ → 1 1/2."""
     return f"{match[1] + ' ' if match[1] else ''}{unicodedata.normalize('NFKC', match[2])}"
@@ -77,13 +80,15 @@ def clean(text: str, is_output: bool = False) -> str:
 
 
 def cut_after_answer(text: str) -> str:
-    """The completion up to where the model begins a new instruction or turn of its own; a heading that opens the
-    completion itself is no new turn."""
-    stripped = text.lstrip()
-    begin = len(text) - len(stripped)
-    for pattern in (_END_TOKEN, _NEW_TURN):
-        opening = pattern.match(text, begin)
-        found = pattern.search(text, opening.end() if opening else begin)
-        if found:
-            text = text[: found.start()]
-    return text
+    """The completion without the thoughts before it, and up to where the model begins a new instruction or turn of its
+    own; a heading that opens the completion itself is no new turn."""
+    text = _before(_END_TOKEN, text)
+    answer = text.rpartition(_END_OF_THOUGHTS)[2]
+    return _before(_NEW_TURN, answer if answer.strip() else text)
+
+
+def _before(pattern: re.Pattern[str], text: str) -> str:
+    begin = len(text) - len(text.lstrip())
+    opening = pattern.match(text, begin)
+    found = pattern.search(text, opening.end() if opening else begin)
+    return text[: found.start()] if found else text
