@@ -1,1 +1,1 @@
-"""Pure: example ids, formats, readers, rendering, token batches, training order, keyed ranking."""
+"""Data without Ray or torch: example ids, formats, readers, rendering, tokens, training order, keyed ranking."""

@@ -1,6 +1,6 @@
-"""Arrow files → rows: those of Hugging Face's `save_to_disk` (IPC streams) and Feather's (IPC files).
+"""Read rows from Arrow files: those of Hugging Face's `save_to_disk` (IPC streams) and Feather files (IPC files).
 
-Memory: one record batch of the file, as its writer made it.
+Memory: one record batch, whose size was chosen by the program that wrote the file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FILE_MAGIC = b"ARROW1"
 
 
 def read_arrow(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_bytes: int) -> Iterator[RawRow]:
-    """Rows of all record batches in order; class labels by their names."""
+    """Yield the rows of all record batches in order, with class labels as names."""
     index = 0
     with filesystem.open_input_file(path) as file:
         is_file = file.read(len(_FILE_MAGIC)) == _FILE_MAGIC
@@ -37,7 +37,7 @@ def read_arrow(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_b
 
 
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Column → the names of its classes, as Hugging Face's datasets note them in the schema."""
+    """Map each column of class labels to its class names, which Hugging Face's datasets store in the schema."""
     try:
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features: dict[str, Any] = info["info"]["features"]
@@ -48,7 +48,7 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def with_class_names(batch: pa.RecordBatch, names: dict[str, list[str]]) -> pa.RecordBatch:
-    """The batch with names in place of the numbers of classes; null where a row has none (-1)."""
+    """Replace class numbers by class names; rows without a class (-1) get null."""
     for column, classes in names.items():
         at = batch.schema.get_field_index(column)
         if at >= 0 and pa.types.is_integer(batch.schema.field(at).type):

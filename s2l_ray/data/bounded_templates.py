@@ -1,7 +1,7 @@
-"""Chat templates within bounds: they are programs that come with a model, and one of them must not stop a worker.
+"""Run chat templates within bounds: they are programs that come with a model, and must not block a worker.
 
-Nothing that a template calls may make a large value at one stroke (`'a' * 10**8`), since nothing could interrupt that;
-what takes its time in steps (loops in loops) is interrupted by a watchdog, as is what takes memory in steps.
+No single operation of a template may create a large value (`'a' * 10**8`), because nothing could interrupt it. A
+watchdog interrupts templates that use too much time or memory in many small steps (nested loops).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from s2l_ray.errors import DataError
 T = TypeVar("T")
 
 MAX_S = 5.0
-"""Longest that a template may take for one conversation (seconds); usual ones take a thousandth."""
+"""Longest time that a template may take for one conversation (seconds); most take a thousandth of it."""
 MAX_CHARS = 16 * 2**20
-"""Longest text that it may make (characters)."""
+"""Longest text that a template may create (characters)."""
 MAX_ITEMS = 10**6
-"""Longest list that it may make."""
+"""Longest list that a template may create (items)."""
 _MAX_ARGUMENT = 10**6
 _MAX_BITS = 10_000
 _MAX_GROWTH_BYTES = 512 * 2**20
@@ -37,11 +37,11 @@ _WIDE = re.compile(r"%[^a-zA-Z%]*(\d{6,}|\*)|\{[^{}]*\d{6,}")
 
 
 class BeyondBounds(DataError):
-    """The template takes too long, or makes too much."""
+    """Error for a template that takes too long, or creates too large a value."""
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """A sandbox in which no single operation makes a value beyond the bounds."""
+    """Jinja sandbox in which no single operation creates a value beyond the bounds."""
 
     intercepted_binops = frozenset(["*", "**", "+", "%"])
 
@@ -69,7 +69,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().call(__context, __obj, *args, **kwargs)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """`str.format` and `format_map`, when a template takes hold of them."""
+        """Check `str.format` and `format_map` when a template obtains them."""
         owner = getattr(value, "__self__", None)
         if isinstance(owner, str) and getattr(value, "__name__", "") in ("format", "format_map"):
             _check_format(owner)
@@ -77,7 +77,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     @staticmethod
     def concat(pieces: Iterable[str]) -> str:
-        """All that is written, within the bounds."""
+        """Join the output of a template, within the bounds."""
         out, size = [], 0
         for piece in pieces:
             size += len(piece)
@@ -90,7 +90,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _ConcatToAdd(NodeTransformer):
-    """`a ~ b` → `a|string + b|string`, which the environment gets to see."""
+    """Rewrites `a ~ b` as `a|string + b|string`, which the environment can intercept."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:
         parts: list[nodes.Expr] = [
@@ -100,7 +100,7 @@ class _ConcatToAdd(NodeTransformer):
 
 
 def bounded_filter(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
-    """The filter `made`, called `name`, within the bounds."""
+    """Wrap the filter `made`, whose name is `name`, so that it stays within the bounds."""
 
     @functools.wraps(made)
     def bounded(*args: Any, **kwargs: Any) -> Any:
@@ -127,7 +127,7 @@ def _check_arguments(args: Iterable[Any], kwargs: dict[str, Any]) -> None:
 
 
 def _checked(value: T) -> T:
-    """The value, which may be written out: lists within lists hold few values, and stand for many."""
+    """Return a value if it may be written out; counts nested items, because shared sublists are written repeatedly."""
     if not isinstance(value, list | tuple | dict):
         return value
     count = 0
@@ -150,7 +150,7 @@ def _check_product(left: Any, right: Any) -> None:
 
 
 def _check_text(method: str, text: str, args: tuple[Any, ...]) -> None:
-    """Before a method or filter of this name makes something of `text`."""
+    """Check that a method or filter of this name, applied to `text`, stays within the bounds."""
     if method in ("format", "format_map"):
         _check_format(text)
     elif method == "replace" and len(args) >= 2 and isinstance(args[0], str) and isinstance(args[1], str):
@@ -166,21 +166,21 @@ def _check_text(method: str, text: str, args: tuple[Any, ...]) -> None:
 
 def _check_format(text: str) -> None:
     if _WIDE.search(text):
-        raise BeyondBounds("it formats a value to an enormous width")
+        raise BeyondBounds("it formats a value with an enormous width")
 
 
 def _check(size: int, most: int) -> None:
     if size > most:
-        raise BeyondBounds(f"it makes a value of {size:.3g} where at most {most:,} are allowed")
+        raise BeyondBounds(f"it creates a value of size {size:.3g}, where at most {most:,} is allowed")
 
 
 class _Watchdog:
-    """Interrupts the rendering that goes on in one thread; one of it serves a process."""
+    """Interrupts renderings that exceed the bounds; one watchdog serves all threads of a process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._watched: dict[int, tuple[float, list[int]]] = {}
-        """Thread → (deadline, memory when it was first looked at)."""
+        """Thread → (deadline, memory readings since the rendering began)."""
         self._thread: threading.Thread | None = None
         self._pid = 0
 
@@ -192,7 +192,7 @@ class _Watchdog:
         finally:
             with self._lock:
                 self._watched.pop(me, None)
-                _interrupt(me, None)  # one that has not reached the thread yet
+                _interrupt(me, None)  # cancels an interrupt that has not reached the thread yet
 
     def _begin(self, me: int) -> None:
         with self._lock:
@@ -218,7 +218,7 @@ class _Interrupted(BeyondBounds):
 
 
 def _interrupt(thread: int, kind: type[BaseException] | None) -> None:
-    """Raise `kind` in the thread, between two of its steps; None: take back what it has not met yet."""
+    """Raise `kind` in the thread between two of its steps; None: cancel an exception that it has not met yet."""
     exception = ctypes.py_object(kind) if kind is not None else None
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), exception)
 
@@ -227,7 +227,7 @@ def _resident_bytes() -> int:
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * 4096
-    except OSError:  # no Linux: bounded in time alone
+    except OSError:  # not Linux: bounded in time only
         return 0
 
 
@@ -235,9 +235,9 @@ _watchdog = _Watchdog()
 
 
 def within_bounds(call: Callable[[], T]) -> T:
-    """`call()`, which renders a template.
+    """Run `call()`, which renders a template, and return its result.
 
     Raises:
-        BeyondBounds: it took too long or too much; the worker goes on.
+        BeyondBounds: it took too much time or memory; the worker can continue.
     """
     return _watchdog.run(call)

@@ -1,8 +1,8 @@
-"""A tokenizer's chat template, rendered without a clock and with marks that tell the user's text from the template's.
+"""Render a tokenizer's chat template with a fixed date and marks that tell the user's text from the template's.
 
-The environment is that of transformers (`utils/chat_template_utils.py`), so that a prompt is what
-`apply_chat_template` makes of it. It differs in three things: `strftime_now` gives one fixed date, `{% generation %}`
-blocks are marked in the text, and so are control tokens inside the messages, to be tokenised as ordinary text.
+The environment is that of transformers (`utils/chat_template_utils.py`), so that prompts equal those of
+`apply_chat_template`. There are three differences: `strftime_now` returns a fixed date, `{% generation %}` blocks are
+marked in the text, and so are control tokens inside messages, which are to be tokenised as ordinary text.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a template made of a conversation."""
+    """A conversation as a template renders it."""
 
     text: str
     plain: tuple[Span, ...] = ()
-    """Characters [start, end) of control tokens that stood in a message: ordinary text to the model."""
+    """Characters [start, end) of control tokens that occurred in a message and are ordinary text to the model."""
     generated: tuple[Span, ...] = ()
     """Characters [start, end) of the template's `{% generation %}` blocks."""
 
@@ -45,8 +45,8 @@ class ChatTemplate:
     """A compiled chat template.
 
     Args:
-        tokenizer: a `transformers` tokenizer with a chat template, or several of which one is called `tool_use`.
-        date: what the template is told when it asks for the time.
+        tokenizer: a `transformers` tokenizer with one chat template, or with several, one of them named `tool_use`.
+        date: the date that the template sees when it asks for the time.
         arguments: further variables of the template (`{"enable_thinking": False}`).
     """
 
@@ -57,11 +57,11 @@ class ChatTemplate:
         self._compiled: dict[str, tuple[jinja2.Template, re.Pattern[str], re.Pattern[str]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the compiled templates, which cannot be sent to another process: it compiles its own."""
+        """Leave out the compiled templates, which cannot be pickled; another process compiles its own."""
         return {**self.__dict__, "_compiled": {}}
 
     def render(self, messages: Sequence[Turn], tools: Any = None, generation_prompt: bool = False) -> Rendering:
-        """The conversation as text.
+        """Render the conversation as text.
 
         Raises:
             UnusableRow: the template refuses the conversation, or fails on it.
@@ -78,13 +78,13 @@ class ChatTemplate:
             )  # fmt: skip
         except (UnusableRow, MemoryError):
             raise
-        except Exception as error:  # a template is a program: it can raise anything
+        except Exception as error:  # a template is a program and can raise anything
             does = "refuses" if type(error) is jinja2.TemplateError else "fails on"  # raise_exception's own
             raise UnusableRow(f"the chat template {does} it: {first_line(error)}") from None
         return unmark(text)
 
     def control(self, tools: Any = None) -> re.Pattern[str]:
-        """Matches the tokens that have a meaning where the template writes them: special ones, and its own markers."""
+        """Return a pattern for tokens that have a meaning when the template writes them: special ones and markers."""
         return self._template(tools)[1]
 
     def _template(self, tools: Any) -> tuple[jinja2.Template, re.Pattern[str], re.Pattern[str]]:
@@ -92,8 +92,8 @@ class ChatTemplate:
         if source not in self._compiled:
             environment = _environment(self._now)
             special = [t.content for t in self._tokenizer.added_tokens_decoder.values() if t.special]
-            # Markers such as Qwen's <tool_call> are no special tokens, and yet they have a meaning where a template
-            # writes them. Not so in the assistant's own words, which may well hold <think>.
+            # Markers such as Qwen's <tool_call> are not special tokens, yet they have a meaning when a template writes
+            # them. They have none in the assistant's own words, which may well contain <think>.
             written = _literals(environment, source)
             added = [t.content for t in self._tokenizer.added_tokens_decoder.values() if not t.content.isspace()]
             markers = [content for content in added if content in written]
@@ -102,12 +102,12 @@ class ChatTemplate:
 
 
 def _plain_turn(turn: Turn) -> dict[str, Any]:
-    """The turn as templates expect it: without keys that have no value, and with reasoning under every name in use."""
+    """Return the turn as templates expect it: without null keys, and with reasoning under every name in use."""
     return with_thoughts_under_every_name({key: value for key, value in turn.items() if value is not None})
 
 
 def any_of(tokens: Sequence[str]) -> re.Pattern[str]:
-    """Matches each of `tokens`, the longest where several begin; nothing where there are none."""
+    """Return a pattern that matches each of `tokens`, the longest first, or nothing if there are none."""
     longest_first = sorted({t for t in tokens if t}, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
@@ -115,7 +115,7 @@ def any_of(tokens: Sequence[str]) -> re.Pattern[str]:
 def _mark(value: Any, control: re.Pattern[str]) -> Any:
     if isinstance(value, str):
         if _MARKS.search(value):
-            raise UnusableRow("the text holds one of the noncharacters U+FDD0 to U+FDD3, which are reserved here")
+            raise UnusableRow("the text contains one of the noncharacters U+FDD0 to U+FDD3, which s2l_ray uses itself")
         return control.sub(f"{_PLAIN_START}\\g<0>{_PLAIN_END}", value) if control.search(value) else value
     if isinstance(value, Mapping):
         return {key: _mark(item, control) for key, item in value.items()}
@@ -125,18 +125,18 @@ def _mark(value: Any, control: re.Pattern[str]) -> Any:
 
 
 def mark_control_tokens(text: str, control: re.Pattern[str]) -> str:
-    """`text` with marks around the tokens that `control` matches, for `unmark`."""
+    """Put marks for `unmark` around the tokens in `text` that `control` matches."""
     marked: str = _mark(text, control)
     return marked
 
 
 def mark_response(text: str) -> str:
-    """`text` as a response, for `unmark`."""
+    """Mark `text` as a response, for `unmark`."""
     return f"{_RESPONSE_START}{text}{_RESPONSE_END}"
 
 
 def unmark(text: str) -> Rendering:
-    """Marks out, spans in. Where a template took a text apart between its marks, the single mark is dropped."""
+    """Replace marks by spans. If a template has split a text between its marks, the unpaired mark is dropped."""
     if not _MARKS.search(text):
         return Rendering(text)
     pieces: list[str] = []
@@ -159,7 +159,7 @@ def unmark(text: str) -> Rendering:
 
 
 class _GenerationBlocks(Extension):
-    """Marks what stands in `{% generation %}` … `{% endgeneration %}`: the assistant's own words."""
+    """Extension that marks the content of `{% generation %}` … `{% endgeneration %}`, the assistant's own words."""
 
     tags = {"generation"}  # noqa: RUF012 (an instance variable in jinja2)
 
@@ -173,7 +173,7 @@ class _GenerationBlocks(Extension):
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """jinja2's, without the names that lead to the interpreter."""
+    """Namespace of jinja2 without the names that give access to the interpreter."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
@@ -204,7 +204,7 @@ def _to_json(
 
 
 def _literals(environment: jinja2.Environment, source: str) -> str:
-    """All text that the template itself can write, in one string."""
+    """Return all text that the template itself can write, in one string."""
     tree = environment.parse(source)
     texts = [node.data for node in tree.find_all(jinja2.nodes.TemplateData)]
     texts += [node.value for node in tree.find_all(jinja2.nodes.Const) if isinstance(node.value, str)]

@@ -1,7 +1,8 @@
-"""Lists of turns, as the many programs of this field write them → turns as templates take them.
+"""Convert lists of turns, as various programs write them, into turns as chat templates expect them.
 
-Keys may be role and content (OpenAI) or from and value (ShareGPT), roles of either vocabulary in any capitals, the list
-itself JSON text. None of this is ambiguous; what is, raises UnusableRow with the turn and the cure.
+Keys may be role and content (OpenAI) or from and value (ShareGPT), roles may come from either vocabulary in any
+capitalisation, and the list itself may be JSON text. Anything ambiguous raises UnusableRow with the turn and the
+remedy.
 """
 
 from __future__ import annotations
@@ -34,27 +35,27 @@ _NOT_READ = (
     "images", "image", "videos", "video", "audios", "audio", "refusal", "train_detail", "training_detail", "mask",
     "masked", "channel", "reasoning_details", "thinking_blocks",
 )  # fmt: skip
-"""Keys that change what a turn means."""
+"""Keys that change what a turn means, and are not supported."""
 _CALLS = ("tool_calls", FUNCTION_CALL)
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a value says nothing: null, no text, an empty list or object, or one of these as JSON text."""
+    """Whether a value is empty: null, blank text, an empty list or object, or one of these as JSON text."""
     if isinstance(value, str):
         return not value or value.strip() in ("", "[]", "{}", "null")
     return value is None or (isinstance(value, list | dict) and not value)
 
 
 def parse_turns(value: Any, column: str, ignored: Collection[str] = ()) -> Messages:
-    """The turns of one column; see `Conversation` for what they hold.
+    """Parse the turns of one column into the form that `Conversation` describes.
 
     Args:
-        column: its name, for reasons.
-        ignored: keys of turns that are not to be looked at.
+        column: name of the column, for messages.
+        ignored: keys of turns to ignore.
 
     Raises:
-        UnusableRow: it is not a list of turns; says which turn, and what would do.
+        UnusableRow: the value is not a list of turns; the reason names the turn and the remedy.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = _from_json(value, f"column {column!r}")
@@ -66,7 +67,7 @@ def parse_turns(value: Any, column: str, ignored: Collection[str] = ()) -> Messa
 
 
 def _turns_of_lists(value: dict[str, Any]) -> Any:
-    """Turns of which each key has a list, as a `Sequence` of Hugging Face's datasets gives them."""
+    """Convert turns given as one list per key, the form of a `Sequence` in Hugging Face's datasets."""
     lists = list(value.values())
     has_turns = any(key in value for key in ROLE_KEYS) and any(key in value for key in TEXT_KEYS)
     if not has_turns or not all(isinstance(one, list) and len(one) == len(lists[0]) for one in lists):
@@ -75,13 +76,13 @@ def _turns_of_lists(value: dict[str, Any]) -> Any:
 
 
 def without_table_nulls(row: Mapping[str, Any], tools: Collection[str]) -> Mapping[str, Any]:
-    """A row of a table as it was before: in its tools and calls, a key with null was lacking.
+    """Remove keys that are null from the tools and tool calls of a table's row.
 
-    All objects of a column have the same keys there. Left so, each tool's schema would name the parameters of all
-    others, and each call their arguments.
+    In a table, all objects of a column have the same keys. If these were kept, each tool's schema would list the
+    parameters of all other tools, and each call their arguments.
 
     Args:
-        tools: columns of tools.
+        tools: names of the columns with tools.
     """
     changed: dict[str, Any] = {}
     for name, value in row.items():
@@ -104,7 +105,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _plain_turn(turn: Any) -> dict[str, Any] | None:
-    """A turn that is as templates take it already, which most are; None: look closer."""
+    """Return a turn that already has the form that templates expect, as most do; None: it needs conversion."""
     if type(turn) is not dict or len(turn) != 2:
         return None
     role, content = turn.get("role"), turn.get("content")
@@ -140,7 +141,7 @@ def _turn(turn: Any, at: str, ignored: Collection[str]) -> dict[str, Any]:
     if (calls or thoughts or more) and role != "assistant":
         raise UnusableRow(f"{at} ({role}) has tool calls or reasoning, which only assistant turns may have")
     if thoughts and more and thoughts != more:
-        raise UnusableRow(f"{at} has its reasoning twice, and the two differ")
+        raise UnusableRow(f"{at} has two different texts of reasoning; leave one out")
     out: dict[str, Any] = {"role": role, "content": text}
     if thoughts or more:
         out["reasoning_content"] = thoughts or more
@@ -166,18 +167,18 @@ def _role(turn: Mapping[str, Any], at: str) -> str:
 
 
 def _one_of(turn: Mapping[str, Any], keys: tuple[str, ...], at: str) -> Any:
-    """The value under one of the keys; where rows of differing keys meet in a table, the others are null."""
+    """Return the value under one of the keys; in tables that mix rows with different keys, the others are null."""
     values = [turn[key] for key in keys if turn.get(key) is not None]
     if len(values) > 1 and any(value != values[0] for value in values):
-        raise UnusableRow(f"{at} has both {' and '.join(keys)}, and they differ; leave one out")
+        raise UnusableRow(f"{at} has both {' and '.join(keys)}, with different values; leave one out")
     return values[0] if values else None
 
 
 def _text(content: Any, at: str) -> tuple[str, str]:
-    """(text, reasoning) of a turn's content."""
+    """Return (text, reasoning) of a turn's content."""
     if isinstance(content, str):
         return content, ""
-    if not isinstance(content, list):  # OpenAI's list of parts; only text can be trained on here
+    if not isinstance(content, list):  # OpenAI's list of parts, of which only text can be trained on
         raise UnusableRow(f"{at} is not text but {kind_of(content)}")
     text, thoughts = "", ""
     for part in content:
@@ -187,7 +188,7 @@ def _text(content: Any, at: str) -> tuple[str, str]:
         elif kind == "thinking" and isinstance(part.get("thinking"), str | list):
             thoughts += _text(part["thinking"], at)[0]
         else:
-            raise UnusableRow(f"{at} holds parts that are not text ({shown(kind or part)})")
+            raise UnusableRow(f"{at} contains parts that are not text ({shown(kind or part)})")
     return text, thoughts
 
 
@@ -203,7 +204,7 @@ def _thoughts(turn: Mapping[str, Any], at: str) -> str:
 def _tool_calls(turn: Mapping[str, Any], at: str) -> list[Any]:
     calls = turn.get("tool_calls")
     if is_empty(calls):
-        calls = turn.get(FUNCTION_CALL)  # OpenAI's before there were several
+        calls = turn.get(FUNCTION_CALL)  # OpenAI's older key, for a single call
         if is_empty(calls):
             return []
         calls = [calls]
@@ -225,15 +226,15 @@ def _calls(calls: Any, at: str) -> list[Any]:
 
 
 def _calls_in_text(text: str, at: str) -> tuple[str, list[Any]]:
-    """(reasoning, calls) of a turn with the role function_call: a call as JSON, or a list of calls.
+    """Return (reasoning, calls) of a turn with the role function_call, whose text is a call as JSON or a list of calls.
 
-    As in LLaMA-Factory, reasoning may precede it: https://github.com/hiyouga/LLaMA-Factory, formatter.py.
+    Reasoning may precede it, as in LLaMA-Factory: https://github.com/hiyouga/LLaMA-Factory, formatter.py.
     """
     thought = _THOUGHT.match(text)
     rest = text[thought.end() :] if thought else text
     value = _from_json(rest, f"{at} (function_call)")
     if not value:
-        raise UnusableRow(f"{at} (function_call) holds no call")
+        raise UnusableRow(f"{at} (function_call) contains no call")
     return (thought.group(1).strip() if thought else ""), _calls(value, at)
 
 
@@ -241,21 +242,23 @@ def _is_trained(turn: Mapping[str, Any], role: str, at: str) -> bool:
     given = {key: turn[key] for key in _WEIGHTS if turn.get(key) is not None}
     wrong = next((key for key, value in given.items() if value not in (0, 1)), None)  # False and True among them
     if wrong is not None:
-        raise UnusableRow(f"{at} has {wrong}={shown(given[wrong])}; a turn is trained on (1, true) or not (0, false)")
+        raise UnusableRow(
+            f"{at} has {wrong}={shown(given[wrong])}, but a turn is either trained on (1, true) or not (0, false)"
+        )
     if len({bool(value) for value in given.values()}) > 1:
         raise UnusableRow(f"{at} has {' and '.join(given)}, which contradict each other")
     if role != "assistant":
         if any(given.values()) and "weight" not in given:  # many give every turn the weight 1
-            raise UnusableRow(f"{at} ({role}) is marked to be trained on; only assistant turns can be")
+            raise UnusableRow(f"{at} ({role}) is marked to be trained on, which only assistant turns can be")
         return True
     return all(given.values())
 
 
 def parse_tools(value: Any, column: str) -> list[Any] | None:
-    """Tools as the templates take them: functions in JSON schema, each within {"type": "function", …}.
+    """Convert tools to the form that templates expect: functions in JSON schema, each in {"type": "function", …}.
 
     Raises:
-        UnusableRow: it is not a list of functions.
+        UnusableRow: the value is not a list of functions.
     """
     if is_empty(value):
         return None
@@ -270,10 +273,10 @@ def parse_tools(value: Any, column: str) -> list[Any] | None:
 
 
 def parse_history(value: Any, column: str) -> Messages:
-    """Alpaca's earlier rounds: a list of [question, answer].
+    """Convert Alpaca's earlier rounds, a list of [question, answer], to turns.
 
     Raises:
-        UnusableRow: it is another thing.
+        UnusableRow: the value is not such a list.
     """
     if is_empty(value):
         return []
@@ -287,7 +290,11 @@ def parse_history(value: Any, column: str) -> Messages:
 
 
 def plain_json(value: Any, what: str) -> Any:
-    """The value as JSON has it: what does not travel as JSON is refused."""
+    """Convert a value to plain JSON types.
+
+    Raises:
+        UnusableRow: JSON cannot represent the value.
+    """
     try:
         return json.loads(encode_json(value))
     except (TypeError, ValueError, RecursionError) as error:
@@ -309,5 +316,5 @@ def _check_unicode(turn: dict[str, Any]) -> None:
 
 
 def kind_of(value: Any) -> str:
-    """The type's name, or why the value is out of range."""
+    """Return the name of the value's type, or why the value is out of range."""
     return value.reason if isinstance(value, OutOfRange) else type(value).__name__

@@ -1,9 +1,9 @@
-"""What types the columns of the user's rows have, found while they are read: how `subset.parquet` will hold them.
+"""Column types of the user's rows, inferred while reading them; they decide how `subset.parquet` stores the columns.
 
-A column's type is the least that holds all its values. Types are joined by a rule that is commutative, associative and
-idempotent, so that the outcome depends on the rows alone: not on the files, their order, or who read which.
-Columns that Parquet cannot hold as they are (mixed types, empty objects, objects with differing keys, numbers beyond
-64 bits, deep nesting) become JSON text there; `subset.jsonl` has every row as it was.
+A column's type is the narrowest that holds all its values. Types are joined by a rule that is commutative, associative
+and idempotent, so that the outcome depends only on the rows: not on files, their order, or which task read them.
+Columns that Parquet cannot represent (mixed types, empty objects, objects with differing keys, numbers beyond 64 bits,
+deep nesting) are stored there as JSON text; `subset.jsonl` keeps every row as it was.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from s2l_ray.data.units import MAX_COLUMNS, SourceError, clip, clip_names
 
 WEIGHT, STAGE = "s2l_weight", "s2l_stage"
 OWN_COLUMNS = ("s2l_id", "s2l_cluster", "s2l_rank", "s2l_loss_first", "s2l_loss_last", WEIGHT, STAGE)
-"""Added to the rows of every subset, so that rows cannot have columns of these names themselves."""
+"""Columns that every subset adds to its rows, so that the user's rows cannot have columns with these names."""
 CONVERSATIONS = ("messages", "conversations")
-"""Columns in which a key that some turns lack is null in Parquet, as training programs expect it."""
+"""Columns in which keys that a turn lacks become null in Parquet, as training programs expect."""
 _MAX_DEPTH = 32
 _MAX_FIELDS = 200
 _SHAPES = 1000
@@ -31,7 +31,7 @@ _EXACT_IN_FLOAT = 2**53
 
 # A type is one of these, a ListType or an ObjectType.
 NULL, BOOL, INT, INT64, FLOAT, STRING, JSON = "null", "bool", "int", "int64", "float", "string", "json"
-"""`int` fits into a float exactly, `int64` does not; `json` is what no column of Parquet can hold as it is."""
+"""`int` fits into a float exactly, `int64` does not; `json` is for values that no Parquet column can represent."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class ListType:
 
 @dataclass(frozen=True)
 class ObjectType:
-    """`fields`: name → (its least position in an object, type)."""
+    """Type of objects; `fields` are (name, lowest position in an object, type)."""
 
     fields: tuple[tuple[str, int, Type], ...]
     is_ragged: bool = False
-    """Some objects lack some of the keys."""
+    """Whether some objects lack some of the keys."""
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -56,7 +56,7 @@ Type = str | ListType | ObjectType
 
 
 def join(a: Type, b: Type) -> Type:
-    """The least type that holds the values of both."""
+    """Return the narrowest type that holds the values of both."""
     if a == b or b == NULL:
         return a
     if a == NULL:
@@ -92,7 +92,7 @@ def _ordered(fields: dict[str, tuple[int, Type]]) -> tuple[tuple[str, int, Type]
 
 
 def type_of(value: Any, depth: int = 0) -> Type:
-    """The type of one value as it travels (dates and decimals as text)."""
+    """Return the type of one value as it is stored (dates and decimals as text)."""
     if value is None:
         return NULL
     if isinstance(value, bool):
@@ -124,9 +124,9 @@ _EXACT = {STRING: str, FLOAT: float, BOOL: bool}
 
 
 def _holds(kind: Type, value: Any) -> bool:
-    """Whether the type obviously stays as it is: in a few rows all types are known, and joining costs several times it.
+    """Whether the type obviously holds the value; this shortcut is several times cheaper than inferring and joining.
 
-    An object that has all the keys, in their order, has none of them further ahead than before.
+    An object with exactly the known keys, in their order, cannot lower any key's position.
     """
     if value is None:
         return True
@@ -136,7 +136,7 @@ def _holds(kind: Type, value: Any) -> bool:
         if type(value) is not list:
             return False
         element = kind.element
-        for item in value:  # noqa: SIM110 (a generator takes twice the time)
+        for item in value:  # noqa: SIM110 (a generator would take twice the time)
             if not _holds(element, item):
                 return False
         return True
@@ -150,14 +150,18 @@ def _holds(kind: Type, value: Any) -> bool:
 
 @dataclass
 class Columns:
-    """The columns of some rows: their types, and the least position that each has in a row."""
+    """Columns of some rows: their types, and the lowest position of each in a row."""
 
     types: dict[str, Type] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
     _shapes: set[tuple[str, ...]] = field(default_factory=set, compare=False, repr=False)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Raises SourceError if there are more columns than a table can have."""
+        """Include the columns of a row.
+
+        Raises:
+            SourceError: there are more columns than a table can have.
+        """
         shape = tuple(row)
         if shape not in self._shapes:
             self._place(enumerate(shape))
@@ -170,7 +174,7 @@ class Columns:
                 types[name] = join(known, type_of(value))
 
     def merge(self, other: Columns) -> None:
-        """Add what other rows have."""
+        """Include the columns of other rows."""
         self._place((position, name) for name, position in other.positions.items())
         for name, kind in other.types.items():
             self.types[name] = join(self.types[name], kind)
@@ -182,17 +186,17 @@ class Columns:
         if len(self.types) > MAX_COLUMNS:
             some = ", ".join(repr(clip(name, 40)) for name in sorted(self.types)[:5])
             raise SourceError(
-                f"the rows have more than {MAX_COLUMNS:,} different columns ({some}, …), which no table can hold: data "
-                "seems to stand in the names of columns. Put those values into one column, or name the columns in "
+                f"the rows have more than {MAX_COLUMNS:,} different columns ({some}, …), which no table can hold; "
+                "column names seem to contain data. Put those values into one column, or name the columns in "
                 "corpus.drop_columns"
             )
 
     def names(self) -> list[str]:
-        """In an order that depends on the rows alone: by position in the rows, then by name."""
+        """Return the names in an order that depends only on the rows: by position, then by name."""
         return sorted(self.types, key=lambda name: (self.positions[name], name))
 
     def to_plain(self) -> list[list[Any]]:
-        """[[name, position, type]] as plain data, for a manifest."""
+        """Return [[name, position, type]] as plain data, for a manifest."""
         return [[name, self.positions[name], _to_plain(self.types[name])] for name in self.names()]
 
     @classmethod
@@ -201,24 +205,24 @@ class Columns:
         return cls(types, {name: position for name, position, _ in plain})
 
     def arrow_types(self) -> dict[str, pa.DataType | None]:
-        """Column → type in Parquet, in order; None: as JSON text."""
+        """Map each column, in order, to its type in Parquet; None: stored as JSON text."""
         return {name: arrow_type(self.types[name], name in CONVERSATIONS) for name in self.names()}
 
     def warnings(self) -> list[str]:
-        """What people should know of the columns in `subset.parquet`."""
+        """Return warnings about how `subset.parquet` stores the columns."""
         as_text = [name for name, kind in self.arrow_types().items() if kind is None]
         ragged = [name for name in CONVERSATIONS if _is_ragged(self.types.get(name, NULL)) and name not in as_text]
         lines = []
         if as_text:
             lines.append(
-                f"subset.parquet will hold the columns {clip_names(as_text)} as JSON text, because Parquet cannot hold "
-                "their values as they are (mixed types, empty objects, or objects with differing keys); subset.jsonl "
-                "has them as they are"
+                f"subset.parquet will hold the columns {clip_names(as_text)} as JSON text, because Parquet cannot "
+                "represent their values (mixed types, empty objects, or objects with differing keys); subset.jsonl "
+                "keeps them unchanged"
             )
         if ragged:
             lines.append(
-                f"subset.parquet will hold null in {clip_names(ragged)} for keys that a turn lacks; subset.jsonl has "
-                "the turns as they are"
+                f"subset.parquet will hold null in {clip_names(ragged)} for keys that a turn lacks; subset.jsonl keeps "
+                "the turns unchanged"
             )
         return lines
 
@@ -251,7 +255,7 @@ _ARROW = {NULL: pa.null(), BOOL: pa.bool_(), INT: pa.int64(), INT64: pa.int64(),
 
 
 def arrow_type(kind: Type, may_be_ragged: bool) -> pa.DataType | None:
-    """Parquet's type for it; None if it cannot hold the values as they are."""
+    """Return the Parquet type for a column type; None if Parquet cannot represent the values."""
     if isinstance(kind, ListType):
         element = arrow_type(kind.element, may_be_ragged)
         return None if element is None else pa.list_(element)

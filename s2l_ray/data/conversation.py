@@ -1,8 +1,8 @@
-"""An example as it is used: turns, and the tools that the assistant may call.
+"""An example as a conversation: its turns, and the tools that the assistant may call.
 
 In Parquet, `messages` holds each turn's role and content. What only some chats have (tool calls, reasoning, weights,
-tools) lies beside it as JSON text in the column `chat`, which a part of the corpus has only if one of its rows does:
-corpora of plain text cost what they did.
+tools) is stored as JSON text in the column `chat`, which a part of the corpus has only if one of its rows needs it, so
+that corpora of plain text cost nothing extra.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ CHAT_COLUMN = "chat"
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns in order.
+    """Turns of a conversation, in order.
 
-    Every turn has `role` (system, developer, user, assistant or tool) and `content` (text, "" where it has none). It
-    has `reasoning_content`, `tool_calls`, `name`, `tool_call_id` where the row gives them, and `weight: 0` where it is
-    not to be trained on.
+    Every turn has `role` (system, developer, user, assistant or tool) and `content` (text, "" if there is none). It
+    has `reasoning_content`, `tool_calls`, `name` and `tool_call_id` if the row gives them, and `weight: 0` if it is not
+    to be trained on.
     """
 
     turns: Messages
     tools: list[Any] | None = None
-    """As functions in JSON schema, in OpenAI's form."""
+    """Functions in JSON schema, in OpenAI's format."""
     is_chat: bool = False
-    """Given as turns, or more than one prompt and its response: a style for pairs does not fit it."""
+    """Whether the row was given as turns or is more than a prompt and its response, so that styles for pairs do not
+    fit."""
 
     @property
     def id(self) -> bytes:
         return content_id(self.turns, self.tools)
 
     def packed(self) -> tuple[Messages, str | None]:
-        """(role and content of every turn, the rest as JSON text or None)."""
+        """Return (role and content of every turn, the rest as JSON text or None)."""
         if self.tools is None and all(len(turn) == 2 for turn in self.turns):
             return self.turns, None
         rest: dict[str, Any] = {}
@@ -58,7 +59,7 @@ class Conversation:
 
 
 def unpack(messages: Sequence[dict[str, Any]], chat: str | None) -> Conversation:
-    """The inverse of `packed`."""
+    """Rebuild a conversation from what `packed` returns."""
     if chat is None:
         return Conversation(list(messages))
     rest = json.loads(chat)
@@ -68,7 +69,7 @@ def unpack(messages: Sequence[dict[str, Any]], chat: str | None) -> Conversation
 
 
 def unpack_table(table: pa.Table) -> tuple[list[Messages], list[list[Any] | None] | None]:
-    """(turns, tools) of all rows of a part that was read with its `messages` and, where it has one, `chat`."""
+    """Return (turns, tools) of all rows of a part that was read with `messages` and, if it has that column, `chat`."""
     messages = table["messages"].to_pylist()
     if CHAT_COLUMN not in table.column_names:
         return messages, None
@@ -77,7 +78,7 @@ def unpack_table(table: pa.Table) -> tuple[list[Messages], list[list[Any] | None
 
 
 def check_responses(turns: Messages) -> None:
-    """Raises UnusableRow if there is nothing to train on."""
+    """Raise UnusableRow if no turn can be trained on."""
     for turn in reversed(turns):
         if turn["role"] == "assistant" and turn.get("weight") != 0 and turn["content"].strip():
             return

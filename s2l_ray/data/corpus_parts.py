@@ -1,6 +1,6 @@
-"""Parts of the corpus: equal ranges of the content hash, one Parquet file each, and a share of them held out.
+"""Parts of the corpus: equal ranges of the content hash, one Parquet file each, and the held-out share of each.
 
-A part is a random sample of the corpus, and exact duplicates meet in one part.
+Each part is a random sample of the corpus, and exact duplicates fall into the same part.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ READ_SCHEMA = pa.schema(
         ("row", pa.string()),
     ]
 )
-"""Rows on their way from read tasks to parts; for `chat` see corpus/conversation.py."""
+"""Schema of rows on their way from read tasks to parts; for `chat` see data/conversation.py."""
 EXAMPLE_SCHEMA = pa.schema(
     [pa.field("example_id", ID_TYPE), *(f for f in list(READ_SCHEMA)[1:] if f.name != CHAT_COLUMN)]
 )
-"""A part; where it holds a chat that messages alone cannot hold, it has the column `chat` too, and `facet:…` where the
-corpus has facets."""
+"""Schema of a part; it also has the column `chat` if `messages` alone cannot represent one of its chats, and `facet:…`
+columns if the corpus has facets."""
 
 _PART_BYTES = 64 * 2**20
 _LARGE_PART, _MANY_PARTS = 4096, 2048
-"""Examples of a part up to which parts grow with the corpus, and the number of parts from which on they grow again."""
+"""Part size (examples) up to which parts grow with the corpus, and number of parts from which they grow again."""
 
 
 def part_name(part: int) -> str:
@@ -48,12 +48,12 @@ def part_name(part: int) -> str:
 
 
 def choose_rows_per_part(num_examples: int, wanted: int | None = None, row_bytes: int = 0) -> int:
-    """A power of two: about 32 parts for a small corpus, 4,096 examples a part from 131,072 on, and about 3,000 parts
-    from 17 million on.
+    """Choose the examples per part, a power of two: about 32 parts for a small corpus, 4,096 examples per part from
+    131,072 examples on, and about 3,000 parts from 17 million on.
 
-    A part is the unit of work and a file of several stages, for each snapshot one: a small corpus needs enough of them
-    to share out, and of a large one they must not be so many that storage is asked for little else than names. Fewer
-    rows where they are long (`_PART_BYTES` a part): who reads a part holds it whole.
+    A part is the unit of work and one file of several stages, per snapshot in some: a small corpus needs enough parts
+    to distribute, and a large one must not have so many that storage mostly lists names. Long rows give smaller parts
+    (`_PART_BYTES` each), because a reader holds a whole part in memory.
     """
     if wanted is not None:
         return wanted
@@ -64,12 +64,12 @@ def choose_rows_per_part(num_examples: int, wanted: int | None = None, row_bytes
 
 
 def _power_of_two(number: float) -> int:
-    """The largest that is not above it; at least 1."""
+    """Return the largest power of two that is not above `number`; at least 1."""
     return 1 << max(0, int(number).bit_length() - 1)
 
 
 def add_part_column(table: pa.Table, num_parts: int) -> pa.Table:
-    """Parts are equal ranges of the content hash."""
+    """Add the column `part`; parts are equal ranges of the content hash."""
     high = ids_to_array(table["id"])[:, 0]
     part = ((high >> np.uint64(32)) * np.uint64(num_parts)) >> np.uint64(32)
     return table.append_column("part", pa.array(part.astype(np.int64)))
@@ -77,29 +77,30 @@ def add_part_column(table: pa.Table, num_parts: int) -> pa.Table:
 
 @dataclass(frozen=True)
 class HoldOut:
-    """Which examples are held out: by content, so that exact duplicates are all in or all out."""
+    """Rule that holds out a share of the examples by content, so that exact duplicates stay together."""
 
     share: float = 0.0
     seed: int = 0
 
     def chosen(self, ids: np.ndarray) -> np.ndarray:
-        """ids (N, 2) → (N,) bool."""
+        """Return (N,) bool, True where the example of `ids` (N, 2) is held out."""
         return sampling_keys(ids, self.seed, "held-out") < np.uint64(int(self.share * 2**64))
 
 
 def write_part(
     table: pa.Table, duplicates: str, out: Storage, hold_out: HoldOut, facets: Sequence[str] = ()
 ) -> pa.Table:
-    """One bucket of the shuffle → one part, sorted by (content, the row), so that it depends on content alone.
+    """Write one bucket of the shuffle as a part, sorted by (content, row), so that it depends only on content.
 
     Args:
-        facets: columns of the rows that are to stand beside the ids.
+        facets: columns of the rows to store beside the ids.
 
-    Returns one row of statistics: part, rows, duplicates, fingerprint, rows and fingerprint of what is held out, and
-    the files `written`.
+    Returns:
+        One row of statistics: part, rows, duplicates, fingerprint, rows and fingerprint of the held-out examples, and
+        the files `written`.
     """
     part = table["part"][0].as_py()
-    # Where duplicates differ in other columns, their content decides which comes first; file names only among equals.
+    # If duplicates differ in other columns, the row's content decides which comes first; file names only break ties.
     order = ("id", "row", "source", "origin", "index")
     table = table.sort_by([(name, "ascending") for name in order]).combine_chunks()
     ids = ids_to_array(table["id"])

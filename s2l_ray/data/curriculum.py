@@ -1,4 +1,4 @@
-"""A training in stages: the examples of a stage, or of all stages so far, shuffled within it. Seeded like any other."""
+"""Training order in stages: the examples of a stage, or of all stages so far, in a seeded random order."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Phase:
+    """Steps of training that draw from the same stages."""
+
     first_step: int
     plan: TrainPlan
-    """Of the examples that it draws from alone."""
+    """Order of the examples that this phase draws from."""
     stages: tuple[int, ...]
-    """Those that it draws from."""
+    """Stages that this phase draws from."""
 
 
 @dataclass(frozen=True)
 class CurriculumPlan:
-    """Stage after stage, each with a share of the steps in proportion to its examples.
+    """Plan that trains stage after stage, each for a number of steps in proportion to its examples.
 
-    As a TrainPlan: a function of corpus and seed, whatever the number of workers, and of restarts.
+    Like a TrainPlan, it is a function of corpus and seed, whatever the number of workers and restarts.
     """
 
     base: TrainPlan
-    """The same without stages."""
+    """The plan without stages."""
     counts: tuple[tuple[int, ...], ...]
-    """For each part of the base, how many of its sequences each stage has."""
+    """For each part of the base plan, the number of its sequences in each stage."""
     cumulative: bool
-    """A stage draws from all stages so far, instead of its own examples alone."""
+    """Whether a stage draws from all stages so far instead of only its own examples."""
 
     @property
     def parts(self) -> tuple[tuple[int, int], ...]:
@@ -60,7 +62,7 @@ class CurriculumPlan:
         return self.base.steps_per_epoch
 
     def phases(self) -> list[Phase]:
-        """Those that have a step at all."""
+        """Return the phases that have at least one step."""
         counts = np.array(self.counts)  # (parts, S)
         so_far = np.cumsum(counts.sum(axis=0))  # (S,)
         ends = np.floor(so_far * self.total_steps / so_far[-1] + 0.5).astype(int)
@@ -71,7 +73,7 @@ class CurriculumPlan:
             parts = tuple((part, int(n)) for (part, _), n in zip(self.parts, rows, strict=True) if n)
             if end > begin:
                 seed = int(np.random.SeedSequence([self.base.seed, stage]).generate_state(1)[0])
-                # Parts are loaded whole: of a window's examples only those of these stages are shuffled.
+                # Parts are loaded whole, but only a window's examples of these stages are shuffled.
                 window_rows = max(1, self.base.window_rows * int(rows.sum()) // int(so_far[-1]))
                 plan = TrainPlan(parts, self.global_batch_size, end - begin, seed, window_rows)
                 phases.append(Phase(begin, plan, stages))
@@ -79,11 +81,11 @@ class CurriculumPlan:
         return phases
 
     def windows_from(self, start_step: int) -> list[Window]:
-        """Windows that steps start_step, start_step + 1, … need, over all stages."""
+        """Return the windows that steps start_step, start_step + 1, … need, over all stages."""
         return [window for phase, step in self._left(start_step) for window in phase.plan.windows_from(step)]
 
     def batches(self, start_step: int, loaded: Iterator[Examples]) -> Iterator[tuple[int, Examples]]:
-        """(step, its examples), steps counted from 0.
+        """Yield (step, its examples); steps count from 0.
 
         Args:
             loaded: the examples of `windows_from(start_step)`, in that order, with their stages.
@@ -92,11 +94,11 @@ class CurriculumPlan:
             mine = islice(loaded, len(phase.plan.windows_from(step)))
             for at, batch in phase.plan.batches(step, (_of_stages(examples, phase.stages) for examples in mine)):
                 yield phase.first_step + at, batch
-            for _ in mine:  # of the stage's last pass, which it did not finish
+            for _ in mine:  # skip the windows of the stage's unfinished last pass
                 pass
 
     def _left(self, start_step: int) -> Iterator[tuple[Phase, int]]:
-        """Phases that are not over at that step, and the step in each to begin with."""
+        """Yield the phases that have not ended at `start_step`, each with the step at which it begins."""
         for phase in self.phases():
             step = max(0, start_step - phase.first_step)
             if step < phase.plan.total_steps:

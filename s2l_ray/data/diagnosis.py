@@ -1,4 +1,4 @@
-"""What a file is, whose rows cannot be read as what its name says: for a message that names the cure."""
+"""Diagnose files whose rows cannot be read as their names suggest, so that the message can name the remedy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
 def diagnose(unit: ReadUnit) -> str:
-    """What the file's beginning shows, and the cure; "" if nothing is recognised."""
+    """Return what the beginning of the file shows, with the remedy; "" if nothing is recognised."""
     try:
         filesystem, path = resolve_filesystem(unit.uri)
         with filesystem.open_input_stream(path, compression=None) as stream:
@@ -46,18 +46,18 @@ def diagnose(unit: ReadUnit) -> str:
             return ""
         with filesystem.open_input_stream(path, compression=unit.compression) as stream:
             head = stream.read(_HEAD_BYTES)
-    except (OSError, pa.ArrowException):  # damaged further on, which the reader has said
+    except (OSError, pa.ArrowException):  # damaged further on, which the reader has reported
         return ""
     return _about_bytes(head, unit, None) or _about_text(head, unit.kind)
 
 
 def _about_bytes(head: bytes, unit: ReadUnit, packed: str | None) -> str:
-    """`packed`: with what these bytes should be packed."""
+    """Diagnose raw bytes; `packed` is the compression that the file's name announces."""
     for signature, said in _SIGNATURES.items():
         if head.startswith(signature):
             return said
     if _PAGE.match(head.removeprefix(codecs.BOM_UTF8)):
-        return "it is a web page or a server's answer, not data; download it again, and look at what comes"
+        return "it is a web page or a server's answer, not data; download it again, and check what you receive"
     for signature, (name, ending) in _PACKED.items():
         if head.startswith(signature):
             return "" if packed == name else f"it is packed with {name}; give it the ending {ending}"
@@ -66,7 +66,7 @@ def _about_bytes(head: bytes, unit: ReadUnit, packed: str | None) -> str:
     if head.startswith(b"PAR1"):
         return "" if unit.kind == "parquet" and not packed else "it is a Parquet file; give it the ending .parquet"
     if packed:
-        return f"it is not packed with {packed}, as its ending says; take the ending off, or download it again"
+        return f"it is not packed with {packed}, as its ending says; remove the ending, or download it again"
     return ""
 
 
@@ -106,7 +106,7 @@ def _about_first_value(value: Any, text: str, rest: str, kind: str) -> str:
         if rest.strip() and value and isinstance(value[0], dict):
             return "it holds several JSON arrays; write their rows one per line: jq -c '.[]' FILE > rows.jsonl"
         if rest.strip() or (value and isinstance(value[0], list)):
-            return "its rows are lists, not objects, so that their columns have no names; write objects"
+            return "its rows are lists, not objects, so their columns have no names; write objects"
         return _ARRAY if kind == "jsonl" else ""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         return "its objects are packed into strings (JSON within JSON); unpack them: jq -c fromjson FILE > rows.jsonl"
@@ -122,12 +122,12 @@ def _about_first_value(value: Any, text: str, rest: str, kind: str) -> str:
 
 
 def _about_only_object(value: dict[str, Any]) -> str:
-    """Where the rows are, in the only object of a file."""
+    """Return where the rows are in a file that contains only one object."""
     if not tells_format(value) and (place := _place_of_rows(value)):
         keys = "".join(f"[{json.dumps(name)}]" for name in place)
         where = f"key {shown(place[0])}" if len(place) == 1 else f"keys {' → '.join(map(shown, place))}"
         return (
-            f"it holds one object, and the rows lie under its {where}; write them one per line: "
+            f"it holds one object, with the rows under its {where}; write them one per line: "
             f"jq -c '.{keys}[]' FILE > rows.jsonl"
         )
     inner = list(value.values())
@@ -141,12 +141,12 @@ def _about_only_object(value: dict[str, Any]) -> str:
 
 
 def _are_turns(values: list[Any]) -> bool:
-    """Whether they are a chat, which is part of a row, or its texts in turn."""
+    """Whether the values are the turns of a chat, which is part of a row, rather than rows."""
     return all(isinstance(v, dict) and not _TURN_KEYS.isdisjoint(v) for v in values)
 
 
 def _place_of_rows(value: dict[str, Any], depth: int = 0) -> list[str]:
-    """Keys that lead to the first list of objects."""
+    """Return the keys that lead to the first list of objects."""
     for name, rows in value.items():
         if name in CONVERSATIONS or not isinstance(rows, list) or not rows or _are_turns(rows):
             continue

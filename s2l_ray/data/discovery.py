@@ -1,7 +1,7 @@
-"""Which files a path, folder or glob names; what is no data file is refused or excluded, and said, never passed over.
+"""Find the files that a path, folder or glob names; anything else is refused or excluded with a message, not ignored.
 
-Folders and globs never reach into a run folder: a run must not read what it, or another run, writes. A file that is
-named in full may lie in another run (a subset of it, say), but not in the run that reads it.
+Folders and globs never reach into a run folder, because a run must not read what it or another run writes. A file named
+in full may be in another run (one of its subsets, for example), but not in the run that reads it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from s2l_ray.text.redact import strip_credentials
 
 
 def resolve_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """File system and path of a local path or URI."""
+    """Return the file system and the path on it for a local path or URI."""
     filesystem, path, _ = open_filesystem(absolute(uri))
     return filesystem, path
 
@@ -29,20 +29,20 @@ def resolve_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 def find_files(
     pattern: str, setting: str, run_uri: str | None, say: Callable[[str], None]
 ) -> list[tuple[str, FoundFile]]:
-    """(URI, file) of all that a path, folder or glob names, in the order of their paths.
+    """Return (URI, file) for everything that a path, folder or glob names, in the order of the paths.
 
     Args:
-        setting: which named the pattern, for messages.
-        run_uri: the run that will read the files, and never its own.
-        say: told which run folders were excluded.
+        setting: the setting that names the pattern, for messages.
+        run_uri: the run that will read the files; its own files are refused.
+        say: called with messages about excluded run folders and files.
 
     Raises:
-        SourceError: nothing found; or something that cannot be read as a file; or all of it lies in run folders.
+        SourceError: nothing was found, something cannot be read as a file, or everything is in run folders.
     """
     shown = _shown(pattern)
     if not pattern.strip():
         raise SourceError(
-            f"{setting} holds the empty path {pattern!r}, so there is nothing to read; name a file or folder"
+            f"{setting} contains the empty path {pattern!r}, so there is nothing to read; name a file or folder"
         )
     if pattern.startswith("file://") and "?" in pattern:
         raise SourceError(f"{setting}: in the URI {shown} the path ends at the ?; write %3F, or a plain path")
@@ -64,17 +64,24 @@ def find_files(
         )
         if not found.files:
             raise SourceError(
-                f"{setting}: {shown} names only what is in a run folder ({which}), where runs keep their own files; "
+                f"{setting}: {shown} matches only files in a run folder ({which}), where runs keep their own files; "
                 "name the data's own folder, or a single file of another run in full"
             )
         say(f"{setting}: {shown} reaches into a run folder, whose files are not corpus data and are excluded: {which}")
     unread = _unread(found)
     if not found.files and unread:
-        raise SourceError(f"{setting}: {shown} holds no file of a known kind ({KINDS}), but {unread}; convert them")
+        raise SourceError(
+            f"{setting}: {shown} contains no file of a supported kind ({KINDS}), only {unread}; convert them"
+        )
     if not found.files:
-        raise SourceError(f"{setting}: nothing matches {shown}, so there is nothing to read; check path and pattern")
+        raise SourceError(
+            f"{setting}: nothing matches {shown}, so there is nothing to read; check the path and the pattern"
+        )
     if unread:
-        say(f"{setting}: {shown} holds files that are not read: {unread}; convert what is data, or name it in full")
+        say(
+            f"{setting}: {shown} contains files that are not read: {unread}; convert those that are data, or name "
+            "them in full"
+        )
     return [(_uri_like(pattern, path, name), found.files[name]) for name in sorted(found.files)]
 
 
@@ -84,7 +91,7 @@ def _unread(found: Found) -> str:
     return ", ".join(clip(name, 60) for name in names[:5]) + more
 
 
-# Remote files: one listing of all that is below the first wildcard.
+# Remote files: a single listing of everything below the first wildcard.
 
 
 def _find_remote(filesystem: pafs.FileSystem, path: str, pattern: str, run_uri: str | None) -> Found:
@@ -127,7 +134,7 @@ def _find_remote(filesystem: pafs.FileSystem, path: str, pattern: str, run_uri: 
 def _without_what_is_unread(
     filesystem: pafs.FileSystem, base: str, infos: list[pafs.FileInfo], found: Found
 ) -> list[pafs.FileInfo]:
-    """The data files below a folder; the others are noted. Of a saved dataset, those that it lists."""
+    """Return the data files below a folder (for a saved dataset those that it lists), and record the others."""
     by_folder: dict[str, dict[str, pafs.FileInfo]] = {}
     for info in infos:
         if info.type == pafs.FileType.File and not any(map(is_hidden, info.path[len(base) :].strip("/").split("/"))):
@@ -156,12 +163,12 @@ def _without_what_is_unread(
 def _shown(pattern: str) -> str:
     try:
         return clip(repr(strip_credentials(pattern)))
-    except ValueError:  # no URI at all; what stands in it may be a credential
+    except ValueError:  # not a valid URI; it may contain a credential
         return f"{pattern.partition('://')[0]}://…"
 
 
 def run_folder_above(uri: str) -> str | None:
-    """The run folder within which the folder `uri` lies or would lie, without credentials; None: in none."""
+    """Return the run folder that contains, or would contain, the folder `uri`, without credentials; None: no run."""
     filesystem, path = resolve_filesystem(uri)
     above = posixpath.dirname(path.rstrip("/"))
     if isinstance(filesystem, pafs.LocalFileSystem):
@@ -175,10 +182,10 @@ def _file(info: pafs.FileInfo) -> FoundFile:
 
 
 def _run_folders_among(infos: list[pafs.FileInfo]) -> set[str]:
-    """Folders of a recursive listing that hold `config.yaml` and a mark."""
+    """Return the folders of a recursive listing that contain `config.yaml` and one of RUN_MARKS."""
     configured = {posixpath.dirname(i.path) for i in infos if posixpath.basename(i.path) == "config.yaml"}
     marked = {posixpath.dirname(i.path) for i in infos if posixpath.basename(i.path) in RUN_MARKS}
-    # An object store may list no folders: `locks` is then only part of the names below it.
+    # An object store may not list folders: `locks` then occurs only within the names below it.
     marked |= {posixpath.dirname(posixpath.dirname(i.path)) for i in infos if "/locks/" in i.path}
     return configured & marked
 
@@ -195,7 +202,7 @@ def _remote_run_around(filesystem: pafs.FileSystem, folder: str) -> str | None:
 
 
 def _path_in_run_of(filesystem: pafs.FileSystem, run_uri: str | None) -> str | None:
-    """The run's folder, where it is on the same file system."""
+    """Return the run's folder if it is on the same file system."""
     if run_uri is None or not is_uri(run_uri) or run_uri.startswith("file://"):
         return None
     other, path = resolve_filesystem(run_uri)
@@ -203,11 +210,11 @@ def _path_in_run_of(filesystem: pafs.FileSystem, run_uri: str | None) -> str | N
 
 
 def _uri_like(pattern: str, base: str, path: str) -> str:
-    """A URI for `path`, on the file system where `pattern` is `base`; its credentials, endpoint and region kept."""
+    """Return a URI for `path` on the file system where `pattern` is `base`, with its credentials, endpoint, region."""
     if not is_uri(pattern) or pattern.startswith("file://"):
         return path
     parts = urlsplit(pattern)
     own = unquote(parts.path).strip("/")
-    host = base.strip("/")[: len(base.strip("/")) - len(own)].strip("/")  # the bucket, which the URI has elsewhere
+    host = base.strip("/")[: len(base.strip("/")) - len(own)].strip("/")  # the bucket, which is not in the URI's path
     rest = path.strip("/").removeprefix(host).lstrip("/")
     return urlunsplit((parts.scheme, parts.netloc, "/" + quote(rest, safe="/=+,@~"), parts.query, parts.fragment))

@@ -1,8 +1,8 @@
-"""How many different values there are, of any number of them, in a few kilobytes.
+"""Estimate the number of distinct values in a few kilobytes, whatever their number.
 
-The k smallest hashes tell: if the k-th smallest of D uniform ones is at the share s of their range, D is about
-(k - 1) / s (Bar-Yossef et al. 2002, https://doi.org/10.1007/3-540-45726-7_1). Sketches of parts join to the sketch of
-the whole, whatever the parts.
+The estimate uses the k smallest hashes: if the k-th smallest of D uniform hashes lies at the share s of their range, D
+is about (k - 1) / s (Bar-Yossef et al. 2002, https://doi.org/10.1007/3-540-45726-7_1). Sketches of parts merge into the
+sketch of the whole, whatever the parts.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _RANGE = 2**64
 
 @dataclass
 class DistinctValues:
-    """The `_K` smallest hashes of the values so far; exact up to `_K` values, else within about 5 %."""
+    """Sketch with the `_K` smallest hashes of the values so far; exact up to `_K` values, then within about 5 %."""
 
     smallest: set[int] = field(default_factory=set)
     _bound: int = field(default=_RANGE, compare=False, repr=False)
-    """Hashes from here on are not among the smallest."""
+    """Hashes from this one on are not among the smallest."""
     _last: str | None = field(default=None, compare=False, repr=False)
 
     def add(self, value: str) -> None:
-        """Take note of one value."""
+        """Include one value."""
         if value == self._last:  # rows of one source often follow one another
             return
         self._last = value
@@ -32,7 +32,7 @@ class DistinctValues:
         self._take(int.from_bytes(digest, "big"))
 
     def merge(self, hashes: list[int]) -> None:
-        """Add another sketch's hashes."""
+        """Include the hashes of another sketch."""
         for one in hashes:
             self._take(one)
 
@@ -45,7 +45,7 @@ class DistinctValues:
             self._bound = max(self.smallest)
 
     def estimate(self) -> int:
-        """Different values, about."""
+        """Return the estimated number of distinct values."""
         if len(self.smallest) < _K:
             return len(self.smallest)
         return round((_K - 1) / (max(self.smallest) / _RANGE))

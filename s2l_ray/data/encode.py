@@ -1,9 +1,10 @@
-"""Text with response spans → token ids and the response mask, such as inference would see them.
+"""Tokenise texts with response spans into token ids and a response mask, exactly as inference would see them.
 
-At inference the prompt is tokenised whole, and the response follows. So a text is tokenised whole too, once, and the
-mask is cut by the tokenizer's own offsets; a piece tokenised by itself would get what tokenizers put at the beginning
-of a text (SentencePiece's space). Only where a token would straddle the border between prompt and response, or the
-prompt alone would be tokenised otherwise, is the text cut there, and the response continues the prompt's tokens.
+At inference the prompt is tokenised as a whole, and the response follows. Therefore a text, too, is tokenised once as a
+whole, and the mask follows from the tokenizer's own offsets; a piece tokenised by itself would get what tokenizers put
+at the beginning of a text (SentencePiece's space). Only if a token would straddle the border between prompt and
+response, or if the prompt alone would be tokenised differently, the text is cut there, and the response continues the
+prompt's tokens.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ class Tokenised:
     input_ids: list[int]
     """(L,)"""
     response_mask: list[bool]
-    """(L,) True where the token is the response's, its end token included."""
+    """(L,) True for tokens of the response, including its end token."""
 
 
 @dataclass(frozen=True)
 class _Piece:
     text: str
     start: int
-    """Where it stands in the whole text (characters)."""
+    """Offset in the whole text (characters)."""
     before: str
-    """The character before it, if any."""
+    """Character before the piece, if any."""
     is_plain: bool = False
     """Whether added tokens in it are ordinary text."""
 
@@ -43,8 +44,8 @@ class Encoder:
 
     Args:
         tokenizer: a `transformers` tokenizer, fast or not.
-        special: matches the special tokens' texts, which no other token reaches across.
-        prefix: ids that precede every text (BOS, where a style does not write its own).
+        special: matches the texts of special tokens, across which no other token reaches.
+        prefix: ids that precede every text (BOS, if the style does not write its own).
     """
 
     def __init__(self, tokenizer: Any, special: re.Pattern[str], prefix: Sequence[int] = ()) -> None:
@@ -54,7 +55,7 @@ class Encoder:
         self._anchors = self._find_anchors()
 
     def __call__(self, texts: Sequence[TrainedText]) -> list[list[Tokenised]]:
-        """The tokens of each text: one sequence, or one per response where they cannot share one."""
+        """Tokenise each text into one sequence, or into one per response if the responses cannot share one."""
         if not self._fast:
             return [self._piecewise(text) for text in texts]
         encodings = self._tokenizer.backend_tokenizer.encode_batch([t.text for t in texts], add_special_tokens=False)
@@ -65,7 +66,7 @@ class Encoder:
         return out
 
     def prompt(self, text: TrainedText) -> list[int]:
-        """The ids of what precedes the last response."""
+        """Return the ids of the text before the last response."""
         start = text.responses[-1][0]
         plain = tuple(span for span in text.plain if span[1] <= start)
         return self._cut(TrainedText(text.text[:start], (), plain), ()).input_ids
@@ -82,7 +83,7 @@ class Encoder:
         return Tokenised(self._prefix + ids, mask)
 
     def _piecewise(self, text: TrainedText) -> list[Tokenised]:
-        """Cut at every border. Responses share a sequence if that gives the same tokens as the text as a whole."""
+        """Cut at every border; responses share a sequence if that gives the same tokens as the text as a whole."""
         together = self._cut(text, text.responses)
         if len(text.responses) == 1:
             return [together]
@@ -103,7 +104,7 @@ class Encoder:
         return [(self._ids(piece.text, piece.is_plain, piece.before), piece) for piece in pieces]
 
     def _ids(self, text: str, is_plain: bool, before: str) -> list[int]:
-        """Ids of a piece; of one that continues a text, without what tokenizers put at the beginning of a text."""
+        """Return the ids of a piece, without what tokenizers put at the beginning of a text if it continues one."""
         for anchor in (before, *self._anchors) if before and self._anchors else ():
             anchor_ids = self._tokenise(anchor, is_plain)
             ids = self._tokenise(anchor + text, is_plain)
@@ -114,7 +115,7 @@ class Encoder:
     def _tokenise(self, text: str, is_plain: bool) -> list[int]:
         if not is_plain:
             return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-        # Without the added tokens, special or not: only the model's own vocabulary.
+        # Use only the model's own vocabulary, without added tokens, special or not.
         if not self._fast:
             return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
         backend = self._tokenizer.backend_tokenizer
@@ -125,7 +126,7 @@ class Encoder:
         return [token.id for word in words for token in backend.model.tokenize(word)]
 
     def _find_anchors(self) -> list[str]:
-        """Texts after which a piece is tokenised as a continuation; none where a text's beginning gets nothing."""
+        """Return texts after which a piece is tokenised as a continuation; none if texts get nothing at their start."""
         alone = self._tokenise("b", False)
         found = []
         for anchor in _ANCHORS:
@@ -135,7 +136,7 @@ class Encoder:
         return found
 
     def _token_spans(self, text: TrainedText, encoding: Any) -> list[tuple[int, int]] | None:
-        """Token positions [start, end) of the responses; None where a border is none between tokens, for certain."""
+        """Return token positions [start, end) of the responses; None if a border may not lie between two tokens."""
         spans = []
         for start, end in text.responses:
             first = _first_token(text.text, start, end, encoding)
@@ -148,11 +149,11 @@ class Encoder:
         return spans
 
     def _is_same_alone(self, text: str, start: int, ids: list[int], first: int) -> bool:
-        """Whether the prompt has the same tokens where the text ends with it.
+        """Whether the prompt has the same tokens when it is tokenised without the response.
 
-        Merges never reach across a border between tokens; but pre-tokenizers look ahead (`\\s+(?!\\S)`), so several
-        characters of white space at the border may be other tokens where nothing follows. What precedes the last
-        special token is out of reach.
+        Merges never reach across a border between tokens, but pre-tokenizers look ahead (`\\s+(?!\\S)`), so several
+        white-space characters at the border may become different tokens when nothing follows. Nothing reaches across
+        the last special token.
         """
         if start == 0 or not text[start - 1].isspace():
             return True
@@ -171,7 +172,7 @@ class Encoder:
 
 
 def _first_token(text: str, start: int, end: int, encoding: Any) -> int | None:
-    """The token that begins at `start`; None if there is none for certain."""
+    """Return the token that begins at `start`; None if it is not certain that one does."""
     if start == 0:
         return 0
     at = start
@@ -183,15 +184,15 @@ def _first_token(text: str, start: int, end: int, encoding: Any) -> int | None:
     first: int = token
     before = encoding.char_to_token(start - 1)
     if at > start:
-        # The space is this token's, unless a token of spaces alone stands before it.
+        # The space belongs to this token, unless a token of only spaces precedes it.
         return first if before is not None and before == first - 1 else None
-    if before is None and text[start - 1].isspace():  # a space of the prompt's that may be this token's
+    if before is None and text[start - 1].isspace():  # a space of the prompt that may belong to this token
         return None
     return first if encoding.token_to_chars(first)[0] == start else None
 
 
 def _pieces(text: TrainedText, responses: Sequence[tuple[int, int]]) -> list[_Piece]:
-    """The text, cut at the borders of the responses and around control tokens that are ordinary text."""
+    """Cut the text at the borders of the responses and around control tokens that are ordinary text."""
     cuts = {0, len(text.text), *(at for span in (*responses, *text.plain) for at in span)}
     borders = sorted(cuts)
     plain = {start for start, _ in text.plain}

@@ -1,6 +1,6 @@
-"""Losses that training computes, one an example and epoch: collected until a window of the training order is complete.
+"""Losses that training computes, one per example and epoch, collected until a window of the order is complete.
 
-Memory: the examples of two windows (data.training_order.WINDOW_ROWS), 32 bytes each.
+Memory: 32 bytes for each example of two windows (data.training_order.WINDOW_ROWS).
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from s2l_ray.data.training_order import TrainPlan, Window
 from s2l_ray.errors import InternalError
 
 TREND_EXAMPLES = 512
-"""Neighbours in the training order over which the trend is the mean. Their losses are of nearly the same weights; fewer
-would leave noise of their own, more would blur the first steps, in which the losses fall fast."""
+"""Neighbours in the training order over which the trend is averaged. Their losses come from nearly the same weights;
+fewer would leave noise, more would blur the first steps, in which losses fall fast."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
 class EpochLosses:
-    """Of some of an epoch's examples, in any order."""
+    """Losses of some of an epoch's examples, in any order."""
 
     positions: Array
-    """(n,) int64, place in the epoch's order."""
+    """(n,) int64, positions in the epoch's order."""
     ids: Array
     """(n, 2) uint64."""
     losses: Array
@@ -56,7 +56,7 @@ class EpochLosses:
 
 @dataclass(frozen=True)
 class WindowLosses:
-    """Of all examples of a window, in the order of its parts."""
+    """Losses of all examples of a window, in the order of its parts."""
 
     ids: Array
     """(rows, 2) uint64."""
@@ -65,29 +65,29 @@ class WindowLosses:
     counts: Array
     """(rows,) int32."""
     trend: Array
-    """(rows,) float32: the mean loss of those that training met at about the same time."""
+    """(rows,) float32: mean loss of the examples that training saw at about the same time."""
 
 
 def completed_windows(plan: TrainPlan, windows: list[Window], step: int) -> list[Window]:
-    """Windows of the step's epoch whose last example it has seen; steps count from 0."""
+    """Return the windows of the epoch that this step completes; steps count from 0."""
     at = step % plan.steps_per_epoch
     before, seen = at * plan.global_batch_size, min((at + 1) * plan.global_batch_size, plan.num_examples)
     return [window for window in windows if before < window.start + window.rows <= seen]
 
 
 def split_off(plan: TrainPlan, window: Window, held: EpochLosses) -> tuple[WindowLosses, EpochLosses]:
-    """→ the window's losses, and what is held beside them.
+    """Split the losses held so far into those of the window and the rest.
 
     Raises:
-        InternalError: one of its examples is missing, or there twice.
+        InternalError: an example of the window is missing or occurs twice.
     """
     own = (held.positions >= window.start) & (held.positions < window.start + window.rows)
     mine = held.take(np.flatnonzero(own))
     mine = mine.take(np.argsort(mine.positions))
     if not np.array_equal(mine.positions, np.arange(window.start, window.start + window.rows)):
         raise InternalError(
-            f"epoch {window.epoch}, window {window.index}: {len(np.unique(mine.positions))} of its {window.rows} "
-            f"examples were met in training, {len(mine)} losses are there"
+            f"epoch {window.epoch}, window {window.index}: training saw {len(np.unique(mine.positions))} of its "
+            f"{window.rows} examples and recorded {len(mine)} losses"
         )
     back = np.argsort(plan.order_of(window))
     trend = running_mean(mine.losses, TREND_EXAMPLES)
@@ -96,7 +96,7 @@ def split_off(plan: TrainPlan, window: Window, held: EpochLosses) -> tuple[Windo
 
 
 def running_mean(values: Array, width: int) -> Array:
-    """(n,) → (n,) float32: mean of up to `width` values about each; fewer at the ends."""
+    """Average each value (n,) with its neighbours, up to `width` values and fewer at the ends → (n,) float32."""
     sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     at = np.arange(len(values))
     low, high = np.maximum(0, at - width // 2), np.minimum(len(values), at + (width + 1) // 2)

@@ -1,4 +1,4 @@
-"""Example ids: 16 bytes, a hash of the content and of nothing else."""
+"""Example ids: 16 bytes, a hash of the content only."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=
 
 
 def content_id(messages: Messages, tools: list[Any] | None = None) -> bytes:
-    """BLAKE2b-128 over all that is used: roles, texts, other parts of turns (tool calls, reasoning, weights), tools.
+    """Hash all content that is used with BLAKE2b-128: roles, texts, other parts of turns, and tools.
 
-    Columns beside them (source, ids of the user's) do not count.
+    Other parts of turns are tool calls, reasoning and weights. Further columns (source, the user's own ids) do not
+    count.
     """
     turns = [[m["role"], m["content"]] if len(m) == 2 else _canonical(m) for m in messages]
     canonical = _encode(turns + [{"tools": tools}] if tools else turns)
@@ -35,14 +36,18 @@ def _canonical(turn: dict[str, Any]) -> list[Any]:
 
 
 def occurrence_id(content: bytes, occurrence: int) -> bytes:
-    """Id of the n-th exact duplicate; the first one keeps the content's own id."""
+    """Return the id of the n-th exact duplicate; the first keeps the content's own id."""
     if occurrence == 0:
         return content
     return hashlib.blake2b(content + occurrence.to_bytes(8, "big"), digest_size=ID_BYTES).digest()
 
 
 def ids_to_array(ids: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """(N,) fixed-size binary → (N, 2) uint64, high and low half; rows compare as the ids do."""
+    """Convert (N,) fixed-size binary ids to (N, 2) uint64, high and low half; rows sort as the ids do.
+
+    Raises:
+        DataError: an id is null.
+    """
     if isinstance(ids, pa.ChunkedArray):
         ids = ids.combine_chunks()
     if ids.null_count:
@@ -53,12 +58,12 @@ def ids_to_array(ids: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np
 
 
 def array_to_ids(array: np.ndarray) -> pa.Array:
-    """(N, 2) uint64 → (N,) fixed-size binary."""
+    """Convert (N, 2) uint64 ids to (N,) fixed-size binary."""
     data = np.ascontiguousarray(array, dtype=np.uint64).astype(">u8").tobytes()
     return pa.Array.from_buffers(ID_TYPE, len(array), [None, pa.py_buffer(data)])
 
 
 def array_to_hex(array: np.ndarray) -> list[str]:
-    """(N, 2) uint64 → the 32 hex digits that users see."""
+    """Convert (N, 2) uint64 ids to the 32 hex digits that users see."""
     data = np.ascontiguousarray(array, dtype=np.uint64).astype(">u8").tobytes().hex()
     return [data[i : i + 2 * ID_BYTES] for i in range(0, len(data), 2 * ID_BYTES)]

@@ -1,4 +1,4 @@
-"""Facets of examples, read from the corpus's parts."""
+"""Read facets of examples from the corpus's parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from s2l_ray.storage.folder import Storage
 
 
 def read_facets(examples: Storage, part: str, ids: np.ndarray, names: Sequence[str]) -> list[pa.Array]:
-    """Each facet of the examples `ids` (n, 2) of one part, in their order, as text."""
+    """Return the facets `names` of the examples `ids` (n, 2) of one part, each (n,) text in their order."""
     table = examples.read_table(part, ["example_id", *(PREFIX + name for name in names)])
     known = {tuple(one): at for at, one in enumerate(ids_to_array(table["example_id"]).tolist())}
     at = pa.array([known[tuple(one)] for one in ids.tolist()], pa.int64())
@@ -24,9 +24,9 @@ def read_facets(examples: Storage, part: str, ids: np.ndarray, names: Sequence[s
 def load_facet(
     examples: Storage, part_rows: Sequence[tuple[int, int]], ids: np.ndarray, name: str
 ) -> tuple[list[str], np.ndarray]:
-    """(values, (N,) int32 codes into them) of all examples `ids` (N, 2), which are in the order of the parts.
+    """Return (values, (N,) int32 codes into them) for all examples `ids` (N, 2), given in the order of the parts.
 
-    Where a row has no value it is "". Memory: 4 bytes an example, and one part.
+    Rows without a value get "". Memory: 4 bytes per example, and one part.
     """
     codes: dict[str, int] = {}
     out = np.empty(len(ids), np.int32)

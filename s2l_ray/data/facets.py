@@ -1,10 +1,10 @@
-"""Facets: columns of few values (topic, language, skill), by which examples are looked at, reported and balanced.
+"""Facets: columns with few values (topic, language, skill), by which examples are inspected, reported and balanced.
 
-They travel as dictionary columns `facet:<column>` beside the ids, in the corpus's parts and in the `ids.parquet` of its
-subsets. `corpus.facets` names them; else the first columns of text are taken that have few enough values.
+They are stored as dictionary columns `facet:<column>` beside the ids, in the corpus's parts and in the `ids.parquet` of
+its subsets. `corpus.facets` names them; by default, the first text columns with few enough values are taken.
 
-Memory: of each column at most `_FOUND_VALUES` values (`_NAMED_VALUES` where it is named), each of at most
-`_MAX_CHARS` characters.
+Memory: for each column at most `_FOUND_VALUES` values (`_NAMED_VALUES` if it is named) of at most `_MAX_CHARS`
+characters each.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _TYPE = pa.dictionary(pa.int32(), pa.string())
 
 
 def facet_text(value: Any, column: str) -> str | None:
-    """A value as facets have it; None stays None.
+    """Convert a value to the text of a facet; None stays None.
 
     Raises:
-        UnusableRow: it is not text, whole number or truth value, or is too long.
+        UnusableRow: the value is not text, a whole number or a truth value, or it is too long.
     """
     if value is None:
         return None
@@ -48,15 +48,19 @@ def facet_text(value: Any, column: str) -> str | None:
 
 @dataclass
 class FacetValues:
-    """The values of the columns of some rows, as far as they can be facets."""
+    """Values of those columns of some rows that can be facets."""
 
     named: tuple[str, ...] | None = None
-    """`corpus.facets`; None: any column of text may be one."""
+    """`corpus.facets`; None: any text column may be a facet."""
     seen: dict[str, set[str] | None] = field(default_factory=dict)
-    """None: the column cannot be a facet."""
+    """Column → its values so far; None: the column cannot be a facet."""
 
     def add(self, row: dict[str, Any]) -> None:
-        """Raises UnusableRow if a named column holds what no facet can be; nothing of the row counts then."""
+        """Include the values of a row.
+
+        Raises:
+            UnusableRow: a named column contains a value that no facet can have; none of the row's values count.
+        """
         if self.named is None:
             self._add_found(row)
             return
@@ -83,7 +87,7 @@ class FacetValues:
             self.seen[name] = None
 
     def merge(self, other: FacetValues) -> None:
-        """Add what other rows have."""
+        """Include the values of other rows."""
         limit = _FOUND_VALUES if self.named is None else _NAMED_VALUES
         for name, theirs in other.seen.items():
             mine = self.seen.setdefault(name, set())
@@ -100,17 +104,17 @@ class FacetValues:
 
 
 def choose_facets(values: FacetValues, order: Sequence[str], num_rows: int, config: CorpusConfig) -> dict[str, int]:
-    """Facets → how many values each has.
+    """Choose the facets, and return the number of values of each.
 
     Args:
         order: all columns, in the order of the rows.
-        num_rows: usable rows.
+        num_rows: number of usable rows.
 
     Raises:
-        SourceError: a named one is not a column, or has too many values.
+        SourceError: a column named in `corpus.facets` does not exist, or has too many values.
     """
     if config.facets is None:
-        # Used as text, or known as the source already. A value should stand for several rows.
+        # Leave out columns used as text and the source. On average, a value should occur in several rows.
         others = {*used_columns(config), config.source_column}
         found = [(name, values.seen.get(name)) for name in order if name not in others]
         fit = {name: len(seen) for name, seen in found if seen is not None and 2 <= len(seen) <= num_rows // 4}
@@ -118,7 +122,8 @@ def choose_facets(values: FacetValues, order: Sequence[str], num_rows: int, conf
     for name in config.facets:
         if name not in values.seen:
             raise SourceError(
-                f"corpus.facets names {name!r}, which no row has; the columns are {clip_names(list(order))}"
+                f"corpus.facets names {name!r}, which no row has, so it cannot be a facet; choose from the columns "
+                f"{clip_names(list(order))}"
             )
         if values.seen[name] is None:
             raise SourceError(
@@ -129,7 +134,7 @@ def choose_facets(values: FacetValues, order: Sequence[str], num_rows: int, conf
 
 
 def facet_columns(rows: pa.ChunkedArray, names: Sequence[str]) -> dict[str, pa.Array]:
-    """Column name → values, out of rows as JSON text."""
+    """Extract the facet columns from rows in JSON text: column name → (N,) values."""
     if not names:
         return {}
     values: list[list[str | None]] = [[] for _ in names]

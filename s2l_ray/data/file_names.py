@@ -1,4 +1,4 @@
-"""What a file's name tells: its kind, whether it is data at all, and whether it matches a pattern."""
+"""Interpret file names: a file's kind, whether it is data at all, and whether it matches a pattern."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EXTENSIONS = {
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 KINDS = f"{', '.join(sorted(_EXTENSIONS))}; also .gz, .zst, .bz2"
 RUN_MARKS = ("run.json", "metrics.jsonl", "locks")
-"""Beside `config.yaml`, one of these makes a folder a run folder."""
+"""Names of which one, together with `config.yaml`, makes a folder a run folder."""
 
 
 @dataclass(frozen=True, order=True)
@@ -33,13 +33,13 @@ class FoundFile:
 class Found:
     files: dict[str, FoundFile] = field(default_factory=dict)
     run_folders: set[str] = field(default_factory=set)
-    """Where the search did not go."""
+    """Run folders, which the search does not enter."""
     unread: list[str] = field(default_factory=list)
-    """Files in a folder that are of no known kind, or tell of data and are none."""
+    """Files in a folder that are of no supported kind, or only describe data."""
 
 
 def kind_of(path: str) -> tuple[str | None, str | None]:
-    """(kind, compression) by the file's name."""
+    """Return (kind, compression) according to the file's name; None where unknown or uncompressed."""
     stem, ext = posixpath.splitext(path.lower())
     compression = _COMPRESSIONS.get(ext)
     if compression:
@@ -48,7 +48,7 @@ def kind_of(path: str) -> tuple[str | None, str | None]:
 
 
 def is_hidden(name: str) -> bool:
-    """What other programs put beside the data: .ipynb_checkpoints, _temporary, _SUCCESS."""
+    """Whether a name is one that other programs put beside data: .ipynb_checkpoints, _temporary, _SUCCESS."""
     return name.startswith((".", "_"))
 
 
@@ -57,7 +57,7 @@ def is_wild(part: str) -> bool:
 
 
 def matches(parts: list[str], pattern: list[str]) -> bool:
-    """`*` stays within a folder, `**` is any number of folders, as with local files."""
+    """Whether path components match a pattern: `*` stays within a folder, `**` is any number of folders."""
     if not pattern:
         return not parts
     if pattern[0] == "**":

@@ -1,10 +1,10 @@
-"""A row of the user's → a conversation.
+"""Convert the user's rows to conversations.
 
-All that a format's layout knows of is used: the system prompt, earlier rounds and tools beside prompt and response, in
-Alpaca's and ShareGPT's columns as LLaMA-Factory reads them
+Everything that a format defines is used: system prompt, earlier rounds and tools beside prompt and response, in the
+columns of Alpaca and ShareGPT as LLaMA-Factory reads them
 (https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md), and lists of messages in TRL's prompt and
-completion (https://huggingface.co/docs/trl/dataset_formats). What cannot be used, and columns that mean something and
-are not read, raise UnusableRow with the reason; nothing is repaired.
+completion (https://huggingface.co/docs/trl/dataset_formats). Unusable values, and columns that have a meaning but are
+not supported, raise UnusableRow with the reason; nothing is repaired.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _COLUMNS: dict[str, list[set[str]]] = {
     "instruction": [{"instruction", "output"}],
     "prompt_completion": [{"prompt", "completion"}],
 }
-"""Format → the columns that tell it; in the order of precedence."""
+"""Format → the sets of columns that identify it, in the order of precedence."""
 TOOL_COLUMNS = ("tools", "functions")
 _BESIDE = frozenset(("system", "system_prompt", "history", "tools", "functions"))
-"""Columns that chats and instructions may have beside their turns."""
+"""Columns that chats and instructions may have in addition to their turns."""
 _PREFERENCE = "preference data have one good and one bad answer"
 _KTO = "in KTO data it says which answers are bad"
 _MEDIA = "only text is read"
@@ -51,18 +51,18 @@ _UNREAD = {
     ),
     "weight": "it says how much a row counts",
 }
-"""Columns that change what a row means wherever they hold something, and how."""
+"""Columns that change what a row means if they have a value, and how."""
 
 
 class UnknownFormat(UserError):
-    """No format fits the columns; the run cannot start."""
+    """Error for columns that fit no format; the run cannot start."""
 
 
 def detect_format(columns: Iterable[str]) -> str:
-    """The first format whose columns are all there.
+    """Return the first format whose columns are all present.
 
     Raises:
-        UnknownFormat: none fits.
+        UnknownFormat: no format fits.
     """
     names = set(columns)
     for format, needed in _COLUMNS.items():
@@ -72,10 +72,10 @@ def detect_format(columns: Iterable[str]) -> str:
         if {good, bad} <= names:
             prompt = next((n for n in ("prompt", "instruction", "question", "query", "input") if n in names), "prompt")
             raise UnknownFormat(
-                f"the columns {clip_names(sorted(names))} are preference data (a good and a bad answer), which a "
-                f"corpus cannot be as it is. To train on the good answers: corpus.template.prompt='{{{prompt}}}' "
-                f"corpus.template.response='{{{good}}}' where they are text; where they are lists of turns, rename "
-                f"{good} to messages, and set corpus.ignore_columns=[{bad}]"
+                f"the columns {clip_names(sorted(names))} are preference data (a good and a bad answer), which cannot "
+                f"be used as a corpus directly. To train on the good answers, set corpus.template.prompt="
+                f"'{{{prompt}}}' corpus.template.response='{{{good}}}' if they are text; if they are lists of turns, "
+                f"rename {good} to messages, and set corpus.ignore_columns=[{bad}]"
             )
     raise UnknownFormat(
         f"the columns {clip_names(sorted(names))} fit no known format (messages; conversations; instruction, output; "
@@ -85,7 +85,7 @@ def detect_format(columns: Iterable[str]) -> str:
 
 
 def resolve_format(config: CorpusConfig, columns: Iterable[str]) -> str:
-    """The configured format, or the one that the columns tell."""
+    """Return the configured format, or detect it from the columns."""
     if config.template is not None:
         return "template"
     return detect_format(columns) if config.format == "auto" else config.format
@@ -106,9 +106,9 @@ def fits(config: CorpusConfig, columns: Iterable[str]) -> bool:
 
 
 def format_of_rows(config: CorpusConfig, rows: list[dict[str, Any]]) -> str:
-    """The configured format, or the one that the columns of most rows tell: one odd row must not decide for all.
+    """Return the configured format, or detect it from the columns of most rows: one odd row must not decide.
 
-    A column that is empty does not tell: beside `messages: []`, a prompt and a completion are the row's content.
+    Empty columns do not count: a row with `messages: []`, a prompt and a completion is a prompt with its completion.
     """
     counts = Counter(name for row in rows for name in row)
     filled = Counter(name for row in rows for name, value in row.items() if value is not None and value != [])
@@ -121,16 +121,16 @@ def format_of_rows(config: CorpusConfig, rows: list[dict[str, Any]]) -> str:
 
 
 def rendered_as(format: str, is_chat: bool) -> str:
-    """The format that decides how a corpus is written: one of pairs that holds a chat is written as chats are."""
+    """Return the format by which a corpus is rendered: a corpus of pairs that contains a chat is rendered as chats."""
     return "messages" if is_chat and format not in CHAT_FORMATS else format
 
 
 def to_conversation(row: Mapping[str, Any], format: str, config: CorpusConfig) -> Conversation:
-    """One conversation with at least one assistant turn to train on.
+    """Convert a row to a conversation with at least one assistant turn to train on.
 
     Raises:
-        UnusableRow: a column is missing, a text is not text, a role is unknown, there is no response, or a column
-            that means something is not read.
+        UnusableRow: a column is missing, a text is not text, a role is unknown, there is no response, or a column that
+            has a meaning is not supported.
     """
     if config.ignore_columns:
         row = {name: value for name, value in row.items() if name not in config.ignore_columns}
@@ -156,7 +156,8 @@ def _refuse_unread(row: Mapping[str, Any], names: list[str]) -> None:
     if names:
         which = f"column {names[0]!r} is" if len(names) == 1 else f"columns {clip_names(names)} are"
         raise UnusableRow(
-            f"{which} not read ({_UNREAD[names[0]]}); to go on without, set corpus.ignore_columns=[{','.join(names)}]"
+            f"{which} not supported ({_UNREAD[names[0]]}); to continue without, set "
+            f"corpus.ignore_columns=[{','.join(names)}]"
         )
 
 
@@ -171,10 +172,12 @@ def _chat(row: Mapping[str, Any], format: str, config: CorpusConfig) -> tuple[Co
 def _prompt_and_completion_of_turns(
     row: Mapping[str, Any], config: CorpusConfig
 ) -> tuple[Conversation, tuple[str, ...]]:
-    """TRL's conversational form: the completion alone is trained on, also where the prompt holds assistant turns."""
+    """Convert TRL's conversational form; only the completion is trained on, even if the prompt has assistant turns."""
     for name in ("prompt", "completion"):
         if isinstance(row.get(name), str):
-            raise UnusableRow(f"column {name!r} is text and the other a list of turns; give both in the same form")
+            raise UnusableRow(
+                f"column {name!r} is text, but the other one is a list of turns; give both in the same form"
+            )
     prompt, completion = (parse_turns(row.get(n), n, config.ignore_columns) for n in ("prompt", "completion"))
     context = [turn | {"weight": 0} if turn["role"] == "assistant" else turn for turn in prompt]
     return _with_columns(row, context + completion)
@@ -194,7 +197,7 @@ def _instruction(row: Mapping[str, Any]) -> tuple[Conversation, tuple[str, ...]]
 
 
 def _with_columns(row: Mapping[str, Any], turns: Messages) -> tuple[Conversation, tuple[str, ...]]:
-    """The chat with the system prompt and the tools that stand in columns of their own, and what these are called."""
+    """Add the system prompt and tools from their own columns to a chat; return it with the names of these columns."""
     if _BESIDE.isdisjoint(row):
         return Conversation(turns, is_chat=True), ()
     system = next((name for name in ("system", "system_prompt") if not is_empty(row.get(name))), None)
@@ -205,7 +208,7 @@ def _with_columns(row: Mapping[str, Any], turns: Messages) -> tuple[Conversation
             _check_unicode(text)
         elif turns[0]["content"] != text:
             raise UnusableRow(
-                f"column {system!r} and the chat's own system turn differ, so it is unclear which counts; leave one "
+                f"column {system!r} differs from the chat's own system turn, so it is unclear which counts; leave one "
                 f"out, or set corpus.ignore_columns=[{system}]"
             )
     tools, functions = (parse_tools(row.get(name), name) for name in TOOL_COLUMNS)
@@ -247,12 +250,12 @@ def _text(row: Mapping[str, Any], column: str) -> str:
 
 
 def template_columns(template: str) -> list[str]:
-    """Columns that a template names."""
+    """Return the columns that a template names."""
     return [name for _, name, _, _ in string.Formatter().parse(template) if name]
 
 
 def used_columns(config: CorpusConfig) -> set[str]:
-    """All columns that prompt and response may be made of."""
+    """Return all columns from which prompt and response may be made."""
     if config.template is not None:
         return {*template_columns(config.template.prompt), *template_columns(config.template.response)}
     return {"input", *_BESIDE}.union(*(one for needed in _COLUMNS.values() for one in needed))
@@ -268,7 +271,7 @@ def _fill(template: str, row: Mapping[str, Any]) -> str:
         if not isinstance(row[name], str | int | float | decimal.Decimal | datetime.date | datetime.time):
             raise UnusableRow(f"column {name!r} holds {kind_of(row[name])}, not text or a number")
         values[name] = row[name]
-    # Not str.format_map on the row itself: `{a.b}` or `{a[0]}` must not reach into objects.
+    # str.format_map on the row itself would allow `{a.b}` or `{a[0]}` to reach into objects.
     return "".join(
         literal + ("" if name is None else str(values[name]))
         for literal, name, _, _ in string.Formatter().parse(template)

@@ -1,6 +1,6 @@
-"""Local files that a path, folder or glob names.
+"""Find the local files that a path, folder or glob names.
 
-Neither pyarrow's listing nor `glob`: both pass over folders that they cannot read, and links that lead nowhere.
+Neither pyarrow's listing nor `glob` is used, because both silently skip unreadable folders and broken links.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def find_local(path: str, run_uri: str | None) -> Found:
 
 
 _Identity = tuple[int, int]
-"""Device and inode: by those of the folders on the way, a link that leads back to one of them is known."""
+"""Device and inode; those of the parent folders reveal links that lead back to one of them."""
 
 
 def _walk_local(folder: str, above: tuple[_Identity, ...], found: Found) -> None:
-    """All data files below `folder`, without what other programs put beside the data."""
+    """Add all data files below `folder`, without those that other programs put beside the data."""
     names = _names(folder)
     if SPLITS in names:
         split = only_split(_content(posixpath.join(folder, SPLITS)), folder)
@@ -56,7 +56,7 @@ def _walk_local(folder: str, above: tuple[_Identity, ...], found: Found) -> None
     saved = files_of_state(_content(posixpath.join(folder, STATE)), folder) if STATE in names else None
     if saved is not None:
         if not saved:
-            raise SourceError(f"{clip(folder)!r} is a saved dataset without any row; name another")
+            raise SourceError(f"{clip(folder)!r} is a saved dataset without rows; name another")
         check_present(saved, names, folder)
         for name in saved:
             _take_listed(posixpath.join(folder, name), found)
@@ -79,11 +79,13 @@ def _content(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise SourceError(f"{clip(path)!r} cannot be read ({error.strerror}); give this user access") from error
+        raise SourceError(
+            f"{clip(path)!r} cannot be read ({error.strerror}), so its data would be missing; give this user access"
+        ) from error
 
 
 def _glob_local(folder: str, pattern: list[str], above: tuple[_Identity, ...], found: Found) -> None:
-    """`*` stays within a folder, `**` is any number of folders, as in `matches`."""
+    """Add the files that a pattern matches: `*` stays within a folder, `**` is any number of folders; see `matches`."""
     head, rest = pattern[0], pattern[1:]
     if head == "**" and rest:
         _glob_local(folder, rest, above, found)
@@ -98,7 +100,7 @@ def _glob_local(folder: str, pattern: list[str], above: tuple[_Identity, ...], f
         if os.path.isdir(path):
             if then:
                 _descend(path, above, found, lambda here, at, then=then: _glob_local(here, then, at, found))
-            elif kind_of(name)[0] is not None:  # as Spark writes it: a folder `x.parquet` with the parts in it
+            elif kind_of(name)[0] is not None:  # as written by Spark: a folder `x.parquet` with parts in it
                 _descend(path, above, found, lambda here, at: _walk_local(here, at, found))
         elif not rest:
             _take_listed(path, found)
@@ -134,7 +136,7 @@ def _is_run_folder(folder: str) -> bool:
 
 
 def run_folder_around(folder: str) -> str | None:
-    """The local run folder that `folder` is or lies in, by its path or where its links lead."""
+    """Return the local run folder that `folder` is or is in, by its own path or after resolving links."""
     for path in dict.fromkeys((posixpath.abspath(folder), os.path.realpath(folder))):
         while True:
             if _is_run_folder(path):
@@ -157,7 +159,7 @@ def is_below(path: str, folder: str) -> bool:
 
 
 def _take_listed(path: str, found: Found) -> None:
-    """A file that a folder or glob gave; by a link it may still lie in a run folder."""
+    """Add a file found in a folder or by a glob, unless a link leads to it into a run folder."""
     if posixpath.basename(path) in METADATA:
         found.unread.append(path)
         return
@@ -179,8 +181,8 @@ def _take_local(path: str, found: Found) -> None:
         raise SourceError(f"{clip(path)!r} cannot be read ({error.strerror}); correct or remove it") from error
     if not stat.S_ISREG(info.st_mode):
         raise SourceError(
-            f"{clip(path)!r} is {_describe(info.st_mode)}, which cannot be read like a file; write what it gives to a "
-            "file, or narrow the path"
+            f"{clip(path)!r} is {_describe(info.st_mode)}, which cannot be read like a file; write its data to a file, "
+            "or narrow the path"
         )
     if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
         raise SourceError(
@@ -192,7 +194,8 @@ def _take_local(path: str, found: Found) -> None:
 def _dangling(path: str) -> str:
     target = clip(os.readlink(path)) if os.path.islink(path) else ""
     return (
-        f"{clip(path)!r} is a link to {target!r}, which does not exist; its rows would be missing. Remove or correct it"
+        f"{clip(path)!r} is a link to {target!r}, which does not exist, so its rows would be missing; remove or "
+        "correct it"
     )
 
 

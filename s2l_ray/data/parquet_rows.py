@@ -1,4 +1,4 @@
-"""Parquet files → rows. Batches are bounded by their bytes as they unpack, not by rows alone."""
+"""Read rows from Parquet files in batches that are bounded by their unpacked bytes, not only by rows."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _BATCH_BYTES = 8 * 2**20
 _BATCH_ROWS = 256
 _LARGE_GROUP_BYTES = 64 * 2**20
 _LARGE_GROUP_BATCH_ROWS = 64
-"""Of a large group many rows may be far larger than its average, and stand in one batch."""
+"""Batch size for large groups, in which many rows far above the average size may fall into one batch."""
 _LARGE_ROW_BYTES = 256 * 2**10
-"""Rows of this average size are read one by one, and written out: a dictionary of large values that hardly repeat would
-be held three times."""
+"""Rows of this average size are read one by one and without dictionaries, which would hold large values that hardly
+repeat three times."""
 
 
 def read_parquet(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_bytes: int) -> Iterator[RawRow]:
-    """Rows of all row groups in order."""
+    """Yield the rows of all row groups in order."""
     index = 0
     with filesystem.open_input_file(path) as file:
         metadata = pq.read_metadata(file)
@@ -37,7 +37,7 @@ def read_parquet(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row
             if not group.num_rows:
                 continue
             row_bytes = group.total_byte_size // group.num_rows
-            if row_bytes > 2 * max_row_bytes:  # pages have headers: what is near the limit is measured as it is read
+            if row_bytes > 2 * max_row_bytes:  # the size includes headers: rows near the limit are measured when read
                 where = f"the average row of row group {number:,} ({group.num_rows:,} rows)"
                 raise refuse_row(unit.origin, where, max_row_bytes, row_bytes)
             one_by_one = row_bytes >= _LARGE_ROW_BYTES
@@ -59,7 +59,7 @@ def read_parquet(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row
 
 
 def _repeated_columns(group: Any) -> list[str]:
-    """Columns to read as the file has them, each value once: written out, a few kilobytes could be gigabytes."""
+    """Return the columns to read as dictionaries, with each value once: expanded, kilobytes could become gigabytes."""
     names = []
     for i in range(group.num_columns):
         chunk = group.column(i)
@@ -72,7 +72,7 @@ def _repeated_columns(group: Any) -> list[str]:
 
 
 def refuse_doubled(schema: pa.Schema) -> None:
-    """Raises OSError if columns or fields have the same name: one of them would be lost."""
+    """Raise OSError if two columns or fields have the same name, because one of them would be lost."""
 
     def visit(fields: list[pa.Field], within: str) -> None:
         names = [f.name for f in fields]
@@ -82,14 +82,14 @@ def refuse_doubled(schema: pa.Schema) -> None:
         for field in fields:
             kind, path = field.type, f"{within}{field.name}."
             children = [kind.field(i) for i in range(kind.num_fields)]
-            # The fields of a list are its elements, and of a map its pairs: their names are the format's own.
+            # The fields of a list are its elements, those of a map its pairs; the format defines their names.
             visit(children, path)
 
     visit(list(schema), "")
 
 
 def rows_of_batch(unit: ReadUnit, batch: pa.RecordBatch, index: int, max_row_bytes: int) -> Iterator[RawRow]:
-    """Rows of one batch, the first of which is row `index` of the file."""
+    """Yield the rows of one batch, the first of which is row `index` of the file."""
     origin = unit.origin
     bounds = [0, batch.num_rows]
     if _may_exceed(batch, min(_BATCH_BYTES, max_row_bytes)):
@@ -124,12 +124,12 @@ def _dictionary_bytes(array: pa.Array) -> int:
     if isinstance(array, pa.StructArray):
         return sum(_dictionary_bytes(array.field(i)) for i in range(array.type.num_fields))
     if isinstance(array, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray | pa.MapArray):
-        return _dictionary_bytes(array.values) * 64  # of a list with many elements
+        return _dictionary_bytes(array.values) * 64  # a guess for lists with many elements
     return 0
 
 
 def row_sizes(array: pa.Array) -> np.ndarray:
-    """Bytes of every row's value, written out."""
+    """Return the bytes of every row's value without dictionaries, (N,) int64."""
     kind = array.type
     if isinstance(array, pa.DictionaryArray):
         sizes = row_sizes(array.dictionary)
@@ -152,7 +152,7 @@ def row_sizes(array: pa.Array) -> np.ndarray:
 
 
 def _row_alone(unit: ReadUnit, row: pa.RecordBatch, index: int) -> RawRow:
-    """A row of a batch in which some value cannot become Python's: it stands there as `OutOfRange`."""
+    """Convert a row with a value that Python cannot represent; that value becomes `OutOfRange`."""
     values: dict[str, Any] = {}
     for name, column in zip(row.schema.names, row.columns, strict=True):
         try:

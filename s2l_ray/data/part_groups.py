@@ -1,4 +1,4 @@
-"""Which worker does which parts, and how many it loads at once."""
+"""Distribute parts over workers, and group those that a worker loads at once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from s2l_ray.data.training_order import balance_by_length
 
 
 def share_of_parts(parts: list[int], rows_of: dict[int, int], rank: int, num_workers: int) -> list[int]:
-    """One rank's parts, so that all have about the same number of examples: they wait for the last one."""
+    """Return the parts of one rank, balanced by examples, because all workers wait for the slowest."""
     rows = np.array([rows_of[part] for part in parts], dtype=np.int64)
     return [parts[i] for i in sorted(balance_by_length(rows, num_workers)[rank])]
 
 
 def group_parts(parts: list[int], rows_of: dict[int, int], max_rows: int) -> list[tuple[int, ...]]:
-    """Consecutive parts, at most `max_rows` examples together (or one part)."""
+    """Group consecutive parts into groups of at most `max_rows` examples (or one part)."""
     groups: list[tuple[int, ...]] = []
     current: list[int] = []
     rows = 0

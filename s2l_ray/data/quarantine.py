@@ -1,4 +1,4 @@
-"""The quarantine: every row that cannot be used, with its origin and the reason; and how many there may be."""
+"""Quarantine of rows that cannot be used, with origin and reason, and the limit on their share."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _MAX_REASONS = 10_000
 
 
 class QuarantineLimitError(DataError):
-    """More rows are unusable than `corpus.max_quarantined_share` allows."""
+    """Error for more unusable rows than `corpus.max_quarantined_share` allows."""
 
 
 class QuarantineWriter:
-    """Writes the unusable rows of one task, a bounded number at a time; who writes again overwrites the same files."""
+    """Writes the unusable rows of one task, a bounded number at a time; a repeated task overwrites the same files."""
 
     def __init__(self, folder: Storage, number: int) -> None:
         self._folder, self._number = folder, number
@@ -38,7 +38,7 @@ class QuarantineWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Call it last."""
+        """Write the remaining rows; call this last."""
         if self._rows:
             name = part_name(self._number)
             if self._num_files:
@@ -51,7 +51,7 @@ def check_quarantine(quarantine: Storage, num_usable: int, max_share: float) -> 
     """Count the quarantined rows.
 
     Raises:
-        QuarantineLimitError: their share is past `max_share`; says the most common reasons and where.
+        QuarantineLimitError: their share exceeds `max_share`; the message has the most common reasons and examples.
     """
     reasons: Counter[str] = Counter()
     shown_rows: list[str] = []

@@ -1,6 +1,6 @@
-"""Seeded order of examples: a pure function of (seed, example id), so partitions and nodes do not change it.
+"""Seeded order of examples: a pure function of (seed, example id), independent of partitions and nodes.
 
-Memory for N examples: about 40 N bytes at the peak of `rank_within`, beside its inputs.
+Memory for N examples: about 40 N bytes at the peak of `rank_within`, in addition to its inputs.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def sampling_keys(example_ids: Array, seed: int, purpose: str = "sampling") -> Array:
-    """(N, 2) uint64, high and low halves of the ids → (N,) uint64 keys, uniform; independent between seeds, purposes.
+    """Map ids, (N, 2) uint64 with high and low halves, to uniform keys, (N,) uint64.
 
-    Both halves pass through the finaliser, so ids that are no hashes (or share a prefix) are shuffled as well.
+    Keys of different seeds or purposes are independent. Both halves pass through the finaliser, so that ids that are
+    not hashes (or share a prefix) are shuffled, too.
+
+    Raises:
+        DataError: the ids have another shape or type.
     """
     _check_ids(example_ids)
     digest = hashlib.blake2b(f"s2l_ray/{purpose}-keys/{seed}".encode(), digest_size=16).digest()
     key_high, key_low = np.frombuffer(digest, dtype=">u8").astype(np.uint64)
     keys = np.empty(len(example_ids), dtype=np.uint64)
-    for start in range(0, len(keys), CHUNK_ROWS):  # chunks stay in the cache, and so do the temporaries
+    for start in range(0, len(keys), CHUNK_ROWS):  # chunks and their temporaries stay in the cache
         ids = example_ids[start : start + CHUNK_ROWS]
         mixed = _mix(ids[:, 0] ^ key_high)
         mixed ^= ids[:, 1]
@@ -36,20 +40,27 @@ def sampling_keys(example_ids: Array, seed: int, purpose: str = "sampling") -> A
 
 
 def priority_keys(names: list[str], seed: int) -> Array:
-    """(K,) uint64, a seeded order of named groups; unlike a number, a name does not depend on the order of the rows."""
+    """Return (K,) uint64 keys that order named groups by seed; names, unlike numbers, do not depend on row order."""
     digests = [hashlib.blake2b(f"s2l_ray/priority/{seed}/{n}".encode(), digest_size=8).digest() for n in names]
     return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
 
 
 def rank_within(groups: Array, keys: Array, example_ids: Array) -> Array:
-    """(N,) int64: each row's 0-based rank within its group, by (key, id). Row order has no influence.
+    """Return each row's 0-based rank within its group by (key, id), (N,) int64; row order has no influence.
 
-    `groups` are codes from 0. Raises ValueError if an example id occurs twice: its rank would depend on row order.
+    Args:
+        groups: (N,) codes from 0.
+        keys: (N,) uint64.
+        example_ids: (N, 2) uint64.
+
+    Raises:
+        DataError: lengths differ, or an example id occurs twice, so that its rank would depend on row order.
     """
     _check_ids(example_ids)
     if not len(groups) == len(keys) == len(example_ids):
         raise DataError(
-            f"groups, keys and example ids must be equally many, not {len(groups)}, {len(keys)}, {len(example_ids)}"
+            "groups, keys and example ids must have the same length, not "
+            f"{len(groups)}, {len(keys)} and {len(example_ids)}"
         )
     if len(groups) == 0:
         return np.empty(0, dtype=np.int64)
@@ -66,8 +77,8 @@ def rank_within(groups: Array, keys: Array, example_ids: Array) -> Array:
 
 
 def _order_by_key(keys: Array, example_ids: Array) -> Array:
-    """Row indexes (N,) in ascending (key, id) order."""
-    order = np.argsort(keys)  # not stable, but several times faster: equal keys are looked for below
+    """Return row indices (N,) in ascending (key, id) order."""
+    order = np.argsort(keys)  # not stable, but several times faster; equal keys are checked below
     if not _has_neighbours(keys, order):
         return order
     order = np.lexsort((example_ids[:, 1], example_ids[:, 0], keys))
@@ -93,7 +104,7 @@ def _has_neighbours(keys: Array, order: Array) -> bool:
 
 
 def _mix(z: Array) -> Array:
-    """Finaliser of splitmix64, in place: Stafford's mix 13, https://prng.di.unimi.it/splitmix64.c (public domain)."""
+    """Apply splitmix64's finaliser in place: mix 13 of https://prng.di.unimi.it/splitmix64.c (public domain)."""
     z ^= z >> np.uint64(30)
     z *= np.uint64(0xBF58476D1CE4E5B9)
     z ^= z >> np.uint64(27)

@@ -1,4 +1,4 @@
-"""Rows → records of usable rows: the first rows on the driver, all of them in read tasks.
+"""Convert rows to records of usable rows: the first rows on the driver, all of them in read tasks.
 
 Memory: a read task holds one block of records, bounded in rows and bytes, and a bounded number of unusable rows.
 """
@@ -37,21 +37,24 @@ SUMMARY_SCHEMA = pa.schema(
     [("rows", pa.int64()), ("bytes", pa.int64()), ("is_chat", pa.bool_()), ("columns", pa.string()),
      ("facets", pa.string()), ("sources", pa.list_(pa.uint64()))]
 )  # fmt: skip
-"""What a read task tells of its rows: how many, the bytes of their JSON, whether one is a chat, their columns and
-facets as plain data, and a sketch of their sources."""
+"""Schema of a read task's summary: number of rows, bytes of their JSON, whether one is a chat, columns and facets as
+plain data, and a sketch of the sources."""
 
 
 def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
-    """Look at the first rows on the driver, so that a wrong format is said before any task starts.
+    """Detect the format from the first rows on the driver, so that a wrong one is reported before any task starts.
 
     Raises:
         UnknownFormat, SourceError: no format fits, or no row can be read.
-        QuarantineLimitError: not one of the first rows can be used.
+        QuarantineLimitError: none of the first rows can be used.
     """
     first = list(first_rows(units, config.max_row_bytes))
     rows = [raw.row for raw in first if raw.row is not None]
     if not first:
-        raise SourceError(f"{clip(units[0].origin)} and all other files have no row; nothing can be selected from")
+        raise SourceError(
+            f"{clip(units[0].origin)} and all other files have no rows, so there is nothing to select from; name files "
+            "with data"
+        )
     bad = next((raw for raw in first if raw.row is None), first[0])
     unit = next(unit for unit in units if unit.origin == bad.origin)
     hint = diagnose(unit) if len(first) == 1 or len(rows) * 2 < len(first) else ""
@@ -83,7 +86,7 @@ def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
 
 
 def first_rows(units: list[ReadUnit], max_row_bytes: int) -> Iterator[RawRow]:
-    """A sample for the driver, bounded in rows and bytes."""
+    """Yield the first rows, bounded in number and bytes, for the driver."""
     num_bytes = 0
     raws = chain.from_iterable(read_unit(unit, max_row_bytes) for unit in units)
     for raw in islice(raws, _SAMPLE_ROWS):
@@ -98,7 +101,7 @@ def first_rows(units: list[ReadUnit], max_row_bytes: int) -> Iterator[RawRow]:
 
 
 def first_conversations(units: list[ReadUnit], config: CorpusConfig, format: str) -> list[Conversation]:
-    """Those of the first rows that can be used."""
+    """Return the conversations of those first rows that can be used."""
     chats = []
     for raw in first_rows(units, config.max_row_bytes):
         if raw.row is not None:
@@ -110,7 +113,11 @@ def first_conversations(units: list[ReadUnit], config: CorpusConfig, format: str
 
 
 def _conversation(raw: RawRow, config: CorpusConfig, format: str) -> Conversation:
-    """Raises UnusableRow if the row is none."""
+    """Convert a row to a conversation.
+
+    Raises:
+        UnusableRow: the row cannot be used.
+    """
     assert raw.row is not None
     row = without_table_nulls(raw.row, TOOL_COLUMNS) if raw.is_typed and format != "template" else raw.row
     return to_conversation(row, format, config)
@@ -125,25 +132,25 @@ def is_chat(raw: RawRow, config: CorpusConfig, format: str) -> bool:
 
 
 def kept_columns(row: dict[str, Any], config: CorpusConfig) -> dict[str, Any]:
-    """The row without `corpus.drop_columns`."""
+    """Return the row without `corpus.drop_columns`."""
     if not config.drop_columns:
         return row
     return {name: value for name, value in row.items() if name not in config.drop_columns}
 
 
 def to_record(raw: RawRow, kept: dict[str, Any], config: CorpusConfig, format: str) -> dict[str, Any]:
-    """A usable row as it travels, with the columns that are kept.
+    """Convert a usable row to a record, with the columns that are kept as JSON.
 
     Raises:
-        UnusableRow: it is none.
+        UnusableRow: the row cannot be used.
     """
     assert raw.row is not None
     conversation = _conversation(raw, config, format)
     for name in OWN_COLUMNS:
         if name in kept:
             raise UnusableRow(
-                f"column {name!r} is one that every subset adds itself; rename it, or name it in corpus.drop_columns "
-                f"(rows of an earlier subset: corpus.drop_columns=[{','.join(OWN_COLUMNS)}])"
+                f"column {name!r} has a name that every subset uses for a column of its own; rename it, or name it in "
+                f"corpus.drop_columns (for rows of an earlier subset: corpus.drop_columns=[{','.join(OWN_COLUMNS)}])"
             )
     row = row_to_json(kept)
     source = None if config.source_column is None else raw.row.get(config.source_column)
@@ -176,7 +183,11 @@ def read_rows(
     columns: Columns | None = None,
     facets: FacetValues | None = None,
 ) -> Iterator[tuple[dict[str, Any] | None, RawRow, str]]:
-    """(usable row as a record, raw row, reason why not). `columns`, `facets`: learn those of the usable rows."""
+    """Yield (record or None, raw row, reason why the row is unusable or "").
+
+    Args:
+        columns, facets: updated with those of the usable rows.
+    """
     for raw in read_unit(unit, config.max_row_bytes):
         if raw.row is None:
             yield None, raw, raw.reason or "unreadable"
@@ -195,7 +206,7 @@ def read_rows(
 
 
 class ReadTask:
-    """Some read units → blocks of usable rows; the unusable ones go to the quarantine, what they are like to `read`."""
+    """Task that reads some units: yields blocks of usable rows, and writes unusable ones and a summary to storage."""
 
     def __init__(self, config: CorpusConfig, format: str, out: Storage, box: Any = None) -> None:
         self.config, self.format, self.out, self.box = config, format, out, box
@@ -245,11 +256,11 @@ class ReadTask:
 
 @dataclass
 class ReadSummary:
-    """What all read tasks found."""
+    """Summary of all read tasks."""
 
     num_rows: int = 0
     num_bytes: int = 0
-    """Of the rows' JSON."""
+    """Bytes of the rows' JSON."""
     is_chat: bool = False
     """Whether one of the rows is more than a prompt and its response."""
     columns: Columns = field(default_factory=Columns)
@@ -258,7 +269,7 @@ class ReadSummary:
 
 
 def read_summaries(out: Storage, config: CorpusConfig) -> ReadSummary:
-    """Over all read tasks."""
+    """Merge the summaries of all read tasks."""
     total = ReadSummary(facets=FacetValues(None if config.facets is None else tuple(config.facets)))
     folder = out.sub("read")
     for table in folder.read_tables([entry.name for entry in folder.list()]):

@@ -1,7 +1,7 @@
-"""Text files → rows, one at a time: JSON lines, JSON arrays, CSV. A row that cannot be read says why.
+"""Read rows one at a time from text files: JSON lines, JSON arrays, CSV. Unreadable rows carry the reason.
 
-Memory: one row, and a buffer. Compressed files are read as they unpack; a row beyond `max_row_bytes` is refused before
-it is held, so that a few kilobytes cannot unpack to more than a task's memory.
+Memory: one row, and a buffer. Compressed files are unpacked as they are read; a row beyond `max_row_bytes` is refused
+before it is in memory, so that a few kilobytes cannot unpack to more than a task's memory.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _BLANK = (b"", codecs.BOM_UTF8)
 
 
 def refuse_row(origin: str, where: str, limit: int, size: int | None = None) -> SourceError:
-    """The error for a row that is too large; `size`: its bytes, where they are known."""
+    """Return the error for a row that is too large; `size`: its bytes, if known."""
     has = f"has more than {limit:,} bytes" if size is None else f"has {size:,} bytes, more than the {limit:,}"
     return SourceError(
-        f"{clip(origin)}: {where} {has} that one row may have (corpus.max_row_bytes), because a task's memory is some "
-        "30 times as much. Take the row out, or raise corpus.max_row_bytes where the nodes' memory allows"
+        f"{clip(origin)}: {where} {has} that one row may have (corpus.max_row_bytes), because a task needs about 30 "
+        "times as much memory. Remove the row, or raise corpus.max_row_bytes if the nodes' memory allows"
     )
 
 
 def read_jsonl(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_bytes: int) -> Iterator[RawRow]:
-    """Lines of a compressed file, or of a byte range of an uncompressed one."""
-    origin = unit.origin  # worked out at every call, which is not worth a fifth of the time per row
+    """Yield the rows of a compressed file, or of a byte range of an uncompressed one."""
+    origin = unit.origin  # looked up once: computing it for every row would take a fifth of the time
     if unit.compression:
         with filesystem.open_input_stream(path, compression=unit.compression) as stream:
             reader, number = _buffered(stream), -1
@@ -48,7 +48,7 @@ def read_jsonl(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_b
         return
     assert unit.end is not None
     with filesystem.open_input_file(path) as file:
-        # A slice owns the lines that start in it. Starting one byte early tells whether `start` begins a line.
+        # A slice owns the lines that start in it. Starting one byte early shows whether a line begins at `start`.
         position = max(0, unit.start - 1)
         file.seek(position)
         reader = _buffered(file)
@@ -66,7 +66,7 @@ def read_jsonl(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_b
 
 
 class _Readable(io.RawIOBase):
-    """pyarrow stream → raw Python stream (its own readline is slow)."""
+    """Raw Python stream over a pyarrow stream, whose own readline is slow."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -85,7 +85,7 @@ def _buffered(stream: Any) -> io.BufferedReader:
 
 
 def _skip_line(reader: io.BufferedReader) -> int:
-    """The rest of a line, which another slice owns, however long it is; → its bytes."""
+    """Skip the rest of a line of any length, which belongs to another slice, and return the number of its bytes."""
     skipped = 0
     while piece := reader.readline(_BUFFER):
         skipped += len(piece)
@@ -103,7 +103,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         name = next(n for i, n in enumerate(names) if n in names[:i])
-        raise _DoubledKey(f"an object holds the key {clip(name, 60)!r} twice, so one of its values would be lost")
+        raise _DoubledKey(f"an object has the key {clip(name, 60)!r} twice, so one of its values would be lost")
     return row
 
 
@@ -111,7 +111,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def why_unreadable(error: Exception) -> str:
-    """The reason why a text is not JSON that can be used."""
+    """Return why a text is not usable JSON."""
     if isinstance(error, _DoubledKey):
         return str(error)
     return "bad JSON: nested too deeply" if isinstance(error, RecursionError) else f"bad JSON: {clip(error)}"
@@ -134,7 +134,7 @@ def _parse(origin: str, index: int, line: bytes) -> RawRow:
 
 
 def encoding_hint(data: bytes) -> str:
-    """`; it seems to be UTF-16 …` where the bytes look like it."""
+    """Return `; it seems to be UTF-16 …` if the bytes look like it, else ""."""
     head = data[:64]
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "; it seems to be UTF-32: convert it with iconv -f UTF-32 -t UTF-8"
@@ -146,7 +146,7 @@ def encoding_hint(data: bytes) -> str:
 
 
 def read_json(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_bytes: int) -> Iterator[RawRow]:
-    """One array of objects, element by element; or JSON lines, which many ".json" files are in truth."""
+    """Yield the rows of one array of objects, or of JSON lines, which many ".json" files really are."""
     origin = unit.origin
     with filesystem.open_input_stream(path, compression=unit.compression) as stream:
         reader = _buffered(stream)
@@ -170,11 +170,12 @@ def read_json(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_by
 
 _SPACE = " \t\n\r"
 _CUT = 64
-"""A text that is not all there yet is not JSON at most so many characters before its end, but for strings."""
+"""In a text that is still incomplete, errors of the parser lie within this many characters of its end, except for
+unterminated strings."""
 
 
 class _ArrayText:
-    """The part of an array's text that is not parsed yet. Elements are parsed as soon as they are there."""
+    """Unparsed part of an array's text; elements are parsed as soon as they are complete."""
 
     def __init__(self, reader: io.BufferedReader, limit: int) -> None:
         self._reader, self._decode = reader, codecs.getincrementaldecoder("utf-8-sig")()
@@ -182,7 +183,7 @@ class _ArrayText:
         self.text, self.at, self.is_whole = "", 0, False
 
     def more(self) -> bool:
-        """Read on: as much again as there is, so that long elements are not parsed too often. False at the end."""
+        """Read as much again as is there, so that long elements are not parsed too often; False at the end."""
         if self.is_whole:
             return False
         data = self._reader.read(max(_BUFFER, len(self.text) - self.at))
@@ -191,7 +192,7 @@ class _ArrayText:
         return True
 
     def next_character(self) -> str:
-        """The next one that is not a space, not taken yet; "" at the end."""
+        """Return the next non-space character without consuming it; "" at the end."""
         while True:
             while self.at < len(self.text) and self.text[self.at] in _SPACE:
                 self.at += 1
@@ -201,11 +202,16 @@ class _ArrayText:
                 return ""
 
     def element(self) -> Any:
-        """Raises ValueError if there is none; OverflowError if it is longer than the limit."""
+        """Parse the next element.
+
+        Raises:
+            ValueError: there is none, or it is not JSON.
+            OverflowError: it is longer than the limit.
+        """
         while True:
             try:
                 value, end = _DECODER.raw_decode(self.text, self.at)
-                if end < len(self.text) or self.is_whole:  # at the very end a number may go on
+                if end < len(self.text) or self.is_whole:  # at the very end, a number may continue
                     if end - self.at > self._limit:
                         raise OverflowError
                     self.at = end
@@ -223,7 +229,7 @@ class _ArrayText:
 
 
 def _read_array(unit: ReadUnit, reader: io.BufferedReader, max_row_bytes: int) -> Iterator[RawRow]:
-    """Not a library for JSON events: json's own scanner builds the rows, at several times their speed."""
+    """Yield the rows of an array, built by json's own scanner, which is several times faster than event parsers."""
     origin = unit.origin
     array = _ArrayText(reader, max_row_bytes)
     index = 0
@@ -246,11 +252,11 @@ def _read_array(unit: ReadUnit, reader: io.BufferedReader, max_row_bytes: int) -
                 if mark == "]":
                     break
                 if mark != ",":
-                    raise ValueError(f"after it stands {mark!r}" if mark else "the file ends within the array")
+                    raise ValueError(f"it is followed by {mark!r}" if mark else "the file ends within the array")
                 if array.next_character() == "]":
-                    raise ValueError("a comma stands before the closing bracket")
+                    raise ValueError("there is a comma before the closing bracket")
         if rest := array.next_character():
-            raise ValueError(f"after the array stands {rest!r}")
+            raise ValueError(f"the array is followed by {rest!r}")
     except OverflowError:
         raise refuse_row(origin, f"element {index:,}", max_row_bytes) from None
     except UnicodeDecodeError:
@@ -260,7 +266,7 @@ def _read_array(unit: ReadUnit, reader: io.BufferedReader, max_row_bytes: int) -
 
 
 def read_csv(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_bytes: int) -> Iterator[RawRow]:
-    """Rows of a file whose first line names the columns."""
+    """Yield the rows of a CSV file whose first line names the columns."""
     origin = unit.origin
     with filesystem.open_input_stream(path, compression=unit.compression) as stream:
         text = io.TextIOWrapper(_buffered(stream), encoding="utf-8-sig", newline="")
@@ -281,12 +287,12 @@ def read_csv(unit: ReadUnit, filesystem: pafs.FileSystem, path: str, max_row_byt
             if len(values) == len(names):
                 yield RawRow(origin, index, dict(zip(names, values, strict=True)))
             else:
-                reason = "the row has another number of fields than the header"
+                reason = "the row does not have as many fields as the header"
                 yield RawRow(origin, index, None, reason, str(values[:100])[:_SHOWN])
 
 
 class _CsvLines:
-    """Lines for the CSV reader; `length` counts the characters since the last row was complete."""
+    """Lines for the CSV reader; `length` counts the characters since the last complete row."""
 
     def __init__(self, text: io.TextIOWrapper, origin: str, limit: int) -> None:
         self._text, self._origin, self._limit = text, origin, limit

@@ -1,6 +1,6 @@
-"""Conversations → token ids and response masks, in the style that the configuration asks for.
+"""Render conversations as token ids and response masks, in the configured style.
 
-Styles of our own end every response with the tokenizer's EOS; a chat template has its own end of turn.
+s2l_ray's own styles end every response with the tokenizer's EOS; a chat template has its own end of turn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from s2l_ray.errors import UserError
 
 Style = Literal["verbatim", "plain", "turns", "alpaca", "chat_template"]
 
-# https://github.com/tatsu-lab/stanford_alpaca#data-release, the prompt that S2L's authors train with
+# The prompt that the authors of S2L train with: https://github.com/tatsu-lab/stanford_alpaca#data-release
 _ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:"
@@ -32,14 +32,14 @@ _PROBE_TOOLS: tuple[Any, ...] = (
 )  # fmt: skip
 TEMPLATE_DATE = datetime.date(2025, 1, 1)
 _ANSWER = "\u2063answer\u2063"
-"""Stands for a response that is yet to be generated; begins with what no generation prompt holds."""
+"""Placeholder for a response that is yet to be generated; begins with a character that no generation prompt has."""
 
 
 def resolve_style(render: str, format: str, tokenizer: Any) -> Style:
-    """What `proxy.render` means for a corpus of this format.
+    """Resolve `proxy.render` to a style for a corpus of this format.
 
     Raises:
-        UserError: chat_template asked for, and the tokenizer has none; or alpaca, and the corpus has turns.
+        UserError: chat_template is set but the tokenizer has none, or alpaca is set but the corpus has turns.
     """
     if render == "chat_template":
         if not getattr(tokenizer, "chat_template", None):
@@ -51,8 +51,8 @@ def resolve_style(render: str, format: str, tokenizer: Any) -> Style:
     if format in ("messages", "sharegpt"):
         if render == "alpaca":
             raise UserError(
-                f"render=alpaca has one instruction and one response, format={format} has turns (or a system prompt, "
-                "earlier rounds or tools in columns of their own); choose render=plain, chat_template or auto"
+                f"render=alpaca supports one instruction and one response, but format={format} has turns (or a system "
+                "prompt, earlier rounds or tools in columns of their own); choose render=plain, chat_template or auto"
             )
         return "turns"
     if render == "alpaca":
@@ -63,16 +63,16 @@ def resolve_style(render: str, format: str, tokenizer: Any) -> Style:
 
 
 def renderer_of(model: TrainedModelConfig, format: str, tokenizer: Any) -> Renderer:
-    """The Renderer that the configuration asks for, for rows of this format.
+    """Create the configured Renderer for rows of this format.
 
     Raises:
-        UserError: style, tokenizer and format do not go together.
+        UserError: style, tokenizer and format do not fit together.
     """
     return Renderer(tokenizer, resolve_style(model.render, format, tokenizer), model.max_length, **options_of(model))
 
 
 def options_of(model: TrainedModelConfig) -> dict[str, Any]:
-    """The Renderer's options, as configured."""
+    """Return the configured options of a Renderer."""
     return {
         "turns": model.turns,
         "date": model.template_date,
@@ -82,7 +82,7 @@ def options_of(model: TrainedModelConfig) -> dict[str, Any]:
 
 
 def training_text(messages: Sequence[Turn], style: Style) -> str:
-    """A conversation in a style of our own, without end tokens: what a new tokenizer is trained on."""
+    """Render a conversation in one of s2l_ray's own styles without end tokens, for training a new tokenizer."""
     return _in_style(messages, style, any_of([]), "", set()).text
 
 
@@ -91,13 +91,13 @@ class Renderer:
 
     Args:
         tokenizer: a `transformers` tokenizer with an EOS token.
-        max_length: longer sequences are cut on the right (tokens).
-        turns: whether all of the assistant's turns are response, or the last.
-        date, arguments: what a chat template is told (see ChatTemplate).
-        end_of_turn: ends responses to which a chat template gives no end token.
+        max_length: longer sequences are truncated on the right (tokens).
+        turns: whether all of the assistant's turns are responses, or only the last.
+        date, arguments: passed to the chat template (see ChatTemplate).
+        end_of_turn: token that ends responses to which the chat template gives no end token.
 
     Raises:
-        UserError: the tokenizer cannot say where a response ends.
+        UserError: the tokenizer has no token that can end a response, or its chat template cannot be used.
     """
 
     def __init__(
@@ -113,9 +113,9 @@ class Renderer:
         _check_ends(tokenizer, end_of_turn)
         self.style, self.max_length, self.turns = style, max_length, turns
         self.num_cut = 0
-        """Conversations so far that were cut at max_length and are used."""
+        """Number of conversations so far that were truncated at max_length and are used."""
         self.num_with_control_tokens = 0
-        """Conversations so far in which a control token stood as text."""
+        """Number of conversations so far in which a control token occurs as text."""
         added = list(tokenizer.added_tokens_decoder.values())
         self._special = any_of([t.content for t in added if t.special])
         self._eos = tokenizer.eos_token
@@ -134,7 +134,7 @@ class Renderer:
     def __call__(
         self, batch: Sequence[Sequence[Turn]], tools: Sequence[Any] | None = None
     ) -> list[list[Tokenised] | UnusableRow]:
-        """Each conversation's sequences, at least one. A row that cannot be used comes back as its UnusableRow."""
+        """Return each conversation's sequences, at least one, or an UnusableRow with the reason if it has none."""
         texts = [self._texts(messages, tools[i] if tools else None) for i, messages in enumerate(batch)]
         encoded = iter(self._encode([text for row in texts if isinstance(row, list) for text in row]))
         out: list[list[Tokenised] | UnusableRow] = []
@@ -149,14 +149,14 @@ class Renderer:
     def prompts(
         self, batch: Sequence[Sequence[Turn]], tools: Sequence[Any] | None = None, with_thoughts: bool = False
     ) -> list[list[int] | UnusableRow]:
-        """Each conversation's token ids up to where the assistant's next turn begins: what generation starts from.
+        """Return each conversation's token ids up to the assistant's next turn, from which generation starts.
 
-        They are the ids that precede a response in training, and are never cut. A conversation that cannot be
-        rendered, or comes to no token at all, comes back as its UnusableRow.
+        These are the ids that precede a response in training, and are never truncated. For a conversation that cannot
+        be rendered, or has no token at all, an UnusableRow with the reason is returned.
 
         Args:
-            with_thoughts: the training responses had reasoning separate from their content, before which some chat
-                templates write another prompt.
+            with_thoughts: whether the training responses had separate reasoning, before which some chat templates write
+                a different prompt.
         """
         answer = {"role": "assistant", "content": _ANSWER}
         if with_thoughts:
@@ -164,7 +164,7 @@ class Renderer:
         return [self._prompt([*messages, answer], tools[i] if tools else None) for i, messages in enumerate(batch)]
 
     def _prompt(self, messages: Sequence[Turn], tools: Any) -> list[int] | UnusableRow:
-        # With a response: templates do not write all of the generation prompt into a finished turn.
+        # Render with a response, because templates do not write the whole generation prompt into a finished turn.
         answered = self._texts(messages, tools)
         if isinstance(answered, UnusableRow):
             return answered
@@ -172,13 +172,13 @@ class Renderer:
         return ids or UnusableRow("the prompt is empty, so there is nothing for the model to continue")
 
     def prompt_text(self, messages: Sequence[Turn]) -> str | UnusableRow:
-        """The same as text, for programs that tokenise it themselves; without what the tokenizer puts before texts."""
+        """Return the prompt as text for programs that tokenise it themselves, without the tokenizer's own prefix."""
         answered = self._texts([*messages, {"role": "assistant", "content": _ANSWER}], None)
         return answered if isinstance(answered, UnusableRow) else answered[-1].text[: answered[-1].responses[-1][0]]
 
     def end_ids(self) -> list[int]:
-        """Tokens that end a response: the one with which responses of this style end, and the tokenizer's EOS."""
-        # Templates for tool use alone fail where there are no tools.
+        """Return the tokens that end a response: the last token of responses in this style, and the tokenizer's EOS."""
+        # Templates that are only for tool use fail without tools.
         rows = [self._texts(_PROBE, tools) for tools in (_PROBE_TOOLS if self._cutter is not None else (None,))]
         answered = next((row for row in rows if isinstance(row, list)), None)
         if answered is None:
@@ -188,7 +188,11 @@ class Renderer:
         return sorted({tokens.input_ids[last], int(self._encode.eos_token_id)})
 
     def texts(self, messages: Sequence[Turn], tools: Any = None) -> list[TrainedText]:
-        """What is trained on, as text. Raises UnusableRow."""
+        """Return the texts that are trained on.
+
+        Raises:
+            UnusableRow: the conversation cannot be rendered.
+        """
         if self._cutter is not None:
             return self._cutter(messages, tools, self.turns)
         check_plain(messages, tools)
@@ -196,7 +200,7 @@ class Renderer:
         return [_in_style(messages, self.style, self._special, self._eos, trained)]
 
     def ids(self, messages: Sequence[Turn], tools: Any = None) -> list[int] | UnusableRow:
-        """Token ids of all that is trained on, whatever its length; counts nothing."""
+        """Return the token ids of the texts that are trained on, whatever their length, without updating counts."""
         texts = self._texts(messages, tools)
         if isinstance(texts, UnusableRow):
             return texts
@@ -211,21 +215,21 @@ class Renderer:
     def _fitted(self, sequences: list[Tokenised]) -> list[Tokenised] | UnusableRow:
         limit = self.max_length
         cut = [Tokenised(s.input_ids[:limit], s.response_mask[:limit]) for s in sequences]
-        # The first token has nothing before it that could predict it: it has no loss.
+        # The first token has no loss, because nothing precedes it that could predict it.
         kept = [s for s in cut if any(s.response_mask[1:])]
         self.num_cut += bool(kept) and any(len(s.input_ids) > limit for s in sequences)
         return kept or UnusableRow(
-            f"no response token left within max_length={limit} tokens: the prompt fills it; raise max_length"
+            f"no response token left within max_length={limit} tokens, because the prompt fills them; raise max_length"
         )
 
 
 def _in_style(
     messages: Sequence[Turn], style: Style, special: re.Pattern[str], eos: str, trained: set[int]
 ) -> TrainedText:
-    """A conversation in a style of our own.
+    """Render a conversation in one of s2l_ray's own styles.
 
     Raises:
-        UnusableRow: the style has one prompt and one response, and the conversation is another.
+        UnusableRow: the style is for one prompt and one response, and the conversation has other turns.
     """
 
     def said(i: int) -> str:
@@ -241,7 +245,7 @@ def _in_style(
         roles = [turn["role"] for turn in messages]
         if roles != ["user", "assistant"]:
             raise UnusableRow(
-                f"render={style} has one prompt and one response, and this chat has the turns "
+                f"render={style} supports one prompt and one response, but this chat has the turns "
                 f"{', '.join(roles)[:200]}; choose render=plain for chats, or chat_template"
             )
         prompt = said(0)
@@ -264,15 +268,15 @@ def _check_ends(tokenizer: Any, end_of_turn: str | None) -> None:
         ids = [] if token is None else tokenizer(token, add_special_tokens=False)["input_ids"]
         if token is not None and ids[-1:] != [tokenizer.convert_tokens_to_ids(token)]:
             raise UserError(
-                f"the tokenizer reads {name} {token!r} as ordinary text (ids {ids[:8]}), so no response could end with "
-                "it; name a token of the tokenizer, or add it to the tokenizer's added tokens"
+                f"the tokenizer reads the {name} {token!r} as ordinary text (ids {ids[:8]}), so no response could end "
+                "with it; name a token of the tokenizer, or add it to the tokenizer's added tokens"
             )
 
 
 def _check_template(cutter: TurnCutter) -> None:
-    """A template that cannot write a question and its answer is refused before any row is read.
+    """Raise UserError if a template cannot render a question and its answer, before any row is read.
 
-    Templates for tool use alone (Hermes 2 Pro's `tool_use`) fail where there are no tools.
+    Templates that are only for tool use (Hermes 2 Pro's `tool_use`) fail without tools, so both cases are tried.
     """
     reasons = []
     for tools in _PROBE_TOOLS:
@@ -285,13 +289,13 @@ def _check_template(cutter: TurnCutter) -> None:
 
 
 def largest_probe_id(tokenizer: Any, style: Style, max_length: int, **options: Any) -> int:
-    """The largest token id of a short question and its answer: of what every example holds.
+    """Return the largest token id of a short question with its answer, which stand for what every example contains.
 
     Args:
-        options: of the Renderer.
+        options: options of the Renderer.
 
     Raises:
-        UserError: they cannot be rendered, or do not fit into `max_length`.
+        UserError: the chat template cannot render them within `max_length`.
     """
     render = Renderer(tokenizer, style, max_length, **options)
     tools = _PROBE_TOOLS if style == "chat_template" else (None,)
@@ -303,7 +307,7 @@ def largest_probe_id(tokenizer: Any, style: Style, max_length: int, **options: A
 
 
 def _prefix(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts before every text (BOS)."""
+    """Return the ids that the tokenizer puts before every text (BOS)."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     with_special = tokenizer("a")["input_ids"]
     at = next((i for i in range(len(with_special)) if with_special[i : i + len(plain)] == plain), 0)

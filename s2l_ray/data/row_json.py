@@ -1,4 +1,4 @@
-"""The JSON in which rows travel: from the user's files to `subset.jsonl`."""
+"""JSON form of rows, in which they are stored from the user's files to `subset.jsonl`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from s2l_ray.data.units import OutOfRange, UnusableRow, clip
 from s2l_ray.errors import shown
 
 MAX_DEPTH = 200
-"""Levels of nesting that a row may have: far below what Python's own JSON can write from wherever it is called."""
+"""Levels of nesting that a row may have; Python's JSON encoder can write far more at any call depth."""
 
 
 def row_to_json(row: dict[str, Any]) -> str:
-    """The row as it travels. Dates and decimals travel as ISO text.
+    """Encode a row as JSON, with dates in ISO format and decimals as text.
 
     Raises:
-        UnusableRow: a value that JSON cannot hold (bytes, NaN), text that is not valid Unicode, or too deep nesting.
+        UnusableRow: a value cannot be represented in JSON (bytes, NaN), is not valid Unicode, or is nested too deeply.
     """
     try:
         text = encode_json(row)
-        text.encode()  # JSON's \\ud800 alone stands for half a character
+        text.encode()  # a single \\ud800 in JSON is half a character
     except (TypeError, ValueError, RecursionError):
         raise UnusableRow(_why_it_cannot_travel(row)) from None
     if text.count("{") + text.count("[") > MAX_DEPTH and depth_of(row) > MAX_DEPTH:
@@ -31,7 +31,7 @@ def row_to_json(row: dict[str, Any]) -> str:
 
 
 def _why_it_cannot_travel(row: dict[str, Any]) -> str:
-    """The first column that cannot, and what is wrong with it."""
+    """Describe the first column that cannot be encoded, and what is wrong with it."""
     for name, value in row.items():
         why = ""
         if depth_of(value) >= MAX_DEPTH:
@@ -49,7 +49,7 @@ def _why_it_cannot_travel(row: dict[str, Any]) -> str:
 
 
 def depth_of(value: Any) -> int:
-    """Levels of lists and objects within one another; does not recurse, so no depth is too deep for it."""
+    """Return the levels of nested lists and objects, without recursion, so that it works for any depth."""
     depth, level = 0, [value]
     while level := [v for v in level if isinstance(v, dict | list | tuple)]:
         depth += 1

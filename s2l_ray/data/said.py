@@ -1,4 +1,4 @@
-"""What the turns of a chat say, and whether a template's rendering of them holds all of it."""
+"""Texts of the turns of a chat, and the check that a template's rendering contains all of them."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _CURES = {
     "reasoning in the text": "; use a tokenizer whose template keeps it",
     "tool call": ": it has no place for tool calls here; use a tokenizer whose template has one",
 }
-"""Parts of a turn, and what to do if a template leaves one out."""
+"""Kinds of text in a turn, and the remedy if a template leaves one out."""
 
 
 def thoughts_of(turn: Turn) -> str | None:
-    """The turn's reasoning, if it is separate from its content."""
+    """Return the turn's reasoning, if it is separate from its content."""
     return next((turn[key] for key in _REASONING_KEYS if turn.get(key)), None)
 
 
 def with_thoughts_under_every_name(turn: dict[str, Any]) -> dict[str, Any]:
-    """The turn with its reasoning under the names that templates use."""
+    """Return the turn with its reasoning under all names that templates use."""
     thoughts = next((turn[key] for key in _REASONING_KEYS if key in turn), None)
     return turn if thoughts is None else {"thinking": thoughts, **turn, "reasoning_content": thoughts}
 
 
 def _said(turn: Turn) -> Iterator[tuple[str, str]]:
-    """(kind, text) of what a turn says, in the order in which templates write it; kinds are those of _CURES."""
+    """Yield (kind, text) for the texts of a turn, in the order in which templates write them; kinds as in _CURES."""
     yield "reasoning", thoughts_of(turn) or ""
     content = turn.get("content") or ""
     # Templates separate reasoning inside the content from the answer.
@@ -46,19 +46,19 @@ def _said(turn: Turn) -> Iterator[tuple[str, str]]:
 
 
 def payload(turn: Turn) -> list[str]:
-    """The texts of a turn, in the order in which templates write them; without white space around them."""
+    """Return the stripped texts of a turn, in the order in which templates write them."""
     return [text.strip() for _, text in _said(turn) if text.strip()]
 
 
 def forms_of(text: str) -> Iterator[str]:
-    """`text` as it is, and as JSON writes it."""
+    """Yield `text` as it is, and as JSON would write it."""
     yield text
     yield json.dumps(text, ensure_ascii=False)[1:-1]
     yield json.dumps(text)[1:-1]
 
 
 def end_of_last(turns: Sequence[Turn], rendering: str) -> int:
-    """Where the last text of the turns ends in their rendering; 0 if it is not found."""
+    """Return where the last text of the turns ends in their rendering; 0 if it is not found."""
     for turn in reversed(turns):
         for text in reversed(payload(turn)):
             return max((at + len(form) for form in forms_of(text) if (at := rendering.rfind(form)) >= 0), default=0)
@@ -66,11 +66,11 @@ def end_of_last(turns: Sequence[Turn], rendering: str) -> int:
 
 
 def check_nothing_left_out(messages: Sequence[Turn], i: int, tools: Any, context: str, response: str) -> None:
-    """Raise UnusableRow if the template drops a text, which the model would never learn.
+    """Raise UnusableRow if the template drops a text, because the model would never learn it.
 
     Args:
-        i: the turn that is the response.
-        context, response: the template's rendering of the turns before it, and of it.
+        i: index of the turn that is the response.
+        context, response: the template's rendering of the turns before the response, and of the response.
     """
     for k, turn in enumerate(messages[: i + 1]):
         said = [(kind, text.strip()) for kind, text in _said(turn) if text.strip()]
@@ -90,5 +90,5 @@ def check_nothing_left_out(messages: Sequence[Turn], i: int, tools: Any, context
 
 
 def left_out(what: str, k: int, turn: Turn) -> str:
-    """The reason for a row of which a template leaves something out."""
+    """Return the reason for a row from which a template leaves something out."""
     return f"the chat template leaves out the {what} of turn {k + 1} ({turn['role']}), so the model would never see it"

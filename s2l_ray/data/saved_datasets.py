@@ -1,6 +1,6 @@
-"""Folders that `Dataset.save_to_disk` of Hugging Face's datasets writes: which of their files are the data.
+"""Find the data files in folders written by `Dataset.save_to_disk` of Hugging Face's datasets.
 
-Beside the data such a folder holds what the library needs, and caches of `map` that look like data.
+Besides the data, such a folder contains metadata of the library, and caches of `map` that look like data.
 https://huggingface.co/docs/datasets/about_arrow
 """
 
@@ -14,14 +14,14 @@ from s2l_ray.data.units import SourceError, clip, clip_names
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 METADATA = frozenset({STATE, SPLITS, "dataset_info.json", "dataset_infos.json"})
-"""Files that tell of data and are none: in listings they are passed over, and named."""
+"""Files that describe data but contain none: they are skipped in listings, with a message."""
 
 
 def files_of_state(content: bytes, folder: str) -> list[str] | None:
-    """The data files that a `state.json` lists; None: it is another program's.
+    """Return the data files that a `state.json` lists; None: the file is from another program.
 
     Raises:
-        SourceError: it cannot be read.
+        SourceError: the file is not JSON.
     """
     state = _json(content, f"{folder}/{STATE}")
     files = state.get("_data_files") if isinstance(state, dict) else None
@@ -29,10 +29,10 @@ def files_of_state(content: bytes, folder: str) -> list[str] | None:
 
 
 def only_split(content: bytes, folder: str) -> str:
-    """The split that a `dataset_dict.json` lists.
+    """Return the only split that a `dataset_dict.json` lists.
 
     Raises:
-        SourceError: there are several, which must not be mixed.
+        SourceError: there are several splits, which must not be mixed.
     """
     tree = _json(content, f"{folder}/{SPLITS}")
     splits = tree.get("splits", []) if isinstance(tree, dict) else []
@@ -40,13 +40,13 @@ def only_split(content: bytes, folder: str) -> str:
         first = splits[0] if splits else "train"
         raise SourceError(
             f"{clip(folder)!r} is a saved dataset with the splits {clip_names(splits)}, which must not be mixed; name "
-            f"the folder of one, {clip(folder)}/{first}"
+            f"the folder of one of them, for example {clip(folder)}/{first}"
         )
     return str(splits[0])
 
 
 def check_present(files: Collection[str], present: Collection[str], folder: str) -> None:
-    """Raises SourceError if a file of the dataset is missing."""
+    """Raise SourceError if a file of the dataset is missing."""
     if missing := sorted(set(files) - set(present)):
         raise SourceError(
             f"{clip(folder)!r} is a saved dataset that lacks {clip_names(missing)}, so rows would be missing; copy "

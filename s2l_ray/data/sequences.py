@@ -1,4 +1,4 @@
-"""Sequences → examples: a chat may need a sequence for each of its responses, rows of one id one after another."""
+"""Combine sequences into examples: a chat may need one sequence per response, in adjacent rows with the same id."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def first_rows(ids: Array) -> Array:
-    """ids (n, 2) of sequences → (N,) the first row of each example."""
+    """Return the first row of each example, (N,), given the ids (n, 2) of sequences."""
     is_first = np.ones(len(ids), dtype=bool)
     is_first[1:] = (ids[1:] != ids[:-1]).any(axis=1)
     return np.flatnonzero(is_first)
 
 
 def loss_counts(mask: Array, offsets: Array) -> Array:
-    """mask (sum of lengths,) of response tokens → (n,) those of each sequence that have a loss: a first token has no
-    context.
+    """Count the response tokens of each sequence that have a loss, (n,); a first token has none, lacking context.
 
     Args:
+        mask: (sum of lengths,) True on response tokens.
         offsets: (n + 1,) where the sequences begin and end.
     """
     starts = offsets[:-1]
@@ -28,10 +28,10 @@ def loss_counts(mask: Array, offsets: Array) -> Array:
 
 
 def mean_over_sequences(values: Array, counts: Array, first: Array) -> Array:
-    """(n, T) of sequences → (N, T) float64 of examples, weighted by `counts` (n,) tokens.
+    """Average values (n, T) of sequences over examples, weighted by token `counts` (n,) → (N, T) float64.
 
     Args:
-        first: (N,) the first row of each example.
+        first: (N,) first row of each example.
     """
     sums = np.add.reduceat(values.astype(np.float64) * counts[:, None], first, axis=0)
     return sums / np.add.reduceat(counts, first)[:, None]

@@ -1,4 +1,4 @@
-"""Which slice of which file is one read task; and the rows of one."""
+"""Plan slices of files as read units, and read the rows of a unit."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def plan_files(
     """Expand files, folders and globs to read units, in a fixed order.
 
     Args:
-        setting: which named the paths, for messages.
-        run_uri: the run that reads them: its own files are refused.
-        say: told which run folders below a path are excluded.
+        setting: the setting that names the paths, for messages.
+        run_uri: the run that reads the files; its own files are refused.
+        say: called with messages about excluded run folders and files.
 
     Raises:
-        SourceError: nothing found, a file of unknown kind was named, or something that cannot be read as a file.
+        SourceError: nothing was found, a named file is of no supported kind, or something cannot be read as a file.
     """
     units: list[ReadUnit] = []
     for pattern in paths:
@@ -46,7 +46,8 @@ def plan_files(
             units.extend(_slices(uri, file, bytes_per_task, setting))
     if not units:
         raise SourceError(
-            f"{setting}: only empty files under {clip([strip_credentials(p) for p in paths])}; there is nothing to read"
+            f"{setting}: all files under {clip([strip_credentials(p) for p in paths])} are empty, so there is nothing "
+            "to read; name files with data"
         )
     return units
 
@@ -55,8 +56,8 @@ def _slices(uri: str, file: FoundFile, bytes_per_task: int, setting: str) -> Ite
     kind, compression = kind_of(file.path)
     if kind is None:
         raise SourceError(
-            f"{setting}: {clip(strip_credentials(uri))!r} is of no known kind ({KINDS}). "
-            "Rename or convert it, or narrow the pattern"
+            f"{setting}: {clip(strip_credentials(uri))!r} is of no supported kind ({KINDS}), so it cannot be read; "
+            "rename or convert it, or narrow the pattern"
         )
     if file.size == 0:
         return
@@ -72,11 +73,11 @@ _READERS = {"parquet": read_parquet, "jsonl": read_jsonl, "json": read_json, "cs
 
 
 def read_unit(unit: ReadUnit, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[RawRow]:
-    """Rows of one unit.
+    """Yield the rows of one unit.
 
     Raises:
-        SourceError: the file cannot be opened or decoded at all, is not the one that was planned with, or has a row of
-            more than `max_row_bytes`.
+        SourceError: the file cannot be opened or decoded at all, has changed since it was planned, or has a row of more
+            than `max_row_bytes`.
     """
     try:
         filesystem, path = resolve_filesystem(unit.uri)
@@ -89,8 +90,8 @@ def read_unit(unit: ReadUnit, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[Ra
         if hint not in why:
             why += f"; {hint}"
         raise SourceError(
-            f"{clip(unit.origin)} cannot be read ({why}); its rows would be missing. "
-            "Repair it, or take it out of the corpus"
+            f"{clip(unit.origin)} cannot be read ({why}), so its rows would be missing. "
+            "Repair the file, or remove it from the corpus"
         ) from error
 
 

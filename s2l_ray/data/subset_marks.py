@@ -1,6 +1,6 @@
 """Weights and stages of a subset's examples, by id.
 
-Memory: 16 bytes an example, and 4 for a weight, 1 for a stage.
+Memory: 16 bytes per example, plus 4 for a weight and 1 for a stage.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SubsetMarks:
 
     @classmethod
     def read(cls, subset: Storage, weighted: bool, staged: bool) -> SubsetMarks:
-        """Of a subset's folder."""
+        """Read the marks from a subset's folder."""
         names = [WEIGHT] * weighted + [STAGE] * staged
         table = subset.read_table("ids.parquet", columns=["example_id", *names])
         ids = ids_to_array(table["example_id"])
@@ -40,17 +40,25 @@ class SubsetMarks:
         return cls(ids[order], *columns)
 
     def attach(self, loaded: Iterable[Examples]) -> Iterator[Examples]:
-        """The same examples with their weights and stages. Raises DataError for one that is not in the subset."""
+        """Yield the same examples with their weights and stages.
+
+        Raises:
+            DataError: an example is not in the subset.
+        """
         for examples in loaded:
             rows = self.rows_of(examples.ids)
             marks = [None if mark is None else mark[rows] for mark in (self.weights, self.stages)]
             yield replace(examples, weights=marks[0], stages=marks[1])
 
     def rows_of(self, ids: Array) -> Array:
-        """(M, 2) → (M,) int64."""
+        """Return the rows of ids (M, 2) in the subset, (M,) int64.
+
+        Raises:
+            DataError: an id is not in the subset.
+        """
         rows = np.searchsorted(self.ids[:, 0], ids[:, 0])
         last = len(self.ids) - 1
-        while True:  # ids are hashes: two of the same high half are rare, and stand one after another
+        while True:  # ids are hashes: equal high halves are rare, and then adjacent
             here = np.minimum(rows, last)
             later = (self.ids[here, 0] == ids[:, 0]) & (self.ids[here, 1] < ids[:, 1]) & (rows < last)
             if not later.any():

@@ -1,4 +1,4 @@
-"""Tokenised examples in memory. numpy only: tasks that read and write tokens need not import torch."""
+"""Tokenised examples in memory, with numpy only, so that tasks that read and write tokens need not import torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Examples:
-    """Tokenised examples, ragged, as flat arrays: cheap to slice, nothing is a Python object per example."""
+    """Tokenised examples of various lengths in flat arrays: cheap to slice, without Python objects per example."""
 
     ids: np.ndarray
     """(N, 2) uint64, see data.example_id."""
@@ -33,10 +33,10 @@ class Examples:
         return np.diff(self.offsets)
 
     def take(self, rows: np.ndarray) -> Examples:
-        """The rows in the order given."""
+        """Return these rows, in the given order."""
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        # Flat positions of all tokens of all rows, without a loop over rows.
+        # Flat positions of the tokens of all rows, without a loop over rows.
         flat = np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
         marks = [None if mark is None else mark[rows] for mark in (self.weights, self.stages)]
         return Examples(self.ids[rows], self.tokens[flat], self.mask[flat], offsets, *marks)

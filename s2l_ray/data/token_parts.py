@@ -1,4 +1,4 @@
-"""Token parts on storage ↔ Examples in memory."""
+"""Read token parts from storage into Examples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKEN_SCHEMA = pa.schema(
 
 
 def to_examples(table: pa.Table) -> Examples:
-    """Rows of token parts → flat arrays."""
+    """Convert rows of token parts to flat arrays."""
     table = table.combine_chunks()
     if table.num_rows == 0:
         return Examples(np.zeros((0, 2), np.uint64), np.zeros(0, np.int32), np.zeros(0, bool), np.zeros(1, np.int64))
@@ -36,6 +36,6 @@ def to_examples(table: pa.Table) -> Examples:
 
 
 def read_parts(tokens: Storage, parts: list[int]) -> Examples:
-    """Several parts, one after another."""
+    """Read several parts and concatenate them in the given order."""
     columns = ["example_id", "input_ids", "response_mask"]
     return Examples.concatenate([to_examples(tokens.read_table(part_name(p), columns=columns)) for p in parts])

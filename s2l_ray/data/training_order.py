@@ -1,7 +1,7 @@
-"""Which examples make up which optimiser step. A function of the corpus and the seed alone.
+"""Training order: which examples make up each optimiser step, as a function of corpus and seed only.
 
-Neither the number of workers nor a restart changes it: that is what makes a resumed run end where an undisturbed one
-does, and lets a spot fleet resume with fewer workers.
+Neither the number of workers nor a restart changes it. Therefore a resumed run ends where an undisturbed one does, and
+training on spot nodes can resume with fewer workers.
 
 Memory: one window of token parts (WINDOW_ROWS examples) on every worker, and one that is read ahead.
 """
@@ -17,8 +17,8 @@ from s2l_ray.data.token_examples import Examples
 from s2l_ray.errors import InternalError
 
 WINDOW_ROWS = 65_536
-"""Examples that are shuffled together. Parts are random samples of the corpus by construction (ranges of a hash) and
-their order is shuffled too, so a window need not be the whole corpus."""
+"""Number of examples that are shuffled together. Parts are random samples of the corpus by construction (ranges of a
+hash), and their order is shuffled too, so a window need not be the whole corpus."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Window:
     index: int
     parts: tuple[int, ...]
     start: int
-    """Position of its first example in the epoch's order."""
+    """Position of the window's first example in the epoch's order."""
     rows: int
 
 
@@ -46,11 +46,11 @@ class TrainPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """The last batch of an epoch may be smaller: every example is seen exactly once an epoch."""
+        """Steps per epoch; the last batch may be smaller, because every example is seen exactly once per epoch."""
         return -(-self.num_examples // self.global_batch_size)
 
     def windows(self, epoch: int) -> list[Window]:
-        """The epoch's windows in order; parts shuffled by (seed, epoch)."""
+        """Return the epoch's windows in order, with parts shuffled by (seed, epoch)."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.parts))
         windows: list[Window] = []
         chosen: list[int] = []
@@ -65,7 +65,7 @@ class TrainPlan:
         return windows
 
     def windows_from(self, start_step: int) -> list[Window]:
-        """Windows that steps start_step, start_step + 1, … need, over all epochs."""
+        """Return the windows that steps start_step, start_step + 1, … need, over all epochs."""
         first_epoch, step_in_epoch = divmod(start_step, self.steps_per_epoch)
         position = step_in_epoch * self.global_batch_size
         last_epoch = (self.total_steps - 1) // self.steps_per_epoch
@@ -77,11 +77,11 @@ class TrainPlan:
         return needed
 
     def order_of(self, window: Window) -> np.ndarray:
-        """(rows,) int64: the window's rows, in the order of its parts, as training comes upon them."""
+        """Return the order in which training visits the window's rows, (rows,) int64; rows count over its parts."""
         return np.random.default_rng([self.seed, window.epoch, window.index]).permutation(window.rows)
 
     def batches(self, start_step: int, loaded: Iterator[Examples]) -> Iterator[tuple[int, Examples]]:
-        """(step, its examples), steps counted from 0.
+        """Yield (step, its examples); steps count from 0.
 
         Args:
             loaded: the examples of `windows_from(start_step)`, in that order, rows in the order of the parts.
@@ -94,7 +94,7 @@ class TrainPlan:
                 raise InternalError(
                     f"window {window}: {len(examples)} examples were read; the token parts have changed"
                 )
-            # Row by row from the window as it was read: to shuffle all of it would hold up the first of its steps.
+            # Take each batch from the window as read: shuffling the whole window would delay its first step.
             rows = self.order_of(window)[max(0, skip - window.start) :]
             skip = 0
             waiting = 0 if rest is None else len(rest)
@@ -115,16 +115,22 @@ class TrainPlan:
 def make_plan(
     part_rows: list[tuple[int, int]], global_batch_size: int, epochs: float, max_steps: int | None, seed: int
 ) -> TrainPlan:
-    """`max_steps` counts before `epochs`."""
+    """Create a plan over parts given as (part, rows); `max_steps` takes precedence over `epochs`."""
     plan = TrainPlan(tuple(part_rows), global_batch_size, 1, seed)
     steps = max_steps if max_steps is not None else max(1, round(epochs * plan.steps_per_epoch))
     return TrainPlan(plan.parts, global_batch_size, steps, seed)
 
 
 def balance_by_length(lengths: np.ndarray, num_workers: int) -> list[np.ndarray]:
-    """Rows of a global batch for each worker, so that all have about the same number of tokens to compute.
+    """Distribute the rows of a global batch so that all workers have about the same number of tokens to compute.
 
-    By length, longest first, there and back again (1 2 3 3 2 1 …).
+    Rows are dealt by length, longest first, back and forth (1 2 3 3 2 1 …).
+
+    Args:
+        lengths: (B,) tokens.
+
+    Returns:
+        The rows of each worker.
     """
     order = np.argsort(-lengths, kind="stable")
     turn = np.arange(len(order)) // num_workers

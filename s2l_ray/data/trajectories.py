@@ -1,6 +1,6 @@
-"""The whole matrix in one process, for clustering and selection.
+"""Load the trajectories of all examples into one process, for clustering and selection.
 
-Memory: N × (4 T + 16 + 4) bytes: 7 GB at N = 10^8, T = 12; past MEMMAP_BYTES the losses lie in a temporary file.
+Memory: N × (4 T + 16 + 4) bytes, 7 GB at N = 10^8 and T = 12; above MEMMAP_BYTES the losses are in a temporary file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Trajectories:
 
 
 def load_trajectories(storage: Storage, part_rows: list[tuple[int, int]], num_snapshots: int) -> Trajectories:
-    """Read all parts, in order, into arrays made beforehand."""
+    """Read all parts, given as (part, rows), in order, into preallocated arrays."""
     num = sum(rows for _, rows in part_rows)
     losses = _new_matrix(num, num_snapshots)
     ids = np.empty((num, 2), dtype=np.uint64)
@@ -57,7 +57,7 @@ def load_trajectories(storage: Storage, part_rows: list[tuple[int, int]], num_sn
 
 
 def load_columns(storage: Storage, part_rows: list[tuple[int, int]], column: str, num_snapshots: int) -> Array:
-    """(N, T) float32: one value of all examples at all snapshots, in the order of the parts."""
+    """Read a column with one value per example and snapshot, in the order of the parts → (N, T) float32."""
     matrix = _new_matrix(sum(rows for _, rows in part_rows), num_snapshots)
     start = 0
     tables = storage.read_tables([part_name(part) for part, _ in part_rows], [column])
@@ -71,14 +71,14 @@ def _new_matrix(num: int, num_snapshots: int) -> Array:
     shape = (num, num_snapshots)
     if 4 * num * num_snapshots <= MEMMAP_BYTES:
         return np.empty(shape, dtype=np.float32)
-    file = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the map, and has no name to be left behind
+    file = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the map; has no name, so nothing is left behind
     return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
 
 def snapshot_columns(recorded: int, used: int | None, which: str) -> np.ndarray:
-    """Columns of the matrix to look at: all, the first `used`, or `used` evenly spaced with first and last.
+    """Return the columns of the matrix to use: all, the first `used`, or `used` evenly spaced with first and last.
 
-    A single one of the evenly spaced is the last: what the trained proxy thinks, not the untrained one.
+    A single evenly spaced column is the last one, because the trained proxy says more than the untrained one.
     """
     if used is None or used >= recorded:
         return np.arange(recorded)

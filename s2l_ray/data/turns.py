@@ -1,17 +1,17 @@
-"""A conversation → the texts that are trained on, each with the characters that are response.
+"""Convert conversations to the texts that are trained on, each with the spans of its responses.
 
-What a model is taught must be what it will be asked for. At inference, an assistant's turn comes after the template's
-rendering of the turns before it, generation prompt included. So every turn is rendered as the last one, and compared
-with the rendering of what precedes it:
+A model must be trained on exactly what it will be asked to produce. At inference, an assistant's turn follows the
+template's rendering of the earlier turns, including the generation prompt. Therefore every turn is rendered as the last
+one and compared with the rendering of the turns before it:
 
-- The response begins where the generation prompt ends. Where the template does not write the whole generation prompt
-  into a finished turn (DeepSeek-R1's `<think>`), it begins where the two part.
-- It ends with the template's end of turn, without what the template puts only at the very end of a conversation
-  (Phi-3's `<|endoftext|>`) and without line breaks.
-- Where the template writes the turns before it otherwise once it is answered (Mistral's system prompt), the response
-  follows the prompt that the model is asked with.
-- Turns share one text where the template writes a turn the same way when others follow. Where it does not (the Qwen3
-  family keeps reasoning in the last turn only, gpt-oss ends only the last turn with `<|return|>`), each has its own.
+- The response begins where the generation prompt ends. If the template does not write the whole generation prompt into
+  a finished turn (DeepSeek-R1's `<think>`), the response begins where the two renderings diverge.
+- The response ends with the template's end of turn, without what the template writes only at the very end of a
+  conversation (Phi-3's `<|endoftext|>`) and without line breaks.
+- If the template renders earlier turns differently once they have been answered (Mistral's system prompt), the response
+  follows the prompt that the model would receive.
+- Turns share one text if the template renders a turn the same way when others follow. If not (the Qwen3 family keeps
+  reasoning only in the last turn, gpt-oss ends only the last turn with `<|return|>`), each turn has a text of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from s2l_ray.data.units import UnusableRow
 Turns = Literal["all", "last"]
 
 _PROBE = "\u2063next\u2063"
-"""What a user says next, where it must be seen how a turn looks when others follow; stands in no corpus."""
+"""Text of a following user turn, which shows how a turn is rendered when others follow; occurs in no corpus."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ class TrainedText:
 
 
 def is_trained(turn: Turn) -> bool:
-    """Whether the turn is an assistant's that says something and is not marked as context only."""
+    """Whether the turn is a non-empty assistant turn that is not marked as context only."""
     if turn["role"] != "assistant" or turn.get("weight") == 0 or turn.get("train") is False:
         return False
     return bool(payload(turn))
 
 
 def trained_turns(messages: Sequence[Turn], turns: Turns) -> list[int]:
-    """Which turns are response.
+    """Return the indices of the turns that are trained on.
 
     Raises:
-        UnusableRow: none is; says why.
+        UnusableRow: no turn is; the message says why.
     """
     mine = [i for i, turn in enumerate(messages) if is_trained(turn)]
     if not mine:
@@ -68,7 +68,7 @@ def trained_turns(messages: Sequence[Turn], turns: Turns) -> list[int]:
 
 
 def check_plain(messages: Sequence[Turn], tools: Any) -> None:
-    """Raises UnusableRow for what only chat templates can render."""
+    """Raise UnusableRow for content that only chat templates can render."""
     for i, turn in enumerate(messages):
         what = "tool calls" if turn.get("tool_calls") else "separate reasoning" if thoughts_of(turn) else ""
         if what:
@@ -80,14 +80,14 @@ def check_plain(messages: Sequence[Turn], tools: Any) -> None:
 
 
 class TurnCutter:
-    """Cuts conversations into texts with responses, as a chat template writes them.
+    """Renders conversations with a chat template as texts with response spans.
 
     Args:
-        template: the tokenizer's.
+        template: the tokenizer's template.
         control: matches every added token of the tokenizer, special or not.
-        special: matches the special ones, of which one ends a turn.
-        eos: the tokenizer's EOS.
-        end_of_turn: ends responses to which the template gives no end token; None: such are refused.
+        special: matches the special tokens, one of which ends a turn.
+        eos: the tokenizer's EOS token.
+        end_of_turn: token that ends responses to which the template gives no end token; None: these are refused.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class TurnCutter:
         self._ends: dict[str, int | None] = {}
 
     def __call__(self, messages: Sequence[Turn], tools: Any = None, turns: Turns = "all") -> list[TrainedText]:
-        """The texts of one conversation, in order.
+        """Return the texts of one conversation, in order.
 
         Raises:
-            UnusableRow: the template refuses it, leaves out a text, or gives a response no end token.
+            UnusableRow: the template refuses the conversation, leaves out a text, or gives a response no end token.
         """
         out: list[TrainedText] = []
         for i in trained_turns(messages, turns):
@@ -121,7 +121,7 @@ class TurnCutter:
         return out
 
     def _turn(self, messages: Sequence[Turn], i: int, tools: Any) -> TrainedText:
-        """Turn `i` as the last one."""
+        """Return the text with turn `i` as the last one."""
         messages, whole = self._whole(messages, i, tools)
         prompt = self._template.render(messages[:i], tools, generation_prompt=True)
         start, is_asked_so = self._start(messages, i, tools, prompt, whole)
@@ -150,7 +150,7 @@ class TurnCutter:
         return TrainedText(prompt.text + text[start:] + end_of_turn, ((begin + by, end + by),), plain)
 
     def _whole(self, messages: Sequence[Turn], i: int, tools: Any) -> tuple[Sequence[Turn], Rendering]:
-        """Arguments of tool calls are objects to most templates, and JSON text to a few (DeepSeek's)."""
+        """Render up to turn `i`, with tool-call arguments as objects or, for a few templates (DeepSeek's), text."""
         parsed = [_with_arguments(turn, as_text=False) for turn in messages]
         try:
             return parsed, self._template.render(parsed[: i + 1], tools)
@@ -163,7 +163,7 @@ class TurnCutter:
     def _start(
         self, messages: Sequence[Turn], i: int, tools: Any, prompt: Rendering, whole: Rendering
     ) -> tuple[int, bool]:
-        """(where the response begins in `whole`, whether what precedes it there is what the model is asked with)."""
+        """Return (where the response begins in `whole`, whether the text before it is the prompt at inference)."""
         if whole.text.startswith(prompt.text):
             return len(prompt.text), True
         parting = _common_prefix(prompt.text, whole.text)
@@ -190,12 +190,12 @@ class TurnCutter:
         return parting, True
 
     def _end(self, messages: Sequence[Turn], i: int, tools: Any, whole: str, payload_end: int) -> int | None:
-        """Where the turn's end token ends; None: it has none."""
+        """Return where the turn's end token ends; None: it has none."""
         tail = whole[payload_end:]
         if tail not in self._ends:
             ends = list(self._special.finditer(tail))
             if len(ends) > 1:
-                # Which of them stand there too when the conversation goes on?
+                # Which of them are also there when the conversation continues?
                 lasting = self._lasting(messages, i, tools, whole, payload_end)
                 ends = [end for end in ends if end.end() <= lasting][::-1] or ends
                 # The model stops at the first EOS.
@@ -205,7 +205,7 @@ class TurnCutter:
         return None if end is None else payload_end + end
 
     def _lasting(self, messages: Sequence[Turn], i: int, tools: Any, whole: str, payload_end: int) -> int:
-        """How far `whole` stands there too when a user's turn follows (characters after the payload)."""
+        """Return how much of `whole` stays the same when a user turn follows (characters after the payload)."""
         try:
             longer = self._template.render([*messages[: i + 1], {"role": "user", "content": _PROBE}], tools).text
         except UnusableRow:
@@ -213,7 +213,7 @@ class TurnCutter:
         return _common_prefix(whole, longer) - payload_end
 
     def _places(self, whole: Rendering, text: str, start: int, tools: Any) -> list[int]:
-        """Where `text` stands, as it is or as JSON writes it; not where its letters are part of a control token."""
+        """Return where `text` occurs, as it is or as JSON writes it, except within control tokens."""
         control = self._template.control(tools)
         tokens = [t.span() for t in control.finditer(whole.text, start) if t.span() not in whole.plain]
         for form in dict.fromkeys(forms_of(text)):
@@ -226,10 +226,10 @@ class TurnCutter:
 
 
 def _where_asked(prompt: Rendering, whole: Rendering, control: re.Pattern[str]) -> int | None:
-    """Where the response begins in `whole`, whose earlier turns are not written as when the model is asked.
+    """Return where the response begins in `whole`, whose earlier turns are rendered differently than in the prompt.
 
-    Mistral's templates write the system prompt before the last question alone, Hermes' end a tool's result otherwise
-    when an answer follows. What stays is the end of the prompt: its last control token and what follows that.
+    Mistral's templates write the system prompt only before the last question; Hermes' end a tool result differently
+    when an answer follows. The end of the prompt stays the same: its last control token and the text after that.
     """
     tokens = [t for t in control.finditer(prompt.text) if t.span() not in prompt.plain]
     if not tokens:
@@ -237,7 +237,7 @@ def _where_asked(prompt: Rendering, whole: Rendering, control: re.Pattern[str]) 
     ending = prompt.text[tokens[-1].start() :]
     plain = {a for a, _ in whole.plain}
     found = [at for at in re.finditer(re.escape(ending), whole.text) if at.start() not in plain]
-    # The longer the text before it that stays too, the better; of equal ones the last.
+    # Prefer the occurrence with the longest common text before it; among equals, the last.
     reversed_prompt = prompt.text[::-1]
     ends = [at.end() for at in found]
     return max(ends, key=lambda end: (_common_prefix(whole.text[:end][::-1], reversed_prompt), end), default=None)
@@ -263,7 +263,7 @@ def _with_arguments(turn: Turn, as_text: bool) -> Turn:
 
 def _common_prefix(a: str, b: str) -> int:
     low, high = 0, min(len(a), len(b))
-    while low < high:  # bisection: comparing slices is done in C
+    while low < high:  # bisection, because slices are compared in C
         middle = (low + high + 1) // 2
         if a[low:middle] == b[low:middle]:
             low = middle

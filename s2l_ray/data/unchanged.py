@@ -1,4 +1,4 @@
-"""Whether a file that is read is the one that the run was planned with: rows must come from no other version."""
+"""Check that files have not changed since the run was planned, so that rows of two versions are never mixed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from s2l_ray.data.units import ReadUnit, SourceError
 from s2l_ray.storage.digests import digest_stream
 from s2l_ray.storage.filesystems import absolute, open_filesystem
 
-_CURE = "Leave the file alone while a run reads it, and run the same command again: it is then read as it is now"
+_CURE = "Do not change files while a run reads them; run the same command again to read the current version"
 
 
 def check_unchanged(unit: ReadUnit, filesystem: pafs.FileSystem, path: str) -> None:
-    """Call it before and after the rows are read: size and time of the last change are still those of the plan.
+    """Check size and modification time against the plan; call this before and after reading the rows.
 
     Raises:
         SourceError: the file is gone or was changed.
@@ -23,7 +23,9 @@ def check_unchanged(unit: ReadUnit, filesystem: pafs.FileSystem, path: str) -> N
         return
     info = filesystem.get_file_info(path)
     if info.type == pafs.FileType.NotFound:
-        raise SourceError(f"{unit.origin} is gone since this run was planned; its rows would be missing. Put it back")
+        raise SourceError(
+            f"{unit.origin} has disappeared since this run was planned, so its rows would be missing; put it back"
+        )
     mtime_ns = info.mtime_ns or 0
     if info.size != unit.size:
         raise SourceError(
@@ -32,16 +34,16 @@ def check_unchanged(unit: ReadUnit, filesystem: pafs.FileSystem, path: str) -> N
         )
     if unit.mtime_ns and mtime_ns and mtime_ns != unit.mtime_ns:
         raise SourceError(
-            f"{unit.origin} was changed while this run was reading it: the plan was made of its version of "
+            f"{unit.origin} was changed while this run was reading it: the run was planned with its version of "
             f"{_time(unit.mtime_ns)}, the current one is of {_time(mtime_ns)}, so rows of both would be mixed. {_CURE}"
         )
 
 
 def check_digest(unit: ReadUnit, filesystem: pafs.FileSystem, path: str) -> None:
-    """Files in the run folder are known by their digest too.
+    """Check the digest of a file that this run wrote.
 
     Raises:
-        SourceError: other bytes than were written.
+        SourceError: the file's bytes are not those that were written.
     """
     if not unit.digest:
         return
@@ -49,16 +51,16 @@ def check_digest(unit: ReadUnit, filesystem: pafs.FileSystem, path: str) -> None
         found = digest_stream(stream).digest
     if found != unit.digest:
         raise SourceError(
-            f"{unit.origin} is damaged: its digest is {found}, {unit.digest} was written. Delete it and run the same "
-            "command again: it is rebuilt"
+            f"{unit.origin} is damaged: its digest is {found}, not {unit.digest} as written. Delete it and run "
+            "the same command again to rebuild it"
         )
 
 
 def unit_content(unit: ReadUnit) -> list[str]:
-    """What a whole file is read as: kind, compression, digest of the bytes; neither name nor time.
+    """Return what identifies a whole file's content: kind, compression and digest, but neither name nor time.
 
     Raises:
-        SourceError: it cannot be read, or is changed meanwhile.
+        SourceError: the file cannot be read, or changes while it is read.
     """
     if unit.digest:
         return [unit.kind, unit.compression or "", unit.digest]
@@ -68,7 +70,9 @@ def unit_content(unit: ReadUnit) -> list[str]:
             digest = digest_stream(stream).digest
         check_unchanged(unit, filesystem, path)
     except OSError as error:
-        raise SourceError(f"{unit.origin} cannot be read ({error}). Repair it, or take it out") from error
+        raise SourceError(
+            f"{unit.origin} cannot be read ({error}), so its rows would be missing. Repair the file, or remove it"
+        ) from error
     return [unit.kind, unit.compression or "", digest]
 
 

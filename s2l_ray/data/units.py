@@ -1,4 +1,4 @@
-"""What read tasks are made of and what they give: units, raw rows, and the error when there is nothing to read."""
+"""Units and results of read tasks: read units, raw rows, and the errors for unreadable files and unusable rows."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from s2l_ray.text.display import MAX_VALUE, shorten
 from s2l_ray.text.redact import strip_credentials
 
 MAX_COLUMNS = 2000
-"""More would not be a table any more, but data in the names of columns; a Parquet file of them takes minutes."""
+"""Limit on columns: with more, the column names are data, and a Parquet file takes minutes to read."""
 
 
 class SourceError(UserError):
-    """The corpus's files cannot be found or read, or are of no known kind; says which and what would do."""
+    """Error for files that cannot be found or read, or are of no supported kind; names them and the remedy."""
 
 
 class UnusableRow(DataError):
-    """The row goes to the quarantine table with this reason."""
+    """Error for a row that cannot be used; the row goes to the quarantine table with this reason."""
 
 
 def clip(value: object, limit: int = MAX_VALUE) -> str:
-    """`value` as text of a length that people read: the middle of a longer one is left out."""
+    """Return `value` as text of at most about `limit` characters, with the middle of longer text left out."""
     return shorten(str(value), limit)
 
 
 def clip_names(names: list[str], limit: int = 20) -> str:
-    """A list of column names as text; the first ones of many."""
+    """Return a list of column names as text, with only the first `limit` names."""
     shown = ", ".join(repr(clip(name, 60)) for name in names[:limit])
     return f"[{shown}{f', … {len(names):,} in all' if len(names) > limit else ''}]"
 
 
 @dataclass(frozen=True)
 class ReadUnit:
-    """What one task reads: a file, or a byte range of an uncompressed JSONL file."""
+    """Unit of reading: a file, or a byte range of an uncompressed JSONL file."""
 
     uri: str
     kind: str
@@ -46,17 +46,17 @@ class ReadUnit:
     """Bytes of the whole file, for the fingerprint."""
     mtime_ns: int = 0
     digest: str = ""
-    """Of a file that this run wrote; empty for the user's own."""
+    """Digest of a file that this run wrote; empty for the user's own files."""
 
     @property
     def origin(self) -> str:
-        """What rows are said to come from: the URI without credentials."""
+        """URI without credentials, as shown to users."""
         return strip_credentials(self.uri)
 
 
 @dataclass(frozen=True)
 class OutOfRange:
-    """What stands in a row for a value that Python cannot hold, as a date before year 1. The column may be dropped."""
+    """Placeholder for a value that Python cannot represent, such as a date before year 1; its column may be dropped."""
 
     reason: str
 
@@ -66,14 +66,14 @@ class OutOfRange:
 
 @dataclass(frozen=True)
 class RawRow:
-    """A row, or the reason why there is none, with its origin."""
+    """A row with its origin, or the reason why it cannot be read."""
 
     origin: str
     index: int
-    """Row number in the file; for slices of JSONL the byte at which the line starts, so that it is exact."""
+    """Row number in the file; for slices of JSONL, the byte at which the line starts."""
     row: dict[str, Any] | None
     reason: str | None = None
     text: str = ""
-    """What stood there, when it could not be read."""
+    """Text of a row that could not be read."""
     is_typed: bool = False
-    """From a table of typed columns, whose objects have null for keys that they lack and others have."""
+    """Whether the row is from a table with typed columns, whose objects have null for keys that only others have."""

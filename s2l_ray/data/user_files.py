@@ -1,8 +1,8 @@
-"""Files of examples that users name beside the corpus (held-out sets, examples of their task): read, and tokenised.
+"""Read and tokenise files of examples that users name in addition to the corpus: held-out sets, examples of a task.
 
-Each is read as the corpus is where its columns fit, else by its own format, and rendered accordingly.
+Each set is read like the corpus if its columns fit, otherwise in its own format, and rendered accordingly.
 
-Memory: all of a file's examples.
+Memory: all examples of a set.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from s2l_ray.storage.folder import Storage
 
 @dataclass(frozen=True)
 class UserRows:
-    """Examples of one set of files, sorted by id, each content once."""
+    """Examples of one set of files, sorted by id and without duplicates."""
 
     ids: np.ndarray
     """(N, 2) uint64."""
     sources: list[str]
     messages: list[Messages]
     tools: list[list[Any] | None] | None = None
-    """Of each example; None: none has any."""
+    """Tools of each example; None: no example has any."""
 
     def __len__(self) -> int:
         return len(self.sources)
 
     def without(self, dropped: np.ndarray) -> UserRows:
-        """dropped (N,) bool."""
+        """Return the rows for which `dropped` (N,) bool is False."""
         kept = np.flatnonzero(~dropped)
         tools = None if self.tools is None else [self.tools[i] for i in kept]
         return UserRows(self.ids[kept], [self.sources[i] for i in kept], [self.messages[i] for i in kept], tools)
 
 
 class UserFileError(UserError):
-    """Examples beside the corpus cannot be used; says which and why."""
+    """Error for a set of examples that cannot be used; names the set and the reason."""
 
 
 def read_split(corpus: Storage, parts: list[int]) -> UserRows:
-    """What the corpus stage held out."""
+    """Read the examples that the corpus stage held out."""
     columns = ["example_id", "source", "messages"]
     tables = [corpus.read_table(f"heldout/{part_name(p)}", columns, optional=[CHAT_COLUMN]) for p in parts]
     table = pa.concat_tables(tables, promote_options="default")
@@ -62,7 +62,7 @@ def read_split(corpus: Storage, parts: list[int]) -> UserRows:
 
 
 def format_of(where: str, units: list[ReadUnit], config: CorpusConfig, error: type[UserError]) -> str:
-    """The format to render the files by, told by their first rows; see `formats.rendered_as`.
+    """Detect the format in which to render the files from their first rows; see `formats.rendered_as`.
 
     Args:
         where: the setting that names the files, for messages.
@@ -76,7 +76,7 @@ def format_of(where: str, units: list[ReadUnit], config: CorpusConfig, error: ty
 def read_files(
     where: str, units: list[ReadUnit], config: CorpusConfig, error: type[UserError]
 ) -> tuple[UserRows, str, int]:
-    """→ the examples, the format to render them by, and how many rows could not be used.
+    """Read the examples; return them, the format in which to render them, and the number of unusable rows.
 
     Args:
         where, error: see `format_of`.
@@ -90,7 +90,7 @@ def read_files(
         else:
             good.append(record)
     if not good:
-        raise error(f"{where}: none of {len(reasons)} rows can be used ({reasons[0]}); correct them")
+        raise error(f"{where}: none of its {len(reasons)} rows can be used ({reasons[0]}); correct them")
     ids = ids_to_array(pa.array([r["id"] for r in good], ID_TYPE))
     chats = [unpack(r["messages"], r["chat"]) for r in good]
     rows = unique_rows(ids, [r["source"] for r in good], [c.turns for c in chats], [c.tools for c in chats])
@@ -100,25 +100,27 @@ def read_files(
 def unique_rows(
     ids: np.ndarray, sources: list[str], messages: list[Messages], tools: list[list[Any] | None] | None = None
 ) -> UserRows:
-    """Sorted by id, the first of each."""
+    """Sort rows by id and keep the first of each id."""
     _, first = np.unique(ids, axis=0, return_index=True)
     mine = None if tools is None else [tools[i] for i in first]
     return UserRows(ids[first], [sources[i] for i in first], [messages[i] for i in first], mine)
 
 
 def tokenise(where: str, rows: UserRows, render: Renderer, error: type[UserError]) -> tuple[pa.Table, int]:
-    """→ (TOKEN_SCHEMA rows, one per sequence; how many examples cannot be rendered within the model's length).
+    """Tokenise examples; return TOKEN_SCHEMA rows, one per sequence, and the number of examples left out.
+
+    Examples are left out if they cannot be rendered within the model's length.
 
     Args:
-        where: what the examples are, for messages.
-        error: raised if none can be rendered.
+        where: name of the examples, for messages.
+        error: raised if no example can be rendered.
     """
     done = render(rows.messages, rows.tools)
     bad = [row for row in done if isinstance(row, UnusableRow)]
     sequences = [(i, tokens) for i, row in enumerate(done) if not isinstance(row, UnusableRow) for tokens in row]
     if not sequences:
         raise error(
-            f"{where}: none of {len(rows)} examples can be used ({bad[0]}); give others, or change how they are "
+            f"{where}: none of its {len(rows)} examples can be used ({bad[0]}); give others, or change how they are "
             "rendered"
         )
     table = pa.table(
@@ -135,7 +137,7 @@ def tokenise(where: str, rows: UserRows, render: Renderer, error: type[UserError
 def _own_format(
     where: str, units: list[ReadUnit], config: CorpusConfig, error: type[UserError]
 ) -> tuple[CorpusConfig, str]:
-    """(how the files are read, their format): the corpus's own format where their columns fit it, else theirs."""
+    """Return (corpus settings for reading the files, their format): the corpus's format if it fits, else their own."""
     try:
         columns = {column for raw in first_rows(units, config.max_row_bytes) if raw.row for column in raw.row}
         if not fits(config, columns) and tells_format(columns):

@@ -75,7 +75,7 @@ BAD: list[tuple[Any, str]] = [
     (None, "bad JSON"),
 ]
 BAD_TOKENS: list[tuple[Any, str]] = [
-    ({"messages": turns(("user", "far " * 800), ("assistant", "a"))}, "the prompt fills it; raise max_length"),
+    ({"messages": turns(("user", "far " * 800), ("assistant", "a"))}, "the prompt fills them; raise max_length"),
     ({"messages": [*turns(("user", "q")), {"role": "assistant", "tool_calls": [
         {"function": {"name": "f", "arguments": "no JSON"}}]}]}, "are not JSON"),
 ]  # fmt: skip
@@ -130,7 +130,7 @@ def test_all_rows_are_accounted_for(mixed):
             assert sum(words in reason for reason in reasons) == 1, words
     assert tokens["cut"] == NUM_EACH
     assert f"{NUM_EACH} at {MAX_LENGTH} tokens (tokens)" in "\n".join(summary_lines(run))
-    assert "holds files that are not read: notes.txt" in said
+    assert "contains files that are not read: notes.txt" in said
     assert run.stage("trajectories").manifest.row_counts["trajectories"] == tokens["examples"]
 
 

@@ -99,7 +99,7 @@ def test_an_input_file_that_cannot_be_read_stops_the_corpus_and_is_named(tmp_pat
     (tmp_path / "in" / name).write_bytes(content)
     config = CorpusConfig(paths=[str(tmp_path / "in")])
     units = plan_files(config.paths, config.read_bytes_per_task)
-    with pytest.raises(SourceError, match=f"{name} cannot be read .*Repair it, or take it out"):
+    with pytest.raises(SourceError, match=f"{name} cannot be read .*Repair the file, or remove it"):
         build_corpus(units, config, Storage.open(tmp_path / "out"), None, parallelism=4)
 
 

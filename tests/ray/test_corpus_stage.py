@@ -231,7 +231,7 @@ def test_a_file_damaged_further_on_is_named(tmp_path):
     write_jsonl(tmp_path / "a.jsonl", ROWS)
     lines = b"".join(json.dumps(r).encode() + b"\n" for r in make_rows(20_000))
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines)[:-9])
-    with pytest.raises(SourceError, match=r"^\S*cut\.jsonl\.gz cannot be read \(.*Repair it, or take it out"):
+    with pytest.raises(SourceError, match=r"^\S*cut\.jsonl\.gz cannot be read \(.*Repair the file, or remove it"):
         corpus(tmp_path / "run", tmp_path / "a.jsonl", tmp_path / "cut.jsonl.gz")
 
 

@@ -61,7 +61,7 @@ def test_finetune_takes_the_full_data_or_a_rival_at_another_budget(finished: Run
          ["target.max_length=4000 is beyond the model's 2048 positions", "set target.max_length=2048 or less"]),
         (["--full", "estimates.worker_memory_gb=0.5"],
          ["the target needs about", "a worker has 0.5 GB", "out of memory", "workers with more memory"]),
-        (["--full", "heldout.files.mine=[none.jsonl]"], ["heldout.files.mine: nothing matches", "check path"]),
+        (["--full", "heldout.files.mine=[none.jsonl]"], ["heldout.files.mine: nothing matches", "check the path"]),
         (["--full", "resources.target.workers=64"], ["64 workers with 1 CPU", "wait indefinitely", "target.workers"]),
         (["--full", "target.lora.target_modules=[elsewhere]"], ["target.lora.target_modules=['elsewhere']"]),
     ],

@@ -147,7 +147,7 @@ def test_files_give_each_content_once_sorted_by_id(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", r"heldout\.files\.test: only empty files under"),
+        ("", r"heldout\.files\.test: all files under .* are empty"),
         ("\n\n", r"heldout\.files\.test cannot be used: .*have no row"),
         ("not json\n", r"heldout\.files\.test cannot be used: .*none of its first 1 rows can be read"),
         ('{"text": "only"}\n', r"heldout\.files\.test cannot be used: .*format"),
@@ -258,7 +258,9 @@ def test_examples_without_a_response_token_are_left_out_and_none_left_is_refused
     long = {"instruction": "9 " * 40, "output": "blue", "source": "easy"}
     table, too_long = tokenise("test", rows_of([long, *ROWS[:3]]), Renderer(tokenizer, "plain", 32))
     assert (table.num_rows, too_long) == (3, 1)
-    message = r"'test': none of 1 examples can be used \(no response token left within max_length=32.*raise max_length"
+    message = (
+        r"'test': none of its 1 examples can be used \(no response token left within max_length=32.*raise max_length"
+    )
     with pytest.raises(HeldOutError, match=message):
         tokenise("test", rows_of([long]), Renderer(tokenizer, "plain", 32))
 
@@ -274,7 +276,7 @@ def test_a_set_of_another_format_than_the_corpus_is_rendered_by_its_own(tokenize
     assert tokenizer.decode(masked) == "71" + tokenizer.eos_token
     # The corpus's style has no place for it, and says so.
     alpaca = Renderer(tokenizer, "alpaca", 128)
-    with pytest.raises(HeldOutError, match="one prompt and one response, and this chat has the turns system, user, as"):
+    with pytest.raises(HeldOutError, match="one prompt and one response, but this chat has the turns system, user, as"):
         tokenise("test", rows, alpaca)
 
 

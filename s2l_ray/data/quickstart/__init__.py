@@ -1,6 +1,6 @@
-"""The quickstart's own fine-tuning corpus: many small skills, long-tailed, made from a seed without any download.
+"""Generate the quickstart's corpus of many small skills with a long tail, from a seed and without any download.
 
-Reads nothing → writes `train.jsonl` (long-tailed, with duplicates) and `test.jsonl` (held out, balanced by skill).
+It writes `train.jsonl` (long-tailed, with duplicates) and `test.jsonl` (held out, balanced by skill).
 """
 
 from s2l_ray.data.quickstart.corpus import generate_corpus, write_corpus

@@ -59,7 +59,7 @@ def test_keys_that_are_null_because_other_rows_have_them_do_not_count():
     null = {"from": None, "value": None, "tool_calls": None, "weight": None, "name": None, "reasoning": None}
     assert read({"messages": [{**null, **U}, {**null, **A}]}).turns == [U, A]
     both = {"role": "user", "from": "human", "content": "hi"}
-    assert "has both role and from, and they differ" in why({"messages": [both, A]})
+    assert "has both role and from, with different values" in why({"messages": [both, A]})
 
 
 def test_an_empty_column_does_not_decide_the_format():
@@ -108,7 +108,7 @@ def test_sharegpts_system_and_tools_are_used():
     assert len({chat.id for chat in (read(row), pirate, monk, armed)}) == 4
     own = {"conversations": [{"from": "system", "value": "A monk."}, *row["conversations"]]}
     assert read(own | {"system": "A monk."}) == read(own)
-    assert "column 'system' and the chat's own system turn differ" in why(own | {"system": "A pirate."})
+    assert "column 'system' differs from the chat's own system turn" in why(own | {"system": "A pirate."})
     assert "tool 0 is not a function with a name" in why(row | {"tools": [{"x": 1}]})
     assert "is not valid JSON" in why(row | {"tools": "weather"})
 
@@ -152,7 +152,7 @@ def test_function_calls_as_turns():
     turns[1] = {"from": "function_call", "value": "weather(Oslo)"}
     assert "conversations[1] (function_call) is not valid JSON" in why({"conversations": turns})
     turns[1] = {"from": "function_call", "value": "{}"}
-    assert "conversations[1] (function_call) holds no call" in why({"conversations": turns})
+    assert "conversations[1] (function_call) contains no call" in why({"conversations": turns})
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
@@ -180,9 +180,12 @@ def test_weights_of_turns(mark, is_trained):
 @pytest.mark.parametrize(
     ("turn", "reason"),
     [
-        ({**A, "weight": 0.5}, "messages[1] has weight=0.5; a turn is trained on (1, true) or not (0, false)"),
+        (
+            {**A, "weight": 0.5},
+            "messages[1] has weight=0.5, but a turn is either trained on (1, true) or not (0, false)",
+        ),
         ({**A, "weight": 0, "train": True}, "messages[1] has weight and train, which contradict each other"),
-        ({**U, "train": True}, "messages[1] (user) is marked to be trained on; only assistant turns can be"),
+        ({**U, "train": True}, "messages[1] (user) is marked to be trained on, which only assistant turns can be"),
         (
             {**A, "images": ["a.png"]},
             "messages[1] has 'images', which is not supported; to ignore it, set corpus.ignore_columns=[images]",
@@ -214,7 +217,7 @@ def test_trls_prompt_and_completion_of_turns_are_one_chat_of_which_the_completio
     assert read({"prompt": [U, A, U], "completion": [A]}).turns == [U, {**A, "weight": 0}, U, A]
     assert rendered_as("prompt_completion", chat.is_chat) == "messages"
     assert not read({"prompt": "hi", "completion": "ho"}).is_chat
-    assert "column 'prompt' is text and the other a list" in why({"prompt": "hi", "completion": [A]})
+    assert "column 'prompt' is text, but the other one is a list" in why({"prompt": "hi", "completion": [A]})
     assert "no assistant turn" in why({"prompt": [U], "completion": [U]})
 
 
@@ -242,7 +245,7 @@ UNREAD = [("label", False), ("label", True), ("kto_tag", True), ("rejected", "ba
 def test_a_column_that_means_something_is_read_or_named(format, name, value):
     row = FORMATS[format] | {name: value}
     assert why(row).startswith(f"column {name!r} is not read (")
-    assert why(row).endswith(f"; to go on without, set corpus.ignore_columns=[{name}]")
+    assert why(row).endswith(f"; to continue without, set corpus.ignore_columns=[{name}]")
     ignoring = CorpusConfig(paths=["a"], ignore_columns=[name])
     assert read(row, ignoring).turns == read(FORMATS[format]).turns
     assert read(FORMATS[format] | {name: None}).turns == read(FORMATS[format]).turns

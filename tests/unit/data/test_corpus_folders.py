@@ -54,7 +54,9 @@ def test_a_saved_data_set_is_read_without_its_metadata_and_caches(tmp_path):
     rows, said = read(tmp_path / "set")
     assert rows == ROWS
     [line] = said
-    assert line.endswith("holds files that are not read: cache-1a2b.arrow; convert what is data, or name it in full")
+    assert line.endswith(
+        "contains files that are not read: cache-1a2b.arrow; convert those that are data, or name them in full"
+    )
     (tmp_path / "set" / "data-00001-of-00003.arrow").unlink()
     assert "a saved dataset that lacks ['data-00001-of-00003.arrow'], so rows would be missing" in refusal(
         tmp_path / "set"
@@ -115,7 +117,7 @@ def test_splits_that_are_not_there_or_empty_are_refused(tmp_path):
     for source in (HuggingFaceSource(name=name, split="test"), HuggingFaceSource(name=f"{name}/test")):
         with pytest.raises(SourceError, match=r"has no row, so there is nothing to select from"):
             load(source)
-    assert "saved dataset without any row" in refusal(f"{name}/test")
+    assert "saved dataset without rows" in refusal(f"{name}/test")
     assert len(load(HuggingFaceSource(name=name))) == 7
     write_jsonl(tmp_path / "files" / "train.jsonl", ROWS)
     with pytest.raises(SourceError, match=r"cannot be loaded.*\['train'\]"):
@@ -140,12 +142,12 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
     rows, said = read(folder)
     assert rows == ROWS
     [line] = said
-    assert "holds files that are not read: b.tsv, c.jsonl.xz, d.xlsx, dataset_info.json, notes.txt" in line
+    assert "contains files that are not read: b.tsv, c.jsonl.xz, d.xlsx, dataset_info.json, notes.txt" in line
     rows, said = read(f"{folder}/*[ln]")
     assert rows == ROWS
     assert "not read: dataset_info.json" in said[0]
     (folder / "a.jsonl").unlink()
-    assert "holds no file of a known kind (.arrow, .csv," in refusal(folder)
+    assert "contains no file of a supported kind (.arrow, .csv," in refusal(folder)
     assert "but b.tsv, c.jsonl.xz, d.xlsx, dataset_info.json, notes.txt; convert them" in refusal(folder)
 
 

@@ -118,7 +118,7 @@ def test_sharegpt_roles():
         ({"messages": [{"role": "user", "content": None}]}, "messages", "messages[0] (user) has no text"),
         ({"messages": [{"role": "assistant", "content": 3}]}, "messages", "messages[0] is not text but int"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages",
-         "messages[0] holds parts that are not text ('image_url')"),
+         "messages[0] contains parts that are not text ('image_url')"),
         ({"messages": [{"role": "user", "content": "only a question"}]}, "messages",
          "no assistant turn, so there is no response to train on"),
         ({"messages": pair("q", "  ")}, "messages", "empty response"),

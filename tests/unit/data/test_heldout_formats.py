@@ -81,7 +81,7 @@ def test_a_style_that_cannot_write_the_set_is_refused_before_anything_starts(tmp
         path = write_jsonl(tmp_path / f"{len(rows)}.jsonl", rows)
         tree = {"corpus": {"paths": [str(corpus)]}, "proxy": MODEL, "target": {**MODEL, "render": "alpaca"},
                 "heldout": {"files": {"test": [str(path)]}}}  # fmt: skip
-        with pytest.raises(UserError, match=r"render=alpaca has one instruction .* has turns"):
+        with pytest.raises(UserError, match=r"render=alpaca supports one instruction .* has turns"):
             check_heldout_files(load_config(tree))
 
 
@@ -95,5 +95,5 @@ def test_a_style_that_cannot_write_the_corpus_is_refused_before_anything_starts(
             if fits:
                 check_corpus_files(load_config(tree))
             else:
-                with pytest.raises(UserError, match=r"render=alpaca has one instruction .* has turns"):
+                with pytest.raises(UserError, match=r"render=alpaca supports one instruction .* has turns"):
                     check_corpus_files(load_config(tree))

@@ -66,7 +66,7 @@ def test_no_folder_or_glob_reaches_into_a_run(tmp_path, mark, pattern):
         assert str(own) in said[0]
         assert str(other) in said[0]
         assert "excluded" in said[0]
-    assert "names only what is in a run folder" in refused(tmp_path / "runs*/**/*.jsonl", run=own)
+    assert "matches only files in a run folder" in refused(tmp_path / "runs*/**/*.jsonl", run=own)
 
 
 def test_a_folder_with_a_configuration_of_its_own_is_no_run(tmp_path):
@@ -75,7 +75,7 @@ def test_a_folder_with_a_configuration_of_its_own_is_no_run(tmp_path):
     read, notes = found(tmp_path)
     assert read == [str(tmp_path / "a.jsonl")]
     [note] = notes
-    assert "holds files that are not read: config.yaml" in note
+    assert "contains files that are not read: config.yaml" in note
 
 
 def test_a_single_file_of_another_run_may_be_named_but_not_of_the_own(tmp_path):
@@ -262,5 +262,5 @@ def test_what_even_root_cannot_read(tmp_path):
 def test_a_file_that_is_gone_by_the_time_it_is_read(tmp_path):
     [unit] = plan_files([str(write(tmp_path / "a.jsonl", json.dumps({"a": 1}).encode()))], 1 << 20)
     (tmp_path / "a.jsonl").unlink()
-    with pytest.raises(SourceError, match=r"a\.jsonl is gone since this run was planned"):
+    with pytest.raises(SourceError, match=r"a\.jsonl has disappeared since this run was planned"):
         list(read_unit(unit))

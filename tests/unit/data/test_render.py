@@ -131,7 +131,9 @@ def test_no_response_token_left(tokenizer):
     render = Renderer(tokenizer, "verbatim", num_prompt)
     good, bad = render([pair("2", "4"), pair("What is 2 + 2?", "4")])
     assert isinstance(good, list)
-    assert str(bad).startswith(f"no response token left within max_length={num_prompt} tokens: the prompt fills it")
+    assert str(bad).startswith(
+        f"no response token left within max_length={num_prompt} tokens, because the prompt fills them"
+    )
     assert render.num_cut == 0
     assert one(tokenizer, "verbatim", pair("What is 2 + 2?", "4"), num_prompt + 1).response_mask.count(True) == 1
 
@@ -261,7 +263,7 @@ def test_styles_that_cannot_be(tokenizer):
         resolve_style("chat_template", "messages", tokenizer)
     with pytest.raises(ValueError, match="no chat template"):
         resolve_style("chat_template", "messages", None)
-    with pytest.raises(ValueError, match="alpaca has one instruction"):
+    with pytest.raises(ValueError, match="alpaca supports one instruction"):
         resolve_style("alpaca", "sharegpt", tokenizer)
 
 

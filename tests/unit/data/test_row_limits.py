@@ -120,14 +120,14 @@ def test_a_large_array_is_streamed(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('[{"a": 1},]', "element 1: bad JSON: a comma stands before the closing bracket"),
-        ('[{"a": 1} {"a": 2}]', "after it stands '{'"),
+        ('[{"a": 1},]', "element 1: bad JSON: there is a comma before the closing bracket"),
+        ('[{"a": 1} {"a": 2}]', "it is followed by '{'"),
         ('[{"a": 1}', "the file ends within the array"),
         ('[{"a": 1}, ', "element 1"),
-        ('[{"a": 1}]\n[{"a": 2}]', "after the array stands '['"),
+        ('[{"a": 1}]\n[{"a": 2}]', "the array is followed by '['"),
         ('[{"a": 1}, {"b" 2}]', "element 1: bad JSON: Expecting ':' delimiter"),
         ('[{"a": 1}, ' + "[" * 100_000 + "]" * 100_000 + "]", "nested too deeply"),
-        ('[{"a": 1, "a": 2}]', "holds the key 'a' twice"),
+        ('[{"a": 1, "a": 2}]', "has the key 'a' twice"),
         ("[" + '{"a": 1},' * 3 + "nothing]", "element 3"),
         ("[nothing, " + '{"a": 1},' * 300_000 + "1]", "element 0: bad JSON: Expecting value"),
     ],

@@ -177,13 +177,13 @@ def test_a_question_mark_in_a_uri_is_not_taken_for_less(tree):
 
 @pytest.mark.parametrize("path", ["notes.txt", "n*"])
 def test_wrong_extensions_are_refused_when_asked_for(tree, path):
-    with pytest.raises(SourceError, match=r"notes\.txt' is of no known kind \(\.arrow, \.csv.*Rename or convert"):
+    with pytest.raises(SourceError, match=r"notes\.txt' is of no supported kind \(\.arrow, \.csv.*rename or convert"):
         plan_files([f"{tree}/{path}"], 1000)
 
 
 def test_empty_files_are_no_corpus_but_may_lie_beside_one(tmp_path):
     write(tmp_path / "empty.jsonl", b"")
-    with pytest.raises(SourceError, match="only empty files"):
+    with pytest.raises(SourceError, match="are empty, so there is nothing"):
         plan_files([str(tmp_path)], 1000)
     write(tmp_path / "full.jsonl", JSONL)
     assert rows_of(tmp_path) == ROWS
@@ -269,7 +269,7 @@ def test_elements_of_an_array_that_are_no_objects(tmp_path):
 
 def test_csv_rows_of_another_width(tmp_path):
     raws = raw_rows([write(tmp_path / "a.csv", b"a,b\n1,2\n3\n4,5,6\n7,8\n")])
-    width = "the row has another number of fields than the header"
+    width = "the row does not have as many fields as the header"
     assert [r.reason for r in raws] == [None, width, width, None]
     assert [r.index for r in raws] == [0, 1, 2, 3]
 
@@ -295,7 +295,7 @@ def test_a_broken_file_is_an_error_that_names_it(tmp_path, name):
     with pytest.raises(SourceError) as caught:
         raw_rows([path])
     assert str(caught.value).startswith(f"{path} cannot be read (")
-    assert "Repair it" in str(caught.value)
+    assert "Repair the file" in str(caught.value)
 
 
 # --- S3 -------------------------------------------------------------------------------------------------------------

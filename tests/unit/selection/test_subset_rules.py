@@ -123,7 +123,7 @@ def test_ranking_input_is_checked() -> None:
     assert rank_within(np.empty(0, np.int64), np.empty(0, np.uint64), make_ids(0)).tolist() == []
     with pytest.raises(ValueError, match=r"\(N, 2\) uint64"):
         sampling_keys(ids.astype(np.int64), 0)
-    with pytest.raises(ValueError, match="equally many, not 4, 5, 5"):
+    with pytest.raises(ValueError, match="the same length, not 4, 5 and 5"):
         rank_within(np.zeros(4, np.int64), sampling_keys(ids, 0), ids)
 
 
