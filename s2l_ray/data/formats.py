@@ -156,7 +156,7 @@ def _refuse_unread(row: Mapping[str, Any], names: list[str]) -> None:
     if names:
         which = f"column {names[0]!r} is" if len(names) == 1 else f"columns {clip_names(names)} are"
         raise UnusableRow(
-            f"{which} not supported ({_UNREAD[names[0]]}); to continue without, set "
+            f"{which} not read ({_UNREAD[names[0]]}); to continue without, set "
             f"corpus.ignore_columns=[{','.join(names)}]"
         )
 

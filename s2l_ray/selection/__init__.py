@@ -1,4 +1,4 @@
-"""Selection: from losses, clusters and scores → an order of all examples, and from that a subset of any size.
+"""Selection: losses, clusters and scores determine an order of all examples, from which subsets of any size are cut.
 
 Pure numpy, with faiss for neighbours and clusters; neither Ray nor torch.
 """

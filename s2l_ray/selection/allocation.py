@@ -1,10 +1,10 @@
-"""How a budget is divided among groups: evenly, in proportion to size, or in between.
+"""Divide a budget among groups: evenly, in proportion to size, or in between.
 
 The exponent α weighs a group by size^α: 0 is Algorithm 1 of S2L (equal quotas, https://arxiv.org/abs/2403.07384), 1 is
-proportional. In between, places are dealt one by one by the Sainte-Laguë divisors
+proportional. In between, places are assigned one by one with the Sainte-Laguë divisors
 (https://en.wikipedia.org/wiki/Sainte-Lagu%C3%AB_method), capped by size: the next place goes to the group with the
-largest size^α / (q + ½), q being what it has. Unlike largest remainders, that never takes a place back when the budget
-grows, so subsets stay nested.
+largest size^α / (q + ½), where q is its quota so far. Unlike the method of largest remainders, this never takes a place
+back when the budget grows, so subsets stay nested.
 
 Memory for K groups: about 60 K bytes.
 """
@@ -25,30 +25,35 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class GroupLabel:
-    """What a group is; everything that tells it from the other groups of its ordering."""
+    """Identity of a group among the groups of an ordering."""
 
     stratum: str | None = None
-    """Source, where sources are balanced."""
+    """Source (or value of a facet), if these are balanced."""
     cluster: int | None = None
     stage: int | None = None
     """Stage of a curriculum."""
 
     @property
     def key(self) -> str:
-        """The name that breaks ties; part of the format, since a change would change users' subsets."""
+        """Name that breaks ties; part of the stored format, because a change would change users' subsets."""
         plain = (self.stratum, self.cluster)
         return repr(plain if self.stage is None else (*plain, self.stage))
 
 
 @dataclass(frozen=True)
 class AllocationRule:
+    """Rule that divides a budget among groups."""
+
     exponent: float = 0.0
-    """α: 0 gives every group the same unless exhausted, 1 in proportion to its size."""
+    """α: 0 gives every group the same number unless it is exhausted, 1 gives numbers in proportion to size."""
     split_strata: bool = False
-    """Split the budget evenly over the strata first, and then over the groups of each."""
+    """Whether to split the budget evenly over the strata first, and then over the groups of each."""
 
     def quotas(self, sizes: Array, budget: int, labels: list[GroupLabel], seed: int) -> Array:
-        """(G,) sizes → (G,) int64 quotas, together min(budget, sum of the sizes); none falls when the budget grows."""
+        """Divide the budget: (G,) sizes → (G,) int64 quotas, with the sum min(budget, sum of the sizes).
+
+        No quota falls when the budget grows.
+        """
         keys = priority_keys([label.key for label in labels], seed)  # (G,)
         if not self.split_strata:
             return power_quotas(sizes, budget, self.exponent, keys)
@@ -66,28 +71,31 @@ EVENLY = AllocationRule()
 
 
 def power_quotas(sizes: Array, budget: int, exponent: float, tie_keys: Array) -> Array:
-    """(K,) group sizes → (K,) int64 quotas that sum to exactly min(budget, sum of the sizes).
+    """Divide a budget by size^α: (K,) group sizes → (K,) int64 quotas that sum to min(budget, sum of the sizes).
 
     Equal claims go to the larger group, then to the lower of `tie_keys` (K,), then to the lower index.
 
     Args:
         exponent: α in [0, 1]; 0 is `cluster_quotas`.
+
+    Raises:
+        UserError: the exponent is not in [0, 1], or the sizes or the budget are impossible.
     """
     if not 0 <= exponent <= 1:
         raise UserError(
-            f"allocation exponent {exponent} is not in [0, 1]: below 0 large groups would give less than small ones, "
-            "above 1 small ones nothing; 0 is equal, 0.5 in between, 1 proportional"
+            f"allocation exponent {exponent} is not in [0, 1]: below 0, large groups would give less than small ones; "
+            "above 1, small groups would give nothing. Use 0 for equal quotas, 1 for proportional ones, or 0.5"
         )
     if exponent == 0 or budget < 0 or len(sizes) != len(tie_keys) or not len(sizes) or np.min(sizes) < 0:
-        return cluster_quotas(sizes, budget, tie_keys)  # which refuses what is impossible
+        return cluster_quotas(sizes, budget, tie_keys)  # which refuses impossible arguments
     sizes = sizes.astype(np.int64)
     if budget >= sizes.sum():
         return sizes
     weights = np.where(sizes > 0, sizes.astype(np.float64) ** exponent, 0.0)  # (K,)
-    # Dealt one by one, a budget of millions would take as many steps. Instead: find the claim at which the budget runs
-    # out, between two neighbouring numbers; all claims above it are met, and those equal to it by the tie rule.
+    # Assigning places one by one would take as many steps as the budget. Instead, find the claim at which the budget
+    # runs out, between two neighbouring floats; claims above it are met, and equal ones by the tie rule.
     low = _bits(weights[weights > 0].min() / (2.0 * sizes.max() + 2.0))  # below every claim
-    high = _bits(2.0 * weights.max())  # no claim is above
+    high = _bits(2.0 * weights.max())  # no claim is above this
     while high - low > 1:
         middle = (low + high) // 2
         if _claims_above(_number(middle), sizes, weights).sum() <= budget:
@@ -102,15 +110,15 @@ def power_quotas(sizes: Array, budget: int, exponent: float, tie_keys: Array) ->
 
 
 def _claims_above(threshold: float, sizes: Array, weights: Array) -> Array:
-    """(K,) number of q in [0, size) with weight / (q + ½) > threshold."""
+    """Return the number of q in [0, size) with weight / (q + ½) > threshold, for each group (K,)."""
     count = np.clip(np.ceil(weights / threshold - 0.5), 0, sizes).astype(np.int64)
-    count -= (count > 0) & ~(weights / (count - 0.5) > threshold)  # rounding errs by one at most
+    count -= (count > 0) & ~(weights / (count - 0.5) > threshold)  # rounding is off by at most one
     count += (count < sizes) & (weights / (count + 0.5) > threshold)
     return count
 
 
 def _bits(number: float) -> int:
-    """Whole numbers in the order of the positive floats: neighbours are neighbours."""
+    """Map a positive float to an integer so that order is kept and neighbouring floats are neighbouring integers."""
     return int(np.float64(number).view(np.uint64))
 
 

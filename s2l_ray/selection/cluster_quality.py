@@ -1,7 +1,7 @@
-"""Quality of clusters: are they stable, and do they say anything about what is known of examples?
+"""Quality of clusters: whether they are stable, and whether they agree with known categories of the examples.
 
-Pure functions over labels and counts, so that clusters of trajectories and of embeddings are measured alike. Memory:
-about 20 bytes an example, and one number for each pair of labels.
+These are pure functions of labels and counts, so that clusters of trajectories and of embeddings are measured in the
+same way. Memory: about 20 bytes per example, and one number for each pair of labels.
 """
 
 from __future__ import annotations
@@ -18,34 +18,37 @@ DEFAULT_DRAWS = 20
 
 @dataclass(frozen=True)
 class Purity:
-    """How much of a cluster has its most common category in common, beside clusters drawn at random."""
+    """Share of examples in the most common category of their cluster, compared with random clusters."""
 
     observed: float
     """Share of examples that belong to the most common category of their cluster."""
     random_mean: float
-    """The same for random clusters of the same sizes, mean over the draws."""
+    """The same for random clusters of the same sizes: mean over the draws."""
     random_sd: float
     excess: float | None
-    """(observed − random) / (1 − random): 0 is chance, 1 pure; None where random clusters are pure already."""
+    """(observed − random) / (1 − random): 0 is chance, 1 is pure; None if random clusters are already pure."""
     values: list[float]
-    """Share of the most common category in each cluster that is not empty."""
+    """Share of the most common category in each non-empty cluster."""
     random_values: list[float]
     """The same for random clusters, one draw."""
 
 
 def purity(counts: Array, seed: int = 0, num_draws: int = DEFAULT_DRAWS) -> Purity:
-    """Purity of clusters by categories, beside random clusters of the same sizes.
+    """Measure the purity of clusters by categories, compared with random clusters of the same sizes.
 
-    The number alone says little: it grows with the number of clusters and with the most common category's share.
+    Purity alone says little: it grows with the number of clusters and with the share of the most common category.
 
     Args:
         counts: (K, V) examples of each category in each cluster.
-        seed: of the random clusters.
+        seed: seed of the random clusters.
+
+    Raises:
+        UserError: there are no examples, or fewer than two draws.
     """
     if num_draws < 2:
-        raise UserError(f"num_draws={num_draws} gives no spread; give at least 2")
+        raise UserError(f"num_draws={num_draws} is too few to measure a spread; give at least 2")
     if counts.ndim != 2 or not counts.sum():
-        raise UserError(f"counts must be (K, V) with an example at least, not {counts.shape} of {counts.sum()}")
+        raise UserError(f"counts must be (K, V) with at least one example, not {counts.shape} with {counts.sum()}")
     counts = counts[counts.sum(axis=1) > 0]
     sizes, totals = counts.sum(axis=1), counts.sum(axis=0)
     own = commonest_shares(counts)
@@ -58,17 +61,17 @@ def purity(counts: Array, seed: int = 0, num_draws: int = DEFAULT_DRAWS) -> Puri
 
 
 def commonest_shares(counts: Array) -> Array:
-    """(K, V) examples → (K,) share of the most common category; nan for an empty cluster."""
+    """Return the share of the most common category in each cluster, (K,), nan if empty; `counts` is (K, V)."""
     sizes = counts.sum(axis=1)
     return np.where(sizes > 0, counts.max(axis=1, initial=0) / np.maximum(sizes, 1), np.nan)
 
 
 def random_shares(sizes: Array, totals: Array, seed: int = 0) -> Array:
-    """(K,) share of the most common category in clusters of the same sizes, filled at random without replacement.
+    """Return the share of the most common category, (K,), in clusters filled at random without replacement.
 
     Args:
         sizes: (K,) examples of each cluster.
-        totals: (V,) examples of each category; sums to the same as `sizes`.
+        totals: (V,) examples of each category, with the same sum as `sizes`.
     """
     rng = np.random.default_rng(seed)
     left = totals.astype(np.int64).copy()
@@ -82,24 +85,28 @@ def random_shares(sizes: Array, totals: Array, seed: int = 0) -> Array:
 
 
 def count_pairs(clusters: Array, categories: Array, num_clusters: int, num_categories: int) -> Array:
-    """(N,) labels of both kinds → (K, V) int64 examples."""
+    """Count the examples with each pair of labels: (N,) clusters and (N,) categories → (K, V) int64."""
     flat = clusters.astype(np.int64) * num_categories + categories
     return np.bincount(flat, minlength=num_clusters * num_categories).reshape(num_clusters, num_categories)
 
 
 def adjusted_rand(one: Array, other: Array) -> float:
-    """Adjusted Rand index (Hubert and Arabie 1985) of two labellings (N,): 1 is the same clusters, 0 chance."""
+    """Compute the adjusted Rand index (Hubert and Arabie 1985) of two labellings (N,): 1 is identical, 0 is chance.
+
+    Raises:
+        UserError: the labels are not two equally long arrays of integers from 0.
+    """
     _check_labels(one, other)
     cells = _pairs(_cell_counts(one, other))
     rows, columns = _pairs(np.bincount(one)), _pairs(np.bincount(other))
     expected = rows * columns / _pairs(np.array([len(one)])) if len(one) > 1 else 0.0
     highest = (rows + columns) / 2
-    # Both one cluster, or both all singletons: the same clusters.
+    # Both are one cluster, or both are all singletons: the clusters are identical.
     return 1.0 if highest == expected else (cells - expected) / (highest - expected)
 
 
 def _cell_counts(one: Array, other: Array) -> Array:
-    """How often each pair of labels occurs that does."""
+    """Count each pair of labels that occurs (and some zeros)."""
     width = int(other.max()) + 1
     codes = one.astype(np.int64) * width + other
     if (int(one.max()) + 1) * width <= max(4 * len(one), 1 << 20):
@@ -108,7 +115,7 @@ def _cell_counts(one: Array, other: Array) -> Array:
 
 
 def _pairs(counts: Array) -> float:
-    """Σ n (n − 1) / 2, in float64: the product of two such sums overflows 64 bits."""
+    """Compute Σ n (n − 1) / 2 in float64, because the product of two such sums overflows 64-bit integers."""
     wide = counts.astype(np.float64)
     return float((wide * (wide - 1)).sum() / 2)
 

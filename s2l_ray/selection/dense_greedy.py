@@ -1,10 +1,10 @@
-"""Greedy facility location over all pairs, similarities recomputed in blocks: for subsets too small for a sparse graph.
+"""Greedy facility location over all pairs, with similarities recomputed in blocks, for subsets too small for a graph.
 
-`exact_greedy` is the plain greedy order by lazy evaluation (Minoux 1978); `stochastic_greedy` looks at a random sample
-of candidates in each step and reaches 1 − 1/e − ε in the mean (Mirzasoleiman et al., AAAI 2015,
+`exact_greedy` is the plain greedy order by lazy evaluation (Minoux 1978). `stochastic_greedy` evaluates a random sample
+of candidates in each step and reaches 1 − 1/e − ε in expectation (Mirzasoleiman et al., AAAI 2015,
 https://arxiv.org/abs/1409.7938). Gains are whole numbers, as in `lazy_greedy`.
 
-Memory for N rows of d dimensions: 4 d N bytes and about 30 N; no (N, N) matrix exists.
+Memory for N rows of d dimensions: 4 d N bytes and about 30 N; there is no (N, N) matrix.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from s2l_ray.selection.unit_vectors import MAX_SIMILARITY, UnitVectors, quantise
 
 _BLOCK_ROWS = 2048
 _BATCH = 32
-"""Candidates evaluated at once: one product of matrices in place of several products of a matrix and a vector."""
+"""Candidates evaluated at once: one matrix product instead of several matrix-vector products."""
 
 
 class AllPairs:
-    """What has been covered so far, and what further candidates would add."""
+    """Coverage of all rows so far, and the gains of further candidates."""
 
     def __init__(self, unit: UnitVectors) -> None:
         self.unit = unit
@@ -33,7 +33,7 @@ class AllPairs:
         self.cover = np.zeros(len(unit), dtype=np.float32)  # whole numbers
 
     def gains(self, rows: Array) -> Array:
-        """(B,) int64: what each of `rows` (B,) would add."""
+        """Return what each of `rows` (B,) would add, (B,) int64."""
         total = np.zeros(len(rows), dtype=np.float64)
         for start in range(0, len(self.cover), _BLOCK_ROWS):
             block = self._similarities(start, rows)  # (C, B)
@@ -48,15 +48,15 @@ class AllPairs:
             np.maximum(block, self._similarities(start, rows)[:, 0], out=block)
 
     def upper_bounds(self) -> Array:
-        """(N,) int64, at least the gains over the empty set, without looking at pairs."""
+        """Return upper bounds on the gains over the empty set, (N,) int64, computed without pairs."""
         mean = self.vectors.astype(np.float64) * self.unit.inverse_norm[:, None]
         total = self.vectors @ mean.sum(axis=0).astype(np.float64) * self.unit.inverse_norm  # (N,) sum of cosines
         num = len(total)
-        slack = 2 + 0.51 * num + 1e-6 * num * MAX_SIMILARITY  # of rounding to whole numbers, and of float32
+        slack = 2 + 0.51 * num + 1e-6 * num * MAX_SIMILARITY  # for rounding to whole numbers, and float32
         return np.ceil((num + total) * (MAX_SIMILARITY / 2) + slack).astype(np.int64)
 
     def _similarities(self, start: int, rows: Array) -> Array:
-        """(C, B) float32 whole numbers, between a block of all rows and `rows` (B,)."""
+        """Return similarities between a block of all rows and `rows` (B,), (C, B) float32 whole numbers."""
         dots = self.vectors[start : start + _BLOCK_ROWS] @ self.vectors[rows].T
         block = quantised_similarity(
             dots, self.unit.inverse_norm[start : start + _BLOCK_ROWS, None], self.unit.inverse_norm[rows]
@@ -67,11 +67,11 @@ class AllPairs:
 
 
 def exact_greedy(unit: UnitVectors, budget: int) -> GreedyOrder:
-    """The greedy order, ties to the lowest row. Time: some 100 N d for each choice."""
+    """Compute the greedy order, with ties going to the lowest row. Time: about 100 N d per choice."""
     pairs, num = AllPairs(unit), len(unit)
     bounds = [-int(bound) * num + row for row, bound in enumerate(pairs.upper_bounds())]
     heapq.heapify(bounds)
-    fresh: set[int] = set()  # keys that were computed since the last choice
+    fresh: set[int] = set()  # keys computed since the last choice
     rows: list[int] = []
     gains: list[int] = []
     num_evaluations = 0
@@ -94,10 +94,10 @@ def exact_greedy(unit: UnitVectors, budget: int) -> GreedyOrder:
 
 
 def stochastic_greedy(unit: UnitVectors, example_ids: Array, budget: int, seed: int, epsilon: float) -> GreedyOrder:
-    """In each step the best of ⌈N/n · ln(1/ε)⌉ random candidates. Time: N² d ln(1/ε), whatever the budget.
+    """Choose, in each step, the best of ⌈N/n · ln(1/ε)⌉ random candidates. Time: N² d ln(1/ε) for any budget.
 
     Args:
-        example_ids: (N, 2) of the vectors; with the seed they decide which candidates a step looks at.
+        example_ids: (N, 2) ids of the vectors, which with the seed determine the candidates of each step.
     """
     pairs, num = AllPairs(unit), len(unit)
     budget = min(budget, num)
@@ -113,7 +113,7 @@ def stochastic_greedy(unit: UnitVectors, example_ids: Array, budget: int, seed: 
         candidates = np.sort(left[places])
         found = np.concatenate([pairs.gains(candidates[i : i + _BATCH]) for i in range(0, len(candidates), _BATCH)])
         num_evaluations += len(candidates)
-        best = int(found.argmax())  # the first, hence the lowest row
+        best = int(found.argmax())  # the first one, which is the lowest row
         rows[step], gains[step] = candidates[best], found[best]
         pairs.choose(int(rows[step]))
         left[places[left[places] == rows[step]]] = left[remaining - 1]

@@ -1,17 +1,18 @@
-"""Facility location: the subset to which everything else is near; which solver, how many neighbours, in how many parts.
+"""Facility location: choose the solver, the number of neighbours and the partitions, and compute the order.
 
-f(S) = Σ_i max_{j∈S} s_ij with s = (1 + cosine) / 2. `knn` is greedy on the graph of nearest neighbours, which takes two
-measured rules (5,000 to 50,000 rows in 200 unequal groups; 100 % is the gain of plain greedy over random subsets):
+The objective is f(S) = Σ_i max_{j∈S} s_ij with s = (1 + cosine) / 2: every example should be close to a selected one.
+`knn` is greedy on the graph of nearest neighbours and needs two rules, which were found by measurement (5,000 to 50,000
+rows in 200 unequal groups; 100 % is the gain of plain greedy over random subsets):
 
-- neighbours m = 1.5 N/n, from 32 to 256: with m n < N the graph does not reach the whole corpus (86 to 94 %);
-- with m n ≥ N each row's lowest kept similarity is subtracted, since missing pairs are about as near and not 0 (100 to
-  107 % in place of 87 to 99 %). Never more than 7/8 of the way from the mean similarity of all pairs to 1: where many
-  rows are alike, all their neighbours are equally near, the difference would be 0, and nothing would ever cover them
-  (with 40 % duplicates −28 to −177 %, worse than random, in place of 100 to 104 %).
+- Neighbours: m = 1.5 N/n, from 32 to 256. With m n < N the graph does not reach the whole corpus (86 to 94 %).
+- With m n ≥ N, each row's lowest kept similarity is subtracted, because missing pairs are about as similar and not 0
+  (100 to 107 % instead of 87 to 99 %). The subtracted value is at most 7/8 of the way from the mean similarity of all
+  pairs to 1: if many rows are alike, all their neighbours are equally close, the difference would be 0, and nothing
+  would ever cover them (with 40 % duplicates −28 to −177 %, worse than random, instead of 100 to 104 %).
 
-A subset of less than N/170 needs more than 256 neighbours. `auto` then takes a uniform sample of 170 n rows, for the
-corpus and for the candidates alike: 103 to 105 % in seconds, where `exact` greedy over all pairs took minutes and
-`stochastic` greedy as long for 97 to 100 %.
+A subset of less than N/170 needs more than 256 neighbours. `auto` then uses a uniform sample of 170 n rows, both as the
+corpus and as the candidates: 103 to 105 % in seconds, where `exact` greedy over all pairs took minutes, and
+`stochastic` greedy took as long to reach 97 to 100 %.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ Solver = Literal["auto", "knn", "exact", "stochastic"]
 class FacilitySettings:
     solver: Solver = "auto"
     neighbours: int | None = None
-    """Of `knn`; None: by the rule."""
+    """Neighbours of the solver `knn`; None: by the rule."""
     epsilon: float = 0.01
-    """Of `stochastic`."""
+    """ε of the solver `stochastic`."""
     partitions: int = 1
     seed: int = 0
 
@@ -54,22 +55,22 @@ class FacilitySettings:
 @dataclass(frozen=True)
 class FacilityOrder:
     rows: Array
-    """(n,) int64 vectors in the order of their choice."""
+    """(n,) int64, vectors in the order in which they were chosen."""
     gains: Array
-    """(n,) float64, what each added to f on the solver's own objective."""
+    """(n,) float64, what each added to the solver's own objective."""
     notes: dict[str, Any]
-    """Solver, neighbours and rows that were looked at; plain data."""
+    """Solver, neighbours and rows that were used; plain data."""
     warnings: list[str] = field(default_factory=list)
 
 
 def facility_order(unit: UnitVectors, example_ids: Array, budget: int, settings: FacilitySettings) -> FacilityOrder:
-    """The greedy order of `budget` vectors.
+    """Compute the greedy order of `budget` vectors.
 
     Args:
-        example_ids: (N, 2) of the vectors, ascending.
+        example_ids: (N, 2) ids of the vectors, ascending.
 
     Raises:
-        UserError: the solver cannot serve so many rows.
+        UserError: the solver cannot handle so many rows.
     """
     if settings.partitions > 1:
         return _two_rounds(unit, example_ids, budget, settings)
@@ -77,7 +78,7 @@ def facility_order(unit: UnitVectors, example_ids: Array, budget: int, settings:
     if solver == "exact" or (solver == "auto" and num <= MIN_NEIGHBOURS):
         if num > MAX_EXACT_ROWS:
             raise UserError(
-                f"solver=exact compares each choice with all of {num:,} embeddings, which takes hours past "
+                f"solver=exact compares each choice with all {num:,} embeddings, which takes hours above "
                 f"{MAX_EXACT_ROWS:,}; set solver=auto"
             )
         found = exact_greedy(unit, budget)
@@ -93,18 +94,18 @@ def facility_order(unit: UnitVectors, example_ids: Array, budget: int, settings:
 
 
 def num_neighbours(num: int, budget: int) -> int:
-    """m = ⌈1.5 N/n⌉ within its bounds."""
+    """Return the number of neighbours, m = ⌈1.5 N/n⌉ within its bounds."""
     return min(num, max(MIN_NEIGHBOURS, min(MAX_NEIGHBOURS, math.ceil(1.5 * num / budget))))
 
 
 def _on_sample(
     unit: UnitVectors, example_ids: Array, budget: int, size: int, settings: FacilitySettings
 ) -> FacilityOrder:
-    """The order within a uniform sample, which the keys of the ids decide."""
+    """Compute the order within a uniform sample, which the seeded keys of the ids determine."""
     keys = sampling_keys(example_ids, settings.seed, "facility-location")
     sample = np.sort(np.argsort(keys, kind="stable")[:size])
     part = unit.part(sample)
-    # Of a sample that its minimum has made larger than 170 n, 256 neighbours reach too little.
+    # In a sample that its minimum size makes larger than 170 n, 256 neighbours reach too few rows.
     if size > SAMPLE_PER_CHOICE * budget:
         found = exact_greedy(part, budget)
         notes = {"solver": "exact", "rows": size, "of_rows": len(unit)}
@@ -114,7 +115,7 @@ def _on_sample(
 
 
 def _on_graph(unit: UnitVectors, budget: int, neighbours: int | None) -> FacilityOrder:
-    """Lazy greedy on the graph of nearest neighbours."""
+    """Compute the order by lazy greedy on the graph of nearest neighbours."""
     num = len(unit)
     degree = min(num, neighbours or num_neighbours(num, budget))
     graph = find_neighbours(unit, degree)
@@ -125,15 +126,15 @@ def _on_graph(unit: UnitVectors, budget: int, neighbours: int | None) -> Facilit
         warnings = []
     else:
         warnings = [
-            f"{degree} neighbours of each of {budget:,} choices cannot reach all of {num:,} examples, so some regions "
-            "count for nothing; set neighbours higher, or solver=auto"
+            f"{degree} neighbours of each of {budget:,} selected examples cannot reach all {num:,} examples, so some "
+            "regions do not count; raise neighbours, or set solver=auto"
         ]
     found = greedy_cover(CoverageGraph.of_neighbours(graph, num), budget)
     return FacilityOrder(found.rows, found.gains / MAX_SIMILARITY, notes, warnings)
 
 
 def _above_missing(unit: UnitVectors, graph: Neighbours) -> Neighbours:
-    """Similarities above what each row has anyway, without any of its neighbours: about that of its last neighbour."""
+    """Subtract from similarities what each row has without any of its neighbours: about that to its last neighbour."""
     lowest = np.where(graph.rows >= 0, graph.similarities, MAX_SIMILARITY).min(axis=1)  # (N,)
     total = np.zeros(unit.vectors.shape[1])
     for start in range(0, len(unit), 65_536):
@@ -145,17 +146,17 @@ def _above_missing(unit: UnitVectors, graph: Neighbours) -> Neighbours:
 
 
 def _two_rounds(unit: UnitVectors, example_ids: Array, budget: int, settings: FacilitySettings) -> FacilityOrder:
-    """RandGreeDi (Barbosa et al., ICML 2015, https://arxiv.org/abs/1502.02606): greedy in each of P random parts, then
-    over the union of what they chose, with every row's nearest ones of the union as the graph.
+    """Compute the order by RandGreeDi (Barbosa et al., ICML 2015, https://arxiv.org/abs/1502.02606): greedy in each of
+    P random parts, then over the union of their choices, on the graph of every row's nearest neighbours in the union.
 
-    Counting each choice for the rows of its part that it represents would need no graph of all rows; it reached 90 to
-    94 % where this reaches 98 to 100.
+    Weighting each choice by the rows of its part that it represents would need no graph of all rows, but reached 90 to
+    94 % where this reaches 98 to 100 %.
     """
     parts = settings.partitions
     if parts * budget > MAX_UNION_ROWS:
         raise UserError(
-            f"partitions={parts} × a budget of {budget:,} makes a second round of {parts * budget:,} rows, more than "
-            f"the {MAX_UNION_ROWS:,} that one node is meant for; lower the budget or the partitions"
+            f"partitions={parts} × a budget of {budget:,} gives a second round over {parts * budget:,} rows, more than "
+            f"the {MAX_UNION_ROWS:,} that fit on one node; lower the budget or the number of partitions"
         )
     which = sampling_keys(example_ids, settings.seed, "facility-location-part") % np.uint64(parts)
     chosen = []

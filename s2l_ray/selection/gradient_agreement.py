@@ -1,9 +1,9 @@
-"""Do examples of one cluster have similar gradients, and how well does a subset stand for the corpus's gradient?
+"""Measure whether gradients are similar within clusters, and how well a subset represents the corpus's gradient.
 
-S2L's claim (https://arxiv.org/abs/2403.07384) is that examples with alike loss trajectories have alike gradients, so
-that a subset sampled evenly over clusters has nearly the corpus's gradient. Here are the measurements, over M sampled
-examples with gradients (or unbiased sketches of them) of D numbers and a label each. Everything is a mean over many
-pairs: single inner products of sketches are unreliable, averages are not.
+S2L's claim (https://arxiv.org/abs/2403.07384) is that examples with similar loss trajectories have similar gradients,
+so that a subset sampled evenly over clusters has nearly the corpus's gradient. The functions below measure this for M
+sampled examples, each with a gradient (or an unbiased sketch of it) of D numbers and a label. All results are means
+over many pairs: single inner products of sketches are unreliable, averages are not.
 
 Memory: the (M, D) float64 copy of the gradients, and (K, D) sums; `gradient_gap` takes (P, P) for P sampled examples.
 """
@@ -23,17 +23,19 @@ MAX_PAIRED = 3000
 
 @dataclass(frozen=True)
 class CosineAgreement:
+    """Mean cosines of pairs of gradients, within and across clusters."""
+
     within: float | None
-    """Mean cosine of pairs of the same cluster; None: there are no such pairs."""
+    """Mean cosine of pairs in the same cluster; None: there are no such pairs."""
     across: float | None
-    """Mean cosine of pairs of two clusters."""
+    """Mean cosine of pairs in different clusters; None: there are no such pairs."""
     num_zero: int
-    """Examples whose gradient is zero; they have no direction and are left out."""
+    """Number of examples whose gradient is zero, which have no direction and are left out."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What the clusters explain, beside the same with labels permuted."""
+    """Similarity and explained variance of clusters, compared with permuted labels."""
 
     cosine: CosineAgreement
     explained: float | None
@@ -46,20 +48,28 @@ class Agreement:
 
 @dataclass(frozen=True)
 class SubsetError:
-    """Error of a subset's mean gradient as an estimate of the corpus's, relative to the length of the latter."""
+    """Error of a subset's mean gradient as an estimate of the corpus's, relative to the norm of the latter."""
 
     bias: float
-    """Of the expected mean: what unequal sampling does."""
+    """Error of the expected mean, caused by unequal sampling."""
     rms: float
-    """Root of the mean squared error of the plain mean: bias and chance together."""
+    """Root mean squared error of the plain mean: bias and chance together."""
     weighted_rms: float | None
-    """With weights N_k / n_k; None where a cluster gives nothing, so that no weights make up for it."""
+    """Root mean squared error with weights N_k / n_k; None if a cluster gives nothing, so that no weights help."""
     random_rms: float
-    """Of a uniform random subset of the same size."""
+    """Root mean squared error of a uniform random subset of the same size."""
 
 
 def agreement(gradients: Array, labels: Array, seed: int = 0, num_draws: int = DEFAULT_DRAWS) -> Agreement:
-    """Similarity and explained share of clusters `labels` (M,), with `num_draws` permutations as the null."""
+    """Measure the similarity and explained variance of clusters `labels` (M,), with permutations as the null.
+
+    Args:
+        gradients: (M, D).
+        num_draws: number of permutations.
+
+    Raises:
+        UserError, DataError: shapes or labels are wrong, or a gradient is not finite.
+    """
     gradients = _checked(gradients, labels)
     rng = np.random.default_rng(seed)
     nulls = [(mean_cosines(gradients, shuffled), explained_share(gradients, shuffled))
@@ -74,7 +84,7 @@ def agreement(gradients: Array, labels: Array, seed: int = 0, num_draws: int = D
 
 
 def mean_cosines(gradients: Array, labels: Array) -> CosineAgreement:
-    """Mean cosine within and across clusters, without any matrix of pairs.
+    """Compute the mean cosines within and across clusters, without a matrix of pairs.
 
     With u = g/‖g‖ and S_k = Σ_{i∈k} u_i: within is Σ_k (‖S_k‖² − N_k) / Σ_k N_k (N_k − 1), across
     (‖Σ S_k‖² − Σ ‖S_k‖²) / (M² − Σ N_k²).
@@ -95,7 +105,10 @@ def mean_cosines(gradients: Array, labels: Array) -> CosineAgreement:
 
 
 def explained_share(gradients: Array, labels: Array) -> float | None:
-    """R² = 1 − Σ ‖g_i − ḡ_k‖² / Σ ‖g_i − ḡ‖²: the share of the variance that stratifying by cluster removes."""
+    """Compute R² = 1 − Σ ‖g_i − ḡ_k‖² / Σ ‖g_i − ḡ‖², the share of the variance that stratifying by cluster removes.
+
+    None: all gradients are equal.
+    """
     gradients = _checked(gradients, labels)
     total = float(np.square(gradients - gradients.mean(axis=0)).sum())
     if total <= _rounding(gradients):
@@ -106,14 +119,15 @@ def explained_share(gradients: Array, labels: Array) -> float | None:
 
 
 def subset_error(gradients: Array, labels: Array, taken: Array) -> SubsetError:
-    """Expected error of the mean gradient of `taken` (K,) random examples of each cluster, in closed form.
+    """Compute the expected error of the mean gradient of `taken` (K,) random examples per cluster, in closed form.
 
     With ḡ_k, N_k and v_k (trace of the sample covariance) of cluster k: bias ‖Σ (n_k/n) ḡ_k − ḡ‖, variance
     Σ (n_k/n)² (1 − n_k/N_k) v_k/n_k; weighted Σ (N_k/N)² (1 − n_k/N_k) v_k/n_k without bias; random (1 − n/N) v/n.
-    No training and no draws. Cochran, Sampling Techniques, 1977, chapters 2 and 5.
+    See Cochran, Sampling Techniques, 1977, chapters 2 and 5.
 
     Raises:
-        DataError: the corpus's mean gradient is zero, so that no error is relative to it.
+        DataError: the corpus's mean gradient is zero, so that no error can be relative to it.
+        UserError: `taken` is not between 0 and the clusters' sizes, or is all 0.
     """
     gradients = _checked(gradients, labels)
     sums, sizes = label_sums(gradients, labels)
@@ -141,35 +155,41 @@ def subset_error(gradients: Array, labels: Array, taken: Array) -> SubsetError:
 
 
 def error_of_rows(gradients: Array, rows: Array, weights: Array | None = None) -> float:
-    """Relative error of the (weighted) mean gradient of given `rows` (n,): for subsets that are not random draws."""
+    """Compute the relative error of the (weighted) mean gradient of `rows` (n,), for subsets that are not random draws.
+
+    Raises:
+        DataError: the corpus's mean gradient is zero, so that no error can be relative to it.
+        UserError: there are no rows.
+    """
     gradients = _checked(gradients, None)
     if not len(rows):
-        raise UserError("no rows are given, and nothing has no mean gradient; choose at least one")
+        raise UserError("rows is empty, so there is no mean gradient; give at least one row")
     mean, length = _mean_and_length(gradients)
     chosen = np.average(gradients[rows], axis=0, weights=weights)
     return float(np.sqrt(np.square(chosen - mean).sum())) / length
 
 
 def gradient_gap(gradients: Array, labels: Array, seed: int = 0, quantile: float = 0.95) -> float | None:
-    """The theorem's Δ, made relative: this quantile of ‖g_i − g_j‖ within clusters over the same across clusters.
+    """Compute the theorem's Δ, made relative: this quantile of ‖g_i − g_j‖ within clusters over that across clusters.
 
-    Past MAX_PAIRED examples a seeded sample of them is paired. None: no pairs of either kind, or all across are equal.
+    With more than MAX_PAIRED examples, a seeded sample is paired. None: there are no pairs of one kind, or all
+    gradients across clusters are equal.
     """
     gradients = _checked(gradients, labels)
     rows = paired_rows(len(gradients), seed)
-    centred = gradients[rows] - gradients[rows].mean(axis=0)  # differences stay, and less of them cancels
+    centred = gradients[rows] - gradients[rows].mean(axis=0)  # keeps differences and reduces cancellation
     return gap_of(centred @ centred.T, labels[rows], quantile)
 
 
 def paired_rows(num: int, seed: int) -> Array:
-    """Rows to pair, ascending: all, or a seeded sample of MAX_PAIRED."""
+    """Return the rows to pair, ascending: all, or a seeded sample of MAX_PAIRED."""
     if num <= MAX_PAIRED:
         return np.arange(num)
     return np.sort(np.random.default_rng(seed).choice(num, MAX_PAIRED, replace=False))
 
 
 def gap_of(products: Array, labels: Array, quantile: float = 0.95) -> float | None:
-    """`gradient_gap` of inner products (P, P) of gradients, centred or not."""
+    """Compute `gradient_gap` from inner products (P, P) of gradients, centred or not."""
     squares = np.diag(products)
     first, second = np.triu_indices(len(products), k=1)
     distances = np.sqrt(np.maximum(squares[first] + squares[second] - 2 * products[first, second], 0))
@@ -181,7 +201,7 @@ def gap_of(products: Array, labels: Array, quantile: float = 0.95) -> float | No
 
 
 def label_sums(values: Array, labels: Array, num_labels: int = 0) -> tuple[Array, Array]:
-    """(M, D) → (K, D) float64 sums and (K,) sizes by label; at least `num_labels` of them."""
+    """Sum values (M, D) by label: (K, D) float64 sums and (K,) sizes, with K at least `num_labels`."""
     sizes = np.bincount(labels, minlength=num_labels)
     sums = np.zeros((len(sizes), values.shape[1]))
     order = np.argsort(labels, kind="stable")
@@ -196,13 +216,14 @@ def _mean_and_length(gradients: Array) -> tuple[Array, float]:
     length = float(np.sqrt(np.square(mean).sum()))
     if length**2 * len(gradients) <= _rounding(gradients):
         raise DataError(
-            "the mean gradient of all examples is zero, so no error is relative to it; is the model trained to the end?"
+            "the mean gradient of all examples is zero, so no error can be relative to it; the model has probably been "
+            "trained until nothing is left to learn: use weights from earlier in training"
         )
     return mean, length
 
 
 def _rounding(gradients: Array) -> float:
-    """What rounding alone can leave of a sum of squares that is zero."""
+    """Return what rounding alone can leave of a sum of squares that is zero."""
     return 1e-24 * float(np.square(gradients).sum())
 
 
@@ -212,7 +233,7 @@ def _mean_of(values: list[float | None]) -> float | None:
 
 
 def _checked(gradients: Array, labels: Array | None) -> Array:
-    """The gradients in float64."""
+    """Check the gradients and labels, and return the gradients in float64."""
     if gradients.ndim != 2 or 0 in gradients.shape:
         raise UserError(f"gradients must be (M, D) with M, D ≥ 1, not {gradients.shape}")
     if labels is not None and (labels.shape != (len(gradients),) or not np.issubdtype(labels.dtype, np.integer)
@@ -222,8 +243,8 @@ def _checked(gradients: Array, labels: Array | None) -> Array:
     bad = np.flatnonzero(~np.isfinite(wide).all(axis=1))
     if len(bad):
         raise DataError(
-            f"{len(bad):,} of {len(wide):,} gradients are not finite, the first in row {bad[0]}; the loss of that "
-            "example overflows: look at the proxy's training"
+            f"{len(bad):,} of {len(wide):,} gradients are not finite, the first in row {bad[0]}, so nothing can be "
+            "measured; that example's loss overflows: check the proxy's training"
         )
     return wide
 

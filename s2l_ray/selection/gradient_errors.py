@@ -1,9 +1,9 @@
-"""How far a subset's mean gradient lies from the corpus's, estimated from a sample of both.
+"""Estimate how far a subset's mean gradient is from the corpus's, from a sample of both.
 
-In closed form for subsets that are random draws within clusters (the mean over all such draws; no training), and
-measured on the sampled examples for those that are not. What chance in the sample adds to a squared length is taken off
-again, so a larger sample makes the intervals narrower and nothing else. Cochran, Sampling Techniques, 1977, chapters 2,
-5 and 6; with all examples in the sample the closed forms are those of `gradient_agreement.subset_error`.
+For subsets that are random draws within clusters, the error is computed in closed form, as an expectation over all such
+draws; for other subsets, it is measured on their sampled examples. The amount that chance in the sample adds to squared
+norms is subtracted, so a larger sample only narrows the intervals. See Cochran, Sampling Techniques, 1977, chapters 2,
+5 and 6; if all examples are in the sample, the closed forms are those of `gradient_agreement.subset_error`.
 
 Memory: 16 m D bytes for m examples of D numbers, and 24 K D for K clusters.
 """
@@ -22,7 +22,7 @@ from s2l_ray.selection.gradient_sample import NUM_GROUPS, GradientSample
 from s2l_ray.selection.gradient_similarity import Interval, blocks_of, jackknife, root_jackknife
 
 LEAST_MEMBERS = 30
-"""Of a subset in the sample, for its error to be measured."""
+"""Number of a subset's examples that must be in the sample for its error to be measured."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -48,54 +48,55 @@ class ClusterDraw:
 
 @dataclass(frozen=True)
 class Members:
-    """A subset of these very examples."""
+    """A subset of given examples, which is not a random draw."""
 
     num_examples: int
     in_sample: Array
     """(m,) bool, which examples of the sample are in it."""
     weights: Array | None = None
-    """(m,) of the members in the subset's mean; others do not matter."""
+    """(m,) weights of the members in the subset's mean; those of other examples are ignored."""
 
 
 @dataclass(frozen=True)
 class GradientError:
-    """Error of a subset's mean gradient, relative to the length of the corpus's. None: see `note`."""
+    """Error of a subset's mean gradient, relative to the norm of the corpus's. None: see `note`."""
 
     num_examples: int
     closed_form: bool
-    """Over all random draws of this kind; else of these very examples."""
+    """Whether the error is an expectation over all random draws of this kind, or that of the given examples."""
     bias: Interval | None
-    """Of the expected mean: what unequal sampling does. Of draws within clusters only."""
+    """Error of the expected mean, caused by unequal sampling; only for draws within clusters."""
     rms: Interval | None
-    """Of the plain mean; bias and chance together."""
+    """Root mean squared error of the plain mean: bias and chance together."""
     weighted_rms: Interval | None
-    """With weights: N/n of the clusters, or those that the subset has."""
+    """Root mean squared error with weights: N/n of the clusters, or the subset's own."""
     random_rms: Interval | None
-    """Of a uniform random subset of this size."""
+    """Root mean squared error of a uniform random subset of this size."""
     rms_by_random: Interval | None
-    """The one divided by the other; below 1 the subset estimates the corpus's gradient better than a random one."""
+    """`rms` / `random_rms`; below 1, the subset estimates the corpus's gradient better than a random one."""
     weighted_by_random: Interval | None
+    """`weighted_rms` / `random_rms`."""
     note: str = ""
 
 
 class _Squares(NamedTuple):
-    """Squared errors, unbiased, so that they may be below 0; sums over the gradients' numbers."""
+    """Unbiased estimates of squared errors, which may be below 0; they are sums over the gradients' numbers."""
 
     bias: float | None
     rms: float | None
     weighted: float | None
     random: float
     length: float
-    """Of the corpus's mean gradient."""
+    """Squared norm of the corpus's mean gradient."""
 
     def without(self, block: _Squares) -> _Squares:
-        """Of the gradients without some of their numbers."""
+        """Return the squares of the gradients without a block of their numbers."""
         pairs = zip(self, block, strict=True)
         return _Squares(*(None if one is None or other is None else one - other for one, other in pairs))  # type: ignore[arg-type]
 
 
 class _Figures(NamedTuple):
-    """Of one subset: of everything, without each group of the sample, and without each block of the sketch."""
+    """Squares of one subset: complete, without each group of the sample, and without each block of the sketch."""
 
     whole: _Squares
     without_group: list[_Squares]
@@ -104,40 +105,40 @@ class _Figures(NamedTuple):
     def interval(
         self, method: Callable[..., Interval | None], figure: Callable[[_Squares], float | None]
     ) -> Interval | None:
-        """`method`: jackknife or root_jackknife."""
+        """Compute the interval of a figure by `method`, jackknife or root_jackknife."""
         return method(figure(self.whole), *(list(map(figure, one)) for one in self[1:]))
 
 
 class _Moments(NamedTuple):
-    """Of the K clusters, from a sample or a replicate of it."""
+    """Moments of the K clusters, from a sample or a replicate of it."""
 
     kept: Array
-    """(m,) bool"""
+    """(m,) bool: examples of this replicate."""
     counts: Array
-    """(K,) examples of the sample."""
+    """(K,) examples in the sample."""
     means: Array
-    """(K, D)"""
+    """(K, D) mean gradients."""
     spreads: Array
     """(K,) trace of the sample covariance."""
     chance: Array
     """(K,) expected squared error of `means`."""
     mean: Array
-    """(D,) of the corpus."""
+    """(D,) mean gradient of the corpus."""
     length_squared: float
-    """Of the corpus's mean gradient."""
+    """Squared norm of the corpus's mean gradient."""
     spread: float
     """Trace of the corpus's covariance."""
 
 
 class SampledGradients:
-    """Gradients of a sample.
+    """Gradients of a sample of the corpus.
 
     Args:
         gradients: (m, D).
-        num_blocks: independent blocks of the sketch; 1: the gradients are no sketches.
+        num_blocks: number of independent blocks of the sketch; 1: the gradients are not sketches.
 
     Raises:
-        DataError: some are not finite.
+        DataError: a gradient is not finite.
     """
 
     def __init__(self, gradients: Array, sample: GradientSample, num_blocks: int = 1) -> None:
@@ -148,12 +149,13 @@ class SampledGradients:
         bad = np.flatnonzero(~np.isfinite(self._squares))
         if len(bad):
             raise DataError(
-                f"{len(bad):,} of {len(gradients):,} gradients are not finite; look at the proxy's training"
+                f"{len(bad):,} of {len(gradients):,} gradients are not finite, so nothing can be compared; check the "
+                "proxy's training"
             )
         self._sums, self._counts = label_sums(self.gradients, sample.clusters, len(self.sizes))
 
     def errors(self, subsets: Mapping[str, UniformDraw | ClusterDraw | Members]) -> dict[str, GradientError]:
-        """Of each subset; none where the corpus's mean gradient cannot be told from zero: no error is relative to it"""
+        """Estimate the error of each subset; {} if the corpus's mean gradient cannot be distinguished from zero."""
         chance = [self._squares_of_all(subsets, group) for group in (None, *range(NUM_GROUPS))]
         blocks = [self._block(columns) for columns in blocks_of(self.gradients.shape[1], self.num_blocks)]
         sketch = [block._squares_of_all(subsets, None) for block in blocks]
@@ -162,7 +164,7 @@ class SampledGradients:
                            [chance[0][name].without(one[name]) for one in sketch])
             for name in subsets
         }  # fmt: skip
-        # The length of the mean gradient is that of all subsets.
+        # The norm of the corpus's mean gradient is the same for all subsets.
         length = next((one.interval(jackknife, lambda of: of.length) for one in found.values()), None)
         if length is None or length.low <= 0:
             return {}
@@ -198,13 +200,13 @@ class SampledGradients:
         if isinstance(subset, Members) and not _is_measurable(subset):
             num = int(subset.in_sample.sum())
             return (
-                f"only {num:,} of its {subset.num_examples:,} examples are in the sample; raise gradients.num_examples "
-                "to have it measured"
+                f"only {num:,} of its {subset.num_examples:,} examples are in the sample, too few to measure its "
+                "error; raise gradients.num_examples"
             )
         return ""
 
     def _moments(self, group: int | None) -> _Moments:
-        """Of everything, or of the replicate without this group."""
+        """Compute the moments of the whole sample, or of the replicate without this group."""
         labels, sizes = self.sample.clusters, self.sizes
         kept = np.ones(len(labels), dtype=bool) if group is None else self.sample.cluster_groups != group
         left_out, num_left_out = label_sums(self.gradients[~kept], labels[~kept], len(sizes))
@@ -213,7 +215,7 @@ class SampledGradients:
         inner = np.bincount(labels[kept], weights=self._squares[kept], minlength=len(sizes))
         inner = np.maximum(inner - counts * np.square(means).sum(axis=1), 0)  # rounding goes below 0
         pooled = inner.sum() / max(1, int(np.maximum(counts - 1, 0).sum()))
-        # One of a larger cluster, which only a replicate has, tells nothing of its spread: that of all others.
+        # A single example of a larger cluster, which only a replicate has, has no spread: use the pooled one.
         spreads = np.where(counts > 1, inner / np.maximum(counts - 1, 1), np.where(sizes > 1, pooled, 0.0))
         chance = (1 - counts / np.maximum(sizes, 1)) * spreads / np.maximum(counts, 1)
         share = sizes / self.num_examples
@@ -243,16 +245,16 @@ class SampledGradients:
         return float(np.square(excess @ of.means).sum()) - float((np.square(excess) * of.chance).sum())
 
     def _variance(self, of: _Moments, taken: Array, parts: Array) -> float:
-        """Of a mean in which the clusters have these `parts` (K,)."""
+        """Compute the variance of a mean in which the clusters have these `parts` (K,)."""
         left_out = 1 - taken / np.maximum(self.sizes, 1)
         per_cluster = np.divide(left_out * of.spreads, taken, out=np.zeros(len(taken)), where=taken > 0)
         return float((np.square(parts / parts.sum()) * per_cluster).sum())
 
     def _measured(self, of: _Moments, subset: Members) -> float | None:
-        """Squared length of the difference of two means, each estimated by counting every example N/m times.
+        """Estimate the squared norm of the difference of two means, counting every sampled example N/m times.
 
-        The chance in it is linearised: an example adds (s_i − 1/N) g_i − s_i ḡ_S + ḡ/N to the difference, s_i its share
-        in the subset's mean. No (m, D) matrix of that is made.
+        Its chance is linearised: an example adds (s_i − 1/N) g_i − s_i ḡ_S + ḡ/N to the difference, where s_i is its
+        share in the subset's mean. No (m, D) matrix of these terms is built.
         """
         labels, counts = self.sample.clusters, of.counts
         share = (subset.in_sample & of.kept) * (1.0 if subset.weights is None else subset.weights)

@@ -1,8 +1,8 @@
-"""Are gradients alike within clusters? With intervals, beside the same of permuted labels.
+"""Measure whether gradients are similar within clusters, with intervals, and compared with permuted labels.
 
-Intervals are those of a delete-a-group jackknife (Kott, Journal of Official Statistics 17, 2001), made for figures that
-are smooth functions of sums: without each group of the examples, for chance in the sample, and without each block of
-the sketch, for chance in that; the two variances are added.
+Intervals come from a delete-a-group jackknife (Kott, Journal of Official Statistics 17, 2001) of figures that are
+smooth functions of sums. Leaving out each group of the examples gives the variance due to the sample, leaving out each
+block of the sketch that due to sketching; the two variances are added.
 
 Memory for M examples of D numbers: 8 M D bytes, and 16 M².
 """
@@ -20,7 +20,7 @@ from s2l_ray.selection.gradient_agreement import DEFAULT_DRAWS, gap_of, paired_r
 from s2l_ray.selection.gradient_sample import NUM_GROUPS
 
 NUM_BLOCKS = 16
-"""Equal parts of a sketch that are independent of each other, one after another."""
+"""Number of equal, consecutive blocks of a sketch that are independent of each other."""
 T_QUANTILE = 2.093
 """97.5th percentile of Student's t with NUM_GROUPS − 1 = 19 degrees of freedom."""
 
@@ -38,26 +38,27 @@ class Interval:
 
 @dataclass(frozen=True)
 class Similarity:
-    """What labels say of gradients. None: there are no such pairs, or all gradients are equal."""
+    """Similarity of gradients with the same label. None: there are no such pairs, or all gradients are equal."""
 
     num_labels: int
     within: float | None
-    """Mean cosine of pairs of the same label."""
+    """Mean cosine of pairs with the same label."""
     across: float | None
+    """Mean cosine of pairs with different labels."""
     difference: Interval | None
     """within − across."""
     explained: Interval | None
     """R², the share of the gradients' variance that lies between labels."""
     null_within: float | None
-    """Mean over permuted labels."""
+    """Mean of `within` over permuted labels."""
     null_difference: tuple[float, float] | None
-    """Lowest and highest of permuted labels."""
+    """Lowest and highest difference over permuted labels."""
     null_explained: float | None
-    """Mean over permuted labels."""
+    """Mean of `explained` over permuted labels."""
 
 
 class _Sums(NamedTuple):
-    """Squared lengths of sums of gradients, by label (K,) and of all."""
+    """Squared norms of sums of gradients, by label (K,) and over all."""
 
     units: Array
     all_units: float
@@ -66,15 +67,15 @@ class _Sums(NamedTuple):
     all_centred: float
     num: Array
     total: float
-    """Sum of squared lengths of the centred gradients."""
+    """Sum of squared norms of the centred gradients."""
     raw: float
-    """The same of those that are not centred."""
+    """Sum of squared norms of the gradients before centring."""
 
 
 class _Pairs:
-    """Inner products of all pairs, from which sums over any labels follow.
+    """Inner products of all pairs, from which sums for any labels follow.
 
-    Of centred gradients c = g − ḡ; with a_i = c_i · ḡ it holds g_i · g_j = c_i · c_j + a_i + a_j + ‖ḡ‖².
+    They are those of centred gradients c = g − ḡ; with a_i = c_i · ḡ, g_i · g_j = c_i · c_j + a_i + a_j + ‖ḡ‖².
     """
 
     def __init__(self, gradients: Array) -> None:
@@ -87,7 +88,7 @@ class _Pairs:
         self.mean_squared = float(mean @ mean)
 
     def without(self, block: _Pairs) -> _Pairs:
-        """The same of the gradients without some of their numbers."""
+        """Return the pairs of the gradients without a block of their numbers."""
         found = _Pairs.__new__(_Pairs)
         found.squares = np.maximum(self.squares - block.squares, 0)
         found.squares[found.squares <= 1e-12 * self.squares] = 0  # what rounding alone leaves
@@ -98,7 +99,7 @@ class _Pairs:
 
     @property
     def by_norm(self) -> Array:
-        """(M,) 1/‖g‖; 0 of gradients that are zero and have no direction."""
+        """(M,) 1/‖g‖, or 0 for gradients that are zero and have no direction."""
         return np.divide(1, np.sqrt(self.squares), out=np.zeros(len(self.squares)), where=self.squares > 0)
 
 
@@ -107,8 +108,8 @@ class UniformGradients:
 
     Args:
         gradients: (M, D).
-        groups: (M,) integers from 0 to NUM_GROUPS − 1, those of the jackknife.
-        num_blocks: independent blocks of the sketch; 1: the gradients are no sketches.
+        groups: (M,) groups of the jackknife, integers from 0 to NUM_GROUPS − 1.
+        num_blocks: number of independent blocks of the sketch; 1: the gradients are not sketches.
     """
 
     def __init__(self, gradients: Array, groups: Array, num_blocks: int = 1) -> None:
@@ -117,13 +118,13 @@ class UniformGradients:
 
     @property
     def num_zero(self) -> int:
-        """Examples whose gradient is zero; they have no direction."""
+        """Number of examples whose gradient is zero and has no direction."""
         return int((self.pairs.squares == 0).sum())
 
     def similarities(
         self, labels: Mapping[str, Array], seed: int = 0, num_draws: int = DEFAULT_DRAWS
     ) -> dict[str, Similarity]:
-        """Of several kinds of labels, (M,) integers from 0 each."""
+        """Measure the similarity for several kinds of labels, each (M,) integers from 0."""
         without_block: dict[str, list[_Sums]] = {kind: [] for kind in labels}
         for columns in blocks_of(self.gradients.shape[1], self.num_blocks):
             pairs = self.pairs.without(_Pairs(self.gradients[:, columns]))
@@ -156,13 +157,13 @@ class UniformGradients:
         )
 
     def gap(self, labels: Array, seed: int = 0) -> float | None:
-        """See `gradient_agreement.gradient_gap`."""
+        """Compute the relative gap; see `gradient_agreement.gradient_gap`."""
         rows = paired_rows(len(labels), seed)
         return gap_of(self.pairs.products[np.ix_(rows, rows)], labels[rows])
 
 
 def blocks_of(dim: int, num_blocks: int) -> list[slice]:
-    """Columns of the blocks of a sketch; none where it has one, or cannot be divided."""
+    """Return the columns of each block of a sketch; [] if there is only one block, or `dim` cannot be divided."""
     if num_blocks < 2 or dim % num_blocks:
         return []
     width = dim // num_blocks
@@ -170,7 +171,7 @@ def blocks_of(dim: int, num_blocks: int) -> list[slice]:
 
 
 def _sums(pairs: _Pairs, labels: Array, kept: Array, of_all: _Sums | None = None) -> _Sums:
-    """Of the kept ones (M,). `of_all`: has the sums that do not depend on labels."""
+    """Compute the sums of the kept gradients (M,); `of_all`: sums from which to take those independent of labels."""
     rows = np.flatnonzero(kept)
     rows = rows[np.argsort(labels[rows], kind="stable")]
     num = np.bincount(labels[rows], minlength=int(labels.max()) + 1)
@@ -187,7 +188,7 @@ def _sums(pairs: _Pairs, labels: Array, kept: Array, of_all: _Sums | None = None
 
 
 def _squared_sums(pairs: _Pairs, by_norm: Array, rows: Array) -> tuple[float, float]:
-    """‖Σ u‖² of unit gradients, and ‖Σ c‖² of centred ones."""
+    """Return ‖Σ u‖² of unit gradients and ‖Σ c‖² of centred ones."""
     block = pairs.products[np.ix_(rows, rows)]
     weights = by_norm[rows]
     sum_of_weights = float(weights.sum())
@@ -205,10 +206,10 @@ def _explained(sums: _Sums) -> float | None:
 
 
 def jackknife(value: float | None, *replicates: Sequence[float | None]) -> Interval | None:
-    """A figure with the interval of what it is without each part of something; None: it has no value.
+    """Return a figure with its jackknife interval; None: the figure has no value.
 
     Args:
-        replicates: for each kind of chance, the figure without each of its parts.
+        replicates: for each source of chance, the figure without each of its parts.
     """
     if value is None:
         return None
@@ -222,14 +223,14 @@ def jackknife(value: float | None, *replicates: Sequence[float | None]) -> Inter
 
 
 def root_jackknife(square: float | None, *replicates: Sequence[float | None]) -> Interval | None:
-    """The same of the root of a figure that is estimated without bias, and may therefore be below 0."""
+    """Return the root of an unbiased figure, which may be below 0, with its jackknife interval."""
     found = jackknife(square, *replicates)
     ends = None if found is None else [math.sqrt(max(0.0, one)) for one in (found.value, found.low, found.high)]
     return None if ends is None else Interval(*ends)
 
 
 def _cosines(sums: _Sums) -> tuple[float | None, float | None]:
-    """Within and across, see gradient_agreement.mean_cosines."""
+    """Return the mean cosines (within, across); see gradient_agreement.mean_cosines."""
     num, squares = int(sums.num_units.sum()), float(sums.units.sum())
     num_within = float((sums.num_units * (sums.num_units - 1)).sum())
     num_across = float(num**2 - np.square(sums.num_units).sum())

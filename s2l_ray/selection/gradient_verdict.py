@@ -1,4 +1,4 @@
-"""What the gradient check has found, in plain words. Every word follows from an interval; none is written by hand."""
+"""Summarise the gradient check in words; every statement follows from an interval."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from s2l_ray.selection.gradient_similarity import Interval, Similarity
 
 CLUSTERS = "clusters"
 _MODERATELY, _STRONGLY = 0.2, 0.5
-"""Lower ends of the interval of within − across (cosines) from which clusters are so."""
+"""Lower ends of the interval of within − across (cosines) from which clusters count as moderately or strongly alike."""
 
 
 @dataclass(frozen=True)
 class SnapshotFindings:
-    """Of one snapshot."""
+    """Results of the gradient check at one snapshot."""
 
     name: str
     """start, middle or last."""
     step: int
     num_zero: int
-    """Examples of the uniform sample whose gradient is zero."""
+    """Number of examples in the uniform sample whose gradient is zero."""
     similarity: Mapping[str, Similarity]
-    """Of `clusters`, `sources` and `embeddings`."""
+    """Similarity by `clusters`, `sources` and `embeddings`."""
     gap: float | None
-    """95th percentile of the distance of two gradients within clusters over the same across."""
+    """95th percentile of the distance of two gradients within clusters, divided by the same across clusters."""
     errors: Mapping[str, GradientError]
-    """Subset → error; empty: the mean gradient cannot be told from zero."""
+    """Subset → error; empty if the mean gradient cannot be distinguished from zero."""
 
 
 def verdict(
     snapshots: Sequence[SnapshotFindings], names: Mapping[str, str] | None = None, has_subsets: bool = False
 ) -> list[str]:
-    """Sentences, the most important first.
+    """Return the results as sentences, the most important first.
 
     Args:
-        names: what subsets are called, if not by their labels.
-        has_subsets: there are some, also where none could be compared.
+        names: names of subsets, if they differ from their labels.
+        has_subsets: whether the run has subsets, even if none could be compared.
     """
     found = [_similarity(snapshots)]
     subsets = list(dict.fromkeys(name for one in snapshots for name in one.errors))
@@ -48,14 +48,14 @@ def verdict(
     if flat and (subsets or has_subsets):
         when = _when(flat)
         found.append(
-            f"{when[:1].upper()}{when[1:]} the sample's mean gradient cannot be told from zero, so no subset is "
-            "compared with it."
+            f"{when[:1].upper()}{when[1:]}, the sample's mean gradient cannot be distinguished from zero, so no subset "
+            "is compared with it."
         )
     return found
 
 
 def how_similar(similarity: Similarity) -> str:
-    """`strongly`, `moderately`, `weakly`, or `not` where chance could explain it; `less` where they differ more."""
+    """Return `strongly`, `moderately` or `weakly`; `not` if chance could explain it; `less` if they differ more."""
     difference, null = similarity.difference, similarity.null_difference
     if difference is None or null is None:
         return "unknown"
@@ -66,7 +66,7 @@ def how_similar(similarity: Similarity) -> str:
 
 
 def against_random(ratio: Interval | None) -> str:
-    """`better`, `worse`, or `""` where the interval holds 1, or there is none."""
+    """Return `better` or `worse`, or `""` if the interval contains 1 or there is none."""
     if ratio is None:
         return ""
     return "better" if ratio.high < 1 else "worse" if ratio.low > 1 else ""
@@ -104,14 +104,14 @@ def _compared(ratios: Mapping[str, Interval | None]) -> str:
 
 
 def _range(ratios: Mapping[str, Interval | None], names: Sequence[str]) -> str:
-    """` (error 0.8 to 0.9 times random's)`."""
+    """Return the range of errors, as ` (error 0.8 to 0.9 times random's)`."""
     values = sorted(ratio.value for name in names if (ratio := ratios[name]) is not None)
     low, high = f"{values[0]:.2f}", f"{values[-1]:.2f}"
     return f" (error {low} times random's)" if low == high else f" (error {low} to {high} times random's)"
 
 
 def _when(names: Sequence[str]) -> str:
-    """Snapshots in words."""
+    """Return the names of snapshots as a phrase."""
     if "start" not in names and set(names) == {"middle", "last"}:
         return "once training has begun"
     if list(names) == ["last"]:
@@ -121,7 +121,7 @@ def _when(names: Sequence[str]) -> str:
 
 
 def _grouped(how: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    """Word → the snapshots that have it, in the order of time."""
+    """Group snapshots by word, in the order of time."""
     return [(word, [at for at, own in how.items() if own == word]) for word in dict.fromkeys(how.values())]
 
 

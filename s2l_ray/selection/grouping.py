@@ -1,6 +1,6 @@
-"""From group codes and keys to an `Ordering`; what all selectors share.
+"""Build an `Ordering` from group codes and keys, for all selectors.
 
-Memory for N examples: about 60 N bytes at the peak, beside the inputs.
+Memory for N examples: about 60 N bytes at the peak, in addition to the inputs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def order_sample(
     allocation: AllocationRule = EVENLY,
     stage: Array | None = None,
 ) -> Ordering:
-    """Sample without replacement within the groups `codes` (N,): ranks by the seeded keys.
+    """Sample without replacement within the groups `codes` (N,), ranked by the seeded keys.
 
-    Every selector uses the same keys. Each subset on its own is as uniform as with keys of its own; in comparison,
-    subsets share more examples than by chance, and their difference is the rule's and less the draw's (common random
-    numbers, https://en.wikipedia.org/wiki/Variance_reduction).
+    All selectors use the same keys. Each subset is as uniform as with separate keys, but subsets share more examples
+    than by chance, so that differences between them come from the rules and less from the draws (common random numbers,
+    https://en.wikipedia.org/wiki/Variance_reduction).
     """
     groups, present = dense_groups(codes)
     rank = rank_eligible_first(groups, sampling_keys(inputs.example_ids, seed), inputs.example_ids, inputs.eligible)
@@ -47,10 +47,10 @@ def order_by_score(
     eligible: Array | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> Ordering:
-    """Ascending by `scores` (N,), equal ones by id; within each stratum where `stratify`.
+    """Order examples by ascending `scores` (N,), ties by id; within each stratum if `stratify` is set.
 
     Args:
-        eligible: (N,) bool, the selector's own rule, beside the guards'.
+        eligible: (N,) bool, False where the selector's own rule puts an example last, in addition to guards.
     """
     eligible = combine_eligible(inputs.eligible, eligible)
     groups, labels, allocation = stratified_groups(inputs, stratify)
@@ -59,7 +59,7 @@ def order_by_score(
 
 
 def stratified_groups(inputs: SelectionInputs, stratify: bool | str) -> tuple[Array, list[GroupLabel], AllocationRule]:
-    """(N,) int32 groups, their labels and the rule: one group in all, or one for each stratum."""
+    """Return (N,) int32 groups, their labels and the allocation rule: one group, or one for each stratum."""
     if not stratify:
         return np.zeros(inputs.num_examples, np.int32), [GroupLabel()], EVENLY
     strata, names = sorted_strata(inputs, stratify, f"stratify={stratify}")
@@ -68,7 +68,7 @@ def stratified_groups(inputs: SelectionInputs, stratify: bool | str) -> tuple[Ar
 
 
 def dense_groups(codes: Array) -> tuple[Array, Array]:
-    """(N,) codes → (N,) int32 codes of the G groups that are not empty, and (G,) the codes that they had."""
+    """Renumber codes (N,): return (N,) int32 codes of the G non-empty groups, and their original codes (G,)."""
     present = np.flatnonzero(np.bincount(codes))  # (G,)
     dense = np.zeros(present.max(initial=0) + 1, dtype=np.int32)
     dense[present] = np.arange(len(present), dtype=np.int32)
@@ -76,10 +76,13 @@ def dense_groups(codes: Array) -> tuple[Array, Array]:
 
 
 def sorted_strata(inputs: SelectionInputs, stratify: bool | str, who: str) -> tuple[Array, list[str]]:
-    """(N,) int64 codes into the sorted names: codes in order of appearance would depend on the order of the rows.
+    """Return (N,) int64 codes of strata into the sorted names, which do not depend on the order of the rows.
 
     Args:
-        stratify: True: by source; a text: by the facet of this name.
+        stratify: True: by source; a string: by the facet of this name.
+
+    Raises:
+        MissingSignal: the run has no sources, or no such facet.
     """
     if isinstance(stratify, str):
         inputs.require(who, [FACET + stratify])
@@ -93,7 +96,7 @@ def sorted_strata(inputs: SelectionInputs, stratify: bool | str, who: str) -> tu
 
 
 def rank_eligible_first(groups: Array, keys: Array, example_ids: Array, eligible: Array | None) -> Array:
-    """(N,) int64 rank within the group by (not eligible, key, id)."""
+    """Return each example's rank within its group by (not eligible, key, id), (N,) int64."""
     if eligible is None:
         return rank_within(groups, keys, example_ids)
     rank = rank_within(2 * groups.astype(np.int64) + ~eligible, keys, example_ids)
@@ -107,7 +110,7 @@ def combine_eligible(one: Array | None, other: Array | None) -> Array | None:
 
 
 def score_keys(scores: Array) -> Array:
-    """(N,) finite floats → (N,) uint64 in the same order: IEEE 754 bits, with the negative ones turned around."""
+    """Map finite floats (N,) to uint64 (N,) in the same order: IEEE 754 bits, inverted for negative numbers."""
     bits = (scores.astype(np.float64) + 0.0).view(np.uint64)  # + 0.0: −0.0 equals 0.0
     sign = np.uint64(1) << np.uint64(63)
     return np.where(bits & sign, ~bits, bits | sign)

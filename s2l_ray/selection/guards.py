@@ -1,8 +1,8 @@
-"""Guards: which examples look like wrong answers and are chosen last, and what that takes from whom.
+"""Guards: rules that put examples that look like wrong answers last, with counts by source, cluster and facet.
 
-Each rule reads the proxy's losses, so each is blind where the proxy is: one too weak cannot tell wrong answers, one
-that memorises learns them. Measured on a generator with 10 % wrong answers, `rise` found two thirds of them; on 10,000
-rows of real maths text with a small proxy, none. Hence the counts and the warnings, and no promise of recall.
+Each rule reads the proxy's losses and is no better than the proxy: a weak one cannot tell wrong answers, and one that
+memorises learns them. On generated data with 10 % wrong answers, `rise` found two thirds of them; on 10,000 rows of
+real maths text with a small proxy, it found none. Therefore guards report counts and warnings, and promise no recall.
 
 Memory for N examples: about 10 N bytes; `local` adds 4 N bytes for each neighbour, and the embeddings.
 """
@@ -21,45 +21,45 @@ from s2l_ray.selection.options import GuardOptions
 from s2l_ray.selection.signals import LOSS, LOSS_UNCONDITIONAL, LOSSES, PROMPT_EMBEDDING, at
 
 FOUND_NOTHING_SHARE = 0.001
-"""A rule that drops a smaller share of the examples has most likely found nothing."""
+"""A rule that drops a smaller share of the examples than this has most likely found nothing."""
 MEMORISING_GAP = 0.1
-"""By how much token accuracy on the corpus may exceed the held-out one before a proxy counts as memorising."""
+"""Amount by which token accuracy on the corpus may exceed that on held-out examples; above it, a proxy memorises."""
 _ROUNDING_NATS = 1e-6
-"""float32's rounding of a difference of losses: a rise of exactly the limit is kept."""
+"""Tolerance for float32 rounding of a difference of losses, so that a rise of exactly the limit is kept."""
 
 
 class DroppedFrom(TypedDict):
-    """One line of a guard's table; a plain dict, ready for JSON."""
+    """One row of a guard's table; a plain dict, ready for JSON."""
 
     value: str
     """The source, cluster or category."""
     size: int
-    """Examples that have it."""
+    """Number of examples with this value."""
     dropped: int
-    """How many of them any rule dropped."""
+    """Number of these that at least one rule dropped."""
     by_rule: dict[str, int]
 
 
 @dataclass(frozen=True)
 class HeldOutRecord:
-    """What the proxy's training says of its own competence."""
+    """Measurements during the proxy's training that show how competent it is."""
 
     losses: list[float] = field(default_factory=list)
     """Held-out loss at each snapshot (nats per token)."""
     token_accuracy: float | None = None
-    """Of the last snapshot, on held-out examples."""
+    """Token accuracy at the last snapshot, on held-out examples."""
     corpus_token_accuracy: float | None = None
-    """Of the last snapshot, on the corpus."""
+    """Token accuracy at the last snapshot, on the corpus."""
 
 
 @dataclass(frozen=True)
 class GuardReport:
     eligible: Array
-    """(N,) bool: no rule dropped it."""
+    """(N,) bool: False where a rule dropped the example."""
     dropped_by_rule: dict[str, int]
-    """An example that several rules drop counts for each of them."""
+    """Rule → number of dropped examples; an example dropped by several rules counts for each."""
     tables: dict[str, list[DroppedFrom]]
-    """source, cluster, and each facet → its values."""
+    """`source`, `cluster` and each facet → one row for each of its values."""
     warnings: list[str]
 
     @property
@@ -67,7 +67,7 @@ class GuardReport:
         return len(self.eligible) - int(self.eligible.sum())
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the rows, for the manifest."""
+        """Return everything except the per-example array, for the manifest."""
         return {
             "num_examples": len(self.eligible),
             "num_dropped": self.num_dropped,
@@ -78,11 +78,11 @@ class GuardReport:
 
 
 def evaluate_guard(inputs: SelectionInputs, options: GuardOptions, heldout: HeldOutRecord | None = None) -> GuardReport:
-    """Apply every rule and count what it drops by source, cluster and facet.
+    """Apply every rule, and count the examples it drops by source, cluster and facet.
 
     Raises:
-        UserError: less than `min_kept_share` would stay, or there is one snapshot only.
-        MissingSignal: a rule needs columns that there are not.
+        UserError: less than `min_kept_share` would remain, or a rule that compares snapshots has only one.
+        MissingSignal: a rule needs columns that the run does not have.
     """
     inputs.require(f"the guard {', '.join(options.rules)}", options.needs())
     drops: dict[str, Array] = {rule: _RULES[rule](inputs, options) for rule in options.rules}  # each (N,) bool
@@ -114,7 +114,7 @@ def _prompt_gain(inputs: SelectionInputs, options: GuardOptions) -> Array:
 
 
 def _local(inputs: SelectionInputs, options: GuardOptions) -> Array:
-    from s2l_ray.selection.neighbours import nearest_rows  # which takes faiss
+    from s2l_ray.selection.neighbours import nearest_rows  # requires faiss
 
     loss = inputs.signal(at(LOSS, "late"))  # (N,)
     neighbours = nearest_rows(inputs.embeddings[at(PROMPT_EMBEDDING, "late")], inputs.example_ids, options.neighbours)
@@ -137,7 +137,7 @@ _RULES: dict[str, Callable[[SelectionInputs, GuardOptions], Array]] = {
 def _trajectories(inputs: SelectionInputs, rule: str) -> Array:
     losses = inputs.signal(LOSSES)
     if losses.shape[1] < 2:
-        raise UserError(f"the guard {rule} compares snapshots, and there is one; set trajectories.num_snapshots")
+        raise UserError(f"the guard {rule} compares snapshots, but there is only one; raise trajectories.num_snapshots")
     return losses
 
 
@@ -149,12 +149,12 @@ def _check_kept(eligible: Array, drops: dict[str, Array], options: GuardOptions)
     raise UserError(
         f"the guard would keep {kept:,} of {len(eligible):,} examples ({kept / len(eligible):.1%}), less than "
         f"guard.min_kept_share={options.min_kept_share:g}; it drops: {counts}. So many wrong answers are unlikely: "
-        "look at the proxy's training, relax the rules, or lower guard.min_kept_share"
+        "check the proxy's training, relax the rules, or lower guard.min_kept_share"
     )
 
 
 def _count(facet: Facet, eligible: Array, drops: dict[str, Array]) -> list[DroppedFrom]:
-    """One line for each value that occurs, in the order of the codes."""
+    """Return one row for each value that occurs, in the order of the codes."""
     num = len(facet.names)
     sizes, dropped = np.bincount(facet.codes, minlength=num), np.bincount(facet.codes[~eligible], minlength=num)
     by_rule = {rule: np.bincount(facet.codes[mask], minlength=num) for rule, mask in drops.items()}
@@ -171,27 +171,27 @@ def _count(facet: Facet, eligible: Array, drops: dict[str, Array]) -> list[Dropp
 
 def _found_nothing(drops: dict[str, Array], heldout: HeldOutRecord | None) -> list[str]:
     told = heldout is not None and heldout.token_accuracy is not None
-    cure = "" if told else ", which held-out examples would tell (heldout.share)"
+    cure = "" if told else "; held-out examples (heldout.share) would show which"
     return [
         f"the guard {rule} found nothing: {int(dropped.sum()):,} of {len(dropped):,} examples. Either the data are "
-        f"clean, or the proxy is too weak to tell wrong answers, or it memorises them{cure}"
+        f"clean, or the proxy is too weak to recognise wrong answers, or it memorises them{cure}"
         for rule, dropped in drops.items()
         if dropped.sum() < FOUND_NOTHING_SHARE * len(dropped)
     ]
 
 
 def _emptied(tables: dict[str, list[DroppedFrom]]) -> list[str]:
-    """A rule that drops most of a source is likelier to have found hard examples than wrong ones."""
+    """Warn about rules that drop most of a source, because they have probably found hard examples, not wrong ones."""
     warnings = []
     for category, lines in tables.items():
-        if category == "cluster":  # whole clusters of wrong answers are what a guard is for
+        if category == "cluster":  # guards are meant to find whole clusters of wrong answers
             continue
         most = [f"{line['value']} ({line['dropped']:,} of {line['size']:,})" for line in lines
                 if 2 * line["dropped"] > line["size"]]  # fmt: skip
         if most:
             warnings.append(
-                f"the guard drops more than half of {category} {', '.join(listed(most, 5))}: hard examples look like "
-                "that too; read some of them before you trust it"
+                f"the guard drops more than half of {category} {', '.join(listed(most, 5))}: hard examples can look "
+                "like wrong ones; read some of them before you trust the guard"
             )
     return warnings
 

@@ -1,6 +1,6 @@
-"""What selectors may look at: columns of equal length, in any order of rows.
+"""Inputs of selectors: columns of equal length, in any order of rows.
 
-Memory: whatever the columns take; embeddings stay where they are and are read in chunks.
+Memory: that of the columns; embeddings stay where they are and are read in chunks.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class EmbeddingReader(Protocol):
         """(N, d)."""
 
     def read(self, start: int, stop: int) -> Array:
-        """(stop − start, d) floats, in the order of the inputs' rows."""
+        """Return (stop − start, d) floats, in the order of the inputs' rows."""
 
 
 @dataclass(frozen=True)
 class ArrayEmbeddings:
-    """Embeddings that are an array or a memory map already."""
+    """Embeddings in an array or a memory map."""
 
     array: Array
     """(N, d) floats."""
@@ -49,17 +49,21 @@ class ArrayEmbeddings:
 
 @dataclass(frozen=True)
 class Facet:
-    """A column of categories: sources, skills, kinds of task."""
+    """A column of categories, such as sources, skills or kinds of tasks."""
 
     codes: Array
     """(N,) integers from 0."""
     names: list[str]
-    """What the codes stand for; "" where an example has no value."""
+    """Names of the codes; "" for examples without a value."""
 
 
 @dataclass(frozen=True)
 class SelectionInputs:
-    """The columns that selectors read. UserError if they do not belong together."""
+    """Columns that selectors read.
+
+    Raises:
+        UserError: the columns do not fit together.
+    """
 
     example_ids: Array
     """(N, 2) uint64, high and low halves; unique."""
@@ -77,7 +81,7 @@ class SelectionInputs:
     early_share: float = 0.1
     """The early snapshot is the first at or after this share of the steps."""
     signals: Mapping[str, Array] = field(default_factory=dict)
-    """`column@snapshot` → (N,), `column@all` → (N, T). Of the reference model, where that is not the proxy."""
+    """`column@snapshot` → (N,), `column@all` → (N, T); those of the reference model, if that is not the proxy."""
     embeddings: Mapping[str, EmbeddingReader] = field(default_factory=dict)
     """`embedding@snapshot` → (N, d)."""
     query_embeddings: Array | None = None
@@ -92,7 +96,7 @@ class SelectionInputs:
     def __post_init__(self) -> None:
         num = self.num_examples
         if self.sources is None and self.source_names:
-            raise UserError("source_names are given but no sources; give both or neither")
+            raise UserError("source_names are given, but no sources; give both or neither")
         _check_codes("clusters", self.clusters, None, num)
         _check_codes("sources", self.sources, self.source_names, num)
         for name, facet in self.facets.items():
@@ -107,7 +111,7 @@ class SelectionInputs:
                 raise UserError(f"the signal {name} must have {num} rows and {wanted} dimension(s), not {signal.shape}")
         for name, reader in self.embeddings.items():
             if reader.shape[0] != num:
-                raise UserError(f"{name} holds {reader.shape[0]} embeddings for {num} examples; score the corpus again")
+                raise UserError(f"{name} has {reader.shape[0]} embeddings for {num} examples; score the corpus again")
         if self.eligible is not None and (self.eligible.shape != (num,) or self.eligible.dtype != bool):
             raise UserError(f"eligible must be ({num},) bool, not {self.eligible.shape} {self.eligible.dtype}")
 
@@ -118,7 +122,7 @@ class SelectionInputs:
             raise UserError(f"{len(steps)} snapshot_steps for trajectories of {self.losses.shape[1]} losses")
 
     def require(self, who: str, needs: Iterable[str]) -> None:
-        """Raise MissingSignal for `who` if any of `needs` is absent; the error names all of them."""
+        """Raise MissingSignal, on behalf of `who`, if any of `needs` is absent; the error names all absent ones."""
         absent = [need for need in needs if not self.has(need)]
         if absent:
             raise missing_signals(who, absent)
@@ -135,11 +139,11 @@ class SelectionInputs:
         return column == LOSS and self.losses is not None and self.loss_column(snapshot) is not None
 
     def signal(self, need: str) -> Array:
-        """(N,) or (N, T) floats, all of them finite.
+        """Return a column, (N,) or (N, T) finite floats.
 
         Raises:
-            MissingSignal: the run does not have it.
-            DataError: a value is not finite; names the examples.
+            MissingSignal: the run does not have this column.
+            DataError: a value is not finite; the message names the examples.
         """
         if need in self.signals:
             values = self.signals[need]
@@ -155,13 +159,13 @@ class SelectionInputs:
         return values
 
     def loss_column(self, snapshot: str) -> int | None:
-        """Which column of the trajectories a snapshot is; None: it was not recorded."""
+        """Return the column of the trajectories for a snapshot; None: it was not recorded."""
         if self.losses is None:
             return None
         return snapshot_index(snapshot, self.losses.shape[1], self.snapshot_steps, self.early_share)
 
     def step_of(self, snapshot: str) -> int | None:
-        """The optimiser step of a snapshot; None where steps are not known."""
+        """Return the optimiser step of a snapshot; None if it is not known."""
         column = self.loss_column(snapshot)
         return None if column is None or self.snapshot_steps is None else self.snapshot_steps[column]
 
@@ -173,15 +177,15 @@ class SelectionInputs:
             bad = np.flatnonzero(~np.isfinite(chunk).reshape(len(chunk), -1).all(axis=1)) + start
             names = listed([f"{one} ({values[row]})" for row, one in zip(bad, self.hex_ids(bad), strict=True)], 4)
             raise DataError(
-                f"{need} is not finite for example {', '.join(names)}; no order can be made of that. "
-                "Score the corpus again"
+                f"{need} is not finite for example {', '.join(names)}, so examples cannot be ordered by it; "
+                "score the corpus again"
             )
 
     def hex_ids(self, rows: Array) -> list[str]:
         return array_to_hex(self.example_ids[rows])
 
     def categories(self) -> Iterator[tuple[str, Facet]]:
-        """Sources, clusters and facets: whatever reports count by."""
+        """Yield sources, clusters and facets, by which reports count examples."""
         if self.sources is not None:
             yield "source", Facet(self.sources, self.source_names)
         if self.clusters is not None:
@@ -196,6 +200,6 @@ def _check_codes(name: str, codes: Array | None, names: list[str] | None, num_ex
     if codes.shape != (num_examples,) or not np.issubdtype(codes.dtype, np.integer):
         raise UserError(f"{name} must be ({num_examples},) integers, not {codes.shape} {codes.dtype}")
     if len(codes) and codes.min() < 0:
-        raise UserError(f"{name} holds {codes.min()} in row {int(codes.argmin())}; codes count from 0")
+        raise UserError(f"{name} has {codes.min()} in row {int(codes.argmin())}, but codes count from 0")
     if names is not None and len(codes) and codes.max() >= len(names):
-        raise UserError(f"{name} holds the code {codes.max()}, but there are {len(names)} names")
+        raise UserError(f"{name} has the code {codes.max()}, but there are only {len(names)} names")

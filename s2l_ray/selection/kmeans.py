@@ -1,15 +1,15 @@
 """Seeded k-means over loss trajectories; the only module that imports faiss itself (https://github.com/facebookresearch/faiss).
 
-On a CPU the same seed gives the same result bit for bit, whatever the number of threads: faiss and its BLAS always run
-on one OpenMP thread here, and parallelism comes from Python threads over chunks with fixed borders; so the assignment
-of all N uses every CPU, the training on a sample one. (Measured with faiss 1.15.1: training on 1, 2, 3 and 5 OpenMP
-threads gives the same bits for T of 1 to 17 and others for T of 20 and 40, where its search goes through a threaded
-BLAS; two threads were four to thirteen times slower than one on a busy machine.) Between kinds of processor, and on
-GPUs, the last bits may differ; hence centroids are stored.
+On a CPU, the same seed gives the same result bit for bit, whatever the number of threads: faiss and its BLAS always run
+on one OpenMP thread here, and parallelism comes from Python threads over chunks with fixed borders. Therefore assigning
+all N uses every CPU, and training on a sample uses one. (Measured with faiss 1.15.1: training on 1, 2, 3 and 5 OpenMP
+threads gives the same bits for T from 1 to 17 and different ones for T of 20 and 40, where its search goes through a
+threaded BLAS; two threads were four to thirteen times slower than one on a busy machine.) Between types of processors,
+and on GPUs, the last bits may differ, so centroids are stored.
 
-Memory beside the trajectories, for N examples, T snapshots, M training points: 4 N bytes (assignment), 4 M T + 12 M
-(sample, faiss's labels and distances), and about 12 T + 20 bytes for each of CHUNK_ROWS rows per thread, MAX_THREADS
-at most. No (N, K) matrix exists.
+Memory in addition to the trajectories, for N examples, T snapshots, M training points: 4 N bytes (assignment), 4 M T +
+12 M (sample, faiss's labels and distances), and about 12 T + 20 bytes for each of CHUNK_ROWS rows per thread, with at
+most MAX_THREADS threads. There is no (N, K) matrix.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from s2l_ray.errors import DataError, UserError
 CHUNK_ROWS = 262_144
 DISTINCT_CHUNK_ROWS = 16_384
 MAX_THREADS = 16
-# Far past any loss, and its square still sums over T and N without overflow: faiss aborts the process (a C++ assertion,
-# no exception) where a distance is not finite.
+# Far above any loss, yet its square can be summed over T and N without overflow: faiss aborts the process (with a C++
+# assertion, not an exception) if a distance is not finite.
 MAX_LOSS_NATS = 1e12
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -38,11 +38,11 @@ Init = Literal["kmeans++", "random"]
 
 
 class FaissMissing(UserError, ImportError):
-    """faiss is not installed."""
+    """Error if faiss is not installed."""
 
 
 class FaissWithoutGpu(UserError, RuntimeError):
-    """k-means was asked to run on a GPU, and this faiss cannot."""
+    """Error if k-means is to run on a GPU, which the installed faiss does not support."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ class KMeansResult:
     sizes: Array
     """(K,) int64, examples per cluster; none is 0."""
     inertia: float
-    """Sum over all N of the squared distance to the own centroid (nats²)."""
+    """Sum over all N of the squared distance to the cluster's centroid (nats²)."""
     num_train_points: int
-    """How many trajectories the centroids were trained on."""
+    """Number of trajectories on which the centroids were trained."""
     warnings: list[str]
-    """What the user should know: K lowered, empty clusters dropped."""
+    """Warnings for the user: K lowered, empty clusters dropped."""
     train_seconds: float = field(default=0.0, compare=False)
-    """Wall time of checks, sampling and training."""
+    """Wall-clock time of checks, sampling and training."""
     assign_seconds: float = field(default=0.0, compare=False)
-    """Wall time of assigning all N."""
+    """Wall-clock time of assigning all N."""
 
 
 def fit_kmeans(
@@ -78,14 +78,22 @@ def fit_kmeans(
 ) -> KMeansResult:
     """Cluster (N, T) float32 trajectories, an array or a memory map, by Euclidean k-means on the raw losses.
 
-    `num_threads`: of the assignment, MAX_THREADS at most; None: OMP_NUM_THREADS. No bit of the result depends on it.
-    Past `max_train_points` the centroids are trained on a seeded uniform sample; all N are then assigned by streaming.
-    Raises ValueError for a wrong shape or type, non-finite values or impossible settings; ImportError without faiss;
-    RuntimeError where a GPU is asked for and faiss has none.
+    With more than `max_train_points`, the centroids are trained on a seeded uniform sample; all N are then assigned by
+    streaming.
+
+    Args:
+        num_threads: threads of the assignment, at most MAX_THREADS; None: OMP_NUM_THREADS. No bit of the result depends
+            on it.
+
+    Raises:
+        UserError: the shape or type is wrong, or a setting is impossible.
+        DataError: a value is not finite.
+        FaissMissing: faiss is not installed.
+        FaissWithoutGpu: a GPU is requested, but faiss cannot use one.
     """
     _check_settings(num_clusters, init, num_iterations, max_train_points)
     _check_trajectories(trajectories)
-    import_faiss()  # a missing faiss shows before the long work, not after it
+    import_faiss()  # a missing faiss should fail before the long work, not after it
     started = time.perf_counter()
     _check_finite(trajectories)
     sample = _training_sample(trajectories, max_train_points, seed)  # (M, T)
@@ -94,12 +102,12 @@ def fit_kmeans(
     if distinct is None:
         centroids = _train(sample, num_clusters, seed, init, num_iterations, use_gpu)
     else:
-        # At most K distinct points: they are the optimal centroids, and no iteration could find better ones.
+        # At most K distinct points are themselves the optimal centroids; no iteration could find better ones.
         centroids = distinct
         if len(distinct) < num_clusters:
             warnings.append(
-                f"K was lowered from {num_clusters} to {len(distinct)}: the {len(sample):,} training trajectories "
-                "hold no more distinct points"
+                f"K was lowered from {num_clusters} to {len(distinct)}, because the {len(sample):,} training "
+                "trajectories have no more distinct points"
             )
     num_train_points = len(sample)
     del sample, distinct
@@ -116,9 +124,10 @@ def fit_kmeans(
 def assign_clusters(
     trajectories: Array, centroids: Array, *, use_gpu: bool = False, num_threads: int | None = None
 ) -> tuple[Array, Array, float]:
-    """Nearest centroid for each of (N, T) trajectories: assignment (N,) int32, sizes (K,) int64, inertia (nats²).
+    """Assign each of (N, T) trajectories to the nearest centroid: assignment (N,) int32, sizes (K,) int64, inertia.
 
-    Streams over chunks with fixed borders; sums in float64 and in the chunks' order, so threads do not change the sum.
+    Streams over chunks with fixed borders, and sums in float64 in the order of the chunks, so that the number of
+    threads does not change the inertia (nats²).
     """
     faiss = import_faiss()
     num_clusters = len(centroids)
@@ -148,19 +157,19 @@ def assign_clusters(
 def _map_chunks(
     faiss: Any, work: Callable[[int], tuple[Array, float]], num_rows: int, num_threads: int
 ) -> Iterator[tuple[Array, float]]:
-    """Call `work` with each chunk's first row; results in the order of the rows."""
+    """Call `work` with each chunk's first row, and yield the results in the order of the rows."""
     starts = range(0, num_rows, CHUNK_ROWS)
     num_threads = min(num_threads, MAX_THREADS, len(starts))
     if num_threads <= 1:
         yield from map(work, starts)
         return
-    # OpenMP keeps its number of threads per thread, so each thread of the pool sets its own.
+    # OpenMP's number of threads is a setting of each thread, so each thread of the pool sets its own.
     with ThreadPoolExecutor(num_threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
         yield from pool.map(work, starts)
 
 
 def _train(sample: Array, num_clusters: int, seed: int, init: Init, num_iterations: int, use_gpu: bool) -> Array:
-    """Lloyd's iterations by faiss over all of `sample` (M, T) → centroids (K, T) float32."""
+    """Run faiss's Lloyd iterations over `sample` (M, T), and return centroids (K, T) float32."""
     faiss = import_faiss()
     num_snapshots = sample.shape[1]
     settings = faiss.ClusteringParameters()
@@ -170,7 +179,7 @@ def _train(sample: Array, num_clusters: int, seed: int, init: Init, num_iteratio
         "kmeans++": faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
         "random": faiss.ClusteringInitMethod_RANDOM,
     }[init]
-    # faiss would draw a sample of its own past this, and print a warning from C++ below that.
+    # faiss would draw a sample of its own above the maximum, and print a warning from C++ below the minimum.
     settings.max_points_per_centroid = len(sample)
     settings.min_points_per_centroid = 1
     with one_openmp_thread(faiss):
@@ -184,8 +193,8 @@ def import_faiss() -> Any:
         import faiss
     except ImportError as error:
         raise FaissMissing(
-            "clustering needs faiss, which is not installed; install one of the extras: "
-            "pip install 's2l_ray[cpu]', or 's2l_ray[gpu]' on machines with NVIDIA GPUs (never both)"
+            "clustering needs faiss, which is not installed; run pip install 's2l_ray[cpu]', or 's2l_ray[gpu]' on "
+            "machines with NVIDIA GPUs (never both)"
         ) from error
     return faiss
 
@@ -204,15 +213,15 @@ def _flat_index(faiss: Any, num_snapshots: int, use_gpu: bool) -> Any:
         return faiss.IndexFlatL2(num_snapshots)
     if not faiss_sees_gpu():
         raise FaissWithoutGpu(
-            "k-means was asked to run on a GPU, but this faiss is built without GPU support or sees no GPU; "
-            "replace faiss-cpu by pip install 's2l_ray[gpu]' on a GPU node, or set use_gpu=False (resources.device=cpu)"
+            "k-means is set to run on a GPU, but the installed faiss has no GPU support or finds no GPU; replace "
+            "faiss-cpu (pip install 's2l_ray[gpu]') on a GPU node, or set use_gpu=False (resources.device=cpu)"
         )
     return faiss.GpuIndexFlatL2(faiss.StandardGpuResources(), num_snapshots)
 
 
 @contextmanager
 def one_openmp_thread(faiss: Any) -> Iterator[int]:
-    """Hold faiss and its BLAS to one thread in this thread; yields how many it was allowed (OMP_NUM_THREADS)."""
+    """Limit faiss and its BLAS to one thread in this thread; yield the previous limit (OMP_NUM_THREADS)."""
     allowed = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
@@ -222,16 +231,16 @@ def one_openmp_thread(faiss: Any) -> Iterator[int]:
 
 
 def _derived_seed(seed: int, purpose: str) -> int:
-    """31 bits for faiss's int, and an own stream for each purpose, from a seed of any size."""
+    """Derive 31 bits, which fit faiss's int, from a seed of any size, independent for each purpose."""
     digest = hashlib.blake2b(f"s2l_ray/kmeans/{purpose}/{seed}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def _training_sample(trajectories: Array, max_points: int, seed: int) -> Array:
-    """(M, T): all trajectories, or a uniform seeded sample without replacement, in the order of the rows.
+    """Return all trajectories, or a seeded uniform sample without replacement, (M, T) in the order of the rows.
 
-    Chunk by chunk (each chunk's share is hypergeometric), so a memory map is read forwards and nothing of length N is
-    drawn.
+    The sample is drawn chunk by chunk (each chunk's share is hypergeometric), so that a memory map is read forwards and
+    no array of length N is needed.
     """
     num_rows = len(trajectories)
     if num_rows <= max_points:
@@ -249,7 +258,7 @@ def _training_sample(trajectories: Array, max_points: int, seed: int) -> Array:
 
 
 def _distinct_rows(sample: Array, limit: int) -> Array | None:
-    """The distinct rows of (M, T) if there are at most `limit`, else None; stops reading as soon as it knows."""
+    """Return the distinct rows of (M, T) if there are at most `limit`, otherwise None, without reading on."""
     found = sample[:0]
     step = max(DISTINCT_CHUNK_ROWS, 2 * limit)
     for start in range(0, len(sample), step):
@@ -260,17 +269,17 @@ def _distinct_rows(sample: Array, limit: int) -> Array | None:
 
 
 def _canonical_order(centroids: Array) -> Array:
-    """Ascending by mean, then lexicographic: the numbering does not depend on the order of initialisation."""
+    """Sort by mean, then lexicographically, so that the numbering does not depend on the initialisation's order."""
     columns = [centroids.mean(axis=1, dtype=np.float64), *centroids.T]
     return np.ascontiguousarray(centroids[np.lexsort(columns[::-1])])
 
 
 def _drop_empty(centroids: Array, assignment: Array, sizes: Array, warnings: list[str]) -> tuple[Array, Array, Array]:
-    kept = np.flatnonzero(sizes)  # ascending, so the canonical order stays
+    kept = np.flatnonzero(sizes)  # ascending, which keeps the canonical order
     if len(kept) == len(sizes):
         return centroids, assignment, sizes
     warnings.append(
-        f"{len(sizes) - len(kept)} of {len(sizes)} clusters were empty after the assignment and were dropped; "
+        f"{len(sizes) - len(kept)} of {len(sizes)} clusters were empty after the assignment and have been dropped; "
         f"{len(kept)} remain"
     )
     new_number = np.zeros(len(sizes), dtype=np.int32)
@@ -308,7 +317,7 @@ def _check_finite(trajectories: Array) -> None:
         count += len(rows)
     if count:
         raise DataError(
-            f"{count:,} of {len(trajectories):,} trajectories hold a loss that is NaN, infinite or past "
-            f"{MAX_LOSS_NATS:.0e}, the first in row {first}: {trajectories[first].tolist()}; they would spoil every "
-            "centroid. Find out why the proxy gave them no proper loss; they are never set to 0"
+            f"{count:,} of {len(trajectories):,} trajectories have a loss that is NaN, infinite or above "
+            f"{MAX_LOSS_NATS:.0e}, the first in row {first}: {trajectories[first].tolist()}; they would distort every "
+            "centroid, and are never set to 0. Find out why the proxy gave them no proper loss"
         )

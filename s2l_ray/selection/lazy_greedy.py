@@ -1,11 +1,11 @@
 """Greedy facility location on a sparse graph of similarities (Lindgren et al., NeurIPS 2016), by lazy evaluation.
 
-f(S) = Σ_i max_{j∈S} s_ij, monotone and submodular: the greedy order's every prefix reaches at least 1 − 1/e of the
-best subset of its size (Nemhauser et al. 1978), on the graph as given. A candidate's gain only ever falls, so an old
-gain is an upper bound, and only candidates that come to the top are evaluated anew (Minoux 1978). Gains are sums of
-whole numbers: neither the order of summation nor threads can break a tie. Ties go to the lowest row.
+f(S) = Σ_i max_{j∈S} s_ij is monotone and submodular, so every prefix of the greedy order reaches at least 1 − 1/e of
+the best subset of its size (Nemhauser et al. 1978), on the given graph. A candidate's gain never rises, so an old gain
+is an upper bound, and only candidates that come to the top are evaluated again (Minoux 1978). Gains are sums of whole
+numbers, so that neither the order of summation nor threads can break a tie. Ties go to the lowest row.
 
-Memory for N rows with k neighbours each: 12 k N bytes for the two directions of the graph, about 60 N beside.
+Memory for N rows with k neighbours each: 12 k N bytes for the two directions of the graph, plus about 60 N.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ _BLOCK = 2**16
 
 @dataclass(frozen=True)
 class GreedyOrder:
+    """Rows in the order in which a greedy algorithm chose them."""
+
     rows: Array
-    """(n,) int64, in the order of their choice."""
+    """(n,) int64, in the order in which they were chosen."""
     gains: Array
-    """(n,) int64, what each added to f, in steps of a similarity."""
+    """(n,) int64, what each added to f, in units of similarity steps."""
     num_evaluations: int
-    """How many gains were computed anew."""
+    """Number of gains that were recomputed."""
 
 
 @dataclass(frozen=True)
 class CoverageGraph:
-    """For each candidate the rows that it covers, and how well."""
+    """Rows that each candidate covers, with similarities."""
 
     starts: Array
     """(N + 1,) int64: candidate j covers the entries starts[j] … starts[j + 1]."""
@@ -43,7 +45,7 @@ class CoverageGraph:
     similarities: Array
     """(E,) uint16."""
     num_rows: int
-    """N; there may be fewer candidates."""
+    """Number of rows, N; there may be fewer candidates."""
 
     @property
     def num_candidates(self) -> int:
@@ -51,7 +53,7 @@ class CoverageGraph:
 
     @classmethod
     def of_neighbours(cls, neighbours: Neighbours, num_candidates: int) -> CoverageGraph:
-        """Turn the neighbours of each row around: whose neighbour a candidate is; a counting sort in blocks."""
+        """Invert the neighbours of each row, so that each candidate lists its rows, by a counting sort in blocks."""
         candidates, similarities = neighbours.rows, neighbours.similarities
         num_rows, degree = candidates.shape
         flat, flat_similarities = candidates.reshape(-1), similarities.reshape(-1)
@@ -71,14 +73,14 @@ class CoverageGraph:
 
     @classmethod
     def of_matrix(cls, similarities: Array) -> CoverageGraph:
-        """(N, N) uint16, s_ij in row i, column j; zeros are left out."""
+        """Build the graph from (N, N) uint16 similarities s_ij in row i, column j, leaving out zeros."""
         candidates, rows = np.nonzero(similarities.T)
         starts = np.concatenate([[0], np.cumsum(np.bincount(candidates, minlength=len(similarities)))])
         return cls(starts, rows.astype(np.int32), similarities.T[candidates, rows], len(similarities))
 
 
 def greedy_cover(graph: CoverageGraph, budget: int) -> GreedyOrder:
-    """Choose `budget` candidates, the largest gain first, ties to the lowest number."""
+    """Choose `budget` candidates, largest gain first, with ties going to the lowest number."""
     num = graph.num_candidates
     gains = _first_gains(graph)  # (C,)
     budget = min(budget, num)
@@ -95,7 +97,7 @@ def greedy_cover(graph: CoverageGraph, budget: int) -> GreedyOrder:
         heapq.heapreplace(bounds, key)
         if bounds[0] != key:
             continue
-        if gain == 0:  # the highest bound is 0: nothing is left to gain for anyone, and the order is by row
+        if gain == 0:  # the highest bound is 0, so no candidate can gain anything: order the rest by row
             others = sorted(bound % num for bound in bounds)[: budget - len(chosen)]
             chosen += others
             chosen_gains += [0] * len(others)
@@ -110,12 +112,12 @@ def greedy_cover(graph: CoverageGraph, budget: int) -> GreedyOrder:
 
 
 def _key(gain: int, row: int, num: int) -> int:
-    """One whole number that sorts by falling gain, then by ascending row; modulo `num` it is the row."""
+    """Encode gain and row in one integer that sorts by falling gain, then by row; modulo `num`, it is the row."""
     return -gain * num + row
 
 
 def _first_gains(graph: CoverageGraph) -> Array:
-    """(C,) int64 gains over the empty set."""
+    """Compute the gains over the empty set, (C,) int64."""
     num = graph.num_candidates
     gains = np.empty(num, dtype=np.int64)
     for first in range(0, num, _BLOCK):

@@ -1,10 +1,11 @@
-"""Nearest neighbours by cosine (faiss, https://github.com/facebookresearch/faiss), the same on any number of threads.
+"""Nearest neighbours by cosine (faiss, https://github.com/facebookresearch/faiss), the same with any number of threads.
 
-Up to FLAT_ROWS every pair is compared. Beyond, faiss's inverted file looks into PROBES of about 4 √N lists, which is
-where listing and comparing cost the same; it misses a few neighbours, and the last bits of its centroids, hence which
-ones, may differ between kinds of processor. Parallelism comes from Python threads over chunks with fixed borders.
+Up to FLAT_ROWS rows, every pair is compared. Beyond that, faiss's inverted file searches PROBES of about 4 √N lists,
+for which choosing lists and comparing vectors cost the same. It misses a few neighbours; which ones can differ between
+types of processors, with the last bits of its centroids. Parallelism comes from Python threads over chunks with fixed
+borders.
 
-Memory for N examples of d dimensions, k neighbours: 4 d N bytes in faiss's index, 6 k N for the result.
+Memory for N examples of d dimensions and k neighbours: 4 d N bytes in faiss's index, 6 k N for the result.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ FLAT_ROWS = 50_000
 PROBES = 16
 QUERY_ROWS = 4096
 ADD_ROWS = 65_536
-_TRAIN_POINTS_PER_LIST = 39  # fewer, and faiss warns
+_TRAIN_POINTS_PER_LIST = 39  # with fewer, faiss warns
 _TRAIN_ITERATIONS = 8
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The k most similar vectors of each, itself first."""
+    """The k most similar vectors of each vector, itself first."""
 
     rows: Array
     """(N, k) int32; −1 where fewer were found."""
@@ -44,10 +45,10 @@ class Neighbours:
 
 
 def find_neighbours(unit: UnitVectors, num_neighbours: int, num_threads: int | None = None) -> Neighbours:
-    """The `num_neighbours` most similar vectors of each, itself among them even where it has many duplicates.
+    """Find the `num_neighbours` most similar vectors of each, including itself even if it has many duplicates.
 
     Args:
-        num_threads: MAX_THREADS at most; None: OMP_NUM_THREADS. The result does not depend on it.
+        num_threads: at most MAX_THREADS; None: OMP_NUM_THREADS. The result does not depend on it.
     """
     num = len(unit)
     num_neighbours = min(num_neighbours, num)
@@ -74,7 +75,7 @@ def find_neighbours(unit: UnitVectors, num_neighbours: int, num_threads: int | N
 
 
 def find_among(unit: UnitVectors, candidates: Array, num_neighbours: int, num_threads: int | None = None) -> Neighbours:
-    """The most similar of some `candidates` (C,) for every vector, as places in `candidates`."""
+    """Find the most similar of some `candidates` (C,) for every vector; results are positions in `candidates`."""
     num, num_neighbours = len(unit), min(num_neighbours, len(candidates))
     rows = np.empty((num, num_neighbours), dtype=np.int32)
     similarities = np.empty((num, num_neighbours), dtype=np.uint16)
@@ -94,9 +95,9 @@ def find_among(unit: UnitVectors, candidates: Array, num_neighbours: int, num_th
 
 
 def nearest_rows(reader: EmbeddingReader, example_ids: Array, num_neighbours: int) -> Array:
-    """(N, k) int64: for each row of the inputs the rows of its nearest others, k at most `num_neighbours`.
+    """Return the nearest other rows of each row of the inputs, (N, k) int64, with k at most `num_neighbours`.
 
-    Where the inverted file found fewer, the nearest one is repeated.
+    If the inverted file finds fewer, the nearest one is repeated.
     """
     unit = read_unit_vectors(reader, example_ids)
     others = find_neighbours(unit, num_neighbours + 1).rows[:, 1:]  # (N, k) in the order of the ids
@@ -110,7 +111,7 @@ def nearest_rows(reader: EmbeddingReader, example_ids: Array, num_neighbours: in
 
 
 def _without(found: Array, own: Array) -> Array:
-    """(C, k) bool: False once in each row, where it holds `own` (C, 1), or at the end where it does not."""
+    """Return (C, k) bool, False once in each row: where it contains `own` (C, 1), or else at the end."""
     is_own = found == own
     drop = np.where(is_own.any(axis=1), is_own.argmax(axis=1), found.shape[1] - 1)
     keep = np.ones(found.shape, dtype=bool)
@@ -142,6 +143,6 @@ def _each_chunk(faiss: Any, work: Callable[[int], None], num_rows: int, num_thre
         for start in starts:
             work(start)
         return
-    # OpenMP keeps its number of threads per thread, so each thread of the pool sets its own.
+    # OpenMP's number of threads is a setting of each thread, so each thread of the pool sets its own.
     with ThreadPoolExecutor(num_threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
         list(pool.map(work, starts))

@@ -1,4 +1,4 @@
-"""Options that several selectors have in common; each selector's `Options` extends one of these."""
+"""Options that several selectors share; each selector's `Options` extends one of these classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GUARD_NEEDS: dict[str, set[str]] = {
 
 
 class GuardOptions(Section):
-    """Rules against wrong answers: an example that one of them drops is chosen after all others only."""
+    """Rules against wrong answers; an example that one of them drops is chosen only after all others."""
 
     rules: list[GuardRule] = Field(default=[])
     """`rise`: the loss ends above its lowest. `not_learnt`: it ends no lower than it began. `prompt_gain`: the prompt
@@ -42,7 +42,7 @@ class GuardOptions(Section):
 
 
 class SelectorOptions(Section):
-    """What every selector takes."""
+    """Options of every selector."""
 
     guard: GuardOptions = GuardOptions()
     """Which examples are chosen last."""
@@ -59,12 +59,12 @@ class StratifiedOptions(SelectorOptions):
 
 
 class SamplingOptions(SelectorOptions):
-    """Of selectors that sample groups of unequal size at random."""
+    """Options of selectors that sample groups of unequal size at random."""
 
     weights: Weighting = "none"
-    """`cluster`: a chosen example weighs as many as it stands for, on average 1 (see `weights`)."""
+    """`cluster`: a chosen example is weighted by the number of examples it stands for, with mean 1 (see `weights`)."""
     weights_cap: float = bounded(10.0, 1e6, "a single example could dominate a batch", ge=1)
-    """No weight is above so many times the median."""
+    """No weight exceeds this many times the median."""
 
 
 class ClusterOptions(StratifiedOptions, SamplingOptions):

@@ -1,6 +1,6 @@
-"""An order within groups that does not know the budget: cut it at any budget, and the subsets are nested.
+"""Order of examples within groups, independent of the budget: cutting it at any budgets gives nested subsets.
 
-Memory for N examples: 12 N bytes, with guards or stages 1 or 2 N more; about 60 N while it is made.
+Memory for N examples: 12 N bytes, 1 or 2 N more with guards or stages, and about 60 N while it is built.
 """
 
 from __future__ import annotations
@@ -21,34 +21,36 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class GroupQuota(TypedDict):
-    """One line of the table beside a subset; a plain dict, ready for JSON."""
+    """One row of the table stored with a subset; a plain dict, ready for JSON."""
 
     stratum: str | None
-    """Source, where the selector balances sources."""
+    """Source or facet value, if the selector balances these."""
     cluster: int | None
-    """Cluster number, where the selector samples clusters."""
+    """Cluster number, if the selector samples clusters."""
     stage: int | None
-    """Stage, where the selector is a curriculum."""
+    """Stage, if the selector is a curriculum."""
     size: int
-    """Examples in the group."""
+    """Number of examples in the group."""
     eligible: int
-    """How many of them no guard dropped."""
+    """Number of these that no guard dropped."""
     taken: int
-    """Examples chosen from it."""
+    """Number of examples chosen from the group."""
 
 
 @dataclass(frozen=True)
 class Selection:
+    """A subset: the chosen rows and their groups."""
+
     rows: Array
     """(n,) int64, chosen rows, ascending."""
     rank: Array
     """(n,) int64, each chosen row's 0-based rank within its group."""
     groups: list[GroupQuota]
-    """One line for each non-empty group, by stratum, then cluster or stage."""
+    """One row for each non-empty group, by stratum, then cluster or stage."""
     group_of: Array
-    """(n,) int32, each chosen row's line in `groups`."""
+    """(n,) int32, index into `groups` of each chosen row."""
     num_ineligible: int = 0
-    """Chosen although a guard or the selector's own rule speaks against it: the budget exceeds the others."""
+    """Number of examples chosen despite a guard or the selector's own rule, because the budget exceeds the others."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -61,26 +63,30 @@ class Ordering:
     rank: Array
     """(N,) int64, rank within the group, eligible examples first."""
     group_labels: list[GroupLabel]
-    """(G)"""
+    """Labels of the G groups."""
     seed: int
     allocation: AllocationRule = EVENLY
     eligible: Array | None = None
     """(N,) bool; None: all are."""
     stage: Array | None = None
-    """(N,) int8, the stage of a curriculum in which the target meets the example; None: no curriculum."""
+    """(N,) int8, the stage of a curriculum in which the target sees the example; None: no curriculum."""
     random_within_groups: bool = False
-    """Whether the order within a group is a uniform random one, so that weights by group make sense."""
+    """Whether the order within groups is uniformly random, so that weights by group make sense."""
     max_budget: int | None = None
-    """Ranks past it do not exist; None: all exist."""
+    """Largest budget up to which ranks exist; None: all exist."""
     guard: GuardReport | None = None
-    """What the guards dropped."""
+    """Report of what the guards dropped."""
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """What the selector decided by itself, for the manifest; plain data."""
+    """Decisions of the selector itself, for the manifest; plain data."""
     warnings: list[str] = field(default_factory=list)
-    """What the user should know."""
+    """Warnings for the user."""
 
     def take(self, budget: int) -> Selection:
-        """The subset of exactly `budget` examples, 1 ≤ budget ≤ N (or `max_budget`)."""
+        """Return the subset of exactly `budget` examples, 1 ≤ budget ≤ N (or `max_budget`).
+
+        Raises:
+            UserError: the budget is not within these bounds.
+        """
         self._check_budget(budget)
         num_groups = len(self.group_labels)
         sizes = np.bincount(self.groups, minlength=num_groups)  # (G,)
@@ -109,12 +115,12 @@ class Ordering:
             )
         if self.max_budget is not None and budget > self.max_budget:
             raise UserError(
-                f"budget {budget} is larger than {self.max_budget}, up to which this selector was asked to rank; "
-                "run the selection again with this budget in selection.budgets"
+                f"budget {budget} is larger than {self.max_budget}, the largest for which this selector ranked "
+                "examples; run the selection again with this budget in selection.budgets"
             )
 
     def _past_eligible(self, budget: int, lacking: int) -> str:
         return (
-            f"the budget {budget:,} exceeds the {budget - lacking:,} eligible examples: {lacking:,} that a guard or "
-            "the selector's own rule speaks against were taken after all others; lower the budget or relax the rule"
+            f"the budget {budget:,} exceeds the {budget - lacking:,} eligible examples, so {lacking:,} that a guard or "
+            "the selector's own rule excludes were added last; lower the budget or relax the rule"
         )

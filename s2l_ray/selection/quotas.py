@@ -1,4 +1,4 @@
-"""How many examples each group gives: Algorithm 1 of S2L (https://arxiv.org/abs/2403.07384), and budgets as given."""
+"""Quotas of groups by Algorithm 1 of S2L (https://arxiv.org/abs/2403.07384), and budgets as counts or shares."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def cluster_quotas(sizes: Array, budget: int, tie_keys: Array) -> Array:
-    """(K,) group sizes → (K,) int64 quotas that sum to exactly min(budget, sum of the sizes).
+    """Divide a budget evenly: (K,) group sizes → (K,) int64 quotas that sum to exactly min(budget, sum of the sizes).
 
-    Algorithm 1: from the smallest group to the largest (ties by index), with b left for k groups the quota is ⌊b/k⌋,
-    and a group no larger is taken whole. That is water-filling: everyone gets the same unless exhausted, so the same
-    rule serves clusters, strata and sources. The last groups absorb the remainder; a group after one that was cut is
-    at least as large and its quota at most one more, so they always can, and the total is exact.
+    Algorithm 1 visits the groups from the smallest to the largest (ties by index). With b left for k groups, the quota
+    is ⌊b/k⌋, and a group of at most this size is taken whole. This is water-filling: all groups give the same number
+    unless exhausted, so the same rule serves clusters, strata and sources. The last groups absorb the remainder, and
+    always can: a group after one that was cut is at least as large, and its quota is at most one more.
 
-    With fewer examples than non-empty groups ⌊b/k⌋ would be 0 until only the largest groups are left. Then `budget`
-    groups give one each, those of the lowest `tie_keys` (K,) (ties by index), whatever their sizes.
+    If the budget is smaller than the number of non-empty groups, ⌊b/k⌋ would be 0 until only the largest groups are
+    left. Then `budget` groups give one example each, those with the lowest `tie_keys` (K,) (ties by index), whatever
+    their sizes.
 
     Quotas never fall when the budget grows, so subsets by rank are nested.
+
+    Raises:
+        UserError: the budget or a size is negative, or there are not as many tie keys as groups.
     """
     if budget < 0:
         raise UserError(f"budget {budget} is negative; give 0 or more")
@@ -48,26 +52,29 @@ def cluster_quotas(sizes: Array, budget: int, tie_keys: Array) -> Array:
 
 
 def check_budgets_fit(where: str, budgets: Sequence[int | float], num_examples: int) -> None:
-    """Refuse counts beyond the examples there are as soon as their number is known, before anything is trained.
+    """Refuse counts above the number of examples as soon as that is known, before anything is trained.
 
     Args:
-        where: the setting that holds the budgets.
+        where: the setting that contains the budgets.
 
     Raises:
-        UserError: names all that are too large.
+        UserError: a budget is too large; the message names all of these.
     """
     larger = [f"{b:,}" for b in budgets if isinstance(b, Integral) and b > num_examples]
     if larger:
         raise UserError(
-            f"{where} asks for {', '.join(listed(larger))} of the {num_examples:,} examples there are; no subset can "
-            f"hold so many. Give at most {num_examples:,}, or a share such as 0.1"
+            f"{where} requests {', '.join(listed(larger))} examples, but there are only {num_examples:,}, so no subset "
+            f"can have that many. Give at most {num_examples:,}, or a share such as 0.1"
         )
 
 
 def resolve_budget(budget: int | float, num_examples: int) -> int:
-    """A budget as the user wrote it → how many of `num_examples`.
+    """Convert a budget as the user wrote it to a number of examples.
 
-    An int is a count (1 is one example), a float in (0, 1] a share (1.0 is everything), rounded half up, at least 1.
+    An int is a count (1 is one example); a float in (0, 1] is a share (1.0 is everything), rounded half up, at least 1.
+
+    Raises:
+        UserError: the budget is neither, or is larger than `num_examples`.
     """
     if num_examples < 1:
         raise UserError(f"a budget of {budget!r} cannot be taken from {num_examples} examples; the corpus is empty")
@@ -75,16 +82,16 @@ def resolve_budget(budget: int | float, num_examples: int) -> int:
     is_share = isinstance(budget, Real) and not isinstance(budget, Integral)
     if is_count and budget > num_examples:
         raise UserError(
-            f"budget {budget} asks for more than the {num_examples} examples there are; no subset can hold it. "
-            f"Give at most {num_examples}, or a share such as 0.1"
+            f"budget {budget} requests more than the {num_examples} examples there are, so no subset can have that "
+            f"many. Give at most {num_examples}, or a share such as 0.1"
         )
     if is_count and budget >= 1:
         return int(budget)
     if is_share and 0 < budget <= 1:
-        # In decimals as written: 0.29 of 50 is 14.5 → 15, while the binary product is 14.499….
+        # Computed in decimals as written: 0.29 of 50 is 14.5 → 15, while the binary product is 14.499….
         exact = Decimal(repr(float(budget))) * num_examples
         return max(1, int(exact.to_integral_value(ROUND_HALF_UP)))
     raise UserError(
         f"budget {budget!r} is neither a count (whole number, at least 1) nor a share (fraction in (0, 1]), so the "
-        "subset's size is unknown; write for example 500, or 0.1 for a tenth"
+        "subset's size is unknown; write, for example, 500 or 0.1 for a tenth"
     )

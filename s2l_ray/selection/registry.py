@@ -1,7 +1,7 @@
-"""All selectors by name: those of this package, those of installed packages, and those registered by hand.
+"""Registry of selectors by name: those of this package, of other installed packages, and those added by `register`.
 
-A package offers selectors to every process, workers on a cluster too, by the entry-point group `s2l_ray.selectors`
-(https://packaging.python.org/specifications/entry-points/), each entry an instance of a selector.
+A package provides selectors to every process, including workers on a cluster, through the entry-point group
+`s2l_ray.selectors` (https://packaging.python.org/specifications/entry-points/); entries are instances of selectors.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ATTRIBUTES = ("name", "summary", "label", "Options", "needs", "order")
 
 
 class UnknownSelector(UserError):
-    """Error for a name that no selector has."""
+    """Error for an unknown selector."""
 
 
 def register(selector: Selector) -> Selector:
@@ -58,13 +58,13 @@ def register(selector: Selector) -> Selector:
     _check_selector(selector)
     known = _selectors()
     if selector.name in known and type(known[selector.name]) is not type(selector):
-        raise UserError(f"there is a selector {selector.name!r} already; choose another name")
+        raise UserError(f"a selector with the name {selector.name!r} already exists; choose another name")
     known[selector.name] = selector
     return selector
 
 
 def get_selector(name: str) -> Selector:
-    """Return the selector of this name.
+    """Return the selector with this name.
 
     Raises:
         UnknownSelector: there is none; the message lists the known ones and suggests the closest.
@@ -84,13 +84,13 @@ def list_selectors() -> list[Selector]:
 
 
 def registered_here() -> tuple[Selector, ...]:
-    """Those that `register` made known in this process alone; other processes must be handed them."""
+    """Return the selectors that were registered only in this process and must be passed to other processes."""
     offered = {type(one) for one in _BUILT_IN} | {type(one) for one in _offered()}
     return tuple(one for one in list_selectors() if type(one) not in offered)
 
 
 def describe_selectors() -> str:
-    """One line for each selector, for help and docs."""
+    """Return one line for each selector, for help and docs."""
     selectors = list_selectors()
     width = max(len(selector.name) for selector in selectors)
     return "\n".join(f"{selector.name:{width}}  {selector.summary}" for selector in selectors)
@@ -99,27 +99,30 @@ def describe_selectors() -> str:
 def resolve_options(
     name: str, own: Mapping[str, Any] | None = None, shared: Mapping[str, Any] | None = None
 ) -> SelectorOptions:
-    """The typed options of a selector.
+    """Return the typed options of a selector.
 
     Args:
-        own: what was set for this selector; a key that it does not have is refused.
-        shared: what was set for all selectors (`stratify`, `guard`, `reference` …); applies where the selector has it,
-            and wins over its defaults. Of `guard` single keys can be set; the others stay the selector's.
+        own: settings for this selector; unknown keys are refused.
+        shared: settings for all selectors (`stratify`, `guard`, `reference` …); those that the selector has override
+            its defaults. Single keys of `guard` can be set; the others keep the selector's values.
+
+    Raises:
+        UserError: the selector is unknown, or does not have an option.
     """
     options = get_selector(name).Options
     own = dict(own or {})
     unknown = sorted(set(own) - set(options.model_fields))
     if unknown:
         raise UserError(
-            f"selection.options.{name} sets {', '.join(unknown)}, which means nothing to the selector {name}; "
-            f"it takes {', '.join(sorted(options.model_fields))}"
+            f"selection.options.{name} sets {', '.join(unknown)}, which the selector {name} does not have; remove it. "
+            f"The selector's options are {', '.join(sorted(options.model_fields))}"
         )
     applicable = {key: value for key, value in (shared or {}).items() if key in options.model_fields}
     merged = applicable | own
     if "guard" in merged:
         guards = [_plain_guard(options().guard), _plain_guard(applicable.get("guard")), _plain_guard(own.get("guard"))]
         merged["guard"] = {key: value for guard in guards for key, value in guard.items()}
-    # What is set for all and means nothing with this selector's other options: no choice must depend on it.
+    # Remove shared settings that have no effect with this selector's other options: no subset's key may depend on them.
     if "weights_cap" not in own and merged.get("weights", "none") == "none":
         merged.pop("weights_cap", None)
     if "guard" in merged:
@@ -131,12 +134,12 @@ def resolve_options(
 
 
 def _plain_guard(guard: GuardOptions | Mapping[str, Any] | None) -> dict[str, Any]:
-    """What is set of a guard."""
+    """Return the settings of a guard that were set explicitly."""
     return guard.model_dump(exclude_unset=True) if isinstance(guard, GuardOptions) else dict(guard or {})
 
 
 def needs_of(name: str, options: SelectorOptions | None = None) -> frozenset[str]:
-    """What a selector reads with these options, its guard included."""
+    """Return what a selector reads with these options, including its guard."""
     selector = get_selector(name)
     options = _checked(selector, options)
     return frozenset(selector.needs(options)) | options.guard.needs()
@@ -150,15 +153,16 @@ def order_examples(
     max_budget: int | None = None,
     guard: GuardReport | None = None,
 ) -> Ordering:
-    """Guard, group and rank all examples once; `.take(budget)` then costs milliseconds per million, for any budget.
+    """Guard, group and rank all examples once; `.take(budget)` then takes milliseconds per million for any budget.
 
     Args:
-        options: None: the selector's defaults.
+        options: the selector's options; None: its defaults.
         max_budget: the largest budget that will be taken; None: everything.
-        guard: what `evaluate_guard` found with the same rules before; None: it is called.
+        guard: result of `evaluate_guard` with the same rules; None: it is computed.
 
     Raises:
-        MissingSignal: the selector needs columns that there are not.
+        MissingSignal: the selector needs columns that the run does not have.
+        UserError: there are no examples, or the arguments are impossible.
     """
     selector = get_selector(name)
     options = _checked(selector, options)
@@ -185,8 +189,8 @@ def _check_selector(selector: Selector) -> None:
         )
     if not isinstance(selector.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", selector.name):
         raise UserError(
-            f"a selector's name is part of file names: {shown(selector.name)} must be lower-case letters, digits and "
-            "underscores, a letter first"
+            f"{shown(selector.name)} cannot be the name of a selector, which is part of file names; use lower-case "
+            "letters, digits and underscores, starting with a letter"
         )
     if not (isinstance(selector.Options, type) and issubclass(selector.Options, SelectorOptions)):
         raise UserError(f"the Options of selector {selector.name} must be a subclass of SelectorOptions")
@@ -197,15 +201,15 @@ def _checked(selector: Selector, options: SelectorOptions | None) -> SelectorOpt
         return selector.Options()
     if not isinstance(options, selector.Options):
         raise UserError(
-            f"the selector {selector.name} takes {selector.Options.__name__}, not {type(options).__name__}; "
-            "make them with resolve_options"
+            f"the options of the selector {selector.name} must be {selector.Options.__name__}, not "
+            f"{type(options).__name__}; create them with resolve_options"
         )
     return options
 
 
 @functools.cache
 def _selectors() -> dict[str, Selector]:
-    """The one table of this process; entry points are loaded on first use."""
+    """Return this process's table of selectors; entry points are loaded on first use."""
     known = {selector.name: selector for selector in _BUILT_IN}
     for selector in _offered():
         if selector.name in known:
@@ -219,7 +223,7 @@ def _selectors() -> dict[str, Selector]:
 
 @functools.cache
 def _offered() -> tuple[Selector, ...]:
-    """Of installed packages."""
+    """Load the selectors of installed packages."""
     found = []
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         with foreign_named(UserError, f"the selector {entry.name} of {entry.value} cannot be loaded",

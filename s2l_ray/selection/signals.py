@@ -1,4 +1,4 @@
-"""Names of what selectors read, and what to do where a run does not have it.
+"""Names of the inputs that selectors read, and what to do if a run does not have one.
 
 A need is one of the plain names below, or `column@snapshot`: a column of the scores at one snapshot. `late` is the last
 snapshot, `first` the first, `early` the first at or after a share of the steps, `start` the untrained model (step 0),
@@ -58,15 +58,15 @@ _MEANING = {
 }
 _CURE = {
     LOSSES: "score the corpus first: `s2l run CONFIG` records the trajectories",
-    CLUSTERS: "run k-means on the trajectories first: `s2l run CONFIG` does",
+    CLUSTERS: "cluster the trajectories first: `s2l run CONFIG` runs k-means",
     SOURCES: "set corpus.source_column to the column that names each example's source",
     QUERY: "name your examples of the task in selection.query.paths, list the selector in selection.selectors and call "
-    "`s2l run CONFIG`, which embeds them; in Python give SelectionInputs their embeddings",
+    "`s2l run CONFIG`, which embeds them; in Python, pass their embeddings to SelectionInputs",
 }
 
 
 def snapshot_index(snapshot: str, num_snapshots: int, steps: Sequence[int] | None, early_share: float) -> int | None:
-    """Which of the T snapshots a name means; None: it was not recorded.
+    """Return the index of the snapshot that a name denotes; None: it was not recorded.
 
     Args:
         steps: (T,) optimiser steps, ascending; None: not known.
@@ -84,21 +84,21 @@ def snapshot_index(snapshot: str, num_snapshots: int, steps: Sequence[int] | Non
 
 
 def signal_name(column: str, step: int, dim: int | None) -> str:
-    """What a column of a pass is called: `embedding@40`, projected to 64 dimensions `embedding@40-64`."""
+    """Return the name of a pass's column: `embedding@40`, or `embedding@40-64` if projected to 64 dimensions."""
     return f"{column}@{step}" + (f"-{dim}" if dim is not None and column in EMBEDDINGS else "")
 
 
 class MissingSignal(UserError):
-    """A selector needs what the run does not have."""
+    """Error for a selector that needs something the run does not have."""
 
 
 def at(column: str, snapshot: str) -> str:
-    """The need for a column at a snapshot: `mean_probability@late`."""
+    """Return the need for a column at a snapshot: `mean_probability@late`."""
     return f"{column}@{snapshot}"
 
 
 def missing_signals(who: str, needs: Iterable[str]) -> MissingSignal:
-    """The error that names every absent need of `who`, and the command that makes it."""
+    """Return the error that names every absent need of `who`, and the command that creates it."""
     faults = []
     for need in sorted(needs):
         column, _, snapshot = need.partition("@")

@@ -1,12 +1,12 @@
-"""Embeddings of unit length on a grid, in the order of the ids: similarities are then the same everywhere, bit for bit.
+"""Embeddings of unit length on a grid, in the order of the ids, so that similarities are bit-identical everywhere.
 
-Entries are multiples of 2⁻¹¹. Products of two are multiples of 2⁻²², and the sum of any of a dot product's terms is at
+Entries are multiples of 2⁻¹¹. Products of two are multiples of 2⁻²², and the sum of any terms of a dot product is at
 most 1 (Cauchy-Schwarz), so float32's 24 bits hold every partial sum: dot products are exact, whatever the order of
-summation, the number of threads, the library or the processor. The grid costs about 2·10⁻⁴ of a cosine. Rows go by
-ascending id, so that the corpus's partitions do not matter either.
+summation, the number of threads, the library or the processor. The grid costs about 2·10⁻⁴ of a cosine. Rows are sorted
+by id, so that the corpus's partitions do not matter either.
 
-Memory for N examples of d dimensions: 2 d N bytes (float16 holds the grid exactly), in a temporary file past
-MEMMAP_BYTES; 12 N bytes beside.
+Memory for N examples of d dimensions: 2 d N bytes (float16 represents the grid exactly), in a temporary file above
+MEMMAP_BYTES, plus 12 N bytes.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ READ_ROWS = 16_384
 @dataclass(frozen=True)
 class UnitVectors:
     vectors: Array
-    """(N, d) float16, multiples of 2⁻¹¹, by ascending id; a memory map when large."""
+    """(N, d) float16, multiples of 2⁻¹¹, by ascending id; a memory map if large."""
     inverse_norm: Array
-    """(N,) float32, 1 / length, which the grid has moved a little away from 1."""
+    """(N,) float32, 1 / norm, which differs a little from 1 because of the grid."""
     order: Array
-    """(N,) int64, the row of the inputs that each vector belongs to."""
+    """(N,) int64, the row of the inputs to which each vector belongs."""
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def part(self, rows: Array) -> UnitVectors:
-        """The vectors of `rows` (M,), ascending."""
+        """Return the vectors of `rows` (M,), which ascend."""
         return UnitVectors(self.vectors[rows], self.inverse_norm[rows], self.order[rows])
 
 
@@ -47,7 +47,7 @@ def read_unit_vectors(reader: EmbeddingReader, example_ids: Array) -> UnitVector
     """Normalise and sort all embeddings.
 
     Raises:
-        DataError: an embedding is zero or not finite, or an id occurs twice; names the examples.
+        DataError: an embedding is zero or not finite, or an id occurs twice; the message names the examples.
     """
     num, dim = reader.shape
     order = np.lexsort((example_ids[:, 1], example_ids[:, 0]))
@@ -75,7 +75,11 @@ def _refuse_repeated(ascending: Array) -> None:
 
 
 def normalise(embeddings: Array, example_ids: Array | None = None) -> Array:
-    """(C, d) floats → (C, d) float64 of unit length, on the grid."""
+    """Normalise (C, d) floats to unit length and round them to the grid → (C, d) float64.
+
+    Raises:
+        DataError: a row is zero or not finite.
+    """
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float64)  # one order of summation, whatever the layout
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.sqrt(np.square(embeddings).sum(axis=1))  # (C,)
@@ -83,14 +87,14 @@ def normalise(embeddings: Array, example_ids: Array | None = None) -> Array:
     if len(bad):
         names = [f"row {row}" for row in bad] if example_ids is None else array_to_hex(example_ids[bad])
         raise DataError(
-            f"{len(bad):,} embeddings are zero or not finite, of {', '.join(listed(names, 4))}; they have no "
-            "direction, so nothing is near them. Score the corpus again"
+            f"{len(bad):,} embeddings are zero or not finite (those of {', '.join(listed(names, 4))}), so they have no "
+            "direction and nothing is close to them; score the corpus again"
         )
     return np.rint(embeddings / norms[:, None] * GRID) / GRID
 
 
 def quantised_similarity(dots: Array, norms_of_rows: Array, norms_of_columns: Array) -> Array:
-    """(R, C) float32 dot products → (1 + cosine) / 2 in steps of 1/65,535, as float32 whole numbers; changes `dots`.
+    """Convert (R, C) float32 dot products in place to (1 + cosine) / 2 in steps of 1/65,535, as whole numbers.
 
     Args:
         norms_of_rows: (R, 1) inverse norms.
@@ -105,8 +109,8 @@ def quantised_similarity(dots: Array, norms_of_rows: Array, norms_of_columns: Ar
 
 
 def new_matrix(shape: tuple[int, int], dtype: np.dtype) -> Array:
-    """An array, or past MEMMAP_BYTES a memory map of a temporary file that goes away with it."""
+    """Return a new array or, above MEMMAP_BYTES, a memory map of a temporary file that disappears with it."""
     if shape[0] * shape[1] * dtype.itemsize <= MEMMAP_BYTES:
         return np.empty(shape, dtype=dtype)
-    file = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the map, and has no name to be left behind
+    file = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the map; has no name, so nothing is left behind
     return np.memmap(file, dtype=dtype, mode="w+", shape=shape)

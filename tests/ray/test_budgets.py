@@ -18,13 +18,13 @@ from s2l_ray.testing.tiny import tiny_run_config, write_jsonl
 
 def test_counts_alone_can_be_too_large_and_all_of_them_are_named():
     check_budgets_fit("here", [1, 600, 1.0, 0.5], 600)
-    with pytest.raises(UserError, match=r"^here asks for 601, 7,000 of the 600 examples there are.*at most 600"):
+    with pytest.raises(UserError, match=r"^here requests 601, 7,000 examples, but there are only 600.*at most 600"):
         check_budgets_fit("here", [600, 601, 1.0, 7000], 600)
 
 
 def test_a_run_ends_before_its_proxy(ray_cluster, tmp_path):
     folder = tmp_path / "run"
-    with pytest.raises(UserError, match=r"selection\.budgets asks for 10,000 of the \d+ examples"):
+    with pytest.raises(UserError, match=r"selection\.budgets requests 10,000 examples, but there are only \d+"):
         s2l_ray.run(tiny_run_config(folder, selection__budgets=[0.1, 10_000]), progress=Quiet())
     assert list(folder.glob("corpus/*/manifest.json"))
     assert not (folder / "tokens").exists()
@@ -36,7 +36,7 @@ def test_examples_that_cannot_be_tokenised_do_not_count(ray_cluster, tmp_path):
     folder, file = tmp_path / "run", write_jsonl(tmp_path / "rows.jsonl", rows)
     tree = tiny_run_config(folder, selection__budgets=[96])
     tree["corpus"] = {"paths": [str(file)], "max_quarantined_share": 0.5}
-    with pytest.raises(UserError, match=r"selection\.budgets asks for 96 of the 95 examples"):
+    with pytest.raises(UserError, match=r"selection\.budgets requests 96 examples, but there are only 95"):
         s2l_ray.run(tree, progress=Quiet())
     assert list(folder.glob("tokens/*/manifest.json"))
     assert not (folder / "proxy").exists()
@@ -47,7 +47,7 @@ def test_a_sweep_goes_by_its_own_budgets(finished, tmp_path):
     folder = Path(shutil.copytree(source, tmp_path / "run", ignore=shutil.ignore_patterns(*later)))
     tree = tiny_run_config(folder, selection__budgets=[99_999])
     tree |= {"target": {**tree["proxy"]}, "sweep": {"budgets": [0.1, 10_000], "num_seeds": 1}}
-    with pytest.raises(UserError, match=r"sweep\.budgets asks for 10,000 of the \d+ examples") as caught:
+    with pytest.raises(UserError, match=r"sweep\.budgets requests 10,000 examples, but there are only \d+") as caught:
         sweep(load_config(tree), progress=Quiet())
     assert not (folder / "proxy").exists()
     assert "99,999" not in str(caught.value)

@@ -1,1 +1,1 @@
-"""One file a selector. Definitions are ours where the papers' are not public, and say so."""
+"""Selectors, one file each. Where a paper's definition is not public, ours says so."""

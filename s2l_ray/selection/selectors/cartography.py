@@ -1,4 +1,4 @@
-"""Dataset cartography (https://arxiv.org/abs/2009.10795) on the mean token probabilities of all snapshots."""
+"""Dataset cartography (https://arxiv.org/abs/2009.10795), from the mean token probabilities at all snapshots."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class CartographyAmbiguous(CartographyHard):
         probabilities = inputs.signal(_NEED)
         if probabilities.shape[1] < 2:
             raise UserError(
-                f"{self.name} looks at how probabilities vary, and there is one snapshot; "
-                "set trajectories.num_snapshots"
+                f"{self.name} compares probabilities at several snapshots, but there is only one; "
+                "raise trajectories.num_snapshots"
             )
         _, variance = _mean_and_variance(probabilities)
         return order_by_score(inputs, seed, -variance, options.stratify)
 
 
 def _mean_and_variance(values: Array) -> tuple[Array, Array]:
-    """(N, T) → (N,) and (N,), snapshot by snapshot, so that the sums do not depend on the layout in memory."""
+    """Return mean and variance over T of (N, T), each (N,), summed by snapshot so that memory layout has no effect."""
     num_snapshots = values.shape[1]
     mean, variance = np.zeros(len(values)), np.zeros(len(values))
     for column in values.T:

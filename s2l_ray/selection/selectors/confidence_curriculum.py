@@ -1,7 +1,7 @@
 """Confidence curriculum: stages of falling confidence, sampled evenly; the target trains them in this order.
 
-After https://arxiv.org/abs/2205.09898; the schedule is ours. As a set it is a stratified random sample: the rival is
-the order, so a target that ignores the stage must refuse it.
+After https://arxiv.org/abs/2205.09898; the schedule is ours. As a set, the subset is a stratified random sample; what
+matters is the order, so a program that ignores the stages must refuse such a subset.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class CurriculumOptions(ConfidenceOptions):
     stages: int = bounded(5, 127, "that many stages leave too few steps for each", ge=2)
     """S: bands of equal size, from the most confident examples to the least."""
     replay: Literal["none", "cumulative"] = "cumulative"
-    """What the target trains on in a stage: its examples alone, or those of all stages so far."""
+    """What the target trains on in a stage: only its own examples, or those of all stages so far."""
 
 
 class ConfidenceCurriculum:
@@ -52,7 +52,7 @@ class ConfidenceCurriculum:
 
 
 def _bands(confidence: Array, example_ids: Array, stages: int) -> Array:
-    """(N,) int64 band of each example: by falling confidence, then id; the first bands are larger by at most one."""
+    """Divide examples into bands by falling confidence, then id, (N,) int64; the first are larger by at most one."""
     num = len(confidence)
     position = rank_within(np.zeros(num, np.int64), score_keys(-confidence), example_ids)
     ends = np.cumsum([num // stages + (band < num % stages) for band in range(stages)])

@@ -1,4 +1,4 @@
-"""Evenly over k-means clusters of embeddings: S2L with other features, everything else being equal."""
+"""Sample evenly over k-means clusters of embeddings: S2L with other features, everything else being equal."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class EmbeddingKMeansOptions(ClusterOptions):
     reference: Snapshot = "late"
     """Snapshot whose embeddings are clustered."""
     embedding: EmbeddingKind = "response"
-    """Mean hidden state of the response, or of the prompt, which a wrong answer cannot move."""
+    """Mean hidden state of the response, or of the prompt, which a wrong answer cannot affect."""
     num_clusters: int = bounded(100, 1_000_000, "the centroids are held in memory", ge=1)
     """K; lowered with a warning if there are fewer distinct embeddings."""
     init: Literal["kmeans++", "random"] = "kmeans++"
-    """First centroids."""
+    """How the first centroids are chosen."""
     num_iterations: int = bounded(20, 10_000, "k-means converges long before that", ge=1)
     """Lloyd iterations."""
     max_train_points: int = bounded(1_000_000, 10**10, "the points are held in memory", ge=1)
@@ -61,7 +61,7 @@ class EmbeddingKMeans:
 
 
 def _as_float32(unit: UnitVectors) -> Array:
-    """(N, d) for faiss: 4 d N bytes, in a temporary file when large."""
+    """Convert to an (N, d) float32 matrix for faiss: 4 d N bytes, in a temporary file if large."""
     matrix = new_matrix(unit.vectors.shape, np.dtype(np.float32))
     for start in range(0, len(matrix), READ_ROWS):
         matrix[start : start + READ_ROWS] = unit.vectors[start : start + READ_ROWS]

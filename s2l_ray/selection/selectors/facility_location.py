@@ -1,4 +1,4 @@
-"""Facility location on the proxy's embeddings: every example is near to a chosen one.
+"""Facility location on the proxy's embeddings: choose examples so that every other is close to a chosen one.
 
 After https://arxiv.org/abs/2401.06692; embedding, solver and similarity are ours (see `selection.facility_location`).
 """
@@ -27,16 +27,17 @@ class FacilityOptions(SelectorOptions):
     reference: Snapshot = "late"
     """Snapshot whose embeddings are compared."""
     embedding: EmbeddingKind = "response"
-    """Mean hidden state of the response, or of the prompt, which a wrong answer cannot move."""
+    """Mean hidden state of the response, or of the prompt, which a wrong answer cannot affect."""
     solver: Solver = "auto"
-    """`knn`: greedy on the nearest neighbours, `exact` and `stochastic`: on all pairs; `auto`: `knn`, on a sample where
-    the subset is less than 1/170 of the corpus."""
+    """`knn`: greedy on nearest neighbours; `exact` and `stochastic`: on all pairs; `auto`: `knn`, on a sample if the
+    subset is less than 1/170 of the corpus."""
     neighbours: int | None = bounded(None, 4096, "the graph would not fit in memory", ge=2)
-    """Of `knn`; None: 1.5 × corpus / budget, from 32 to 256."""
+    """Neighbours for `knn`; None: 1.5 × corpus / budget, from 32 to 256."""
     epsilon: float = bounded(0.01, 0.5, "candidates would be picked almost at random", gt=0)
-    """Of `stochastic`: the bound is 1 − 1/e − ε."""
+    """ε for `stochastic`, which reaches 1 − 1/e − ε of the optimum in expectation."""
     partitions: int = bounded(1, 10_000, "each partition would hold almost nothing", ge=1)
-    """Parts of a corpus too large for one node's memory: greedy in each, then over the union of their choices."""
+    """Parts of a corpus that is too large for one node's memory: greedy in each, then over the union of their choices.
+    """
 
 
 class FacilityLocation:
@@ -45,7 +46,7 @@ class FacilityLocation:
     label = "facility location"
     Options = FacilityOptions
     order_depends_on_budget = True
-    """The largest budget decides how many neighbours are looked at."""
+    """The largest budget determines the number of neighbours."""
 
     def needs(self, options: FacilityOptions) -> frozenset[str]:
         return frozenset({at(EMBEDDING_COLUMN[options.embedding], options.reference)})
@@ -66,7 +67,7 @@ class FacilityLocation:
 def listed_order(
     inputs: SelectionInputs, seed: int, rows: Array, max_budget: int, notes: dict[str, object], warnings: list[str]
 ) -> Ordering:
-    """One group in the order of `rows` (n,), then the ineligible by their keys; no further ranks exist."""
+    """Return one group in the order of `rows` (n,), then ineligible examples by their keys; others have no rank."""
     num = inputs.num_examples
     rank = np.full(num, num, dtype=np.int64)
     rank[rows] = np.arange(len(rows))

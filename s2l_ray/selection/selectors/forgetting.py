@@ -1,4 +1,4 @@
-"""Forgetting events (https://arxiv.org/abs/1812.05159): how often a response was right and then wrong."""
+"""Forgetting events (https://arxiv.org/abs/1812.05159): the number of times a response was right and then wrong."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _NEED = at(TOKEN_ACCURACY, "all")
 
 class ForgettingOptions(StratifiedOptions):
     never_learnt: Literal["zero", "infinite"] = "zero"
-    """How often a response that was never right counts as forgotten; the paper's is `infinite`, which for generated
-    text puts most of the corpus first."""
+    """Number of times that a response that was never right counts as forgotten; the paper uses `infinite`, which for
+    generated text puts most of the corpus first."""
 
 
 class Forgetting:
@@ -34,7 +34,7 @@ class Forgetting:
     def order(self, inputs: SelectionInputs, seed: int, options: ForgettingOptions, max_budget: int) -> Ordering:
         accuracy = inputs.signal(_NEED)
         if accuracy.shape[1] < 2:
-            raise UserError(f"{self.name} compares snapshots, and there is one; set trajectories.num_snapshots")
+            raise UserError(f"{self.name} compares snapshots, but there is only one; raise trajectories.num_snapshots")
         events, ever_right = _forgetting_events(accuracy)
         if options.never_learnt == "infinite":
             events[~ever_right] = accuracy.shape[1]
@@ -42,7 +42,7 @@ class Forgetting:
 
 
 def _forgetting_events(accuracy: Array) -> tuple[Array, Array]:
-    """(N, T) shares of right tokens → (N,) int64 events, and (N,) bool whether it was ever all right."""
+    """Count forgetting events in shares of right tokens (N, T): (N,) int64 events, and (N,) bool whether ever right."""
     events = np.zeros(len(accuracy), np.int64)
     right = accuracy[:, 0] >= 1
     ever_right = right.copy()

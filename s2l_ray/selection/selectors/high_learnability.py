@@ -1,4 +1,4 @@
-"""High learnability: the loss that training takes away, first minus last.
+"""High learnability: the amount by which training lowers the loss, first minus last.
 
 After LoBaSS (https://arxiv.org/abs/2310.13008), with the proxy in place of the fully fine-tuned target.
 """
@@ -19,10 +19,10 @@ from s2l_ray.selection.signals import LOSS, at
 
 class LearnabilityOptions(StratifiedOptions):
     before: Literal["first", "early", "start"] = "first"
-    """Snapshot before training: the `first` recorded (step 0 with trajectories.include_step_zero), the `early` one, or
-    `start`, which refuses any but step 0."""
+    """Snapshot that counts as before training: the `first` recorded one (step 0 with trajectories.include_step_zero),
+    the `early` one, or `start`, which accepts only step 0."""
     relative: bool = False
-    """Divide by the loss before, so that long and hard responses count no more than others."""
+    """Whether to divide by the loss before training, so that hard responses count no more than others."""
 
 
 class HighLearnability:
@@ -40,8 +40,8 @@ class HighLearnability:
         from_trajectories = inputs.losses is not None and at(LOSS, "late") not in inputs.signals
         if from_trajectories and inputs.loss_column(options.before) == inputs.loss_column("late"):
             raise UserError(
-                f"the snapshot before training ({options.before}) is the last one, so no loss falls between them; "
-                "record more snapshots (trajectories.num_snapshots), or set before=first"
+                f"the snapshot before training ({options.before}) is also the last one, so no loss can fall between "
+                "them; record more snapshots (trajectories.num_snapshots), or set before=first"
             )
         drop = before.astype(np.float64) - after
         if options.relative:

@@ -1,7 +1,7 @@
 """Instruction-following difficulty: how little the prompt helps with the response.
 
-As in the code of Superfiltering (https://arxiv.org/abs/2402.00530): perplexity with the prompt over perplexity without
-it. From 1 on the prompt does not help at all, which speaks for a wrong answer: such examples are chosen last.
+As in the code of Superfiltering (https://arxiv.org/abs/2402.00530), this is the perplexity with the prompt divided by
+that without it. From 1 on, the prompt does not help at all, which suggests a wrong answer: such examples go last.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ class InstructionFollowingDifficulty:
 
     def order(self, inputs: SelectionInputs, seed: int, options: ScoreOptions, max_budget: int) -> Ordering:
         conditional = inputs.signal(at(LOSS, options.reference)).astype(np.float64)
-        log_ifd = conditional - inputs.signal(at(LOSS_UNCONDITIONAL, options.reference))  # of the same order as IFD
+        log_ifd = conditional - inputs.signal(at(LOSS_UNCONDITIONAL, options.reference))  # has the same order as IFD
         return order_by_score(inputs, seed, -log_ifd, options.stratify, eligible=log_ifd < 0)

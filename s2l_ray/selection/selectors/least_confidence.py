@@ -1,6 +1,6 @@
 """Least confidence: the examples whose response the model finds least probable.
 
-After https://arxiv.org/abs/2401.06692; the formula is ours. It prefers wrong answers: read the guard's share beside it.
+After https://arxiv.org/abs/2401.06692; the formula is ours. It prefers wrong answers, so check the guard's share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Confidence = Literal["mean", "geometric", "minimum"]
 
 class ConfidenceOptions(ScoreOptions):
     confidence: Confidence = "mean"
-    """Of a response's tokens: `mean` probability, `geometric` mean (exp(−loss), hence "highest loss"), `minimum`."""
+    """Confidence in a response's tokens: `mean` probability, `geometric` mean (exp(−loss)), or `minimum`."""
 
 
 class LeastConfidence:
@@ -40,7 +40,7 @@ def confidence_needs(options: ConfidenceOptions) -> frozenset[str]:
 
 
 def confidence_of(inputs: SelectionInputs, options: ConfidenceOptions) -> Array:
-    """(N,) in the order of confidence; the geometric mean as −loss, of which it is a monotone function."""
+    """Return (N,) numbers in the order of confidence; for the geometric mean −loss, of which it is monotone."""
     if options.confidence == "geometric":
         return -inputs.signal(at(LOSS, options.reference))
     column = MEAN_PROBABILITY if options.confidence == "mean" else MIN_PROBABILITY

@@ -1,7 +1,8 @@
 """Middle perplexity: neither what the model knows nor what puzzles it.
 
-After https://arxiv.org/abs/2309.04564. A budget n is the window of n examples around the middle of the losses' order:
-nested, which the published code for RDS+ (a window from a fixed rank on) is not. Perplexity is exp(loss): same order.
+After https://arxiv.org/abs/2309.04564. A budget n takes the n examples around the middle of the losses' order, so that
+subsets are nested, unlike those of the published code for RDS+ (a window from a fixed rank on). Perplexity is exp(loss)
+and has the same order.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from s2l_ray.selection.signals import LOSS, at
 
 class MiddleOptions(ScoreOptions):
     center: float = bounded(0.5, 1.0, "where the highest losses are", ge=0)
-    """Middle of the window, as a share of the examples in ascending order of loss."""
+    """Middle of the window, as a share of the examples in ascending order of their losses."""
 
 
 class MiddlePerplexity:
@@ -39,10 +40,10 @@ class MiddlePerplexity:
 
 
 def _middle_first(groups: Array, position: Array, eligible: Array | None, center: float) -> Array:
-    """(N,) ranks by distance of the `position` (N,) from the center, ties to the lower one; ineligible ones behind."""
+    """Rank by distance of `position` (N,) from the center, ties by lower position, ineligible last → (N,) int64."""
     part = 2 * groups.astype(np.int64) if eligible is None else 2 * groups.astype(np.int64) + ~eligible
     sizes = np.bincount(part)  # of each group's eligible and ineligible examples
-    behind = sizes.copy()  # positions of the ineligible count on from the eligible
+    behind = sizes.copy()  # positions of ineligible examples continue those of eligible ones
     behind[0::2] = 0
     behind[1::2] = sizes[0::2][: len(behind[1::2])]
     position = position - behind[part]

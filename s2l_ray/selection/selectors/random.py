@@ -1,4 +1,4 @@
-"""The yardsticks: uniformly at random, over everything or equally over sources."""
+"""Baselines: uniformly at random, from everything or equally from each source."""
 
 from __future__ import annotations
 

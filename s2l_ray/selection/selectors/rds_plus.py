@@ -1,7 +1,7 @@
 """RDS+ (https://arxiv.org/abs/2503.01807): the examples nearest to the user's own examples of the task.
 
-Embeddings are means of last hidden states weighted by position. Query examples take turns, each choosing its most
-similar unused example, so that none of them is left out.
+Embeddings are means of last hidden states, weighted by position. Query examples take turns, each choosing its most
+similar unused example, so that every query is represented.
 
 Memory for N examples, Q queries, n choices: embeddings as in `unit_vectors`, and 16 bytes for each of at least 2 n/Q
 candidates of every query.
@@ -24,7 +24,7 @@ from s2l_ray.selection.unit_vectors import UnitVectors, normalise, read_unit_vec
 _BLOCK_ROWS = 16_384
 _BLOCK_QUERIES = 256
 _STEPS = 1 << 22
-"""Steps of a similarity: exact cosines on the grid are multiples of 2⁻²² but for the norms."""
+"""Steps per unit of similarity: apart from the norms, cosines on the grid are multiples of 2⁻²²."""
 _ROWS = 1 << 38
 
 
@@ -59,7 +59,7 @@ class RdsPlus:
 
 
 class _Similarities:
-    """Most similar rows of queries, the k first of them; ties to the lowest row."""
+    """Finds the k rows most similar to each query, with ties going to the lowest row."""
 
     def __init__(self, unit: UnitVectors, queries: Array) -> None:
         self.unit, self.queries = unit, queries.astype(np.float32)
@@ -69,15 +69,15 @@ class _Similarities:
         return len(self.queries), len(self.unit)
 
     def top(self, queries: Array, k: int) -> Array:
-        """(B, k) int64 rows, most similar first."""
+        """Return the rows most similar to `queries` (B,), most similar first, (B, k) int64."""
         best = np.empty((len(queries), 0), dtype=np.int64)
         for start in range(0, len(self.unit), _BLOCK_ROWS):
             block = slice(start, start + _BLOCK_ROWS)
             dots = (
                 self.queries[queries] @ self.unit.vectors[block].astype(np.float32).T
-            )  # exact, hence the same anywhere
+            )  # exact, so it is the same everywhere
             steps = np.rint(dots.astype(np.float64) * self.unit.inverse_norm[block] * _STEPS).astype(np.int64)
-            # One number that sorts by falling similarity, then ascending row: no ties for argpartition to break.
+            # One integer that sorts by falling similarity, then by row, so that partition has no ties to break.
             keys = -steps * _ROWS + np.arange(start, start + steps.shape[1])
             best = np.concatenate([best, keys], axis=1)
             if best.shape[1] > k:
@@ -86,7 +86,7 @@ class _Similarities:
 
 
 def take_turns(similarities: _Similarities, num_choices: int) -> Array:
-    """(n,) int64 rows in the order in which the queries, by turns, choose them."""
+    """Return the rows in the order in which the queries, taking turns, choose them, (n,) int64."""
     num_queries, num_rows = similarities.shape
     depth = min(num_rows, max(16, 2 * math.ceil(num_choices / num_queries)))
     lists: list[list[int]] = []
@@ -100,7 +100,7 @@ def take_turns(similarities: _Similarities, num_choices: int) -> Array:
         for query in range(num_queries):
             place = next_place[query]
             while True:
-                if place == len(lists[query]):  # others took much of its list: a longer one
+                if place == len(lists[query]):  # others have used up its list: get a longer one
                     deeper = min(num_rows, 2 * len(lists[query]))
                     lists[query] = similarities.top(np.array([query]), deeper)[0].tolist()
                 if not used[lists[query][place]]:

@@ -28,9 +28,9 @@ class S2L:
 
 
 def sample_clusters(inputs: SelectionInputs, seed: int, clusters: Array, options: ClusterOptions) -> Ordering:
-    """Sample `clusters` (N,) by the allocation rule of the options, globally or within each source.
+    """Sample `clusters` (N,) by the allocation rule of the options, globally or within each stratum.
 
-    The paper's Algorithm 1 is global; the authors' code balances sources first and then the clusters of each.
+    The paper's Algorithm 1 is global; the authors' code balances sources first, and then the clusters of each source.
     """
     clusters = clusters.astype(np.int64)
     num_clusters = int(clusters.max(initial=0)) + 1

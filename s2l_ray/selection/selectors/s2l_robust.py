@@ -1,7 +1,7 @@
-"""S2L that wrong answers harm less: clusters count by the square root of their size, and two free guards.
+"""Variant of S2L that is less sensitive to wrong answers: square-root allocation over clusters, and two free guards.
 
-With equal quotas small clusters of wrong answers fill the subset. No claim that it is better everywhere: on clean data
-and with proxies too weak to tell wrong answers, the guards find nothing.
+With equal quotas, small clusters of wrong answers can fill the subset. This variant is not better everywhere: on clean
+data, and with proxies too weak to recognise wrong answers, the guards find nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class RobustOptions(ClusterOptions):
     allocation_exponent: float = bounded(0.5, 1.0, "small clusters would contribute nothing", ge=0)
     """α: clusters count by size^α."""
     guard: GuardOptions = GuardOptions(rules=["rise", "not_learnt"])
-    """Which examples are chosen last; these two rules need nothing but the trajectories."""
+    """Which examples are chosen last; these two rules need only the trajectories."""
 
 
 class RobustS2L(S2L):

@@ -69,7 +69,10 @@ def test_a_selectors_own_settings_win() -> None:
     [
         ({"selectors": ["s2"]}, "unknown selector 's2'; known:"),
         ({"options": {"s2": {}}}, "unknown selector 's2'"),
-        ({"options": {"s2l": {"neighbours": 3}}}, "selection.options.s2l sets neighbours, which means nothing"),
+        (
+            {"options": {"s2l": {"neighbours": 3}}},
+            "selection.options.s2l sets neighbours, which the selector s2l does not have",
+        ),
         (
             {"options": {"s2l": {"allocation_exponent": 2}}},
             "allocation_exponent: 2 is above the limit of 1",

@@ -176,7 +176,7 @@ EXPECTED: dict[str, Check] = {
         "capital", "conversation_singular", "conversations_role_content", "messages_as_json_text",
         "messages_from_value", "messages_human_gpt")},
     "keys_roles/empty_messages_and_prompt.jsonl": pairs(2),
-    "kto_label/a.jsonl": refused("column 'label' is not supported (in KTO data it says which answers are bad)"),
+    "kto_label/a.jsonl": refused("column 'label' is not read (in KTO data it says which answers are bad)"),
     "no_assistant/a.jsonl": refused("no assistant turn, so there is no response to train on"),
     "reasoning_content/a.jsonl": thoughts_are_kept,
     **{f"schemas/{name}.jsonl": pairs(3) for name in "abc"},

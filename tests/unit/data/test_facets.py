@@ -101,7 +101,7 @@ def test_named_facets():
     rows = rows_of(300, level=lambda i: i % 5, wrong=lambda i: i % 2 == 0, id=lambda i: f"id{i}")
     assert found(rows, facets=["wrong", "level", "id"]) == {"wrong": 2, "level": 5, "id": 300}
     assert found(rows, facets=[]) == {}
-    with pytest.raises(SourceError, match=r"corpus\.facets names 'topic', which no row has; .* \['prompt'"):
+    with pytest.raises(SourceError, match=r"corpus\.facets names 'topic', which no row has, .* \['prompt'"):
         found(rows, facets=["topic"])
     with pytest.raises(SourceError, match=r"'id', which has more than 1,000 values"):
         found(rows_of(1001, id=lambda i: f"id{i}"), facets=["id"])

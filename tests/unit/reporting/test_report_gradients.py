@@ -124,4 +124,4 @@ def test_subsets_that_could_not_be_compared_are_spoken_of(whole: tuple[Facts, Se
     section = gradients_section(facts, Drawing(facts, to_svg))
     assert section is not None
     [similar] = section.figures
-    assert similar.caption.endswith("cannot be told from zero, so no subset is compared with it.")
+    assert similar.caption.endswith("cannot be distinguished from zero, so no subset is compared with it.")

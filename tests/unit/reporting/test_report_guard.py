@@ -63,4 +63,4 @@ def test_a_guard_that_found_nothing_says_so_on_the_page(tmp_path: Path) -> None:
     run: Any = SimpleNamespace(subsets={"s2l_robust-0.1": one})
     (guard,) = _guards(run)
     assert guard.lines == []
-    assert any("which held-out examples would tell" in warning for warning in guard.warnings)
+    assert any("would show which" in warning for warning in guard.warnings)

@@ -75,7 +75,8 @@ def test_snapshots_that_differ_are_told_apart() -> None:
         "Gradients of one cluster are no more similar than chance allows (before training); similar, moderately (at "
         "the end of training).",
         "hard estimates the full gradient worse than random (error 2.50 times random's).",
-        "At the end of training the sample's mean gradient cannot be told from zero, so no subset is compared with it.",
+        "At the end of training, the sample's mean gradient cannot be distinguished from zero, so no subset is "
+        "compared with it.",
     ]
 
 
@@ -83,8 +84,8 @@ def test_gradients_without_a_mean_are_spoken_of_where_there_are_subsets() -> Non
     flat = [findings("start", similar(-0.1, 0.1)), findings("last", similar(-0.1, 0.1))]
     assert len(verdict(flat)) == 1
     assert verdict(flat, has_subsets=True)[1] == (
-        "Before training and at its end the sample's mean gradient cannot be told from zero, so no subset is compared "
-        "with it."
+        "Before training and at its end, the sample's mean gradient cannot be distinguished from zero, so no subset is "
+        "compared with it."
     )
 
 

@@ -229,7 +229,7 @@ def test_overflowing_losses_are_refused() -> None:
     """faiss would abort the whole process."""
     points = curves(1000)
     points[17] = -1e20
-    with pytest.raises(ValueError, match=r"1 of 1,000 .* past 1e\+12, the first in row 17"):
+    with pytest.raises(ValueError, match=r"1 of 1,000 .* above 1e\+12, the first in row 17"):
         fit_kmeans(points, num_clusters=5, seed=0)
     points[17] = 1e12
     assert fit_kmeans(points, num_clusters=5, seed=0).sizes[-1] == 1

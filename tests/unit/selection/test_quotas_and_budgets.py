@@ -137,7 +137,7 @@ def test_wrong_budgets_are_refused(budget: Any) -> None:
 
 
 def test_budget_past_the_corpus_is_refused() -> None:
-    with pytest.raises(ValueError, match="budget 11 asks for more than the 10 examples"):
+    with pytest.raises(ValueError, match="budget 11 requests more than the 10 examples"):
         resolve_budget(11, 10)
     with pytest.raises(ValueError, match="empty"):
         resolve_budget(0.5, 0)

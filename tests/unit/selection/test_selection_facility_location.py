@@ -178,7 +178,7 @@ def test_prefixes_rows_and_partitions(options: dict[str, Any]) -> None:
 
 def test_budgets_past_the_ranked_ones_are_refused() -> None:
     ordering = order_examples("facility_location", synthetic(50), 0, None, 20)
-    with pytest.raises(UserError, match="budget 21 is larger than 20, up to which"):
+    with pytest.raises(UserError, match="budget 21 is larger than 20, the largest"):
         ordering.take(21)
 
 
@@ -197,7 +197,7 @@ def test_embeddings_without_direction_are_refused() -> None:
     for spoil in (0.0, np.nan, np.inf):
         vectors = np.ones((4, 2), np.float32)
         vectors[2] = spoil
-        with pytest.raises(DataError, match=r"1 embeddings are zero or not finite, of 0{15}10{15}5"):
+        with pytest.raises(DataError, match=r"1 embeddings are zero or not finite .those of 0{15}10{15}5"):
             order_examples("facility_location", embedded(vectors), 0)
 
 
@@ -265,7 +265,9 @@ def test_partitions_come_near_to_one_part() -> None:
     assert parts.notes["partitions"] == 4
     assert len(set(parts.rows.tolist())) == 200
     assert share_of_gain(unit, parts.rows, whole.rows) >= 0.95
-    with pytest.raises(UserError, match="partitions=9000 × a budget of 4,000 makes a second round of 36,000,000 rows"):
+    with pytest.raises(
+        UserError, match="partitions=9000 × a budget of 4,000 gives a second round over 36,000,000 rows"
+    ):
         facility_order(unit, ids, 4000, FacilitySettings(partitions=9000))
 
 
@@ -284,10 +286,10 @@ def test_stochastic_greedy_is_near_and_seeded() -> None:
 def test_settings_that_cannot_serve_are_refused_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
     unit = unit_of(groups(400))
     few = facility_order(unit, ascending_ids(400), 5, FacilitySettings(solver="knn", neighbours=8))
-    assert few.warnings[0].startswith("8 neighbours of each of 5 choices cannot reach all of 400 examples")
+    assert few.warnings[0].startswith("8 neighbours of each of 5 selected examples cannot reach all 400 examples")
     assert not few.notes["subtracted"]
     monkeypatch.setattr(module, "MAX_EXACT_ROWS", 399)
-    with pytest.raises(UserError, match="solver=exact compares each choice with all of 400 embeddings"):
+    with pytest.raises(UserError, match="solver=exact compares each choice with all 400 embeddings"):
         facility_order(unit, ascending_ids(400), 5, FacilitySettings(solver="exact"))
 
 

@@ -109,8 +109,8 @@ def test_quotas_are_of_the_eligible_while_they_last() -> None:
     assert [group["taken"] for group in past.groups] == [50, 10]
     assert past.num_ineligible == 8
     assert past.warnings == [
-        "the budget 60 exceeds the 52 eligible examples: 8 that a guard or the selector's own rule speaks against were "
-        "taken after all others; lower the budget or relax the rule"
+        "the budget 60 exceeds the 52 eligible examples, so 8 that a guard or the selector's own rule excludes were "
+        "added last; lower the budget or relax the rule"
     ]
 
 
@@ -140,8 +140,8 @@ def test_the_report_counts_by_source_cluster_and_facet() -> None:
         ],
     }
     assert report.warnings == [
-        "the guard drops more than half of skill add (1 of 1): hard examples look like that too; read some of them "
-        "before you trust it"
+        "the guard drops more than half of skill add (1 of 1): hard examples can look like wrong ones; read "
+        "some of them before you trust the guard"
     ]
     assert json.loads(json.dumps(report.to_json()))["num_dropped"] == 2
 
@@ -174,7 +174,7 @@ def test_a_memorising_proxy_is_named() -> None:
 def test_whether_a_proxy_memorises_is_told_by_held_out_examples_alone() -> None:
     losses = [[3.0, 2.0, 1.0]] * 2000
     (unknown,) = evaluate_guard(of_losses(losses), guard("rise")).warnings
-    assert unknown.endswith("or it memorises them, which held-out examples would tell (heldout.share)")
+    assert unknown.endswith("or it memorises them; held-out examples (heldout.share) would show which")
     (known,) = evaluate_guard(of_losses(losses), guard("rise"), HeldOutRecord([2, 1], 0.5, 0.55)).warnings
     assert known.endswith("or it memorises them")
 
@@ -192,7 +192,7 @@ def test_guards_name_what_they_lack() -> None:
     for rule, column in (("rise", "losses"), ("prompt_gain", "loss_unconditional@late"), ("local", "prompt_embedding")):
         with pytest.raises(MissingSignal, match=column):
             evaluate_guard(bare, guard(rule))
-    with pytest.raises(UserError, match="the guard rise compares snapshots, and there is one"):
+    with pytest.raises(UserError, match="the guard rise compares snapshots, but there is only one"):
         evaluate_guard(of_losses([[1], [2]]), guard("rise"))
 
 

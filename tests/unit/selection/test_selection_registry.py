@@ -73,9 +73,9 @@ def test_what_is_no_selector_is_refused() -> None:
     with pytest.raises(UserError, match="lacks summary, label, Options, needs, order"):
         register(Incomplete())  # type: ignore[arg-type]
     for name in ("", "Upper", "with-dash", "../up", "3d"):
-        with pytest.raises(UserError, match="a selector's name is part of file names"):
+        with pytest.raises(UserError, match="cannot be the name of a selector"):
             register(type("Named", (Longest,), {"name": name})())
-    with pytest.raises(UserError, match="there is a selector 's2l' already"):
+    with pytest.raises(UserError, match="a selector with the name 's2l' already exists"):
         register(type("Other", (Longest,), {"name": "s2l"})())
     with pytest.raises(UserError, match="must be a subclass of SelectorOptions"):
         register(type("Odd", (Longest,), {"name": "odd", "Options": dict})())
@@ -113,12 +113,13 @@ def test_options_are_the_selectors_own_before_the_shared_ones() -> None:
     }
     assert resolve_options("random", {}, shared).model_dump(exclude={"guard"}) == {}
     with pytest.raises(
-        UserError, match=r"selection\.options\.random sets stratify, which means nothing .*it takes guard"
+        UserError,
+        match=r"selection\.options\.random sets stratify, which the selector random does not have.*options are guard",
     ):
         resolve_options("random", {"stratify": True})
     with pytest.raises(ValidationError, match="allocation_exponent"):
         resolve_options("s2l", {"allocation_exponent": 2})
-    with pytest.raises(UserError, match="the selector s2l takes ClusterOptions, not SelectorOptions"):
+    with pytest.raises(UserError, match="the options of the selector s2l must be ClusterOptions, not SelectorOptions"):
         order_examples("s2l", synthetic(5), 0, SelectorOptions())
 
 
@@ -202,9 +203,9 @@ def test_inputs_must_belong_together() -> None:
     ids = ascending_ids(4)
     with pytest.raises(UserError, match=r"clusters must be \(4,\) integers"):
         SelectionInputs(ids, np.zeros(5, np.int32))
-    with pytest.raises(UserError, match="clusters holds -1 in row 2"):
+    with pytest.raises(UserError, match="clusters has -1 in row 2"):
         SelectionInputs(ids, np.array([0, 0, -1, 0], np.int32))
-    with pytest.raises(UserError, match="code 1, but there are 1 names"):
+    with pytest.raises(UserError, match="code 1, but there are only 1 names"):
         SelectionInputs(ids, None, np.array([0, 0, 1, 0], np.int32), ["a"])
     with pytest.raises(UserError, match="no sources"):
         SelectionInputs(ids, None, None, ["a"])

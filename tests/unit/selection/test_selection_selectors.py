@@ -156,10 +156,10 @@ def test_learnability_between_other_snapshots() -> None:
 
 
 def test_learnability_needs_two_snapshots_and_losses_above_zero() -> None:
-    with pytest.raises(UserError, match="is the last one, so no loss falls between them"):
+    with pytest.raises(UserError, match="is also the last one, so no loss can fall between them"):
         order_examples("high_learnability", with_losses([1, 2]), 0)
     late = with_losses([1, 2], [1, 1], steps=[1, 100])
-    with pytest.raises(UserError, match="is the last one"):
+    with pytest.raises(UserError, match="is also the last one"):
         order_examples("high_learnability", late, 0, options_of("high_learnability", before="early"))
     with pytest.raises(DataError, match=r"which is 0\.0 for example 0{31}5; set relative=false"):
         order_examples(
@@ -211,7 +211,7 @@ def test_ifd_chooses_last_what_the_prompt_does_not_help() -> None:
     assert order_of("ifd", inputs) == "bac"
     selection = order_examples("ifd", inputs, 0).take(3)
     assert selection.num_ineligible == 1
-    assert "exceeds the 2 eligible examples: 1" in selection.warnings[0]
+    assert "exceeds the 2 eligible examples, so 1" in selection.warnings[0]
     assert order_examples("ifd", inputs, 0).take(2).warnings == []
     even = scored(loss_nats=[1.0, 2.0, 0.5], loss_unconditional=[1.0, 2.5, 0.6])
     assert order_of("ifd", even) == "cba"  # a ratio of 1 is no help either
@@ -223,7 +223,7 @@ def test_cartography() -> None:
     assert order_of("cartography_hard", inputs) == "abdc"  # both .4: by id
     assert order_of("cartography_ambiguous", inputs) == "bdac"
     single = SelectionInputs(ascending_ids(4), signals={"mean_probability@all": probabilities[:, :1]})
-    with pytest.raises(UserError, match="there is one snapshot"):
+    with pytest.raises(UserError, match="but there is only one"):
         order_examples("cartography_ambiguous", single, 0)
 
 
@@ -233,7 +233,7 @@ def test_forgetting() -> None:
     assert order_of("forgetting", inputs) == "abcd"
     assert order_of("forgetting", inputs, never_learnt="infinite") == "cabd"
     single = SelectionInputs(ascending_ids(4), signals={"token_accuracy@all": accuracy[:, :1]})
-    with pytest.raises(UserError, match="compares snapshots, and there is one"):
+    with pytest.raises(UserError, match="compares snapshots, but there is only one"):
         order_examples("forgetting", single, 0)
 
 

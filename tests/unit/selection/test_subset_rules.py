@@ -249,9 +249,9 @@ def test_selector_errors_say_what_to_do() -> None:
         select("random_per_source", bare, 3, 0)
     with pytest.raises(ValueError, match=r"corpus\.source_column"):
         select("s2l", bare, 3, 0, stratify=True)
-    with pytest.raises(ValueError, match=r"options\.random sets stratify, which means nothing to the selector"):
+    with pytest.raises(ValueError, match=r"options\.random sets stratify, which the selector random does not have"):
         select("random", bare, 3, 0, stratify=True)
-    with pytest.raises(ValueError, match="run k-means"):
+    with pytest.raises(ValueError, match="runs k-means"):
         select("s2l", SelectionInputs(make_ids(10)), 3, 0)
     for budget in (0, 11):
         with pytest.raises(ValueError, match=f"budget {budget} cannot be taken from 10"):
@@ -263,9 +263,9 @@ def test_selection_inputs_must_belong_together() -> None:
     ids = make_ids(4)
     with pytest.raises(ValueError, match=r"clusters must be \(4,\) integers"):
         SelectionInputs(ids, np.zeros(5, np.int32))
-    with pytest.raises(ValueError, match="clusters holds -1 in row 2"):
+    with pytest.raises(ValueError, match="clusters has -1 in row 2"):
         SelectionInputs(ids, np.array([0, 0, -1, 0], np.int32))
-    with pytest.raises(ValueError, match="code 1, but there are 1"):
+    with pytest.raises(ValueError, match="code 1, but there are only 1"):
         SelectionInputs(ids, None, np.array([0, 0, 1, 0], np.int32), ["a"])
     with pytest.raises(ValueError, match="no sources"):
         SelectionInputs(ids, None, None, ["a"])
