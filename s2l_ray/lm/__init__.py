@@ -1,4 +1,4 @@
 """Language models: loading, batches under a token budget, the loss on response tokens, FLOPs. Plain torch, no Ray.
 
-Shared by the proxy, by scoring and by the target, so that a loss means the same everywhere.
+The proxy, scoring and the target share this code, so that a loss means the same everywhere.
 """

@@ -1,9 +1,9 @@
-"""What a micro-batch needs in memory beside the weights, counted on a model without any: a training pass of two small
-depths runs on the meta device, where tensors have shapes and no content, and every storage is counted while it lives.
+"""Count the activation memory of a micro-batch on a model without weights.
 
-Activations are proportional to the tokens of a micro-batch and, past the first layers, to the number of layers; so two
-depths give what a layer takes and what the rest does. The head and its loss, which go over the tokens in chunks, are
-not in it (`lm.memory`).
+A training pass runs on the meta device, where tensors have shapes but no content, and every storage is counted while it
+is alive. Activations are proportional to the tokens of a micro-batch and, after the first layers, to the number of
+layers; so passes through models of two small depths give the memory of one layer and that of the rest. The head and its
+loss, which process the tokens in chunks, are not included (see `lm.memory`).
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ _log = logging.getLogger(__name__)
 
 _NAME = "s2l_counted"
 _TOKENS = 2048
-"""Of the micro-batch that is counted; what does not grow with it (a rotary table) is small beside what does."""
+"""Tokens of the counted micro-batch; what does not grow with it (a rotary table) is small in comparison."""
 _DEPTHS = (2, 4)
-"""Layers of two kinds in turn (full and sliding attention) are half of each."""
+"""Depths of the two models; both even, so that of two alternating kinds of layers (full and sliding attention) each has
+half."""
 
 
 @dataclass(frozen=True)
 class ActivationCosts:
-    """Bytes for each token of a micro-batch at the peak of a training pass."""
+    """Activation memory at the peak of a training pass, in bytes per token of a micro-batch."""
 
     layer: float
     rest: float
     checkpointed_layer: float
-    """With gradient checkpointing: of a layer that is not being computed again."""
+    """With gradient checkpointing, for a layer that is not being recomputed."""
     checkpointed_rest: float
-    """What is computed again included."""
+    """With gradient checkpointing, including the layer that is being recomputed."""
 
     def of(self, tokens: int, num_layers: int, checkpointing: bool) -> float:
         layer, rest = (self.checkpointed_layer, self.checkpointed_rest) if checkpointing else (self.layer, self.rest)
@@ -50,14 +51,16 @@ class ActivationCosts:
 
 
 def count_activations(model: Any, dtype: torch.dtype, on_gpu: bool, longest: int) -> ActivationCosts | None:
-    """Of training the model, without its head; None: it cannot be run without content (experts that are chosen by their
-    input), or has no depth.
+    """Count the activations of training the model without its head.
 
     Args:
-        model: on the meta device, adapters included; it is not changed.
-        dtype: of its weights while it trains.
-        on_gpu: attention is the fused kernel of GPUs, else a call for each sequence.
+        model: the model on the meta device, including adapters; it is not changed.
+        dtype: data type of the weights during training.
+        on_gpu: whether attention is the fused kernel of GPUs, or a call for each sequence.
         longest: tokens of a sequence.
+
+    Returns:
+        None if the model cannot be run without content (experts chosen by their input), or has no depth.
     """
     found = {}
     try:
@@ -69,9 +72,9 @@ def count_activations(model: Any, dtype: torch.dtype, on_gpu: bool, longest: int
             )
             layer = (more - less) / max(1, many - few)
             found[checkpointing] = (layer, less - few * layer)
-    # What an architecture asks of a tensor without content, or of a config that counts other layers.
+    # Raised by architectures that read tensors' content, or whose config counts other layers.
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        _log.info("activations of %s are estimated, as they cannot be counted: %r", type(model).__name__, error)
+        _log.info("activations of %s are estimated because they cannot be counted: %r", type(model).__name__, error)
         return None
     return ActivationCosts(*found[False], *found[True])
 
@@ -93,10 +96,10 @@ def _peak_bytes(model: Any, depth: int, dtype: torch.dtype, on_gpu: bool, longes
 
 
 def _cut(model: Any, depth: int) -> Any:
-    """A copy with so many of its layers; the others are not copied."""
+    """Copy the model with only its first `depth` layers."""
     count = model.config.get_text_config().num_hidden_layers
     [layers] = [each for each in model.modules() if isinstance(each, torch.nn.ModuleList) and len(each) == count]
-    copied: dict[int, Any] = {}  # of all at once: layers and model share their config
+    copied: dict[int, Any] = {}  # shared memo, because layers and model share their config
     copied[id(layers)] = torch.nn.ModuleList(copy.deepcopy(layer, copied) for layer in layers[:depth])
     small = copy.deepcopy(model, copied)
     small.config.get_text_config().num_hidden_layers = depth
@@ -111,7 +114,7 @@ def _give_counted_attention(model: Any, on_gpu: bool, longest: int) -> None:
     from transformers import AttentionInterface
 
     if not getattr(model, "_supports_attention_backend", False):
-        raise NotImplementedError("attention of its own")
+        raise NotImplementedError("it has its own attention")
     on_cpu = functools.partial(_attention_on_cpu, longest=longest)
     AttentionInterface.register(_NAME, _attention_on_gpu if on_gpu else on_cpu)
     model.set_attn_implementation(_NAME)
@@ -129,16 +132,16 @@ def _attention_on_cpu(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
-    if dropout:  # which no kernel fuses here: every sequence keeps its matrix
+    if dropout:  # not fused by any kernel on CPUs: every sequence keeps its matrix
         by_sequence = zip(*(each.split(longest, 2) for each in (query, key, value)), strict=True)
         found = [F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True) for q, k, v in by_sequence]
         return torch.cat(found, dim=2).transpose(1, 2), None
-    # What the sequences give is joined, which is another copy.
+    # The outputs of the sequences are concatenated, which makes another copy.
     return _Attention.apply(query, key, value).clone().transpose(1, 2), None
 
 
 class _Attention(torch.autograd.Function):
-    """What a fused kernel keeps: its inputs, its output, and the normaliser of every row."""
+    """Stand-in for a fused kernel, which keeps its inputs, its output, and the normaliser of every row."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -154,7 +157,7 @@ class _Attention(torch.autograd.Function):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made while it is on, as long as each lives."""
+    """Mode that counts the bytes of all tensors created in it for as long as they are alive."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Adapters (LoRA, https://arxiv.org/abs/2106.09685) in a model, by peft."""
+"""Add adapters (LoRA, https://arxiv.org/abs/2106.09685) to a model, with peft."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ def add_adapters(
     what: str | None = None,
     cure: str = "Name linear layers that the model has, or use all-linear",
 ) -> Any:
-    """Put adapters into the model, in place, and freeze the rest; gives peft's wrapper of it.
+    """Add adapters to the model in place, freeze the rest, and return peft's wrapper of the model.
 
-    Their random weights are a function of the seed alone.
+    The adapters' random weights are a function of the seed only.
 
     Args:
-        what: the setting that asks for them, for messages; None: target.lora.target_modules.
+        what: the setting that requests adapters, for messages; None: target.lora.target_modules.
+        cure: the remedy in messages.
 
     Raises:
         ModelError: the model has no such layers.

@@ -1,8 +1,8 @@
-"""What some models do to their logits after the head: a scale (Granite, Cohere), a smooth cap (Gemma 2's kind).
+"""Transformations that some models apply to their logits after the head: a scale (Granite, Cohere), a cap (Gemma 2).
 
-A kind is one function: it reads a model's config and gives what may be done there. Which of the candidates the model at
-hand does is not believed but tried, on its own logits and on logits scaled up: a cap does not show on the small ones of
-an untrained model.
+Each kind is one function, which reads a model's config and yields candidates. Which candidate applies to a given model
+is tested, not assumed: on the model's own logits and on logits scaled up, because a cap has no visible effect on the
+small logits of an untrained model.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor
 from s2l_ray.errors import UserError
 
 _LARGE = 100.0
-"""Logits at which every cap in use shows (nats); Gemma's is 30."""
+"""Logits at which every cap in use has a visible effect (nats); Gemma's is 30."""
 
 
 class UnsupportedModel(UserError):
-    """The architecture does something to its logits, or to its last hidden states, that is not known here."""
+    """Error for an architecture that transforms its logits or last hidden states in a way s2l_ray does not support."""
 
 
 @dataclass(frozen=True)
 class AfterHead:
-    """scale · logits, then, with a cap, cap · tanh(· / cap)."""
+    """Transformation of logits: scale · logits and then, with a cap, cap · tanh(· / cap)."""
 
     scale: float = 1.0
     cap: float | None = None
@@ -36,12 +36,12 @@ class AfterHead:
         return self.scale == 1.0 and self.cap is None
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """What the head gives → the model's logits."""
+        """Transform the head's output into the model's logits."""
         scaled = logits * self.scale
         return scaled if self.cap is None else torch.tanh(scaled / self.cap) * self.cap
 
     def slope(self, done: Tensor) -> Tensor | float:
-        """Derivative by what the head gives, from the model's logits."""
+        """Return the derivative with respect to the head's output, given the model's logits."""
         return self.scale if self.cap is None else self.scale * (1 - (done / self.cap) ** 2)
 
 
@@ -61,12 +61,12 @@ def _scaling(config: Any) -> Iterator[AfterHead]:
     for name in _SCALES:
         scale = getattr(config, name, None)
         if isinstance(scale, int | float) and scale:
-            # Granite divides by what HyperCLOVA X multiplies with.
+            # Granite divides by its scale, HyperCLOVA X multiplies by it.
             yield from (AfterHead(scale=1 / scale), AfterHead(scale=float(scale)))
 
 
 def _scaling_and_softcapping(config: Any) -> Iterator[AfterHead]:
-    """Scaled, then capped (Muse)."""
+    """Yield scales followed by caps (Muse)."""
     for scaled in _scaling(config):
         for capped in _softcapping(config):
             yield AfterHead(scaled.scale, capped.cap)
@@ -76,11 +76,11 @@ KINDS: list[Kind] = [_softcapping, _scaling, _scaling_and_softcapping]
 
 
 def find_after_head(model: Any, input_ids: Tensor, tolerance: float) -> AfterHead:
-    """What the model does, by its logits of these tokens. Every worker of a sharded model calls it.
+    """Find the model's transformation from its logits for these tokens. Every worker of a sharded model must call it.
 
     Args:
         input_ids: (1, L).
-        tolerance: relative, for rounding.
+        tolerance: relative tolerance for rounding.
 
     Raises:
         UnsupportedModel: none of KINDS gives the model's logits.
@@ -88,7 +88,7 @@ def find_after_head(model: Any, input_ids: Tensor, tolerance: float) -> AfterHea
     config = model.config.get_text_config()
     candidates = [AfterHead(), *(found for kind in KINDS for found in kind(config))]
     small, given = _logits(model, input_ids, 1.0)
-    if given is None:  # the head is not called as a module: whoever compares the losses will see
+    if given is None:  # the head is not called as a module; comparing the losses will show whether it matters
         return AfterHead()
     factor = _LARGE / max(float(given.abs().max()), 1e-6)
     large, _ = _logits(model, input_ids, factor)
@@ -100,15 +100,15 @@ def find_after_head(model: Any, input_ids: Tensor, tolerance: float) -> AfterHea
     found = next((candidate for candidate in candidates if gives(candidate)), None)
     if found is None:
         raise UnsupportedModel(
-            f"{type(model).__name__} changes its logits after the head in a way that is not known here, so its losses, "
-            "and with them trajectories and training, would be wrong. Choose another model (GPT-NeoX, GPT-2, Llama, "
-            "Qwen, Gemma, OLMo and many more work)"
+            f"{type(model).__name__} transforms its logits after the head in a way that s2l_ray does not support, so "
+            "its losses, trajectories and training would be wrong. Choose another model (GPT-NeoX, GPT-2, Llama, Qwen, "
+            "Gemma, OLMo and many more work)"
         )
     return found
 
 
 def _logits(model: Any, input_ids: Tensor, factor: float) -> tuple[Tensor, Tensor | None]:
-    """The model's logits when its head gives `factor` times as much, and what the head gives."""
+    """Return the model's logits when its head's output is multiplied by `factor`, and the output itself."""
     given: list[Tensor] = []
 
     def scale(module: Any, arguments: Any, output: Tensor) -> Tensor:

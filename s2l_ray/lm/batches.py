@@ -1,4 +1,4 @@
-"""Examples → batches under a token budget: packed one after another into one row, or padded to lines of one length."""
+"""Build batches of examples under a token budget: packed one after another into one row, or padded to one length."""
 
 from __future__ import annotations
 
@@ -13,57 +13,59 @@ from torch import Tensor
 from s2l_ray.data.token_examples import Examples
 
 LENGTHS = "s2l_sequence_lengths"
-"""Argument in which attention on CPUs finds the lengths: as numbers, since a tensor's would have to be read out."""
+"""Argument that passes the lengths to attention on CPUs, as numbers, which need not be read out of a tensor."""
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Where the sequences of a packed row begin and end."""
+    """Positions and boundaries of the sequences in a packed row."""
 
     position_ids: Tensor
-    """(1, T) int64, from 0 in every sequence."""
+    """(1, T) int64, counting from 0 in every sequence."""
     boundaries: Tensor
     """(S + 1,) int32, the first token of each sequence, and T."""
     lengths: tuple[int, ...]
-    """(S,) tokens of each sequence."""
+    """Tokens of each of the S sequences."""
 
     def arguments(self) -> dict[str, Any]:
-        """What the base model hands through to its attention, under the names that `transformers` uses."""
+        """Return the arguments that the base model passes on to its attention, under the names in `transformers`."""
         found: dict[str, Any] = {
             "position_ids": self.position_ids, "cu_seq_lens_q": self.boundaries, "cu_seq_lens_k": self.boundaries
         }  # fmt: skip
         if self.boundaries.device.type == "cpu":
             return found | {LENGTHS: self.lengths}
-        # Rounded up: layers are compiled again for every other number.
+        # Rounded up, because layers would be recompiled for every new number.
         longest = -(-max(self.lengths) // 256) * 256
         return found | {"max_length_q": longest, "max_length_k": longest}
 
 
 @dataclass(frozen=True)
 class Batch:
+    """B sequences with R response tokens, ready for a model."""
+
     rows: np.ndarray
-    """(B,) row of each sequence among the examples that the batch was made from."""
+    """(B,) row of each sequence among the examples from which the batch was made."""
     input_ids: Tensor
-    """(1, T) int64 where the sequences are packed, (B, L) padded on the right where they are not."""
+    """(1, T) int64 if the sequences are packed, (B, L) padded on the right if not."""
     positions: Tensor
-    """(R,) int64, flat positions in `input_ids` of the hidden states that predict response tokens."""
+    """(R,) int64, flat positions in `input_ids` whose hidden states predict response tokens."""
     targets: Tensor
-    """(R,) int64, the response tokens themselves."""
+    """(R,) int64, the response tokens."""
     example_of_token: Tensor
-    """(R,) int64, index into `rows` of each response token."""
+    """(R,) int64, index into `rows` for each response token."""
     counts: np.ndarray
     """(B,) int64, response tokens of each sequence."""
     sequences: Sequences | None = None
-    """None: padded."""
+    """Sequences of a packed row; None: the batch is padded."""
     token_weights: Tensor | None = None
-    """(R,) float32, each response token's weight in the loss, which is its example's; None: 1 each."""
+    """(R,) float32, weight in the loss of each response token, which is that of its example; None: all are 1."""
 
     @property
     def num_response_tokens(self) -> int:
         return len(self.targets)
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device; one copy from pinned memory, for which the host does not wait."""
+        """Move the batch to a device with one asynchronous copy from pinned memory."""
         if device.type == "cpu":
             return self
         packed = self.sequences
@@ -81,27 +83,27 @@ class Batch:
 
 @dataclass(frozen=True)
 class Batching:
-    """How examples become the batches of a model."""
+    """Rule by which examples become the batches of a model."""
 
     packed: bool
-    """Without padding, which `lm.packing` proves for the model at hand; else padded lines."""
+    """Whether sequences are packed without padding, which `lm.packing` verifies for each model, or padded."""
     pad_id: int
     multiple_of: int = 1
-    """A packed row's tokens are filled up to a multiple of this, for the sake of the device's kernels."""
+    """Packed rows are filled up to a multiple of this number of tokens, which the device's kernels prefer."""
     pass_cost: int = 0
-    """What a further pass over padded lines costs beside its tokens (tokens)."""
+    """Cost of a further pass over padded sequences in addition to its tokens (tokens)."""
     reason: str = ""
-    """Why the lines are padded."""
+    """Why sequences are padded."""
 
     def plan(self, lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
-        """Rows of each batch; every row once.
+        """Plan the rows of each batch, with every row in exactly one.
 
-        A function of the lengths alone, so the same part gives the same batches on every worker. Memory peaks in the
-        first batch and not after an hour.
+        The plan is a function of the lengths only, so the same part gives the same batches on every worker. Batches are
+        ordered so that memory peaks in the first one and not after an hour.
 
         Args:
             lengths: (N,) tokens.
-            tokens_per_batch: most tokens that a batch computes, padding included; one longer example is one batch.
+            tokens_per_batch: most tokens of a batch, padding included; a longer example is a batch of its own.
         """
         if len(lengths) == 0:
             return []
@@ -110,13 +112,13 @@ class Batching:
         return _padded_groups(lengths, tokens_per_batch, self.pass_cost)
 
     def batch(self, examples: Examples, rows: np.ndarray) -> Batch:
-        """The batch of these rows; of no rows, one without a loss."""
+        """Build the batch of these rows; without rows, it has no loss."""
         if len(rows) == 0:
             return empty_batch(self.packed, self.pad_id, self.multiple_of)
         return self._pack(examples, rows) if self.packed else _pad(examples, rows, self.pad_id)
 
     def num_computed(self, lengths: np.ndarray, groups: list[np.ndarray]) -> int:
-        """Tokens that a model computes for these batches, those that only fill up included."""
+        """Count the tokens that a model processes for these batches, including padding."""
         if self.packed:
             return sum(-(-int(lengths[rows].sum()) // self.multiple_of) * self.multiple_of for rows in groups)
         return sum(len(rows) * int(lengths[rows].max()) for rows in groups)
@@ -127,7 +129,7 @@ class Batching:
         lengths = picked.lengths.tolist()
         filling = -total % self.multiple_of
         if filling:
-            lengths.append(filling)  # a sequence of its own, that no other looks at
+            lengths.append(filling)  # a separate sequence, to which no other attends
         starts = np.concatenate([[0], np.cumsum(lengths)])
         input_ids = np.full(total + filling, self.pad_id, dtype=np.int64)
         input_ids[:total] = picked.tokens
@@ -148,7 +150,7 @@ class Batching:
 
 
 def empty_batch(packed: bool = False, pad_id: int = 0, num_tokens: int = 1) -> Batch:
-    """A batch of tokens without a loss: sharded models need equal numbers of passes on all workers."""
+    """Build a batch of tokens without a loss; sharded models need equal numbers of passes on all workers."""
     nothing = torch.zeros(0, dtype=torch.int64)
     sequences = None
     if packed:
@@ -159,7 +161,7 @@ def empty_batch(packed: bool = False, pad_id: int = 0, num_tokens: int = 1) -> B
 
 
 def _pad(examples: Examples, rows: np.ndarray, pad_id: int) -> Batch:
-    """Pad on the right. A causal model never sees what is right of a token, so no attention mask is needed."""
+    """Pad on the right; a causal model never attends to the right of a token, so no attention mask is needed."""
     lengths = examples.lengths[rows]  # (B,)
     width = int(lengths.max())
     picked = examples.take(rows)
@@ -181,12 +183,12 @@ def _pad(examples: Examples, rows: np.ndarray, pad_id: int) -> Batch:
 
 
 def _token_weights(picked: Examples, example: np.ndarray) -> Tensor | None:
-    """`example` (R,): which of the picked ones each response token is of."""
+    """Return the weight of each response token; `example` (R,) is its index among the picked examples."""
     return None if picked.weights is None else torch.from_numpy(picked.weights[example])
 
 
 def _packed_groups(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
-    """As few groups as the budget allows, of about the same size: the longest example goes where most room is left."""
+    """Divide rows into as few equally large groups as the budget allows, longest first into the emptiest group."""
     order = np.argsort(-lengths, kind="stable")
     sizes = lengths[order].tolist()
     count = min(len(sizes), -(-sum(sizes) // budget))
@@ -203,14 +205,14 @@ def _packed_groups(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
 
 
 def _padded_groups(lengths: np.ndarray, budget: int, pass_cost: int) -> list[np.ndarray]:
-    """Groups of neighbours by length, longest first, that cost least: their padded tokens, and each pass."""
+    """Divide rows, sorted by length, into consecutive groups with the least cost: padded tokens plus passes."""
     order = np.argsort(-lengths, kind="stable")
     widths = lengths[order].astype(np.int64)
     num = len(widths)
     cost = np.zeros(num + 1, dtype=np.int64)
     begins = np.zeros(num + 1, dtype=np.int64)
     for end in range(1, num + 1):
-        # A group [start, end) is as wide as its first line.
+        # A group [start, end) is as wide as its first sequence.
         first = max(0, end - max(1, budget // max(1, int(widths[end - 1]))))
         starts = np.arange(first, end)
         padded = widths[starts] * (end - starts)

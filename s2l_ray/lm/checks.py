@@ -1,4 +1,4 @@
-"""What can be told of a model before its weights are there: from its config, on the meta device, and from its files."""
+"""Checks of a model before its weights are loaded: from its config, on the meta device, and from its files."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.errors import UserError, foreign_named, shown
 
 _MAX_MODULES = 100_000
-"""Layers and their parts; the largest models have some ten thousand."""
+"""Limit on layers and their parts; the largest models have some ten thousand."""
 _MAX_BUILD_S = 120.0
 
 
 class ModelError(UserError):
-    """The model or tokenizer cannot be loaded; says what was asked for and what would do."""
+    """Error for a model or tokenizer that cannot be loaded; the message has the setting and the remedy."""
 
 
 class ModelUnreachable(ModelError):
-    """The hub did not answer; another try may find it."""
+    """Error if the hub did not answer; trying again may help."""
 
     retryable = True
 
 
 def foreign_refused(what: str, cure: str) -> contextlib.AbstractContextManager[None]:
-    """ModelError in place of whatever a library raises for a model that is not what it should be."""
+    """Return a context that raises ModelError in place of whatever a library raises for an unusable model."""
     return foreign_named(lambda error: ModelUnreachable if _is_network(error) else ModelError, what, cure)
 
 
 def _is_network(error: BaseException | None) -> bool:
-    """A connection failed somewhere behind it, other than because this process was told to stay offline."""
+    """Whether the error was caused by a failed connection, other than because this process is set to stay offline."""
     while error is not None:
         names = {c.__name__ for c in type(error).__mro__}
         if names & {"OfflineModeIsEnabled"}:
@@ -44,7 +44,11 @@ def _is_network(error: BaseException | None) -> bool:
 
 
 def check_architecture(model_config: Any, config: TrainedModelConfig) -> None:
-    """Refuse what `transformers` would load under a language model's name though it predicts no next token."""
+    """Refuse models that `transformers` would load as language models although they do not predict the next token.
+
+    Raises:
+        ModelError: the model is not a causal language model.
+    """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     kind = type(model_config)
@@ -58,10 +62,10 @@ def check_architecture(model_config: Any, config: TrainedModelConfig) -> None:
     elif kind not in MODEL_FOR_CAUSAL_LM_MAPPING and "AutoModelForCausalLM" not in (
         getattr(model_config, "auto_map", None) or {}
     ):
-        what = "no language model that transformers knows"
+        what = "not a language model known to transformers"
     if what is not None:
         raise ModelError(
-            f"{name}={asked} is {what} ({kind.__name__}), and S2L needs the losses of a causal language model; use "
+            f"{name}={asked} is {what} ({kind.__name__}), but S2L needs the losses of a causal language model; use "
             "one (llama, gpt_neox, gpt2, qwen2, …)"
         )
 
@@ -71,7 +75,7 @@ _BALANCE = ("router_aux_loss_coef", "aux_loss_coef", "aux_loss_alpha", "moe_aux_
 
 
 def about_experts(model_config: Any, config: TrainedModelConfig) -> str | None:
-    """What people should know of a mixture of experts; None: it is none."""
+    """Return a note about the loss of a mixture of experts; None: the model is not one."""
     text = model_config.get_text_config()
     counts = [getattr(part, name, None) for part in (text, getattr(text, "ffn_config", None)) for name in _EXPERTS]
     count = max((n for n in counts if isinstance(n, int)), default=0)
@@ -80,31 +84,31 @@ def about_experts(model_config: Any, config: TrainedModelConfig) -> str | None:
     known = ((name, getattr(text, name, None)) for name in _BALANCE)
     weight = next((f" ({name}={value:g})" for name, value in known if isinstance(value, int | float)), "")
     return (
-        f"the {config.section} is a mixture of {count} experts per layer. Its loss is that of the next tokens only: "
+        f"the {config.section} is a mixture of {count} experts per layer. Its loss is only that of the next tokens; "
         f"the auxiliary loss that balances the experts{weight} is left out, as transformers does by default"
     )
 
 
 def meta_model(model_config: Any, config: TrainedModelConfig) -> Any:
-    """The model without weights or memory.
+    """Build the model on the meta device, without weights or memory.
 
     Raises:
-        ModelError: `transformers` cannot build it, or it is larger than any model.
+        ModelError: `transformers` cannot build it, or it has more modules than any real model.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     check_architecture(model_config, config)
     asked = f"{config.section}.{'from_config' if config.from_config else 'model'}"
-    told = f"{asked} gives no model that can be built"
-    cure = "Sizes have to be positive and to divide each other (hidden_size by num_attention_heads, …)"
+    told = f"{asked} does not describe a model that can be built"
+    cure = "Sizes must be positive and divisible by each other (hidden_size by num_attention_heads, …)"
     with foreign_refused(told, cure), _bounded_build(asked), torch.device("meta"):
         return AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
 
 
 @contextlib.contextmanager
 def _bounded_build(asked: str) -> Iterator[None]:
-    """Raises ModelError when the block makes more modules than any model has, or takes minutes."""
+    """Raise ModelError when the block creates more modules than any real model has, or takes minutes."""
     import torch.nn.modules.module as registry
 
     made, end = 0, time.monotonic() + _MAX_BUILD_S
@@ -114,7 +118,7 @@ def _bounded_build(asked: str) -> Iterator[None]:
         made += 1
         if made > _MAX_MODULES or time.monotonic() > end:
             raise ModelError(
-                f"{asked} gives a model of more than {made - 1:,} layers and parts, larger than any that can be "
+                f"{asked} describes a model with more than {made - 1:,} layers and parts, more than any that can be "
                 "trained; lower its number of layers or experts"
             )
 
@@ -126,18 +130,22 @@ def _bounded_build(asked: str) -> Iterator[None]:
 
 
 def check_size(model: Any, config: TrainedModelConfig, memory_bytes: int, bytes_per_parameter: int) -> None:
-    """Refuse a model that cannot be held in the memory there is."""
+    """Raise ModelError if the model does not fit into memory."""
     count = sum(p.numel() for p in model.parameters())
     if count * bytes_per_parameter > memory_bytes:
         asked = f"{config.section}.{'from_config' if config.from_config else 'model'}"
         raise ModelError(
-            f"{asked} has {count:,} parameters, {count * bytes_per_parameter / 1e9:,.0f} GB, and this machine "
-            f"{memory_bytes / 1e9:,.0f} GB of memory; use a smaller model or a larger machine"
+            f"{asked} has {count:,} parameters, which need {count * bytes_per_parameter / 1e9:,.0f} GB, but this "
+            f"machine has {memory_bytes / 1e9:,.0f} GB of memory; use a smaller model or a larger machine"
         )
 
 
 def check_folder(config: TrainedModelConfig) -> None:
-    """Of a local folder: weights are there, whole, and not pickled. Reads the files' headers only."""
+    """Check that the weights in a local folder are present, complete and not pickled; reads only the files' headers.
+
+    Raises:
+        ModelError: they are not.
+    """
     folder = Path(config.model or "")
     if config.model is None or config.random_weights or config.gguf_file or not folder.is_dir():
         return
@@ -146,7 +154,7 @@ def check_folder(config: TrainedModelConfig) -> None:
     if not files:
         pickled = [p.name for p in [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]]
         what = f"only pickled weights ({shown(pickled)}), which may run code when loaded" if pickled else "no weights"
-        raise ModelError(f"{here} holds {what}; give a folder with .safetensors, or set random_weights=true")
+        raise ModelError(f"{here} contains {what}; give a folder with .safetensors, or set random_weights=true")
     from safetensors import safe_open
 
     for file in files:

@@ -1,6 +1,6 @@
 """Embeddings of examples: means of a model's last hidden states. Plain torch.
 
-Unit length, so that float16 holds them well; what compares them goes by directions alone.
+They have unit length, which suits float16; only directions are ever compared.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.selection.signals import PROMPT_EMBEDDING, RESPONSE_EMBEDDING, WEIGHTED_EMBEDDING
 
 Tokens = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Of the tokens that count: flat positions in the batch (M,), example of each (M,), and its weight (M,)."""
+"""Tokens that are averaged: flat positions in the batch (M,), example of each (M,), and its weight (M,)."""
 
 
 class Embedder:
-    """Embeds parts. What a part's embeddings are depends on weights and part alone, as its losses do.
+    """Embeds parts. Like losses, a part's embeddings depend only on the weights and the part.
 
     Memory: a batch's last hidden states, in float32 and float64.
     """
@@ -39,16 +39,20 @@ class Embedder:
         dim: int | None = None,
         seed: int = 0,
     ) -> None:
-        """`dim`: project to so many dimensions by random signs (Achlioptas 2003), a function of the seed."""
+        """Create an embedder for one column.
+
+        Args:
+            dim: dimensions to which to project by random signs (Achlioptas 2003), a function of the seed; None: all.
+        """
         self.tokens_of = _TOKENS[column]
         self.loss, self.batching, self.tokens_per_batch = loss, batching, tokens_per_batch
         self.device, self.autocast, self.dim, self.seed = device, autocast, dim, seed
         self._projection: torch.Tensor | None = None
-        """(height, dim) float64, made with the first batch, which tells the height."""
+        """(height, dim) float64, created with the first batch, which determines the height."""
 
     @torch.no_grad()
     def __call__(self, examples: Examples) -> np.ndarray:
-        """→ (N, d) float32, unit length or zero, in the order of the examples."""
+        """Return the embeddings, (N, d) float32 of unit length or zero, in the order of the examples."""
         self.loss.eval()
         pending = []
         for rows in self.batching.plan(examples.lengths, self.tokens_per_batch):
@@ -60,7 +64,7 @@ class Embedder:
         return out
 
     def _embed(self, batch: Batch, tokens: Tokens) -> torch.Tensor:
-        """(B, d) float32."""
+        """Return the embeddings of a batch, (B, d) float32."""
         with self.autocast():
             states = self.loss.states(batch.to(self.device))
         at, of, weights = (torch.from_numpy(one).to(self.device) for one in tokens)
@@ -80,13 +84,13 @@ def _signs(height: int, width: int, seed: int) -> torch.Tensor:
 
 
 def _of_response(examples: Examples, batch: Batch) -> Tokens:
-    """The positions that predict the response."""
+    """Take the positions that predict the response."""
     of = batch.example_of_token.numpy()
     return batch.positions.numpy(), of, 1.0 / batch.counts[of]
 
 
 def _of_prompt(examples: Examples, batch: Batch) -> Tokens:
-    """Tokens that are no response; the first one where all are."""
+    """Take the tokens outside the response, or the first token if there are none."""
     at, of, column, picked = _all_tokens(examples, batch)
     counts = np.bincount(of[~picked.mask], minlength=len(batch.rows))
     kept = ~picked.mask | ((column == 0) & (counts[of] == 0))
@@ -94,14 +98,14 @@ def _of_prompt(examples: Examples, batch: Batch) -> Tokens:
 
 
 def _of_all_by_position(examples: Examples, batch: Batch) -> Tokens:
-    """All tokens, weighted 1, 2, 3, …: the later they are, the more they have seen."""
+    """Take all tokens, weighted 1, 2, 3, …, because later tokens have seen more."""
     at, of, column, picked = _all_tokens(examples, batch)
     lengths = picked.lengths.astype(np.float64)
     return at, of, (column + 1) / (lengths * (lengths + 1) / 2)[of]
 
 
 def _all_tokens(examples: Examples, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray, Examples]:
-    """Flat positions, example and column of every token, and the examples of the batch in its order."""
+    """Return flat position, example and column of every token, and the batch's examples in its order."""
     picked = examples.take(batch.rows)
     of = np.repeat(np.arange(len(batch.rows)), picked.lengths)
     column = np.arange(len(picked.tokens)) - np.repeat(picked.offsets[:-1], picked.lengths)
@@ -117,7 +121,7 @@ _TOKENS: dict[str, Callable[[Examples, Batch], Tokens]] = {
 
 
 def without_prompts(examples: Examples, start_token: int) -> Examples:
-    """The responses alone, behind a token that begins them: what a model makes of them without the prompt."""
+    """Return the responses without their prompts, each after a start token, to score them without the prompt."""
     counts = np.add.reduceat(examples.mask.astype(np.int64), examples.offsets[:-1])
     offsets = np.concatenate([[0], np.cumsum(counts + 1)]).astype(np.int64)
     tokens, mask = np.full(offsets[-1], start_token, dtype=np.int32), np.ones(offsets[-1], dtype=bool)

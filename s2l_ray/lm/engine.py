@@ -1,4 +1,4 @@
-"""Who holds the weights and updates them: plain PyTorch here, DeepSpeed in zero.py. Plain torch, no Ray."""
+"""Engines hold the weights and update them: plain PyTorch here, DeepSpeed in zero.py. No Ray."""
 
 from __future__ import annotations
 
@@ -21,69 +21,69 @@ _STATE = "state.pt"
 
 
 class Engine(Protocol):
-    """What a training step needs. Gradients add up over the micro-batches of a step and are averaged over workers."""
+    """Interface for a training step. Gradients add up over a step's micro-batches and are averaged over workers."""
 
     loss: ResponseLoss
-    """The loss module, for scoring with the present weights."""
+    """Loss module, for scoring with the current weights."""
     lockstep: bool
-    """Weights or gradients are sharded: every worker must make the same number of passes, or all would hang."""
+    """Whether weights or gradients are sharded, so that all workers must make the same number of passes or hang."""
 
     def micro_batch(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Around a micro-batch's forward and backward pass; with the step's last one, workers exchange gradients."""
+        """Return the context of a micro-batch's passes; in the step's last one, workers exchange gradients."""
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """→ the sum of the losses, with gradients, and nll_nats (R,) without."""
+        """Return the sum of the losses, with gradients, and the losses nll_nats (R,), without."""
 
     def compile(self) -> None:
-        """Compile layers and head; once it is settled how batches are made, before the first step."""
+        """Compile layers and head; call this after batching is chosen and before the first step."""
 
     def backward(self, loss: Tensor) -> None: ...
 
     def clip(self, max_norm: float) -> Tensor | None:
-        """Clip the gradients to the global L2 norm; gives the norm before, or None if it is known after `update`."""
+        """Clip gradients to the global L2 norm; return the norm before, or None if only `update` knows it."""
 
     def update(self, learning_rate: float) -> float | None:
-        """One optimiser step, gradients to nothing; the gradient norm where `clip` could not give it.
+        """Make one optimiser step and reset gradients; return the gradient norm if `clip` could not.
 
-        No update is made with a norm that is not finite.
+        No update is made if the norm is not finite.
         """
 
     def save(self, folder: Path) -> None:
-        """This worker's part of the weights and the optimiser's state, as files; every worker calls it."""
+        """Write this worker's part of the weights and the optimiser's state as files; every worker must call it."""
 
     def load(self, folder: Path) -> None:
-        """What `save` wrote, on any number of workers; every worker calls it."""
+        """Load what `save` wrote, on any number of workers; every worker must call it."""
 
     def whole_weights(self) -> dict[str, Tensor] | None:
-        """All weights on the CPU, under the model's names, on worker 0; None on the others. Every worker calls it."""
+        """Return all weights on the CPU by name on worker 0, None on others; every worker must call it."""
 
 
 class MasterWeights:
-    """fp32 copies of a model's trained weights, which themselves become bf16.
+    """fp32 copies of a model's trained weights, while the model's own weights become bf16.
 
-    Small updates would vanish in bf16 weights; so the optimiser has the copies, and gradients of micro-batches add up
-    there, in fp32. A gradient in bf16 lives only until it is added. 18 bytes a trained parameter with AdamW, as with
-    autocast over fp32 weights, but activations are half as large and nothing is cast at every use.
+    Small updates would vanish in bf16 weights, so the optimiser updates the copies, and gradients of micro-batches are
+    added up there in fp32. A bf16 gradient lives only until it is added. AdamW needs 18 bytes per trained parameter, as
+    with autocast over fp32 weights, but activations are half as large and weights are not cast at every use.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.of: dict[nn.Parameter, nn.Parameter] = {}
-        """bf16 weight → fp32 copy, for the trained ones."""
+        """bf16 weight → fp32 copy, for trained weights."""
         for parameter in model.parameters():
             exact = parameter.detach()
             parameter.data = exact.to(torch.bfloat16)
             if parameter.requires_grad:
                 self.of[parameter] = nn.Parameter(exact.float())
-                # The copy alone: a weight that held all of them, itself among them, would outlive its model.
+                # The hook refers only to the copy: a reference to the dict of all weights would keep the model alive.
                 parameter.register_post_accumulate_grad_hook(functools.partial(_add_gradient, self.of[parameter]))
 
     @torch.no_grad()
     def round(self) -> None:
-        """Let the bf16 weights be the copies, rounded."""
+        """Set the bf16 weights to the rounded copies."""
         torch._foreach_copy_(list(self.of), list(self.of.values()))
 
     def average_gradients(self) -> None:
-        """Over all workers; every one calls it once its micro-batches are done."""
+        """Average gradients over all workers; every worker must call it after its micro-batches."""
         gradients = [torch.zeros_like(copy) if copy.grad is None else copy.grad for copy in self.of.values()]
         works = [dist.all_reduce(gradient, async_op=True) for gradient in gradients]
         for work in works:
@@ -94,7 +94,7 @@ class MasterWeights:
 
 
 def _add_gradient(copy: nn.Parameter, parameter: Tensor) -> None:
-    """Move the bf16 weight's gradient to what its fp32 copy has of earlier micro-batches."""
+    """Add the bf16 weight's gradient to the fp32 copy's gradient from earlier micro-batches."""
     if parameter.grad is not None:
         if copy.grad is None:
             copy.grad = parameter.grad.float()
@@ -104,8 +104,8 @@ def _add_gradient(copy: nn.Parameter, parameter: Tensor) -> None:
 
 
 def parameter_groups(trained: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only, as usual."""
-    # Under ZeRO-3 a parameter's shape lies in ds_shape, its own is empty.
+    """Group parameters for the optimiser, with weight decay only on matrices, as is usual."""
+    # Under ZeRO-3, a parameter's shape is in ds_shape, and the parameter itself is empty.
     is_matrix = {p: len(getattr(p, "ds_shape", p.shape)) >= 2 for p in trained}
     groups = [
         {"params": [p for p in trained if is_matrix[p]], "weight_decay": weight_decay},
@@ -115,7 +115,7 @@ def parameter_groups(trained: list[nn.Parameter], weight_decay: float) -> list[d
 
 
 def compile_layers(loss: ResponseLoss) -> None:
-    """Compile each of the model's layers, which share their kernels, and what is done to the head's logits."""
+    """Compile each of the model's layers, which share kernels, and the operations on the head's logits."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     leave_uncompiled()
@@ -126,14 +126,14 @@ def compile_layers(loss: ResponseLoss) -> None:
 
 
 class TorchEngine:
-    """A whole model on every worker; in fp32, gradients averaged by DistributedDataParallel, or in bf16."""
+    """Engine with a whole model on every worker, in fp32 with DistributedDataParallel or in bf16."""
 
     lockstep = False
 
     def __init__(
         self, model: Any, config: TrainedModelConfig, device: torch.device, num_workers: int, bf16: bool = False
     ) -> None:
-        """`bf16`: the weights become bf16, and the optimiser has fp32 copies of them. Do not autocast around it."""
+        """Create the engine; with `bf16`, weights become bf16 and the optimiser has fp32 copies: do not autocast."""
         self.model = model.to(device)
         self.loss = ResponseLoss(self.model)
         self.num_workers = num_workers
@@ -159,7 +159,7 @@ class TorchEngine:
         compile_layers(self.loss)
 
     def micro_batch(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        # Forward pass included: DDP decides there whether it will exchange gradients.
+        # This includes the forward pass, in which DDP decides whether it will exchange gradients.
         return contextlib.nullcontext() if last or self._module is self.loss else self._module.no_sync()  # type: ignore[operator]
 
     def backward(self, loss: Tensor) -> None:
@@ -202,7 +202,7 @@ class TorchEngine:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Of this process: GPU memory on GPUs, resident memory on CPUs (bytes)."""
+    """Return this process's peak memory in bytes: GPU memory on GPUs, resident memory on CPUs."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return peak_resident_bytes()

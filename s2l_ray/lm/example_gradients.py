@@ -1,7 +1,8 @@
-"""Gradients of single examples' losses, sketched to a fixed size whose inner products are unbiased. Plain torch.
+"""Gradients of single examples' losses, sketched to a fixed size with unbiased inner products. Plain torch.
 
-By the head, in closed form: one forward pass, no backward pass. By adapters (LoRA): a forward and a backward pass for
-each example alone. A sketch is good for averages over many pairs; of a single pair it says little.
+Gradients with respect to the head have a closed form: one forward pass, no backward pass. Gradients with respect to
+adapters (LoRA) take a forward and a backward pass for each example. Sketches serve averages over many pairs; for a
+single pair they say little.
 """
 
 from __future__ import annotations
@@ -22,21 +23,23 @@ from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.selection.gradient_similarity import NUM_BLOCKS
 
 LORA = LoraConfig(rank=8, alpha=16)
-"""Adapters whose gradients stand for those of the layers under them."""
+"""Adapters whose gradients represent those of the layers that they adapt."""
 
 
 class ExampleGradients(Protocol):
+    """Interface of the classes below."""
+
     def __call__(self, examples: Examples) -> np.ndarray:
-        """→ (N, D) float32, sketched gradients of the mean loss of each sequence's response tokens."""
+        """Return sketched gradients of the mean loss of each sequence's response tokens, (N, D) float32."""
 
 
 class HeadGradients:
-    """By the head's weight (and bias): g = (1/R) Σ_r e_r h_rᵀ.
+    """Gradients with respect to the head's weight (and bias): g = (1/R) Σ_r e_r h_rᵀ.
 
-    e_r, the gradient of token r's loss by what the head gives, is p_r − [the token], times the slope of what the model
-    does after the head. Of a head that is tied to the embeddings it is the head's part alone. The sketch is in `blocks`
-    independent of each other, so that what they disagree about says how good it is; each is (A e_r) ⊗ (B h_r) with
-    random signs A (rows, V) and B (columns, H), scaled. A side that is no longer than its sketch stays as it is.
+    e_r, the gradient of token r's loss with respect to the head's output, is p_r − [the token], times the slope of the
+    model's transformation after the head. For a head tied to the embeddings, it is only the head's part. The sketch has
+    `blocks` independent blocks, whose differences show how accurate it is; each is (A e_r) ⊗ (B h_r) with scaled random
+    signs A (rows, V) and B (columns, H). A side that is no longer than its sketch is left as it is.
 
     Memory: A, B, a batch's last hidden states, the head's logits in chunks (lm.response_loss.CHUNK_ELEMENTS) and their
     gradients in float32.
@@ -66,7 +69,7 @@ class HeadGradients:
 
     @torch.no_grad()
     def __call__(self, examples: Examples) -> np.ndarray:
-        """→ (N, D) float32 in the order of the examples."""
+        """Return the sketched gradients, (N, D) float32 in the order of the examples."""
         self.loss.eval()
         pending = []
         for rows in self.batching.plan(examples.lengths, self.tokens_per_batch):
@@ -78,7 +81,7 @@ class HeadGradients:
         return out
 
     def _sketch(self, batch: Batch) -> torch.Tensor:
-        """(B, D) float32."""
+        """Return the sketched gradients of a batch, (B, D) float32."""
         moved = batch.to(self.device)
         with self.autocast():
             states = self.loss.states(moved)
@@ -88,27 +91,27 @@ class HeadGradients:
             hidden = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
         left = self._in_blocks(torch.cat(errors), self._left)  # (blocks, R, a)
         right = self._in_blocks(_times(hidden.float(), self._right), self._right)  # (blocks, R, b)
-        sizes = batch.counts.tolist()  # tokens of one sequence stand together
+        sizes = batch.counts.tolist()  # tokens of one sequence are adjacent
         pairs = zip(sizes, left.split(sizes, 1), right.split(sizes, 1), strict=True)
         found = [(of_left.mT @ of_right / n).reshape(-1) for n, of_left, of_right in pairs]
         return (torch.stack(found) / math.sqrt(self.blocks)).float()
 
     def _in_blocks(self, values: torch.Tensor, signs: torch.Tensor | None) -> torch.Tensor:
-        """(R, ·) → (blocks, R, ·) float64; a side that stays as it is, is the same in all."""
+        """Split (R, ·) into (blocks, R, ·) float64; a side without a sketch is the same in all blocks."""
         if signs is None:
             return values.double().expand(self.blocks, -1, -1)
         return values.double().reshape(len(values), self.blocks, -1).transpose(0, 1)
 
 
 class LoraGradients:
-    """By fresh adapters in all linear layers but the head, see lm.adapters.
+    """Gradients with respect to fresh adapters in all linear layers except the head; see lm.adapters.
 
-    Fresh ones do nothing yet, so only their second matrices have a gradient: the layer's own, times a random matrix.
-    It is hashed to `dim` numbers with random signs (feature hashing, https://arxiv.org/abs/0902.2206): a dense
-    projection of a million numbers to 4,096 would take 16 GB.
+    Fresh adapters have no effect yet, so only their second matrices have a gradient: the layer's own, times a random
+    matrix. It is hashed to `dim` numbers with random signs (feature hashing, https://arxiv.org/abs/0902.2206), because
+    a dense projection of a million numbers to 4,096 would take 16 GB.
 
-    Puts the adapters into the model, in place. Memory: the activations of one example, and 5 bytes for each number of
-    the gradient.
+    The adapters are added to the model in place. Memory: the activations of one example, and 5 bytes for each number
+    of the gradient.
 
     Raises:
         ModelError: the model has no such layers.
@@ -138,7 +141,7 @@ class LoraGradients:
         self._sign = (torch.randint(0, 2, (num,), generator=generator, dtype=torch.int8) * 2 - 1).to(device)
 
     def __call__(self, examples: Examples) -> np.ndarray:
-        """→ (N, dim) float32 in the order of the examples."""
+        """Return the hashed gradients, (N, dim) float32 in the order of the examples."""
         self.loss.eval()
         return np.stack([self._of(examples, row) for row in range(len(examples))])
 
@@ -157,7 +160,7 @@ class LoraGradients:
 def _signs(
     height: int, width: int, blocks: int, generator: torch.Generator, device: torch.device
 ) -> torch.Tensor | None:
-    """(height, blocks · width) float32 random signs / √width (Achlioptas 2003); None: no longer than the sketch."""
+    """Return random signs / √width (Achlioptas 2003), (height, blocks · width) float32; None if height ≤ width."""
     if height <= width:
         return None
     signs = torch.randint(0, 2, (height, blocks * width), generator=generator, dtype=torch.int8)

@@ -1,4 +1,4 @@
-"""Models that are only asked: a target as it was exported, adapters included, or any other causal language model."""
+"""Models for inference: an exported target, including adapters, or any other causal language model."""
 
 from __future__ import annotations
 
@@ -17,31 +17,39 @@ from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.scratch import scratch_folder
 
 ADAPTER = "adapter_config.json"
-"""In the folder of a model: it holds adapters."""
+"""File whose presence in a model's folder shows that it contains adapters."""
 
 TrainedConfig = TypeVar("TrainedConfig", bound=TrainedModelConfig)
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model is loaded from; the same for all workers."""
+    """Location from which a model is loaded; the same for all workers."""
 
     config: TargetConfig
-    """The model that was fine-tuned, or that is asked as it is."""
+    """The model that was fine-tuned, or that is used as it is."""
     exported: Storage | None = None
-    """Folder of the fine-tuned one; None: the model of `config` itself."""
+    """Folder of the fine-tuned model; None: the model of `config` itself."""
     seed: int = 0
-    """Of random weights."""
+    """Seed of random weights."""
 
     def load_tokenizer(self) -> Any:
-        """Raises ModelError."""
+        """Load the tokenizer.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
         if self.exported is None:
             return load_tokenizer(self.config)
         with _local(self.exported, without_weights=True) as folder:
             return load_tokenizer(self._at(folder))
 
     def load_config(self) -> Any:
-        """The `transformers` config; loads no weights. Raises ModelError."""
+        """Load the `transformers` config, without weights.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
         if self.exported is None:
             vocab = num_token_ids(self.load_tokenizer()) if self.config.from_config is not None else None
             return load_model_config(self.config, vocab_size=vocab)
@@ -50,7 +58,7 @@ class ModelSource:
             return load_model_config(self.config if adapted else self._at(folder))
 
     def load(self, tokenizer: Any, dtype: Any) -> Any:
-        """The model on the CPU, in evaluation mode.
+        """Load the model on the CPU, in evaluation mode.
 
         Raises:
             ModelError: it cannot be loaded, or lacks weights.
@@ -67,11 +75,11 @@ class ModelSource:
 def load_exported(
     config: TrainedModelConfig, folder: Path, tokenizer: Any, seed: int, dtype: Any = None, uri: str = ""
 ) -> Any:
-    """The model that a training left in a folder on this machine; adapters are merged into the model of `config`.
+    """Load a trained model from a local folder, merging adapters into the model of `config`.
 
     Args:
-        dtype: of the weights; None: fp32.
-        uri: of the folder, for messages; "": the folder itself.
+        dtype: data type of the weights; None: fp32.
+        uri: URI of the folder, for messages; "": its path.
 
     Raises:
         ModelError: it cannot be loaded, or lacks weights.
@@ -87,11 +95,11 @@ def load_exported(
 
 
 def load_kept(config: TrainedModelConfig, storage: Storage, names: Sequence[str], tokenizer: Any, seed: int) -> Any:
-    """The model of these weights, in fp32; adapters are merged into the model of `config`.
+    """Load a model from kept weights, in fp32, merging adapters into the model of `config`.
 
     Args:
-        names: of the weights' files in `storage`; none: the weights that a training begins with.
-        seed: of random weights.
+        names: files of the weights in `storage`; none: the weights with which training begins.
+        seed: seed of random weights.
 
     Raises:
         ModelError: it cannot be loaded, or lacks weights.
@@ -105,7 +113,7 @@ def load_kept(config: TrainedModelConfig, storage: Storage, names: Sequence[str]
 
 
 def _lying_in(config: TrainedConfig, folder: Path) -> TrainedConfig:
-    """The configuration of a model that lies in a folder with all that belongs to it."""
+    """Return the configuration of a model that is complete in a folder."""
     update: dict[str, Any] = {
         "model": str(folder), "revision": None, "gguf_file": None, "from_config": None, "random_weights": False,
         "tokenizer": None, "train_tokenizer": None,
@@ -115,7 +123,7 @@ def _lying_in(config: TrainedConfig, folder: Path) -> TrainedConfig:
 
 @contextlib.contextmanager
 def _local(storage: Storage, without_weights: bool = False) -> Iterator[Path]:
-    """The files on this machine: where they lie, or a copy that is deleted after the block."""
+    """Yield a local folder with the files: their own folder, or a copy that is deleted after the block."""
     if storage.is_local:
         yield storage.local_path()
         return

@@ -1,7 +1,7 @@
 """Generate completions from prompt ids: left-padded batches, greedy or seeded. Plain torch and transformers.
 
-What a completion is depends on weights and prompt alone in fp32 on a CPU; in bf16 on the batch as well, which is why
-batches are made of the prompts alone, in a fixed order.
+In fp32 on a CPU, a completion depends only on weights and prompt; in bf16, it also depends on the batch. Therefore
+batches depend only on the prompts, in a fixed order.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ Finish = Literal["eos", "length"]
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen, and when to stop."""
+    """Settings that determine how tokens are chosen, and when generation stops."""
 
     max_new_tokens: int
     end_ids: tuple[int, ...]
     """Tokens that end a completion."""
     pad_id: int
-    """What fills prompts up on the left; nothing ever looks at it."""
+    """Token that pads prompts on the left, to which nothing attends."""
     tokens_per_batch: int = 16_384
-    """Padded prompts and completions of a batch (tokens)."""
+    """Tokens of a batch, including padded prompts and completions."""
     temperature: float = 0.0
     """0: greedy."""
 
@@ -38,21 +38,21 @@ class Generated:
     """One completion."""
 
     ids: tuple[int, ...]
-    """New tokens, without the one that ended them."""
+    """New tokens, without the end token."""
     finish: Finish
 
     @property
     def num_new_tokens(self) -> int:
-        """That were generated, the end token included."""
+        """Number of generated tokens, including the end token."""
         return len(self.ids) + (self.finish == "eos")
 
 
 def plan_batches(lengths: Sequence[int], max_new_tokens: int, tokens_per_batch: int) -> list[list[int]]:
-    """Rows of each batch: longest prompt first, in the given order among equals, as many as the budget holds.
+    """Plan the rows of each batch: longest prompt first, ties in the given order, as many as fit the budget.
 
     Args:
-        lengths: of the prompts (tokens).
-        tokens_per_batch: of the padded prompts with all their new tokens; a longer row is a batch of its own.
+        lengths: tokens of each prompt.
+        tokens_per_batch: tokens of padded prompts with all their new tokens; a longer row is a batch of its own.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches: list[list[int]] = []
@@ -64,7 +64,7 @@ def plan_batches(lengths: Sequence[int], max_new_tokens: int, tokens_per_batch: 
 
 
 class Generator:
-    """Generates with one model.
+    """Generates completions with one model.
 
     Memory: the model, the cache of one batch (`cache_bytes_per_token` times its tokens), and the logits of a batch's
     last tokens.
@@ -73,8 +73,8 @@ class Generator:
     def __init__(self, model: Any, decoding: Decoding, device: torch.device) -> None:
         self.model, self.decoding, self.device = model.eval(), decoding, device
         self.num_halved = 0
-        """Batches so far that did not fit into memory and were generated in halves."""
-        # Otherwise what stands in the model's folder (penalties, forced tokens, a temperature) would fill in.
+        """Number of batches so far that did not fit into memory and were generated in halves."""
+        # Otherwise, settings in the model's folder (penalties, forced tokens, a temperature) would apply.
         model.generation_config = self._configuration(decoding)
 
     @staticmethod
@@ -92,15 +92,15 @@ class Generator:
         seeds: Sequence[bytes] | None = None,
         on_done: Callable[[int], None] = lambda rows: None,
     ) -> list[Generated]:
-        """One completion of each prompt, in their order.
+        """Generate one completion for each prompt, in the order of the prompts.
 
         Args:
-            prompts: token ids, none empty.
-            seeds: of each row, where temperature is above 0.
-            on_done: told the rows of every finished batch.
+            prompts: token ids, none of them empty.
+            seeds: seed of each row, if the temperature is above 0.
+            on_done: called with the number of rows of every finished batch.
 
         Raises:
-            torch.OutOfMemoryError: half a batch does not fit into the device's memory either.
+            torch.OutOfMemoryError: even half a batch does not fit into the device's memory.
         """
         done: dict[int, Generated] = {}
         lengths = [len(prompt) for prompt in prompts]
@@ -142,13 +142,13 @@ class Generator:
         return {row: self._cut(tokens) for row, tokens in zip(rows, new, strict=True)}
 
     def _cut(self, tokens: list[int]) -> Generated:
-        """A row goes on, padded, until the last of its batch has ended."""
+        """Cut a row at its end token; rows are padded until the last of their batch has ended."""
         end = next((i for i, token in enumerate(tokens) if token in self.decoding.end_ids), None)
         return Generated(tuple(tokens), "length") if end is None else Generated(tuple(tokens[:end]), "eos")
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """ids (B, L) int64 and mask (B, L) int64: a decoder goes on from the last column, so that must be a prompt's."""
+    """Pad prompts on the left, since decoding continues from the last column → ids and mask, both (B, L) int64."""
     longest = max(map(len, prompts))
     ids = torch.full((len(prompts), longest), pad_id, dtype=torch.int64)
     mask = torch.zeros((len(prompts), longest), dtype=torch.int64)
@@ -159,10 +159,11 @@ def left_padded(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, 
 
 
 class SeededNoise:
-    """Makes greedy decoding draw from the softmax at a temperature: the largest of logits / temperature + Gumbel noise
-    is such a draw (Gumbel 1954; Maddison et al. 2014, https://arxiv.org/abs/1411.0030).
+    """Logits processor with which greedy decoding samples from the softmax at a temperature, by the Gumbel-max trick.
 
-    Each row has random numbers of its own, so that what is drawn for a question does not depend on its batch.
+    The largest of logits / temperature + Gumbel noise is such a sample (Gumbel 1954; Maddison et al. 2014,
+    https://arxiv.org/abs/1411.0030). Each row has its own random numbers, so that the completion of a question does not
+    depend on its batch.
     """
 
     def __init__(self, seeds: Sequence[bytes], temperature: float) -> None:
@@ -170,19 +171,19 @@ class SeededNoise:
         self._rows = [np.random.Generator(np.random.Philox(int.from_bytes(seed[:16], "big"))) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """scores (B, V) → (B, V)."""
+        """Add noise to scores (B, V) → (B, V) float32."""
         noise = np.stack([row.gumbel(size=scores.shape[1]).astype(np.float32) for row in self._rows])
         return scores.float() / self.temperature + torch.from_numpy(noise).to(scores.device)
 
 
 def sample_seed(question_id: bytes, seed: int, sample: int) -> bytes:
-    """Of one sample of a question."""
+    """Return the seed of one sample of a question."""
     return hashlib.blake2b(question_id + f"/{seed}/{sample}".encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True)
 class CacheShape:
-    """What keys and values of a token take."""
+    """Shape that determines the memory of a token's keys and values."""
 
     num_layers: int
     num_kv_heads: int
@@ -190,18 +191,18 @@ class CacheShape:
 
     @staticmethod
     def of(model_config: Any) -> CacheShape:
-        """Of a `transformers` config."""
+        """Read the shape from a `transformers` config."""
         config = model_config.get_text_config()
         heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         return CacheShape(config.num_hidden_layers, getattr(config, "num_key_value_heads", None) or heads, head_dim)
 
     def bytes_per_token(self, bytes_per_value: int) -> int:
-        """2 · layers · key-value heads · head dimension · bytes of a value."""
+        """Return 2 · layers · key-value heads · head dimension · bytes of a value."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_value
 
 
 def window_of(model_config: Any) -> int | None:
-    """Positions that the model has; None: no limit is known."""
+    """Return the model's context length (positions); None: no limit is known."""
     limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit else None

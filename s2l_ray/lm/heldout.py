@@ -1,7 +1,7 @@
-"""Held-out sets through a model: while it trains, and a finished one. Plain torch, no Ray.
+"""Score held-out sets with a model, while it trains and when it is finished. Plain torch, no Ray.
 
-Both go through `score_set`, so that a held-out loss means the same everywhere. What a sequence's loss is depends on the
-weights and the set alone: the batches are made of the whole set, however many workers share them.
+Both use `score_set`, so that a held-out loss means the same everywhere. A sequence's loss depends only on the weights
+and the set, because batches are made from the whole set, however many workers share them.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ class HeldOutSets:
     tokens_per_batch: int
 
     def read(self, name: str) -> tuple[Examples, np.ndarray]:
-        """→ (its sequences, (N,) names of their sources)."""
+        """Read a set: its sequences, and (N,) names of their sources."""
         table = self.folder.read_table(f"{name}.parquet")
         return to_examples(table), table["source"].to_numpy(zero_copy_only=False)
 
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """The held-out sets through a model that no longer changes; the same for all workers."""
+    """Job to score held-out sets with a finished model; the same for all workers."""
 
     sets: HeldOutSets
     target: TargetConfig
     tokenizer: Any
     seed: int
-    """Of random weights."""
+    """Seed of random weights."""
     precision: str
     """fp32 or bf16."""
     model: Storage | None
-    """Folder of the fine-tuned model, as it was exported; None: the model before its training."""
+    """Folder of the exported fine-tuned model; None: the model before training."""
     zero_config: dict[str, Any] | None = None
-    """DeepSpeed's configuration of ZeRO-3, where no worker holds the model whole."""
+    """DeepSpeed's configuration for ZeRO-3, if no worker holds the whole model."""
     num_parameters: int = 0
     threads: int | None = None
 
@@ -77,13 +77,13 @@ def score_set(
     sources: np.ndarray,
     why_not_finite: str = _DIVERGED,
 ) -> pa.Table:
-    """One set on all workers → its rows (evaluation.heldout.SCORE_SCHEMA), on each of them.
+    """Score one set on all workers; each of them gets its rows (evaluation.heldout.SCORE_SCHEMA).
 
     Raises:
-        NonFiniteScore: a loss is not a number.
+        NonFiniteScore: a loss is not finite.
     """
     batches = scorer.plan(examples.lengths)
-    # Every worker the same number of passes: sharded weights are fetched by all workers together.
+    # All workers make the same number of passes, because they fetch sharded weights together.
     empty = np.zeros(0, dtype=np.int64)
     batches += [empty] * (-len(batches) % worker.num_workers)
     own = scorer.score(examples, batches[worker.rank :: worker.num_workers], want_exact=True)
@@ -98,11 +98,11 @@ def score_set(
 
 
 def score_model(job: ScoringJob, worker: Peers) -> pa.Table:
-    """All sets; every worker calls it and has the rows. The model is gone from memory afterwards.
+    """Score all sets of a job, and free the model afterwards; every worker must call it, and gets the rows.
 
     Raises:
         ModelError: the model cannot be loaded.
-        NonFiniteScore: a loss is not a number.
+        NonFiniteScore: a loss is not finite.
     """
     if job.threads:
         torch.set_num_threads(job.threads)
@@ -113,10 +113,10 @@ def score_model(job: ScoringJob, worker: Peers) -> pa.Table:
 
 
 def score_models(jobs: dict[str, ScoringJob], worker: Peers) -> dict[str, Any]:
-    """Several models, one after another; every worker calls it.
+    """Score several models, one after another; every worker must call it.
 
     Returns:
-        `tables` by the names of the jobs, on rank 0; `device`, and the `peak_memory_bytes` of all workers.
+        `tables` by job name (on rank 0), `device`, and `peak_memory_bytes` of all workers.
     """
     tables: dict[str, pa.Table] = {}
     for name, job in jobs.items():
@@ -127,10 +127,10 @@ def score_models(jobs: dict[str, ScoringJob], worker: Peers) -> dict[str, Any]:
 
 
 class SetScorer:
-    """Scores one held-out set after another in a process of its own, and keeps the model for the next set of it.
+    """Scores held-out sets one after another in its own process, and keeps a model for its next set.
 
     Args:
-        device: cpu or gpu.
+        device: `cpu` or `gpu`.
     """
 
     def __init__(self, device: str) -> None:
@@ -142,7 +142,7 @@ class SetScorer:
         """Score a set.
 
         Args:
-            item: the model's name, the job with it, and the set's name.
+            item: name of the model, its job, and name of the set.
 
         Returns:
             `table`, `device`, `peak_memory_bytes`.
@@ -181,7 +181,7 @@ def _scorer_of(job: ScoringJob, worker: Peers) -> Scorer:
 
 
 def release_memory() -> None:
-    """Of models that nobody holds any more; their modules refer to each other."""
+    """Free the memory of unused models, whose modules refer to each other."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -205,7 +205,7 @@ def _load(job: ScoringJob, dtype: torch.dtype) -> Any:
     attention = None if target.attention == "auto" else target.attention
 
     def before_training() -> Any:
-        # Random weights are drawn in fp32, as where training begins, and other numbers in another type.
+        # Random weights are drawn in fp32, as for training; other data types would give different numbers.
         first = dtype if job.zero_config else torch.float32
         return load_model(target, job.tokenizer, job.seed, first, attention).to(dtype)
 
@@ -222,7 +222,7 @@ def _load(job: ScoringJob, dtype: torch.dtype) -> Any:
 
 @contextlib.contextmanager
 def _local_folder(model: Storage) -> Iterator[Path]:
-    """The model's folder on this machine; a copy of one in an object store."""
+    """Yield the model's folder on this machine, which is a copy if the model is in an object store."""
     if model.is_local:
         yield model.local_path()
         return

@@ -1,4 +1,4 @@
-"""What a model or tokenizer is, whatever it is called and wherever it lies: the hub's commit, or the files' digests."""
+"""Identify models and tokenizers by content, not by name or place: by the hub's commit, or the digests of files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _TIMEOUT_S = 10.0
 
 
 def model_identity(model: TrainedModelConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """For a stage's key: settings that name a place instead of a content, each with its replacement; and the inputs.
+    """Return replacements for settings that name a place instead of content, and the inputs, for a stage's key.
 
-    A local folder counts by its files' digests and a hub's repository by its name and commit, so that moving or
-    touching a folder, or writing a branch's name instead of its commit, changes nothing.
+    A local folder is identified by its files' digests and a hub repository by its name and commit, so that moving or
+    touching a folder, or giving a branch instead of its commit, changes nothing.
     """
     settings: dict[str, Any] = {}
     inputs: dict[str, str] = {}
@@ -43,7 +43,7 @@ def model_identity(model: TrainedModelConfig) -> tuple[dict[str, Any], dict[str,
 
 
 def tokenizer_identity(model: TrainedModelConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """The same for where the tokenizer alone is used; of a local model its weights do not count."""
+    """Return the same as `model_identity` for stages that only use the tokenizer; local weights do not count."""
     if model.train_tokenizer is not None:
         return {}, {}
     own = model.tokenizer is None
@@ -57,7 +57,7 @@ def tokenizer_identity(model: TrainedModelConfig) -> tuple[dict[str, Any], dict[
 
 
 def pinned(model: TrainedModelConfig) -> Any:
-    """With the commit that its branch stands for now: all workers load the same, whenever they start."""
+    """Return the configuration with its branch's current commit, so that all workers load the same revision."""
     if model.model is None or Path(model.model).is_dir():
         return model
     commit = resolve_commit(model.model, model.revision)
@@ -65,10 +65,10 @@ def pinned(model: TrainedModelConfig) -> Any:
 
 
 def folder_digest(folder: Path, weights: bool = True) -> str:
-    """Of the content of its files, not of names above them or times; README and licence do not count.
+    """Return the digest of the folder's files, without times, parent folders, README and licence.
 
     Args:
-        weights: False leaves them out: they can be large, and a tokenizer does not depend on them.
+        weights: False leaves out weights, which can be large and do not affect a tokenizer.
     """
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(_NOT_CONTENT))
     files = [p for p in files if weights or not p.name.endswith(_WEIGHTS)]
@@ -86,9 +86,9 @@ _resolved: dict[tuple[str, str | None, str], str] = {}
 
 
 def resolve_commit(name: str, revision: str | None, repo_type: str = "model") -> str | None:
-    """The hub's commit that a branch or tag (None: the default branch) stands for, asked once a process.
+    """Return the hub's commit for a branch or tag (None: the default branch), queried once per process.
 
-    From the local cache where the hub cannot be asked; None if that has none either.
+    If the hub cannot be reached, the local cache is used; None if that has no commit either.
     """
     if revision and _COMMIT.fullmatch(revision):
         return revision
@@ -111,7 +111,7 @@ def _ask_hub(name: str, revision: str | None, repo_type: str) -> str | None:
         return None
     try:
         info = HfApi().repo_info(name, revision=revision, repo_type=repo_type, timeout=_TIMEOUT_S)
-    except Exception:  # of many libraries; whoever loads the model next says what is wrong
+    except Exception:  # raised by many libraries; loading the model later will report what is wrong
         return None
     return str(info.sha) if info.sha else None
 
@@ -128,7 +128,7 @@ def _cached_commit(name: str, revision: str | None, repo_type: str) -> str | Non
     return commit if _COMMIT.fullmatch(commit) else None
 
 
-# Keys that say where and by what a tokenizer was loaded or saved, not what it does.
+# Keys that record where and by what a tokenizer was loaded or saved, not what it does.
 _PROVENANCE = {
     "name_or_path", "is_local", "local_files_only", "transformers_version", "_commit_hash", "cache_dir", "revision",
     "force_download", "proxies", "token", "use_auth_token", "subfolder", "_from_auto", "_from_pipeline", "user_agent",
@@ -137,8 +137,10 @@ _PROVENANCE = {
 
 
 def tokenizer_digest(files: Iterable[tuple[str, bytes]]) -> str:
-    """Of the files of a saved tokenizer (name, content): JSON as its values, without what `transformers` notes there
-    of itself, its version and whether it was offline."""
+    """Return the digest of a saved tokenizer's files, given as (name, content).
+
+    JSON files count by their values, without what `transformers` records about itself (its version, offline mode).
+    """
     contents: list[list[Any]] = []
     for name, content in sorted(files):
         if name.endswith(".json"):

@@ -1,4 +1,5 @@
-"""Models and tokenizers: from the hub, a folder, a GGUF file, or from scratch. No pickled weights, no foreign code."""
+"""Load models and tokenizers from the hub, a folder or a GGUF file, or create them; never pickled weights, and code
+from a repository only if the configuration trusts it."""
 
 from __future__ import annotations
 
@@ -19,19 +20,23 @@ __all__ = ["ModelError", "load_model", "load_model_config", "load_tokenizer", "t
 logger = logging.getLogger(__name__)
 
 _ONE_AT_A_TIME = threading.Lock()
-"""While it loads, `transformers` replaces methods of its classes, and the random state is the process's. Of two
-threads, one would put back what the other had replaced, and no model's embeddings would be tied to its head any
-more."""
+"""Lock for loading: meanwhile, `transformers` replaces methods of its classes, and the random state is global. Of two
+threads, one would restore what the other had replaced, and embeddings would no longer be tied to heads."""
 
 
 def load_tokenizer(config: TrainedModelConfig, trained: str | Path | None = None) -> Any:
-    """The model's tokenizer: the one trained on the corpus (`trained`: its folder), a named one, or the model's own."""
+    """Load the tokenizer: the one trained on the corpus (in the folder `trained`), a named one, or the model's own.
+
+    Raises:
+        ModelError: it cannot be loaded, or has not been trained.
+    """
     from transformers import AutoTokenizer
 
     if config.train_tokenizer is not None:
         if trained is None:
             raise ModelError(
-                f"{config.section}.train_tokenizer: the tokenizer is trained in the tokens stage, which has not run"
+                f"{config.section}.train_tokenizer: the tokenizer is trained in the tokens stage, which has not run; "
+                "run `s2l run CONFIG` first"
             )
         return AutoTokenizer.from_pretrained(str(trained))
     name = config.tokenizer or config.model
@@ -46,8 +51,11 @@ def load_tokenizer(config: TrainedModelConfig, trained: str | Path | None = None
 
 
 def load_model_config(config: TrainedModelConfig, vocab_size: int | None = None, tokenizer: Any = None) -> Any:
-    """The `transformers` config; from scratch, the vocabulary (up to the largest id) and special tokens come from the
-    tokenizer."""
+    """Load the `transformers` config; for a new model, vocabulary size and special tokens come from the tokenizer.
+
+    Raises:
+        ModelError: it cannot be loaded, or its fields are wrong.
+    """
     from transformers import AutoConfig
 
     if config.from_config is not None:
@@ -73,22 +81,22 @@ def load_model_config(config: TrainedModelConfig, vocab_size: int | None = None,
 
 
 def _is_within(token_id: int, vocab_size: Any) -> bool:
-    """Whether there is an embedding for it; True where the vocabulary is not a number, which transformers refuses."""
+    """Whether the token has an embedding; True if the vocabulary size is not a number, which transformers refuses."""
     return not isinstance(vocab_size, int) or token_id < vocab_size
 
 
 def load_model(
     config: TrainedModelConfig, tokenizer: Any, seed: int, dtype: Any = None, attention: str | None = None
 ) -> Any:
-    """Build the model on the CPU; random weights are a function of the seed alone.
+    """Load or create the model on the CPU; random weights are a function of the seed only.
 
     Args:
-        dtype: of the weights; None: fp32. Mixed precision keeps fp32 master weights: the small updates of lr 2e-5 would
-            vanish in bf16 weights.
-        attention: implementation, as `transformers` names it; None: its choice.
+        dtype: data type of the weights; None: fp32. Mixed precision keeps fp32 master weights, because the small
+            updates of a learning rate of 2e-5 would vanish in bf16 weights.
+        attention: attention implementation, as named in `transformers`; None: its default.
 
     Raises:
-        ModelError: it cannot be loaded, lacks weights, or does not fit `max_length`.
+        ModelError: it cannot be loaded, lacks weights, or does not support `max_length`.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -103,7 +111,7 @@ def load_model(
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(model_config, **kind)
     else:
-        # Never unpickle weights: a repository that ships only .bin files is refused.
+        # Weights are never unpickled: a repository with only .bin files is refused.
         kind |= {"gguf_file": config.gguf_file} if config.gguf_file else {"use_safetensors": True}
         if config.revision:
             kind["revision"] = config.revision
@@ -117,7 +125,7 @@ def load_model(
 
 
 def fuse_activations(model: Any) -> None:
-    """Let one kernel compute GELU's tanh form (Phi, GPT-2), which some models spell out in eight; equal to rounding."""
+    """Use one kernel for GELU's tanh form (Phi, GPT-2), for which some models use eight; equal up to rounding."""
     from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
 
     for module in list(model.modules()):
@@ -127,22 +135,26 @@ def fuse_activations(model: Any) -> None:
 
 
 def _check_weights(loaded: dict[str, Any], config: TrainedModelConfig) -> None:
-    """Args: loaded: what `transformers` says of the checkpoint's keys; weights tied to others are not missing there."""
+    """Raise ModelError if weights are missing, and warn about unused ones.
+
+    Args:
+        loaded: report of `transformers` about the checkpoint's keys, in which tied weights do not count as missing.
+    """
     here = f"{config.section}.model={shown(config.model)}"
     missing, unused = sorted(loaded["missing_keys"]), sorted(loaded["unexpected_keys"])
     if missing:
         raise ModelError(
             f"{here} lacks {len(missing)} of the model's weights ({', '.join(listed(missing, 4))}), which would be "
-            "random numbers: it is of another kind of model (without a language-model head?), or a part of one. Give a "
-            f"whole causal language model, or set {config.section}.random_weights=true if random ones are meant"
+            "random: it is another kind of model (without a language-model head?), or incomplete. Give a complete "
+            f"causal language model, or set {config.section}.random_weights=true if random weights are intended"
         )
     if unused:
-        told = "%s holds %d weights that the model does not have, and they are left out: %s"
+        told = "%s contains %d weights that the model does not have, which are ignored: %s"
         logger.warning(told, here, len(unused), ", ".join(listed(unused, 4)))
 
 
 def check_tokenizer(tokenizer: Any, config: TrainedModelConfig) -> None:
-    """Refuse a tokenizer with which no example could be rendered."""
+    """Raise ModelError for a tokenizer with which no example could be rendered."""
     here = f"{config.section}.{'tokenizer' if config.tokenizer else 'model'}={shown(config.tokenizer or config.model)}"
     if tokenizer.eos_token_id is None:
         raise ModelError(
@@ -161,13 +173,13 @@ def check_length(model_config: Any, config: TrainedModelConfig) -> None:
     if limit and config.max_length > limit:
         here = f"{config.section}.max_length"
         raise ModelError(
-            f"{here}={config.max_length} is beyond the model's {limit} positions, longer examples would fail; "
+            f"{here}={config.max_length} exceeds the model's {limit} positions, so longer examples would fail; "
             f"set {here}={limit} or less"
         )
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Any:
-    """A byte-level BPE tokenizer: covers every text, needs no download. A function of the texts and their order."""
+    """Train a byte-level BPE tokenizer, which covers every text; it is a function of the texts and their order."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -186,9 +198,10 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Any:
 
 
 def _loading(config: TrainedModelConfig, what: str, name: str | None) -> contextlib.AbstractContextManager[None]:
-    """For the block in which `transformers` loads it."""
+    """Return a context that turns errors of `transformers` while loading into ModelError."""
     told = f"the {what} {shown(name) if name else 'of from_config'} cannot be loaded, so the {config.section} cannot be"
     cure = (
-        "Check the spelling, or the folder; a private model needs HF_TOKEN, a machine without internet a local folder"
+        "Check the spelling, or the folder; a private model needs HF_TOKEN, a machine without internet access needs a "
+        "local folder"
     )
     return foreign_refused(f"{told} trained", cure)

@@ -1,9 +1,9 @@
-"""What a target worker needs in memory, by arithmetic, before anything is started.
+"""Estimate the memory that a target worker needs, before anything is started.
 
-Model states after Rajbhandari et al., ZeRO (https://arxiv.org/abs/1910.02054), section 3. Activations are counted on
-the model without weights (lm/activations.py); of a model that cannot be counted, and of one so small that they matter
-little, they are taken from Korthikanti et al. (https://arxiv.org/abs/2205.05198), section 4.1, without the attention
-matrix that fused kernels never store.
+Model states follow Rajbhandari et al., ZeRO (https://arxiv.org/abs/1910.02054), section 3. Activations are counted on a
+model without weights (lm/activations.py). For models that cannot be counted, or are so small that activations hardly
+matter, they follow Korthikanti et al. (https://arxiv.org/abs/2205.05198), section 4.1, without the attention matrix,
+which fused kernels never store.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from s2l_ray.lm.zero_config import read_user_config
 
 _GB = 1e9
 _PROCESS_BYTES = 0.7e9
-"""Python, PyTorch and Ray in one worker; on GPUs about as much for the CUDA context."""
+"""Memory of Python, PyTorch and Ray in one worker; on GPUs, the CUDA context needs about as much."""
 _SMALL_BYTES = 3e8
-"""Activations that are not worth the second that counting them takes."""
+"""Activations below this are not worth the second that counting takes."""
 _BUCKET_ELEMENTS = 5e7
 """DeepSpeed's reduce and prefetch buckets, as zero_config.py sets them."""
 _MAX_LIVE_PARAMETERS = 1e8
-"""Gathered parameters that ZeRO-3 holds at once, likewise."""
+"""Gathered parameters that ZeRO-3 holds at once, as zero_config.py sets them."""
 
 
 @dataclass(frozen=True)
 class ModelSizes:
+    """Sizes of a model that determine its memory."""
+
     num_parameters: int
     num_trained: int
     num_layers: int
@@ -36,16 +38,16 @@ class ModelSizes:
     intermediate_size: int
     vocab_size: int
     largest_layer: int
-    """Parameters of the largest single module that is fetched at once (the embedding, usually)."""
+    """Parameters of the largest single tensor that is fetched at once (usually the embedding)."""
     activations: ActivationCosts | None = None
-    """What was counted; None: by formula."""
+    """Counted activations; None: estimated by formula."""
 
     @staticmethod
     def counted(model: Any, target: TargetConfig, precision: str, on_gpu: bool) -> ModelSizes:
-        """With the activations counted, where they matter.
+        """Return the sizes of a model, with activations counted if they matter.
 
         Args:
-            model: the target on the meta device, see `meta_model`.
+            model: the target on the meta device; see `meta_model`.
         """
         import torch
 
@@ -57,7 +59,7 @@ class ModelSizes:
 
     @staticmethod
     def of(model: Any) -> ModelSizes:
-        """Of a model, on whatever device (`meta` needs no memory)."""
+        """Return the sizes of a model on any device (`meta` needs no memory)."""
         config = model.config.get_text_config()
         hidden = int(getattr(config, "hidden_size", None) or model.get_input_embeddings().embedding_dim)
         return ModelSizes(
@@ -72,7 +74,7 @@ class ModelSizes:
 
 
 def meta_model(target: TargetConfig) -> Any:
-    """The target, adapters included, from its config alone: no weights, nothing but small JSON files is downloaded.
+    """Build the target, including adapters, on the meta device; only small JSON files are downloaded, no weights.
 
     Raises:
         ModelError: the config or the tokenizer cannot be loaded.
@@ -96,12 +98,12 @@ def meta_model(target: TargetConfig) -> Any:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of one worker."""
+    """Memory of one worker, in bytes by purpose."""
 
     device: dict[str, float]
-    """On its GPU; on CPUs, in its process."""
+    """Memory on the worker's GPU or, on CPUs, in its process."""
     host: dict[str, float]
-    """In its node's memory, through offload; on CPUs all counts as `device`."""
+    """Memory of its node used by offload; on CPUs, everything counts as `device`."""
 
     @property
     def device_bytes(self) -> float:
@@ -112,7 +114,7 @@ class MemoryEstimate:
         return sum(self.host.values())
 
     def describe(self) -> str:
-        """Largest first: `13.2 GB (optimiser 8.1, weights 4.0, …)`."""
+        """Describe the estimate, largest part first: `13.2 GB per worker (optimiser 8.1, weights 4.0, …)`."""
         parts = sorted(self.device.items(), key=lambda i: -i[1])
         listed = ", ".join(f"{name} {size / _GB:.1f}" for name, size in parts if size >= 0.05 * _GB)
         host = f" + {self.host_bytes / _GB:.1f} GB of its node's memory" if self.host else ""
@@ -126,13 +128,13 @@ class MemoryEstimate:
 def estimate_memory(
     sizes: ModelSizes, target: TargetConfig, stage: int, num_workers: int, precision: str, on_gpu: bool
 ) -> MemoryEstimate:
-    """Of one of `num_workers` workers under ZeRO `stage` (0: PyTorch alone)."""
+    """Estimate the memory of one of `num_workers` workers under ZeRO `stage` (0: PyTorch without DeepSpeed)."""
     all_parameters, trained = sizes.num_parameters, sizes.num_trained
     shard = 1 / num_workers
     device: dict[str, float] = {"process": _PROCESS_BYTES}
     host: dict[str, float] = {}
     if stage == 0:
-        # Beside bf16 weights the optimiser has fp32 copies of those that are trained.
+        # With bf16 weights, the optimiser has fp32 copies of those that are trained.
         low = precision == "bf16"
         device |= {"weights": (2 if low else 4) * all_parameters, "gradients": 4 * trained}
         device["optimiser"] = (12 if low else 8) * trained
@@ -141,7 +143,7 @@ def estimate_memory(
         optimiser = {"optimiser": 12 * trained * shard}  # fp32 weights and both moments
         weights = {"weights": width * all_parameters * (shard if stage == 3 else 1)}
         gradients = _gradient_width(target) * trained * (1 if stage == 1 else shard)
-        # Beside an offloaded optimiser ZeRO-3 adds micro-batches up in the node's memory, whatever goes to NVMe.
+        # With an offloaded optimiser, ZeRO-3 adds up micro-batches in the node's memory, whatever goes to NVMe.
         (host if stage == 3 and target.offload_optimizer != "none" else device)["gradients"] = gradients
         device["buckets"] = 2 * width * min(_BUCKET_ELEMENTS, trained)
         if stage == 3:
@@ -153,13 +155,13 @@ def estimate_memory(
         for place, names in ((target.offload_optimizer, optimiser), (target.offload_parameters, weights)):
             if place == "nvme":
                 for name in names:
-                    host[name] *= 0.1  # what passes through memory on its way from and to the disk
+                    host[name] *= 0.1  # the part in memory on its way to and from the disk
     device["activations"] = _activation_bytes(sizes, target, precision, on_gpu)
     return MemoryEstimate(device, host) if on_gpu else MemoryEstimate({**device, **host}, {})
 
 
 def _gradient_width(target: TargetConfig) -> int:
-    """Micro-batches add up in fp32 whatever the weights' precision, unless a DeepSpeed file of the user's says bf16."""
+    """Return the bytes of a gradient: micro-batches add up in fp32, unless the user's DeepSpeed file says bf16."""
     user = {} if target.deepspeed_config is None else read_user_config(target.deepspeed_config)
     return 2 if user.get("data_types", {}).get("grad_accum_dtype") in ("bf16", "bfloat16") else 4
 
@@ -170,13 +172,13 @@ def _activation_bytes(sizes: ModelSizes, target: TargetConfig, precision: str, o
     if sizes.activations is not None:
         layers = sizes.activations.of(tokens, sizes.num_layers, target.gradient_checkpointing)
     else:
-        # 34 bytes a hidden unit in 16 bits, 19 of them the MLP's at four times the width.
+        # In 16 bits, 34 bytes per hidden unit, of which 19 are the MLP's at four times the width.
         layer = width / 2 * tokens * (15 * hidden + 19 / 4 * sizes.intermediate_size)
         layers = sizes.num_layers * (width * tokens * hidden) + layer if target.gradient_checkpointing else (
             sizes.num_layers * layer
         )  # fmt: skip
     # A chunk's logits, rounded up to fp32, and their gradient.
     logits = 3 * 4 * min(CHUNK_ELEMENTS["cuda" if on_gpu else "cpu"], tokens * sizes.vocab_size)
-    # The head's gradient, added up over the chunks in fp32 between its forward and its backward pass.
+    # The head's gradient, which is added up over chunks in fp32 between its forward and backward pass.
     head = 4 * sizes.vocab_size * hidden if target.lora is None else 0
     return layers + logits + head

@@ -1,9 +1,9 @@
-"""Packed rows: sequences one after another in one row, each attending to itself alone. No padding.
+"""Packed rows: sequences one after another in one row, each attending only to itself, without padding.
 
-One attention function for every architecture that dispatches through the attention interface of `transformers`
-(https://huggingface.co/docs/transformers/attention_interface). On GPUs it is PyTorch's variable-length flash
-attention, on CPUs a call of scaled_dot_product_attention for each sequence. `choose_batching` tries it on the model at
-hand against sequences computed alone, and falls back to padded lines where it is not exact.
+One attention function serves every architecture that dispatches through the attention interface of `transformers`
+(https://huggingface.co/docs/transformers/attention_interface). On GPUs it is PyTorch's variable-length flash attention,
+on CPUs a call of scaled_dot_product_attention for each sequence. `choose_batching` compares it, for the model at hand,
+with sequences computed separately, and falls back to padding if it is not exact.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from s2l_ray.lm.response_loss import ResponseLoss, body_of
 
 _NAME = "s2l_packed"
 _GPU_MULTIPLE = 64
-"""Tokens of a packed row on a GPU: a multiple of what its matrix units take at once."""
+"""Multiple of tokens to which packed rows are filled up on a GPU, to suit its matrix units."""
 _CPU_PASS_COST, _GPU_PASS_COST = 512, 8192
-"""What a pass over padded lines costs beside its tokens (tokens): an H100 trains so many in the time in which a host
-starts the kernels of one small model's pass."""
+"""Cost of a pass over padded sequences in addition to its tokens (tokens): an H100 trains this many in the time in
+which the host launches the kernels of a small model's pass."""
 _MAX_FLASH_HEAD = 256
 """Flash attention's largest head dimension."""
 _ELSEWHERE = "another worker cannot"
 _ENVIRONMENT = re.compile(r"alloc|memory|connection|peer|gloo|nccl|timed out", re.IGNORECASE)
-"""Lack of memory and lost workers, which are no fault of the model's and which PyTorch has no class for."""
+"""Messages of errors that are not the model's fault (memory, lost workers) and have no class in PyTorch."""
 
 
 class _CannotPack(InternalError):
-    """The attention function does not do what the model asks of it; says what. Lines are padded then."""
+    """Error if the attention function does not support what the model requires; sequences are then padded."""
 
 
 def choose_batching(
@@ -53,17 +53,17 @@ def choose_batching(
     agree: Callable[[bool], bool] = bool,
     pack: bool = True,
 ) -> Batching:
-    """Prove the loss for the model at hand, and choose how its batches are made. Leaves it in evaluation mode.
+    """Verify the loss for the model at hand, and choose its batching. Leaves the model in evaluation mode.
 
     Args:
-        loss: an engine's, with the same model in it: with ZeRO-3 only that one can fetch the weights.
-        agree: whether all workers say yes; sharded models must be called alike on all.
-        pack: False leaves the model's own attention, with padded lines.
+        loss: the engine's loss module with the same model, because with ZeRO-3 only that can fetch the weights.
+        agree: returns whether all workers say yes; sharded models must be called alike on all workers.
+        pack: False keeps the model's own attention, with padded sequences.
 
     Raises:
-        UnsupportedModel: the loss is not the model's own, padded or packed, or is not finite.
+        UnsupportedModel: the loss differs from the model's own, padded or packed, or is not finite.
     """
-    model.eval()  # a model from scratch comes in training mode: two passes would differ by their dropout
+    model.eval()  # new models are in training mode, in which two passes would differ by dropout
     examples = _probe(model.get_input_embeddings().num_embeddings)
     with torch.no_grad(), autocast():
         ids = torch.from_numpy(examples.tokens[: examples.offsets[1]].astype(np.int64)).to(device)[None]
@@ -72,7 +72,7 @@ def choose_batching(
             _refuse_not_finite(model, own)
             loss.head_loss.after = find_after_head(model, ids, 2e-2 if _is_bf16(model, device) else 1e-4)
         packed = Batching(True, pad_id, _GPU_MULTIPLE if device.type == "cuda" else 1)
-        reason = _obstacle(model, device) if pack else "it is turned off"
+        reason = _obstacle(model, device) if pack else "packing is turned off"
         if not agree(not reason):
             reason = reason or _ELSEWHERE
         else:
@@ -86,20 +86,21 @@ def choose_batching(
             pass_cost = _GPU_PASS_COST if device.type == "cuda" else _CPU_PASS_COST
             batching = Batching(False, pad_id, pass_cost=pass_cost, reason=reason)
         gap = _gap(loss, batching, examples, own, device)
-        # bf16 leaves rounding of its own in both.
+        # In bf16, both are rounded.
         allowed = max(1e-3, 2e-2 * own.abs().max().item()) if _is_bf16(model, device) else 1e-3
     if not gap <= allowed:
         raise UnsupportedModel(
             f"{type(model).__name__}: the loss from the response-only head differs from the model's own by {gap:.2g} "
-            "nats, so its trajectories would be wrong; this architecture changes its states before the head in a way "
-            "that is not known here. Choose another model (GPT-NeoX, Llama, Qwen, Gemma, OLMo and many more work)"
+            "nats, so its trajectories would be wrong; this architecture transforms its states before the head in a "
+            "way that s2l_ray does not support. Choose another model (GPT-NeoX, Llama, Qwen, Gemma, OLMo and many more "
+            "work)"
         )
     return batching
 
 
 @contextlib.contextmanager
 def _own_failure_named(model: Any) -> Iterator[None]:
-    """UnsupportedModel in place of what a model raises that cannot read a few tokens: another try would not help."""
+    """Raise UnsupportedModel instead of the error of a model that cannot read a few tokens; retrying does not help."""
     try:
         yield
     except S2LError:
@@ -109,26 +110,26 @@ def _own_failure_named(model: Any) -> Iterator[None]:
             raise
         raise UnsupportedModel(
             f"{type(model).__name__} cannot compute the losses of a few tokens ({type(error).__name__}: "
-            f"{first_line(error)}); sizes of its config do not fit together, or it needs more than token ids. Correct "
+            f"{first_line(error)}); sizes in its config do not fit together, or it needs more than token ids. Correct "
             "the config, or choose another model (GPT-NeoX, Llama, Qwen, Gemma, OLMo and many more work)"
         ) from error
 
 
 def _refuse_not_finite(model: Any, losses: Tensor) -> None:
-    """Nothing can be compared with such losses. Every worker of a sharded model says the same."""
+    """Raise UnsupportedModel, on all workers alike, if losses are not finite and cannot be compared."""
     if bool(losses.isfinite().all()):
         return
     wrong = [name for name, weights in model.named_parameters() if not bool(weights.isfinite().all())]
     why = f" ({', '.join(listed(wrong, 4))})" if wrong else ", or it overflows"
     raise UnsupportedModel(
-        f"{type(model).__name__}: the losses of a few tokens are not finite, since its weights are not{why}. The "
-        "training that made them diverged, or their file is damaged: give other weights; if they are sound, set "
-        "precision=fp32"
+        f"{type(model).__name__}: the losses of a few tokens are not finite, because its weights are not{why}. The "
+        "training that produced them diverged, or their file is damaged; give other weights or, if these are intact, "
+        "set precision=fp32"
     )
 
 
 def _probe(vocab_size: int) -> Examples:
-    """Three sequences that begin alike: a position or a look at a neighbour that is wrong shows in the states."""
+    """Return three sequences with equal beginnings, so that wrong positions or attention show in the states."""
     lengths = np.array([5, 11, 8])
     tokens = np.concatenate([np.arange(2, 2 + n) for n in lengths]) % vocab_size
     tokens[5:16] = tokens[5:16][::-1]
@@ -138,7 +139,7 @@ def _probe(vocab_size: int) -> Examples:
 
 
 def _alone(model: Any, examples: Examples, device: torch.device) -> tuple[Tensor, Tensor]:
-    """By the model itself, sequence by sequence → last hidden states (T, H), losses of all tokens but the first."""
+    """Run the model on each sequence separately: last hidden states (T, H), and losses of all but the first tokens."""
     hidden, losses = [], []
     for start, end in zip(examples.offsets[:-1], examples.offsets[1:], strict=True):
         ids = torch.from_numpy(examples.tokens[start:end].astype(np.int64)).to(device)[None]
@@ -149,20 +150,20 @@ def _alone(model: Any, examples: Examples, device: torch.device) -> tuple[Tensor
 
 
 def _gap(loss: ResponseLoss, batching: Batching, examples: Examples, own: Tensor, device: torch.device) -> float:
-    """Largest difference from the model's own losses (nats)."""
+    """Return the largest difference from the model's own losses (nats)."""
     batch = batching.batch(examples, np.arange(len(examples))).to(device)
     order = torch.argsort(batch.example_of_token, stable=True)
     return float((loss(batch)[1][order] - own).abs().max())
 
 
 def _obstacle(model: Any, device: torch.device) -> str:
-    """Why it need not be tried; empty if nothing is known."""
+    """Return why packing need not be tried; "" if there is no known reason."""
     if not getattr(model, "_supports_attention_backend", False):
         return f"{type(model).__name__} does not dispatch through the attention interface of transformers"
     text = model.config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds:
-        return f"{type(model).__name__} has layers of another kind ({', '.join(sorted(kinds))})"
+        return f"{type(model).__name__} has other kinds of layers ({', '.join(sorted(kinds))})"
     if device.type == "cuda" and _varlen() is None:
         return f"PyTorch {torch.__version__} has no variable-length attention (2.10 and later have it)"
     return ""
@@ -171,10 +172,10 @@ def _obstacle(model: Any, device: torch.device) -> str:
 def _fault(
     model: Any, loss: ResponseLoss, batching: Batching, examples: Examples, alone: Tensor, device: torch.device
 ) -> str:
-    """What is wrong with the packed states; empty if they are those of the sequences alone."""
+    """Return what is wrong with the packed states; "" if they equal those of separate sequences."""
     batch = batching.batch(examples, np.arange(len(examples))).to(device)
     try:
-        model.train()  # what attention does in training alone (dropout) must be possible too
+        model.train()  # what attention does only in training (dropout) must be supported, too
         loss.states(batch)
         model.eval()
         states = loss.states(batch)[0, : len(alone)].float()
@@ -183,7 +184,7 @@ def _fault(
     finally:
         model.eval()
     gap = float((states - alone).norm() / alone.norm())
-    # Attention to a neighbour changes a tenth and more; what is left is rounding.
+    # Attention to a neighbour changes the states by a tenth or more; smaller differences are rounding.
     if not gap <= (5e-2 if _is_bf16(model, device) else 1e-4):
         return f"{type(model).__name__}: its states differ by {gap:.1g} when sequences share a row"
     return ""
@@ -194,7 +195,7 @@ def _is_bf16(model: Any, device: torch.device) -> bool:
 
 
 def _give_packed_attention(model: Any) -> Callable[[], None]:
-    """Let the model call `packed_attention`; gives what takes it back."""
+    """Make the model use `packed_attention`, and return a function that undoes this."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(_NAME, packed_attention)
@@ -218,11 +219,11 @@ def packed_attention(
     max_length_q: int | None = None,
     **arguments: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each sequence of a packed row, as `transformers` calls it.
+    """Compute causal attention within each sequence of a packed row, with the signature that `transformers` expects.
 
     Args:
         query: (1, heads, T, head dimension).
-        key: (1, key heads, T, head dimension), and `value`; fewer heads are shared by groups of query heads.
+        key, value: (1, key heads, T, head dimension); if there are fewer heads, groups of query heads share them.
         cu_seq_lens_q: (S + 1,) int32, where the sequences begin.
 
     Returns:
@@ -230,7 +231,7 @@ def packed_attention(
     """
     if s_aux is not None:
         raise _CannotPack("attention sinks")
-    if cu_seq_lens_q is None:  # the model's own forward pass: every line is one sequence
+    if cu_seq_lens_q is None:  # in the model's own forward pass, every row is one sequence
         if key.shape[2] != query.shape[2]:
             raise _CannotPack("generation with a cache")
         return _by_sequence(query, key, value, scaling, dropout, sliding_window, softcap, (query.shape[2],)), None
@@ -244,9 +245,9 @@ def packed_attention(
 
 @functools.cache
 def leave_uncompiled() -> None:
-    """Once layers are compiled: a loop over lengths that are never the same twice is not.
+    """Exclude the loop over sequences from compilation, because its lengths are never the same twice.
 
-    As a decorator it would import the compiler, which is a third of what a process imports that only scores.
+    As a decorator, this would import the compiler, a third of the imports of a process that only scores.
     """
     global _by_sequence
     _by_sequence = torch.compiler.disable(_by_sequence)
@@ -269,7 +270,7 @@ def _on_gpu(
     if dropout:
         raise _CannotPack(f"attention dropout of {dropout:g} on a GPU")
     if query.shape[-1] > _MAX_FLASH_HEAD or value.shape[-1] != query.shape[-1]:
-        raise _CannotPack(f"heads of {query.shape[-1]} and {value.shape[-1]} values")
+        raise _CannotPack(f"heads with {query.shape[-1]} and {value.shape[-1]} values")
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else value.dtype
     if dtype not in (torch.bfloat16, torch.float16):
         raise _CannotPack("fp32 on a GPU")
@@ -310,7 +311,7 @@ def _by_sequence(
 
 
 def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """(L, L) bool, True where a token looks; None: at all before it."""
+    """Return (L, L) bool, True where a token attends; None: to all tokens before it."""
     if window is None or length <= window:
         return None
     ones = torch.ones(length, length, dtype=torch.bool, device=device)
@@ -320,7 +321,7 @@ def _window_mask(length: int, window: int | None, device: torch.device) -> Tenso
 def _capped(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float, cap: float, mask: Tensor | None
 ) -> Tensor:
-    """Attention whose scores are capped smoothly, as Gemma 2's (https://arxiv.org/abs/2408.00118, section 2)."""
+    """Compute attention with smoothly capped scores, as in Gemma 2 (https://arxiv.org/abs/2408.00118, section 2)."""
     length = query.shape[2]
     if mask is None:
         mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()

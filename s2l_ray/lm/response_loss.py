@@ -1,8 +1,8 @@
-"""Negative log-likelihood of response tokens, the language-model head applied to them alone and in chunks.
+"""Negative log-likelihood of response tokens, with the language-model head applied only to these and in chunks.
 
-Only the positions before a response token reach the head, so no logits of all positions exist. In chunks, so that a
-large vocabulary does not make the remaining (R, V) the largest tensor either. In training, a chunk's gradients are
-computed while its logits are there: they are neither kept for the backward pass nor computed twice.
+Only positions before a response token reach the head, so logits of all positions never exist. Chunks prevent the
+remaining (R, V) logits from becoming the largest tensor if the vocabulary is large. In training, a chunk's gradients
+are computed while its logits exist, so that logits are neither kept for the backward pass nor computed twice.
 """
 
 from __future__ import annotations
@@ -20,39 +20,38 @@ from s2l_ray.lm.after_head import AfterHead
 from s2l_ray.lm.batches import Batch
 
 CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**28}
-"""Logits alive at once (elements), by device: on CPUs 32 MB in fp32, which stays near the caches; on GPUs 512 MB in
-bf16, so that matrix products are large."""
+"""Logits that exist at once (elements), by device: on CPUs 32 MB in fp32, which stays near the caches; on GPUs 512 MB
+in bf16, so that matrix products are large."""
 
 TokenLosses = tuple[Tensor, Tensor, Tensor | None]
-"""Sum of the losses, weighted where tokens have weights, with gradients; nll_nats (R,) float32 without; hits (R,) bool
-if wanted: the token is the model's first choice."""
+"""Sum of the losses with gradients, weighted if tokens have weights; nll_nats (R,) float32, without gradients; and, if
+requested, hits (R,) bool: whether the token is the model's top prediction."""
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Of R response tokens."""
+    """Scores of R response tokens."""
 
     nll: Tensor
-    """(R,) float32, nats."""
+    """(R,) float32, negative log-likelihoods in nats."""
     hits: Tensor
-    """(R,) bool: the token is the model's first choice."""
+    """(R,) bool: whether the token is the model's top prediction."""
     el2n: Tensor
-    """(R,) float32: length of the vector of probabilities minus the one-hot token (https://arxiv.org/abs/2107.07075),
-    from 0 to √2."""
+    """(R,) float32: norm of the probabilities minus the one-hot token (https://arxiv.org/abs/2107.07075), 0 to √2."""
 
 
 def body_of(model: Any) -> Any:
-    """What of a causal language model gives the states for its head."""
+    """Return the part of a causal language model that computes the states for its head."""
     body = model.base_model
-    return model.model if body is model and hasattr(model, "model") else body  # Llama 4 calls its own body otherwise
+    return model.model if body is model and hasattr(model, "model") else body  # Llama 4 uses another name for its body
 
 
 class ResponseLoss(nn.Module):
-    """(batch) → the losses of its response tokens. Wraps a causal LM of `transformers`; DDP and DeepSpeed wrap this.
+    """Module that maps a batch to the losses of its response tokens.
 
-    Works for architectures whose logits are `get_output_embeddings()` of the base model's last hidden state, scaled or
-    capped in a way that `lm.after_head` knows; `lm.packing.choose_batching` proves it for the model at hand before
-    anything is trained.
+    It wraps a causal LM of `transformers`, and DDP and DeepSpeed wrap it. It works for architectures whose logits are
+    `get_output_embeddings()` of the base model's last hidden state, scaled or capped in a way that `lm.after_head`
+    supports; `lm.packing.choose_batching` verifies this for each model before anything is trained.
     """
 
     def __init__(self, model: Any) -> None:
@@ -66,28 +65,28 @@ class ResponseLoss(nn.Module):
         return self.head_loss(hidden, batch.targets, want_top1, batch.token_weights)
 
     def score(self, batch: Batch) -> TokenScores:
-        """What scoring wants of every response token; whole models only, no gradients."""
+        """Score every response token of a batch, without gradients; only for models that are not sharded."""
         states = self.states(batch)
         return self.head_loss.score(states.reshape(-1, states.shape[-1])[batch.positions], batch.targets)
 
     def states(self, batch: Batch) -> Tensor:
-        """→ last hidden states, (B, L, H), or (1, T, H) where the sequences are packed."""
+        """Compute the last hidden states, (B, L, H), or (1, T, H) if the sequences are packed."""
         where = {} if batch.sequences is None else batch.sequences.arguments()
         return body_of(self.model)(input_ids=batch.input_ids, use_cache=False, **where).last_hidden_state
 
 
 class HeadLoss(nn.Module):
-    """The head H → V and the loss, in chunks: at most CHUNK_ELEMENTS logits at once.
+    """Head H → V and loss, in chunks of at most CHUNK_ELEMENTS logits.
 
-    A module of its own so that sharded weights (ZeRO-3) are fetched once for all chunks: workers have different
-    numbers of chunks, and a fetch is a collective.
+    This is a separate module so that sharded weights (ZeRO-3) are fetched once for all chunks: fetching is a collective
+    operation, and workers have different numbers of chunks.
     """
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
-        self._head = (head,)  # in a tuple: not a second name of the model's own parameters
+        self._head = (head,)  # in a tuple, so that the parameters are not registered a second time
         self.after = AfterHead()
-        """What the model does to its logits after the head."""
+        """Transformation that the model applies to its logits after the head."""
         self._kernels = _Kernels(_nll, _nll_and_gradient, _nll_and_error)
 
     @property
@@ -95,13 +94,13 @@ class HeadLoss(nn.Module):
         return self._head[0]
 
     def fuse(self) -> None:
-        """Compile what is done to a chunk's logits, so that they are read once instead of five times."""
+        """Compile the operations on a chunk's logits, so that they are read once instead of five times."""
         kernels = (_nll, _nll_and_gradient, _nll_and_error)
         self._kernels = _Kernels(*(torch.compile(kernel, dynamic=True) for kernel in kernels))
 
     @torch.no_grad()
     def score(self, hidden: Tensor, targets: Tensor) -> TokenScores:
-        """hidden (R, H), targets (R,)."""
+        """Score response tokens, given hidden states (R, H) and targets (R,)."""
         empty = hidden.new_zeros(0, dtype=torch.float32)
         nll, hits, error = [empty], [empty.bool()], [empty]
         for logits, chosen in self._chunks(hidden, targets):
@@ -112,12 +111,12 @@ class HeadLoss(nn.Module):
         return TokenScores(torch.cat(nll), torch.cat(hits), torch.cat(error))
 
     def errors(self, hidden: Tensor, targets: Tensor) -> Iterator[Tensor]:
-        """Yield (C, V) float32 in chunks of tokens: the gradient of each token's loss by what the head gives."""
+        """Yield gradients of the tokens' losses with respect to the head's output, (C, V) float32 in chunks."""
         for given, chosen in self._chunks(hidden, targets):
             yield _nll_and_gradient(given.float(), chosen, self.after)[1]
 
     def _how(self, hidden: Tensor) -> tuple[Tensor, Tensor | None, torch.dtype, int]:
-        """Weight (V, H) and bias (V,) of the head, the precision of its product, and the rows of a chunk."""
+        """Return the head's weight (V, H) and bias (V,), the data type of its product, and the rows of a chunk."""
         weight, bias = self.head.weight, getattr(self.head, "bias", None)
         assert isinstance(weight, Tensor)
         device = hidden.device.type
@@ -125,7 +124,7 @@ class HeadLoss(nn.Module):
         return weight, bias, dtype, max(1, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cuda"]) // weight.shape[0])
 
     def _chunks(self, hidden: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """(what the head gives (C, V), targets (C,)), without gradients."""
+        """Yield (output of the head (C, V), targets (C,)), without gradients."""
         weight, bias, dtype, rows = self._how(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
             narrow, low, offset = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -135,7 +134,7 @@ class HeadLoss(nn.Module):
     def forward(
         self, hidden: Tensor, targets: Tensor, want_top1: bool = False, weights: Tensor | None = None
     ) -> TokenLosses:
-        """hidden (R, H), targets (R,); weights (R,) float32 of the tokens in the sum, 1 each where there are none."""
+        """Compute the losses, given hidden states (R, H), targets (R,) and optionally token weights (R,) float32."""
         weight, bias, dtype, rows = self._how(hidden)
         if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
             how = (rows, dtype, self._kernels, self.after)
@@ -153,7 +152,7 @@ class HeadLoss(nn.Module):
 
 
 class _Kernels:
-    """What is done to a chunk's logits, compiled or not."""
+    """Operations on a chunk's logits, compiled or not."""
 
     def __init__(self, nll: Callable[..., Any], both: Callable[..., Any], error: Callable[..., Any]) -> None:
         self.nll, self.both, self.error = nll, both, error
@@ -165,7 +164,7 @@ def _nll(given: Tensor, targets: Tensor, after: AfterHead) -> Tensor:
 
 
 def _nll_and_error(given: Tensor, targets: Tensor, after: AfterHead) -> tuple[Tensor, Tensor]:
-    """What the head gives (C, V) → nll (C,), and Σ_v (p_v − [v is the target])² (C,), both float32."""
+    """Compute nll (C,) and Σ_v (p_v − [v is the target])² (C,), both float32, from the head's output (C, V)."""
     log_shares = F.log_softmax(given.float() if after.is_nothing else after(given.float()), -1)
     log_share = log_shares.gather(1, targets[:, None])[:, 0]
     squares = (2 * log_shares).exp().sum(-1)
@@ -173,7 +172,7 @@ def _nll_and_error(given: Tensor, targets: Tensor, after: AfterHead) -> tuple[Te
 
 
 def _nll_and_gradient(given: Tensor, targets: Tensor, after: AfterHead) -> tuple[Tensor, Tensor]:
-    """What the head gives (C, V) → nll (C,) float32, and its gradient by it, (C, V) in its precision."""
+    """Compute nll (C,) float32 and its gradient with respect to the head's output (C, V), in the output's data type."""
     logits = given if after.is_nothing else after(given.float())
     log_shares = F.log_softmax(logits, -1, dtype=torch.float32)
     at = targets[:, None]
@@ -186,10 +185,10 @@ def _nll_and_gradient(given: Tensor, targets: Tensor, after: AfterHead) -> tuple
 
 
 class _LossWithGradients(torch.autograd.Function):
-    """(hidden, weight, bias) → the summed loss; gradients are made chunk by chunk in the forward pass.
+    """Summed loss of (hidden, weight, bias), whose gradients are computed chunk by chunk in the forward pass.
 
-    The idea is that of Liger's fused linear cross entropy (https://arxiv.org/abs/2410.10989, section 3.2) and of
-    PyTorch's `linear_cross_entropy`, which gives no losses by token beside the sum.
+    The idea comes from Liger's fused linear cross entropy (https://arxiv.org/abs/2410.10989, section 3.2) and PyTorch's
+    `linear_cross_entropy`, which do not return the losses of single tokens.
     """
 
     @staticmethod
@@ -224,7 +223,7 @@ class _LossWithGradients(torch.autograd.Function):
     def backward(ctx: Any, by_total: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         by_hidden, by_weight, by_bias = ctx.saved_tensors
         of_hidden, of_weight = ctx.dtypes
-        scaled = [  # in place: of a large vocabulary another copy would be gigabytes
+        scaled = [  # in place, because with a large vocabulary a copy would take gigabytes
             None if gradient is None else gradient.mul_(by_total).to(dtype)
             for gradient, dtype in ((by_hidden, of_hidden), (by_weight, of_weight), (by_bias, of_weight))
         ]
@@ -232,7 +231,7 @@ class _LossWithGradients(torch.autograd.Function):
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right; the sum in fp32 whatever the factors are."""
+    """Add left @ right to `total` in fp32, whatever the factors' data type."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:
@@ -240,9 +239,9 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def mean_per_example(nll: Tensor, batch: Batch) -> Tensor:
-    """nll (R,) → mean nll of each sequence, (B,) float64.
+    """Average nll (R,) over each sequence → (B,) float64.
 
-    Summed in float64: a mean over thousands of tokens keeps the digits that clustering looks at.
+    Sums are in float64, so that means over thousands of tokens keep the digits that clustering uses.
     """
     sums = torch.zeros(len(batch.rows), dtype=torch.float64, device=nll.device)
     sums.index_add_(0, batch.example_of_token, nll.double())

@@ -1,4 +1,4 @@
-"""The learning rate of every training, as a function of the step alone. No torch: the report draws it, too."""
+"""Learning-rate schedule of all trainings, as a function of the step. No torch, because the report draws it, too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import math
 
 
 def learning_rate(step: int, total_steps: int, peak: float, warmup_share: float) -> float:
-    """Linear warm-up, cosine decay to 0; `step` counts from 0. A function of the step alone: nothing to restore."""
+    """Return the learning rate of a step, counted from 0: linear warm-up, then cosine decay to 0.
+
+    It depends only on the step, so there is no state to restore.
+    """
     warmup = round(total_steps * warmup_share)
     if step < warmup:
         return peak * (step + 1) / warmup

@@ -1,6 +1,6 @@
-"""Score examples: the mean negative log-likelihood of each one's response tokens. Plain torch.
+"""Score examples by the mean negative log-likelihood of their response tokens. Plain torch.
 
-One scorer for the trajectories and for the target's evaluation, so that a loss means the same everywhere.
+Trajectories and the target's evaluation use the same scorer, so that a loss means the same everywhere.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from s2l_ray.selection.signals import SCALARS
 
 
 class NonFiniteScore(DivergedError):
-    """A loss is not a number: the scores would be useless; says for which examples."""
+    """Error for losses that are not finite, which make scores useless; the message names the examples."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of the scored examples, in the order of `rows`."""
+    """Scores of examples, in the order of `rows`."""
 
     rows: np.ndarray
-    """(N,) int64, rows among the examples given."""
+    """(N,) int64, rows among the given examples."""
     losses: np.ndarray
     """(N,) float32, nats per response token."""
     counts: np.ndarray
     """(N,) int32, response tokens."""
     exact: np.ndarray | None
-    """(N,) bool: every response token is the model's first choice, given the right ones before it. Greedy decoding
-    then gives exactly this response, and only then."""
+    """(N,) bool: whether every response token is the model's top prediction given the tokens before it, so that greedy
+    decoding would give exactly this response. None: not requested."""
 
 
 @dataclass(frozen=True)
 class ExampleScores:
-    """Of all examples, in their order."""
+    """Scores of all examples, in their order."""
 
     losses: np.ndarray
     """(N,) float32, nats per response token."""
@@ -53,7 +53,7 @@ class ExampleScores:
 
 
 class Scorer:
-    """Scores parts. What a part's losses are depends on weights and part alone: the batches are made within it.
+    """Scores parts. A part's losses depend only on weights and part, because batches are made within it.
 
     Memory: one batch of at most `tokens_per_batch` tokens, padding included, through the model, and the head's logits
     in chunks (lm.response_loss.CHUNK_ELEMENTS).
@@ -69,7 +69,7 @@ class Scorer:
         autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
         section: str = "proxy",
     ) -> None:
-        """`section`: of the configuration, the model's, for messages."""
+        """Create a scorer; `section` is the model's section of the configuration, for messages."""
         self.loss, self.batching, self.tokens_per_batch = loss, batching, tokens_per_batch
         self.device, self.autocast, self.section = device, autocast, section
 
@@ -77,7 +77,7 @@ class Scorer:
         """Score all examples.
 
         Raises:
-            NonFiniteScore: a loss or a signal is not a number.
+            NonFiniteScore: a loss or a signal is not finite.
         """
         num = len(examples)
         counts = np.empty(num, dtype=np.int32)
@@ -96,14 +96,14 @@ class Scorer:
         if len(wrong):
             shown = ", ".join(array_to_hex(examples.ids[wrong[:10]]))
             raise NonFiniteScore(
-                f"{len(wrong)} of {len(examples)} losses or scores are not finite (examples {shown}); "
-                f"nothing could be clustered or chosen by them. The {self.section} has diverged or overflows: lower "
+                f"{len(wrong)} of {len(examples)} losses or scores are not finite (examples {shown}), so examples "
+                f"could not be clustered or selected. The {self.section} has diverged or overflows: lower "
                 f"{self.section}.learning_rate, or set {self.section}.precision=fp32"
             )
         return ExampleScores(columns.pop("loss_nats"), counts, columns)
 
     def _signals(self, batch: Batch) -> list[torch.Tensor]:
-        """Loss, and SCALARS in their order, each (B,)."""
+        """Compute the loss and SCALARS, in their order, each (B,)."""
         with self.autocast():
             tokens = self.loss.score(batch)
         lowest = torch.zeros(len(batch.rows), device=tokens.nll.device)
@@ -113,17 +113,17 @@ class Scorer:
         return [loss, probability, (-highest_nll).exp(), accuracy, el2n]
 
     def plan(self, lengths: np.ndarray) -> list[np.ndarray]:
-        """Rows of each batch."""
+        """Plan the rows of each batch."""
         return self.batching.plan(lengths, self.tokens_per_batch)
 
     @torch.no_grad()
     def score(self, examples: Examples, batches: Iterable[np.ndarray], want_exact: bool = False) -> Scores:
-        """Score these batches of rows. An empty one makes an empty pass: sharded models need equal numbers of them."""
+        """Score these batches of rows; an empty batch makes an empty pass, which sharded models may need."""
         self.loss.eval()
         pending: list[tuple[Batch, list[torch.Tensor]]] = []
         for rows in batches:
             batch = self.batching.batch(examples, rows)
-            # Fetched after the loop: on a GPU a copy here would wait for every single batch.
+            # Copied after the loop: on a GPU, a copy here would wait for every single batch.
             found = self._one(batch.to(self.device), want_exact)
             if len(rows):
                 pending.append((batch, found))
@@ -146,6 +146,6 @@ class Scorer:
 
 
 def _all_of_example(hits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """hits (R,) → (B,) bool: all of the sequence's tokens are hits."""
+    """Return whether all tokens of each sequence are hits: (R,) bool → (B,) bool."""
     misses = torch.zeros(len(batch.rows), device=hits.device)
     return misses.index_add_(0, batch.example_of_token, (~hits).float()) == 0

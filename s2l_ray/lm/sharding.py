@@ -1,4 +1,4 @@
-"""Which ZeRO stage: the one asked for, or the lowest that fits into the workers' memory. Refused when none can fit."""
+"""Choose the ZeRO stage: the configured one, or the lowest that fits into the workers' memory; refuse if none fits."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from s2l_ray.lm.memory import MemoryEstimate, ModelSizes, estimate_memory
 from s2l_ray.lm.zero_config import Precision, make_zero_config
 
 _ROOM = 0.9
-"""Share of the memory that an estimate may fill before the next stage is taken."""
+"""Share of the memory that an estimate may fill before the next stage is used."""
 _ERROR = 1.25
-"""Estimates are good to a quarter: what is beyond memory by more than that is refused, not tried."""
+"""Accuracy of estimates: what exceeds the memory by more than a quarter is refused, not tried."""
 
 
 class InsufficientMemoryError(UserError):
-    """The target needs more memory than the workers have; says the numbers and what would help."""
+    """Error for a target that needs more memory than the workers have; the message has figures and remedies."""
 
 
 @dataclass(frozen=True)
 class WorkerMemory:
-    """What one worker can have; None: not known."""
+    """Memory available to one worker; None: not known."""
 
     device_bytes: float | None
     host_bytes: float | None
@@ -31,9 +31,11 @@ class WorkerMemory:
 
 @dataclass(frozen=True)
 class Sharding:
+    """Chosen ZeRO stage, with its configuration and memory estimate."""
+
     stage: int
     config: dict[str, Any] | None
-    """DeepSpeed's; None without it."""
+    """DeepSpeed's configuration; None: plain PyTorch."""
     estimate: MemoryEstimate
     num_parameters: int
     warnings: list[str] = field(default_factory=list)
@@ -43,7 +45,7 @@ class Sharding:
         return f"{how}, about {self.estimate.describe()}"
 
     def environment(self, device: str) -> dict[str, str]:
-        """Of the worker processes."""
+        """Environment variables for the worker processes."""
         return {"DS_ACCELERATOR": "cpu"} if self.stage and device == "cpu" else {}
 
 
@@ -53,8 +55,8 @@ def choose_sharding(
     """Resolve `target.zero_stage`.
 
     Raises:
-        InsufficientMemoryError: no stage, or not the one asked for, fits.
-        ZeroConfigError: DeepSpeed is not installed, or the user's own configuration contradicts.
+        InsufficientMemoryError: no stage fits, or the configured one does not.
+        ZeroConfigError: the user's own DeepSpeed configuration contradicts the section `target`.
     """
     asked = target.zero_stage
     stages = _possible_stages(target) if asked == "auto" else [asked]
@@ -82,7 +84,7 @@ def _possible_stages(target: TargetConfig) -> list[int]:
 
 
 def _share(estimate: MemoryEstimate, memory: WorkerMemory) -> float:
-    """Of the fuller one of the two memories."""
+    """Return the share of the memory used, on the device or the host, whichever is fuller."""
     device = estimate.device_bytes / memory.device_bytes if memory.device_bytes else 0.0
     host = estimate.host_bytes / memory.host_bytes if memory.host_bytes else 0.0
     return max(device, host)
@@ -91,12 +93,12 @@ def _share(estimate: MemoryEstimate, memory: WorkerMemory) -> float:
 def _refusal(stage: int, num_workers: int, estimate: MemoryEstimate, memory: WorkerMemory, cures: list[str]) -> str:
     has = " and ".join(
         f"{size / 1e9:.1f} GB {where}"
-        for size, where in ((memory.device_bytes, "for itself"), (memory.host_bytes, "of its node's"))
+        for size, where in ((memory.device_bytes, "of its own"), (memory.host_bytes, "of its node's memory"))
         if size
     )
-    how = f"ZeRO-{stage}" if stage else "PyTorch alone"
+    how = f"ZeRO-{stage}" if stage else "plain PyTorch"
     return (
-        f"the target needs about {estimate.describe()} with {how} on {num_workers} workers; a worker has {has}, so "
+        f"the target needs about {estimate.describe()} with {how} on {num_workers} workers, but a worker has {has}, so "
         f"training would run out of memory. What would help: {', or '.join([*cures, 'workers with more memory'])}"
     )
 
@@ -105,7 +107,7 @@ def _cures(
     sizes: ModelSizes, target: TargetConfig, stage: int, num_workers: int, precision: Precision, on_gpu: bool,
     memory: WorkerMemory,
 ) -> list[str]:  # fmt: skip
-    """Single settings with which a worker would need clearly less, by the same arithmetic, and how full it would be."""
+    """Return single settings with which a worker would need clearly less memory, and how full it would then be."""
 
     def share(stage: int = stage, workers: int = num_workers, sizes: ModelSizes = sizes, **changes: Any) -> float:
         changed = target.model_copy(update=changes)

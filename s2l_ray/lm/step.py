@@ -1,4 +1,4 @@
-"""One optimiser step, of the proxy or of a target, and the learning-rate schedule. Plain torch."""
+"""Optimiser steps of the proxy or a target. Plain torch."""
 
 from __future__ import annotations
 
@@ -24,42 +24,44 @@ from s2l_ray.lm.schedule import learning_rate
 
 
 class DivergedError(UserError, RuntimeError):
-    """A loss or a gradient is not a number, on every worker alike. Starting the workers again would not help."""
+    """Error for losses or gradients that are not finite, on all workers alike; restarting would not help."""
 
 
 class NonFiniteLoss(DivergedError):
-    """Training stopped before an update that would have ruined the weights."""
+    """Error that stops training before an update that would have ruined the weights."""
 
 
 @dataclass(frozen=True)
 class ExampleLosses:
-    """What a training step says of each example in one worker's share of the global batch."""
+    """Losses of the examples in one worker's share of the global batch."""
 
     rows: np.ndarray
     """(n,) int64, rows in the global batch."""
     losses: np.ndarray
-    """(n,) float32, mean over the response tokens (nats), before the update; dropout, where there is any, included."""
+    """(n,) float32, mean over the response tokens (nats), before the update and including any dropout."""
     counts: np.ndarray
     """(n,) int32, response tokens."""
 
 
 @dataclass(frozen=True)
 class StepResult:
+    """Figures of one optimiser step."""
+
     loss_nats: float
     """Mean over the response tokens of the global batch."""
     grad_norm: float
     num_tokens: int
     num_response_tokens: int
     examples: ExampleLosses | None = None
-    """Of this worker's share, if they are recorded."""
+    """Losses of this worker's share, if they are recorded."""
 
 
 class Stepper:
     """Runs optimiser steps on this worker's share of the global batches.
 
     Gradients are those of the mean loss over all response tokens of the global batch, whatever the number of workers
-    and micro-batches. Where examples have weights, each token's loss counts by its example's weight, and the sum is
-    still divided by the number of tokens: weights of mean 1 leave the effective step alone on average.
+    and micro-batches. If examples have weights, each token's loss is multiplied by its example's weight, and the sum is
+    still divided by the number of tokens, so weights with mean 1 leave the effective step unchanged on average.
     """
 
     def __init__(
@@ -76,16 +78,20 @@ class Stepper:
         num_workers: int = 1,
         record: bool = False,
     ) -> None:
-        """`record`: give the losses of the examples too."""
+        """Create a stepper; with `record`, steps also return the losses of their examples."""
         self.engine, self.config = engine, config
         self.total_steps, self.seed, self.batching = total_steps, seed, batching
         self.device, self.autocast, self.rank, self.num_workers = device, autocast, rank, num_workers
         self.record = record
 
     def step(self, step: int, global_batch: Examples) -> StepResult:
-        """Raises NonFiniteLoss on every worker alike, before the update."""
+        """Run one optimiser step.
+
+        Raises:
+            NonFiniteLoss: the loss or the gradient norm is not finite; on all workers alike, before the update.
+        """
         self.engine.loss.train()
-        # Dropout's randomness is a function of (seed, step, worker): no RNG state need be restored.
+        # Dropout's randomness is a function of (seed, step, worker), so no RNG state has to be restored.
         torch.manual_seed(hash((self.seed, step, self.rank)) % 2**63)
         lr = learning_rate(step, self.total_steps, self.config.learning_rate, self.config.warmup_share)
         total = _count_loss_tokens(global_batch)
@@ -99,23 +105,23 @@ class Stepper:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._stop(step, _nonfinite_ids(losses), loss, norm)
         examples = _example_losses(losses, torch.cat(means)) if means else None
-        late = self.engine.update(lr)  # engines that know the norm only now make no update with one that is not finite
+        late = self.engine.update(lr)  # engines that know the norm only now do not update if it is not finite
         norm = norm if late is None else late
         if not math.isfinite(norm):
             self._stop(step, _nonfinite_ids(losses), loss, norm)
         return StepResult(loss / total, norm, int(global_batch.offsets[-1]), total, examples)
 
     def _passes(self, global_batch: Examples, total: int) -> tuple[torch.Tensor, list[_Losses]]:
-        """Forward and backward over this worker's share → (sum of its losses, the losses of each micro-batch)."""
+        """Run forward and backward passes over this worker's share; return the sum and the micro-batches' losses."""
         shares = balance_by_length(global_batch.lengths, self.num_workers)
         budget = self.config.tokens_per_microbatch
         mine = global_batch.take(shares[self.rank])
         micro = self.batching.plan(mine.lengths, budget)
         passes = max(1, len(micro))
         if self.engine.lockstep:
-            # Every worker sees the whole global batch, so each can count the others' passes without asking them.
+            # Every worker has the whole global batch, so it can compute the number of the others' passes.
             passes = max(passes, *(len(self.batching.plan(global_batch.lengths[s], budget)) for s in shares))
-        # A worker with less to do takes part with a gradient of 0.
+        # A worker with fewer micro-batches participates with a gradient of 0.
         micro += [np.zeros(0, dtype=np.int64)] * (passes - len(micro))
         loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
         losses = []
@@ -124,7 +130,7 @@ class Stepper:
             with self.engine.micro_batch(last=i == passes - 1):
                 with self.autocast():
                     total_nll, nll = self.engine.forward(batch)
-                # Engines average over workers; the mean is over the tokens of all of them.
+                # Engines average over workers, but the mean is over the tokens of all workers.
                 self.engine.backward(total_nll * (self.num_workers / total))
             loss_sum += total_nll.detach().double()
             losses.append(_Losses(batch, nll, mine.ids[rows], shares[self.rank][rows]))
@@ -136,36 +142,36 @@ class Stepper:
             gathered = [[] for _ in range(self.num_workers)]
             dist.all_gather_object(gathered, nonfinite_ids)
         ids = [i for worker in gathered for i in worker]
-        where = f"examples {', '.join(ids[:20])}" if ids else "no single example: the gradients overflowed"
+        where = f"examples {', '.join(ids[:20])}" if ids else "not because of single examples: the gradients overflowed"
         here = self.config.section
         raise NonFiniteLoss(
-            f"loss {loss}, gradient norm {norm} at optimiser step {step} ({where}); the update was "
-            f"not made, the weights are those of the step before. Lower {here}.learning_rate, raise "
-            f"{here}.warmup_share, or take those examples out"
+            f"loss {loss}, gradient norm {norm} at optimiser step {step} ({where}); the update was not made, so the "
+            f"weights are those of the previous step. Lower {here}.learning_rate, raise {here}.warmup_share, or remove "
+            "those examples"
         )
 
 
 @dataclass(frozen=True)
 class _Losses:
-    """Of a micro-batch."""
+    """Losses of a micro-batch."""
 
     batch: Batch
     nll: torch.Tensor
-    """(R,)."""
+    """(R,) losses of its response tokens."""
     ids: np.ndarray
-    """(B, 2) uint64, example ids, named where the step's sum is not finite."""
+    """(B, 2) uint64, example ids, for the message if the step's sum is not finite."""
     rows: np.ndarray
     """(B,) rows in the global batch."""
 
 
 def _example_losses(losses: list[_Losses], means: torch.Tensor) -> ExampleLosses:
-    """means (n,): of the micro-batches one after another; the device has computed them."""
+    """Combine the micro-batches' losses; `means` (n,) are their examples' mean losses, in order."""
     counts = np.concatenate([of.batch.counts for of in losses])
     return ExampleLosses(np.concatenate([of.rows for of in losses]), means.cpu().numpy(), counts.astype(np.int32))
 
 
 def _nonfinite_ids(losses: list[_Losses]) -> list[str]:
-    """Examples whose loss is not finite."""
+    """Return the ids of examples whose loss is not finite."""
     found: list[str] = []
     for of in losses:
         wrong = np.flatnonzero(~np.isfinite(mean_per_example(of.nll, of.batch).cpu().numpy()))
@@ -174,12 +180,12 @@ def _nonfinite_ids(losses: list[_Losses]) -> list[str]:
 
 
 def _count_loss_tokens(examples: Examples) -> int:
-    """Response tokens that have a loss: a response token that opens its example has none."""
+    """Count the response tokens that have a loss; a response token at the start of its example has none."""
     return int(examples.mask.sum() - examples.mask[examples.offsets[:-1]].sum())
 
 
 def autocast_for(device: torch.device, precision: str) -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    """bf16 autocast on GPUs unless fp32 is asked for; nothing on CPUs."""
+    """Return a factory of autocast contexts: none for fp32, and for `auto` on CPUs; otherwise bf16."""
     if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
         return contextlib.nullcontext
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Weights, known by their content."""
+"""Fingerprints of weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
-    """Hash of all parameters and buffers. Losses of one snapshot must all come from the same weights."""
+    """Hash all parameters and buffers, to check that all losses of a snapshot come from the same weights."""
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""What a training loop needs from where it runs. Plain torch, no Ray."""
+"""Interfaces between a training loop and the workers that run it. Plain torch, no Ray."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Peers(Protocol):
     device: torch.device
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Every rank's value, on every rank; a barrier."""
+        """Return every rank's value, on every rank; a barrier."""
 
 
 class Alone:
-    """A worker without others."""
+    """Single worker without peers."""
 
     rank, num_workers = 0, 1
 
@@ -40,23 +40,23 @@ class Alone:
 
 
 class WorkerContext(Peers, Protocol):
-    """What a loop needs from where it runs."""
+    """Interface of a worker for a training loop."""
 
     def emit(self, **event: Any) -> None: ...
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value, on every rank; a barrier."""
+        """Return rank 0's value, on every rank; a barrier."""
 
     def save(self, name: str, progress: dict[str, Any], write: Callable[[Path], None]) -> None:
-        """Make a checkpoint of what every rank's `write(folder)` leaves there; a barrier."""
+        """Make a checkpoint of the files that every rank's `write(folder)` creates; a barrier."""
 
     def notice(self, step: int) -> bool:
-        """A node of this training will be taken away, and that is news: time for a checkpoint. May be a barrier."""
+        """Whether a node is newly about to be removed, so that a checkpoint is due; may be a barrier."""
 
     def report(self, metrics: dict[str, Any]) -> None:
-        """Tell whoever watches this training from outside (Ray Tune); a barrier."""
+        """Report metrics to the program that supervises this training (Ray Tune); a barrier."""
 
     def restore(self) -> contextlib.AbstractContextManager[tuple[Path, dict[str, Any]] | None]:
-        """The newest checkpoint's files of all ranks and its progress."""
+        """Return a context with the newest checkpoint's files of all ranks and its progress, or None."""
 
     def stream(self, tokens: Storage, units: list[tuple[int, ...]]) -> Iterator[Examples]: ...

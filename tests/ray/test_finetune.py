@@ -58,7 +58,7 @@ def test_finetune_takes_the_full_data_or_a_rival_at_another_budget(finished: Run
         (["--full", "target.max_steps=5"], ["target.max_steps=5", "set target.length=epochs"]),
         (["--full", "target.model=no/such-model"], ["'no/such-model' cannot be loaded", "Check the spelling"]),
         (["--full", "target.max_length=4000", "target.tokens_per_microbatch=4000"],
-         ["target.max_length=4000 is beyond the model's 2048 positions", "set target.max_length=2048 or less"]),
+         ["target.max_length=4000 exceeds the model's 2048 positions", "set target.max_length=2048 or less"]),
         (["--full", "estimates.worker_memory_gb=0.5"],
          ["the target needs about", "a worker has 0.5 GB", "out of memory", "workers with more memory"]),
         (["--full", "heldout.files.mine=[none.jsonl]"], ["heldout.files.mine: nothing matches", "check the path"]),

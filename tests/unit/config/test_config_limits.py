@@ -146,7 +146,7 @@ def test_texts_and_names_have_limits(override, words):
         (["model_type=bert"], "an encoder, "),
         (["model_type=bart"], "an encoder-decoder"),
         (["model_type=t5"], "an encoder-decoder"),
-        (["model_type=vit"], "no language model"),
+        (["model_type=vit"], "not a language model"),
         (["hidden_size=400000", "intermediate_size=1000000"], "GB of memory"),
     ],
 )

@@ -47,7 +47,7 @@ def test_every_missing_weight_is_an_error_that_names_it(checkpoint):
     file, weights = checkpoint
     for name in weights:
         save_file({n: t for n, t in weights.items() if n != name}, file, metadata={"format": "pt"})
-        with pytest.raises(ModelError, match=r"lacks \d of the model's weights .*random numbers") as caught:
+        with pytest.raises(ModelError, match=r"lacks \d of the model's weights .*which would be random") as caught:
             load(file.parent, TargetConfig)
         assert name.replace("embed_out", "lm_head") in str(caught.value), "GPT-NeoX's head has a new name in memory"
         assert "target.random_weights=true" in str(caught.value)
@@ -82,7 +82,7 @@ def test_what_a_checkpoint_has_beyond_the_model_is_said_in_one_line(checkpoint, 
         load(file.parent)
     [record] = [r for r in caplog.records if r.name == "s2l_ray.lm.load"]
     assert (
-        "holds 1 weights that the model does not have, and they are left out: value_head.weight" in record.getMessage()
+        "contains 1 weights that the model does not have, which are ignored: value_head.weight" in record.getMessage()
     )
 
 

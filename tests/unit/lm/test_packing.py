@@ -228,7 +228,9 @@ def test_logits_changed_in_an_unknown_way_are_refused(
     if not trained:
         with torch.no_grad():
             model.get_output_embeddings().weight.mul_(1e-4)
-    with pytest.raises(UnsupportedModel, match="changes its logits after the head in a way that is not known"):
+    with pytest.raises(
+        UnsupportedModel, match="transforms its logits after the head in a way that s2l_ray does not support"
+    ):
         choose_batching(model, ResponseLoss(model), pad_id=0, device=CPU)
 
 
@@ -246,7 +248,7 @@ def test_weights_that_are_not_finite_are_named(spoiled: float, told: str) -> Non
         model.get_input_embeddings().weight[7] = spoiled  # which the first of the three probes lacks
         if spoiled == 3e38:
             model.get_output_embeddings().weight.fill_(3e38)
-    with pytest.raises(UnsupportedModel, match=rf"LlamaForCausalLM: the losses .* are not finite, since {told}"):
+    with pytest.raises(UnsupportedModel, match=rf"LlamaForCausalLM: the losses .* are not finite, because {told}"):
         choose_batching(model, ResponseLoss(model), pad_id=0, device=CPU)
 
 
@@ -263,7 +265,7 @@ def test_states_changed_before_the_head_are_refused() -> None:
     """As MiniCPM divides them."""
     model = random_model("llama with grouped heads")
     model.get_output_embeddings().register_forward_pre_hook(lambda module, given: (given[0] / 2,))
-    with pytest.raises(UnsupportedModel, match="changes its states before the head"):
+    with pytest.raises(UnsupportedModel, match="transforms its states before the head"):
         choose_batching(model, ResponseLoss(model), pad_id=0, device=CPU)
 
 

@@ -137,7 +137,7 @@ def test_without_deepspeed_auto_is_pytorch_alone(monkeypatch: pytest.MonkeyPatch
 
 def test_a_stage_that_was_asked_for_is_taken_or_refused():
     assert choose(1000, zero_stage=0).stage == 0
-    with pytest.raises(InsufficientMemoryError, match=r"with PyTorch alone on 8 workers; a worker has 6\.0 GB"):
+    with pytest.raises(InsufficientMemoryError, match=r"with plain PyTorch on 8 workers, but a worker has 6\.0 GB"):
         choose(6, zero_stage=0)
 
 
@@ -155,7 +155,7 @@ def test_a_refusal_says_the_need_what_there_is_and_cures_that_are_some():
     with pytest.raises(InsufficientMemoryError) as refused:
         choose(2)
     said = str(refused.value)
-    for piece in ("needs about", "GB per worker (", "with ZeRO-3 on 8 workers", "a worker has 2.0 GB for itself",
+    for piece in ("needs about", "GB per worker (", "with ZeRO-3 on 8 workers", "a worker has 2.0 GB of its own",
                   "training would run out of memory", "What would help", "resources.target.workers=16",
                   "target.offload_optimizer=cpu", "target.gradient_checkpointing=true"):  # fmt: skip
         assert piece in said, said
@@ -224,7 +224,7 @@ PROXY = {"from_config": SHAPES["llama"], "train_tokenizer": {"vocab_size": 300},
     [
         ({"max_length": 129}, ["target.max_length=129", "the model's 128 positions", "set target.max_length=128 or"]),
         ({"model": "no/such-model"}, ["'no/such-model' cannot be loaded, so the target cannot be trained", "spelling"]),
-        ({"tokenizer": "FOREIGN"}, ["has 300 embeddings, and none for the token", "leave target.tokenizer out"]),
+        ({"tokenizer": "FOREIGN"}, ["has 300 embeddings, but none for the token", "remove target.tokenizer"]),
     ],
 )
 def test_models_that_cannot_be_had_are_refused_before_anything_is_loaded(

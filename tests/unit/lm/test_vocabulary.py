@@ -119,7 +119,7 @@ def test_a_name_without_an_embedding_that_nothing_uses_does_no_harm(small, tmp_p
 
 def test_what_every_example_holds_must_have_an_embedding(tmp_path):
     folder = save(tmp_path / "model", "chatml", "<turn_end>")
-    end = rf"target\.model='.*model' has \d+ embeddings, and none for the token '{EXTRA}' \(id \d+\), which every"
+    end = rf"target\.model='.*model' has \d+ embeddings, but none for the token '{EXTRA}' \(id \d+\), which every"
     template = FAMILIES["chatml"].template.replace("<|im_end|>", EXTRA)
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(ModelError, match=end):
@@ -156,7 +156,7 @@ def test_a_token_of_the_corpus_must_have_an_embedding(tmp_path, style):
 
 def test_more_trained_tokens_than_embeddings_are_refused(tmp_path):
     proxy = {**TRAINED, "train_tokenizer": {"vocab_size": 301}}
-    with pytest.raises(ModelError, match=r"proxy\.train_tokenizer\.vocab_size=301 is more than the model's 300"):
+    with pytest.raises(ModelError, match=r"proxy\.train_tokenizer\.vocab_size=301 exceeds the model's 300"):
         preflight(load_config({"corpus": {"quickstart": {}}, "proxy": proxy, "run_dir": str(tmp_path)}))
 
 
