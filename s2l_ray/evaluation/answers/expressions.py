@@ -206,7 +206,10 @@ class _Parser:
     def number(self, digits: str) -> Node:
         if len(digits) > MAX_CHARACTERS or len(digits.lower().partition("e")[2]) > 4:
             raise TooLarge("a number with too many digits")
-        node = Node("number", Fraction(digits))
+        try:
+            node = Node("number", Fraction(digits))
+        except ValueError as error:  # \sqrt2. and \frac1e5: what is left behind the first digit
+            raise Unreadable(f"{digits!r} is not a number") from error
         if self.peek() == ("name", "frac") and digits.isdigit() and self._is_plain_fraction():
             self.take()
             return Node("apply", "+", (node, self.named("frac")))  # a mixed number

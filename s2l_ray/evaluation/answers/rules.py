@@ -117,8 +117,8 @@ def _of_sides(text: str) -> Number | None:
 
 
 def _computed(side: str, first: Number) -> Number | None:
-    above = numbers.find(side[first.end + 1 :]) if re.match(r"-[0-9]", side[first.end :]) else None
-    if above is not None and next(above).value > first.value:
+    above = next(numbers.find(side[first.end + 1 :]), None) if re.match(r"-[0-9]", side[first.end :]) else None
+    if above is not None and above.value > first.value:
         return None  # 4-5 is a range, 5-4 a difference
     begin = first.start
     while begin and side[begin - 1] in "( +-":
