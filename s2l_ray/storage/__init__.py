@@ -1,1 +1,1 @@
-"""Any file system: whole files or none, Parquet with digests, locks, retries. Imports no Ray, no torch."""
+"""Storage on any file system: atomic file writes, Parquet with digests, locks, retries. No Ray, no torch."""

@@ -1,4 +1,4 @@
-"""Files that appear under their name whole or not at all."""
+"""Atomic file writes: a file appears under its name completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyarrow import fs
 
 from s2l_ray.storage.digests import DigestWriter
 
-# A leading dot keeps a killed writer's leftovers away from Parquet readers too (pyarrow and Ray Data skip such names).
+# The leading dot also hides a killed writer's leftovers from Parquet readers (pyarrow and Ray Data skip such names).
 TEMP_PREFIX = ".tmp-"
 _COPY_CHUNK_BYTES = 8 << 20
 _ABANDONED_AFTER_NS = 600 * 10**9
@@ -22,7 +22,7 @@ _ABANDONED_AFTER_NS = 600 * 10**9
 
 @contextlib.contextmanager
 def local_atomic(path: str) -> Iterator[DigestWriter]:
-    """A stream to `path`, put there when the block ends without an exception; a killed process leaves a temp file."""
+    """Yield a stream whose file appears at `path` when the block ends normally; a killed process leaves a temp file."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temp = os.path.join(folder, temp_name(name))
@@ -40,14 +40,14 @@ def local_atomic(path: str) -> Iterator[DigestWriter]:
 
 
 def put_object(filesystem: fs.FileSystem, path: str, content: bytes | mmap.mmap) -> None:
-    """Upload to an object store, where a file exists from the closing of its stream on."""
+    """Upload to an object store, in which a file comes into being when its stream is closed."""
     with filesystem.open_output_stream(path, compression=None) as out:
-        # One call: an interrupt (Ctrl-C) cannot come between two parts and have a torn object completed.
+        # In one call, so that an interrupt (Ctrl-C) between two parts cannot complete a truncated object.
         out.write(pa.py_buffer(content))
 
 
 def put_by_move(filesystem: fs.FileSystem, path: str, content: bytes | mmap.mmap) -> None:
-    """Write a temp file beside `path` and move it there."""
+    """Write a temporary file in the folder of `path`, and move it to `path`."""
     folder, _, name = path.rpartition("/")
     temp = f"{folder}/{temp_name(name)}"
     try:
@@ -58,7 +58,7 @@ def put_by_move(filesystem: fs.FileSystem, path: str, content: bytes | mmap.mmap
         try:
             filesystem.move(temp, path)
         except OSError:
-            # Some (HDFS) refuse to move onto a file. Between these two lines neither version is there.
+            # Some (HDFS) refuse to overwrite by moving. Between these two lines, neither version exists.
             filesystem.delete_file(path)
             filesystem.move(temp, path)
     except BaseException:
@@ -76,20 +76,20 @@ def _fsync(path: str) -> None:
 
 
 def temp_name(name: str) -> str:
-    """A fresh name beside `name` that listings leave out."""
+    """Return a new temporary name for `name`, which listings skip."""
     return f"{TEMP_PREFIX}{secrets.token_hex(6)}-{name[:50]}"
 
 
 def is_temp(rel: str) -> bool:
-    """Whether the path is, or lies in, what an unfinished write made."""
+    """Whether the path is, or is in, the leftover of an unfinished write."""
     return any(part.startswith(TEMP_PREFIX) for part in rel.split("/"))
 
 
 def delete_unfinished_files(filesystem: fs.FileSystem, folder: str, shared: tuple[str, ...] = ()) -> None:
-    """Delete the temp files of killed writers in a folder that only the caller writes to now.
+    """Delete the temporary files of killed writers in a folder to which only the caller writes now.
 
     Args:
-        shared: subfolders that others write to as well: there, what has not changed for some minutes.
+        shared: subfolders to which others write as well; there, only files unchanged for some minutes are deleted.
     """
     shared_folders = tuple(f"{folder}/{name}/" for name in shared)
     before_ns = time.time_ns() - _ABANDONED_AFTER_NS

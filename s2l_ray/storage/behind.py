@@ -1,4 +1,4 @@
-"""Work that a thread does behind the caller's: writing files while the next are computed."""
+"""Run work in a background thread, such as writing files while the next ones are computed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing_extensions import Self
 
 
 class Behind:
-    """Calls functions in one thread, in their order; at most `ahead` wait there, then the caller waits.
+    """Calls functions in one background thread, in order; with more than `ahead` of them waiting, the caller waits.
 
-    As a context manager: at the block's end all are done. The first error of any is raised by the next call, or at the
-    end of a block that has none of its own; those that wait behind it are dropped.
+    As a context manager, it waits for all of them at the end of the block. The first error is raised by the next call,
+    or at the end of a block that did not raise an error itself; functions still waiting are dropped.
     """
 
     def __init__(self, ahead: int = 2) -> None:

@@ -1,4 +1,4 @@
-"""Digests of files: computed while a file is written, compared where it is read."""
+"""Digests of files, computed while a file is written and compared when it is read."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ import pyarrow as pa
 
 from s2l_ray.storage.retry import DamagedFile
 
-# SHA-256 and not BLAKE2: the processors of today's servers have instructions for it (1.5 against 0.6 GB/s a core).
+# SHA-256 rather than BLAKE2, because current server processors have instructions for it (1.5 or 0.6 GB/s per core).
 CHUNK_BYTES = 4 << 20
-CURE = "Delete it and run `s2l run` on this run's configuration again: what it belongs to is rebuilt"
+CURE = "Delete it and run `s2l run` on this run's configuration again to rebuild the stage it belongs to"
 
 
 @dataclass(frozen=True)
 class FileDigest:
-    """What the bytes of a file are known by."""
+    """Size and digest that identify the bytes of a file."""
 
     size: int
     """Bytes."""
     digest: str
-    """The first 128 bits of the SHA-256 of the bytes, hexadecimal: the beginning of what `sha256sum` says."""
+    """First 128 bits of the SHA-256 of the bytes, hexadecimal: the beginning of what `sha256sum` prints."""
 
     def check(self, found: FileDigest, uri: str) -> None:
-        """Raises DamagedFile, naming `uri`, if these are not the bytes that were written."""
+        """Raise DamagedFile, naming `uri`, if `found` differs from what was written."""
         if found.size != self.size:
             raise DamagedFile(
-                f"{uri} is damaged: it has {found.size:,} bytes, {self.size:,} were written, so its contents are lost. "
+                f"{uri} is damaged: it has {found.size:,} bytes, but {self.size:,} were written, so its contents are "
+                "lost. "
                 f"{CURE}"
             )
         if found.digest != self.digest:
             raise DamagedFile(
-                f"{uri} is damaged: its digest is {found.digest}, {self.digest} was written, so its contents are lost. "
-                f"{CURE}"
+                f"{uri} is damaged: its digest is {found.digest}, not {self.digest} as written, so its contents are "
+                f"lost. {CURE}"
             )
 
 
 class KnownFiles(Protocol):
-    """Where a file's digest is looked up; name → what was written, None for a file that nobody vouches for."""
+    """Interface for looking up the digests of files by name; None: no digest is known."""
 
     def get(self, name: str) -> FileDigest | None: ...
 
 
 class DigestWriter(io.BufferedWriter):
-    """A new local file, written from start to end; its digest is computed on the way."""
+    """Writer of a new local file, from start to end, that computes the digest on the way."""
 
     def __init__(self, path: str) -> None:
         super().__init__(io.FileIO(path, "x"))
@@ -66,29 +67,29 @@ class DigestWriter(io.BufferedWriter):
         raise io.UnsupportedOperation("a file with a digest is written from start to end")
 
     def result(self) -> FileDigest:
-        """Of what was written so far."""
+        """Return the digest of what has been written so far."""
         return FileDigest(self._size, _short(self._hash))
 
 
 class WriteLog:
-    """What was written into one folder by this process; name relative to the folder → digest."""
+    """Record of the files that this process has written into one folder: name relative to the folder → digest."""
 
     def __init__(self, root: str) -> None:
         self.root = root
         self.files: dict[str, FileDigest] = {}
 
     def note(self, path: str, written: FileDigest) -> None:
-        """path: from where `root` counts from."""
+        """Record a file; `path` and `root` are relative to the same folder."""
         self.files[path[len(self.root) :].lstrip("/")] = written
 
 
 def digest_of(content: Any) -> FileDigest:
-    """Of bytes in memory (or mapped into it)."""
+    """Compute the digest of bytes in memory (or mapped into it)."""
     return FileDigest(memoryview(content).nbytes, _short(hashlib.sha256(content)))
 
 
 def digest_stream(stream: Any) -> FileDigest:
-    """Of what is left in a stream; holds CHUNK_BYTES."""
+    """Compute the digest of the rest of a stream, holding CHUNK_BYTES in memory."""
     hasher, size = hashlib.sha256(), 0
     while chunk := stream.read(CHUNK_BYTES):
         hasher.update(chunk)
@@ -97,11 +98,11 @@ def digest_stream(stream: Any) -> FileDigest:
 
 
 def columns_digest(tables: pa.Table | Iterable[pa.Table], columns: Iterable[str] | None = None) -> str:
-    """Of the values in these columns, row by row: not of how pyarrow lays them out, chunks or compresses them.
+    """Compute a digest of the values in columns, independent of how pyarrow lays out, chunks or compresses them.
 
     Args:
-        tables: one table, or pieces of it, which are looked at one after another.
-        columns: by name; None: all.
+        tables: one table, or consecutive pieces of it.
+        columns: names of the columns; None: all.
     """
     hashers: dict[str, Any] = {}
     for table in [tables] if isinstance(tables, pa.Table) else tables:
@@ -118,7 +119,7 @@ def _short(hasher: Any) -> str:
 
 
 def _add_values(hasher: Any, values: pa.Array) -> None:
-    """Numbers as little-endian bytes; everything else as its Python value, rows apart from each other."""
+    """Hash numbers as little-endian bytes and other values as Python values, with rows kept apart."""
     kind = values.type
     if (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and not values.null_count:
         numbers = values.to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""What a local file system answers, as an error that says what to do."""
+"""Translate errors of local file systems into errors that say what to do."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _PLACE = "choose another run_dir, or fix the existing one"
 
 @contextlib.contextmanager
 def disk_faults_named(uri: str, doing: str) -> Iterator[None]:
-    """Raise StorageError, with the file, the consequence and the cure, for what the system refuses in the block.
+    """Raise StorageError, with file, consequence and remedy, in place of errors of the operating system in the block.
 
-    A missing file stays a FileNotFoundError: callers know what it means.
+    A missing file remains a FileNotFoundError, which callers handle.
 
     Args:
         doing: `writing`, `reading`, ….
@@ -30,7 +30,7 @@ def disk_faults_named(uri: str, doing: str) -> Iterator[None]:
     except (StorageError, FileNotFoundError):
         raise
     except OSError as error:
-        is_folder = error.errno is None and "is a directory" in str(error)  # as pyarrow says it
+        is_folder = error.errno is None and "is a directory" in str(error)  # pyarrow's wording
         cause = _cause(errno.EISDIR if is_folder else error.errno, uri)
         if cause is None:
             raise

@@ -1,4 +1,4 @@
-"""URI → file system: what pyarrow knows, else what fsspec knows."""
+"""Open the file system of a URI, with pyarrow if it knows the scheme, otherwise with fsspec."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ from s2l_ray.storage.retry import StorageError
 from s2l_ray.text.redact import redact_text, split_user
 
 Kind = Literal["local", "object", "other"]
-"""How a file comes into being whole: `local` by rename, `object` by closing the upload, `other` by move."""
+"""How files are created atomically: `local` by renaming, `object` by closing the upload, `other` by moving."""
 
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
 _OBJECT_STORES = {"s3", "gcs", "gs", "abfs"}
 
 
 def scheme_of(uri: str) -> str | None:
-    """`s3` of `s3://…`; None for a plain path."""
+    """Return the scheme, `s3` for `s3://…`; None for a plain path."""
     match = _SCHEME.match(uri)
     return match.group(1).lower() if match else None
 
 
 def is_uri(text: str) -> bool:
-    """Whether this is a URI (`scheme://…`) and not a plain path."""
+    """Whether the text is a URI (`scheme://…`), not a plain path."""
     return scheme_of(text) is not None
 
 
 def absolute(uri: str) -> str:
-    """Plain paths and file:// URIs as an absolute path (a Ray worker has another working directory); others as given.
+    """Convert plain paths and file:// URIs to absolute paths, because Ray workers have other working directories.
+
+    Other URIs are returned unchanged.
 
     Raises:
-        ValueError: empty path, or file:// with a host.
+        UserError: the path is empty, or a file:// URI names a host.
     """
     if not uri:
         raise UserError("The folder is empty; give a path, or a URI such as s3://bucket/folder.")
@@ -53,10 +55,10 @@ def absolute(uri: str) -> str:
 
 
 def open_filesystem(uri: str) -> tuple[fs.FileSystem, str, Kind]:
-    """The file system of an `absolute` URI, the path on it, and its kind.
+    """Return the file system of an `absolute` URI, the path on it, and its kind.
 
     Raises:
-        ValueError: nobody knows the scheme, or the URI cannot be parsed.
+        UserError: the scheme is unknown, or the URI cannot be parsed.
         StorageError: the file system cannot be reached (its region is looked up over the network).
     """
     if scheme_of(uri) is None:
@@ -70,13 +72,13 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str, Kind]:
     except OSError as error:
         raise StorageError(
             f"Cannot reach {redact_text(uri)}: {redact_text(str(error))}. Check bucket, endpoint and network; "
-            "`?region=…` spares the look-up of the region."
+            "`?region=…` avoids looking up the region."
         ) from error
     return filesystem, path, "object" if filesystem.type_name in _OBJECT_STORES else "other"
 
 
 def _open_with_fsspec(uri: str) -> tuple[fs.FileSystem, str, Kind]:
-    import fsspec  # only schemes that pyarrow lacks need it
+    import fsspec  # needed only for schemes that pyarrow lacks
 
     try:
         filesystem, path = fsspec.core.url_to_fs(uri)
@@ -89,15 +91,15 @@ def _open_with_fsspec(uri: str) -> tuple[fs.FileSystem, str, Kind]:
 
 
 def _for_pyarrow(uri: str) -> str:
-    """S3 URIs as pyarrow wants them: keys as the user part only, where people also write them as query parameters.
+    """Rewrite S3 URIs for pyarrow, which expects keys in the user part; people also write them as query parameters.
 
-    Small files then go up in one request instead of the three of a multipart upload (`allow_delayed_open`), which also
-    leaves no unfinished upload behind a killed process.
+    `allow_delayed_open` uploads small files in one request instead of the three of a multipart upload, so that a killed
+    process leaves no unfinished upload behind.
     """
     if scheme_of(uri) != "s3":
         return uri
     scheme, user, rest = split_user(uri)
-    # A slash, which many a secret holds, would end the user part.
+    # Many secrets contain a slash, which would end the user part.
     uri = f"{scheme}{quote(unquote(user), safe=':')}@{rest}" if user else uri
     parts = urlsplit(uri)
     query = {"allow_delayed_open": "true"} | dict(parse_qsl(parts.query, keep_blank_values=True))

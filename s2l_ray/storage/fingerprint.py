@@ -1,4 +1,4 @@
-"""Stable names for plain data, and the versions that made it."""
+"""Fingerprints of plain data, and the versions of installed libraries."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _PACKAGES = ("s2l_ray", "torch", "ray", "transformers", "faiss-cpu", "faiss-gpu"
 
 
 def fingerprint(obj: Any) -> str:
-    """A stable name for plain data: blake2b over canonical JSON, 32 hexadecimal characters.
+    """Return a stable name for plain data: blake2b over canonical JSON, 32 hexadecimal characters.
 
-    Equal for mappings of any order, for tuples and lists, for a model and the mapping of its fields; different for 1,
-    1.0 and True. Takes None, bool, int, finite float, str, enum, path, list, tuple, mapping with string keys,
-    dataclass and pydantic model.
+    It is equal for mappings in any order, for tuples and lists, and for a model and the mapping of its fields, but
+    different for 1, 1.0 and True. Accepts None, bool, int, finite float, str, enum, path, list, tuple, mapping with
+    string keys, dataclass and pydantic model.
 
     Raises:
         ValueError: a NaN or infinity (NaN is not equal to itself, so nothing holding one is ever "unchanged").
@@ -34,7 +34,7 @@ def fingerprint(obj: Any) -> str:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of Python and of those libraries that are installed, without importing any."""
+    """Return the versions of Python and of the installed libraries that matter, without importing them."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""One folder on any file system that pyarrow opens; files appear there whole or not at all."""
+"""A folder on any file system that pyarrow or fsspec can open, with atomic file writes."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ T = TypeVar("T")
 
 _READ_AHEAD = 16
 _IN_MEMORY_BYTES = 64 << 20
-"""Files up to this size are read whole, so that the very bytes that are used are the ones that were compared."""
+"""Files up to this size are read into memory, so that the bytes in use are the ones that were compared."""
 _compared: set[tuple[str, FileDigest, int]] = set()
-"""(URI, digest, time of last change) of the larger files that this process has found whole."""
+"""(URI, digest, modification time) of the larger files that this process has found intact."""
 
 
 @dataclass(frozen=True, order=True)
@@ -42,11 +42,11 @@ class FileEntry:
     """One file of a listing."""
 
     name: str
-    """Path relative to the Storage that listed it: pass it straight back to `read_bytes`, `read_table`, …"""
+    """Path relative to the Storage that listed the file, as accepted by `read_bytes`, `read_table`, …"""
     size: int
     """Bytes."""
     mtime_ns: int
-    """Last change by the storage's clock (nanoseconds since 1970; whole seconds on S3; 0 where unknown)."""
+    """Modification time by the storage's clock (nanoseconds since 1970; whole seconds on S3; 0 if unknown)."""
 
 
 # Inside the class, `list` is its method.
@@ -56,10 +56,10 @@ Infos = list[fs.FileInfo]
 
 
 class Storage:
-    """One folder. Paths (`rel`) are relative, with `/`; parents are made as needed.
+    """A folder. Paths (`rel`) are relative, with `/`; parent folders are created as needed.
 
     Transient errors of remote file systems are retried (`RetryPolicy`) and then raised as StorageError; a missing file
-    is FileNotFoundError everywhere. Pickles as its URI (credentials in the URI included) and opens anew on arrival.
+    raises FileNotFoundError everywhere. Pickling stores the URI, including its credentials; unpickling opens it again.
     """
 
     def __init__(self, base: str, subfolder: str = "", retry: RetryPolicy | None = None):
@@ -83,13 +83,13 @@ class Storage:
             retry: how transient errors of remote file systems are retried.
 
         Raises:
-            ValueError: the URI cannot be parsed or nobody knows its scheme.
+            UserError: the URI cannot be parsed, or its scheme is unknown.
             StorageError: the file system cannot be reached.
         """
         return cls(os.fspath(uri), "", retry)
 
     def sub(self, *parts: str) -> Storage:
-        """A folder below this one, on the same connection."""
+        """Return a folder below this one, on the same connection."""
         child = object.__new__(Storage)
         child.__dict__.update(self.__dict__)
         child._subfolder = "/".join(filter(None, (self._subfolder, *map(_clean, parts))))
@@ -98,24 +98,24 @@ class Storage:
         return child
 
     def recording(self) -> Storage:
-        """The same folder; what is written there or below is remembered, see `take_written`.
+        """Return the same folder, recording what is written in it or below; see `take_written`.
 
-        Sent to another process, it records there what that process writes.
+        In another process to which it is sent, it records what that process writes.
         """
         child = self.sub()
         child._log = WriteLog(self._subfolder)
         return child
 
     def checked(self, known: KnownFiles | None) -> Storage:
-        """The same folder; a file that `known` has is read only if it has the bytes that were written."""
+        """Return the same folder, with reads checked against the digests in `known`."""
         child = self.sub()
         child._log, child._known = None, None if known is None else (self._subfolder, known)
         return child
 
     def take_written(self) -> list[dict[str, Any]]:
-        """{name, size, digest} of the files written since the last call, by name relative to what is recorded.
+        """Return {name, size, digest} of the files written since the last call, named relative to the recording folder.
 
-        Plain data, for the way back from a worker; the other side gives it to `note_written`.
+        This is plain data that a worker can return; the receiver passes it to `note_written`.
         """
         if self._log is None:
             return []
@@ -123,12 +123,12 @@ class Storage:
         return [{"name": name, "size": d.size, "digest": d.digest} for name, d in files.items()]
 
     def note_written(self, files: Iterable[Mapping[str, Any]]) -> None:
-        """Remember what another process wrote."""
+        """Record what another process wrote."""
         if self._log is not None:
             self._log.files.update({f["name"]: FileDigest(f["size"], f["digest"]) for f in files})
 
     def locator(self, rel: str = "") -> str:
-        """Path or URI under which others open the file, credentials in the URI included: never show or store it."""
+        """Return the path or URI for opening the file elsewhere, including credentials: never show or store it."""
         if self.is_local:
             return self._path(rel)
         parts = urlsplit(self._base)
@@ -141,24 +141,28 @@ class Storage:
         return self._kind == "local"
 
     def local_path(self, rel: str = "") -> Path:
-        """The path for code that needs a real file. Raises ValueError on remote storage."""
+        """Return the path, for code that needs a real file.
+
+        Raises:
+            UserError: the storage is remote.
+        """
         if not self.is_local:
             raise UserError(f"{self.uri} is not on a local disk; read or copy the file through Storage instead.")
         return Path(self._path(rel))
 
     def exists(self, rel: str = "") -> bool:
-        """Whether a file or folder of this name is there."""
+        """Whether a file or folder with this name exists."""
         info = self._try("looking for", rel, lambda: self.filesystem.get_file_info(self._path(rel)))
         return info.type != fs.FileType.NotFound
 
     # Reading.
 
     def open_input(self, rel: str) -> pa.NativeFile:
-        """The file for reading at any offset; the caller closes it. Raises FileNotFoundError."""
+        """Open the file for reading at any offset; the caller must close it. Raises FileNotFoundError."""
         return self._try("opening", rel, lambda: self.filesystem.open_input_file(self._path(rel)))
 
     def read_bytes(self, rel: str) -> bytes:
-        """The whole file. Raises FileNotFoundError; DamagedFile (see `checked`)."""
+        """Read the whole file. Raises FileNotFoundError; MissingFile, DamagedFile (see `checked`)."""
         known = self._known_of(rel)
 
         def read() -> bytes:
@@ -172,7 +176,7 @@ class Storage:
             return self._try("reading", rel, read)
 
     def digest(self, rel: str) -> FileDigest:
-        """Size and digest of the file as it lies there. Raises FileNotFoundError."""
+        """Compute size and digest of the stored file. Raises FileNotFoundError."""
 
         def read() -> FileDigest:
             with self.filesystem.open_input_stream(self._path(rel), compression=None) as stream:
@@ -181,7 +185,7 @@ class Storage:
         return self._try("reading", rel, read)
 
     def read_json(self, rel: str) -> Any:
-        """The file's JSON. Raises FileNotFoundError; ValueError, naming the file, if it is not JSON."""
+        """Read a JSON file. Raises FileNotFoundError; UserError, naming the file, if it is not JSON."""
         try:
             return json.loads(self.read_bytes(rel))
         except (ValueError, RecursionError) as error:
@@ -190,12 +194,15 @@ class Storage:
     def read_table(
         self, rel: str, columns: Names | None = None, filters: Any = None, optional: Sequence[str] = ()
     ) -> pa.Table:
-        """The Parquet file in memory, whole or the rows that pass `filters` (as in pyarrow).
+        """Read a Parquet file into memory, whole or only the rows that pass `filters` (as in pyarrow).
 
         Args:
-            optional: columns to read beside `columns`, as far as the file has them.
+            optional: columns to read in addition to `columns`, if the file has them.
 
-        Raises MissingFile, DamagedFile (torn, or other bytes than were written); pa.ArrowInvalid on an unknown column.
+        Raises:
+            MissingFile: the file does not exist.
+            DamagedFile: the file is truncated, or its bytes are not those that were written.
+            pa.ArrowInvalid: a column is unknown.
         """
 
         known = self._known_of(rel)
@@ -209,7 +216,7 @@ class Storage:
             return self._try("reading", rel, read)
 
     def _compare(self, file: pa.NativeFile, known: FileDigest, rel: str, in_memory: bool) -> pa.NativeFile:
-        """The file, or its content in memory, once it is what was written. Raises DamagedFile."""
+        """Return the file, or its content in memory, after comparing it with its digest. Raises DamagedFile."""
         uri, size = self._display_of(rel), file.size()
         if size != known.size:
             known.check(FileDigest(size, ""), uri)
@@ -238,13 +245,12 @@ class Storage:
             if not is_of_a_stage:
                 raise
             raise MissingFile(
-                f"{self._display_of(rel)} is gone, which another stage needs. Run `s2l run` on this run's "
-                "configuration again: what it belongs to is rebuilt"
+                f"{self._display_of(rel)} is gone, but another stage needs it. Run `s2l run` on this run's "
+                "configuration again to rebuild the stage it belongs to"
             ) from error
 
     def read_tables(self, rels: Iterable[str], columns: Names | None = None) -> Iterator[pa.Table]:
-        """`read_table` of each, in order, _READ_AHEAD of them on their way: one after another, thousands of objects
-        would be thousands of round trips."""
+        """Yield `read_table` of each file, in order, reading _READ_AHEAD ahead to save round trips."""
         ahead: deque[Future[pa.Table]] = deque()
         with ThreadPoolExecutor(_READ_AHEAD) as pool:
             try:
@@ -262,10 +268,10 @@ class Storage:
 
     @contextlib.contextmanager
     def atomic_output(self, rel: str) -> Iterator[IO[bytes]]:
-        """A binary stream whose file appears under its name, whole, when the block ends without an exception.
+        """Yield a binary stream whose file appears under its name when the block ends without an exception.
 
-        Remote files are first written below `TMPDIR`: as much local disk as the file has bytes. (pyarrow completes an
-        upload whenever its stream is closed, after an exception too; and a local copy can be uploaded again.)
+        Remote files are first written below `TMPDIR`, which needs as much local disk space. (pyarrow completes uploads
+        whenever the stream is closed, even after an exception, and a local copy can be uploaded again.)
         """
         if self.is_local:
             with disk_faults_named(self._display_of(rel), "writing"), local_atomic(self._path(rel)) as written:
@@ -290,7 +296,7 @@ class Storage:
             stream.write(data)
 
     def write_json(self, rel: str, obj: Any) -> None:
-        """Write plain data as readable JSON, atomically. Raises ValueError on NaN, TypeError on what JSON lacks."""
+        """Write plain data as readable JSON, atomically. Raises ValueError for NaN, TypeError for other types."""
         text = json.dumps(obj, indent=2, allow_nan=False, ensure_ascii=False)
         self.write_bytes(rel, (text + "\n").encode("utf-8", "surrogatepass"))
 
@@ -319,7 +325,7 @@ class Storage:
     # Folders.
 
     def list(self, rel: str = "", recursive: bool = False) -> Entries:
-        """The files in a folder, by name, without the temp files of writers; [] if the folder is missing."""
+        """List the files in a folder by name, without temporary files; [] if the folder is missing."""
         infos = self._infos(rel, recursive)
         entries = [
             FileEntry(self._relative(info.path), info.size or 0, info.mtime_ns or 0)
@@ -329,7 +335,7 @@ class Storage:
         return sorted(entry for entry in entries if not is_temp(entry.name))
 
     def folders(self, rel: str = "") -> Names:
-        """Names of the folders directly below, sorted, without looking into them; [] if there are none."""
+        """List the names of the folders directly below, sorted; [] if there are none."""
         try:
             infos = self._infos(rel, recursive=False)
         except FileNotFoundError:  # one was deleted meanwhile
@@ -343,7 +349,7 @@ class Storage:
             self._try("deleting", rel, lambda: self.filesystem.delete_file(self._path(rel)))
 
     def delete_dir(self, rel: str = "") -> None:
-        """Delete a folder with all that is in it; nothing happens if it is missing. Raises ValueError for a root."""
+        """Delete a folder with its contents; nothing happens if it is missing. Raises UserError for a root."""
         path = self._path(rel)
         if "/" not in path.strip("/") and not (self.is_local and path != "/"):
             raise UserError(f"Refusing to delete {self._display_of(rel)}: it is a whole file system or bucket.")
@@ -371,7 +377,7 @@ class Storage:
     def _infos(self, rel: str, recursive: bool) -> Infos:
         def read() -> Any:
             if isinstance(self.filesystem, fs.PyFileSystem):
-                self.filesystem.handler.fs.invalidate_cache()  # fsspec remembers listings; other processes write here
+                self.filesystem.handler.fs.invalidate_cache()  # fsspec caches listings, but other processes write here
             return self.filesystem.get_file_info(
                 fs.FileSelector(self._path(rel), allow_not_found=True, recursive=recursive)
             )
@@ -417,7 +423,7 @@ def _reopen(base: str, subfolder: str, retry: RetryPolicy, recorded: str | None,
 
 
 def _clean(rel: str) -> str:
-    """`a//b/` → `a/b`. Raises ValueError on absolute paths and `..`: nothing outside the folder is meant."""
+    """Normalise a relative path (`a//b/` → `a/b`). Raises UserError for absolute paths and `..`."""
     parts = [part for part in rel.split("/") if part not in ("", ".")]
     if rel.startswith("/") or ".." in parts:
         raise UserError(f"{rel!r} leads outside the folder; paths within a Storage are relative and have no `..`.")

@@ -1,14 +1,14 @@
-"""One writer a run, on local disks and object stores alike, without conditional writes.
+"""Lock that allows one writer per run, on local disks and object stores, without conditional writes.
 
-Each contender writes its own file under `locks/` and *then* lists the folder; it has won when no other live lock is
-listed. Of two contenders at least one lists after the other has written, so both cannot win. To have one of them win,
-the smaller token stays and waits for the others to withdraw. (All that is needed of the storage is that a listing
-shows what was written before it: POSIX, S3, GCS and Azure do.)
+Each contender writes its own file under `locks/` and *then* lists the folder; it has won if no other live lock is
+listed. Of two contenders, at least one lists after the other has written, so both cannot win. To let one of them win,
+the one with the smaller token stays and waits for the others to withdraw. (The only requirement is that a listing shows
+what was written before it, as on POSIX, S3, GCS and Azure.)
 
-A live holder rewrites its file every `heartbeat_s`. Ages are differences between the storage's own time stamps, so
-the clocks of the machines need not agree; where a time stamp lies in the future (the storage's clock was set back, a
-folder was copied), a lock is old when it has not changed while this process watched for as long. A holder that was
-stopped for longer than others wait (suspended, storage out of reach) contends anew under a new token before it goes on.
+A live holder rewrites its file every `heartbeat_s`. Ages are differences between the storage's own time stamps, so the
+machines' clocks need not agree. If a time stamp is in the future (the storage's clock was set back, a folder was
+copied), a lock counts as old once this process has seen it unchanged for as long. A holder that was stopped for longer
+than others wait (suspended, storage unreachable) contends again under a new token before it continues.
 """
 
 from __future__ import annotations
@@ -50,30 +50,32 @@ _WAIT_POLL_S = 1.0
 
 
 class RunLockedError(EnvironmentFault, RuntimeError):
-    """Another process writes this run."""
+    """Error if another process is writing this run."""
 
 
 class RunLockLostError(EnvironmentFault, RuntimeError):
-    """This process no longer may write the run: another has taken it over."""
+    """Error if another process has taken over the run, so that this one may no longer write it."""
 
     retryable = False
 
 
 class RunLock:
-    """`with RunLock(run_storage) as lock:` — the block is the run's only writer; `lock.check()` before each commit.
+    """Lock of a run: `with RunLock(run_storage) as lock:` makes the block its only writer.
+
+    Call `lock.check()` before each commit.
 
     Args:
         storage: the run's folder.
-        heartbeat_s: how often the lock says that it lives (seconds).
+        heartbeat_s: interval at which the lock shows that it is alive (seconds).
         stale_after_s: silence after which others may take over (seconds); at least three heartbeats. A process killed
             on this machine is noticed at once.
-        wait_s: how long to wait for another's lock before giving up (seconds).
-        wait_for_living_s: the same where the other one is known to live, because it is on this machine; None: wait_s.
-        on_wait: told in a sentence, about every 10 s, what is waited for.
+        wait_s: how long to wait for another process's lock before giving up (seconds).
+        wait_for_living_s: the same if the other process is on this machine and known to be alive; None: wait_s.
+        on_wait: called about every 10 s with a sentence that says what is being waited for.
 
-    Raises (on entering):
-        RunLockedError: somebody else holds the run; the message says who and what to do.
-        ValueError: stale_after_s is too short.
+    Raises:
+        RunLockedError: on entering, if another process holds the run; the message says who and what to do.
+        UserError: stale_after_s is too short.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class RunLock:
         self.heartbeat_s, self.stale_after_s, self.wait_s, self.on_wait = heartbeat_s, stale_after_s, wait_s, on_wait
         self.wait_for_living_s = wait_s if wait_for_living_s is None else wait_for_living_s
         self.lost = False
-        # Others see time stamps in whole seconds and I see my own clock: leave a margin between giving up and taking.
+        # Others see time stamps in whole seconds, this process its own clock: leave a margin before giving up.
         self._safe_gap_s = 0.75 * stale_after_s
         self._patience_s = min(5.0, 0.25 * stale_after_s)
         self._token = ""
@@ -103,7 +105,7 @@ class RunLock:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._watched: dict[str, tuple[object, float]] = {}
-        """Others' locks: what they were when last they changed, and when this process first saw that (seconds)."""
+        """Others' locks: their last known state, and when this process first saw it (seconds)."""
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> RunLock:
@@ -129,7 +131,9 @@ class RunLock:
             if may_wait and self.on_wait and now_s >= next_message_s:
                 self.on_wait(f"Waiting up to {deadline_s - now_s:.0f} s more for {describe(blocker)}.")
                 next_message_s = now_s + 10.0
-            pause_s = random.uniform(2 * _POLL_S, 6 * _POLL_S)  # two may have withdrawn for each other: come back apart
+            pause_s = random.uniform(
+                2 * _POLL_S, 6 * _POLL_S
+            )  # two may have withdrawn for each other: return at different times
             time.sleep(min(_WAIT_POLL_S, max(pause_s, deadline_s - now_s)) if blocker.holds else pause_s)
         self.lost = False
         self._stop.clear()
@@ -138,7 +142,7 @@ class RunLock:
         self._thread.start()
 
     def release(self) -> None:
-        """Give the lock back; does nothing if it is not held."""
+        """Release the lock; does nothing if it is not held."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=30)
@@ -149,7 +153,7 @@ class RunLock:
         self._open.close()
 
     def _abandon(self) -> None:
-        """As `release`, in a process that ends now: nobody is waited for, who may hold what is needed."""
+        """Release the lock in a process that is about to exit, without waiting for other threads."""
         self._stop.set()
         if self._token:
             self.storage.delete(self._name())
@@ -157,16 +161,16 @@ class RunLock:
     def check(self) -> None:
         """Call before each write that matters. Raises RunLockLostError if another process has taken the run over."""
         if self._token and steady_clock_s() - self._last_beat_s > self._safe_gap_s:
-            self._beat()  # this process slept: the heartbeat's thread may not have had its turn yet
+            self._beat()  # this process was suspended, and the heartbeat's thread may not have run yet
         if self.lost:
             raise RunLockLostError(
-                f"This process (pid {os.getpid()} on {host_name()}) gave no sign of life for {self.stale_after_s:g} s, "
-                f"and another process has taken over the run {self.storage.uri}. It writes nothing more. Let the other "
-                "one finish; then run the same command to resume."
+                f"This process (pid {os.getpid()} on {host_name()}) showed no activity for {self.stale_after_s:g} s, "
+                f"and another process has taken over the run {self.storage.uri}, so this one stops writing. Let the "
+                "other one finish; then run the same command to resume."
             )
 
     def _contend(self, state: str, own_old: str = "") -> SeenLock | None:
-        """Write a new own file, then list. None: won, and the file says `held`. Else who is in the way."""
+        """Write a new lock file, then list the others; return the lock in the way, or None if this process has won."""
         started_s = steady_clock_s()
         self._created = self._created or utc_now()
         self._token = secrets.token_hex(8)
@@ -176,7 +180,7 @@ class RunLock:
             if blocker is None and state != "held":
                 self._write("held")
             if blocker is None and steady_clock_s() - started_s > self._safe_gap_s:
-                blocker = NOT_LISTED  # so slow that others may have cleared me away meanwhile
+                blocker = NOT_LISTED  # so slow that others may have removed this lock meanwhile
         except BaseException:
             self._withdraw()
             raise
@@ -199,7 +203,7 @@ class RunLock:
             time.sleep(_POLL_S)
 
     def _live_others(self, mine: set[str]) -> list[SeenLock] | None:
-        """Other processes' live locks; dead ones are removed. None: my own file is not listed (yet, or any more)."""
+        """Return other processes' live locks, and remove dead ones; None: the own file is not listed."""
         entries = {entry.name.rpartition("/")[2].removesuffix(".json"): entry for entry in self.storage.list(_FOLDER)}
         own = entries.get(self._token)
         if own is None:
@@ -220,7 +224,7 @@ class RunLock:
         return live
 
     def _unchanged_s(self, entry: FileEntry, record: LockRecord | None) -> float:
-        """How long this process has seen the lock as it is."""
+        """Return for how long this process has seen the lock unchanged (seconds)."""
         state, now_s = (entry, record), steady_clock_s()
         seen, since_s = self._watched.get(entry.name, (None, now_s))
         if seen != state:
@@ -243,11 +247,9 @@ class RunLock:
                 self._beat()
                 failing = False
             except Exception as error:
-                # A storage that is away for a moment must not end a run of days; check() decides when it is too long.
+                # Storage that is briefly unavailable must not end a long run; check() decides when it is too long.
                 if not failing:
-                    logger.warning(
-                        "The lock of %s cannot say that it lives: %s", self.storage.uri, one_line(str(error))
-                    )
+                    logger.warning("The lock of %s cannot be renewed: %s", self.storage.uri, one_line(str(error)))
                 failing = True
 
     def _beat(self) -> None:
@@ -262,7 +264,7 @@ class RunLock:
             if steady_clock_s() - self._last_beat_s <= self._safe_gap_s:
                 self._last_beat_s = started_s
                 return
-            # I slept, or the write hung: somebody may have cleared my file away before it landed. Contend anew.
+            # This process was suspended, or the write hung: others may have removed the lock. Contend again.
             old = self._token
             try:
                 self.lost = self._contend("held", own_old=old) is not None
@@ -291,7 +293,7 @@ class RunLock:
             self.storage.delete(self._name())
         except OSError as error:
             logger.warning(
-                "The lock %s of %s could not be removed (%s); it lapses %g s after its last sign of life.",
+                "The lock %s of %s could not be removed (%s); it expires %g s after its last renewal.",
                 self._name(), self.storage.uri, one_line(str(error)), self.stale_after_s,
             )  # fmt: skip
         self._token = ""
@@ -303,7 +305,7 @@ class RunLock:
         return (
             f"The run {self.storage.uri} is locked: {describe(seen)}\n"
             "Two processes writing one run would mix their results, so this one stops before it changes anything.\n"
-            "Wait for the other one, stop it, or choose another run folder. If it is dead already, its lock lapses "
-            f"{self.stale_after_s:g} s after its last sign of life ({max(0, seen.age_s):.0f} s ago): run the same "
-            "command again then."
+            "Wait for the other one, stop it, or choose another run folder. If it is already dead, its lock expires "
+            f"{self.stale_after_s:g} s after its last renewal ({max(0, seen.age_s):.0f} s ago): run the same command "
+            "again then."
         )

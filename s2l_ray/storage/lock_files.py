@@ -1,4 +1,4 @@
-"""What a lock file holds, and what another process sees of it."""
+"""Content of lock files, and how other processes see them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from datetime import datetime, timezone
 from s2l_ray.storage.folder import FileEntry
 
 LARGEST_BYTES = 1 << 16
-"""A larger file is not a lock's: not read."""
+"""Larger files are not locks and are not read."""
 _LONGEST_TEXT = 500
 
 
 @dataclass(frozen=True)
 class LockRecord:
-    """One lock file's content."""
+    """Content of a lock file."""
 
     machine: str
     host: str
@@ -25,12 +25,12 @@ class LockRecord:
     command: str
     state: str  # `trying` or `held`
     created: str  # ISO 8601, UTC
-    heartbeat: str  # ISO 8601, UTC; for people, and where the storage keeps no time stamps
+    heartbeat: str  # ISO 8601, UTC; for people, and for storage without time stamps
 
 
 @dataclass(frozen=True)
 class SeenLock:
-    """Another process's lock file as listed."""
+    """Another process's lock file, as listed."""
 
     token: str
     record: LockRecord | None  # None: unreadable (half-written on storage without atomic writes)
@@ -38,18 +38,18 @@ class SeenLock:
 
     @property
     def holds(self) -> bool:
-        """Whether it has won already, or must be taken to have."""
+        """Whether the lock is held, or must be assumed to be."""
         if self is NOT_LISTED:
             return False
         return self.record is None or self.record.state == "held"
 
 
 NOT_LISTED = SeenLock("", None, 0.0)
-"""Stands for my own file when a listing lacks it, or when writing it took so long that others may have removed it."""
+"""Placeholder for the own file if a listing lacks it, or if writing it took so long that others may have removed it."""
 
 
 def describe(seen: SeenLock) -> str:
-    """The lock, its holder and since when, for messages."""
+    """Describe the lock, its holder and since when it has been held, for messages."""
     if seen is NOT_LISTED:
         return "nobody else, but the storage does not list this process's own lock file or is too slow to trust it"
     record = seen.record
@@ -61,19 +61,19 @@ def describe(seen: SeenLock) -> str:
 
 
 def _shown(text: str) -> str:
-    """Without what a terminal would obey."""
+    """Shorten a text, and escape control characters that a terminal would obey."""
     text = text if text.isprintable() else ascii(text)[1:-1]
     return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
 
 
 def parse_record(content: bytes) -> LockRecord | None:
-    """None for what no RunLock has written, whatever it is."""
+    """Parse the content of a lock file; None: no RunLock has written it."""
     if len(content) > LARGEST_BYTES:
         return None
     try:
         record = LockRecord(**json.loads(content))
         datetime.fromisoformat(record.heartbeat)
-    except (ValueError, TypeError, RecursionError):  # the last of JSON nested too deep
+    except (ValueError, TypeError, RecursionError):  # RecursionError: JSON nested too deeply
         return None
     texts = (record.machine, record.host, record.user, record.command, record.state, record.created, record.heartbeat)
     if not all(isinstance(text, str) for text in texts) or not isinstance(record.process_start, str | None):
@@ -82,7 +82,7 @@ def parse_record(content: bytes) -> LockRecord | None:
 
 
 def age_s_between(own: FileEntry, other: FileEntry, record: LockRecord | None) -> float:
-    """How long before my own file the other was written, by the storage's clock (the hosts', if it has none)."""
+    """Return how long before the own file the other was written, by the storage's clock or else by the hosts'."""
     if own.mtime_ns and other.mtime_ns:
         return (own.mtime_ns - other.mtime_ns) / 1e9
     if record is None:

@@ -1,4 +1,4 @@
-"""Parquet with checksums: bytes that were altered on the way are an error. Without them most would be read as data."""
+"""Parquet with checksums, which turn altered bytes into errors; without them, most would be read as data."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import pyarrow.parquet as pq
 from s2l_ray.storage.digests import CURE
 from s2l_ray.storage.retry import DamagedFile
 
-# pyarrow says all of these by bare OSErrors, as it does network errors.
+# pyarrow reports all of these as plain OSErrors, like network errors.
 _DAMAGE_MARKS = ("CRC checksum", "Parquet", "thrift", "flatbuffers", "decompression failed", "Corrupt", "end of stream",
                  "levels do not match", "dictionary encoding")  # fmt: skip
 
 
 def write_parquet(table: pa.Table, stream: IO[bytes], **options: Any) -> None:
-    """Options as for `pyarrow.parquet.write_table`."""
+    """Write a table with checksums; options as for `pyarrow.parquet.write_table`."""
     pq.write_table(table, stream, write_page_checksum=True, **options)
 
 
 def read_parquet(
     file: pa.NativeFile, uri: str, columns: list[str] | None, filters: Any, optional: Sequence[str] = ()
 ) -> pa.Table:
-    """The whole table, or the rows that pass `filters`.
+    """Read the whole table, or the rows that pass `filters`.
 
     Args:
-        optional: columns to read beside `columns`, as far as the file has them.
+        optional: columns to read in addition to `columns`, if the file has them.
 
     Raises:
-        DamagedFile: torn, or other bytes than were written; names `uri`.
-        pa.ArrowInvalid: unknown column.
+        DamagedFile: the file is truncated or altered; the message names `uri`.
+        pa.ArrowInvalid: a column is unknown.
     """
     try:
         if columns is not None and optional:
@@ -46,7 +46,7 @@ def read_parquet(
 
 
 def _is_damage(error: Exception) -> bool:
-    """Of the bytes; not: no connection, no memory, no such column."""
+    """Whether the error means damaged bytes, not a failed connection, lack of memory or an unknown column."""
     if isinstance(error, OSError):
         return error.errno is None and any(mark in str(error) for mark in _DAMAGE_MARKS)
     return not isinstance(error, MemoryError) and "FieldRef" not in str(error)

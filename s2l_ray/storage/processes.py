@@ -1,4 +1,4 @@
-"""Which process on which machine this is, and whether another one still runs."""
+"""Identify this process and machine, and tell whether another process is still running."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _abrupt_end: list[Callable[[], None]] = []
 
 
 def machine_id() -> str:
-    """What must be equal for two processes to see each other's pids.
+    """Return an id that is equal for processes that can see each other's pids.
 
-    The host's name alone would not do: machines of one image share it, and containers on one machine share the boot
-    but not the pids. A wrong "that pid is not here" would steal a live lock.
+    The host name is not sufficient: machines from one image share it, and containers on one machine share the boot id
+    but not the pids. Wrongly concluding that a pid does not exist would steal a live lock.
     """
     boot = _read_text("/proc/sys/kernel/random/boot_id")
     try:
@@ -44,12 +44,12 @@ def user_name() -> str:
 
 
 def start_time(pid: int) -> str | None:
-    """When a process of this machine started, in the system's own notation; None if no such process runs.
+    """Return when a process on this machine started, in the system's own notation; None if it is not running.
 
-    With the pid it names a process for good: pids are used again. A zombie no longer runs.
+    Pids are reused, but pid and start time together identify a process. A zombie does not count as running.
     """
     if platform.system() == "Linux":
-        # Fields after the name in parentheses, which may hold spaces: state is the 3rd of proc(5), starttime the 22nd.
+        # Fields after the name in parentheses, which may have spaces: state is the 3rd in proc(5), starttime the 22nd.
         fields = _read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
         return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else None
     shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
@@ -57,7 +57,7 @@ def start_time(pid: int) -> str | None:
 
 
 def steady_clock_s() -> float:
-    """Seconds that never jump back and, on Linux, go on while the machine sleeps."""
+    """Return seconds of a clock that never goes back and, on Linux, continues while the machine sleeps."""
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
@@ -65,7 +65,7 @@ def steady_clock_s() -> float:
 
 @contextlib.contextmanager
 def at_abrupt_end(callback: Callable[[], None]) -> Iterator[None]:
-    """Inside the block `callback` is what must not be left out when this process ends without unwinding."""
+    """Register `callback` for the block, to be called if this process exits without unwinding the stack."""
     _abrupt_end.append(callback)
     try:
         yield
@@ -74,7 +74,7 @@ def at_abrupt_end(callback: Callable[[], None]) -> Iterator[None]:
 
 
 def run_abrupt_end(timeout_s: float = 5.0) -> None:
-    """Call what `at_abrupt_end` was given, the latest first; what hangs (storage out of reach) is left behind."""
+    """Call the callbacks of `at_abrupt_end`, latest first, without waiting longer than `timeout_s`."""
 
     def run() -> None:
         for callback in reversed(list(_abrupt_end)):
@@ -94,16 +94,16 @@ def _read_text(path: str) -> str:
 
 
 def forget_peak() -> None:
-    """Have `peak_resident_bytes` count from here, where the system can (Linux)."""
+    """Make `peak_resident_bytes` count from now on, if the system supports it (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_resident_bytes() -> int:
-    """Highest resident memory of this process so far (bytes).
+    """Return the highest resident memory of this process so far (bytes).
 
-    Linux hands `ru_maxrss` down to a program that a large process starts, so there it is the program's own high-water
-    mark that counts.
+    On Linux, a program started by a large process inherits its `ru_maxrss`, so the program's own high-water mark is
+    read instead.
     """
     with contextlib.suppress(OSError, IndexError, ValueError):
         for line in Path("/proc/self/status").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Bounded retries for storage that is reached over a network, and the errors that are left when they are spent."""
+"""Bounded retries for remote storage, and the errors that are raised when retries are exhausted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from s2l_ray.text.redact import redact_text
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# These do not pass by waiting. pyarrow reports AWS errors as bare OSErrors whose text carries the AWS name.
+# Waiting does not help with these. pyarrow reports AWS errors as plain OSErrors whose text contains the AWS name.
 _PERMANENT_TYPES = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _CREDENTIAL_MARKS = (
     "ACCESS_DENIED",
@@ -36,23 +36,23 @@ _MISSING_BUCKET_MARKS = ("NO_SUCH_BUCKET", "NoSuchBucket")
 
 
 class StorageError(EnvironmentFault, OSError):
-    """The storage failed and waiting did not help; the message names the URI, the operation and the cure."""
+    """Error if storage failed and waiting did not help; the message names the URI, the operation and the remedy."""
 
 
 class StorageFullError(StorageError):
-    """No space left. Waiting does not help, and neither do other workers."""
+    """Error if no space is left; neither waiting nor other workers help."""
 
     retryable = False
 
 
 class DamagedFile(StorageError):
-    """A file of the run is torn or altered; it can be made again."""
+    """Error for a file of the run that is truncated or altered; it can be rebuilt."""
 
     retryable = False
 
 
 class MissingFile(StorageError, FileNotFoundError):
-    """A file of the run is gone; it can be made again."""
+    """Error for a file of the run that is missing; it can be rebuilt."""
 
     retryable = False
 
@@ -62,7 +62,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextlib.contextmanager
 def translate_disk_full(uri: str) -> Iterator[None]:
-    """Raises StorageFullError, naming the file, where the block runs out of disk space or quota."""
+    """Raise StorageFullError, naming the file, if the block runs out of disk space or quota."""
     try:
         yield
     except StorageError:
@@ -71,33 +71,33 @@ def translate_disk_full(uri: str) -> Iterator[None]:
         if error.errno not in _FULL:
             raise
         raise StorageFullError(
-            f"No space left on device (or quota used up) while writing {uri}. Nothing stands under that name unless it "
-            "stood there before; complete stages and parts are kept. Free or add space there, then run the same "
-            "command to resume"
+            f"No space left on device (or quota used up) while writing {uri}. An earlier file of that name is "
+            "unchanged; complete stages and parts are kept. Free or add space there, then run the same command to "
+            "resume"
         ) from error
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how patiently one storage operation is repeated."""
+    """Policy for repeating a storage operation."""
 
     tries: int = 4
-    """Tries in all, the first included."""
+    """Number of attempts, including the first."""
     first_wait_s: float = 0.5
     """Pause after the first failure (seconds)."""
     factor: float = 2.0
-    """Each further pause is this many times the one before."""
+    """Factor by which each pause is longer than the previous one."""
     jitter: float = 0.25
-    """Random share added to each pause, so that hundreds of workers do not come back at the same moment."""
+    """Random share added to each pause, so that hundreds of workers do not retry at the same moment."""
     sleep: Callable[[float], None] = time.sleep
-    """What waits; a test passes its own."""
+    """Function that waits; tests pass their own."""
 
     def run(self, operation: Callable[[], T], doing: str, uri: str) -> T:
-        """`operation()`, repeated while it fails with a transient OSError.
+        """Call `operation()`, repeating it while it fails with a transient OSError.
 
         Raises:
-            StorageError: credentials refused, bucket missing, or the last try failed too.
-            OSError: errors that say all themselves (missing file, permission) pass through unchanged.
+            StorageError: credentials were refused, the bucket does not exist, or the last attempt failed, too.
+            OSError: self-explanatory errors (missing file, permission) are raised unchanged.
         """
         wait_s = self.first_wait_s
         for attempt in range(1, self.tries + 1):
@@ -125,7 +125,7 @@ def _marked(error: OSError, marks: tuple[str, ...]) -> bool:
 
 def _explain(error: OSError, doing: str, uri: str, tries: int) -> str:
     if _marked(error, _CREDENTIAL_MARKS):
-        cure = "The storage refuses the credentials: give this process (and the Ray workers) ones that may do this."
+        cure = "The storage refuses the credentials: give this process (and the Ray workers) ones with permission."
     elif _marked(error, _MISSING_BUCKET_MARKS):
         cure = "The bucket does not exist: create it, or correct its name or the endpoint in the URI."
     else:

@@ -1,4 +1,4 @@
-"""Temporary folders on this machine, of which a killed process leaves none behind for good."""
+"""Temporary folders on this machine that are eventually deleted even if the process was killed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ _SCRATCH_NAME = re.compile(rf"^{_SCRATCH}(?P<machine>[0-9a-f]{{12}})-(?P<pid>\d+
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A temporary folder below TMPDIR, deleted after the block; one that a killed process left there is deleted by the
-    next process that asks for one on the same machine. A checkpoint on its way may have gigabytes."""
+    """Yield a temporary folder below TMPDIR, which is deleted after the block.
+
+    Folders left by killed processes, which may contain gigabytes of a checkpoint, are deleted by the next process that
+    calls this on the same machine.
+    """
     with tempfile.TemporaryDirectory(prefix=new_scratch_prefix()) as folder:
         yield Path(folder)
 
 
 def new_scratch_prefix() -> str:
-    """Beginning of the name of a folder of this process; deletes those of dead ones."""
+    """Return a prefix for the folders of this process, after deleting those of dead processes."""
     _delete_orphans(Path(tempfile.gettempdir()))
     pid = os.getpid()
-    # The start time, since pids are used again. Where it has spaces or dashes (macOS), only its digest does.
+    # The start time is included because pids are reused; its digest, because on macOS it contains spaces or dashes.
     return f"{_SCRATCH}{_machine()}-{pid}-{_digest(start_time(pid) or '')}-"
 
 

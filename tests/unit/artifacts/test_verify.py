@@ -94,7 +94,7 @@ def test_what_nobody_recorded_is_read_for_its_digest_and_what_changed_since_is_a
     assert [o.known for o in list_outputs(out)] == [out.digest("a"), out.digest("b")]
     out.write_bytes("a", b"12")
     (tmp_path / "a").write_bytes(b"1")
-    with pytest.raises(DamagedFile, match="a is damaged: it has 1 bytes, 2 were written"):
+    with pytest.raises(DamagedFile, match="a is damaged: it has 1 bytes, but 2 were written"):
         list_outputs(out)
 
 
