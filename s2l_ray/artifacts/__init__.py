@@ -1,1 +1,1 @@
-"""The run folder: manifests, typed artifacts, the index that is derived from them, and its verification."""
+"""The run folder: manifests, typed artifacts, the index derived from them, and verification."""

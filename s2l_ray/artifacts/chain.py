@@ -1,8 +1,8 @@
-"""The chain corpus → … → clusters that a run's subsets are made from, found by the content that artifacts name.
+"""Find the chain corpus → … → clusters from which a run's subsets are made, by the content that artifacts name.
 
-`run.json` only notes which chain was completed last, and spares a look at the others; without it, or with a damaged
-one, the chain is the one whose settings are the configuration's. Only where the noted chain is not the configuration's
-are all manifests of corpora, tokens, proxies, trajectories and clusters read.
+`run.json` only notes which chain was completed last, so that the others need not be read. If it is missing or damaged,
+the chain with the configuration's settings is used. All manifests of corpora, tokens, proxies, trajectories and
+clusters are read only if the noted chain does not have the configuration's settings.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ READS: dict[str, tuple[str, ...]] = {
     "trajectories": ("corpus", "tokens", "proxy"),
     "clusters": ("trajectories",),
 }
-"""Stages that every subset of a run is made from, in their order, and what each reads of the others."""
+"""Stages from which every subset of a run is made, in order, and which of the others each one reads."""
 
 
 def find_chain(storage: Storage, config: S2LConfig, warnings: list[str]) -> Chain:
-    """The chain of this configuration, as far as it is complete; else, with a warning, the one completed last.
+    """Return the chain of this configuration as far as it is complete or, with a warning, the one completed last.
 
     Args:
-        warnings: told what is damaged or missing, and what is used instead.
+        warnings: extended by what is damaged or missing, and what is used instead.
     """
     note, problem = _read_note(storage)
     manifests = read_found(storage, note.values(), warnings)
@@ -56,13 +56,13 @@ def find_chain(storage: Storage, config: S2LConfig, warnings: list[str]) -> Chai
 
 
 def note_chain(storage: Storage, folders: Mapping[str, str]) -> None:
-    """Note the chain that is complete now (stage → folder), if it is not noted yet; hold the run's lock."""
+    """Note the chain that is now complete (stage → folder), if it is not noted yet; the caller holds the run's lock."""
     if _read_note(storage)[0] != folders:
         storage.write_json(NOTE, {"stages": dict(folders)})
 
 
 def is_complete(chain: Chain) -> bool:
-    """Whether all stages are there and each has read those before it."""
+    """Whether all stages are present and each has read those before it."""
     return chain.keys() == READS.keys() and all(follows(chain[name], chain, *READS[name]) for name in READS)
 
 
@@ -72,7 +72,7 @@ def is_configured(chain: Chain, config: S2LConfig) -> bool:
 
 
 def _read_note(storage: Storage) -> tuple[dict[str, str], str]:
-    """(stage → folder, what is wrong with the note). Of what else stands there nothing is taken."""
+    """Return (stage → folder, what is wrong with the note); anything else in the note is ignored."""
     try:
         content = storage.read_json(NOTE)
     except FileNotFoundError:
@@ -87,7 +87,7 @@ def _read_note(storage: Storage) -> tuple[dict[str, str], str]:
 
 
 def _complete_chains(kinds: dict[str, list[Found]]) -> list[Chain]:
-    """Every chain whose inputs fit; where several folders have the same content, with each of them."""
+    """Return every chain whose inputs fit, including each of several folders with the same content."""
 
     def inputs(of: Found) -> list[list[Found]]:
         names = READS[of.folder.partition("/")[0]]
@@ -103,7 +103,7 @@ def _complete_chains(kinds: dict[str, list[Found]]) -> list[Chain]:
 
 
 def _begun_chain(kinds: dict[str, list[Found]], config: S2LConfig) -> Chain:
-    """As far as this configuration has come."""
+    """Return the chain of this configuration as far as it is complete."""
     chains: list[Chain] = [{}]
     for name, reads in READS.items():
         fit = [found for found in kinds[name] if matches(found, config, name)]

@@ -1,4 +1,4 @@
-"""Figures of held-out evaluations, also by metrics that were registered after the scores were made."""
+"""Figures of held-out evaluations, including metrics that were registered after the scores were computed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Results = dict[str, SetResult]
 
 
 def results_after(evaluation: Stage) -> Results:
-    """Held-out set → every known metric.
+    """Return every known metric for each held-out set.
 
-    What the package's own metrics give is stored. Those from outside are computed of the stored scores whenever they
-    are asked for: their names may mean something else tomorrow.
+    The package's own metrics are stored. Registered metrics are computed from the stored scores on every request,
+    because their names may later denote something else.
 
     Raises:
-        MetricError: one from outside fails.
+        MetricError: a registered metric fails.
     """
     stored = {name: SetResult.of(plain) for name, plain in HeldOutEvaluationArtifact.of(evaluation).results.items()}
     outside = registered_metrics()
@@ -34,7 +34,7 @@ def results_after(evaluation: Stage) -> Results:
 
 
 def results_before_and_after(evaluation: Stage) -> dict[str, dict[str, Any]]:
-    """Held-out set → `before` and `after` training, as plain data; `before` is None where it is not known."""
+    """Return figures `before` and `after` training for each held-out set, as plain data; None if unknown."""
     before = HeldOutEvaluationArtifact.of(evaluation).before
     return {
         name: {"before": before.get(name), "after": result.plain()}
@@ -43,10 +43,10 @@ def results_before_and_after(evaluation: Stage) -> dict[str, dict[str, Any]]:
 
 
 def read_scores(evaluation: Stage) -> pa.Table:
-    """The scores, see evaluation.heldout.SCORE_SCHEMA.
+    """Read the scores; see evaluation.heldout.SCORE_SCHEMA.
 
     Raises:
-        MissingFile, DamagedFile: they are not what was written.
+        MissingFile, DamagedFile: the file is missing, or not what was written.
     """
     return _scores(evaluation.storage, evaluation.manifest.digest)
 

@@ -1,4 +1,4 @@
-"""Files and records of a run folder besides its stages: a JSON says what they were made from, with digests."""
+"""Files of a run folder outside its stages, with JSON records of what they were made from and their digests."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from s2l_ray.storage.folder import Storage
 
 @dataclass
 class FileRecord:
-    """What was made, and the files."""
+    """Record of files and what they were made from."""
 
     of: dict[str, Any]
-    """The settings or the source that they were made from; or, without files, what is recorded."""
+    """Settings or source from which the files were made; without files, the recorded data."""
     files: list[OutputFile] = field(default_factory=list)
-    """Relative to the record's folder."""
+    """Files, named relative to the record's folder."""
 
     def write(self, folder: Storage, name: str) -> None:
-        """Call it after the files."""
+        """Write the record; call this after writing the files."""
         folder.write_json(name, {**self._plain(), "digest": fingerprint(self._plain())})
 
     def problems(self, folder: Storage) -> list[FileProblem]:
-        """As far as it is cheap to see, see outputs.verify_outputs."""
+        """Return problems with the files that are cheap to detect; see outputs.verify_outputs."""
         return verify_outputs(folder, self.files)
 
     def _plain(self) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class FileRecord:
 
 
 def read_record(folder: Storage, name: str) -> FileRecord | None:
-    """None if there is none, or none that can be trusted."""
+    """Read a record; None if there is none, or it was altered."""
     try:
         content = folder.read_json(name)
         record = FileRecord(dict(content["of"]), [OutputFile.model_validate(f) for f in content["files"]])

@@ -1,6 +1,6 @@
-"""Complete artifacts of a run's folder: what their manifests say they were made from, and with which settings.
+"""Find complete artifacts in a run's folder, with the inputs and settings recorded in their manifests.
 
-Cost: a listing of each kind's folder and one small read a manifest, 16 at a time.
+Cost: a listing of each kind's folder, and one small read per manifest, 16 at a time.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from s2l_ray.storage.folder import Storage
 
 _READERS = 16
 _EARLIER_TRAJECTORIES = {"source": "snapshots"}
-"""What a proxy's settings do not name was so."""
+"""Values of settings that the manifests of earlier proxies do not contain."""
 _NAMED = ("subset/", "target/", "heldout_evaluation/", "generation/", "evaluation/")
-"""Folders that are called by a name and a part of the key."""
+"""Folders whose names consist of a label and part of the key."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Found:
     """A complete artifact."""
 
     folder: str
-    """Relative to the run's folder."""
+    """Folder of the artifact, relative to the run's."""
     manifest: StageManifest
 
     @property
@@ -38,7 +38,7 @@ class Found:
 
     @property
     def label(self) -> str:
-        """`s2l-0.11`, of a subset as of the target trained on it."""
+        """Label such as `s2l-0.11`, of a subset or of the target trained on it."""
         return self.manifest.stage.partition("/")[2]
 
 
@@ -47,14 +47,14 @@ Chain = dict[str, Found]
 
 
 def found_of_kind(storage: Storage, kind: str, warnings: list[str]) -> list[Found]:
-    """All complete artifacts in the folder `kind`, in the order in which they were finished."""
+    """Return all complete artifacts in the folder `kind`, in the order in which they were finished."""
     folders = [f"{kind}/{name}" for name in storage.folders(kind)]
     found = [f for f in read_found(storage, folders, warnings) if f is not None]
     return sorted(found, key=lambda f: (f.manifest.finished_at, f.folder))
 
 
 def read_found(storage: Storage, folders: Iterable[str], warnings: list[str]) -> list[Found | None]:
-    """The manifests in these folders; None where there is none, it is damaged, or another folder's."""
+    """Read the manifests in these folders; None if there is none, it is damaged, or belongs to another folder."""
 
     def read(folder: str) -> Found | str | None:
         try:
@@ -73,14 +73,14 @@ def read_found(storage: Storage, folders: Iterable[str], warnings: list[str]) ->
 
 
 def follows(found: Found, chain: Chain, *names: str) -> bool:
-    """Whether it was made from the chain's stages of these names; no tokens of a subset stand for the corpus's."""
+    """Whether an artifact was made from these stages of the chain; tokens of a subset are not those of the corpus."""
     read = found.manifest.inputs
     is_whole = not found.folder.startswith("tokens/") or "subset" not in read
     return is_whole and all(read.get(name) == chain[name].content for name in names)
 
 
 def matches(found: Found, config: S2LConfig, name: str = "") -> bool:
-    """Whether its settings are those of the configuration, as far as both name them (versions may add some)."""
+    """Whether an artifact has the configuration's settings, as far as both contain them (versions may add some)."""
     settings = {"held_out": None, **LATER_SETTINGS, **found.manifest.settings}
     if found.folder.startswith("subset/"):
         settings = {"options": {}, **settings}
@@ -91,10 +91,10 @@ def matches(found: Found, config: S2LConfig, name: str = "") -> bool:
 
 
 def _expected(config: S2LConfig, name: str, selector: str) -> dict[str, Any]:
-    """Settings of a stage as its manifest would have them, and more; what the machine decides is left out.
+    """Return the settings that a stage's manifest would have, and more, without those that depend on the machine.
 
     Args:
-        selector: of a subset.
+        selector: selector of a subset.
     """
     if name == "corpus":
         held_out = [config.heldout.share, config.seed] if config.heldout.share else None

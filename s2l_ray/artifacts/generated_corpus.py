@@ -1,4 +1,4 @@
-"""The quickstart's corpus in the run folder: one pair of files for each of its settings, made again if damaged."""
+"""The quickstart's corpus in the run folder: one pair of files for each choice of settings, rebuilt if damaged."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FOLDER = "quickstart"
 def quickstart_units(
     run_storage: Storage, num_examples: int, wrong_answer_share: float, seed: int, say: Callable[[str], None]
 ) -> tuple[ReadUnit, ReadUnit]:
-    """What to read for training and for the balanced test; written now unless they lie there undamaged.
+    """Return the files for training and for the balanced test, generating them unless they exist undamaged.
 
     Args:
-        say: told if something had to be made again.
+        say: called with a message if files are generated again.
     """
     of = {"num_examples": num_examples, "wrong_answer_share": wrong_answer_share, "seed": seed}
     folder, key = run_storage.sub(FOLDER), fingerprint(of)[:12]
@@ -52,5 +52,5 @@ def _generate(folder: Storage, names: tuple[str, str], of: dict[str, Any]) -> Fi
 
 
 def recorded_unit(folder: Storage, file: OutputFile, kind: str) -> ReadUnit:
-    """One whole file of the run folder, read only if it has the bytes that were written."""
+    """Return a read unit for a file of the run folder, which is compared with its digest when it is read."""
     return ReadUnit(folder.locator(file.name), kind, None, 0, file.size, file.size, digest=file.digest)

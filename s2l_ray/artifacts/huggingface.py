@@ -1,4 +1,4 @@
-"""A Hugging Face dataset → Parquet files in the run folder, which every node can read. Streamed, never held."""
+"""Export a Hugging Face dataset to Parquet files in the run folder, which every node can read, by streaming."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _BATCH_ROWS = 1000
 
 
 def load(source: HuggingFaceSource) -> Any:
-    """The `datasets.Dataset` (memory-mapped).
+    """Load the `datasets.Dataset` (memory-mapped).
 
     Raises:
-        SourceError: no such dataset, configuration or split.
+        SourceError: the dataset, configuration or split does not exist, or has no rows.
     """
     import datasets
 
@@ -42,7 +42,7 @@ def load(source: HuggingFaceSource) -> Any:
         if folder is None:
             data = datasets.load_dataset(source.name, source.subset, split=source.split, revision=source.revision)
         elif files_of_state(Path(folder, STATE).read_bytes(), str(folder)) == []:
-            data = ()  # which datasets itself cannot load
+            data = ()  # datasets itself cannot load this
         else:
             data = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -51,15 +51,16 @@ def load(source: HuggingFaceSource) -> Any:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(
             f"{what} cannot be loaded, so there is no corpus: {first} "
-            "Check name, subset and split; private datasets need HF_TOKEN, a machine without internet a local folder"
+            "Check name, subset and split; private datasets need HF_TOKEN, and a machine without internet access needs "
+            "a local folder"
         ) from error
     if len(data) == 0:
-        raise SourceError(f"{what} has no row, so there is nothing to select from; set corpus.huggingface.split")
+        raise SourceError(f"{what} has no rows, so there is nothing to select from; set corpus.huggingface.split")
     return data
 
 
 def _saved_folder(source: HuggingFaceSource, what: str) -> Path | None:
-    """The folder of the split, where `save_to_disk` wrote the dataset; None: it did not."""
+    """Return the folder of the split if `save_to_disk` wrote the dataset; None: it did not."""
     folder = Path(source.name)
     if (folder / STATE).exists():
         return folder
@@ -76,19 +77,19 @@ def _saved_folder(source: HuggingFaceSource, what: str) -> Path | None:
 
 @dataclass(frozen=True)
 class Export:
-    """A dataset in the run folder."""
+    """A dataset exported to the run folder."""
 
     folder: Storage
     files: list[OutputFile]
     commit: str | None
-    """On the hub; None for a local folder."""
+    """Commit on the hub; None for a local folder."""
 
 
 def export_parquet(source: HuggingFaceSource, run_storage: Storage, say: Callable[[str], None]) -> Export:
-    """Write it, one folder for each state of the dataset. Files that are there and whole are not written again.
+    """Write a dataset, with one folder for each of its states; intact files are not written again.
 
     Args:
-        say: told if something had to be written again.
+        say: called with a message if files are written again.
     """
     data = load(source)
     commit = loaded_commit(data) or resolve_commit(source.name, source.revision, "dataset")
@@ -118,7 +119,7 @@ def export_parquet(source: HuggingFaceSource, run_storage: Storage, say: Callabl
 
 
 def _write_parquet(rows: Any, file: IO[bytes]) -> None:
-    """Some rows, the labels of classes by their names."""
+    """Write some rows, with class labels as names."""
     names = class_names(rows.features.arrow_schema)
     if not names:
         rows.to_parquet(file, write_page_checksum=True)
@@ -144,14 +145,14 @@ def _whole_files(folder: Storage, say: Callable[[str], None]) -> dict[str, Outpu
 
 
 def _state(source: HuggingFaceSource, data: Any) -> list[Any]:
-    """What changes when the dataset does: the library's fingerprint, which knows the commit; of a local folder, which
-    can be edited under that fingerprint, the files' sizes and times too."""
+    """Return data that change with the dataset: the library's fingerprint, which includes the commit, and the sizes and
+    times of files in a local folder, which can be edited without changing that fingerprint."""
     where = Path(source.name)
     files = sorted(p for p in where.rglob("*") if p.is_file()) if where.is_dir() else []
     return [str(data._fingerprint), *([str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files)]
 
 
 def loaded_commit(data: Any) -> str | None:
-    """The commit in the addresses that the data came from."""
+    """Return the commit in the addresses from which the data were loaded."""
     found = (re.search(r"@([0-9a-f]{40})/", address) for address in (data.info.download_checksums or ()))
     return next((match.group(1) for match in found if match), None)

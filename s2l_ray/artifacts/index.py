@@ -1,11 +1,11 @@
-"""Which artifacts belong to a run: found in the manifests of its folder, not in what one process remembers.
+"""Index of the artifacts that belong to a run, derived from the manifests in its folder, not from one process's memory.
 
-Artifacts name their inputs by content, so the chain corpus → … → clusters (chain.py) and the subsets and targets made
-from it can be told from the manifests alone.
+Artifacts name their inputs by content, so the manifests alone determine the chain corpus → … → clusters (chain.py) and
+the subsets and targets made from it.
 
-Several artifacts may have one name: `s2l-0.11` chosen with another seed, a target of another model. The run's is the
-one whose settings are the configuration's; of several, or if none is, the one finished last. The others are kept apart,
-under the names of their folders.
+Several artifacts may have the same name: `s2l-0.11` chosen with another seed, a target of another model. The run uses
+the one with the configuration's settings or, if there are several or none, the one finished last. The others are kept
+separately, under the names of their folders.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ EVALUATION = "heldout_evaluation"
 _OF_CHAIN = ("signals", "gradients", "gradient-check", "subset", "tokens", "heldout", "target", EVALUATION)
 
 Recipe = tuple[str, frozenset[str]]
-"""How a target was made but for seeds, and the subsets with its examples likewise."""
+"""How a target was made except for seeds, and how the subsets with its examples were made except for seeds."""
 
 
 @dataclass
 class Index:
-    """What belongs to a run."""
+    """Artifacts that belong to a run."""
 
     stages: dict[str, Found]
     """Name → artifact, in the order of the work."""
     others: list[Found] = field(default_factory=list)
-    """Subsets and targets of the same chain, each with the name of one in `stages`."""
+    """Subsets and targets of the same chain that share a name with one in `stages`."""
     recipes: dict[str, Recipe] = field(default_factory=dict)
-    """Folder of a target → what targets that differ by seeds alone have in common."""
+    """Folder of a target → what it has in common with targets that differ only by seeds."""
 
 
 def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list[str]) -> Index:
-    """`chain`, and the subsets and targets that were made from it."""
+    """Return the index of `chain` and of the subsets and targets made from it."""
     index = Index(dict(chain))
     if not is_complete(chain):
         return index
@@ -64,7 +64,7 @@ def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list
 
     best_targets = _best_of_each(targets, fitness)
     for signal in kinds["signals"]:
-        # Of the target they do not depend on the proxy.
+        # The target's signals do not depend on the proxy.
         reads = ("corpus",) if "target" in signal.manifest.inputs else ("tokens", "proxy")
         if follows(signal, chain, *reads):
             index.stages[signal.manifest.stage] = signal
@@ -90,7 +90,7 @@ def find_index(storage: Storage, config: S2LConfig, chain: Chain, warnings: list
 
 
 def _add_gradients(index: Index, kinds: dict[str, list[Found]], chain: Chain) -> None:
-    """The check finished last, and the gradients that it has read; without one, the gradients finished last."""
+    """Add the gradient check finished last with the gradients it read, or without one the gradients finished last."""
     made = {one.content: one for one in kinds["gradients"] if follows(one, chain, "tokens", "proxy", "clusters")}
     checks = [one for one in kinds["gradient-check"] if one.manifest.inputs.get("gradients") in made]
     if checks:
@@ -101,8 +101,8 @@ def _add_gradients(index: Index, kinds: dict[str, list[Found]], chain: Chain) ->
 
 
 def _evaluations(storage: Storage, config: S2LConfig, index: Index, chain: Chain, warnings: list[str]) -> list[Found]:
-    """Of the targets in the index, and of models that are no part of the run: one for each model and task, the one
-    with the configuration's settings before others, and the one finished last before earlier ones."""
+    """Return evaluations of the targets in the index and of other models: one for each model and task, preferring the
+    one with the configuration's settings, then the one finished last."""
     form = None if config.evaluation is None else config.evaluation.form
     found = []
     for one in found_of_kind(storage, "evaluation", warnings):
@@ -118,7 +118,7 @@ def _evaluations(storage: Storage, config: S2LConfig, index: Index, chain: Chain
 
 
 def _best_evaluations(kinds: dict[str, list[Found]], config: S2LConfig) -> dict[str, Found]:
-    """Content of a target → its evaluation: of several the one on the configuration's held-out sets, else the last."""
+    """Map the content of targets to their evaluations, preferring the configuration's held-out sets, then the last."""
     names = {one.content: sorted(one.manifest.settings.get("names", [])) for one in kinds["heldout"]}
     wanted = sorted(config.heldout.names(config.corpus.quickstart is not None))
     best: dict[str, Found] = {}
@@ -132,7 +132,7 @@ def _best_evaluations(kinds: dict[str, list[Found]], config: S2LConfig) -> dict[
 
 
 def _evaluation_stages(label: str, evaluation: Found, kinds: dict[str, list[Found]]) -> dict[str, Found]:
-    """The evaluation and what it was made from besides the target."""
+    """Return the evaluation and the stages from which it was made, except the target."""
     read = evaluation.manifest.inputs
     stages: dict[str, Found] = {}
     for name, kind in (("heldout", "heldout"), (f"{EVALUATION}/base", EVALUATION)):
@@ -142,7 +142,7 @@ def _evaluation_stages(label: str, evaluation: Found, kinds: dict[str, list[Foun
 
 
 def earlier_targets(storage: Storage, label: str) -> list[str]:
-    """A sentence for each target of this name that an earlier version made, which cannot be taken."""
+    """Return a sentence for each target of this name that an earlier version made and that cannot be used."""
     warnings: list[str] = []
     names = [name for name in storage.folders("target") if name.rpartition("-")[0] == label]
     for found in read_found(storage, [f"target/{name}" for name in names], []):
@@ -152,24 +152,24 @@ def earlier_targets(storage: Storage, label: str) -> list[str]:
 
 
 def _is_earlier(storage: Storage, target: Found, warnings: list[str]) -> bool:
-    """Whether its evaluation is a part of it; says that it is left out."""
+    """Whether the target contains its evaluation, as in earlier versions; if so, adds a warning that it is ignored."""
     if not TargetArtifact.is_earlier(target.manifest):
         return False
     warnings.append(
         f"{storage.uri}/{target.folder} is left out: it was trained by an earlier s2l_ray, which kept the held-out "
-        "figures in the target itself. The model in it is whole, but it has no evaluation that could be compared: `s2l "
-        "finetune` or `s2l run` trains it again next to it, or continue with the s2l_ray that made it"
+        "figures in the target itself. Its model is intact, but it has no evaluation that could be compared: `s2l "
+        "finetune` or `s2l run` trains a new target next to it, or continue with the s2l_ray that made it"
     )
     return True
 
 
 def _read_of_chain(subset: Found) -> list[str]:
-    """Stages that it must have been made from; clusters only if its selector reads them."""
+    """Return the stages from which a subset must have been made; clusters only if its selector reads them."""
     return ["corpus", "trajectories", *(["clusters"] if "clusters" in subset.manifest.inputs else [])]
 
 
 def _best_of_each(found: list[Found], fitness: Any) -> dict[str, Found]:
-    """label → the fittest of that label, of several the one finished last (as `found` is sorted)."""
+    """Map labels to the fittest artifact with that label, on ties the one finished last (as `found` is sorted)."""
     best: dict[str, Found] = {}
     for one in found:
         if one.label not in best or fitness(one) >= fitness(best[one.label]):
@@ -178,13 +178,13 @@ def _best_of_each(found: list[Found], fitness: Any) -> dict[str, Found]:
 
 
 def _ordered(labels: Iterable[str], configured: Iterable[str]) -> list[str]:
-    """Those of the configuration first, in its order."""
+    """Order labels: those of the configuration first, in its order."""
     there = set(labels)
     return list(dict.fromkeys([name for name in configured if name in there] + sorted(there)))
 
 
 def _tokens_by_label(tokens: list[Found], subsets: list[Found], chain: Chain) -> dict[str, list[Found]]:
-    """What was trained on → its tokens, by whatever tokenizers. A subset's folder is a name of its own too."""
+    """Map labels of subsets, and names of their folders, to their tokens, by whatever tokenizers."""
     of_corpus = [t for t in tokens if t.manifest.inputs.get("corpus") == chain["corpus"].content]
     by_label = {FULL: [t for t in of_corpus if "subset" not in t.manifest.inputs]}
     for subset in subsets:
@@ -195,13 +195,13 @@ def _tokens_by_label(tokens: list[Found], subsets: list[Found], chain: Chain) ->
 
 
 def _tokens_of(target: Found, tokens: dict[str, list[Found]]) -> list[Found]:
-    """The tokens that the target was trained on; none if they are not of this chain."""
+    """Return the tokens on which the target was trained; [] if they do not belong to this chain."""
     return [t for t in tokens.get(target.label, []) if t.content == target.manifest.inputs.get("tokens")]
 
 
 def _is_trained_on(target: Found, subset: Found, tokens: list[Found]) -> bool:
-    """Whether the target saw these examples, and as this subset marks them; one with other weights has the same ids,
-    and so the same tokens."""
+    """Whether the target was trained on these examples with this subset's weights and stages; a subset with other
+    weights has the same ids, and so the same tokens."""
     marks, read = subset.manifest.extra, target.manifest.inputs
     staged = marks.get("stages") is not None
     if not (marks.get("weighted") or staged):
@@ -224,6 +224,6 @@ def _but_seed(found: Found) -> dict[str, Any]:
 
 
 def _own_tokens(target: Found, subset: Found | None, tokens: list[Found]) -> Found:
-    """Of tokens with the same content, those that were made for this target."""
+    """Return, among tokens with the same content, those that were made for this target."""
     made_for = target.manifest.inputs.get("subset") or (subset.content if subset else None)
     return next((t for t in reversed(tokens) if t.manifest.inputs.get("subset") == made_for), tokens[-1])

@@ -1,4 +1,4 @@
-"""What a stage leaves behind last: the proof that it is complete, and of what it was made."""
+"""Manifest of a stage: written last, it proves that the stage is complete and records what it was made from."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from s2l_ray.storage.retry import DamagedFile
 SCHEMA_VERSION = 2
 """1 had no digests."""
 SUMMARY = "said"
+"""Key of the one-line summary in `extra`."""
 HERE = "{folder}"
-"""The stage's own folder in its summary and warnings: a run may be moved or copied later."""
-"""Where `extra` holds the line for people."""
+"""Placeholder for the stage's own folder in its summary and warnings, because a run may be moved or copied."""
 
 
 class ManifestError(DataError):
-    """A manifest is there and cannot be used; the message says why and what to do."""
+    """Error for a manifest that exists but cannot be used; the message says why and what to do."""
 
 
 class EarlierLayout(ManifestError):
-    """Made by an earlier s2l_ray: its files have no digests, so nothing vouches for them."""
+    """Error for a manifest of an earlier s2l_ray, whose files have no digests and cannot be verified."""
 
 
 class StageManifest(BaseModel):
-    """One complete stage."""
+    """Manifest of a complete stage."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     stage: str
     """The stage's name: `corpus`, `proxy`, …"""
     key: str
-    """Fingerprint of the settings and inputs that made this artifact: equal key, equal artifact."""
+    """Fingerprint of the settings and inputs of this artifact; equal keys denote equal artifacts."""
     settings: dict[str, Any] = {}
-    """The part of the config that the artifact depends on, secrets masked."""
+    """Settings that the artifact depends on, with secrets masked."""
     inputs: dict[str, str] = {}
-    """What was read: name → content fingerprint."""
+    """Inputs: name → content fingerprint."""
     content_fingerprint: str = ""
-    """Fingerprint of what was made; later stages take it as their input."""
+    """Fingerprint of the result, which is an input of later stages."""
     schema_version: int = SCHEMA_VERSION
     """Layout of this file."""
     row_counts: dict[str, int] = {}
@@ -67,26 +67,26 @@ class StageManifest(BaseModel):
     device_seconds: float = 0.0
     """Elapsed time times the devices held (seconds)."""
     device: str = "cpu"
-    """What computed: `cpu`, `NVIDIA H200`, …"""
+    """Device of the computation: `cpu`, `NVIDIA H200`, …"""
     peak_memory_bytes: int | None = None
-    """Highest resident memory of the process that was measured (bytes)."""
+    """Highest resident memory of the measured process (bytes)."""
     warnings: list[str] = []
-    """What the user should know about this artifact."""
+    """Warnings for the user about this artifact."""
     extra: dict[str, Any] = {}
-    """What this stage alone says of its artifact, as artifacts.models has it, and the line for people."""
+    """Stage-specific facts, as typed in artifacts.models, and the one-line summary."""
     digest: str = ""
     """SHA-256 (128 bits) of all the other fields as canonical JSON; empty until the manifest is written."""
 
 
 def write_manifest(storage: Storage, manifest: StageManifest) -> StageManifest:
-    """Declare the stage complete: call it last. The file appears atomically.
+    """Write the manifest, atomically, which declares the stage complete; call this last.
 
     Returns:
         The manifest as it will be read, with its digest.
 
     Raises:
         ValueError: a number is not finite, so the file could not be read back.
-        TypeError: settings or extra hold what JSON lacks.
+        TypeError: settings or extra contain values that JSON cannot represent.
     """
     content = json.loads(json.dumps(manifest.model_dump(mode="python"), allow_nan=False))  # as it will be read
     content["digest"] = _digest_of_fields(content)
@@ -101,11 +101,11 @@ def _digest_of_fields(content: Mapping[str, Any]) -> str:
 
 
 def read_manifest(storage: Storage) -> StageManifest | None:
-    """The stage's manifest; None if the stage is not complete.
+    """Read a stage's manifest; None if the stage is not complete.
 
     Raises:
-        EarlierLayout: written by an s2l_ray that computed no digests.
-        ManifestError: it is not JSON, not a manifest, was altered, or written by a newer s2l_ray.
+        EarlierLayout: the manifest was written by an s2l_ray that computed no digests.
+        ManifestError: it is not JSON, not a manifest, was altered, or was written by a newer s2l_ray.
     """
     where = f"{storage.uri}: {MANIFEST_NAME}"
     try:
@@ -143,7 +143,7 @@ def read_manifest(storage: Storage) -> StageManifest | None:
 
 
 def invalidate(storage: Storage, problems: Iterable[FileProblem]) -> None:
-    """The stage is complete no longer; files that are not what was written go too, or they would be used again."""
+    """Mark the stage as incomplete, and delete files that are not what was written, which would otherwise be reused."""
     storage.delete(MANIFEST_NAME)
     for problem in problems:
         storage.delete(problem.name)
@@ -151,12 +151,12 @@ def invalidate(storage: Storage, problems: Iterable[FileProblem]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ManifestFiles:
-    """The digests of a complete stage's files, for `Storage.checked`. Small to send: a process reads the manifest when
-    it first needs it."""
+    """Digests of a complete stage's files, for `Storage.checked`; small to send, because each process reads the
+    manifest when it first needs it."""
 
     folder: Storage
     digest: str
-    """Of the manifest."""
+    """Digest of the manifest."""
 
     def get(self, name: str) -> FileDigest | None:
         return _files_of(self.folder, self.digest).get(name)

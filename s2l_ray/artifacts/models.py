@@ -1,6 +1,6 @@
-"""What each stage says of its artifact, beside files and counts: one typed, versioned model a stage.
+"""Typed, versioned models of the stage-specific facts about artifacts, in addition to files and counts.
 
-They lie in the manifest's field `extra`. A stage that is registered from outside may bring a model of its own.
+They are stored in the manifest's field `extra`. A stage registered by a user can define its own model.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ class HasManifest(Protocol):
 
 
 class Artifact(BaseModel):
-    """What a stage says of its artifact."""
+    """Base class for facts about a stage's artifact."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     VERSION: ClassVar[int] = 1
 
     version: int = 1
-    """Of this model's layout."""
+    """Version of this model's layout."""
 
     @classmethod
     def of(cls, stage: HasManifest) -> Self:
-        """Read it from the stage's manifest.
+        """Read the facts from a stage's manifest.
 
         Raises:
-            ManifestError: it is another stage's, or of a newer s2l_ray.
+            ManifestError: the manifest is another stage's, or from a newer s2l_ray.
         """
         fields = {name: value for name, value in stage.manifest.extra.items() if name != SUMMARY}
         version, name = fields.get("version", 1), stage.manifest.stage
@@ -49,7 +49,7 @@ class Artifact(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise ManifestError(
-                f"the manifest of the {name} stage does not hold what this s2l_ray reads there "
+                f"the manifest of the {name} stage does not have the contents that this s2l_ray expects "
                 f"({'.'.join(map(str, first['loc']))}: {first['msg']}); delete it to have the stage run again"
             ) from error
 
@@ -58,31 +58,31 @@ class InParts(Artifact):
     """An artifact that is stored in parts."""
 
     parts: list[tuple[int, int]]
-    """(part, its rows), in order; parts without rows are left out."""
+    """(part, number of rows), in order; parts without rows are left out."""
 
 
 class CorpusArtifact(InParts):
     """The examples of a corpus."""
 
     format: str
-    """How its rows were read: `alpaca`, `messages`, …"""
+    """Format in which the rows were read: `instruction`, `messages`, …"""
     is_chat: bool = False
-    """Whether its rows are chats, whatever columns they came in."""
+    """Whether rows are chats, whatever their columns."""
     facets: dict[str, int] = {}
-    """Columns of few values that travel beside the ids, and how many values each has."""
+    """Facet columns stored beside the ids, and the number of values of each."""
     heldout: dict[str, Any]
-    """Of the share that is held out: `rows`, `fingerprint` and `parts`."""
+    """`rows`, `fingerprint` and `parts` of the held-out share."""
     columns: list[list[Any]] | None = None
-    """Types of the user's columns, see data.columns.Columns."""
+    """Types of the user's columns; see data.columns.Columns."""
 
     @property
     def rendered_format(self) -> str:
-        """The format by which the corpus is rendered; corpora of earlier versions say only which format they have."""
+        """Format by which the corpus is rendered; corpora of earlier versions record only their own format."""
         return rendered_as(self.format, self.is_chat)
 
     @property
     def told_format(self) -> str | None:
-        """The same by the columns alone; None where they tell none."""
+        """Format for rendering according to the columns alone; None if they do not identify one."""
         columns = [name for name, *_ in self.columns or []]
         return rendered_as(detect_format(columns), self.is_chat) if tells_format(columns) else None
 
@@ -92,33 +92,33 @@ class TokensArtifact(InParts):
 
     num_examples: int
     num_sequences: int
-    """At least as many as examples: a chat may need one for each of its responses."""
+    """Number of sequences, at least that of examples, because a chat may need one for each response."""
     num_quarantined: int
     num_cut: int = 0
-    """Examples that were cut at `max_length`."""
+    """Number of examples truncated at `max_length`."""
     num_with_control_tokens: int = 0
-    """Examples in whose text a control token stood."""
+    """Number of examples with a control token in their text."""
     num_tokens: int
     num_response_tokens: int
     sum_squared_lengths: int
-    """For attention's FLOPs."""
+    """Sum of squared lengths, for attention's FLOPs."""
     max_length: int
-    """Of the longest sequence (tokens)."""
+    """Length of the longest sequence (tokens)."""
     max_token_id: int | None = None
-    """The largest id; None: tokens of an earlier version do not say."""
+    """Largest token id; None: not recorded by an earlier version."""
     style: str
-    """How conversations were rendered."""
+    """Style in which conversations were rendered."""
 
 
 class ProxyArtifact(Artifact):
     """The trained proxy and its snapshots."""
 
     snapshots: list[dict[str, Any]]
-    """See artifacts.snapshots.Snapshot."""
+    """Snapshots as plain data; see artifacts.snapshots.Snapshot."""
     flops: dict[str, float]
-    """`training` and `scoring`, restarts not counted."""
+    """FLOPs of `training` and `scoring`, without restarts."""
     summary: dict[str, Any]
-    """What the training's rank 0 says at its end."""
+    """Summary that rank 0 reports at the end of training."""
 
 
 class TrajectoriesArtifact(InParts):
@@ -126,7 +126,7 @@ class TrajectoriesArtifact(InParts):
 
     num_snapshots: int
     signals: str | None = None
-    """Fingerprint of what is scored beside the losses; None: an earlier version made it, and that is not there."""
+    """Fingerprint of the signals scored in addition to the losses; None: an earlier version, which has none."""
 
 
 class SignalsArtifact(InParts):
@@ -145,20 +145,20 @@ class GradientsArtifact(Artifact):
     snapshots: list[tuple[str, int]]
     """(start, middle or last; optimiser steps), in the order of time."""
     num_examples: int
-    """In the sample."""
+    """Number of examples in the sample."""
     dim: int
-    """Numbers of a sketched gradient."""
+    """Numbers in a sketched gradient."""
     num_chunks: int
 
 
 class GradientCheckArtifact(Artifact):
-    """What gradients say of clusters and subsets; the figures are in gradients.json."""
+    """Comparison of gradients by clusters and subsets; the figures are in gradients.json."""
 
     kind: str
     snapshots: list[tuple[str, int]]
     subsets: list[str]
     verdict: list[str]
-    """In plain words, from the figures' intervals."""
+    """Conclusions in sentences, from the figures' intervals."""
 
 
 class ClustersArtifact(Artifact):
@@ -172,28 +172,28 @@ class SubsetArtifact(Artifact):
     """The chosen examples."""
 
     files: list[str]
-    """The first is the one to train on."""
+    """Files of the subset; the first is the one to train on."""
     per_source: dict[str, int]
-    """Chosen examples of each source."""
+    """Number of chosen examples of each source."""
     selector: str
     budget: int | float
-    """As asked for: a count, or a share of the corpus."""
+    """Budget as requested: a count, or a share of the corpus."""
     options: dict[str, Any] = {}
-    """All of the selector's, those left at their defaults too."""
+    """All options of the selector, including defaults."""
     notes: dict[str, Any] = {}
-    """What the selector decided by itself."""
+    """Decisions of the selector itself."""
     guard: dict[str, Any] | None = None
-    """What the guard dropped, by rule; by source, cluster and facet in the subset's guard.json. None: no guard."""
+    """Examples dropped by the guard, by rule (by source, cluster and facet: in guard.json); None: no guard."""
     num_ineligible: int = 0
-    """Chosen although a guard or the selector's own rule speaks against it: the budget exceeds the others."""
+    """Number of examples chosen despite a guard or the selector's own rule, because the budget exceeds the others."""
     weighted: bool = False
     """Whether the chosen examples have weights."""
     stages: int | None = None
-    """Stages of a curriculum; None: any order."""
+    """Number of stages of a curriculum; None: any order."""
 
 
 def replay_of(options: Mapping[str, Any]) -> str:
-    """How a curriculum with these options goes on: `cumulative`, each stage with those before it, or `none`."""
+    """Return how a curriculum with these options proceeds: `cumulative`, with all stages so far, or `none`."""
     return str(options.get("replay", "cumulative"))
 
 
@@ -202,12 +202,12 @@ class HeldOutArtifact(Artifact):
 
     names: list[str]
     cut: dict[str, int] = {}
-    """Set → examples that were cut at the target's max_length, if any were."""
+    """Set → number of examples truncated at the target's max_length, if any."""
     contents: dict[str, str] = {}
-    """Set → fingerprint of its examples, whatever it is called."""
+    """Set → fingerprint of its examples, independent of the set's name."""
 
     def content_of(self, name: str) -> str | None:
-        """None for what an earlier version wrote."""
+        """Return the fingerprint of a set's examples; None if an earlier version wrote the artifact."""
         return self.contents.get(name)
 
 
@@ -215,64 +215,64 @@ class TargetArtifact(Artifact):
     """A fine-tuned target."""
 
     subset: str
-    """What it was trained on: a subset's name, or `full`."""
+    """Name of the subset on which the target was trained, or `full`."""
     summary: dict[str, Any]
-    """What the training's rank 0 says at its end."""
+    """Summary that rank 0 reports at the end of training."""
     memory: dict[str, Any]
-    """What a worker was estimated to need, see lm.memory."""
+    """Estimated memory of a worker; see lm.memory."""
 
     @staticmethod
     def is_earlier(manifest: StageManifest) -> bool:
-        """Whether an s2l_ray wrote it whose targets held their evaluations, and depended on the held-out sets."""
+        """Whether an earlier s2l_ray wrote it, whose targets contained evaluations and depended on held-out sets."""
         return "evaluation" in manifest.extra
 
 
 class HeldOutEvaluationArtifact(Artifact):
-    """A fine-tuned target, or the model that targets begin with, on the held-out sets."""
+    """Results of a fine-tuned target, or of the model before training, on the held-out sets."""
 
     model: str
-    """What the target was trained on; `base`: the model before training."""
+    """Name of the subset on which the target was trained; `base`: the model before training."""
     step: int
-    """Optimiser steps that its weights are from."""
+    """Optimiser steps after which the weights were taken."""
     results: dict[str, dict[str, Any]]
-    """Held-out set → figures, see evaluation.metrics.SetResult."""
+    """Held-out set → figures; see evaluation.metrics.SetResult."""
     before: dict[str, dict[str, Any]]
-    """The same of the model before training; empty if this is it."""
+    """The same for the model before training; empty if this is that model."""
 
 
 class GenerationArtifact(Artifact):
-    """A model's completions of the questions of one task."""
+    """A model's completions for the questions of one task."""
 
     model: str
-    """What the model is called: a target by what it was trained on, `base`, or `model-…`."""
+    """Name of the model: that of the target's subset, `base`, or `model-…`."""
     task: str
     form: str
     """cot, pot or hybrid."""
     engine: str
-    """What generated: `transformers` or `vllm`."""
+    """Engine that generated the text: `transformers` or `vllm`."""
     dtype: str
     engine_version: str | None = None
-    """Of vLLM."""
+    """Version of vLLM."""
     batch_invariant: bool | None = None
-    """Of vLLM: whether texts do not depend on what was generated beside them."""
+    """Whether vLLM's text is independent of what was generated in the same batch."""
     num_questions: int
     num_parts: int
     num_new_tokens: int
-    """Of all completions."""
+    """New tokens of all completions."""
     finish: dict[str, int]
-    """Completions by how they ended: `eos`, `length`."""
+    """Number of completions by how they ended: `eos`, `length`."""
     outcomes: dict[str, int] = {}
-    """Programs by what became of them; `no_program` where a completion held none."""
+    """Number of programs by outcome; `no_program` for completions without one."""
     num_not_rendered: int = 0
-    """Prompts that cannot be rendered, or do not fit into the model's window."""
+    """Number of prompts that cannot be rendered, or do not fit into the model's window."""
     sandbox: list[dict[str, Any]] = []
-    """What the sandbox kept out on each node on which programs ran, see evaluation.sandbox.ProbeReport."""
+    """What the sandbox blocked on each node on which programs ran; see evaluation.sandbox.ProbeReport."""
     num_halved_batches: int = 0
-    """Batches that did not fit into a device's memory and were generated in halves."""
+    """Number of batches that did not fit into a device's memory and were generated in halves."""
 
 
 class ContaminationArtifact(Artifact):
-    """Which questions of a task are in the corpus."""
+    """Numbers of questions of a task that are in the corpus."""
 
     task: str
     exact: int
@@ -289,25 +289,25 @@ class EvaluationArtifact(Artifact):
     engine: str
     dtype: str
     device: str
-    """What generated: `cpu`, `NVIDIA H200`, …"""
+    """Device that generated the text: `cpu`, `NVIDIA H200`, …"""
     rules_version: int
     num_questions: int
-    """That were asked."""
+    """Number of questions that were asked."""
     figures: dict[str, dict[str, Any]]
-    """Name → value, low, high, num_questions; `correct` of tasks with verdicts, `bleu`, `rougeL`, … of summaries."""
+    """Name → value, low, high, num_questions; `correct` for tasks with verdicts, `bleu`, `rougeL`, … for summaries."""
     shares: dict[str, Any]
-    """Of all questions: truncated, no_answer, program_failed (by outcome), fell_back, contaminated, …"""
+    """Shares of all questions: truncated, no_answer, program_failed (by outcome), fell_back, contaminated, …"""
     sandbox: list[dict[str, Any]] = []
-    """Of the nodes on which programs and symbolic comparisons ran."""
+    """What the sandbox blocked on the nodes on which programs and symbolic comparisons ran."""
     engine_version: str | None = None
-    """As of the completions."""
+    """Version of vLLM, as in the completions."""
     batch_invariant: bool | None = None
-    """Likewise."""
+    """Whether vLLM was batch-invariant, as in the completions."""
 
     @property
     def way(self) -> str:
-        """How the texts came about (`vllm 0.29.0 (batch-invariant), bfloat16, NVIDIA H100`): those of another way
-        differ, whatever the models are."""
+        """How the text was generated (`vllm 0.29.0 (batch-invariant), bfloat16, NVIDIA H100`); text generated in
+        another way differs, whatever the models are."""
         engine = self.engine if self.engine_version is None else f"{self.engine} {self.engine_version}"
         invariant = " (batch-invariant)" if self.batch_invariant else ""
         return f"{engine}{invariant}, {self.dtype}, {self.device}"

@@ -1,4 +1,4 @@
-"""The files that a stage leaves behind: listed with their digests, and compared with what was written."""
+"""Output files of stages: list them with their digests, and compare them with what was written."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from s2l_ray.storage.folder import Storage
 MANIFEST_NAME = "manifest.json"
 _FULL_CHECK_BYTES = 64 << 20
 _FULL_CHECK_FILES = 256
-"""The smallest files of a stage, up to so many bytes in all, are compared whenever the stage is looked at."""
+"""The smallest files of a stage, up to this number and this many bytes in total, are compared whenever it is used."""
 _THREADS = 8
 
 
 class OutputFile(BaseModel):
+    """A file of a stage with its digest."""
+
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     name: str
@@ -26,7 +28,7 @@ class OutputFile(BaseModel):
     size: int
     """Bytes."""
     digest: str
-    """First 128 bits of the SHA-256 of the bytes, hexadecimal; computed by whoever wrote the file."""
+    """First 128 bits of the SHA-256 of the bytes, hexadecimal, computed when the file was written."""
 
     @property
     def known(self) -> FileDigest:
@@ -38,23 +40,22 @@ class FileProblem:
     """A file that is not what its manifest says."""
 
     name: str
-    """Relative to the stage's folder."""
+    """Path relative to the stage's folder."""
     what: str
-    """A sentence that names the file."""
+    """Sentence that names the file and the problem."""
 
 
 def list_outputs(storage: Storage, leave_out: tuple[str, ...] = (), only: tuple[str, ...] = ("",)) -> list[OutputFile]:
-    """Every file of a stage's folder except the manifest, for `StageManifest.outputs`.
+    """List every file of a stage's folder except the manifest, for `StageManifest.outputs`.
 
-    Digests are those noted when the files were written (`Storage.recording`); only files of which none is known are
-    read for it.
+    Digests are those recorded when the files were written (`Storage.recording`); only files without one are read.
 
     Args:
-        leave_out: beginnings of the names of files that do not count.
-        only: beginnings of the names of those that do; default: all.
+        leave_out: prefixes of the names of files to leave out.
+        only: prefixes of the names of files to list; default: all.
 
     Raises:
-        DamagedFile: a file has another size than was written.
+        DamagedFile: a file does not have the size that was written.
     """
     noted = {f["name"]: FileDigest(f["size"], f["digest"]) for f in storage.take_written()}
     entries = [e for e in storage.list(recursive=True) if e.name != MANIFEST_NAME and e.name.startswith(only)]
@@ -69,8 +70,8 @@ def list_outputs(storage: Storage, leave_out: tuple[str, ...] = (), only: tuple[
 
 
 def verify_outputs(storage: Storage, outputs: Iterable[OutputFile]) -> list[FileProblem]:
-    """What is wrong with the files, as far as it is cheap to see: a problem for each file that is missing, has another
-    size, or is among the smallest (_FULL_CHECK_BYTES together) and has other bytes."""
+    """Return problems that are cheap to detect: files that are missing or have the wrong size, and altered files among
+    the smallest ones (_FULL_CHECK_BYTES in total)."""
     sizes = {entry.name: entry.size for entry in storage.list(recursive=True)}
     problems, whole = [], []
     for output in outputs:
@@ -87,10 +88,10 @@ def verify_outputs(storage: Storage, outputs: Iterable[OutputFile]) -> list[File
 def verify_digests(
     storage: Storage, outputs: Iterable[OutputFile], on_bytes: Callable[[int], None] = lambda size: None
 ) -> list[FileProblem]:
-    """Read the files, several at once; a problem for each that is gone or has other bytes than were written.
+    """Read the files, several at once, and return a problem for each that is missing or altered.
 
     Args:
-        on_bytes: told the size of every file that was read, from any thread.
+        on_bytes: called with the size of every file that was read, from any thread.
     """
 
     def verify(output: OutputFile) -> FileProblem | None:
@@ -114,7 +115,7 @@ def verify_digests(
 
 
 def _cheap(outputs: list[OutputFile]) -> list[OutputFile]:
-    """The smallest, _FULL_CHECK_BYTES and _FULL_CHECK_FILES at most."""
+    """Return the smallest files, at most _FULL_CHECK_BYTES and _FULL_CHECK_FILES."""
     chosen, total = [], 0
     for output in sorted(outputs, key=lambda o: o.size)[:_FULL_CHECK_FILES]:
         total += output.size

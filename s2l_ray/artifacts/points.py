@@ -1,4 +1,4 @@
-"""When the losses of a trajectory are taken: after which optimiser steps, and in which epochs of training itself."""
+"""Schedule of a trajectory's losses: the optimiser steps after which examples are scored, and epochs of training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2l_ray.errors import UserError
 
 
 class PlanError(UserError):
-    """The schedule asked for does not exist; says the numbers."""
+    """Error for an impossible schedule; the message has the numbers."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Point:
     """One column of the trajectories."""
 
     step: int
-    """Optimiser steps done when its losses are computed; of an epoch's, in its middle."""
+    """Optimiser steps done when the losses are computed; for those of an epoch, a step in its middle."""
     epoch: int | None = None
-    """In which training computes them, counted from 0; None: a pass of its own scores them."""
+    """Epoch in which training computes the losses, counted from 0; None: a separate pass scores them."""
 
 
 class HasStep(Protocol):
@@ -37,19 +37,19 @@ class HasStep(Protocol):
 
 
 def plan_points(config: TrajectoriesConfig, total_steps: int, steps_per_epoch: int) -> list[Point]:
-    """All points in the order of time, at different steps.
+    """Return all points in the order of time, each at a different step.
 
     Raises:
-        PlanError: fewer steps than snapshots, or no whole epoch.
+        PlanError: there are fewer steps than snapshots, or there is no complete epoch.
     """
     if config.source == "snapshots":
         return [Point(step) for step in snapshot_steps(total_steps, config.num_scored, config.include_step_zero)]
     epochs = total_steps // steps_per_epoch
     if not epochs or epochs + config.num_scored < 2:
         raise PlanError(
-            f"trajectories.source={config.source} takes one loss from every whole epoch, and {total_steps} optimiser "
-            f"steps are {epochs} of {steps_per_epoch} steps; train longer (proxy.epochs, proxy.max_steps), or use "
-            "source=snapshots"
+            f"trajectories.source={config.source} takes one loss from every complete epoch, but {total_steps} "
+            f"optimiser steps make {epochs} epochs of {steps_per_epoch} steps; train longer (proxy.epochs, "
+            "proxy.max_steps), or use source=snapshots"
         )
     scored = _hybrid_steps(total_steps, config.num_scored, config.include_step_zero)
     points = [Point(step) for step in scored]
@@ -61,27 +61,29 @@ def plan_points(config: TrajectoriesConfig, total_steps: int, steps_per_epoch: i
         free = next((step for step in nearest if step in own and step not in scored), None)
         if free is None:
             raise PlanError(
-                f"trajectories.num_snapshots={config.num_scored} leaves no step of epoch {epoch + 1} (of "
-                f"{steps_per_epoch} optimiser steps) to the losses of training: there is a snapshot at each; lower it, "
-                "or use source=snapshots"
+                f"trajectories.num_snapshots={config.num_scored} puts a snapshot at each of the {steps_per_epoch} "
+                f"optimiser steps of epoch {epoch + 1} and leaves none for the losses of training; lower it, or use "
+                "source=snapshots"
             )
         points.append(Point(free, epoch))
     return sorted(points, key=lambda point: point.step)
 
 
 def middle_point(points: Sequence[HasStep]) -> int | None:
-    """Which of the points scored by a pass is nearest to half of the steps, neither the untrained proxy nor the last
-    point; of two as near the earlier one; None: there is no such point."""
+    """Return the index of the scored point nearest to half of the steps, on ties the earlier one.
+
+    The untrained proxy and the last point do not count; None: there is no other scored point.
+    """
     last = len(points) - 1
     between = [i for i, point in enumerate(points) if point.epoch is None and point.step > 0 and i != last]
     return min(between, key=lambda i: abs(2 * points[i].step - points[last].step), default=None)
 
 
 def snapshot_steps(total_steps: int, num_snapshots: int, include_step_zero: bool) -> list[int]:
-    """After how many optimiser steps the examples are scored: evenly spaced, first and last included; once: the last.
+    """Return the steps after which examples are scored: evenly spaced with first and last; a single one is the last.
 
     Raises:
-        PlanError: fewer steps than snapshots.
+        PlanError: there are fewer steps than snapshots.
     """
     first = 0 if include_step_zero else 1
     _check_spread(total_steps - first + 1, total_steps, num_snapshots)
@@ -91,7 +93,7 @@ def snapshot_steps(total_steps: int, num_snapshots: int, include_step_zero: bool
 
 
 def _hybrid_steps(total_steps: int, num_snapshots: int, include_step_zero: bool) -> list[int]:
-    """Evenly spaced, the last included: the losses of training know the beginning well, and not the end."""
+    """Return evenly spaced steps including the last: training's own losses cover the beginning, but not the end."""
     if include_step_zero:
         return snapshot_steps(total_steps, num_snapshots, include_step_zero)
     _check_spread(total_steps, total_steps, num_snapshots)

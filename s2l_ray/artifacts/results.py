@@ -17,12 +17,12 @@ from s2l_ray.artifacts.stage import Stage
 class _Result(Stage):
     @classmethod
     def of(cls, stage: Stage) -> Self:
-        """The same stage, with its own properties."""
+        """Return the same stage as this class."""
         return cls(stage.name, stage.folder, stage.storage, stage.manifest, stage.reused)
 
     @property
     def label(self) -> str:
-        """What the stage is called among its kind: `s2l-0.11`, `full`."""
+        """Name of the stage among those of its kind: `s2l-0.11`, `full`."""
         return self.name.partition("/")[2] or self.name
 
 
@@ -60,7 +60,7 @@ class Target(_Result):
 
     @classmethod
     def evaluated(cls, stage: Stage, evaluation: Stage | None) -> Self:
-        """A target's stage with that of its evaluation."""
+        """Return a target's stage together with that of its evaluation."""
         target = cls.of(stage)
         target.heldout_evaluation = evaluation
         return target

@@ -1,4 +1,4 @@
-"""A run as an object: its configuration, its stages' manifests, and access to their files."""
+"""A run as an object: its configuration, the manifests of its stages, and access to their files."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from s2l_ray.errors import UserError
 from s2l_ray.storage.folder import Storage
 
 STAGES = tuple(READS)
-"""What every subset is made from."""
+"""Stages from which every subset is made."""
 
 CONFIG = "config.yaml"
 UNFINISHED = "config.unfinished.yaml"
-"""The configuration of a command whose selection is not complete yet, beside that of the complete one."""
+"""File with the configuration of a command whose selection is not complete yet, besides that of the complete one."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +44,9 @@ class Run:
     """Subsets and targets from the same clusters that share a name with a preferred one (made with another seed,
     another model, …), each under the name of its folder: `subset/s2l-0.11-1a2b3c4d`."""
     _recipes: dict[str, Recipe] = field(default_factory=dict, repr=False)
-    """Of targets, by their folders."""
+    """Recipes of targets, by their folders."""
     _begun: S2LConfig | None = field(default=None, repr=False)
-    """What `begin` has stored."""
+    """Configuration that `begin` has stored."""
 
     @property
     def uri(self) -> str:
@@ -100,7 +100,7 @@ class Run:
         return Subset.of(self._subsets_by_every_name()[name])
 
     def has_subset(self, name: str) -> bool:
-        """Whether it has a subset of this name, or in a folder of this name."""
+        """Whether the run has a subset with this name, or in a folder with this name."""
         return name in self._subsets_by_every_name()
 
     def _subsets_by_every_name(self) -> dict[str, Stage]:
@@ -130,11 +130,11 @@ class Run:
         self._take(find_chain(self.storage, self.config, warnings), warnings)
 
     def find_others_work(self) -> None:
-        """Add the subsets and targets that other commands made from the stages that this one has now."""
+        """Add the subsets and targets that other commands made from the stages that this command has now."""
         made = self.stages
         self._take({n: Found(made[n].folder, made[n].manifest) for n in STAGES if n in made}, [])
         folders = {stage.folder: stage for stage in made.values()}
-        for name, stage in made.items():  # this command's own stand before others of their name
+        for name, stage in made.items():  # this command's own stages take precedence over others with their name
             before = self.stages.get(name)
             if before is not None and before.folder not in folders:
                 self.others.append(_under_its_folders_name(before))
@@ -153,16 +153,17 @@ class Run:
         return Stage(name, found.folder, self.storage.sub(found.folder), found.manifest, reused=True)
 
     def begin(self, config: S2LConfig) -> None:
-        """Store the configuration, beside that of a complete selection until this one's is complete; hold the lock.
+        """Store the configuration, separately from that of a complete selection until this one's is complete.
 
-        So a command that fails or is interrupted changes nothing for those that read the run.
+        A command that fails or is interrupted therefore changes nothing for readers of the run. The caller holds the
+        run's lock.
         """
         name = UNFINISHED if self._holds_another_selection(to_yaml(config)) else CONFIG
         self.storage.write_bytes(name, to_yaml(config).encode())
         self._begun = config
 
     def _holds_another_selection(self, new: str) -> bool:
-        """Whether the stored configuration is another one than the new one, and its selection is complete."""
+        """Whether the stored configuration differs from the new one, and its selection is complete."""
         try:
             stored = read_config(self.storage)
         except RunError:
@@ -171,14 +172,14 @@ class Run:
         return to_yaml(stored) != new and is_complete(chain) and is_configured(chain, stored)
 
     def commit(self) -> None:
-        """Make the configuration that was begun the run's, now that its selection is complete; hold the lock."""
+        """Make the configuration from `begin` that of the run when its selection is complete; needs the run's lock."""
         assert self._begun is not None
         self.note_chain()
         self.storage.write_bytes(CONFIG, to_yaml(self._begun).encode())
         self.storage.delete(UNFINISHED)
 
     def note_chain(self) -> None:
-        """Note which stages the subsets are made from, if that is not noted yet; hold the lock."""
+        """Note from which stages the subsets are made, if that is not noted yet; needs the run's lock."""
         note_chain(self.storage, {name: self.stage(name).folder for name in STAGES})
 
 
@@ -187,7 +188,7 @@ def _seed(stage: Stage) -> int:
 
 
 def _is_alike(one: Recipe | None, other: Recipe | None) -> bool:
-    """Whether the targets were trained alike, on subsets that were chosen alike, or both on everything."""
+    """Whether targets differ only in seeds: both trained on everything, or on subsets chosen in the same way."""
     if one is None or other is None or one[0] != other[0]:
         return False
     return one[1] == other[1] or bool(one[1] & other[1])
@@ -198,7 +199,7 @@ def _under_its_folders_name(stage: Stage) -> Stage:
 
 
 def part_rows(stage: Stage) -> list[tuple[int, int]]:
-    """(part, rows) of a stage that is stored in parts."""
+    """Return (part, rows) of a stage that is stored in parts."""
     return [(int(part), int(rows)) for part, rows in stage.manifest.extra["parts"]]
 
 
@@ -215,10 +216,10 @@ def load_run(where: str | Storage) -> Run:
 
 
 def read_config(storage: Storage, unfinished: bool = False) -> S2LConfig:
-    """The configuration stored in a run's folder.
+    """Read the configuration stored in a run's folder.
 
     Args:
-        unfinished: that of a command that has not finished its selection, if there is one.
+        unfinished: whether to prefer that of a command that has not finished its selection.
 
     Raises:
         RunError: there is none, or it cannot be used.

@@ -1,7 +1,7 @@
-"""Builds stages in one run folder, under its lock, or skips those that are complete.
+"""Build stages in a run folder, under its lock, or skip those that are complete.
 
-A stage's folder is named for the fingerprint of its settings and inputs: a changed setting makes another folder and
-leaves the old one alone (changing back finds it again), and everything downstream follows by content.
+A stage's folder is named after the fingerprint of its settings and inputs: a changed setting creates another folder and
+leaves the old one unchanged (changing back finds it again), and downstream stages follow by content.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ _WORKING_DIRS = ("ray_train",)
 
 
 class StageRunner:
-    """Runs the stages of one run.
+    """Builds the stages of one run.
 
     Args:
-        shared: others build stages of this run beside it (trials of a sweep): each stage is locked by itself.
+        shared: whether others (trials of a sweep) build stages of this run at the same time; stages are then locked
+            separately.
     """
 
     def __init__(
@@ -52,19 +53,19 @@ class StageRunner:
 
     @property
     def started(self) -> bool:
-        """A stage was begun, or trials: whatever goes wrong from then on is a failure, no refusal."""
+        """Whether a stage or a trial has begun; from then on, an error is a failure, not a refusal."""
         return self._started
 
     def mark_started(self) -> None:
-        """Something that cannot be refused any more has begun outside a stage."""
+        """Record that work has begun outside a stage, after which errors are failures, not refusals."""
         self._started = True
 
     def ensure(self, spec: StageSpec) -> Stage:
-        """Build the stage, or skip it because its manifest stands and its files are there; says which."""
+        """Build the stage, or skip it if it is complete, and report which."""
         return self.record(self.make(spec))
 
     def make(self, spec: StageSpec) -> Stage:
-        """As `ensure`, but the stage is not the run's before `record`: a thread may build it beside others."""
+        """Build the stage like `ensure`, but leave adding it to the run to `record`, so that threads can build it."""
         found = self._complete(spec, spec.place, repair=not self.shared)
         if found is not None:
             return found
@@ -73,24 +74,24 @@ class StageRunner:
         own = RunLock(
             self.run.storage.sub("stage_locks", spec.key), wait_s=_STAGE_LOCK_TIMEOUT_S, on_wait=self.progress.say
         )
-        with own as lock:  # another trial may have built it meanwhile, or the very same under another name
+        with own as lock:  # another trial may have built it meanwhile, or the same artifact under another name
             place = self._first_place(spec) if spec.folder and spec.kind else spec.place
             found = self._complete(spec, place, repair=True)
             return found or self._build(spec, place, lock)
 
     def find(self, spec: StageSpec) -> Stage | None:
-        """The stage if it is complete; builds nothing."""
+        """Return the stage if it is complete, without building anything."""
         return self._complete(spec, spec.place, repair=False)
 
     def _first_place(self, spec: StageSpec) -> str:
-        """Where trials make what has this key: the folder that the first of them chose."""
+        """Return the folder in which trials build the artifact with this key, which the first of them chose."""
         note = f"sweep/made/{spec.key}.json"
         try:
             noted = self.run.storage.read_json(note)["folder"]
             if isinstance(noted, str) and noted.startswith(f"{spec.kind}/") and noted.endswith(f"-{spec.key[:8]}"):
                 return noted
         except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
-            pass  # not made before, or the note is damaged: this one is the first
+            pass  # not built before, or the note is damaged: this trial is the first
         self.run.storage.write_json(note, {"folder": spec.place})
         return spec.place
 
@@ -148,7 +149,7 @@ class StageRunner:
         return Stage(spec.name, place, storage, manifest)
 
     def record(self, stage: Stage) -> Stage:
-        """Make what was made a stage of the run, and say so."""
+        """Add the stage to the run, and report it."""
         manifest = stage.manifest
         self.run.stages[stage.name] = stage
         how = "unchanged, skipped" if stage.reused else f"done in {_cost(manifest)}"
@@ -167,15 +168,15 @@ class StageRunner:
 def open_runner(
     run: Run, progress: Progress, listener: Listener | None = None, wait_for_living_s: float = 5
 ) -> Iterator[StageRunner]:
-    """The run's only writer, for the block.
+    """Yield a runner that is the run's only writer during the block.
 
     Args:
-        listener: what else hears the run's record.
-        wait_for_living_s: how long to wait for a process on this machine that writes the run (seconds).
+        listener: called with every event of the run's log.
+        wait_for_living_s: how long to wait for a process on this machine that is writing the run (seconds).
     """
     storage = run.storage
-    # A node that is gone may have left its lock: wait until it is stale. A process here is known to live or not; one
-    # that lives may be a job that is just being stopped.
+    # A lost node may have left its lock behind: wait until it is stale. For a process on this machine, it is known
+    # whether it is alive; if so, it may be a job that is just being stopped.
     lock = RunLock(
         storage, wait_s=max(75, wait_for_living_s), wait_for_living_s=wait_for_living_s, on_wait=progress.say
     )
@@ -197,7 +198,7 @@ def _delete_working_dirs(storage: Storage) -> None:
 
 
 def _cost(manifest: StageManifest) -> str:
-    """`26.9 s`; with workers of its own `26.9 s (53.8 worker-seconds, peak memory 0.61 GB per worker)`."""
+    """Format the cost: `26.9 s`, or `26.9 s (53.8 worker-seconds, peak memory 0.61 GB per worker)` with workers."""
     cost = f"{manifest.wall_seconds:.1f} s"
     if manifest.peak_memory_bytes is not None:
         peak = manifest.peak_memory_bytes / 1e9

@@ -1,7 +1,7 @@
-"""What choosing took, in tokens and floating-point operations, by the manifests: training the models that selectors
+"""Work of selections in tokens and floating-point operations, from the manifests: training the models that selectors
 read, and their passes over the corpus.
 
-Passes over held-out examples and over the user's own ones are few beside these, and left out.
+Passes over held-out examples and the user's own examples are small in comparison and left out.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from s2l_ray.lm.flops import ModelShape
 from s2l_ray.selection.signals import CLUSTERS, EMBEDDINGS, LOSS_UNCONDITIONAL, LOSSES, PASSES
 
 SCORING_TARGET = f"target/{FULL}"
-"""The stage of a target that is the reference."""
+"""Stage of a target that is the reference."""
 
 
 @dataclass(frozen=True)
 class Work:
+    """Amount of work."""
+
     tokens: int = 0
     flops: float = 0.0
 
@@ -33,9 +35,12 @@ class Work:
 
 @dataclass(frozen=True)
 class SelectionWork:
+    """Work of a selection."""
+
     training: Work = Work()
-    """Of the models whose scores are read."""
+    """Training of the models whose scores are read."""
     scoring: Work = Work()
+    """Passes over the corpus."""
 
     @property
     def flops(self) -> float:
@@ -48,14 +53,14 @@ class SelectionWork:
 
 @dataclass(frozen=True)
 class Reads:
-    """What one subset's selector has read."""
+    """Inputs that one subset's selector has read."""
 
     proxy: bool
-    """Any of the proxy's scores."""
+    """Whether it read any of the proxy's scores."""
     trajectories: bool
-    """Those of all snapshots, or what was scored on the way."""
+    """Whether it read losses or scores that were computed at the snapshots."""
     passes: list[Stage]
-    """Beside them, of the proxy or of the target."""
+    """Additional passes that it read, of the proxy or the target."""
 
     @property
     def target(self) -> bool:
@@ -63,16 +68,20 @@ class Reads:
 
 
 def is_of_target(signals: Stage) -> bool:
-    """Whether a column is of the target, not of the proxy."""
+    """Whether a column was computed with the target, not with the proxy."""
     return "target" in signals.manifest.inputs
 
 
 def reads_of(run: Run, selection: SelectionConfig, selector: str, subset: Stage) -> Reads:
-    """Raises UserError: the selector, or an option of it, is not known here."""
+    """Return what a subset's selector has read.
+
+    Raises:
+        UserError: the selector, or one of its options, is unknown.
+    """
     names = set(subset.manifest.inputs)
     passes = [run.stages[name] for name in sorted(names) if name.startswith("signals/") and name in run.stages]
     needs = selection.needs_of(selector)
-    # What takes a pass of its own, or is the target's, needs no scores of the proxy's.
+    # Columns from a separate pass, or from the target, need none of the proxy's scores.
     scored = {need for need in needs if "@" in need and need.partition("@")[0] not in PASSES}
     if any(is_of_target(one) for one in passes):
         scored = {need for need in scored if need.endswith("@all")}
@@ -81,7 +90,7 @@ def reads_of(run: Run, selection: SelectionConfig, selector: str, subset: Stage)
 
 
 def work_of(run: Run, reads: Reads) -> SelectionWork:
-    """As if this subset were the only one."""
+    """Return the work of a subset as if it were the only one."""
     training, scoring = Work(), Work()
     if reads.proxy:
         training += proxy_training(run)
@@ -93,7 +102,7 @@ def work_of(run: Run, reads: Reads) -> SelectionWork:
 
 
 def whole_work(run: Run) -> SelectionWork:
-    """Of all that the run has: the proxy, its snapshots, the target where it is the reference, and all passes."""
+    """Return the work of the whole run: the proxy, its snapshots, a target that is the reference, and all passes."""
     passes = [stage for name, stage in run.stages.items() if name.startswith("signals/")]
     of_corpus = [one for one in passes if not {"query", "split"} & one.manifest.inputs.keys()]
     return work_of(run, Reads(True, True, of_corpus))
@@ -117,12 +126,12 @@ def proxy_scoring(run: Run) -> Work:
 
 
 def num_scored(snapshots: list[dict[str, Any]]) -> int:
-    """How many of a proxy's points took a pass over the corpus; its training computed the others anyway."""
+    """Count the points of a proxy that took a pass over the corpus; training computed the others anyway."""
     return sum(snapshot.get("epoch") is None for snapshot in snapshots)
 
 
 def _reference_of(run: Run, signals: Stage) -> Stage | None:
-    """The model that a column is of; None: the run has another one by now."""
+    """Return the model that computed a column; None: the run has another one now."""
     name = SCORING_TARGET if is_of_target(signals) else "proxy"
     model = run.stages.get(name)
     wanted = signals.manifest.inputs.get(name.partition("/")[0])
@@ -135,7 +144,7 @@ def _target_training(run: Run) -> Work:
 
 
 def pass_work(run: Run, signals: Stage) -> Work:
-    """Of one column of the whole corpus; nothing where the stages are gone that it was computed from."""
+    """Return the work of one column of the whole corpus; none if the stages from which it was computed are missing."""
     tokens = run.stages.get(f"target-tokens/{FULL}" if is_of_target(signals) else "tokens")
     model = _reference_of(run, signals)
     shape = None if model is None else _shape(model.manifest.extra["summary"])
@@ -143,7 +152,7 @@ def pass_work(run: Run, signals: Stage) -> Work:
         return Work()
     counts, column = TokensArtifact.of(tokens), SignalsArtifact.of(signals).column
     responses = counts.num_response_tokens
-    if column == LOSS_UNCONDITIONAL:  # responses alone; squares as if all had the same share of their example
+    if column == LOSS_UNCONDITIONAL:  # only responses; squares assume the same share in all examples
         squares = int(counts.sum_squared_lengths * (responses / max(1, counts.num_tokens)) ** 2)
         return Work(responses, float(shape.forward_flops(responses, responses, squares)))
     head = 0 if column in EMBEDDINGS else responses

@@ -1,8 +1,8 @@
-"""A snapshot on storage: `snapshot-<k>/<weights>/part-<p>.parquet`, then `snapshot-<k>/manifest.json`.
+"""Snapshots on storage: `snapshot-<k>/<weights>/part-<p>.parquet`, then `snapshot-<k>/manifest.json`.
 
-The folder's middle name is the fingerprint of the weights: a restart that arrives with other weights (GPU arithmetic
-need not repeat bit for bit) starts that snapshot anew instead of mixing. It is TRAINING where the losses are those that
-the training computed in the course of an epoch; a restart then writes again all that its last checkpoint lacks.
+The middle folder is the fingerprint of the weights: if a restart has different weights (GPU arithmetic need not be
+reproducible bit for bit), it starts the snapshot again instead of mixing losses. The folder is TRAINING for losses that
+training computed during an epoch; a restart then rewrites everything that its last checkpoint lacks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from s2l_ray.storage.folder import Storage
 _MANIFEST = "manifest.json"
 TRAINING = "training"
 TREND = "trend_nats"
-"""Column of such losses: what training as a whole had come to when it met the example."""
+"""Column of losses computed by training: mean loss of the examples seen at about the same time."""
 
 SCORE_SCHEMA = pa.schema(
     [
@@ -41,18 +41,18 @@ class Snapshot:
 
     snapshot: int
     step: int
-    """Optimiser steps done when it was taken."""
+    """Optimiser steps done when the snapshot was taken."""
     weights: str
     num_examples: int
     mean_loss_nats: float
     """Mean over the examples."""
     files: list[dict[str, Any]] = field(default_factory=list)
-    """{name in the stage's folder, size, digest} of its parts."""
+    """{name in the stage's folder, size, digest} of the parts."""
     epoch: int | None = None
-    """In which training computed the losses, counted from 0; None: they were scored."""
+    """Epoch in which training computed the losses, counted from 0; None: they were scored."""
 
     def plain(self) -> dict[str, Any]:
-        """Without the files, of which there may be tens of thousands."""
+        """Return plain data without the files, of which there may be tens of thousands."""
         return {name: value for name, value in asdict(self).items() if name != "files"}
 
 
@@ -65,20 +65,20 @@ def _folder_name(snapshot: int) -> str:
 
 
 def weights_folder(snapshot: int) -> str:
-    """Of a snapshot's weights, where they were kept, in the stage's folder."""
+    """Return the folder of a snapshot's weights, if they were kept, relative to the stage's."""
     return f"snapshots/{_folder_name(snapshot)}/model/"
 
 
 def target_weights_folder(step: int) -> str:
-    """Of a target's weights after so many optimiser steps, where they were kept, in the stage's folder."""
+    """Return the folder of a target's weights after `step` optimiser steps, if kept, relative to the stage's."""
     return f"snapshots/step-{step:08d}/model"
 
 
 def read_snapshot(out: Storage, snapshot: int) -> Snapshot | None:
-    """The manifest; None while the snapshot is incomplete.
+    """Read a snapshot's manifest; None while the snapshot is incomplete.
 
     Raises:
-        ManifestError: it is not a snapshot's manifest.
+        ManifestError: the file is not a snapshot's manifest.
     """
     folder = snapshot_folder(out, snapshot)
     if not folder.exists(_MANIFEST):
@@ -87,34 +87,34 @@ def read_snapshot(out: Storage, snapshot: int) -> Snapshot | None:
         return Snapshot(**folder.read_json(_MANIFEST))
     except (ValueError, TypeError, RecursionError) as error:
         raise ManifestError(
-            f"{folder.uri}/{_MANIFEST} is damaged ({first_line(error)}), so what this snapshot holds is not known; "
+            f"{folder.uri}/{_MANIFEST} is damaged ({first_line(error)}), so the snapshot's content is unknown; "
             "run the same command again, and the proxy is retrained to score it"
         ) from error
 
 
 def write_snapshot(out: Storage, snapshot: Snapshot) -> None:
-    """Declare it complete."""
+    """Write the manifest, which declares the snapshot complete."""
     snapshot_folder(out, snapshot.snapshot).write_json(_MANIFEST, asdict(snapshot))
 
 
 def score_name(snapshot: int, weights: str, part: int) -> str:
-    """Of a part of scores, in the stage's folder."""
+    """Return the name of a part of scores, relative to the stage's folder."""
     return score_folder(snapshot, weights) + part_name(part)
 
 
 def score_folder(snapshot: int, weights: str) -> str:
-    """Of the parts of scores, in the stage's folder."""
+    """Return the folder of the parts of scores, relative to the stage's."""
     return f"snapshots/{_folder_name(snapshot)}/{weights}/"
 
 
 def missing_parts(out: Storage, snapshot: int, weights: str, parts: list[int]) -> list[int]:
-    """Parts that these weights have not scored yet."""
+    """Return the parts that have not been scored yet with these weights."""
     done = {entry.name for entry in snapshot_folder(out, snapshot).list(weights)}
     return [p for p in parts if f"{weights}/{part_name(p)}" not in done]
 
 
 def lost_part(out: Storage, num_snapshots: int, parts: list[int]) -> str:
-    """A part that a complete snapshot no longer has, or a damaged manifest, which it deletes; "" if all are there."""
+    """Return a part that a complete snapshot lacks, or a damaged manifest after deleting it; "" if all are complete."""
     for index in range(num_snapshots):
         try:
             snapshot = read_snapshot(out, index)
@@ -135,8 +135,7 @@ def score_table(
     trend: np.ndarray | None = None,
     signals: Mapping[str, np.ndarray] | None = None,
 ) -> pa.Table:
-    """The rows that a worker writes, SCORE_SCHEMA; with the column TREND where training computed them, else with
-    signals beside the loss.
+    """Return the rows that a worker writes: SCORE_SCHEMA, plus TREND if training computed them, or else the signals.
 
     Args:
         ids: (n, 2) uint64.

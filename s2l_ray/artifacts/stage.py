@@ -1,4 +1,4 @@
-"""A stage: what it is made of (`StageSpec`), what its builder gives (`StageResult`), and the complete one (`Stage`)."""
+"""Stages: the specification (`StageSpec`), the builder's result (`StageResult`), and the complete stage (`Stage`)."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ class Stage:
 
     @property
     def summary(self) -> str:
-        """What was made, in one line for people, with the folder where it is now."""
+        """One-line summary for people, with the stage's current folder."""
         return str(self.manifest.extra.get(SUMMARY, "")).replace(HERE, self.storage.uri)
 
     @property
     def warnings(self) -> list[str]:
-        """What people should know of how it was made, with the folder where it is now."""
+        """Warnings for people, with the stage's current folder."""
         return [warning.replace(HERE, self.storage.uri) for warning in self.manifest.warnings]

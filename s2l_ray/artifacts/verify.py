@@ -1,4 +1,4 @@
-"""`s2l verify`: are the files of a run what was written? Reads all of them, several at once, and changes nothing."""
+"""`s2l verify`: read all files of a run, several at once, and compare them with their digests; changes nothing."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ _UNFINISHED = "of no complete stage: checkpoints, and what an interrupted comman
 
 @dataclass
 class Verification:
-    """What was found out."""
+    """Result of a verification."""
 
     num_files: int = 0
     num_bytes: int = 0
     problems: list[str] = field(default_factory=list)
-    """One sentence or two for each bad file: name, stage, cure."""
+    """One or two sentences for each bad file: name, stage, remedy."""
     unverified: list[str] = field(default_factory=list)
-    """What nothing vouches for, and why."""
+    """Files without a digest, by folder, and why."""
     num_unverified: int = 0
-    """Files."""
+    """Number of files without a digest."""
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the result as lines for people."""
         told = [f"bad: {problem}" for problem in self.problems]
         told += [f"not verified: {what}" for what in self.unverified]
         outcome = f"{len(self.problems):,} bad" if self.problems else "all of them are what was written"
@@ -63,18 +63,18 @@ class Verification:
 
 @dataclass
 class _Claims:
-    """What the run folder says that it holds."""
+    """Files listed by the manifests and records of a run folder."""
 
     outputs: list[OutputFile] = field(default_factory=list)
-    """Named relative to the run folder."""
+    """Listed files, named relative to the run folder."""
     owner: dict[str, str] = field(default_factory=dict)
-    """Output → what it belongs to, and the cure."""
+    """Output → what it belongs to, and the remedy."""
     spoken_for: set[str] = field(default_factory=set)
-    """Files that are in `outputs` or say what is."""
+    """Files in `outputs`, and the manifests and records that list them."""
 
 
 def verify_run(storage: Storage, progress: Progress) -> Verification:
-    """Compare every file that a manifest or a record of this run names, older stages included, with its digest.
+    """Compare every file that a manifest or record of this run lists, including older stages, with its digest.
 
     Raises:
         RunError: no stage in this folder is complete, so there is nothing to compare.
@@ -138,7 +138,7 @@ def _claim(claims: _Claims, folder: str, outputs: list[OutputFile], owner: str) 
 
 
 def _unclaimed(names: list[str], folders: list[str]) -> list[str]:
-    """Files without a digest, counted by where they lie, and why they have none."""
+    """Count files without a digest by folder, with the reason."""
     complete, counts = set(folders), Counter[str]()
     for name in names:
         *parents, _ = name.split("/")

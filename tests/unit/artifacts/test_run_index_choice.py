@@ -84,7 +84,7 @@ def test_a_target_of_an_earlier_version_is_left_out_with_what_to_do(maker, caplo
     [said] = {record.getMessage() for record in caplog.records if folder.name in record.getMessage()}
     assert earlier_targets(maker.storage, "full") == [said], "before it is trained again, too"
     assert earlier_targets(maker.storage, "s2l-0.1") == []
-    for piece in ("is left out: it was trained by an earlier s2l_ray", "The model in it is whole", "trains it again"):
+    for piece in ("is left out: it was trained by an earlier s2l_ray", "Its model is intact", "trains a new target"):
         assert piece in said
     maker.target("full", chain, None, learning_rate=1.0)
     assert "full" in load_run(str(maker.folder)).targets

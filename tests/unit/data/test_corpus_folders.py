@@ -115,7 +115,7 @@ def test_splits_that_are_not_there_or_empty_are_refused(tmp_path):
     with pytest.raises(SourceError, match=r"no such split; its splits are \['train', 'test'\]\. Set corpus\.hugg"):
         load(HuggingFaceSource(name=name, split="validation"))
     for source in (HuggingFaceSource(name=name, split="test"), HuggingFaceSource(name=f"{name}/test")):
-        with pytest.raises(SourceError, match=r"has no row, so there is nothing to select from"):
+        with pytest.raises(SourceError, match=r"has no rows, so there is nothing to select from"):
             load(source)
     assert "saved dataset without rows" in refusal(f"{name}/test")
     assert len(load(HuggingFaceSource(name=name))) == 7
