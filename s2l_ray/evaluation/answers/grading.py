@@ -37,7 +37,7 @@ Reason = Literal["right", "wrong_value", "no_answer", "truncated", "program_fail
 Form = Literal["cot", "output"]
 """A chain of thought, or what a program printed."""
 
-_CODE = re.compile(r"[A-Za-z_]\(\s*['\"]|__[a-z]+__")
+_CODE = re.compile(r"[A-Za-z_]\(\s*['\"]")
 """A call of Python, which is never evaluated: no number in it is the answer."""
 _REASONS: dict[str, Reason] = {
     "right": "right",
