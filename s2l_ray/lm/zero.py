@@ -1,7 +1,7 @@
-"""DeepSpeed ZeRO behind the `Engine` protocol. The only module that imports DeepSpeed. No Ray.
+"""DeepSpeed ZeRO behind the `Engine` protocol. This is the only module that imports DeepSpeed. No Ray.
 
-ZeRO stage 1 shards the optimiser's state over the workers, 2 the gradients too, 3 the parameters too
-(https://www.deepspeed.ai/tutorials/zero/). For offload DeepSpeed compiles C++ extensions at first use (g++ and ninja).
+ZeRO stage 1 shards the optimiser's state over the workers, stage 2 also the gradients, stage 3 also the parameters
+(https://www.deepspeed.ai/tutorials/zero/). For offload, DeepSpeed compiles C++ extensions at first use (g++ and ninja).
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from s2l_ray.lm.zero_config import BETAS, EPS
 from s2l_ray.storage.scratch import scratch_folder
 
 WHOLE_BUILD_LIMIT = 500_000_000
-"""Random models of at most so many parameters are built whole on every worker (2 GB each) and sharded afterwards."""
+"""Random models with at most this many parameters are built whole on every worker (2 GB each) and then sharded."""
 
 
 class DeepSpeedMissing(UserError):
-    """ZeRO was asked for and DeepSpeed is not installed."""
+    """Error if ZeRO is configured, but DeepSpeed is not installed."""
 
 
 _BUILD_S = 900.0
-"""One of DeepSpeed's extensions is compiled in less, on a busy machine too."""
+"""Time in which any of DeepSpeed's extensions compiles, even on a busy machine (seconds)."""
 
 
 def import_deepspeed() -> Any:
@@ -48,17 +48,17 @@ def import_deepspeed() -> Any:
         import deepspeed
     except ImportError as error:
         raise DeepSpeedMissing(
-            f"target.zero_stage above 0 and offload are DeepSpeed's, which cannot be imported ({error}); "
+            f"target.zero_stage above 0 and offload need DeepSpeed, which cannot be imported ({error}); "
             'run pip install "s2l_ray[target]" on every node, or set target.zero_stage=0'
         ) from error
     if os.environ.get("DS_ACCELERATOR") == "cpu":
-        # Shared memory between the workers of a node, instead of gloo: an extension that takes minutes to compile.
+        # Disables an extension for shared memory between a node's workers, which takes minutes to compile: use gloo.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
 def _forget_dead_builds() -> None:
-    """A process that was killed while it compiled leaves a lock behind, for which PyTorch would wait indefinitely."""
+    """Delete locks of processes that were killed while compiling, for which PyTorch would wait indefinitely."""
     from torch.utils.cpp_extension import get_default_build_root
 
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
@@ -70,15 +70,16 @@ def _forget_dead_builds() -> None:
 
 @contextlib.contextmanager
 def sharded_build(ds_config: dict[str, Any], random_parameters: int | None = None) -> Iterator[None]:
-    """Within, `transformers` builds causal LMs in shards (ZeRO-3): no worker ever holds a whole model.
+    """Make `transformers` build causal LMs in shards (ZeRO-3) within the block, so that no worker holds a whole model.
 
-    torch.distributed is initialised by then. Pretrained weights are read by worker 0 and scattered.
+    torch.distributed must be initialised. Worker 0 reads pretrained weights and scatters them.
 
     Args:
-        ds_config: of stage 3; with other stages nothing happens.
-        random_parameters: number of parameters, if they are random. `transformers` draws them in another order when it
-            builds in shards: the same seed gives other weights than without ZeRO-3. So up to WHOLE_BUILD_LIMIT the
-            model is built whole on every worker, and the weights are those of the seed; `ZeroEngine` shards it.
+        ds_config: DeepSpeed's configuration; this has no effect with stages other than 3.
+        random_parameters: number of parameters, if they are random. When building in shards, `transformers` draws them
+            in another order, so the same seed gives other weights than without ZeRO-3. Therefore, up to
+            WHOLE_BUILD_LIMIT, the model is built whole on every worker, with the seed's weights, and `ZeroEngine`
+            shards it.
     """
     small = random_parameters is not None and random_parameters <= WHOLE_BUILD_LIMIT
     if ds_config["zero_optimization"]["stage"] != 3 or small:
@@ -97,17 +98,17 @@ def sharded_build(ds_config: dict[str, Any], random_parameters: int | None = Non
 
 
 class ZeroEngine:
-    """The weights, gradients and optimiser's state of `ResponseLoss(model)`, sharded over the workers.
+    """Engine that shards the weights, gradients and optimiser's state of `ResponseLoss(model)` over the workers.
 
-    An update with a gradient that is not finite is not made, at any stage and precision: DeepSpeed looks at the global
-    norm first. `update` then gives infinity, the same on every worker.
+    Updates with non-finite gradients are skipped at any stage and precision, because DeepSpeed checks the global norm
+    first; `update` then returns infinity on every worker.
 
-    bf16: the model's weights are bf16, the optimiser's fp32 copies start from them (not from an fp32 file); micro-batch
-    gradients add up in fp32. Do not autocast around it.
+    With bf16, the model's weights are bf16, and the optimiser's fp32 copies start from them (not from an fp32 file);
+    gradients of micro-batches add up in fp32. Do not use autocast.
 
-    Evaluate under `torch.no_grad()`, not `inference_mode`: weights that ZeRO-3 keeps whole (below 1e5 elements) would
-    be inference tensors ever after. Offload to NVMe needs libaio; its checkpoints are slow, since a whole sub-group is
-    read from the disk for each parameter.
+    Evaluate under `torch.no_grad()`, not `inference_mode`, in which weights that ZeRO-3 keeps whole (below 1e5
+    elements) would permanently become inference tensors. Offload to NVMe needs libaio; its checkpoints are slow,
+    because a whole sub-group is read from disk for each parameter.
     """
 
     lockstep = True
@@ -115,7 +116,7 @@ class ZeroEngine:
     def __init__(
         self, model: Any, config: TargetConfig, device: torch.device, num_workers: int, ds_config: dict[str, Any]
     ) -> None:
-        """`model`: whole, or from `sharded_build`; frozen parameters stay so. `ds_config`: from `make_zero_config`."""
+        """`model`: whole, or from `sharded_build`; frozen weights stay so. `ds_config`: from `make_zero_config`."""
         deepspeed = import_deepspeed()
         _start_deepspeed(deepspeed, device)
         self._deepspeed, self.model, self.num_workers = deepspeed, model, num_workers
@@ -126,13 +127,14 @@ class ZeroEngine:
         self._engine = deepspeed.initialize(model=self.loss, optimizer=self.optimizer, config=ds_config)[0]
         if self._engine.device.type != device.type or (device.index or 0) != (self._engine.device.index or 0):
             raise UserError(
-                f"DeepSpeed chose {self._engine.device}, this worker was given {device}: set LOCAL_RANK={device.index}"
+                f"DeepSpeed chose {self._engine.device}, but this worker's device is {device}, so the two would not "
+                f"match; set LOCAL_RANK={device.index}"
             )
         if self.stage < 3:
             self._make_adam_states()
         else:
             self._spare_second_gradients()
-            # Used by HeadLoss, owned by another module: fetched once around its forward and backward pass.
+            # HeadLoss uses parameters of another module: fetch them once around its forward and backward pass.
             for parameter in self.loss.head_loss.head.parameters(recurse=False):
                 deepspeed.zero.register_external_parameter(self.loss.head_loss, parameter)
         _return_freed_memory()
@@ -153,7 +155,7 @@ class ZeroEngine:
         self._engine.backward(loss)
 
     def clip(self, max_norm: float) -> None:
-        """DeepSpeed does it within `update`, to the `gradient_clipping` of its configuration."""
+        """Do nothing: DeepSpeed clips within `update`, to the `gradient_clipping` of its configuration."""
 
     def update(self, learning_rate: float) -> float:
         for group in self.optimizer.param_groups:
@@ -164,7 +166,7 @@ class ZeroEngine:
         return float(self._engine.get_global_grad_norm())
 
     def save(self, folder: Path) -> None:
-        """Trained parameters only, no pickles, for any stage and number of workers: see zero_checkpoint."""
+        """Save only trained parameters, without pickles, for any stage and number of workers; see zero_checkpoint."""
         self._release()
         if not self._has_stepped:
             self._empty_step()
@@ -173,10 +175,10 @@ class ZeroEngine:
         write_checkpoint(folder, trained, lambda name, kind: self._whole(trained[name], kind), step, self.stage)
 
     def load(self, folder: Path) -> None:
-        """Under stages 1 and 2 every worker reads all of it, under 3 worker 0 does and the others read their shards.
+        """Load a checkpoint: with stages 1 and 2, every worker reads all of it; with 3, only worker 0 does.
 
         Raises:
-            CheckpointMismatch: nothing was changed yet.
+            CheckpointMismatch: the checkpoint does not fit; nothing has been changed.
         """
         trained = self._trained()
         checkpoint = Checkpoint(folder, {n: _num_elements(p) for n, p in trained.items()})
@@ -207,28 +209,28 @@ class ZeroEngine:
         return [state for state in self.optimizer.state.values() if "exp_avg" in state]
 
     def _gathered(self, parameter: Tensor, modifier_rank: int | None = None) -> contextlib.AbstractContextManager[Any]:
-        """The whole parameter within, in ZeRO-3; changes by `modifier_rank` are kept."""
+        """Return a context with the whole parameter in ZeRO-3; changes by `modifier_rank` are kept."""
         return self._deepspeed.zero.GatheredParameters([parameter], modifier_rank=modifier_rank)
 
     def _whole(self, parameter: nn.Parameter, kind: str) -> Tensor:
-        """The fp32 weight or a moment, whole, on every worker."""
+        """Return the whole fp32 weight or moment, on every worker."""
         utils = self._deepspeed.utils
         if kind == WEIGHT:
             return utils.safe_get_full_fp32_param(parameter)
         return utils.safe_get_full_optimizer_state(parameter, kind)
 
     def _set_weight(self, parameter: nn.Parameter, checkpoint: Checkpoint, name: str) -> None:
-        """The weight that the model computes with."""
+        """Set the weight with which the model computes."""
         with torch.no_grad(), self._gathered(parameter, modifier_rank=0):
             if self.stage < 3 or dist.get_rank() == 0:
                 parameter.data.copy_(checkpoint.part(name, WEIGHT).view_as(parameter))
 
     def _set_master(self, parameter: nn.Parameter, checkpoint: Checkpoint, name: str, kind: str) -> None:
-        """The optimiser's own fp32 weight or a moment, as far as this worker holds it."""
+        """Set this worker's part of the optimiser's own fp32 weight or a moment."""
         utils = self._deepspeed.utils
         if self.stage == 3:
-            # Not safe_set_full_…: of a parameter whose size the number of workers does not divide, it takes the last
-            # worker's part from beyond the end (DeepSpeed 0.19).
+            # safe_set_full_… is not used: if the number of workers does not divide a parameter's size, it takes the
+            # last worker's part from beyond the end (DeepSpeed 0.19).
             size, total = utils.safe_get_local_fp32_param(parameter).numel(), _num_elements(parameter)
             start, end = (min(total, (dist.get_rank() + i) * size) for i in (0, 1))
             value = torch.zeros(size)
@@ -240,13 +242,13 @@ class ZeroEngine:
         to_weight(parameter, value) if kind == WEIGHT else to_state(parameter, value, kind)
 
     def _release(self) -> None:
-        """Weights that ZeRO-3 still holds whole, or fetches ahead, after a pass."""
+        """Release weights that ZeRO-3 still holds whole, or prefetches, after a pass."""
         self._engine.empty_partition_cache()
 
     def _spare_second_gradients(self) -> None:
-        """With offload, DeepSpeed adds micro-batches up in one buffer and copies the sums into another beside the
-        optimiser's states: 4 bytes a parameter, twice. Where both are fp32 and in the node's memory the second becomes
-        a view of the first, and the copy one onto itself (DeepSpeed 0.19; other layouts stay as they are)."""
+        """Avoid a second copy of offloaded gradients: DeepSpeed adds up micro-batches in one buffer and copies the sums
+        into another one, 4 bytes per parameter each. If both are fp32 and in the node's memory, the second becomes a
+        view of the first, which is then copied onto itself (DeepSpeed 0.19; other layouts are left as they are)."""
         zero = self._engine.optimizer
         sums, groups = getattr(zero, "grad_partitions_flat_buffer", None), zero.fp32_partitioned_groups_flat
         if not zero.offload_optimizer or zero.swap_optimizer or sums is None:
@@ -259,8 +261,8 @@ class ZeroEngine:
             start += group.numel()
 
     def _make_adam_states(self) -> None:
-        """By an update of nothing. DeepSpeed lets parameters know of them after its first group's first update, when
-        those of the second group would not exist yet (stages 1 and 2, DeepSpeed 0.19)."""
+        """Create Adam's states by an update with zero gradients: DeepSpeed links them to the parameters after the first
+        group's first update, when those of the second would not exist yet (stages 1 and 2, DeepSpeed 0.19)."""
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0
             for flat in group["params"]:
@@ -271,7 +273,7 @@ class ZeroEngine:
         self._set_adam_step(0)
 
     def _empty_step(self) -> None:
-        """Of gradient and learning rate 0: changes nothing, but DeepSpeed completes its books in the first step."""
+        """Make a step with gradient and learning rate 0, which only completes DeepSpeed's initialisation."""
         with self.micro_batch(last=True):
             total, _ = self.forward(empty_batch().to(self._engine.device))
             self.backward(total)
@@ -287,11 +289,11 @@ class ZeroEngine:
 
 
 def sharded_loss(model: Any, device: torch.device, ds_config: dict[str, Any]) -> ResponseLoss:
-    """`ResponseLoss(model)` in shards, for scoring alone: no gradients, no optimiser's states. Every worker calls it.
+    """Shard `ResponseLoss(model)` for scoring, without gradients and optimiser; every worker must call this.
 
     Args:
-        model: whole, or from `sharded_build`.
-        ds_config: of stage 3.
+        model: a whole model, or one from `sharded_build`.
+        ds_config: DeepSpeed's configuration for stage 3.
     """
     deepspeed = import_deepspeed()
     _start_deepspeed(deepspeed, device)
@@ -300,22 +302,22 @@ def sharded_loss(model: Any, device: torch.device, ds_config: dict[str, Any]) ->
     engine = deepspeed.initialize(model=loss, config=ds_config | {"zero_optimization": zero})[0]
     for parameter in loss.head_loss.head.parameters(recurse=False):
         deepspeed.zero.register_external_parameter(loss.head_loss, parameter)
-    loss.__dict__["engine"] = engine  # alive as long as the loss, and no module of it
+    loss.__dict__["engine"] = engine  # keeps the engine alive with the loss, without registering it as a module
     return loss
 
 
 def _return_freed_memory() -> None:
-    """To the system. glibc keeps freed blocks of up to 32 MB: those of the unsharded model and of every gathered
-    weight lie scattered between what lives on, a quarter of a worker's memory beside states offloaded to it, when the
-    first update makes the moments. Hundredths of a second."""
+    """Return freed memory to the system, in hundredths of a second. glibc keeps freed blocks of up to 32 MB: those of
+    the unsharded model and of gathered weights are scattered between live ones, a quarter of a worker's memory with
+    offloaded states when the first update creates the moments."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl and macOS have none
     if trim is not None:
         trim(0)
 
 
 def _copy_on_disk(tensor: Tensor) -> Tensor:
-    """In a file that is gone with the tensor: a whole model beside its own training would be too much for many nodes'
-    memory, and this is read once, on its way to another file."""
+    """Copy a tensor to a temporary file that disappears with it: a whole model in addition to its training would exceed
+    many nodes' memory, and the copy is read only once, to be written to another file."""
     if tensor.numel() == 0:
         return tensor.cpu()
     with scratch_folder() as folder:
@@ -339,7 +341,7 @@ def _make_optimizer(model: Any, config: TargetConfig, device: torch.device, ds_c
 
 
 def _start_deepspeed(deepspeed: Any, device: torch.device | None = None) -> None:
-    """Takes over the process group that exists. DeepSpeed reads this worker's device from LOCAL_RANK."""
+    """Initialise DeepSpeed with the existing process group; it reads this worker's device from LOCAL_RANK."""
     index = device.index if device is not None else torch.cuda.current_device() if torch.cuda.is_available() else 0
     os.environ.setdefault("LOCAL_RANK", str(index or 0))
     deepspeed.init_distributed(verbose=False)

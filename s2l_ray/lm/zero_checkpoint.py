@@ -1,10 +1,10 @@
 """Checkpoints of ZeRO training that any stage and any number of workers can load. Plain torch, no DeepSpeed.
 
-DeepSpeed's own checkpoints hold one pickle per worker. Loading them can run code (`weights_only=False`), on another
-number of workers each node must first convert them into a second copy ("universal checkpoint"), and frozen weights
-(LoRA) are written too. Here each trained parameter is written whole, as fp32 weight and Adam's two moments, to
-safetensors, which can run nothing. Cost: 12 bytes per trained parameter go once over the network; the workers share the
-writing.
+DeepSpeed's own checkpoints contain one pickle per worker. Loading them can run code (`weights_only=False`); with a
+different number of workers, each node must first convert them into a second copy ("universal checkpoint"); and frozen
+weights (LoRA) are written, too. Here, each trained parameter is written whole, as fp32 weight and Adam's two moments,
+to safetensors, which cannot run code. Cost: 12 bytes per trained parameter are sent once over the network; the workers
+share the writing.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from s2l_ray.errors import DataError
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 FILE_BYTES = 2**30
-"""A worker keeps about so much in memory before it writes a file."""
+"""Amount that a worker keeps in memory before it writes a file (bytes)."""
 _INDEX = "zero.json"
 
 
 class CheckpointMismatch(DataError):
-    """The files are incomplete, or belong to another model."""
+    """Error for a checkpoint that is incomplete, or belongs to another model."""
 
 
 def write_checkpoint(
     folder: Path, names: Iterable[str], whole: Callable[[str, str], Tensor], step: int, stage: int
 ) -> None:
-    """Every worker calls it, with the same names in the same order, and writes every so-many-eth parameter.
+    """Write a checkpoint; every worker must call this with the same names in the same order, and writes its share.
 
     Args:
-        folder: local to the worker; files of different workers have different names.
-        whole: (name, kind) → the whole tensor, fp32; all workers call it together.
+        folder: folder local to the worker; files of different workers have different names.
+        whole: returns the whole fp32 tensor for (name, kind); all workers call it together.
         step: Adam's count of updates.
+        stage: ZeRO stage of the training.
     """
-    # A single worker in plain PyTorch has no group.
+    # A single worker in plain PyTorch has no process group.
     rank, num_workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     names = list(names)
     pending: dict[str, Tensor] = {}
@@ -68,10 +69,10 @@ def _write(folder: Path, rank: int, num_files: int, pending: dict[str, Tensor]) 
 
 
 class Checkpoint:
-    """The flat tensors of a folder with the files of all workers that wrote. Files are mapped, not read.
+    """Flat tensors of a checkpoint, from a folder with the files of all workers. Files are mapped, not read.
 
     Raises:
-        CheckpointMismatch: files are missing, or parameters are not those of `num_elements` (name → size).
+        CheckpointMismatch: files are missing, or the parameters are not those of `num_elements` (name → size).
     """
 
     def __init__(self, folder: Path, num_elements: Mapping[str, int]) -> None:
@@ -89,8 +90,8 @@ class Checkpoint:
         odd = sorted(set(index["parameters"]) ^ set(num_elements))
         if odd:
             raise CheckpointMismatch(
-                f"{folder} and the model train different parameters ({len(odd)}, one is {odd[0]}): it is of another "
-                "model or LoRA setting; use the settings it was written with, or train from scratch"
+                f"{folder} and the model train different parameters ({len(odd)}, one is {odd[0]}): the checkpoint is "
+                "from another model or LoRA setting; use the settings it was written with, or train from scratch"
             )
         for path in sorted(folder.glob("zero-*.safetensors")):
             file = safe_open(path, framework="pt")
@@ -111,6 +112,6 @@ class Checkpoint:
                 )
 
     def part(self, name: str, kind: str, start: int = 0, end: int | None = None) -> Tensor:
-        """Elements start to end, flat, fp32."""
+        """Return the elements from start to end, flat, fp32."""
         key = f"{kind}/{name}"
         return self._file_of[key].get_slice(key)[start:end]

@@ -1,4 +1,4 @@
-"""The DeepSpeed configuration: what the section `target` says, and a JSON file of the user's merged into it. Pure.
+"""Build the DeepSpeed configuration from the section `target`, with the user's JSON file merged in.
 
 Keys: https://www.deepspeed.ai/docs/config-json/
 """
@@ -27,7 +27,7 @@ _OURS: dict[str, tuple[str, str]] = {
     "zero_optimization.offload_param.nvme_path": ("target.nvme_path", "parameters would go to another folder"),
     "bf16.enabled": ("target.precision", "the weights would have another precision"),
 }  # fmt: skip
-"""Keys that this section sets: where, and what a contradiction would do."""
+"""Keys set by the section `target`: the setting, and the consequence of a contradiction."""
 
 _REFUSED: dict[str, str] = {
     "fp16": "fp16 needs loss scaling, which skips steps; use target.precision=bf16 or fp32",
@@ -49,7 +49,7 @@ _HARMLESS: dict[str, Any] = {"managed_gradient_accumulation": True, "sequence_pa
 
 
 class ZeroConfigError(UserError):
-    """The DeepSpeed file cannot be used, or contradicts the section `target`; says which key and what would do."""
+    """Error for a DeepSpeed file that cannot be used or contradicts the section `target`; names key and remedy."""
 
 
 def make_zero_config(
@@ -60,20 +60,21 @@ def make_zero_config(
     gradient_clipping: float,
     user: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The dictionary for `deepspeed.initialize`.
+    """Return the dictionary for `deepspeed.initialize`.
 
     Args:
-        user: the content of `target.deepspeed_config`, if it has been read elsewhere; None: it is read here.
+        user: content of `target.deepspeed_config`, if it has already been read; None: it is read here.
 
     Raises:
-        ZeroConfigError: the user's file cannot be read or contradicts `config`, or stage and offload do not fit.
+        ZeroConfigError: the user's file cannot be read or contradicts `config`, or stage and offload do not fit
+            together.
     """
     if stage not in (1, 2, 3):
         raise ZeroConfigError(f"ZeRO stage {stage} does not exist; use 1, 2 or 3, or 0 for PyTorch without DeepSpeed")
     if config.offload_parameters != "none" and stage != 3:
         raise ZeroConfigError(
             f"target.offload_parameters={config.offload_parameters} needs sharded parameters, which ZeRO stage {stage} "
-            "has not; set target.zero_stage=3"
+            "does not have; set target.zero_stage=3"
         )
     if config.offload_optimizer == "nvme" and stage != 3:
         raise ZeroConfigError(
@@ -97,7 +98,11 @@ def make_zero_config(
 
 
 def read_user_config(path: str | Path) -> dict[str, Any]:
-    """The user's DeepSpeed JSON. Raises ZeroConfigError: it is missing, or not a JSON object."""
+    """Read the user's DeepSpeed JSON.
+
+    Raises:
+        ZeroConfigError: the file is missing, or not a JSON object.
+    """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -117,8 +122,8 @@ def _fixed(
         if where != "none":
             zero[key] = {"device": where} | ({"nvme_path": config.nvme_path} if where == "nvme" else {})
     return {
-        # Micro-batches hold a number of tokens and their number changes from step to step: DeepSpeed is told the
-        # smallest batch, so that it divides the loss by nothing, and the step says itself which micro-batch is last.
+        # Micro-batches are limited by tokens, so their number varies from step to step. DeepSpeed is given the smallest
+        # batch, so that it does not divide the loss, and the step itself says which micro-batch is the last.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "train_batch_size": num_workers,
@@ -130,12 +135,12 @@ def _fixed(
 
 
 def _defaults(config: TargetConfig, stage: int, precision: str) -> dict[str, Any]:
-    """What a user's file may change."""
+    """Return settings that a user's file may change."""
     zero: dict[str, Any] = {
-        # Elements sent at once. DeepSpeed's 5e8 hold 2 GB of buffers (fp32) for little more speed.
+        # Elements sent at once. DeepSpeed's default of 5e8 needs 2 GB of buffers (fp32) for little more speed.
         "reduce_bucket_size": 50_000_000,
         "allgather_bucket_size": 50_000_000,
-        # Elements whose gradients are in fp32 at once in an update; DeepSpeed's 1e9 are 4 GB.
+        # Elements whose gradients are in fp32 at once in an update; DeepSpeed's default of 1e9 needs 4 GB.
         "sub_group_size": 100_000_000,
     }
     defaults: dict[str, Any] = {"zero_optimization": zero}
@@ -147,13 +152,13 @@ def _defaults(config: TargetConfig, stage: int, precision: str) -> dict[str, Any
 
 
 def _without_auto(node: dict[str, Any]) -> dict[str, Any]:
-    """`auto`, as Hugging Face's files have it, is not there to say anything."""
+    """Remove values of `auto`, as used in Hugging Face's files, which set nothing."""
     cleaned = {k: _without_auto(v) if isinstance(v, dict) else v for k, v in node.items() if v != _AUTO}
     return {k: v for k, v in cleaned.items() if v != {} or node[k] == {}}
 
 
 def _check_batch(user: dict[str, Any], config: TargetConfig, num_workers: int) -> None:
-    """Takes the keys out of `user`: DeepSpeed itself is told other numbers."""
+    """Check the batch sizes and remove them from `user`, because DeepSpeed itself is given other numbers."""
     names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
     total, micro, steps = (user.pop(n, None) for n in names)
     for name, value in zip(names, (total, micro, steps), strict=True):
@@ -163,8 +168,8 @@ def _check_batch(user: dict[str, Any], config: TargetConfig, num_workers: int) -
     cure = f"{_CURE}target.global_batch_size"
     if total is not None and total != batch:
         raise ZeroConfigError(
-            f"train_batch_size={total} in the DeepSpeed file, target.global_batch_size={batch}: the one would be "
-            f"trained with and the other believed{cure}"
+            f"train_batch_size={total} in the DeepSpeed file, but target.global_batch_size={batch}: only the latter "
+            f"would be used{cure}"
         )
     known = (micro or 1) * (steps or 1) * num_workers
     fits = known == batch if micro is not None and steps is not None else batch % known == 0
@@ -177,7 +182,7 @@ def _check_batch(user: dict[str, Any], config: TargetConfig, num_workers: int) -
 
 
 def _check_optimizer(user: dict[str, Any], config: TargetConfig) -> None:
-    """Takes the sections out of `user`: the optimiser and the schedule are ours."""
+    """Check optimiser and schedule and remove them from `user`, because s2l_ray sets them itself."""
     optimizer, scheduler = user.pop("optimizer", None), user.pop("scheduler", None)
     for name, section in (("optimizer", optimizer), ("scheduler", scheduler)):
         if section is not None and not (isinstance(section, dict) and isinstance(section.get("params", {}), dict)):
@@ -185,8 +190,8 @@ def _check_optimizer(user: dict[str, Any], config: TargetConfig) -> None:
     kind = str((optimizer or {}).get("type", "AdamW"))
     if kind.lower() != "adamw":
         raise ZeroConfigError(
-            f"optimizer.type={kind!r} in the DeepSpeed file: targets are trained with AdamW, the other would be "
-            "passed over; write AdamW, or remove the section"
+            f"optimizer.type={kind!r} in the DeepSpeed file: targets are trained with AdamW, so this would be ignored; "
+            "write AdamW, or remove the section"
         )
     ours = {
         "lr": (config.learning_rate, "target.learning_rate"), "betas": (list(BETAS), "nothing: they are fixed"),
@@ -204,7 +209,7 @@ def _check_optimizer(user: dict[str, Any], config: TargetConfig) -> None:
     if settings and settings != {"type": "WarmupCosineLR"}:
         raise ZeroConfigError(
             f"scheduler={scheduler!r} in the DeepSpeed file: the schedule is linear warm-up over target.warmup_share "
-            f"({config.warmup_share}) of the steps and a cosine to 0, the other would be passed over; remove it"
+            f"({config.warmup_share}) of the steps and then a cosine to 0, so this would be ignored; remove it"
         )
 
 
@@ -257,7 +262,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Nested; where both speak, `over` does."""
+    """Merge nested dictionaries; `over` takes precedence."""
     merged = dict(under)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)

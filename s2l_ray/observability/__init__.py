@@ -1,1 +1,1 @@
-"""What a run tells while it goes on: progress, the record of events, experiment loggers."""
+"""Output of a run while it is in progress: progress display, event log, experiment loggers."""

@@ -1,4 +1,4 @@
-"""Whether the experiment loggers that a configuration asks for can work where the driver runs."""
+"""Check that the configured experiment loggers can work where the driver runs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:  # the configuration's package imports this one
 
 
 class LoggerError(UserError):
-    """A logger that the configuration asks for cannot work; the message says why and what to do."""
+    """Error for a configured logger that cannot work; the message says why and what to do."""
 
 
 def check_loggers(config: LoggersConfig) -> None:
-    """Refuse, before anything is started, loggers that could not work here.
+    """Check, before anything is started, that the configured loggers can work here.
 
     Raises:
-        LoggerError: a library is missing or broken, Weights & Biases has no key, MLflow refuses the kind of store.
+        LoggerError: a library is missing or broken, Weights & Biases has no key, or MLflow refuses the kind of store.
     """
     if config.tensorboard:
         _require("torch.utils.tensorboard", "loggers.tensorboard=true", "tensorboard")
@@ -53,7 +53,7 @@ def _require(module: str, wanted: str, extra: str) -> None:
             f'{wanted} cannot be done, nothing would be logged there: {error}. Run pip install "s2l_ray[{extra}]", or '
             "leave the option out."
         ) from None
-    except Exception as error:  # of versions that do not go together, libraries raise anything
+    except Exception as error:  # with incompatible versions, libraries can raise anything
         raise LoggerError(
             f"{wanted} cannot be done, nothing would be logged there: the import of {module} ends in "
             f'{type(error).__name__}: {first_line(error)}. Run pip install -U "s2l_ray[{extra}]", or leave the option '
@@ -66,7 +66,7 @@ def _check_wandb(project: str) -> None:
         return
     import wandb
 
-    settings: Any = wandb.setup().settings  # what `wandb offline` and `wandb login --host` have left counts too
+    settings: Any = wandb.setup().settings  # includes what `wandb offline` and `wandb login --host` have stored
     if settings.mode in ("offline", "disabled", "dryrun") or settings.api_key:
         return
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):

@@ -1,4 +1,4 @@
-"""MLflow as a place for figures, through its client: no global run, nothing taken from the command line or git."""
+"""MLflow as a destination for figures, through its client: no global run, nothing from the command line or git."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from s2l_ray.observability.logger_sinks import Entry, Identity, Sink, as_text, flat
 
 _TEXT = 500
-"""Characters: every MLflow server takes params and tags of this length."""
+"""Length of params and tags that every MLflow server accepts (characters)."""
 _BATCH, _METRICS = 100, 1000
-"""Params or tags, and metrics, that MLflow takes in one request."""
+"""Numbers of params or tags, and of metrics, that MLflow accepts in one request."""
 
 
 class MLflow(Sink):
-    """An MLflow run, found again by its tag `s2l_run`; requests are retried by MLflow (MLFLOW_HTTP_REQUEST_…)."""
+    """MLflow run, identified by its tag `s2l_run`; MLflow itself retries requests (MLFLOW_HTTP_REQUEST_…)."""
 
     name = "MLflow"
 
@@ -53,14 +53,14 @@ class MLflow(Sink):
             return str(found.experiment_id)
         try:
             return str(self._client.create_experiment(self.experiment))
-        except MlflowException:  # perhaps another run made it at the same moment
+        except MlflowException:  # perhaps another run created it at the same moment
             found = self._client.get_experiment_by_name(self.experiment)
             if found is None:
                 raise
             return str(found.experiment_id)
 
     def _log_settings(self, known: Mapping[str, str]) -> None:
-        """MLflow never changes a param: a setting that differs after a resume becomes a tag `changed.<name>`."""
+        """Log the settings; MLflow never changes a param, so one that differs after a resume becomes a tag."""
         from mlflow.entities import Param, RunTag
 
         texts = {_mlflow_name(name): as_text(value)[:_TEXT] for name, value in flat(self.settings, ".")}
@@ -90,6 +90,6 @@ class MLflow(Sink):
 
 
 def _mlflow_name(name: str) -> str:
-    """MLflow refuses other characters, and names that would lead out of a folder."""
+    """Convert a name to one that MLflow accepts: no other characters, and no components that leave a folder."""
     parts = [re.sub(r"[^\w\-. /]", "_", part) for part in name.split("/") if part not in ("", ".", "..")]
     return "/".join(parts)[:250] or "_"

@@ -1,6 +1,6 @@
-"""Where experiment loggers put figures: TensorBoard and Weights & Biases here, MLflow in a file of its own.
+"""Destinations of experiment loggers: TensorBoard and Weights & Biases here, MLflow in a separate file.
 
-The libraries are optional extras: they are imported inside functions.
+The libraries are optional extras and are imported inside functions.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from s2l_ray.text.display import one_line
 logger = logging.getLogger(__name__)
 
 _FINISH_WAIT_S = 50.0
-"""How long Weights & Biases may take for the last figures (seconds); less than `Loggers.close` waits."""
+"""How long Weights & Biases may take to deliver the last figures (seconds); less than `Loggers.close` waits."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One stage of one run, as the outside knows it."""
+    """Identity of a stage of a run in experiment trackers."""
 
     id: str
-    """The same in every process that works on this stage of this run folder."""
+    """Id that is the same in every process working on this stage of this run folder."""
     run_name: str
     stage_label: str
     folder: str
@@ -44,37 +44,37 @@ class Identity:
 
 @dataclass(frozen=True)
 class Entry:
-    """What was logged at one step."""
+    """Figures logged at one step."""
 
     step: int
     time_s: float
     """Seconds since 1970."""
     values: dict[str, float]
     texts: dict[str, str]
-    """Final figures that are no numbers."""
+    """Final figures that are not numbers."""
     final: bool = False
 
 
 class Sink:
-    """One destination, used by one thread. Every method may raise: the caller sees to it that the run goes on."""
+    """One destination, used by one thread. Every method may raise; the caller ensures that the run continues."""
 
     name: str
 
     def open(self) -> None:
-        """Get ready. Called again, later, if it failed."""
+        """Open the destination; called again later if it fails."""
 
     def write(self, entries: Sequence[Entry]) -> None:
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Bring to its place what is only on this machine; called now and then, and before `close`."""
+        """Deliver what is only on this machine; called from time to time, and before `close`."""
 
     def close(self, failed: bool) -> None:
-        """Everything was written."""
+        """Close the destination after everything has been written."""
 
 
 class Mirror:
-    """A local folder for libraries that need one, whose files are copied to a storage folder."""
+    """Local folder for libraries that need one, whose files are copied to a storage folder."""
 
     def __init__(self, storage: Storage):
         self.storage = storage
@@ -82,7 +82,7 @@ class Mirror:
         self._copied: dict[str, tuple[int, int]] = {}  # name → (size, mtime_ns)
 
     def copy(self) -> bool:
-        """Copy the files that changed since the last time; whether there were any. Links are left out."""
+        """Copy the files that changed since the last call, except links, and return whether there were any."""
         changed = False
         for path in sorted(self.folder.rglob("*")):
             if path.is_symlink() or not path.is_file():
@@ -97,10 +97,10 @@ class Mirror:
         return changed
 
     def close(self, quiet_s: float = 0.0) -> None:
-        """Copy the rest and remove the local folder; where that fails it stays, and the log says so.
+        """Copy the rest and remove the local folder; if that fails, the folder is kept, with a warning.
 
         Args:
-            quiet_s: another process writes there: wait until nothing has changed for so long (seconds).
+            quiet_s: how long nothing must have changed before the end, if another process writes there (seconds).
         """
         try:
             self.copy()
@@ -110,7 +110,7 @@ class Mirror:
                 if self.copy():
                     quiet_since_s = time.monotonic()
         except OSError as error:
-            # Under a name of its own: scratch folders of processes that have ended are deleted.
+            # Renamed, because scratch folders of processes that have ended are deleted.
             kept = tempfile.mkdtemp(prefix="s2l-loggers-")
             self.folder = self.folder.rename(kept)
             logger.warning(
@@ -121,7 +121,7 @@ class Mirror:
 
 
 class TensorBoard(Sink):
-    """Event files, one a process: on a local disk where they belong, else here and copied now and then."""
+    """Event files, one per process, written in place on local disks, otherwise locally and copied from time to time."""
 
     name = "TensorBoard"
 
@@ -149,7 +149,7 @@ class TensorBoard(Sink):
         if not self.storage.is_local:
             self._mirror = self._mirror or Mirror(self.storage)
         folder = self._mirror.folder if self._mirror else self.storage.local_path()
-        # A run that was cut off goes on from a checkpoint: purge_step hides what it had logged beyond that.
+        # An interrupted run continues from a checkpoint: purge_step hides what it had logged after that.
         purge_step = first_step if self._resumed else None
         self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
         lines = json.dumps(self.settings, indent=2, ensure_ascii=False).split("\n")
@@ -170,7 +170,7 @@ class TensorBoard(Sink):
 
 
 class WandB(Sink):
-    """A Weights & Biases run; the library's own process sends the figures, or writes them to disk when offline."""
+    """Weights & Biases run; the library's own process sends the figures, or writes them to disk when offline."""
 
     name = "Weights & Biases"
 
@@ -185,14 +185,14 @@ class WandB(Sink):
         if not self.storage.is_local and self._mirror is None:
             self._mirror = Mirror(self.storage)
         folder = self._mirror.folder if self._mirror else self.storage.local_path()
-        folder.mkdir(parents=True, exist_ok=True)  # wandb would take the system's temp folder instead, and say nothing
-        # Terminal output, command line, git remote and code can hold credentials, and nobody masks them.
+        folder.mkdir(parents=True, exist_ok=True)  # otherwise, wandb would silently use the system's temporary folder
+        # Terminal output, command line, git remote and code can contain credentials, which would not be masked.
         private = wandb.Settings(
             console="off", save_code=False, disable_code=True, disable_git=True, x_disable_meta=True, quiet=True
         )
         if "finish_timeout" in wandb.Settings.model_fields and "WANDB_FINISH_TIMEOUT" not in os.environ:
-            # Without it the driver, and a cluster with it, would wait for a lost server for hours. What was not sent
-            # stays in the run's folder: `wandb sync`.
+            # Without this, the driver, and with it a cluster, would wait hours for an unreachable server. What was not
+            # sent stays in the run's folder for `wandb sync`.
             private.finish_timeout = _FINISH_WAIT_S
         self._run = wandb.init(
             project=self.project,
@@ -208,7 +208,7 @@ class WandB(Sink):
             dir=str(folder),
             settings=private,
         )
-        # wandb's own step only rises, so it would drop what a resumed run logs again, and evaluations of older steps.
+        # wandb's own step only increases: it would drop what a resumed run logs again, and evaluations of older steps.
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
 
@@ -226,12 +226,12 @@ class WandB(Sink):
     def close(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
         if self._mirror is not None:
-            # `finish` does not wait until wandb's process has written the end of the file (seen with 0.31: one in ten).
+            # `finish` does not wait for wandb's process to write the end of the file (with 0.31, once in ten times).
             self._mirror.close(quiet_s=3.0)
 
 
 def flat(values: Mapping[str, Any], separator: str) -> Iterator[tuple[str, Any]]:
-    """Nested mappings → (`a<separator>b`, value) pairs."""
+    """Flatten nested mappings into pairs (`a<separator>b`, value)."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from ((f"{key}{separator}{name}", leaf) for name, leaf in flat(value, separator))
@@ -240,5 +240,5 @@ def flat(values: Mapping[str, Any], separator: str) -> Iterator[tuple[str, Any]]
 
 
 def as_text(value: Any) -> str:
-    """Text as it is, all else as JSON."""
+    """Return text unchanged, and anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,7 +1,7 @@
-"""Experiment loggers, on the driver only: the figures of a stage for TensorBoard, Weights & Biases and MLflow.
+"""Experiment loggers, only on the driver: a stage's figures for TensorBoard, Weights & Biases and MLflow.
 
-`metrics.jsonl` is the run's record; these show it elsewhere. They never hold a run up and never end it: each works in
-a thread of its own, and what it cannot deliver is lost to it, with one warning.
+`metrics.jsonl` is the run's own log; these show its figures elsewhere. They never delay or end a run: each works in its
+own thread, and figures that it cannot deliver are lost there, with one warning.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ __all__ = ["LoggerError", "Loggers", "check_loggers"]
 
 MARK_NAME = "loggers.json"
 _MAX_WAITING = 10_000
-"""Entries that one logger keeps while its server does not answer; beyond that the oldest are lost."""
+"""Number of entries that a logger keeps while its server does not answer; then, the oldest are dropped."""
 _FLUSH_EVERY_S = 30.0
-"""Between copies to an object store (seconds); ten times a copy's own duration if that is more."""
+"""Interval between copies to an object store (seconds), or ten times a copy's duration if that is longer."""
 _OPEN_AGAIN_S = 300.0
-"""After a logger could not start, until it tries again (seconds)."""
+"""Pause before a logger that could not start tries again (seconds)."""
 _CLOSE_WAIT_S = 60.0
-"""How long `close` waits for what is still under way (seconds)."""
+"""How long `close` waits for pending figures (seconds)."""
 
 
 class Loggers:
-    """The loggers of one stage. A context manager: an exception that ends the block marks the stage as failed.
+    """Loggers of one stage; as a context manager, an exception that ends the block marks the stage as failed.
 
-    A run that goes on after its driver died goes on in the same Weights & Biases and MLflow runs. They are named after
-    the run folder's URI, the stage's label and a random mark in the folder (`loggers.json`), so that neither a folder
-    made anew nor an equal path on another machine continues somebody else's curves.
+    A run that resumes after its driver died continues in the same Weights & Biases and MLflow runs. These are
+    identified by the run folder's URI, the stage's label and a random mark in the folder (`loggers.json`), so that
+    neither a recreated folder nor the same path on another machine continues another run's curves.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Loggers:
         self._workers = [_Worker(sink) for sink in sinks]
 
     def log(self, step: int, **values: SupportsFloat | None) -> None:
-        """Figures at a step; NaN and infinities are figures too, None is left out. Returns at once."""
+        """Log figures at a step, including NaN and infinities but not None; returns immediately."""
         if not self._workers:
             return
         numbers = {}
@@ -85,13 +85,13 @@ class Loggers:
                 numbers[name] = float(value)
             except (TypeError, ValueError):
                 if name not in self._refused:
-                    logger.warning("%s is a %s, no number: loggers leave it out", name, type(value).__name__)
+                    logger.warning("%s is a %s, not a number, so loggers leave it out", name, type(value).__name__)
                 self._refused.add(name)
         self._last_step = int(step)
         self._put(Entry(self._last_step, time.time(), numbers, {}))
 
     def summary(self, **values: Any) -> None:
-        """Final figures and texts; mappings are taken apart (`heldout/macro`)."""
+        """Log final figures and texts; nested mappings are flattened (`heldout/macro`)."""
         numbers: dict[str, float] = {}
         texts: dict[str, str] = {}
         for name, value in flat(_plain(values), "/"):
@@ -102,7 +102,7 @@ class Loggers:
         self._put(Entry(self._last_step, time.time(), numbers, texts, final=True))
 
     def close(self, failed: bool = False) -> None:
-        """Deliver what is waiting and end; waits a minute at most."""
+        """Deliver pending figures and close, waiting at most a minute."""
         for worker in self._workers:
             worker.finish(failed)
         deadline_s = time.monotonic() + _CLOSE_WAIT_S
@@ -122,7 +122,7 @@ class Loggers:
 
 
 class _Worker:
-    """One sink and its thread: servers may be slow, and MLflow's client repeats a request for minutes."""
+    """One sink with its thread, because servers may be slow, and MLflow's client retries requests for minutes."""
 
     def __init__(self, sink: Sink):
         self.sink = sink
@@ -145,14 +145,14 @@ class _Worker:
         self._thread.join(max(0.0, deadline_s - time.monotonic()))
         if self._thread.is_alive():
             logger.warning(
-                "%s did not take the last figures within %d s; the run does not wait for it any longer",
+                "%s did not take the last figures within %d s; the run no longer waits for it",
                 self.sink.name, _CLOSE_WAIT_S,
             )  # fmt: skip
 
     def _work(self) -> None:
         while True:
             self._try(self._open)
-            closing = self._closing  # before the entries are taken: none comes after it
+            closing = self._closing  # read before taking the entries: none is added after it
             entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
             if entries and self._is_open:
                 self._try(self.sink.write, entries)
@@ -183,7 +183,7 @@ class _Worker:
     def _try(self, step: Callable[..., None], *arguments: Any) -> None:
         try:
             step(*arguments)
-        except Exception as error:  # whatever a library raises: figures are not worth a run
+        except Exception as error:  # whatever a library raises, it must not end the run
             if not self._warned:
                 logger.warning(
                     "%s fails, so figures are missing there (the run continues, metrics.jsonl has them all): %s: %s",
@@ -193,20 +193,23 @@ class _Worker:
 
 
 def _mark(storage: Storage) -> str:
-    """The run folder's random mark, made at the first time. Empty if the folder does not give it."""
+    """Return the run folder's random mark, creating it on first use; "" if it cannot be read or written."""
     try:
         if not storage.exists(MARK_NAME):
             storage.write_json(MARK_NAME, {"mark": uuid.uuid4().hex})
         return str(storage.read_json(MARK_NAME)["mark"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning(
-            "%s in %s cannot be used, loggers go by the path alone: %s", MARK_NAME, storage.uri, one_line(str(error))
+            "%s in %s cannot be used, so loggers identify the run only by its path: %s",
+            MARK_NAME,
+            storage.uri,
+            one_line(str(error)),
         )
         return ""
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy as JSON holds it; what JSON lacks becomes text."""
+    """Copy values as plain JSON types; values that JSON cannot represent become text."""
 
     def other(value: Any) -> Any:
         if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
@@ -214,6 +217,6 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
         return str(value)
 
     text = json.dumps(values, default=other, skipkeys=True, ensure_ascii=False)
-    # Servers take text in UTF-8, which has no place for half of a surrogate pair: its code stands there instead.
+    # Servers accept UTF-8, which cannot represent half of a surrogate pair: replace it by its code.
     plain: dict[str, Any] = json.loads(re.sub("[\ud800-\udfff]", lambda m: rf"\\u{ord(m[0]):04x}", text))
     return plain

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: the run's record, one JSON object a line, only ever added to."""
+"""`metrics.jsonl`: the run's append-only event log, with one JSON object per line."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Listener = Callable[[str, str, dict[str, Any]], None]
 
 
 class MetricsLog:
-    """Append-only record. Every line has `time` (ISO 8601, UTC), `stage`, `event` and what else was given.
+    """Append-only event log. Every line has `time` (ISO 8601, UTC), `stage`, `event` and the given fields.
 
-    On a local disk each line is appended at once in a single write. Object stores cannot append: there the whole file
-    is kept in memory (about 200 bytes a line) and rewritten, at most every `flush_every_s` seconds and never more than
-    a tenth of the time, and on `close`. One process writes it: hold the run's lock.
+    On a local disk, each line is appended immediately in a single write. Object stores cannot append: there, the whole
+    file is kept in memory (about 200 bytes per line) and rewritten, at most every `flush_every_s` seconds, for at most
+    a tenth of the time, and on `close`. Only one process may write it: hold the run's lock.
 
-    The record is not worth a run: storage errors are logged, not raised, and the lines are written with the next flush.
+    Storage errors do not end the run: they are logged, not raised, and the lines are written with the next flush.
 
     Args:
-        listener: told (stage, event, fields) of every line, from whatever thread logs it.
+        listener: called with (stage, event, fields) of every line, from whatever thread logs it.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class MetricsLog:
         self.storage, self.name, self.flush_every_s, self.listener = storage, name, flush_every_s, listener
         self._mutex = threading.RLock()
         self._pending: list[bytes] = []
-        self._written: bytes | None = None  # what the object holds; None on local disks
+        self._written: bytes | None = None  # content of the object; None on local disks
         self._next_flush_s = 0.0
         self._timer: threading.Timer | None = None
         self._failing = False
@@ -55,13 +55,13 @@ class MetricsLog:
     def log(self, stage: str, event: str, **fields: Any) -> None:
         """Add one line; field values are plain data (numpy scalars too), stored as they are; NaN becomes "NaN"."""
         self.tell(stage, event, **fields)
-        # The three fixed names win over fields of the same name.
+        # The three fixed names take precedence over fields with the same name.
         record = {**fields, "time": _now(), "stage": stage, "event": event}
         ordered = {key: record.pop(key) for key in ("time", "stage", "event")} | record
         plain = _jsonable(ordered)
         try:
             line = json.dumps(plain, ensure_ascii=False).encode() + b"\n"
-        except UnicodeEncodeError:  # half of a surrogate pair, which only JSON's own escapes can hold
+        except UnicodeEncodeError:  # half of a surrogate pair, which only JSON's escapes can represent
             line = json.dumps(plain).encode() + b"\n"
         with self._mutex:
             self._pending.append(line)
@@ -69,17 +69,19 @@ class MetricsLog:
             if wait_s <= 0:
                 self.flush()
             elif self._timer is None:
-                self._timer = threading.Timer(wait_s, self.flush)  # the last lines before a quiet hour must show too
+                self._timer = threading.Timer(
+                    wait_s, self.flush
+                )  # so that the last lines before a quiet period are written, too
                 self._timer.daemon = True
                 self._timer.start()
 
     def tell(self, stage: str, event: str, **fields: Any) -> None:
-        """Only to the listener: for what comes too often to be written down."""
+        """Report an event only to the listener, because it is too frequent to be written."""
         if self.listener is not None:
             self.listener(stage, event, fields)
 
     def flush(self) -> None:
-        """Write what is waiting."""
+        """Write the pending lines."""
         with self._mutex:
             if self._timer is not None:
                 self._timer.cancel()
@@ -88,7 +90,7 @@ class MetricsLog:
                 return
             started_s = time.monotonic()
             try:
-                # On a full disk the last attempt may have ended within a line: what comes must not be joined to it.
+                # On a full disk, the last attempt may have ended within a line, to which nothing must be appended.
                 self._write((b"\n" if self._failing else b"") + b"".join(self._pending))
                 self._pending.clear()
                 self._failing = False
@@ -105,7 +107,7 @@ class MetricsLog:
             self._next_flush_s = now_s + max(self.flush_every_s, 10 * (now_s - started_s))
 
     def close(self) -> None:
-        """Write what is waiting; more may be logged afterwards."""
+        """Write the pending lines; more may be logged afterwards."""
         self.flush()
 
     def __enter__(self) -> MetricsLog:
@@ -139,7 +141,7 @@ class MetricsLog:
 
 
 def read_metrics(storage: Storage, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    """The record's lines; a line torn by a crash is left out. [] if there is no record. Holds the whole file."""
+    """Read the event log into memory, without lines truncated by a crash; [] if there is none."""
     if not storage.exists(name):
         return []
     records = []

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines without one."""
+"""Progress display of a run: a bar on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Progress:
     """Reports stages on a stream.
 
     Args:
-        stream: where to; a closed or broken one is ignored from then on.
-        interactive: True for a moving bar, False for plain lines; None decides by whether the stream is a terminal.
-        plain_every_s: at most one plain line a stage in so many seconds (and one when it ends).
-        clock: seconds; a test passes its own.
+        stream: output stream; once it is closed or broken, it is ignored.
+        interactive: True for a moving bar, False for plain lines; None: a bar if the stream is a terminal.
+        plain_every_s: shortest interval between plain lines of a stage (seconds), except for the last one.
+        clock: returns seconds; tests pass their own.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Progress:
         self._open_stages = 0
 
     def say(self, text: str) -> None:
-        """Print a line (above the bar, if there is one), without credentials, and what has no glyph as its code."""
+        """Print a line (above the bar, if there is one), with credentials masked and invisible characters as codes."""
         text = printable(redact_text(text), keep="\n")
         with self._mutex:
             if self._console is not None:
@@ -73,13 +73,13 @@ class Progress:
 
     @contextlib.contextmanager
     def stage(self, name: str, total: float | None, unit: str, done: float = 0) -> Iterator[StageProgress]:
-        """Report one stage while the block runs; always with a last line, also when it ends by an exception.
+        """Report one stage while the block runs, always with a last line, even if the block ends with an exception.
 
         Args:
-            name: the stage's name, shown in front.
-            total: how many units there are; None if unknown.
-            unit: what is counted, in the plural: `steps`, `examples`.
-            done: units done before (a resumed stage); they do not count for the rate.
+            name: name of the stage, shown first.
+            total: total number of units; None if unknown.
+            unit: name of the units, in the plural: `steps`, `examples`.
+            done: units done before (in a resumed stage), which do not count for the rate.
         """
         stage = StageProgress(self, name, total, unit, done)
         self._begin(stage)
@@ -121,7 +121,7 @@ class Progress:
 
 
 class StageProgress:
-    """One stage's counter; `update` may be called from any thread, as often as wanted."""
+    """Counter of one stage; `update` may be called from any thread, as often as desired."""
 
     def __init__(self, reporter: Progress, name: str, total: float | None, unit: str, done: float):
         self.name, self.total, self.unit, self.done = name, total, unit, done
@@ -136,7 +136,7 @@ class StageProgress:
     def update(
         self, done: float | None = None, *, advance: float = 0, total: float | None = None, **shown: Any
     ) -> None:
-        """Set `done` (units so far) or `advance` it, correct the total, and set the named values shown behind."""
+        """Set `done` (units so far) or `advance` it, correct the total, and set named values shown at the end."""
         with self._reporter._mutex:
             self.done = (self.done if done is None else done) + advance
             self.total = self.total if total is None else total
@@ -149,13 +149,13 @@ class StageProgress:
             self._reporter._show(self, last=False)
 
     def text(self, last: bool = False) -> str:
-        """`1,200/5,000 steps  24%  81 steps/s  47 s left  loss 2.31`; the last one gives the mean rate and the time."""
+        """Format the line: `1,200/5,000 steps  24%  81 steps/s  47 s left  loss 2.31`; the last line differs."""
         elapsed_s = self._reporter.clock() - self._start_s
         known = self.total is not None and self.total > 0
         parts = [f"{_number(self.done)}/{_number(self.total)} {self.unit}" if self.total is not None else
                  f"{_number(self.done)} {self.unit}"]  # fmt: skip
         if known:
-            # Rounded down: 100% means done.
+            # Rounded down, so that 100% means done.
             parts.append(f"{int(100 * self.done / cast(float, self.total))}%")
         rate = (self.done - self._first_done) / elapsed_s if last and elapsed_s > 0 else self._recent_rate()
         if rate > 0:
@@ -173,7 +173,7 @@ class StageProgress:
 
 
 class _SafeStream:
-    """A text stream that gives up quietly: nobody reading (`| head`, a closed terminal) must not end a run."""
+    """Text stream that ignores errors, because a missing reader (`| head`, a closed terminal) must not end a run."""
 
     def __init__(self, stream: IO[str]):
         self._inner = stream

@@ -1,4 +1,4 @@
-"""Where one target worker runs without Ray: checkpoints in a folder, and a death at a chosen step."""
+"""Context in which a target worker runs without Ray: checkpoints in a folder, and death at a chosen step."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ class LocalWorkerContext(Alone):
     def __init__(
         self, checkpoints: Path, dies_after: tuple[str, int] | None = None, notice_at: int | None = None
     ) -> None:
-        """`dies_after`: `train` (with log_every_steps=1: before that step is evaluated or saved) or `evaluation`, and
-        the optimiser step."""
+        """Create a worker that dies after an event, given as (`train` or `evaluation`, optimiser step).
+
+        With log_every_steps=1, `train` is before that step is evaluated or saved.
+        """
         super().__init__(torch.device("cpu"))
         self.checkpoints, self.dies_after, self.notice_at = checkpoints, dies_after, notice_at
         self.events: list[dict[str, Any]] = []
@@ -42,7 +44,7 @@ class LocalWorkerContext(Alone):
         return step == self.notice_at
 
     def report(self, metrics: dict[str, Any]) -> None:
-        """Nobody watches."""
+        """Do nothing, because nobody supervises this training."""
 
     def save(self, name: str, progress: dict[str, Any], write: Callable[[Path], None]) -> None:
         folder = self.checkpoints / name

@@ -1,4 +1,4 @@
-"""Processes of this session, and how they are started."""
+"""Find training processes of this session, and start processes that obey signals."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import psutil
 
 
 def heed_signals() -> None:
-    """For `preexec_fn`: the tests themselves may run under nohup, or in the background of a shell, where signals that
-    end a process are ignored."""
+    """Restore default signal handling, as a `preexec_fn`: tests may run under nohup or in the background of a shell,
+    where signals that end a process are ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
 def train_workers() -> list[psutil.Process]:
-    """Processes below this one that train, as Ray Train's workers or in tasks: others train on the same machine, and
-    theirs must live."""
+    """Return the descendants of this process that train, as Ray Train's workers or in tasks; training processes of
+    others on the same machine are left out."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:

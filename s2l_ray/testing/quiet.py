@@ -1,4 +1,4 @@
-"""What a run says, for tests to read."""
+"""Progress output of a run as text, for tests."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A `RayHead` whose autoscaler (v2) adds and takes away nodes: raylets on this machine, by Ray's own fake provider.
+"""A `RayHead` whose autoscaler (v2) adds and removes nodes, raylets on this machine, with Ray's own fake provider.
 
-Ray's `AutoscalingCluster` does the same, but stops every Ray process of the machine, and its wheel lacks a file.
+Ray's `AutoscalingCluster` does the same, but stops every Ray process on the machine, and its wheel lacks a file.
 """
 
 from __future__ import annotations
@@ -16,13 +16,20 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from s2l_ray.testing.ray_head import RayHead
 
 _HEAD_TYPE = "ray.head.default"
-"""The provider knows it by this name."""
+"""Name by which the provider knows the head's type."""
 _PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 
 
 class AutoscalingHead(RayHead):
     def __init__(self, node_types: dict[str, dict[str, float]], max_nodes: int, idle_s: float, num_cpus: int) -> None:
-        """`node_types`: name → resources of such a node; at most `max_nodes` of all, gone after `idle_s` unused."""
+        """Create a head that can add nodes.
+
+        Args:
+            node_types: name → resources of such a node.
+            max_nodes: largest number of nodes in total.
+            idle_s: time after which an unused node is removed (seconds).
+            num_cpus: CPUs of the head.
+        """
         environment = {
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             "RAY_FAKE_CLUSTER": "1",
@@ -37,7 +44,7 @@ class AutoscalingHead(RayHead):
         self._command.append(f"--autoscaling-config={config}")
 
     def alive(self) -> list[dict[str, Any]]:
-        """Resources of every living node but the head, as the cluster's own dashboard knows them."""
+        """Return the resources of every live node except the head, as reported by the cluster's dashboard."""
         with urllib.request.urlopen(f"{self.address}/api/v0/nodes?detail=1&limit=1000", timeout=30) as reply:
             nodes = json.load(reply)["data"]["result"]["result"]
         return [n["resources_total"] for n in nodes if n["state"] == "ALIVE" and not n["is_head_node"]]

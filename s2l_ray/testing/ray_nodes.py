@@ -1,4 +1,4 @@
-"""More nodes of a `RayHead`'s cluster on this machine, each a raylet of its own that can be killed like a machine."""
+"""Additional nodes of a `RayHead`'s cluster on this machine, each a raylet that can be killed like a machine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import psutil
 from s2l_ray.testing.ray_head import RAY, RayHead, family, kill_family, ray_start
 
 _MEMORY_BYTES = 150_000_000
-"""Of a node's object store."""
+"""Size of a node's object store."""
 
 
 class RayNode:
-    """`ray start --address=… --block` as a child; it is up."""
+    """Node started by `ray start --address=… --block` as a child process; it is up after construction."""
 
     def __init__(self, head: RayHead, name: str, num_cpus: int, resources: dict[str, float]) -> None:
         self.name = name
@@ -28,7 +28,7 @@ class RayNode:
         self._process = ray_start(command, head.environment, Path(head.folder, f"{name}.log"))
 
     def processes(self, named: str) -> list[psutil.Process]:
-        """Those of this node that have `named` in their command line."""
+        """Return the processes of this node with `named` in their command line."""
         found = []
         for process in family(self._process):
             with contextlib.suppress(psutil.Error):  # it has ended meanwhile
@@ -40,12 +40,12 @@ class RayNode:
         kill_family(self._process)
 
     def terminate(self) -> None:
-        """As clouds announce a spot node's end: it drains for a time, then it is gone."""
+        """Announce the node's end as clouds do for spot nodes: it drains for some time, then it stops."""
         self._process.terminate()
 
 
 class Nodes:
-    """`with Nodes(head) as nodes:` — those that were added are gone after the block."""
+    """Nodes added to a cluster, which are removed after the block: `with Nodes(head) as nodes:`."""
 
     def __init__(self, head: RayHead) -> None:
         self.head = head
@@ -54,7 +54,7 @@ class Nodes:
         self._added = 0
 
     def add(self, num_cpus: int = 1, **resources: float) -> RayNode:
-        """One that is up. One at a time: nodes that start together may pick the same ports."""
+        """Add a node and wait until it is up; one at a time, because simultaneous nodes may pick the same ports."""
         self._added += 1
         node = RayNode(self.head, f"node{self._added}", num_cpus, resources)
         self.living.append(node)
@@ -65,7 +65,7 @@ class Nodes:
         node.kill()
 
     def announce(self, node: RayNode) -> None:
-        """It will be gone soon, and learns it now."""
+        """Announce to a node that it will be removed soon."""
         self.living.remove(node)
         self.leaving.append(node)
         node.terminate()

@@ -1,4 +1,4 @@
-"""A real S3 server (moto's) in a process of its own: `pytest_plugins = ("s2l_ray.testing.s3",)`."""
+"""A real S3 server (moto's) in a separate process: `pytest_plugins = ("s2l_ray.testing.s3",)`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ S3_TEST_ENV = {
     "AWS_SECRET_ACCESS_KEY": "testing",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-"""What every process needs that speaks with the server; pass it to subprocesses and as a Ray runtime env."""
+"""Environment for every process that uses the server; pass it to subprocesses and as a Ray runtime env."""
 
 _BUCKET = "s2l-test"
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`host:port` of a running server with one bucket; its credentials are in the environment meanwhile."""
+    """Yield `host:port` of a running server with one bucket, whose credentials are in the environment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -50,7 +50,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def s3_uri(s3_server: str) -> str:
-    """A folder on the server that no other test uses."""
+    """Return a folder on the server that no other test uses."""
     return f"s3://{_BUCKET}/{uuid.uuid4().hex[:8]}/run?endpoint_override={s3_server}&scheme=http&region=us-east-1"
 
 

@@ -25,7 +25,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def random_model(shape: str, seed: int = 0) -> Any:
-    """Random weights large enough that a wrong mask or position shows in the loss."""
+    """Create a model with random weights large enough that a wrong mask or position affects the loss."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -40,7 +40,7 @@ def random_model(shape: str, seed: int = 0) -> Any:
 
 
 def random_examples(num: int, seed: int = 0, vocab: int = 300, max_length: int = 100) -> Examples:
-    """Random tokens; every example has at least one response token after its first."""
+    """Create examples of random tokens, each with at least one response token after its first token."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(2, max_length, num)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -61,7 +61,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def tiny_run_config(run_dir: Path, num_examples: int = 600, **changes: Any) -> dict[str, Any]:
-    """A whole run in seconds: built-in corpus, a proxy of some ten thousand parameters."""
+    """Return a configuration whose run takes seconds: built-in corpus, a proxy of some ten thousand parameters."""
     tree: dict[str, Any] = {
         "name": "tiny",
         "run_dir": str(run_dir),

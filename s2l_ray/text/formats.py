@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Format numbers for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def format_count(count: float) -> str:
-    """`950`, `17.9k`, `1.2M`, `3.4B`."""
+    """Format a count: `950`, `17.9k`, `1.2M`, `3.4B`."""
     for limit, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         # 999,960 would round to 1000.0k
         if abs(count) >= limit * (0.99995 if limit > 1e3 else 1):
@@ -16,7 +16,7 @@ def format_count(count: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """`0.4 s`, `47 s`, `3 min 05 s`, `2 h 07 min`, `1 d 03 h`."""
+    """Format a duration: `0.4 s`, `47 s`, `3 min 05 s`, `2 h 07 min`, `1 d 03 h`."""
     if not math.isfinite(seconds):
         return "unknown"
     seconds = max(0.0, seconds)
@@ -35,7 +35,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_rate(per_second: float, unit: str) -> str:
-    """`81 steps/s`; slower than one in two seconds as `12 s/step`, where the unit's plural ends in s."""
+    """Format a rate: `81 steps/s`, or `12 s/step` if slower than one in two seconds and the unit's plural ends in s."""
     if not math.isfinite(per_second) or per_second <= 0:
         return f"0 {unit}/s"
     if per_second < 0.5:
@@ -44,7 +44,7 @@ def format_rate(per_second: float, unit: str) -> str:
 
 
 def format_value(value: Any) -> str:
-    """What stands behind a name on a progress line: floats with three significant digits, integers with commas."""
+    """Format a value on a progress line: floats with three significant digits, integers with commas."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"

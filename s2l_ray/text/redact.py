@@ -1,9 +1,9 @@
-"""Keep credentials out of what is stored or shown: of URIs wherever they are kept, and of messages.
+"""Keep credentials out of what is stored or shown: out of URIs and messages.
 
-Data and results never come here. A credential is known by its place in a URI, by its shape, or by being assigned in a
-message to a name that means one; what a source, a column or a held-out set is called says nothing.
+Data and results are never passed to these functions. A credential is recognised by its place in a URI, by its shape, or
+because a message assigns it to a name that denotes one; names of sources, columns or held-out sets do not matter.
 
-Every function takes time in proportion to the text, whatever the text: messages can quote megabytes of a corpus.
+Every function takes time proportional to the text, whatever its content, because messages can quote megabytes.
 """
 
 from __future__ import annotations
@@ -48,52 +48,52 @@ _BUCKET_SCHEMES = frozenset(
         "az",
     )
 )
-"""A bucket has no port, so that a colon before the first slash begins a secret (AWS's hold slashes)."""
+"""Schemes whose buckets have no port, so that a colon before the first slash begins a secret (AWS's have slashes)."""
 _CONTAINER_SCHEMES = frozenset(["abfs", "abfss", "wasb", "wasbs"])
-"""The part before @ names a container."""
+"""Schemes in which the part before @ names a container."""
 _USER_NAME_SCHEMES = frozenset(["ssh", "sftp", "scp", "git+ssh", "svn+ssh", "hdfs", "viewfs", "webhdfs"])
-"""A user part without a password is a name, with which the storage is opened."""
+"""Schemes in which a user part without a password is a name that is needed to open the storage."""
 
 _PARAMETER = re.compile(
     r"passw(?:or)?d$|passphrase$|pwd$|secret$|token$|credentials?$|signature$|apikey$|authorization$"
     r"|(?:access|secret|private|account|shared|storage|encryption|signing)key(?:id)?$|accessid$|connectionstring$"
     r"|^(?:sig|sas|auth|bearer|jwt)$|^x(?:amz|goog)"
 )
-"""Of a query parameter's name, in lower case, letters and digits alone."""
+"""Pattern for names of secret query parameters, reduced to lower-case letters and digits."""
 _SIGNATURE = re.compile(r"^sig$|signature$")
 _OF_A_SIGNATURE = frozenset(
     ("expires", "policy", "keypairid")  # AWS's old kind, Google's, CloudFront's
     + ("sv", "ss", "srt", "sp", "se", "st", "spr", "sr", "sip", "sdd", "saoid", "suoid", "scid")  # Azure's
     + ("skoid", "sktid", "skt", "ske", "sks", "skv")
 )
-"""Parameters that belong to a signature beside them."""
+"""Parameters that belong to a signature in the same URI."""
 
 
 def strip_credentials(uri: str) -> str:
-    """The URI without user part and secret parameters; still opens where the environment has the credentials.
+    """Remove the user part and secret parameters from a URI; it still opens if the environment has the credentials.
 
-    A text that is not a URI, and a URI without credentials, comes back as it is.
+    Other texts, and URIs without credentials, are returned unchanged.
     """
     return _clean_encoded(_clean_uris(uri, mask="", whole=True), mask="")
 
 
 def holds_credentials(uri: str) -> bool:
-    """Whether `strip_credentials` would leave something out."""
+    """Whether `strip_credentials` would remove something."""
     return strip_credentials(uri) != uri
 
 
 def split_user(uri: str) -> tuple[str, str, str]:
-    """(scheme with `://`, user part or "", the rest) of a URI; a secret may hold slashes."""
+    """Split a URI into (scheme with `://`, user part or "", the rest); a secret may contain slashes."""
     scheme, separator, body = uri.partition("://")
     at = _user_end(scheme.lower(), body) if separator else -1
     return scheme + separator, body[: max(0, at)], body[at + 1 :]
 
 
 def _clean_uris(text: str, mask: str, whole: bool) -> str:
-    """The text with `mask` in the place of credentials; empty: parameters go altogether.
+    """Replace credentials in the text's URIs by `mask`; if that is empty, secret parameters are removed.
 
     Args:
-        whole: the text is one URI, so that neither spaces nor quotes end it.
+        whole: whether the text is one URI, so that neither spaces nor quotes end it.
     """
     schemes = _schemes(text, _SEPARATOR)
     pieces, done, in_query = [], 0, False
@@ -102,13 +102,13 @@ def _clean_uris(text: str, mask: str, whole: bool) -> str:
         end = found.start() if found else limit
         pieces += [text[done:start], _clean_body(scheme, text[start:end], mask, in_query)]
         done = end
-        # A URI can be the parameter of another: what follows it then are the other's parameters.
+        # A URI can be a parameter of another one, whose remaining parameters then follow it.
         in_query = not found and (in_query or "?" in text[start:end])
     return "".join([*pieces, text[done:]])
 
 
 def _schemes(text: str, separator: re.Pattern[str]) -> list[tuple[str, int, int]]:
-    """(scheme, where it begins, where what follows its `://` begins) of each URI."""
+    """Return (scheme, where it begins, where its `://` ends) for each URI."""
     schemes, done = [], 0
     for found in separator.finditer(text):
         scheme = _SCHEME.search(text[max(done, found.start() - _LONGEST_SCHEME) : found.start()])
@@ -120,7 +120,7 @@ def _schemes(text: str, separator: re.Pattern[str]) -> list[tuple[str, int, int]
 
 
 def _limits(schemes: list[tuple[str, int, int]], text: str) -> list[int]:
-    """Up to where each URI can go: to the scheme of the next."""
+    """Return where each URI must end: at the scheme of the next one."""
     return [start for _, start, _ in schemes[1:]] + [len(text)] if schemes else []
 
 
@@ -136,7 +136,7 @@ def _clean_body(scheme: str, body: str, mask: str, in_query: bool) -> str:
 
 
 def _clean_parameters(section: str, mask: str) -> str:
-    """`section`: with its `?` or `#` in front, or empty."""
+    """Clean the parameters of a section, which begins with `?` or `#`, or is empty."""
     parameters = section[1:].split("&")
     names = [_plain_name(p.partition("=")[0]) if "=" in p else "" for p in parameters]
     signed = any(_SIGNATURE.search(name) for name in names)
@@ -155,7 +155,7 @@ def _plain_name(name: str) -> str:
 
 
 def _clean_encoded(text: str, mask: str) -> str:
-    """URIs in percent-encoding, as they stand in a parameter of another."""
+    """Clean percent-encoded URIs, as they occur in parameters of other URIs."""
     pieces, done = [], 0
     schemes = _schemes(text, _ENCODED_SEPARATOR)
     for (scheme, _, start), limit in zip(schemes, _limits(schemes, text), strict=True):
@@ -170,7 +170,7 @@ def _clean_encoded(text: str, mask: str) -> str:
 
 
 def _user_end(scheme: str, body: str) -> int:
-    """Where the @ behind a credential stands; -1: there is none."""
+    """Return the position of the @ after a credential; -1: there is none."""
     end = _authority_end(body, 0)
     at = body.rfind("@", 0, end)
     if at < 0:
@@ -194,7 +194,7 @@ def _authority_end(body: str, start: int) -> int:
 
 
 def _begins(letter: str, rest: str) -> str:
-    # Letter first: so the engine finds where to try by one look at the text's characters.
+    # The letter comes first, so that the engine finds candidates by a fast scan for a character.
     return rf"{letter}(?<![A-Za-z0-9_-]{letter})(?:{rest})"
 
 
@@ -221,7 +221,7 @@ _KEY_SHAPES = re.compile(
         )
     )
 )
-# `token` is a word of the trade here: neither special tokens nor counts are credentials.
+# `token` is a technical term here: neither special tokens nor counts are credentials.
 _NO_CREDENTIAL = "".join(
     rf"(?<!{word}[_-])"
     for word in ("bos", "eos", "pad", "unk", "sep", "cls", "mask", "image", "stop", "special", "next", "max", "num")
@@ -243,7 +243,7 @@ _OPTION = re.compile(rf'--([A-Za-z][\w-]{{0,{_LONGEST_NAME}}})(\s{{1,3}})("(?:[^
 _BARE_VALUE = re.compile(r"[^\s&#'\"]*")
 _QUOTED = {'"': re.compile(r'(?:[^"\\\n]|\\.)*'), "'": re.compile(r"(?:[^'\\\n]|\\.)*")}
 for _quotes in [backslashes + quote_mark for backslashes in ("\\", "\\" * 2, "\\" * 3) for quote_mark in "\"'"]:
-    # Text within text, as in JSON within a message: the quotes are escaped themselves.
+    # Text within text, as in JSON within a message, where the quotes themselves are escaped.
     _QUOTED[_quotes] = re.compile(rf"(?:[^\\\n]|(?!{re.escape(_quotes)})\\)*")
 _REST_OF_LINE = re.compile(r"[^\r\n'\"]*")
 _WORD_OR_NUMBER = re.compile(r"[^\W\d_]*|[-+]?[\d.,]+(?:e[-+]?\d+)?%?", re.IGNORECASE)
@@ -251,22 +251,22 @@ _NO_VALUE = frozenset(("", "None", "True", "False", "null", "true", "false"))
 
 
 def redact_text(text: str) -> str:
-    """A message without credentials, `***` in their places.
+    """Replace credentials in a message by `***`.
 
-    Of URIs user parts and secret parameters, known shapes of keys (Hugging Face, AWS, GitHub, …), and what is assigned
-    to a secret's name: `password=…`, `"api_key": "…"`, `Authorization: Bearer …`, `--token …`. For messages, logs and
-    command lines; never for data or results, which it would change.
+    This masks user parts and secret parameters of URIs, known shapes of keys (Hugging Face, AWS, GitHub, …), and values
+    assigned to names of secrets: `password=…`, `"api_key": "…"`, `Authorization: Bearer …`, `--token …`. Use it for
+    messages, logs and command lines, never for data or results, which it would change.
     """
     text = _clean_encoded(_clean_uris(text, MASK, whole=False), MASK)
     return _KEY_SHAPES.sub(MASK, _mask_options(_mask_assigned(text)))
 
 
 def redact_command(arguments: Sequence[str]) -> str:
-    """A command line as one text, without credentials."""
+    """Return a command line as one text, with credentials masked."""
     quoted = []
     for argument in arguments:
         name, equals, value = argument.partition("=") if "=" in argument else ("", "", argument)
-        # In quotes a secret with spaces is masked whole.
+        # In quotes, a secret with spaces is masked completely.
         quoted.append(name + equals + json.dumps(value, ensure_ascii=False) if re.search(r"\s", value) else argument)
     return redact_text(" ".join(quoted))
 
@@ -293,13 +293,13 @@ def _mask_assigned(text: str) -> str:
 
 
 def _name_before(text: str, start: int, end: int) -> re.Match[str] | None:
-    """The name of a secret, with or without quotes, that ends here."""
+    """Return the name of a secret, with or without quotes, that ends at `end`."""
     before = text[start:end].rstrip().rstrip("\"'\\")
     return _NAME.search(before) if before.lower().endswith(_NAME_ENDS) else None
 
 
 def _assigned(text: str, at: int, name: re.Match[str], sign: str) -> tuple[int, int]:
-    """From where to where the secret goes that the name is given; (0, 0): none."""
+    """Return start and end of the secret assigned to the name; (0, 0): none."""
     before = _BEFORE_VALUE.match(text, at)
     assert before is not None
     start, quotes = before.end(), before.group(1)
@@ -318,7 +318,7 @@ def _assigned(text: str, at: int, name: re.Match[str], sign: str) -> tuple[int, 
 
 
 def _closing(text: str, start: int, quotes: str) -> int:
-    """Where the quoted text ends; if nothing closes it, with the line."""
+    """Return where the quoted text ends, which is the end of the line if nothing closes it."""
     value = _QUOTED[quotes].match(text, start)
     assert value is not None
     return value.end()

@@ -51,7 +51,7 @@ def test_offload_to_nvme_names_its_folder():
 @pytest.mark.parametrize(
     ("user", "message"),
     [
-        ({"train_batch_size": 32}, r"train_batch_size=32 .*global_batch_size=64.*believed.*remove the key"),
+        ({"train_batch_size": 32}, r"train_batch_size=32 .*global_batch_size=64.*only the latter.*remove the key"),
         ({"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 4}, "8 × .*=4 × 4 workers = 128 .*=64"),
         ({"train_micro_batch_size_per_gpu": 3}, r"=3 × gradient_accumulation_steps=any × 4 workers = 12 × …"),
         ({"gradient_accumulation_steps": "many"}, "'many' .*not a number"),
