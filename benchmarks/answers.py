@@ -1,4 +1,4 @@
-"""Verdicts a second on answers to the maths sets, and rows a second when a corpus is searched for test questions.
+"""Verdicts per second on answers to the maths sets, and rows per second when searching a corpus for test questions.
 
     python benchmarks/answers.py --questions math/eval          # the folder with gsm8k.jsonl, math.jsonl …
     python benchmarks/answers.py --rows 1000000                 # without the sets: answers of this program's own
@@ -31,7 +31,7 @@ _OWN = {
 
 
 class Counting:
-    """Counts what is asked of the library, and the seconds of waiting for it."""
+    """Counts requests to the library, and the seconds spent waiting for it."""
 
     def __init__(self, compare: ProcessComparer) -> None:
         self.compare, self.calls, self.seconds = compare, 0, 0.0
@@ -45,7 +45,7 @@ class Counting:
 
 
 def verdicts(task: str, rows: list[tuple[str, str]], compare: Counting) -> str:
-    """One line of the table; rows are questions and golds."""
+    """Print one row of the table; `rows` are questions and golds."""
     rule, times = BUILT_IN[task].rule, []
     for i, (question, gold) in enumerate(rows):
         for stated in (gold, rows[(i + 1) % len(rows)][1]):

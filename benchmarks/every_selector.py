@@ -1,10 +1,10 @@
-"""Time and memory of every selector on synthetic scores: 10⁴, 10⁵ and 10⁶ examples, each in a process of its own.
+"""Time and memory of every selector on synthetic scores: 10⁴, 10⁵ and 10⁶ examples, each in a separate process.
 
     python benchmarks/every_selector.py                        # minutes: facility location at 10⁶ is most of it
     python benchmarks/every_selector.py --sizes 100000 --selectors facility_location s2l
 
-Rows in parentheses are no selectors: guards, and what one more budget costs. Scores and embeddings are drawn at random
-in 200 unequal groups; what they cost to compute with a model is not measured here, and usually is far more.
+Rows in parentheses are not selectors: guards, and the cost of one more budget. Scores and embeddings are drawn at
+random in 200 unequal groups; the cost of computing them with a model, usually far higher, is not measured here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def synthetic_inputs(num: int, dim: int, num_clusters: int, needs: frozenset[str], seed: int) -> SelectionInputs:
-    """Exactly the columns that are needed, so that memory is the selector's."""
+    """Create exactly the columns that are needed, so that the memory is the selector's."""
     rng = np.random.default_rng(seed)
     share = 1 / np.arange(1, NUM_GROUPS + 1)
     group = rng.choice(NUM_GROUPS, num, p=share / share.sum()).astype(np.int32)
@@ -85,7 +85,7 @@ def grouped_vectors(group: Array, dim: int, rng: np.random.Generator) -> Array:
 
 
 def measure(name: str, num: int, args: argparse.Namespace) -> dict[str, Any]:
-    """One selector, guard or allocation, in this process."""
+    """Measure one selector, guard or allocation in this process."""
     if name == ALLOCATION:
         sizes = np.random.default_rng(0).multinomial(num, np.ones(100_000) / 100_000)
         keys = np.arange(len(sizes), dtype=np.uint64)
@@ -116,7 +116,7 @@ def guard_rules(options: SelectorOptions) -> dict[str, Any]:
 
 
 def peak_gb() -> float:
-    """Peak memory of this process so far."""
+    """Return the peak memory of this process so far."""
     return peak_resident_bytes() / 1e9
 
 

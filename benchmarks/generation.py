@@ -1,11 +1,11 @@
-"""New tokens a second when questions are answered in batches, against one by one; greedy, the same texts.
+"""New tokens per second when answering questions in batches and one by one; greedy, with the same text.
 
     python benchmarks/generation.py                          # a small llama on CPUs, 64 prompts
     python benchmarks/generation.py --questions 256 --hidden-size 512 --layers 8 --budgets 2048 16384
 
 Prompts have random tokens and the lengths of maths questions; the model has random weights and rarely ends, so that
-every completion has all its new tokens. Each budget is measured after a warm-up of its own; times are on the wall, and
-beside them the processor's, where others use the machine too.
+every completion has all its new tokens. Each budget is measured after a separate warm-up. Times are wall-clock times,
+with processor times next to them in case others use the machine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def prompts_of(num: int) -> list[list[int]]:
 
 
 def measure(model: Any, prompts: list[list[int]], decoding: Decoding) -> tuple[list[Generated], float, float]:
-    """(completions, seconds on the wall, seconds of the processor)."""
+    """Return (completions, wall-clock seconds, processor seconds)."""
     device = next(model.parameters()).device
     generator = Generator(model, decoding, device)
     generator(prompts[:2])
@@ -81,7 +81,7 @@ def main() -> None:
             f"{first / processor:.1f} |"
         )
         if device.type == "cpu" and made != texts:
-            raise SystemExit("the texts differ from those of one by one")
+            raise SystemExit("the text differs from that generated one by one")
     print("the same texts every time" if device.type == "cpu" else "texts of other batches may differ on a GPU")
 
 

@@ -1,11 +1,11 @@
-"""What one GPU makes of training, scoring, clustering and fine-tuning. No Ray, no network; random weights and tokens.
+"""Training, scoring, clustering and fine-tuning on one GPU. No Ray, no network; random weights and tokens.
 
     python benchmarks/gpu.py env proxy score --out results
     python benchmarks/gpu.py target --out results
 
-Every row is written as it is made, to OUT/gpu.jsonl and as a table to OUT/gpu.md. All sections take about twenty
-minutes on an H100; call them apart where a machine is lent for less. `--tiny` runs all of them on a CPU in a minute and
-says nothing about speed.
+Every row is written when it is measured, to OUT/gpu.jsonl and as a table to OUT/gpu.md. All sections take about twenty
+minutes on an H100; run them separately if a machine is available for less. `--tiny` runs all of them on a CPU in a
+minute and says nothing about speed.
 
   env      the machine's roofline: a bf16 matrix product, a copy in its memory, the start of a kernel.
   proxy    training steps of Pythia-70M's shape on 128 examples as long as the maths corpus's (mean 181, longest 512).
@@ -72,7 +72,7 @@ BATCH = 128
 
 
 class Rows:
-    """What was measured, on disk at once: a machine that is taken away takes nothing along."""
+    """Measurements, written to disk immediately, so that nothing is lost if the machine is taken away."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def seconds(self, work: Callable[[], Any], repeats: int | None = None, warm_up: int = 1) -> float:
-        """Median of a few calls."""
+        """Measure the median time of a few calls."""
         times = []
         for i in range((repeats or self.repeats) + warm_up):
             self.wait()
@@ -131,7 +131,7 @@ class Bench:
         return statistics.median(times)
 
     def fresh(self) -> None:
-        """Nothing of the measurement before is left in the GPU's memory."""
+        """Free the GPU's memory from the previous measurement."""
         gc.collect()
         torch._dynamo.reset()
         if self.on_gpu:
@@ -183,7 +183,7 @@ class Bench:
 
     @contextlib.contextmanager
     def reported(self, section: str, **what: Any) -> Iterator[None]:
-        """A measurement that fails is a row too: the others go on."""
+        """Record a failed measurement as a row, and continue with the others."""
         self.fresh()
         try:
             yield
@@ -326,7 +326,7 @@ class Bench:
         return model
 
     def examples(self, num: int, seed: int) -> Examples:
-        """Random tokens; lengths and the share of responses are the maths corpus's."""
+        """Create random tokens with the lengths and the share of responses of the maths corpus."""
         rng = np.random.default_rng(seed)
         longest = 100 if self.tiny else 512
         lengths = np.clip(rng.lognormal(np.log(0.29 * longest), 0.62, num), 16, longest).astype(np.int64)
@@ -338,7 +338,7 @@ class Bench:
         return Examples(rng.integers(0, 2**63, (num, 2)).astype(np.uint64), tokens, mask, offsets)
 
     def useful_share(self, batching: Batching, batches: list[Examples], budget: int) -> float:
-        """Real tokens of those that are computed."""
+        """Return the share of computed tokens that are not padding."""
         real = sum(int(b.offsets[-1]) for b in batches)
         return real / sum(batching.num_computed(b.lengths, batching.plan(b.lengths, budget)) for b in batches)
 
@@ -352,7 +352,7 @@ class Bench:
         return {"mfu": statistics.mean(flops) / seconds / peak}
 
     def profile(self, work: Callable[[], Any]) -> dict[str, int]:
-        """Kernels of one call, and how often the host waited for the device."""
+        """Count the kernels of one call, and how often the host waited for the device."""
         if not self.on_gpu:
             return {}
         from torch.profiler import ProfilerActivity, profile
@@ -370,7 +370,7 @@ class Bench:
 
 
 def published_loop(model: Any, examples: Examples, device: torch.device, autocast: Callable[[], Any]) -> list[float]:
-    """One example at a time through the model's own forward pass, loss over the tokens that are not prompt."""
+    """Score one example at a time by the model's own forward pass, with the loss over tokens outside the prompt."""
     losses = []
     with torch.no_grad(), autocast():
         for start, end in zip(examples.offsets[:-1], examples.offsets[1:], strict=True):

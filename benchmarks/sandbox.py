@@ -1,10 +1,10 @@
-"""How long programs take in the sandbox: trivial ones, ones that use sympy, and the start of a server.
+"""Time of programs in the sandbox: trivial ones, ones that use sympy, and the start of a server.
 
     python benchmarks/sandbox.py
     python benchmarks/sandbox.py --programs 5000 --processes 8 --mode bwrap --json sandbox.json
 
-Goal: 1,000 trivial programs in under 15 s on two cores. A program's time is what its caller waits for one after the
-other in one server: forking, locking, running, reading its output and the end of the process.
+Goal: 1,000 trivial programs in under 15 s on two cores. A program's time is how long its caller waits when programs run
+one after another in one server: forking, locking, running, reading its output and the end of the process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KINDS: dict[str, Callable[[int], str]] = {
 
 
 def one_by_one(settings: SandboxSettings, kind: str, count: int) -> dict[str, Any]:
-    """Milliseconds for a caller of one server."""
+    """Measure the milliseconds per program for a caller of one server."""
     with Sandbox(replace(settings, processes=1)) as sandbox:
         waits = [_wait(sandbox, KINDS[kind](i)) for i in range(count)]
     return {
@@ -47,7 +47,7 @@ def _wait(sandbox: Sandbox, program: str) -> float:
 
 
 def together(settings: SandboxSettings, count: int) -> dict[str, Any]:
-    """Seconds for many, servers and self-test included."""
+    """Measure the seconds for many programs, including servers and self-test."""
     start = time.perf_counter()
     with Sandbox(settings) as sandbox:
         started = time.perf_counter()

@@ -1,16 +1,16 @@
-"""How training and scoring of the proxy scale: tokens/s and examples/s of 1, 2, … workers in turn, one CPU each.
+"""Scaling of the proxy's training and scoring: tokens/s and examples/s of 1, 2, … workers in turn, one CPU each.
 
     python benchmarks/scaling.py ../shared/data/math/train.jsonl --workers 1 2 --rounds 3
     python benchmarks/scaling.py ../shared/data/math/train.jsonl --workers 1 2 --rounds 3 --cores-as-workers
     ray job submit --address http://head:8265 --working-dir . -- \
         python benchmarks/scaling.py s3://bucket/train.jsonl --workers 1 2 4 8 --device gpu --run-dir s3://bucket/tmp
 
-Whole runs of the real stages on Ray Train workers, in turn, round by round; the rates are the workers' own, with their
-barriers and exchanges of gradients, without the start of the processes. Efficiency: rate over that of one worker, over
-the workers; medians of the rounds' ratios.
+Complete runs of the real stages on Ray Train workers, in turn, round by round. Rates are the workers' own, including
+barriers and gradient exchanges but not the start of processes. Efficiency is the rate divided by that of one worker and
+by the number of workers, as the median of the rounds' ratios.
 
-On a small machine Ray's own processes count: beside fewer workers than cores they have a core to themselves, beside as
-many they share the workers'. --cores-as-workers gives n workers and their Ray n cores in all, as if the machine grew.
+On a small machine, Ray's own processes matter: with fewer workers than cores they have a core to themselves, with as
+many they share the workers'. --cores-as-workers gives n workers and their Ray n cores in total, as if the machine grew.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def configuration(args: argparse.Namespace, workers: int, run_dir: str) -> dict[
 
 
 def rates(args: argparse.Namespace, workers: int, run_dir: str) -> tuple[float, float]:
-    """(tokens trained on, examples scored) per second."""
+    """Return (tokens trained on, examples scored) per second."""
     if args.cores_as_workers:
         os.sched_setaffinity(0, sorted(_CORES)[:workers])  # Ray's processes inherit it
     manifest = s2l_ray.run(configuration(args, workers, run_dir)).stage("proxy").manifest

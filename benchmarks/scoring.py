@@ -1,4 +1,4 @@
-"""Scoring, side by side in one run: this library, the published one-example loop, the machine's matrix-product peak.
+"""Compare scoring in one run: this library, the published one-example loop, the machine's matrix-product peak.
 
     python benchmarks/scoring.py ../shared/data/math/train.jsonl
 
@@ -67,7 +67,7 @@ PRODUCTS = {
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """(seconds, what it gave)."""
+    """Return (seconds, result) of a call."""
     start = time.perf_counter()
     result = work()
     if device.type == "cuda":
@@ -80,7 +80,7 @@ def seconds(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def matrix_peak(shape: str, device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of the best of a few large products; median of five each."""
+    """Return the FLOP/s of the fastest of a few large products, each the median of five."""
     best = 0.0
     for m, k, n in PRODUCTS[shape]:
         a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, n, device=device, dtype=dtype)
@@ -97,7 +97,7 @@ def scorer_of(model: Any, tokens_per_batch: int, device: torch.device, autocast:
 
 
 def scoring_rounds(args: argparse.Namespace, model: Any, examples: Examples, device: torch.device) -> dict[str, float]:
-    """Both ways in turn on fresh examples each round."""
+    """Measure both ways in turn, on new examples in each round."""
     rng = np.random.default_rng(0)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     autocast = (lambda: torch.autocast("cuda", dtype=dtype)) if device.type == "cuda" else torch.no_grad
@@ -127,7 +127,7 @@ def scoring_rounds(args: argparse.Namespace, model: Any, examples: Examples, dev
 def per_snapshot_costs(
     tokenizer: Any, tokens: Storage, parts: list[int], examples: Storage, model: Any
 ) -> dict[str, float]:
-    """What each way does beside scoring: their load and tokenisation, our reading."""
+    """Measure what each way does besides scoring: loading and tokenisation there, reading here."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         from transformers import AutoModelForCausalLM
@@ -160,7 +160,7 @@ def per_snapshot_costs(
 def through_ray(
     args: argparse.Namespace, job: ProxyJob, plain: Examples, placement: Any, work: Storage
 ) -> dict[str, float]:
-    """Two snapshots (before and after one step) in the Ray worker; the same parts by the scorer alone, here."""
+    """Measure two snapshots (before and after one step) in the Ray worker, and the same parts by the scorer alone."""
     model = load_model(job.proxy, job.tokenizer, 0)
     device = torch.device("cuda" if placement.device == "gpu" else "cpu")
     autocast = (lambda: torch.autocast("cuda", dtype=torch.bfloat16)) if device.type == "cuda" else torch.no_grad

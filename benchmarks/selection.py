@@ -1,11 +1,11 @@
-"""How time and memory of clustering and selecting grow with the corpus, on synthetic loss curves.
+"""Time and memory of clustering and selecting by corpus size, on synthetic loss curves.
 
     python benchmarks/selection.py
     python benchmarks/selection.py --sizes 100000 1000000 10000000 --length 12 --clusters 100 \
         --budgets 0.01 0.05 0.11 0.2 0.5 --json selection.json
 
 Each size runs in a fresh process, so that its peak memory is its own: the process's largest resident set, with Python,
-the trajectory matrix and the ids included and nothing subtracted. Making the curves is not part of the measured time.
+the trajectory matrix and the ids included and nothing subtracted. Generating the curves is not part of the time.
 Goal: 10^7 trajectories of length 12, K = 100, five budgets, under 90 s on two cores and under 3 GB.
 """
 

@@ -1,4 +1,4 @@
-"""What fine-tuning a target takes: memory against the estimate, tokens/s, model FLOPs utilisation. Random weights.
+"""Cost of fine-tuning a target: memory and its estimate, tokens/s, model FLOPs utilisation. Random weights.
 
     python benchmarks/target.py --shape 1b --zero-stage 3 --offload cpu --precision bf16 --steps 1
     ray job submit --address http://head:8265 --working-dir . -- \

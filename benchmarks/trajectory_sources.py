@@ -1,17 +1,17 @@
-"""Where trajectories may come from: cost, agreement of the clusters, worth of the subsets. No Ray.
+"""Compare the sources of trajectories: cost, agreement of the clusters, worth of the subsets. No Ray.
 
     python benchmarks/trajectory_sources.py quickstart
     python benchmarks/trajectory_sources.py ../shared/data/math/train.jsonl --recipe maths_curve
 
-For each seed one proxy is trained as the recipe says; the losses that its training computes are recorded, and it is
-scored at T snapshots and where the hybrids ask for it. So all sources see the same training, and their costs are
-measured in it. Each source's trajectories are clustered as the recipe says, S2L chooses from the clusters, and the
-recipe's target is fine-tuned on the choice, for the same number of steps whatever the source.
+For each seed, one proxy is trained as in the recipe. The losses that its training computes are recorded, and it is
+scored at T snapshots and at those of the hybrids, so that all sources see the same training, in which their costs are
+measured. Each source's trajectories are clustered as in the recipe, S2L chooses from the clusters, and the recipe's
+target is fine-tuned on the choice, for the same number of steps whatever the source.
 
     cost      seconds of training and of the scoring that this source needs
     agreement adjusted Rand index of its clusters with those of T snapshots (Hubert & Arabie 1985); the row `snapshots,
-              other k-means` is what another seed of k-means alone makes of the same trajectories
-    worth     held-out loss of the target, mean over the skills or sources of their means (nats a token)
+              other k-means` has the same trajectories with another seed of k-means
+    worth     held-out loss of the target, mean over the skills or sources of their means (nats per token)
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def read_rows(args: argparse.Namespace, config: S2LConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training rows without copies, and held-out rows; columns instruction, output, source."""
+    """Return training rows without duplicates, and held-out rows; columns instruction, output, source."""
     if args.corpus == "quickstart":
         train, test = generate_corpus(args.examples)
         named = [[row | {"source": row["skill"]} for row in rows] for rows in (train, test)]
@@ -58,11 +58,11 @@ class Trajectories:
     losses: Array
     """(N, T)."""
     scored: int
-    """Passes over the corpus beside training."""
+    """Passes over the corpus in addition to training."""
 
 
 def trajectories(args: argparse.Namespace, config: S2LConfig, train: Tokenised, tokenizer: Any, seed: int) -> Any:
-    """→ {source: Trajectories}, seconds of training, seconds of one scoring pass."""
+    """Return {source: Trajectories}, seconds of training, and seconds of one scoring pass."""
     num = len(train.examples)
     plan = whole_corpus_plan(num, config.proxy, None, seed)
     total, epochs = plan.total_steps, plan.total_steps // plan.steps_per_epoch
@@ -103,7 +103,7 @@ def trajectories(args: argparse.Namespace, config: S2LConfig, train: Tokenised, 
 
 
 def without_trend(recorded: Array, step: Array) -> Array:
-    """(N, E) losses and the steps at which they were computed → as the stage joins them."""
+    """Join losses (N, E) and the steps at which they were computed, as the stage does."""
     out = np.empty_like(recorded)
     for epoch in range(recorded.shape[1]):
         order = np.argsort(step[:, epoch], kind="stable")
@@ -113,7 +113,7 @@ def without_trend(recorded: Array, step: Array) -> Array:
 
 
 def adjusted_rand(a: Array, b: Array) -> float:
-    """Agreement of two clusterings, 1: the same, 0: as by chance (Hubert & Arabie 1985, equation 5)."""
+    """Compute the agreement of two clusterings, 1 if identical, 0 by chance (Hubert & Arabie 1985, equation 5)."""
     table = np.zeros((int(a.max()) + 1, int(b.max()) + 1))
     np.add.at(table, (a, b), 1)
 
@@ -127,7 +127,7 @@ def adjusted_rand(a: Array, b: Array) -> float:
 
 def worth(args: argparse.Namespace, config: S2LConfig, train: Tokenised, test: Tokenised, tokenizer: Any, rows: Array,
           seed: int) -> float:  # fmt: skip
-    """Held-out loss of the target after training on these rows."""
+    """Return the held-out loss of the target after training on these rows."""
     assert config.target is not None
     chosen = train.examples.take(np.sort(rows))
     plan = whole_corpus_plan(len(chosen), config.target, args.target_steps, seed)
@@ -171,7 +171,7 @@ def one_seed(args: argparse.Namespace, config: S2LConfig, seed: int, on_row: Any
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown; means over the seeds, of the worth the standard deviation too."""
+    """Return a Markdown table of means over the seeds, and standard deviations for the worth."""
     lines = ["| source | points | seconds | agreement | held-out loss |", "|---|---|---|---|---|"]
     for name in dict.fromkeys(row["source"] for row in rows):
         these = [row for row in rows if row["source"] == name]

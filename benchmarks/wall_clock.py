@@ -46,11 +46,11 @@ BY_PROXY, BY_TARGET = "facility location, by the proxy", "facility location, by 
 WHO = {"S2L": "s2l", BY_PROXY: "facility_location", BY_TARGET: BY_TARGET, "random": "random"}
 """Who chooses → the selector, or the name of its own, in whose colour it is drawn."""
 RATES = ("proxy_train", "proxy_score", "proxy_embed", "target_train", "target_embed")
-"""Seconds an example and pass."""
+"""Seconds per example and pass."""
 
 
 def measure_rates(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds an example, of one pass of training, scoring or embedding, on `args.sample` examples."""
+    """Measure seconds per example for one pass of training, scoring or embedding, on `args.sample` examples."""
     from gpu import SHAPES, Bench  # torch, which processes that only select do not wait for
 
     SHAPES["pythia-14m"] = PYTHIA_14M
@@ -90,7 +90,7 @@ def _passes(bench: Any, shape: str, examples: Any) -> dict[str, Callable[[], Any
 
 
 def _seconds(bench: Any, work: Callable[[], Any]) -> float:
-    """Of a call after the first: of one core on a CPU, of the clock on a GPU."""
+    """Measure the seconds of a call after the first one: of one core on a CPU, by the clock on a GPU."""
     import torch
 
     if bench.on_gpu:
@@ -103,7 +103,7 @@ def _seconds(bench: Any, work: Callable[[], Any]) -> float:
 
 
 def measure_selection(selector: str, num: int, args: argparse.Namespace) -> float:
-    """Seconds of one core from stored scores to a chosen subset, in this process."""
+    """Measure the seconds of one core from stored scores to a chosen subset, in this process."""
     rng = np.random.default_rng(0)
     budget = max(1, int(args.budget * num))
     if selector == "s2l":
@@ -123,7 +123,7 @@ def measure_selection(selector: str, num: int, args: argparse.Namespace) -> floa
 def clocks_of(
     num: int, rates: dict[str, Any], selecting: dict[str, float], args: argparse.Namespace
 ) -> list[WallClock]:
-    """Training and scoring multiplied from the rates."""
+    """Compute training and scoring times from the rates."""
     training, target = (args.epochs * num * rates[f"{model}_train"] for model in ("proxy", "target"))
     location = selecting["facility_location"]
     return [
@@ -135,7 +135,7 @@ def clocks_of(
 
 
 def by_size(found: dict[int, list[WallClock]], runs: Rows) -> Any:
-    """Seconds against examples: all of it dashed, since models are multiplied from a sample; selecting alone solid."""
+    """Plot seconds against examples: totals dashed, as they are extrapolated from a sample; selecting alone solid."""
     rows: Rows = []
     for num, clocks in found.items():
         for one in clocks:
@@ -164,7 +164,7 @@ def by_size(found: dict[int, list[WallClock]], runs: Rows) -> Any:
 
 
 def points_of_runs(runs: list[str]) -> Rows:
-    """By the manifests of real runs: rings."""
+    """Read the times of real runs from their manifests, drawn as rings."""
     rows: Rows = []
     for where in runs:
         run = load_run(where)
@@ -188,7 +188,7 @@ def print_table(found: dict[int, list[WallClock]]) -> None:
 
 
 def write(found: dict[int, list[WallClock]], rates: dict[str, Any], runs: Rows, folder: Path) -> None:
-    """Figures and picture of the sizes so far: the largest takes longest, and may be interrupted."""
+    """Write figures and picture for the sizes so far, because the largest takes longest and may be interrupted."""
     from s2l_ray.reporting.svg import to_files
 
     bars, largest = wall_clock_bars(found[max(found)], {}), max(found)

@@ -14,7 +14,7 @@ from s2l_ray.selection import cluster_weights, needs_of, order_examples, resolve
 
 FULL = "everything"
 COST_IN_STEPS = "random, S2L's cost in further steps"
-"""A random draw whose target trains longer, by what S2L's selection costs."""
+"""Random draw whose target trains longer, by the cost of S2L's selection."""
 Array = np.ndarray[Any, np.dtype[Any]]
 
 

@@ -1,4 +1,4 @@
-"""Data with a known share of wrong answers; everything that is held out is right."""
+"""Data with a known share of wrong answers; all held-out answers are right."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def mixture(path: Path, num: int | None, wrong: float, seed: int, held_out: int 
 
 
 def read_jsonl(path: Path) -> Rows:
-    """Split at line feeds alone: texts hold other characters that end lines too."""
+    """Split only at line feeds, because texts contain other characters that end lines."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 

@@ -1,4 +1,4 @@
-"""The manual's page of evidence, made of the rows of `evidence.py` alone."""
+"""Generate the manual's page of evidence from the rows of `evidence.py`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ discusses the results. For pretrained models, `benchmarks/evidence_pretrained.py
 
 
 def page(rows: Sequence[Row]) -> str:
-    """Markdown."""
+    """Return the page as Markdown."""
     lines = [_HEAD]
     made_with = {str(row["settings"]): row["settings"] for row in rows}
     for corpus, settings in [(name, one) for name in _TITLES for one in made_with.values()]:
@@ -67,7 +67,7 @@ def page(rows: Sequence[Row]) -> str:
 
 
 def _setting(corpus: str, settings: dict[str, Any], rows: Sequence[Row]) -> str:
-    """What the rows say of how they were made."""
+    """Describe how the rows were computed."""
     sizes = sorted({row["examples"] for row in rows if row["budget"] == 1})
     count = f"{settings['examples']:,} rows"
     if sizes:
@@ -86,7 +86,7 @@ def _setting(corpus: str, settings: dict[str, Any], rows: Sequence[Row]) -> str:
 
 
 def table(corpus: str, rows: Sequence[Row]) -> str:
-    """One budget and share of wrong answers."""
+    """Return the table for one budget and share of wrong answers."""
     exact = any(row["balanced"] >= 0.02 or row["distributed"] >= 0.02 for row in rows)
     columns: list[tuple[str, Callable[[list[Row]], str]]] = [("n", lambda these: str(len(these)))]
     kinds = [("_loss", "loss", 3)] + ([("", "exact", 3)] if exact else [])

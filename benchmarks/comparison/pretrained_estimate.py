@@ -1,4 +1,4 @@
-"""What a comparison with a pretrained model takes on an H100: tokens, floating-point operations, minutes."""
+"""Estimate the cost of a comparison with a pretrained model on an H100: tokens, floating-point operations, minutes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s2l_ray.data.token_examples import Examples
 from s2l_ray.lm.flops import ModelShape
 
 PEAK = 989e12
-"""FLOP/s of an H100 in bf16, as its data sheet has it."""
+"""FLOP/s of an H100 in bf16, according to its data sheet."""
 TRAINING, SCORING = 0.088, 0.13
 """Utilisations that gpu.py measured with Pythia-70M's shape, packed, 65,536 tokens a micro-batch."""
 DECODING_SECONDS = 0.025

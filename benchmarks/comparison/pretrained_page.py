@@ -1,4 +1,4 @@
-"""The tables of `evidence_pretrained.py`, made of its arms alone."""
+"""Generate the tables of `evidence_pretrained.py` from its arms."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ three seeds these intervals are too narrow. Differences whose interval excludes 
 
 
 def page(rows: Sequence[Row]) -> str:
-    """Markdown."""
+    """Return the page as Markdown."""
     parts = [_HEAD, _setting(rows)]
     plain = [row for row in rows if row["budget"] == 0]
     cells = {(row["budget"], row["swapped"]) for row in rows if 0 < row["budget"] < 1}

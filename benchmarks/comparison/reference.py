@@ -34,7 +34,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass
 class Reference:
-    """Everything that selectors read of one corpus, by one proxy."""
+    """Everything that selectors read about one corpus, computed with one proxy."""
 
     train: Tokenised
     steps: list[int]
@@ -75,7 +75,7 @@ class Reference:
         return snapshot_index(snapshot, len(self.steps), self.steps, EARLY_SHARE)
 
     def save(self, path: Path) -> None:
-        """The arrays, at once or not at all: another sitting need not train the proxy again."""
+        """Write the arrays atomically, so that a later session need not train the proxy again."""
         work = [self.training.tokens, self.training.flops, self.one_pass.tokens, self.one_pass.flops]
         arrays = {"steps": np.array(self.steps), "losses": self.losses, "clusters": self.clusters,
                   "work": np.array(work, dtype=np.float64)}  # fmt: skip
@@ -122,7 +122,7 @@ def train_reference(
     device: torch.device = CPU,
     model: Any = None,
 ) -> Reference:
-    """Train the proxy on everything, and score it at `snapshots` points as far as `needs` ask for it."""
+    """Train the proxy on everything, and score it at `snapshots` points as far as `needs` require."""
     examples = train.examples
     plan = whole_corpus_plan(len(examples), config.proxy, None, seed)
     steps = sorted({int(step) for step in np.linspace(1, plan.total_steps, snapshots).round()})

@@ -19,7 +19,7 @@ class Difference(NamedTuple):
 
 
 def paired_difference(pairs: Sequence[tuple[float, float]]) -> Difference:
-    """First minus second, of arms that share their seeds: the same corpus, proxy, data order and initial weights.
+    """Difference of two arms, first minus second, that share seeds: corpus, proxy, data order and initial weights.
 
     The interval takes the seeds for a sample of normal differences (Student 1908): with three of them it is wide, as it
     must be.

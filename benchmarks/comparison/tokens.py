@@ -1,4 +1,4 @@
-"""Rows of instruction, output and source → tokenised examples."""
+"""Tokenise rows of instruction, output and source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One model that is trained and scored, on a GPU in bf16 or on a CPU in fp32."""
+"""Train and score one model, on a GPU in bf16 or on a CPU in fp32."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens of some passes, and what they come to in floating-point operations."""
+    """Tokens of some passes, and their floating-point operations."""
 
     tokens: int = 0
     flops: int = 0
@@ -91,7 +91,7 @@ class Training:
             yield step + 1, batch.ids[rows, 1].astype(np.int64), np.zeros(0) if seen is None else seen.losses
 
     def finish(self, examples: Examples) -> Training:
-        """Take all steps."""
+        """Make all steps."""
         for _ in self.steps(examples):
             pass
         return self
@@ -102,7 +102,7 @@ class Training:
         return of_one * self.plan.global_batch_size * self.plan.total_steps
 
     def scores(self, examples: Examples) -> Scores:
-        """Losses and whether the whole response is right, in the order of the examples."""
+        """Return losses, and whether the whole response is right, in the order of the examples."""
         found = self.scorer.score(examples, self.scorer.plan(examples.lengths), want_exact=True)
         assert found.exact is not None
         order = np.argsort(found.rows)
@@ -115,13 +115,13 @@ class Training:
 
 
 def whole_corpus_plan(num: int, model: TrainedModelConfig, max_steps: int | None, seed: int) -> TrainPlan:
-    """Every epoch in one window: the examples are in memory anyway."""
+    """Put every epoch into one window, because the examples are in memory anyway."""
     plan = make_plan([(0, num)], model.global_batch_size, model.epochs, max_steps or model.max_steps, seed)
     return TrainPlan(plan.parts, plan.global_batch_size, plan.total_steps, seed, window_rows=num)
 
 
 def plan_of(chosen: Examples, model: TrainedModelConfig, steps: int | None, seed: int) -> TrainPlan | CurriculumPlan:
-    """As `s2l finetune` plans it: stages one after another where the examples have them."""
+    """Plan as `s2l finetune` does: stages one after another if the examples have them."""
     base = whole_corpus_plan(len(chosen), model, steps, seed)
     if chosen.stages is None:
         return base

@@ -1,4 +1,4 @@
-"""A real Ray head of one's own for tests of jobs: free ports, its own folder, gone without touching any other Ray."""
+"""A separate Ray head for tests of jobs, with free ports and its own folder, that leaves other Ray processes alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OF_THE_SESSION = (
     "RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "GLOO_SOCKET_IFNAME",
     "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME",
 )  # fmt: skip
-"""What leads to the test session's own Ray (conftest.ray_cluster)."""
+"""Variables that lead to the test session's own Ray (conftest.ray_cluster)."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -38,14 +38,14 @@ def free_ports(count: int) -> list[int]:
 
 
 def family(process: psutil.Process) -> list[psutil.Process]:
-    """It and all below it."""
+    """Return the process and all its descendants."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return [process, *process.children(recursive=True)]
     return []
 
 
 def kill_family(process: psutil.Process) -> None:
-    """As when their machine loses its power: nobody gets to say good-bye."""
+    """Kill a process and its descendants as a power failure would, without any clean-up."""
     members = family(process)
     for member in members:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -54,9 +54,9 @@ def kill_family(process: psutil.Process) -> None:
 
 
 def ray_start(command: list[str], environment: dict[str, str], log: Path, seconds: float = 300) -> psutil.Popen:
-    """`ray start --block` as a child, when the node is up.
+    """Run `ray start --block` as a child process, and return it when the node is up.
 
-    Again if its raylet has died: it waits no more than 15 s for its agents, and on a busy machine they need longer.
+    Start again if the raylet dies: it waits at most 15 s for its agents, which need longer on a busy machine.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -70,12 +70,12 @@ def ray_start(command: list[str], environment: dict[str, str], log: Path, second
             had_raylet = has_raylet
             if time.monotonic() > deadline:
                 kill_family(process)
-                raise AssertionError(f"it does not come up: {log.read_text()}")
+                raise AssertionError(f"the node does not come up: {log.read_text()}")
             time.sleep(0.1)
         else:
             return process
         kill_family(process)
-        assert time.monotonic() < deadline, f"it dies again and again: {log.read_text()}"
+        assert time.monotonic() < deadline, f"the node dies again and again: {log.read_text()}"
 
 
 def _is_raylet(process: psutil.Process) -> bool:
@@ -85,17 +85,17 @@ def _is_raylet(process: psutil.Process) -> bool:
 
 
 class RayHead:
-    """`with RayHead(environment) as head:` — `ray start --head --block` as a child, ended by its pid."""
+    """Ray head started by `ray start --head --block` as a child process: `with RayHead(environment) as head:`."""
 
     def __init__(self, environment: Mapping[str, str | None], num_cpus: int = 4) -> None:
-        """`environment`: beside this process's; None takes a variable away."""
+        """Prepare a head; `environment` is added to this process's environment, and None removes a variable."""
         gcs, dashboard, agent, metrics, client = free_ports(5)
         wanted = {k: v for k, v in os.environ.items() if k not in _OF_THE_SESSION} | {
             # The job's `python` must be this one.
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RAY_AUTH_MODE": "disabled",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
-            # Ray's own patience is too short for a busy machine.
+            # Ray's default timeouts are too short for a busy machine.
             "RAY_raylet_start_wait_time_s": "300",
             "RAY_agent_register_timeout_ms": "300000",
             "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",

@@ -1,4 +1,4 @@
-"""Commands of `s2l` with a fault on the way, and what must be the same afterwards as without it."""
+"""Run commands of `s2l` with faults, and compare the results with those of undisturbed runs."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ HANGS_AFTER_S = 900
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended."""
+    """Outcome of a command."""
 
     code: int
     output: str
     struck: dict[Fault, str]
-    """What each fault killed; those that were not reached are not in it."""
+    """What each fault killed; faults that were not reached are missing."""
     seconds: float
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """A folder in which one run after another lives under one and the same path, since some outputs name it."""
+    """Folder for consecutive runs under the same path, because some outputs contain the path."""
 
     base: Path
 
@@ -65,13 +65,13 @@ class Workplace:
         shutil.rmtree(self.run, ignore_errors=True)
 
     def s2l(self, *arguments: str | Path, faults: Sequence[Fault] = (), record: Path | None = None) -> Outcome:
-        """`s2l ARGUMENTS`, to its end."""
+        """Run `s2l ARGUMENTS` to its end."""
         return self.wait(*self.start(*arguments, faults=faults, record=record), faults)
 
     def at_once(
         self, commands: Mapping[str, Sequence[str | Path]], faults: Mapping[str, Sequence[Fault]]
     ) -> dict[str, Outcome]:
-        """Several commands of `s2l`, by some name, side by side."""
+        """Run several commands of `s2l`, given by name, at the same time."""
         with ThreadPoolExecutor(len(commands)) as pool:
             running = {
                 name: pool.submit(self.s2l, *command, faults=faults.get(name, ())) for name, command in commands.items()
@@ -167,7 +167,7 @@ VOLATILE = {
     "started_at", "finished_at", "wall_seconds", "device_seconds", "peak_memory_bytes", "train_seconds",
     "score_seconds", "mfu", "cost", "restarts",
 }  # fmt: skip
-"""Fields of manifests and reports that tell of time, memory and what was killed."""
+"""Fields of manifests and reports that depend on time, memory and what was killed."""
 
 
 def contents(run: Path) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def differences(found: Any, expected: Any, where: str = "") -> list[str]:
 
 
 def complete_files(run: Path) -> dict[Path, tuple[int, int]]:
-    """Files of complete stages and of complete snapshots, with what changes when they are written again."""
+    """Return the files of complete stages and snapshots, with data that change if they are written again."""
     folders = [p.parent for p in run.glob("*/*/manifest.json")]
     folders += [p.parent for p in run.glob("proxy/*/snapshots/*/manifest.json")]
     files = [p for folder in folders for p in folder.rglob("*") if p.is_file() and "ray_train" not in p.parts]
@@ -232,7 +232,7 @@ def assert_not_made_again(before: dict[Path, tuple[int, int]], run: Path) -> Non
 
 
 def assert_nothing_left(place: Workplace, seconds: float = 90) -> None:
-    """Once the run is complete: no temp files, locks or processes, and no Ray session that lives on."""
+    """Check that a complete run has left no temporary files, locks, processes or live Ray sessions."""
     deadline = time.monotonic() + seconds
     while (living := place.processes()) and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -250,7 +250,7 @@ def assert_nothing_left(place: Workplace, seconds: float = 90) -> None:
 
 
 def assert_ends_well(outcome: Outcome) -> None:
-    """An error is said in one piece, a stop has its own exit code, and a lost worker ends nothing."""
+    """Check that errors are reported in one piece, stops have their own exit code, and a lost worker ends nothing."""
     said, victims = outcome.output, {fault.victim for fault in outcome.struck}
     assert "Traceback" not in said, said
     codes = {"SIGTERM": 143, "SIGINT": 130, "tree": -signal.SIGKILL, "driver": -signal.SIGKILL}

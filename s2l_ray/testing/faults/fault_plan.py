@@ -1,4 +1,4 @@
-"""Which faults there are, and which of them a seed chooses."""
+"""Faults, and their choice by a seed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ VICTIMS_BY_ROLE = {
     "kmeans": ("self", "tree", "driver", "raylet", "gcs"),
     "trial": ("self", "tree", "driver"),
 }
-"""Who comes to a fault point → what may be killed then. `self`: that process. `worker`: one of Ray Train's;
-`alone` is the only one of a training, in a task."""
+"""Role of the process that reaches a fault point → what may be killed then. `self` is that process, `worker` one of Ray
+Train's workers; the role `alone` is the only worker of a training, in a task."""
 SURVIVED = ("self", "worker", "workers", "controller", "controller and workers")
-"""They are replaced: the command itself goes on."""
+"""Victims that are replaced, so that the command itself continues."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Fault:
 Point = tuple[str, str]
 """(role, place)"""
 Points = dict[Point, int]
-"""How many file operations an undisturbed run did there, in the order of their first."""
+"""Number of file operations of an undisturbed run at each point, in the order of the first one."""
 
 STAGES = ("corpus", "tokens", "proxy", "trajectories", "clusters", "subset", "heldout", "target",
           "heldout_evaluation")  # fmt: skip
@@ -56,7 +56,7 @@ def read_points(record: Path) -> Points:
 
 
 def fault_at(points: Points, at: Point, rng: random.Random, max_delay: float, victims: Sequence[str] = ()) -> Fault:
-    """At a random moment there, or at most so many seconds later; of `victims`, or whatever may be killed there."""
+    """Choose a fault at a random moment of a point, delayed by at most `max_delay` seconds, with one of `victims`."""
     role, place = at
     delay = min(rng.choice((0.0, rng.uniform(0, 0.05), rng.uniform(0, max_delay))), max_delay)
     victim = rng.choice(victims or VICTIMS_BY_ROLE[role])
@@ -64,14 +64,14 @@ def fault_at(points: Points, at: Point, rng: random.Random, max_delay: float, vi
 
 
 def _section_of(place: str) -> str:
-    """What is to be hit once: a stage; of those that train, each of their phases."""
+    """Return the section of a run that is to be hit once: a stage, or a phase of a stage that trains."""
     stage = "/".join(place.split("/")[:2])
     return place if stage.split("/")[0] in ("proxy", "target") else stage
 
 
 def few_faults(points: Points, rng: random.Random) -> list[Fault]:
-    """Of a training, of a task, and of the driver or all there is; each in another stage, so that it begins
-    undisturbed and comes to its fault for certain."""
+    """Choose faults of a training, a task, and the driver or the whole process tree, each in a different stage, so that
+    every stage begins undisturbed and certainly reaches its fault."""
     left = set(STAGES)
 
     def one(roles: Sequence[str], victim: str, max_delay: float = 0.0) -> Fault:
@@ -90,7 +90,7 @@ def few_faults(points: Points, rng: random.Random) -> list[Fault]:
 
 
 def faults_over_all_stages(points: Points, rng: random.Random, max_delay: float) -> list[Fault]:
-    """One in every section, in the order in which a run comes to them."""
+    """Choose one fault in every section, in the order in which a run reaches them."""
     sections: dict[str, list[Point]] = {}
     for role, place in points:
         if place not in STAGES:  # their folder is made

@@ -1,4 +1,4 @@
-"""Kills what faults want killed when their moments come, and makes sure that it is dead."""
+"""Kill the victims of faults at the planned moments, and make sure that they are dead."""
 
 from __future__ import annotations
 
@@ -22,23 +22,27 @@ _OF_RAY = {
     "raylet": ("raylet",),
     "gcs": ("gcs_server",),
 }
-"""Victim → starts of its processes' titles."""
+"""Victim → prefixes of its processes' titles."""
 _DIES_S = 20
 
 
 class Striker:
-    """Of one command: `look` for faults whose moment has come, as often as possible."""
+    """Kills the victims of one command; call `look` as often as possible."""
 
     def __init__(self, driver: int, folder: Path, faults: Sequence[Fault]) -> None:
-        """`folder`: where the hook leaves its markers."""
+        """Prepare for a command; `folder` is where the hook writes its markers."""
         self.struck: dict[Fault, str] = {}
-        """What was killed: pids and titles."""
+        """Killed processes of each fault: pids and titles."""
         self._driver = psutil.Process(driver)
         self._waiting = {fault: folder / str(i) for i, fault in enumerate(faults)}
         self._due: dict[Fault, float] = {}
 
     def look(self) -> None:
-        """Raises AssertionError where a fault finds no process of the kind that it is to kill, or cannot kill it."""
+        """Carry out the faults whose moment has come.
+
+        Raises:
+            AssertionError: a fault finds no process of the kind that it is to kill, or cannot kill it.
+        """
         for fault, marker in list(self._waiting.items()):
             if marker.exists() and fault not in self._due:
                 self._due[fault] = time.monotonic() + fault.delay
@@ -52,11 +56,11 @@ class Striker:
     def _strike(self, fault: Fault, who: int) -> None:
         chosen = self._victims(fault.victim, who)
         if not chosen:
-            # For certain it is there only while a process waits for the fault, and the driver lives: another fault, or
-            # the end of the command, may have ended either.
+            # The victim certainly exists only while a process waits for the fault and the driver is alive: another
+            # fault, or the end of the command, may have ended either.
             told = f"{fault}: no such process among {[_title(p) for p in self._below()]}"
             assert fault.delay or _is_gone(who) or is_dead(self._driver), told
-            return  # not struck: the next command has it too
+            return  # not carried out: the next command tries it again
         told = ", ".join(f"{process.pid} {_title(process)}" for process in chosen)
         if fault.victim in _SIGNALS:
             os.kill(self._driver.pid, _SIGNALS[fault.victim])
@@ -71,7 +75,7 @@ class Striker:
         self.struck[fault] = told
 
     def _victims(self, victim: str, who: int) -> list[psutil.Process]:
-        """Those that live."""
+        """Return the victims that are alive."""
         if victim == "tree":
             chosen = [self._driver, *self._below()]
         elif victim == "driver" or victim in _SIGNALS:
@@ -90,7 +94,7 @@ class Striker:
 
 
 def is_dead(process: psutil.Process) -> bool:
-    """Also where nobody has taken note of it yet."""
+    """Whether the process is dead, including zombies."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     return True

@@ -1,9 +1,9 @@
-"""Fault points between any two file operations of a run, in whichever of its processes they happen.
+"""Fault points between any two file operations of a run, in any of its processes.
 
 An audit hook sees a process's file operations before they are done. The variable S2L_FAULT_PLAN (JSON) says what to do:
-`record` them, or announce for each of the `faults` that its moment has come: the `nth` operation, counted over all
-processes, that one of its `role` does at its `place`. Each is announced once, by a file of its number in the folder
-`markers`, to the test that planned it, which does the killing; where the fault has no delay, the process waits for it.
+`record` them, or announce when the moment of one of the `faults` has come, which is the `nth` operation, counted over
+all processes, of its `role` at its `place`. Each fault is announced once, by a file with its number in the folder
+`markers`, to the test that planned it and does the killing; if the fault has no delay, the process waits for that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 PLAN = "S2L_FAULT_PLAN"
 DRIVER = "S2L_FAULT_DRIVER"
 _CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.truncate": 0}
-"""Audit event → which argument is the path."""
+"""Audit event → index of the argument that is the path."""
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _TEMP = re.compile(r"^\.tmp-[0-9a-f]{12}-")
 _KINDS = {
@@ -31,25 +31,25 @@ _KINDS = {
     "ClusterActor": "kmeans",
     "ImplicitFunc": "trial",
 }
-"""Part of a Ray process's title → its role; others of Ray's do tasks."""
+"""Part of a Ray process's title → its role; other Ray processes run tasks."""
 _WAITS_S = 60
 
 
 def place_of(path: str) -> str:
-    """Where in a run a path (relative to its folder) belongs: `proxy/<key>/snapshots`, `run.json`."""
+    """Return the place in a run to which a relative path belongs: `proxy/<key>/snapshots`, `run.json`."""
     parts = [_TEMP.sub("", part) for part in path.split("/")]
     return parts[0] if parts[0] == "locks" else "/".join(parts[:3])
 
 
 def role_of(pid: int) -> str:
-    """What a process below the driver is there for, by the title that Ray gives it."""
+    """Return the role of a descendant of the driver, according to the title that Ray gives it."""
     with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
         title = file.read()
     return next((role for part, role in _KINDS.items() if part in title), "task")
 
 
 class FaultPoints:
-    """Counts file operations, and announces when it is time."""
+    """Counts file operations, and announces faults whose moment has come."""
 
     def __init__(self, plan: dict[str, Any], driver: int) -> None:
         self.plan, self.is_driver = plan, driver == os.getpid()
@@ -85,7 +85,7 @@ class FaultPoints:
             self._inside.own = False
 
     def _count_deletions_too(self) -> None:
-        """pyarrow deletes without Python's knowledge."""
+        """Count deletions as well, which pyarrow does without triggering audit events."""
         module = sys.modules.get("s2l_ray.storage.folder")
         storage = getattr(module, "Storage", None)
         if storage is None or hasattr(storage.delete, "__wrapped__"):
@@ -104,7 +104,7 @@ def _announced(operation: Any, points: FaultPoints) -> Any:
 
 
 def _announce(marker: str, waits: bool) -> None:
-    """Whoever comes first writes the marker, and waits until the test has done what it wanted."""
+    """Write the marker if no other process has, and wait until the test has reacted."""
     try:
         descriptor = os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
@@ -117,7 +117,7 @@ def _announce(marker: str, waits: bool) -> None:
 
 
 def _append(path: str, text: str) -> int:
-    """How long the file is then."""
+    """Append to a file, and return its new length."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(descriptor, text.encode())
@@ -127,7 +127,7 @@ def _append(path: str, text: str) -> int:
 
 
 def install() -> None:
-    """The first process of all that inherit the plan is the driver."""
+    """Install the hook; the first of all processes that inherit the plan is the driver."""
     driver = int(os.environ.setdefault(DRIVER, str(os.getpid())))
     points = FaultPoints(json.loads(os.environ[PLAN]), driver)
     sys.addaudithook(points.audit)
