@@ -1,7 +1,7 @@
-"""Pages of the manual that are made from the code, so that they cannot fall behind it.
+"""Generate pages of the manual from the code, so that they are never out of date.
 
-Every field of the configuration, every command's help, the launcher files' own instructions, and the Markdown files
-that lie elsewhere in the repository.
+Generated are the configuration fields, the help of every command, the instructions in the launcher files, and copies of
+Markdown files from elsewhere in the repository.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LAUNCHERS = {
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put pages that nobody has placed at the end of the guide, so that a new one is found."""
+    """Append pages that are missing from the navigation to the guide, so that readers find new pages."""
     assert config.nav is not None
     placed = set(re.findall(r"[\w/-]+\.md", str(config.nav)))
     docs = Path(config.docs_dir)
@@ -43,7 +43,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add what is made."""
+    """Add the generated pages."""
     pages = {"reference/configuration.md": configuration(), "reference/commands.md": commands()}
     pages |= {name: copied(source) for name, source in COPIED.items()}
     for name, content in pages.items():
@@ -52,17 +52,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def copied(source: str) -> str:
-    """A file that lies elsewhere in the repository, its links into the manual as they are from here."""
+    """Return a file from elsewhere in the repository, with its links into the manual adapted to its new place."""
     return re.sub(r"\]\((?:\.\./)?docs/", "](", (ROOT / source).read_text(encoding="utf-8"))
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """`{launcher: aws}` → the instructions at the head of that file."""
+    """Replace `{launcher: aws}` with the instructions at the head of that launcher file."""
     return re.sub(r"^\{launcher: ([a-z-]+)\}$", lambda match: launcher(match[1]), markdown, flags=re.MULTILINE)
 
 
 def launcher(name: str) -> str:
-    """The comment at the head of a launcher file."""
+    """Return the comment at the head of a launcher file as Markdown."""
     lines = []
     for line in (ROOT / "cluster_configs" / LAUNCHERS[name]).read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -73,14 +73,14 @@ def launcher(name: str) -> str:
 
 
 def configuration() -> str:
-    """Every section and field."""
+    """Return the page of all configuration sections and fields."""
     from s2l_ray.config.describe import describe_all
 
     lines = [
         "# Every setting", "",
         "A configuration is a YAML file of these sections. Any field can also be set on the command line, as "
         "`section.field=value`. `s2l explain section.field` says the same in a terminal, and `s2l schema` gives the "
-        "JSON schema, by which editors complete and check a file.", "", "## Top level", "",
+        "JSON schema that editors use to complete and check a file.", "", "## Top level", "",
     ]  # fmt: skip
     for one in describe_all():
         if one.type == "section":
@@ -92,7 +92,7 @@ def configuration() -> str:
 
 
 def commands() -> str:
-    """Every command's help."""
+    """Return the page with the help of every command."""
     from s2l_ray.cli import make_parser
 
     os.environ["COLUMNS"] = "88"

@@ -1,1 +1,1 @@
-"""Text for people: foreign text made harmless, credentials masked, numbers as people read them."""
+"""Text for people: untrusted text made harmless, credentials masked, numbers formatted."""

@@ -1,7 +1,7 @@
-"""Foreign text on its way to a person: names, rows, values and errors that are not ours to trust.
+"""Display of untrusted text: names, rows, values and errors that come from data, models or services.
 
-What is shown is what stands there: control characters and all that is invisible appear as their codes, so that nobody's
-text can move a cursor, hide or reverse its neighbours, or pass for a line of ours. Stored data never comes here.
+Control characters and invisible characters are shown as their codes, so that the text cannot move the cursor, hide or
+reverse the text next to it, or pass for a line of the program's own. Stored data is never changed in this way.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from s2l_ray.text.redact import redact_text
 MAX_VALUE = 200
 """Longest excerpt of one value (characters)."""
 
-# Invisible although Python holds them to be printable: fillers, joiners, variation selectors.
+# Invisible, although Python considers them printable: fillers, joiners, variation selectors.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""The text in one line, with codes (`\n`, `\x1b`, `\u202e`) for all that has no glyph of its own.
+    r"""Return the text with codes (`\n`, `\x1b`, `\u202e`) in place of characters that have no glyph of their own.
 
     Args:
-        keep: characters to leave as they are, such as a newline.
+        keep: characters to leave unchanged, such as a newline. Without it the result is a single line.
     """
     if text.isprintable() and not _INVISIBLE.search(text):
         return text
@@ -41,12 +41,12 @@ def _has_glyph(character: str) -> bool:
 
 
 def one_line(text: str, limit: int = MAX_VALUE) -> str:
-    """Foreign text for a place within a line of ours: without credentials, printable, not too long."""
+    """Return untrusted text for use within a line: credentials redacted, printable, cut to `limit` characters."""
     return shorten(printable(shorten(redact_text(text), limit)), limit)
 
 
 def shorten(text: str, limit: int) -> str:
-    """Cut in the middle: the beginning says what is wrong, the end what would do."""
+    """Cut the middle out of long text: the beginning of an error says what is wrong, the end how to fix it."""
     if len(text) <= limit:
         return text
     gap = f" … [{len(text) - limit:,} characters more] … "
@@ -56,9 +56,9 @@ def shorten(text: str, limit: int) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows of a table as lines: printable, the first column to the left, the others to the right.
+    """Return the rows of a table as printable lines, with the first column left-aligned and the others right-aligned.
 
-    Chinese, Japanese and Korean characters take two columns of a terminal.
+    Chinese, Japanese and Korean characters are two terminal columns wide.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(cell_len(row[i]) for row in cells) for i in range(len(cells[0]))]

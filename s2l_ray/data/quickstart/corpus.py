@@ -1,11 +1,11 @@
-"""Generates the quickstart's corpus from a seed: nothing is read, everything fits in memory (20,000 rows: ~10 MB).
+"""Generate the quickstart's corpus from a seed, in memory and without reading anything (20,000 rows: ~10 MB).
 
-Training rows are long-tailed over the skills, hold exact duplicates and, if asked, wrong answers; the test is balanced
-by skill, its prompts are in no training row and its answers are always right.
+Training rows are long-tailed over the skills and contain exact duplicates and, on request, wrong answers. The test is
+balanced by skill, its prompts occur in no training row, and its answers are always right.
 
-Only `random.Random.random()` is used: it is the one method whose sequence Python guarantees not to change from version
-to version (https://docs.python.org/3/library/random.html#notes-on-reproducibility), so the same seed gives the same
-bytes everywhere.
+Only `random.Random.random()` is used because it is the one method whose sequence Python guarantees not to change
+between versions (https://docs.python.org/3/library/random.html#notes-on-reproducibility), so the same seed gives the
+same bytes everywhere.
 """
 
 import json
@@ -28,16 +28,16 @@ def generate_corpus(
     wrong_answer_share: float = 0.0,
     duplicate_share: float = 0.03,
 ) -> tuple[list[Row], list[Row]]:
-    """Training rows and test rows; columns `instruction`, `output`, `source`, `skill`.
+    """Return training rows and test rows with the columns `instruction`, `output`, `source`, `skill`.
 
     `duplicate_share`: fraction of the training rows that repeat another row exactly; more where a skill has fewer
     prompts than rows.
 
     `wrong_answer_share`: fraction of the training rows whose answer is another answer of the same skill. Each training
-    row then also has `is_wrong`. Shares are nested: what is wrong at 0.1 is wrong, in the same way, at 0.3, and all
-    else is as at 0. A wrong answer belongs to its row: the copies of a duplicated row err independently.
+    row then also has `is_wrong`. Shares are nested: rows that are wrong at 0.1 are wrong in the same way at 0.3, and
+    all others are the same as at 0. A wrong answer belongs to its row, so copies of a duplicated row err independently.
 
-    The test depends on `seed` and `num_test_per_skill` alone.
+    The test depends only on `seed` and `num_test_per_skill`.
     """
     _check_share("wrong_answer_share", wrong_answer_share)
     _check_share("duplicate_share", duplicate_share)
@@ -66,7 +66,7 @@ def write_corpus(
     wrong_answer_share: float = 0.0,
     duplicate_share: float = 0.03,
 ) -> tuple[Path, Path]:
-    """Writes `train.jsonl` and `test.jsonl` (UTF-8) into `folder`, made if missing; returns their paths."""
+    """Write `train.jsonl` and `test.jsonl` (UTF-8) to `folder`, which is created if missing, and return their paths."""
     train, test = generate_corpus(num_train, num_test_per_skill, seed, wrong_answer_share, duplicate_share)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def write_corpus(
 
 
 def apportion(total: int, weights: Sequence[float]) -> list[int]:
-    """`total` split in proportion to `weights`, exactly, by largest remainder; ties go to the earlier."""
+    """Split `total` exactly, in proportion to `weights`, by largest remainder; ties go to the earlier weight."""
     fractions = [Fraction(weight) for weight in weights]  # sum() of floats gives other last bits from Python 3.12 on
     whole = sum(fractions)
     exact = [total * fraction / whole for fraction in fractions]
@@ -95,7 +95,7 @@ def _check_share(name: str, share: float) -> None:
 
 
 def _skill_rows(skill: Skill, num_rows: int, num_copies: int, num_test: int, seed: int) -> tuple[list[Row], list[Row]]:
-    """One skill's training and test rows. Test prompts are drawn first and never drawn again."""
+    """Return one skill's training and test rows. Test prompts are drawn first and never drawn again."""
     if not 0 <= num_test <= skill.space // 2:
         raise UserError(
             f"num_test_per_skill is {num_test}, but skill {skill.name!r} has {skill.space} prompts, of which at least "
@@ -116,7 +116,7 @@ def _row(skill: Skill, index: int) -> Row:
 
 
 def _spoil_answers(rows: list[Row], share: float, seed: int) -> None:
-    """Gives the rows with the smallest random keys another answer of their skill, and every row `is_wrong`."""
+    """Give the rows with the smallest random keys another answer of their skill, and set `is_wrong` in every row."""
     skills = {skill.name: skill for skill in SKILLS}
     rng = Random(f"{seed}/wrong")
     keys = [rng.random() for _ in rows]
@@ -128,7 +128,7 @@ def _spoil_answers(rows: list[Row], share: float, seed: int) -> None:
 
 
 def _other_answer(skill: Skill, right: str, rng: Random) -> str:
-    """The answer of a random other prompt of the skill, never equal to `right` (each skill has several answers)."""
+    """Return the answer to a random prompt of the skill, never equal to `right` (each skill has several answers)."""
     while True:
         _, answer = skill.example(_below(skill.space, rng))
         if answer != right:
@@ -140,7 +140,7 @@ def _below(bound: int, rng: Random) -> int:
 
 
 def _draw_without_replacement(size: int, rng: Random) -> Iterator[int]:
-    """0 … size-1 in random order: Fisher-Yates that remembers only the places it has touched."""
+    """Yield 0 … size-1 in random order, by a Fisher-Yates shuffle that stores only the places it has touched."""
     moved: dict[int, int] = {}
     for i in range(size):
         j = i + _below(size - i, rng)

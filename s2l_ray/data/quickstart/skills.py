@@ -1,8 +1,8 @@
-"""The skills of the quickstart's corpus: one row of the table `SKILLS` each. Reads nothing, imports nothing heavy.
+"""The skills of the quickstart's corpus, one row each in the table `SKILLS`, without reading files or heavy imports.
 
 A skill is a prompt template, the axes that fill it and a rule that gives the one right answer. The prompts of a skill
 are numbered 0 … space-1 (mixed radix over its axes), so that drawing without replacement, holding out a test and
-counting how many prompts there are need no trial and error. No prompt is stored before it is asked for.
+counting how many prompts there are need no trial and error. Prompts are created only on demand.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ OPPOSITES = {a: b for pair in OPPOSITE_PAIRS.split(",") for a, b in (pair.split(
 
 
 class MadeUpWords(Sequence[str]):
-    """All words that alternate consonant and vowel ("bako", "lum"), of the given lengths, numbered; none is stored."""
+    """All words of the given lengths that alternate consonants and vowels ("bako", "lum"), numbered but not stored."""
 
     def __init__(self, *lengths: int) -> None:
         self.counts = {length: prod(len(self._letters(i)) for i in range(length)) for length in lengths}
@@ -60,11 +60,11 @@ class MadeUpWords(Sequence[str]):
 
 @dataclass(frozen=True)
 class Skill:
-    """One skill. `prompt` is filled by one value from each axis; `answer` takes the same values."""
+    """One skill. `prompt` is filled with one value from each axis; `answer` takes the same values."""
 
     name: str
     source: str
-    """The made-up collection that the skill's rows come from; a source holds several skills, unevenly."""
+    """The fictitious collection that the skill's rows come from; each source has several skills, in unequal shares."""
     share: float
     """Fraction of the training rows."""
     prompt: str
@@ -73,11 +73,11 @@ class Skill:
 
     @property
     def space(self) -> int:
-        """How many distinct prompts the skill has."""
+        """Number of distinct prompts of the skill."""
         return prod(len(axis) for axis in self.axes)
 
     def example(self, index: int) -> tuple[str, str]:
-        """Prompt number `index` (0 … space-1) and its right answer."""
+        """Return prompt number `index` (0 … space-1) and its right answer."""
         if not 0 <= index < self.space:
             raise IndexError(f"skill {self.name!r} has prompts 0 … {self.space - 1}; there is no prompt {index}")
         values = []
@@ -88,14 +88,14 @@ class Skill:
 
 
 def roman(number: int) -> str:
-    """Roman numeral of 1 … 399."""
+    """Return the Roman numeral of a number from 1 to 399."""
     ones = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX")
     tens = ("", "X", "XX", "XXX", "XL", "L", "LX", "LXX", "LXXX", "XC")
     return "C" * (number // 100) + tens[number // 10 % 10] + ones[number % 10]
 
 
 def plural(word: str) -> str:
-    """English rule for made-up words: -es after a hiss or o, -ies for -y after a consonant, else -s."""
+    """Return the plural of a made-up word: -es after a sibilant or o, -ies for -y after a consonant, otherwise -s."""
     if word[-1] in "szo":
         return word + "es"
     if word[-1] == "y":
@@ -116,7 +116,7 @@ def _shift(word: str) -> str:
 
 
 def _near_palindromes() -> list[str]:
-    """As many palindromes (CVCVC) as words that miss being one by their last letter."""
+    """Return equal numbers of palindromes (CVCVC) and of words that differ from one only in their last letter."""
     words = []
     for i, vowel, middle in product(range(len(CONSONANTS)), VOWELS, CONSONANTS):
         head = CONSONANTS[i] + vowel + middle + vowel

@@ -29,7 +29,7 @@ from s2l_ray.testing.ray_head import kill_family
 HOOK = Path(__file__).parent / "hook"
 ROOT = Path(__file__).parents[3]
 HANGS_AFTER_S = 900
-"""The tiny run takes half a minute; on a machine with ten times the work for its cores, minutes."""
+"""The tiny run takes half a minute, or several minutes on a machine with ten times more work than cores."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +79,30 @@ class Workplace:
             return {name: future.result() for name, future in running.items()}
 
     def wait(self, driver: subprocess.Popen[bytes], folder: Path, faults: Sequence[Fault]) -> Outcome:
-        """Until it ends, with what its faults want killed on the way; `folder`: as `start` gave it."""
+        """Wait until a command ends, and meanwhile kill what its faults name.
+
+        Args:
+            driver: the command's process, from `start`.
+            folder: the folder of its output, from `start`.
+            faults: the faults that `start` was given.
+
+        Raises:
+            AssertionError: if the command still runs after `HANGS_AFTER_S` seconds.
+        """
         started, log, striker = time.monotonic(), folder / "log.txt", Striker(driver.pid, folder, faults)
         while driver.poll() is None:
             striker.look()
             if time.monotonic() - started > HANGS_AFTER_S:
                 where = subprocess.run(["py-spy", "dump", "--pid", str(driver.pid)], capture_output=True, text=True)
                 kill_family(psutil.Process(driver.pid))
-                raise AssertionError(f"it hangs, after {faults}: {log.read_text()}\n{where.stdout}")
+                raise AssertionError(f"the command hangs after {faults}: {log.read_text()}\n{where.stdout}")
             time.sleep(0.005)
         return Outcome(driver.returncode, log.read_text(errors="replace"), striker.struck, time.monotonic() - started)
 
     def start(
         self, *arguments: str | Path, faults: Sequence[Fault] = (), record: Path | None = None
     ) -> tuple[subprocess.Popen[bytes], Path]:
-        """The command's process, and the folder of its output and of what its faults have struck."""
+        """Start a command, and return its process and the folder of its output and of its faults' markers."""
         folder = Path(tempfile.mkdtemp(dir=self.base, prefix="c"))
         what = {"record": record and str(record), "faults": [asdict(fault) for fault in faults]}
         plan = {"run": str(self.run), "markers": str(folder), **what}
@@ -103,7 +112,7 @@ class Workplace:
             "S2L_FAULT_PLAN": json.dumps(plan),
             "TMPDIR": str(self.tmp),
             "RAY_TMPDIR": str(self.ray_tmp),
-            "RAY_worker_register_timeout_seconds": "300",  # 60 s are few on a busy machine
+            "RAY_worker_register_timeout_seconds": "300",  # the default of 60 s is too short on a busy machine
         }
         command = [sys.executable, "-m", "s2l_ray.cli", *map(str, arguments)]
         with (folder / "log.txt").open("wb") as out:
@@ -125,8 +134,10 @@ class Workplace:
         return self.base / "r"
 
     def processes(self) -> list[psutil.Process]:
-        """Those of any command of this place that still live: Ray's have the folder in their command lines, workers
-        are in its working folder."""
+        """Return the processes of this workplace's commands that are still alive.
+
+        Ray's processes have the folder in their command lines, and workers run in its working folder.
+        """
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -139,7 +150,10 @@ class Workplace:
 
 @contextlib.contextmanager
 def workplace() -> Iterator[Workplace]:
-    """One with a short name (Ray's sockets lie below it), gone after the block with all that still runs in it."""
+    """Create a workplace, and delete it after the block, killing all processes that still run in it.
+
+    Its name is short because the paths of Ray's sockets, which are below it, are limited in length.
+    """
     place = Workplace(Path(tempfile.mkdtemp(prefix="s2lf")))
     for folder in (place.cwd, place.tmp, place.ray_tmp):
         folder.mkdir()
@@ -171,7 +185,10 @@ VOLATILE = {
 
 
 def contents(run: Path) -> dict[str, Any]:
-    """Every file of a run: what it holds, for comparison; of JSON without what tells of the course of things."""
+    """Return the content of every file of a run for comparison, by its path in the run.
+
+    Volatile fields are removed from JSON and tables; of all other files the content is a digest.
+    """
     found: dict[str, Any] = {}
     for path in sorted(p for p in run.rglob("*") if p.is_file()):
         name = path.relative_to(run).as_posix()
@@ -180,11 +197,11 @@ def contents(run: Path) -> dict[str, Any]:
         content = path.read_bytes()
         if name.endswith(("manifest.json", "run.json", "report.json", "report/facts.json")):
             found[name] = _plain(json.loads(content))
-            found[name].pop("digest", None)  # a manifest's own, its times included; those of its files are compared
+            found[name].pop("digest", None)  # covers the manifest's times; the digests of its files are compared
             if name == "report/facts.json":
-                found[name].pop("uri")  # where the run lies
-                # Curves are read from the record: of a driver that is killed, the last steps before a checkpoint may
-                # not have come to it.
+                found[name].pop("uri")  # the run's location
+                # Curves are read from metrics.jsonl, which may lack the last steps before a checkpoint if the driver
+                # was killed.
                 found[name].pop("training")
         elif name == "sweep/results.parquet":
             found[name] = _plain(pq.read_table(path).to_pylist())
@@ -238,7 +255,7 @@ def assert_nothing_left(place: Workplace, seconds: float = 90) -> None:
         time.sleep(0.5)
     assert not living, f"processes live on: {[' '.join(p.cmdline())[:200] for p in living]}"
     temps = [str(p.relative_to(place.run)) for p in place.run.rglob(".tmp-*")]
-    # Of attempts to take the lock: deleted once they are minutes old, since others may be taking it.
+    # Attempts to take the lock leave temporary files, deleted only when minutes old: others may be taking it.
     assert not [t for t in temps if not t.startswith("locks/")], f"temp files: {temps}"
     assert not list(place.run.glob("locks/[!.]*")), "locks"
     for folder in ("stage_locks", "sweep/ray_tune"):
@@ -259,10 +276,13 @@ def assert_ends_well(outcome: Outcome) -> None:
 
 
 def chain(place: Workplace, faults: Sequence[Fault], *arguments: str | Path) -> list[Fault]:
-    """The same command again and again until it is done, each time with the faults that have not struck yet → those
-    that struck. A command that goes on where another ended may never come to some of them.
+    """Repeat a command until it succeeds, each time with the faults that have not struck yet.
 
-    Each time what was complete must stay as it is.
+    After each attempt, check that complete files were not written again. A command that resumes where another ended may
+    never reach some of the faults.
+
+    Returns:
+        The faults that struck.
     """
     struck: list[Fault] = []
     left = list(faults)
@@ -274,7 +294,7 @@ def chain(place: Workplace, faults: Sequence[Fault], *arguments: str | Path) -> 
             print(f"    {fault}: {victims}", flush=True)
         assert_not_made_again(before, place.run)
         if outcome.code == -signal.SIGTERM and "SIGTERM" in {fault.victim for fault in outcome.struck}:
-            assert_nothing_left(place)  # it came when the command was done, and the process only had to end
+            assert_nothing_left(place)  # the signal came when the command was done and only the process had to end
         else:
             assert_ends_well(outcome)
         struck += outcome.struck
