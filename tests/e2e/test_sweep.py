@@ -90,6 +90,7 @@ def test_stages_upstream_belong_to_the_run_and_their_cost_counts(undisturbed_swe
     assert targets["flops"] > 0
 
 
+@pytest.mark.thorough
 def test_a_second_sweep_repeats_nothing_and_a_new_budget_adds_its_own_trials(undisturbed_sweep):
     """From the run's folder, as with --resume."""
     first, _ = undisturbed_sweep

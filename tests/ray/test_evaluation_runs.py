@@ -95,6 +95,7 @@ def undisturbed(run: Run, model: Path) -> s2l_ray.EvaluationResult:
     return hybrid(str(run.storage.local_path()), model)
 
 
+@pytest.mark.thorough
 def test_hybrid_on_two_actors(undisturbed):
     [evaluation] = undisturbed.evaluations
     assert evaluation.model == "model-model"

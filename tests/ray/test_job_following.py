@@ -101,7 +101,12 @@ def test_a_connection_that_dies_while_the_job_is_sent_sends_it_once(head: RayHea
 
 
 @pytest.mark.parametrize(
-    ("end", "code"), [("raise SystemExit(2)", 2), ("import os; os.kill(os.getpid(), 9)", 137), ("", 0)]
+    ("end", "code"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", 137),
+        pytest.param("raise SystemExit(2)", 2, marks=pytest.mark.thorough),
+        pytest.param("", 0, marks=pytest.mark.thorough),
+    ],
 )
 def test_the_exit_code_is_the_jobs(head: RayHead, end: str, code: int) -> None:
     assert JobClient(head.address).follow(start(head, n=1, end=end)) == code

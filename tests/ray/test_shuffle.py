@@ -72,8 +72,10 @@ def corpus(ray_cluster, tmp_path_factory) -> tuple[Path, CorpusParts]:
     return path, built(folder / "plain", path)
 
 
-@pytest.mark.parametrize("few_blocks", [0, 10**6])
-@pytest.mark.parametrize("max_pieces", [10**6, 40])
+@pytest.mark.parametrize(
+    ("few_blocks", "max_pieces"),
+    [(0, 40), (10**6, 10**6), *(pytest.param(*p, marks=pytest.mark.thorough) for p in ((0, 10**6), (10**6, 40)))],
+)
 def test_no_task_sees_more_than_its_bytes(corpus, tmp_path, monkeypatch, few_blocks, max_pieces):
     path, plain = corpus
     limit = 256 * 1024

@@ -1,10 +1,14 @@
-"""Which tests run, and beside which: thorough and slow ones when asked for, those with a Ray alone on the machine."""
+"""Which tests run, and in which process: thorough and slow ones when asked for, those with a Ray in one process."""
 
 from __future__ import annotations
 
 import gc
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadFileScheduling
 
 _STARTS_RAY = {"RayHead", "AutoscalingHead", "local_ray", "ray_session", "Workplace"}
 _WITH_RAY = ("tests/ray/", "tests/faults/", "tests/e2e/")
@@ -15,8 +19,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     _refuse_ray_among_the_quick(items)
     named = config.getoption("markexpr") or ""
     slow_too, thorough_too = "slow" in named, config.getoption("thorough") or "thorough" in named
-    # It compiles for minutes: first, so that where files run side by side something is left to run beside it.
-    items.sort(key=lambda item: not _module(item).endswith("test_zero.py"))
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if item.nodeid.startswith(_WITH_RAY):
@@ -32,6 +34,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="slow; `pytest -m slow` runs it"))
         elif item.get_closest_marker("thorough") and not thorough_too:
             item.add_marker(pytest.mark.skip(reason="thorough; `pytest --thorough` runs it"))
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """With `-n`, one process runs all tests that need a Ray, file after file, and the others run the rest: a second
+    cluster and second copies of the runs that tests share took minutes."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneRay(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "with a Ray" if nodeid.startswith(_WITH_RAY) else super()._split_scope(nodeid)
+
+    return OneRay(config, log)
 
 
 def pytest_collection_finish() -> None:
@@ -54,7 +71,3 @@ def _refuse_ray_among_the_quick(items: list[pytest.Item]) -> None:
         ):
             continue
         raise pytest.UsageError(f"{item.nodeid} starts a Ray: it belongs to tests/ray, tests/faults or tests/e2e")
-
-
-def _module(item: pytest.Item) -> str:
-    return item.nodeid.partition("::")[0]

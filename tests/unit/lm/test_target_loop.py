@@ -152,7 +152,7 @@ def test_a_notice_makes_a_checkpoint_where_none_is_due(world: World, overfitted,
     assert all(torch.equal(tensor, weights(overfitted[0])[name]) for name, tensor in weights(tmp_path).items())
 
 
-@pytest.mark.parametrize("keep_best", [True, False])
+@pytest.mark.parametrize("keep_best", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_patience_counts_only_what_a_resumed_training_has_reached_again(world: World, tmp_path: Path, keep_best: bool):
     """It dies after the evaluation that ends it: resumed, it must stop there again, and not at its checkpoint."""
     settings: dict[str, Any] = {"patience": 3, "keep_best": keep_best}

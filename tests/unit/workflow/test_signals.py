@@ -145,7 +145,9 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
     assert not locks(tmp_path)
 
 
-@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize(
+    "number", [n if n == signal.SIGTERM else pytest.param(n, marks=pytest.mark.thorough) for n in CODES]
+)
 def test_a_run_that_waits_for_a_lock(tmp_path: Path, number: signal.Signals) -> None:
     """Another machine holds it; a signal ends the waiting, and the other's lock stays."""
     run = tmp_path / "run"
