@@ -17,8 +17,7 @@ _WITH_RAY = ("tests/ray/", "tests/faults/", "tests/e2e/")
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     _refuse_ray_among_the_quick(items)
-    named = config.getoption("markexpr") or ""
-    slow_too, thorough_too = "slow" in named, config.getoption("thorough") or "thorough" in named
+    slow_too, thorough_too = "slow" in _named(config), runs_thorough(config)
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if item.nodeid.startswith(_WITH_RAY):
@@ -71,3 +70,12 @@ def _refuse_ray_among_the_quick(items: list[pytest.Item]) -> None:
         ):
             continue
         raise pytest.UsageError(f"{item.nodeid} starts a Ray: it belongs to tests/ray, tests/faults or tests/e2e")
+
+
+def runs_thorough(config: pytest.Config) -> bool:
+    """Whether thorough tests run, too: fixtures that prepare many cases at once ask."""
+    return bool(config.getoption("thorough")) or "thorough" in _named(config)
+
+
+def _named(config: pytest.Config) -> str:
+    return config.getoption("markexpr") or ""

@@ -15,6 +15,7 @@ from s2l_ray.artifacts.run import CONFIG, STAGES, RunError, load_run
 from s2l_ray.config import to_yaml
 from s2l_ray.storage.folder import Storage
 from tests.support.run_maker import WHOLE, Maker, whole
+from tests.support.tiers import rest_thorough
 
 
 @pytest.fixture
@@ -37,11 +38,11 @@ FOREIGN = {
 
 @pytest.mark.parametrize(
     "content",
-    [
+    rest_thorough([
         None, b"", b'{"stages": {"corp', b"\xff\xfe\x00", b"null", b"3", b'"text"', b"[1, 2]", b"{}", b"[" * 100_000,
         {"stages": None}, {"stages": []}, {"stages": {"corpus": None, "clusters": ["a"]}}, {"stages": FOREIGN},
         {"stages": {name: f"{name}/000000000000" for name in STAGES}},
-    ],
+    ], 4),
 )  # fmt: skip
 def test_a_run_is_found_whatever_its_note_says_and_that_is_said(maker, caplog, content):
     whole(maker)
@@ -70,11 +71,11 @@ def test_the_order_is_that_of_the_work_the_configured_first(maker):
 
 @pytest.mark.parametrize(
     "changed",
-    [
+    rest_thorough([
         {"clusters__num_clusters": 5}, {"clusters__seed": 3}, {"proxy__learning_rate": 1e-4}, {"proxy__seed": 4},
         {"trajectories__num_snapshots": 3}, {"proxy__max_length": 32}, {"corpus__duplicates": "keep"},
         {"heldout__share": 0.1}, {"seed": 9},
-    ],
+    ], 3),
 )  # fmt: skip
 @pytest.mark.parametrize("noted", [False, True])
 def test_every_selection_has_its_own_subsets_and_changing_back_finds_the_first(maker, changed, noted):
@@ -199,6 +200,7 @@ def test_a_noted_run_is_opened_without_a_look_at_other_chains_and_never_into_art
     assert sorted(listed) == [(kind, False) for kind in kinds]
 
 
+@pytest.mark.thorough
 def test_a_run_with_many_targets_is_found_on_s3(s3_uri, tmp_path):
     maker = Maker(tmp_path)  # its configuration alone
     maker.storage = Storage.open(s3_uri)
@@ -210,6 +212,7 @@ def test_a_run_with_many_targets_is_found_on_s3(s3_uri, tmp_path):
     assert len(run.subsets) == len(run.targets) == 15
 
 
+@pytest.mark.thorough
 def test_a_run_is_opened_while_another_process_makes_and_deletes_artifacts(maker):
     """Folders come and go between the listing and the reading."""
     import threading

@@ -94,6 +94,7 @@ def test_costs_are_of_what_a_selector_reads(evidence):
     assert rows["maths", "everything"]["wrong"] == pytest.approx(0.1)
 
 
+@pytest.mark.thorough
 def test_rows_of_other_settings_are_left_alone(evidence):
     program, _, path = evidence
     other = program.earlier_rows(path, {"quickstart": {"examples": 7}, "maths": {}})

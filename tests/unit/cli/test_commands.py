@@ -22,6 +22,7 @@ from s2l_ray.config.describe import describe_all, json_schema
 from s2l_ray.config.subset_names import parse_subset_name
 from s2l_ray.testing.tiny import tiny_run_config
 from tests.support.report_runs import MadeRun
+from tests.support.tiers import rest_thorough
 
 [_SUBPARSERS] = [a for a in make_parser()._actions if isinstance(a.choices, dict)]
 COMMANDS = list(_SUBPARSERS.choices or {})
@@ -236,14 +237,14 @@ def completions(line: str, folder: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("line", "wanted"),
-    [
+    rest_thorough([
         ("s2l ", {"run", "select", "push"}), ("s2l run quick", {"quickstart"}),
         ("s2l sweep --find", {"--find-smallest"}),
         ("s2l run quickstart selection.bud", {"selection.budgets="}),
         ("s2l explain clusters.num_c", {"clusters.num_clusters"}),
         ("s2l finetune RUN --subset s2l", {"s2l-0.2"}), ("s2l push RUN --target fu", {"full"}),
         ("s2l finetune /nowhere --subset s2l", set()),
-    ],
+    ], 2),
 )  # fmt: skip
 def test_the_shell_completes_commands_recipes_fields_and_subsets(line, wanted, made, tmp_path):
     found = completions(line.replace("RUN", str(made)), tmp_path)

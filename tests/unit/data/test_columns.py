@@ -51,6 +51,7 @@ def test_joining_types_depends_on_no_order(a, b, c):
     assert join(join(x, y), z) == join(x, join(y, z))
 
 
+@pytest.mark.thorough
 @settings(max_examples=200, deadline=None)
 @given(ROWS, st.randoms(use_true_random=False))
 def test_columns_are_the_same_however_the_rows_are_divided(rows, chance):
@@ -90,6 +91,7 @@ def check_written(tmp_path: Any, rows: list[dict[str, Any]]) -> pa.Table:
     return table
 
 
+@pytest.mark.thorough
 @settings(max_examples=150, deadline=None)
 @given(rows=ROWS.filter(len))
 def test_every_row_that_json_holds_can_be_written(tmp_path_factory, rows):

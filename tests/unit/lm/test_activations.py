@@ -74,6 +74,7 @@ def test_it_is_what_the_real_model_holds_in_training(kind: str) -> None:
     assert counted.of(TOKENS, LAYERS, checkpointing=False) == pytest.approx(held, rel=0.1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["llama", "phi"])
 def test_with_gradient_checkpointing_too(kind: str) -> None:
     counted = count_activations(build(kind, "meta"), torch.float32, False, LENGTH)
@@ -91,6 +92,7 @@ def target(**changes: Any) -> TargetConfig:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_of_few_layers_too(layers: int) -> None:
     counted = count_activations(build("llama", "meta", num_hidden_layers=layers), torch.float32, False, LENGTH)
@@ -99,6 +101,7 @@ def test_of_few_layers_too(layers: int) -> None:
     assert counted.of(TOKENS, layers, checkpointing=False) == pytest.approx(held, rel=0.1)
 
 
+@pytest.mark.thorough
 def test_half_the_width_needs_half_and_a_gpus_kernel_copies_no_shared_keys() -> None:
     model = build("llama", "meta")
     wide, narrow, fused = (

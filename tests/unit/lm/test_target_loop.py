@@ -119,7 +119,11 @@ def test_nothing_held_out_is_trained_and_exported_all_the_same(world: World, tmp
 
 @pytest.mark.parametrize(
     "deaths",
-    [[("train", 7)], [("train", 23), ("evaluation", 40)], [("train", 60)]],
+    [
+        pytest.param([("train", 7)], marks=pytest.mark.thorough),
+        [("train", 23), ("evaluation", 40)],
+        pytest.param([("train", 60)], marks=pytest.mark.thorough),
+    ],
     ids=["before a checkpoint", "twice", "at the end"],
 )
 def test_a_death_changes_nothing(world: World, overfitted, tmp_path: Path, deaths: list[tuple[str, int]]):
@@ -137,6 +141,7 @@ def test_a_death_changes_nothing(world: World, overfitted, tmp_path: Path, death
         assert without_time({"tally": saved[progress["step"]]}) == without_time({"tally": progress["tally"]})
 
 
+@pytest.mark.thorough
 def test_a_notice_makes_a_checkpoint_where_none_is_due(world: World, overfitted, tmp_path: Path):
     job, checkpoints = job_of(world, tmp_path, keep_best=True), tmp_path / "checkpoints"
     first, second = (
@@ -152,6 +157,7 @@ def test_a_notice_makes_a_checkpoint_where_none_is_due(world: World, overfitted,
     assert all(torch.equal(tensor, weights(overfitted[0])[name]) for name, tensor in weights(tmp_path).items())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("keep_best", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_patience_counts_only_what_a_resumed_training_has_reached_again(world: World, tmp_path: Path, keep_best: bool):
     """It dies after the evaluation that ends it: resumed, it must stop there again, and not at its checkpoint."""

@@ -42,6 +42,7 @@ from tests.support.target_world import (
 )
 
 
+@pytest.mark.thorough
 def test_early_weights_are_kept_whatever_happens_on_the_way(world: World, tmp_path: Path) -> None:
     kept = {}
     for name, dies in (("whole", None), ("died", ("train", 8))):
@@ -94,6 +95,7 @@ def test_a_targets_scores_are_those_of_its_weights(world: World, tmp_path: Path)
     assert found["late"].mean() < found["early"].mean() < found["start"].mean()
 
 
+@pytest.mark.thorough
 def test_adapters_are_scored_with_the_model_that_they_belong_to(world: World, tmp_path: Path) -> None:
     losses = {}
     for export in ("merged", "adapter"):

@@ -103,6 +103,7 @@ def sqlite_uri(empty_sqlite, tmp_path) -> str:
     return f"sqlite:///{tmp_path}/m.db"
 
 
+@pytest.mark.thorough
 def test_mlflow_is_read_back_and_resumed(tmp_path, sqlite_uri):
     config, storage = LoggersConfig(mlflow_uri=sqlite_uri), Storage.open(tmp_path / "run")
     log_some(config, storage)

@@ -80,6 +80,7 @@ def test_wandb_offline_run_is_read_back_and_resumed(tmp_path):
     assert_no_secret(tmp_path)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("wandb_offline")
 def test_wandb_offline_run_reaches_the_object_store(tmp_path, s3_uri):
     storage = Storage.open(s3_uri)

@@ -32,6 +32,7 @@ def found(facts: dict[str, Any], what: str, **wanted: Any) -> dict[str, Any]:
     return dict(row)
 
 
+@pytest.mark.thorough
 def test_the_command_compares_over_seeds_as_the_page_does(judged: JudgedModels) -> None:
     run = load_run(str(judged.made.folder))
     config = run.config

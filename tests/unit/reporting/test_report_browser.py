@@ -15,6 +15,7 @@ from s2l_ray.reporting.write import write_report
 from tests.support.judged_runs import JudgedModels
 from tests.support.report_pages import HOSTILE
 from tests.support.report_runs import MadeRun
+from tests.support.tiers import rest_thorough
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python")
@@ -62,7 +63,7 @@ def test_nothing_complains_nothing_is_fetched_and_nothing_scrolls_sideways(brows
     page.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", rest_thorough(["light", "dark"]))
 def test_axe_finds_no_fault(browser, address, scheme):
     page = browser.new_page(color_scheme=scheme)
     page.goto(address)

@@ -19,31 +19,35 @@ from s2l_ray.reporting.sections.clusters import clusters_section
 from s2l_ray.reporting.write import MissingLibraries, facts_of, report_line, write_report
 from tests.support.report_pages import Page, page_and_facts
 from tests.support.report_runs import MadeRun
+from tests.support.tiers import rest_thorough
 
 # --- runs that lack things ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"only_corpus": True, "num_examples": 100},
-        {"with_clusters": False, "num_examples": 200},
-        {"targets": (), "num_examples": 200},
-        {"targets": ("s2l-0.2",), "num_examples": 200},
-        {"num_snapshots": 1, "num_examples": 200, "targets": ()},
-        {"num_clusters": 1, "num_examples": 200, "topics": ("only",), "sources": ("one",), "targets": ()},
-        {"sources": tuple(f"source {i}" for i in range(300)), "num_examples": 2000},
-        {"heldout": {"a": 30}, "selectors": ("s2l",), "targets": ("full", "s2l-0.2"), "num_examples": 200},
-    ],
+    rest_thorough(
+        [
+            {"only_corpus": True, "num_examples": 100},
+            {"with_clusters": False, "num_examples": 200},
+            {"targets": (), "num_examples": 200},
+            {"targets": ("s2l-0.2",), "num_examples": 200},
+            {"heldout": {"a": 30}, "selectors": ("s2l",), "targets": ("full", "s2l-0.2"), "num_examples": 200},
+            {"num_snapshots": 1, "num_examples": 200, "targets": ()},
+            {"num_clusters": 1, "num_examples": 200, "topics": ("only",), "sources": ("one",), "targets": ()},
+            {"sources": tuple(f"source {i}" for i in range(300)), "num_examples": 2000},
+        ],
+        5,
+    ),
     ids=[
         "corpus",
         "trajectories",
         "no target",
         "one target",
+        "no random",
         "one snapshot",
         "one cluster",
         "many sources",
-        "no random",
     ],
 )
 def test_every_run_has_a_page_and_nothing_undefined_in_it(tmp_path, options):
@@ -61,6 +65,7 @@ def test_every_run_has_a_page_and_nothing_undefined_in_it(tmp_path, options):
         assert missing.count("<code>s2l ") == 13
 
 
+@pytest.mark.thorough
 def test_many_clusters_have_a_bounded_number_of_cards_and_examples(tmp_path):
     made = MadeRun(
         tmp_path / "run", num_examples=3000, num_clusters=300, targets=(), text=lambda row: ("q" * 3000, "a"),

@@ -211,6 +211,7 @@ def test_a_sweep_that_answers_decided_has_their_curve_with_intervals_and_picture
     assert present_sweep(load_run(str(one.made.folder)), pa.table({}), other) == ({}, [])
 
 
+@pytest.mark.thorough
 def test_several_seeds_are_drawn_before_questions(several):
     page, facts = tasks_page(several.made.folder)
     judged = facts["judged"]

@@ -166,6 +166,7 @@ def test_the_curves_of_a_sweep_are_relative_to_the_full_data(swept, whole):
     assert "smallest budget tried" in whole[0]
 
 
+@pytest.mark.thorough
 def test_the_same_run_gives_the_same_bytes(tmp_path):
     run = load_run(str(MadeRun(tmp_path / "run", num_examples=200, targets=(), num_clusters=2).make()))
     assert page_of(facts_of(run)) == page_of(facts_of(run))

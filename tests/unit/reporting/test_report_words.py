@@ -39,6 +39,7 @@ def test_intervals_that_leave_zero_out_tell_apart(tmp_path, gain, word):
     assert all(word in line for line in verdict)
 
 
+@pytest.mark.thorough
 def test_overlapping_intervals_and_one_seed_are_never_better(tmp_path):
     facts = facts_of(run_with(tmp_path / "run", 0.0))
     assert all("cannot be distinguished from" in line for line in facts.verdict)

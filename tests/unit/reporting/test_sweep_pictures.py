@@ -130,6 +130,7 @@ def test_what_keeps_pictures_from_being_drawn_is_said_and_ends_no_sweep(swept, t
     assert not list(Path(tmp_path).iterdir())
 
 
+@pytest.mark.thorough
 def test_pictures_are_the_same_again(swept):
     first, second = (sweep_results.sweep_pictures("x", _budgets(swept)) for _ in range(2))
     assert first == second

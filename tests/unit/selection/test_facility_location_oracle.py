@@ -9,6 +9,7 @@ from s2l_ray.selection.lazy_greedy import CoverageGraph, greedy_cover
 from s2l_ray.selection.unit_vectors import MAX_SIMILARITY
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("least", [0.0, 0.6])
 def test_greedy_is_apricots(least: float) -> None:
     """apricot (Schreiber et al., JMLR 2020) on all similarities of 400 vectors in groups, and on the larger ones."""

@@ -142,6 +142,7 @@ def sketches(gradients: Array, num: int) -> list[Array]:
     return [gradients @ one / 16 for one in signs]
 
 
+@pytest.mark.thorough
 def test_intervals_cover_what_the_sketch_loses() -> None:
     """All examples are in the sample, so that there is no other chance."""
     ids, clusters, gradients = world(300, dim=400, apart=0.6)

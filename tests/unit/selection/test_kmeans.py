@@ -120,6 +120,7 @@ print(faiss.omp_get_max_threads())
 """
 
 
+@pytest.mark.thorough
 def test_same_bits_for_any_number_of_threads() -> None:
     outputs = []
     for threads in ("1", "2", "5"):

@@ -61,6 +61,7 @@ def test_quotas_are_sainte_lague_divisors(sizes: list[int], budget: int, exponen
     assert quotas(sizes, budget, exponent, seed) == dealt(sizes, budget, exponent, keys)
 
 
+@pytest.mark.thorough
 @settings(max_examples=25)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=9), exponents, st.integers(0, 99))
 def test_no_quota_falls_when_the_budget_grows(sizes: list[int], exponent: float, seed: int) -> None:

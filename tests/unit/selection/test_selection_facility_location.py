@@ -329,6 +329,7 @@ for neighbours.FLAT_ROWS in (50_000, 100):  # all pairs, and the inverted file
 """
 
 
+@pytest.mark.thorough
 def test_threads_do_not_change_a_bit() -> None:
     root = ROOT
     answers = set()

@@ -232,6 +232,7 @@ selector = Longest()
 """
 
 
+@pytest.mark.thorough
 def test_an_installed_package_offers_its_selectors_to_every_process(tmp_path: Path) -> None:
     (tmp_path / "plugin.py").write_text(PLUGIN)
     info = tmp_path / "plugin-1.0.dist-info"

@@ -79,6 +79,7 @@ def gradients_of(job: GradientsJob, snapshot: str) -> np.ndarray:
     return table["gradient"].combine_chunks().flatten().to_numpy().reshape(len(job.ids), -1)
 
 
+@pytest.mark.thorough
 def test_two_workers_give_the_same_bits(made: tuple[GradientsJob, dict[str, Any]], tmp_path: Path) -> None:
     job, alone = made
     # Stored weights alone: those of the start are drawn from torch's generator, which threads would share.
@@ -90,6 +91,7 @@ def test_two_workers_give_the_same_bits(made: tuple[GradientsJob, dict[str, Any]
     assert not np.array_equal(gradients_of(job, "start"), gradients_of(job, "last"))
 
 
+@pytest.mark.thorough
 def test_order_and_parts_of_the_corpus_change_nothing(
     made: tuple[GradientsJob, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -102,6 +104,7 @@ def test_order_and_parts_of_the_corpus_change_nothing(
     assert other["digests"] == alone["digests"]
 
 
+@pytest.mark.thorough
 def test_chunks_that_are_there_stay(made: tuple[GradientsJob, dict[str, Any]], tmp_path: Path) -> None:
     job, alone = made
     again, worker = dataclasses.replace(job, out=Storage.open(job.out.local_path()).recording()), ScoringWorker()

@@ -16,6 +16,7 @@ from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.lock import RunLock, RunLockedError
 from s2l_ray.storage.lock_files import LARGEST_BYTES, SeenLock, describe, parse_record
 from s2l_ray.storage.processes import machine_id, start_time
+from tests.support.tiers import rest_thorough
 
 DAY_S = 24 * 3600
 RECORD = {
@@ -42,12 +43,13 @@ def wait(folder: Path) -> float:
         return time.monotonic() - started
 
 
-@pytest.mark.parametrize("dated_s", [60, DAY_S, 400 * DAY_S, 60 * 365 * DAY_S])
+@pytest.mark.parametrize("dated_s", rest_thorough([DAY_S, 60, 400 * DAY_S, 60 * 365 * DAY_S]))
 def test_a_date_in_the_future_does_not_keep_a_lock(tmp_path: Path, dated_s: float) -> None:
     lock_file(tmp_path, json.dumps(RECORD).encode(), dated_s)
     assert 0.8 < wait(tmp_path) < 8
 
 
+@pytest.mark.thorough
 def test_a_date_in_the_future_does_not_end_a_living_lock(tmp_path: Path) -> None:
     program = (
         "import os, sys, time\nwhile True:\n"
@@ -96,7 +98,7 @@ GARBAGE = {
 }
 
 
-@pytest.mark.parametrize("name", GARBAGE)
+@pytest.mark.parametrize("name", rest_thorough(GARBAGE, 4))
 def test_garbage_holds_no_longer_than_a_lock_and_says_so(tmp_path: Path, name: str) -> None:
     lock_file(tmp_path, GARBAGE[name], DAY_S)
     with pytest.raises(RunLockedError) as error, RunLock(Storage.open(tmp_path)):

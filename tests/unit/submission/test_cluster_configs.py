@@ -141,6 +141,7 @@ def test_broken_launcher_is_refused(
         check(config)
 
 
+@pytest.mark.thorough
 def test_aws_fails_closed_and_counts_as_ec2_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's bootstrap against moto's EC2, whose table of instance types is Amazon's."""
     import boto3

@@ -99,6 +99,7 @@ class Runner:
         self.finished[phase] += [one for one in curve() if one.trial in trials and one.trial not in known]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("selectors", [["s2l", "random"], ["random", "s2l"], ["random"]])
 def test_the_smallest_budget_is_confirmed_for_every_selector(selectors):
     budgets = sorted({one.trial.budget for one in curve() if one.trial.selector == "s2l"})

@@ -76,6 +76,7 @@ def test_what_the_sweep_would_refuse_is_refused(tree):
         sweep_dry_run_lines(load_config(tree))
 
 
+@pytest.mark.thorough
 def test_the_target_that_scores_is_trained_once_for_each_corpus_and_its_passes_are_counted(tree):
     tree["sweep"] |= {"selectors": ["ifd", "random"], "parameters": {"selection.reference.snapshot": ["late", "early"]}}
     tree["selection"] = {"selectors": ["ifd"], "budgets": [0.1]}

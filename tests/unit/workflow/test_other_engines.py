@@ -175,6 +175,7 @@ def changed(run: Run, model: str, change: dict[str, Any]) -> Run:
     return load_run(run.uri)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -106,6 +106,7 @@ def test_a_second_ctrl_c_hastens_the_end(tmp_path: Path, first: signal.Signals) 
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("further", [signal.SIGTERM, signal.SIGHUP])
 def test_further_signals_of_a_service_manager_do_not_disturb(tmp_path: Path, further: signal.Signals) -> None:
     process = worker(tmp_path, 1.5)
