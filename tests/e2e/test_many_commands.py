@@ -56,6 +56,7 @@ def test_ten_selects_at_once_beside_a_run_are_all_in_the_run(folder):
     assert run.config.selection.budgets == [0.15]
 
 
+@pytest.mark.thorough
 def test_select_finds_the_run_without_its_note_and_writes_it_anew(folder):
     noted = (folder / NOTE).read_bytes()
     for damage in (None, b'{"stages": {"cor'):

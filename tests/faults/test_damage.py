@@ -164,6 +164,7 @@ def fingerprints(run: Run) -> dict[str, str]:
     return {name: stage.manifest.content_fingerprint for name, stage in run.stages.items()}
 
 
+@pytest.mark.thorough
 def test_parts_that_are_gone_or_torn_after_their_stage_are_made_again_and_said(finished, tmp_path):
     """Of the corpus one is torn; of a snapshot one is gone and one is torn."""
     tree = copy_of(finished, tmp_path / "run")

@@ -57,12 +57,12 @@ def test_a_rank_that_runs_out_of_memory_is_said_so_with_a_cure(tmp_path):
 
 
 def test_after_the_death_of_a_rank_all_of_them_go_on_from_the_last_checkpoint(tmp_path):
-    """The last one that Ray Train has noted: one that is written in the moment of the death may not be."""
+    """The last one that Ray Train has noted: on a busy machine, some written shortly before the death are not."""
     (tmp_path / "marks").mkdir()
     (tmp_path / "marks/fault-1").write_text("second-killed 4")
     ended = run(faulty_loops.counts_to_six, tmp_path, max_failures=1)
     assert ended["attempts"] == 2
-    assert ended["began"] in (2, 3)
+    assert ended["began"] in (1, 2, 3)
 
 
 @pytest.mark.thorough

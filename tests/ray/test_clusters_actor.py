@@ -120,6 +120,7 @@ def test_a_process_that_dies_again_and_again_is_explained(trajectories: Storage,
     assert "All earlier stages are complete and kept; run the same command to try again" in said
 
 
+@pytest.mark.thorough
 def test_a_place_that_does_not_become_free_is_waited_for_so_long(trajectories: Storage, tmp_path: Path):
     said: list[str] = []
     free_resources(60)

@@ -82,7 +82,8 @@ def test_the_run_has_the_evaluations_on_its_present_sets_and_every_file_is_vouch
     assert not verify_run(run.storage, Quiet()).problems
 
 
-@pytest.mark.parametrize("how", ["gone", pytest.param("other bytes", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("how", ["gone", "other bytes"])
 def test_a_damaged_evaluation_is_made_again_by_itself_with_the_same_scores(
     grown: tuple[Run, str], tmp_path: Path, how: str
 ):

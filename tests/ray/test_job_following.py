@@ -112,6 +112,7 @@ def test_the_exit_code_is_the_jobs(head: RayHead, end: str, code: int) -> None:
     assert JobClient(head.address).follow(start(head, n=1, end=end)) == code
 
 
+@pytest.mark.thorough
 def test_a_stopped_job_and_an_unknown_one(head: RayHead) -> None:
     client = JobClient(head.address)
     job = start(head, n=1000)

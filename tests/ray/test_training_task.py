@@ -81,6 +81,7 @@ def test_an_error_of_ours_ends_it_at_once_and_comes_as_it_is(tmp_path):
     assert train(tmp_path)[0]["began"] == 1, "what was done stays"
 
 
+@pytest.mark.thorough
 def test_too_many_failures_end_it_and_say_where_it_goes_on(tmp_path):
     with pytest.raises(WorkersFailedError, match=r"the training of the proxy ended 2 times.*rank 0.*max_failures=1\)"):
         train(tmp_path, {1: "killed 2", 2: "killed 2"}, max_failures=1)

@@ -122,6 +122,7 @@ def counts_to_six(folder: str, worker: Any) -> dict[str, Any]:
         worker.emit(event="train", step=step)
         if step == int(when):
             if kind == "killed" or (kind == "second-killed" and worker.rank == 1):
+                time.sleep(2)  # the controller looks several times a second for checkpoints to note
                 os.kill(os.getpid(), signal.SIGKILL)
             if kind == "stopped":
                 raise UnsupportedModel("stopped")
