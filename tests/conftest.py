@@ -38,7 +38,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--thorough", action="store_true", help="run the tests marked thorough too, as CI does")
+    parser.addoption("--thorough", action="store_true", help="run the tests marked thorough, too")
     parser.addoption("--rewrite-golden", action="store_true", help="write tests/data/golden_run.json anew")
 
 
