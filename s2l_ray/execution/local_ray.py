@@ -136,10 +136,17 @@ def _is_ours_to_tell(error: Exception) -> bool:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a free port. Not the one that Ray gives the dashboard's agent: it lies in the range from which the system
+    chooses, and Ray refuses to use one port twice.
+    """
+    from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT as AGENT
+
+    port = AGENT
+    while port == AGENT:
+        with socket.socket() as probe:
+            probe.bind((_LOOPBACK, 0))
+            port = probe.getsockname()[1]
+    return port
 
 
 def _temp_folder() -> Path:

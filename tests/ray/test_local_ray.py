@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -303,6 +304,21 @@ def test_a_start_that_fails_is_tried_again_then_explained(failures: int, end: st
     )
     assert any(line.startswith(end) for line in lines), done.stdout + done.stderr
     assert lines[-1] == "left: []"
+
+
+def test_the_port_of_the_dashboards_agent_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system chose it once, and no Ray started."""
+    from ray._private import ray_constants
+
+    chosen = iter([ray_constants.DEFAULT_DASHBOARD_AGENT_LISTEN_PORT] * 2 + [40_000])
+
+    class Probe(socket.socket):
+        def getsockname(self) -> tuple[str, int]:
+            return "127.0.0.1", next(chosen)
+
+    monkeypatch.setattr(module.socket, "socket", Probe)
+    assert module._free_port() == 40_000
+    assert not list(chosen)
 
 
 def test_the_environment_is_as_before() -> None:

@@ -99,7 +99,7 @@ def workplace(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"selection__budgets": [700]}, "asks for 700 of the 600 examples there are"),
+        ({"selection__budgets": [700]}, "requests 700 examples, but there are only 600"),
         ({"run_dir": " "}, "is not a valid folder name"),
         ({"resources__proxy": {"workers": 500, "cpus_per_worker": 1}}, "would wait indefinitely"),
         ({"heldout": {"files": {"mine": ["none.jsonl"]}}, "target": {}}, "heldout.files.mine: nothing matches"),

@@ -242,4 +242,4 @@ def test_a_template_that_fails_on_a_row_is_that_rows_reason():
 
 def test_a_token_that_the_tokenizer_does_not_have_cannot_end_turns(tokenizers):
     refusal = render(tokenizers["glm4.5"], conversation("single")[0], end_of_turn="<|nothing|>")
-    assert "reads end_of_turn '<|nothing|>' as ordinary text" in str(refusal)
+    assert "reads the end_of_turn '<|nothing|>' as ordinary text" in str(refusal)
