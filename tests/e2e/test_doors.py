@@ -39,7 +39,6 @@ def test_a_stage_that_could_never_be_built_is_refused(monkeypatch):
         stages.register_stage(lambda context: pytest.fail("built"), after="tokenss")
 
 
-@pytest.mark.thorough
 def test_a_metric_from_outside_decides_a_sweep_and_stands_in_its_table_and_in_the_report(
     finished_target, tmp_path, monkeypatch
 ):

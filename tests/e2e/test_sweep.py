@@ -19,7 +19,8 @@ from s2l_ray.config import load_config
 from s2l_ray.testing.quiet import Quiet
 from tests.support.sweep_run import manifests, swept, tree, values, wait_until
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
+# tests/e2e/test_doors.py has a sweep of targets that are there, for everybody.
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900), pytest.mark.thorough]
 
 UPSTREAM = ("corpus", "tokens", "proxy", "trajectories", "clusters")
 
@@ -90,7 +91,6 @@ def test_stages_upstream_belong_to_the_run_and_their_cost_counts(undisturbed_swe
     assert targets["flops"] > 0
 
 
-@pytest.mark.thorough
 def test_a_second_sweep_repeats_nothing_and_a_new_budget_adds_its_own_trials(undisturbed_sweep):
     """From the run's folder, as with --resume."""
     first, _ = undisturbed_sweep
@@ -114,7 +114,6 @@ def test_a_second_sweep_repeats_nothing_and_a_new_budget_adds_its_own_trials(und
     }  # fmt: skip
 
 
-@pytest.mark.thorough
 def test_hopeless_trials_are_stopped_or_named_and_the_others_go_on(trialless_copy, capsys):
     """ASHA sees the losses reported from inside the Train job; exit code 1 says that not everything was done.
 
@@ -145,7 +144,6 @@ def test_hopeless_trials_are_stopped_or_named_and_the_others_go_on(trialless_cop
 # --- other ways to choose trials ------------------------------------------------------------------------------------
 
 
-@pytest.mark.thorough
 def test_the_smallest_budget_is_predicted_with_the_proxy_and_confirmed_with_the_target(undisturbed_sweep):
     """The target's trials are there: only the predicted ones are trained."""
     first, _ = undisturbed_sweep
@@ -220,7 +218,6 @@ def test_a_random_search_ends_where_nothing_is_left_to_draw_and_equal_trials_are
     assert "[sweep] target 1/" not in again, "Ray Tune started a trial"
 
 
-@pytest.mark.thorough
 def test_settings_of_the_selection_retrain_no_proxy_and_nothing_that_is_the_same_without_them(undisturbed_sweep):
     """Eight clusters are the run's own, and random subsets do not depend on them: one of four trials is new."""
     folder = undisturbed_sweep[0].run.storage.local_path()

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 _STARTS_RAY = {"RayHead", "AutoscalingHead", "local_ray", "ray_session", "Workplace"}
 _WITH_RAY = ("tests/ray/", "tests/faults/", "tests/e2e/")
+_OWN_RAY = ("tests/e2e/test_jobs.py", "tests/ray/test_job_following.py", "tests/faults/test_striker.py")
+"""Files that need nothing of the session's cluster, so they can run beside it."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
@@ -37,15 +39,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
-    """With `-n`, one process runs all tests that need a Ray, file after file, and the others run the rest: a second
-    cluster and second copies of the runs that tests share took minutes."""
+    """With `-n`, one process runs all tests that need the session's Ray, file after file, and the others run the rest:
+    a second cluster and second copies of the runs that tests share took minutes."""
     if config.getoption("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
 
     class OneRay(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "with a Ray" if nodeid.startswith(_WITH_RAY) else super()._split_scope(nodeid)
+            shares = nodeid.startswith(_WITH_RAY) and not nodeid.startswith(_OWN_RAY)
+            return "the session's Ray" if shares else super()._split_scope(nodeid)
 
     return OneRay(config, log)
 
