@@ -160,7 +160,6 @@ def test_an_empty_folder_is_no_run(tmp_path):
         load_run(str(tmp_path))
 
 
-@pytest.mark.thorough
 def test_two_workers_score_as_one(tmp_path):
     """Same weights (step 0), same losses, bit for bit; in and after training, the same up to rounding."""
     runs = {}
