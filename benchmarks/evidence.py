@@ -1,22 +1,23 @@
-"""Every selector on the quickstart's corpus and on a maths mixture, with and without wrong answers; writes the manual's
-page of evidence.
+"""Compare every selector on the quickstart's corpus and on a mixture of maths sources, with and without wrong answers;
+generate the manual's evidence page.
 
-    nice -n 19 python benchmarks/evidence.py --maths math/train.jsonl          # goes on where it stopped
+    nice -n 19 python benchmarks/evidence.py --maths math/train.jsonl          # resumes where it stopped
     python benchmarks/evidence.py --corpora quickstart --selectors s2l s2l_robust random --references early late
-    python benchmarks/evidence.py --write docs/evidence.md                     # the page, of the rows that there are
+    python benchmarks/evidence.py --write docs/evidence.md                     # the page, from all rows so far
 
-No Ray. For each seed and share of wrong answers one corpus is made and one proxy is trained on it and scored; every
-selector chooses from the same scores; a target is trained from scratch on each choice, for the same number of steps.
-Weights and stages are heeded, as `s2l finetune` does. Every arm is a line of the file of rows, written as soon as it is
-done: a program that is stopped loses one arm, and rows of other settings are left alone. What matters most comes first:
-one budget, three seeds and the main selectors; then the others, further budgets, further seeds.
+Needs no Ray. For each seed and share of wrong answers, one corpus is generated, and one proxy is trained on it and
+scores it; every selector uses the same scores. A target is trained from scratch on each subset, always for the same
+number of steps, and with the subset's weights and stages, as in `s2l finetune`. Each arm is one line in the file of
+rows, written as soon as it is done: stopping the program loses at most one arm, and rows with other settings are left
+alone. The most important arms come first: one budget, three seeds and the main selectors; then the other selectors,
+further budgets, further seeds.
 
-    balanced     quickstart: on a test with equally many questions of every skill; maths: the mean over the sources
-    distributed  on held-out rows, distributed as the corpus
-    loss         nats a response token; exact: the share of responses that greedy decoding gives letter by letter
+    balanced     quickstart: on a test set with the same number of questions per skill; maths: the mean over sources
+    distributed  on held-out rows with the corpus's own distribution
+    loss         nats per response token; exact: share of responses that greedy decoding reproduces exactly
     wrong        share of wrong answers in the subset
 
-`rds_plus` is given held-out rows as examples of the task, which are in neither test; they tell it the distribution.
+`rds_plus` gets held-out rows, which are in neither test set, as examples of the task; they reveal the distribution.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from s2l_ray.selection import list_selectors
 
 ROWS = Path(__file__).with_name("evidence_rows.jsonl")
 MAIN = (FULL, "random", "random_per_source", "s2l", "s2l, α ½", "s2l_robust")
-"""Arms that come first."""
+"""Arms that are run first."""
 SETTINGS = {
     "quickstart": [
         "clusters.num_clusters=30", "proxy.epochs=1", "target.from_config.hidden_size=64",
@@ -61,13 +62,13 @@ SETTINGS = {
         "target.learning_rate=4e-3",
     ],
 }  # fmt: skip
-"""Of the recipes `quickstart` and `maths_curve`, so that an arm takes some seconds on one core."""
+"""Changes to the recipes `quickstart` and `maths_curve`, so that an arm takes some seconds on one core."""
 RECIPES = {"quickstart": "quickstart", "maths": "maths_curve"}
 
 
 @dataclass(frozen=True)
 class World:
-    """What the arms of one proxy share."""
+    """The corpus, seed and share of wrong answers that all arms of one proxy share."""
 
     corpus: str
     seed: int
@@ -80,12 +81,12 @@ class World:
 
 @dataclass(frozen=True)
 class Task:
-    """One arm of one world at one budget."""
+    """One arm at one budget, in one world."""
 
     world: World
     arm: Arm
     budget: float
-    """Share; 1 for everything."""
+    """Share of the corpus; 1 for everything."""
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -97,12 +98,12 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def overrides(settings: Sequence[str], own: Sequence[str]) -> list[str]:
-    """Of one field the last setting: `load_config` refuses two."""
+    """Keep only the last setting of each field, because `load_config` refuses two."""
     return list({setting.partition("=")[0]: setting for setting in [*settings, *own]}.values())
 
 
 class Bench:
-    """Makes rows; holds one world at a time."""
+    """Runs arms and returns their rows; holds one world at a time."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -114,7 +115,7 @@ class Bench:
         self._world: tuple[World, Loaded] | None = None
 
     def _changes(self, name: str) -> list[str]:
-        """Settings in which it differs from its recipe."""
+        """Return the settings in which a corpus differs from its recipe."""
         return overrides([] if self.args.whole else SETTINGS[name], self.args.set)
 
     def _config(self, name: str) -> S2LConfig:
@@ -125,7 +126,7 @@ class Bench:
         return arms_of(selectors, self.args.references, self.configs[corpus].clusters.num_clusters)
 
     def tasks(self) -> list[Task]:
-        """All of them, what matters first."""
+        """Return all tasks, the most important first."""
         args = self.args
         early, late = args.seeds[:3], args.seeds[3:]
         first, *further = args.budgets
@@ -152,7 +153,7 @@ class Bench:
 
 
 class Loaded:
-    """A world with its corpus, tests and proxy."""
+    """A world with its corpus, test sets and proxy."""
 
     def __init__(self, bench: Bench, world: World) -> None:
         self.bench, self.world, self.config = bench, world, bench.configs[world.corpus]
@@ -174,7 +175,7 @@ class Loaded:
 
     @cached_property
     def reference(self) -> Reference:
-        """Trained once, and kept beside the rows."""
+        """Train the proxy, or load what an earlier session saved next to the rows."""
         folder = self.bench.args.work
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.world.name}.npz"
@@ -232,7 +233,8 @@ class Loaded:
 
 
 def earlier_rows(path: Path, settings: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Those of these settings, by corpus; None: all. A line that was torn when the program was killed is no row."""
+    """Read the rows with these settings (by corpus), or all for None; skip a line cut short when the program was
+    killed."""
     if not path.exists():
         return []
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.endswith("}")]
@@ -240,7 +242,7 @@ def earlier_rows(path: Path, settings: dict[str, Any] | None = None) -> list[dic
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    """On a line of its own, also after a torn one."""
+    """Append a row on its own line, even after a line that was cut short."""
     torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
     with path.open("a", encoding="utf-8") as file:
         file.write(("\n" if torn else "") + json.dumps(row, ensure_ascii=False) + "\n")
@@ -250,33 +252,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = [FULL, *(selector.name for selector in list_selectors()), COST_IN_STEPS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--corpora", nargs="+", choices=list(RECIPES), help="default: the quickstart, and with --maths that"
+        "--corpora", nargs="+", choices=list(RECIPES), help="default: quickstart, and with --maths also maths"
     )
-    parser.add_argument("--maths", type=Path, help="JSONL with instruction, output, source")
-    parser.add_argument("--quickstart-examples", type=int, default=8000, help="training rows, copies included")
+    parser.add_argument("--maths", type=Path, help="JSONL file with the columns instruction, output, source")
+    parser.add_argument("--quickstart-examples", type=int, default=8000, help="training rows, including duplicates")
     parser.add_argument("--maths-examples", type=int, default=5000)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of maths, the first three")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="for maths, only the first three")
     parser.add_argument("--wrong", type=float, nargs="+", default=[0.0, 0.1], help="shares of wrong answers")
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.2, 0.1, 0.4, 0.05], help="the first one first")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.2, 0.1, 0.4, 0.05], help="the first runs first")
     parser.add_argument("--selectors", nargs="+", default=known, choices=known, metavar="NAME", help="default: all")
     parser.add_argument("--references", nargs="+", default=["late"], choices=["late", "early", "first"])
     parser.add_argument("--snapshots", type=int, default=6)
-    parser.add_argument(
-        "--whole", action="store_true", help="models and steps of the recipes themselves: minutes an arm"
-    )
-    parser.add_argument("--set", nargs="*", default=[], help="further settings of both recipes, section.field=value")
+    parser.add_argument("--whole", action="store_true", help="the recipes' own models and steps: minutes per arm")
+    parser.add_argument("--set", nargs="*", default=[], help="more settings for both recipes, section.field=value")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no arm after so long")
-    parser.add_argument("--rows", type=Path, default=ROWS, help="a line for each arm, added as it is made")
-    parser.add_argument("--work", type=Path, default=Path("evidence"), help="folder of the proxies' scores")
-    parser.add_argument("--write", type=Path, help="only write the page, of all rows")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no arm after this many minutes")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="file with one line per arm, written as each is done")
+    parser.add_argument("--work", type=Path, default=Path("evidence"), help="folder for the proxies' scores")
+    parser.add_argument("--write", type=Path, help="only write the page to this file, from all rows")
     args = parser.parse_args(arguments)
     if args.write:
         args.write.write_text(page(earlier_rows(args.rows)), encoding="utf-8")
         return
     args.corpora = args.corpora or ["quickstart"] + ["maths"] * bool(args.maths)
     if "maths" in args.corpora and not args.maths:
-        parser.error("--corpora maths needs --maths, the file of the mixture")
+        parser.error("--corpora maths needs --maths, the file with the mixture")
     args.examples = {"quickstart": args.quickstart_examples, "maths": args.maths_examples}
     args.seeds_of = {"quickstart": args.seeds, "maths": args.seeds[:3]}
     torch.set_num_threads(args.threads)

@@ -1,27 +1,29 @@
-"""Every selector with a pretrained model on a maths mixture, judged by six maths sets. One GPU, no Ray, no network.
+"""Compare every selector with a pretrained model on a mixture of maths sources, evaluated on six maths test sets. Needs
+one GPU, but neither Ray nor a network.
 
     python benchmarks/evidence_pretrained.py SmolLM2-135M --data math --out results --minutes 28
     python benchmarks/evidence_pretrained.py SmolLM2-135M --data math --plan            # tokens, FLOPs and minutes
     python benchmarks/evidence_pretrained.py FOLDER --gguf NAME.gguf --data math     # needs the package gguf
 
 The model's folder holds a transformers model with its tokenizer; `--data` holds train.jsonl (instruction, output,
-source) and eval/NAME.jsonl. For each seed and share of swapped answers (another row's of the same source) one proxy is
-fine-tuned on the whole corpus and scored at T snapshots; every selector chooses by these scores, and the pretrained
-model is fully fine-tuned on each choice, for three epochs (`--epochs`) or for equally many steps (`--steps`). Then its
-loss on held-out rows is taken, and it answers the questions of the sets: greedy, without examples, extracted and graded
-as `s2l evaluate` does.
+source) and eval/NAME.jsonl. For each seed and share of swapped answers (replaced by another row's from the same
+source), one proxy is fine-tuned on the whole corpus and scores it at T snapshots. Every selector uses these scores, and
+the pretrained model is fully fine-tuned on each subset, for three epochs (`--epochs`) or for the same number of steps
+(`--steps`). Then its loss on held-out rows is measured, and it answers the questions of the test sets: greedy decoding,
+zero-shot, with answers extracted and graded as in `s2l evaluate`.
 
-Every arm is a file of OUT/arms, written whole or not at all, and none is made twice: machines that are lent for half an
-hour do it in several sittings. What matters most comes first (20 % and the main selectors, seed by seed), and with
-`--minutes` no arm begins that would not end in time. OUT/evidence.md has the tables, anew after every arm.
+Each arm is a file in OUT/arms, written completely or not at all, and none is run twice, so that machines available for
+half an hour can do the work in several sessions. The most important arms come first (20 % and the main selectors, seed
+by seed), and with `--minutes` no arm is started that would not finish in time. OUT/evidence.md has the tables, updated
+after every arm.
 
-The proxy is the model itself unless `--proxy` names a smaller one with the same tokenizer. bf16 with fp32 copies of the
-weights on a GPU, fp32 on a CPU.
+The proxy is the model itself, unless `--proxy` names a smaller one with the same tokenizer. Training uses bf16 with
+fp32 copies of the weights on a GPU, and fp32 on a CPU.
 
-With SmolLM2-135M, a corpus as the maths mixture and the defaults there are 199 arms: 82 million tokens and 62 PFLOP of
-training, six proxies of 2.6 PFLOP each, 600 questions an arm. On an H100 that is 30 minutes: 12 of training, 2 of
-proxies, 16 of questions. It is an estimate (`--plan`), by the utilisations that `gpu.py` measured for Pythia-70M's
-shape and an assumed 25 ms a decoding step; nobody has run it on a GPU yet.
+With SmolLM2-135M, a corpus like the maths mixture and the defaults, there are 199 arms: 82 million tokens and 62 PFLOP
+of training, six proxies of 2.6 PFLOP each, and 600 questions per arm. On an H100 that takes 30 minutes: 12 for
+training, 2 for the proxies and 16 for the questions. This is an estimate (`--plan`), based on the utilisations that
+`gpu.py` measured for Pythia-70M's shape and an assumed 25 ms per decoding step; nobody has run it on a GPU yet.
 """
 
 from __future__ import annotations
@@ -61,24 +63,24 @@ MAIN = (FULL, "random", "random_per_source", "s2l", "s2l_robust")
 
 @dataclass(frozen=True)
 class Task:
-    """One arm."""
+    """One arm at one budget, with its seed and share of swapped answers."""
 
     arm: Arm
     budget: float
-    """Share; 1 for everything, 0 for the model as it is."""
+    """Share of the corpus; 1 for everything, 0 for the model without fine-tuning."""
     seed: int
     swapped: float
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """Name of the arm's file."""
         arm = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in self.arm.name)
-        told = hashlib.blake2b(self.arm.name.encode(), digest_size=2).hexdigest()  # ½ and α are no file's letters
+        told = hashlib.blake2b(self.arm.name.encode(), digest_size=2).hexdigest()  # ½ and α are lost in `arm`
         return f"{arm}-{told}-{self.budget:g}-seed{self.seed}-swapped{self.swapped:g}"
 
 
 def tasks_of(args: argparse.Namespace) -> list[Task]:
-    """All of them, what matters first."""
+    """Return all tasks, the most important first."""
     found = {"": Task(Arm(BASE, FULL), 0, 0, 0.0)}
     first, *further = args.budgets
     main = [name for name in args.selectors if name in MAIN]
@@ -112,7 +114,7 @@ def config_of(args: argparse.Namespace) -> S2LConfig:
 
 
 class Bench:
-    """The pretrained model, the corpus of one seed at a time, and what was done."""
+    """Runs arms with the pretrained model; holds the corpus of one seed at a time."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.config = args, config_of(args)
@@ -124,7 +126,7 @@ class Bench:
         self._world: tuple[tuple[int, float], World] | None = None
 
     def fresh(self, section: str) -> Any:
-        """The pretrained model, read once, on the CPU."""
+        """Return a copy of the pretrained model on the CPU; its files are read only once."""
         trained = self.config.proxy if section == "proxy" and self.args.proxy else self.target
         key = str(trained.model)
         if key not in self._models:
@@ -191,12 +193,12 @@ class Clock:
 
 
 def proxy_path(out: Path, seed: int, swapped: float) -> Path:
-    """Where a proxy's scores lie."""
+    """Return the path of a proxy's scores."""
     return out / "proxies" / f"seed{seed}-swapped{swapped:g}.npz"
 
 
 class World:
-    """What the arms of one seed and share of swapped answers have in common."""
+    """The corpus and proxy that all arms with one seed and share of swapped answers use."""
 
     def __init__(self, bench: Bench, seed: int, swapped: float) -> None:
         self.bench, self.seed, self.swapped = bench, seed, swapped
@@ -208,13 +210,13 @@ class World:
 
     @cached_property
     def without_proxy(self) -> Reference:
-        """For selectors that look at no scores."""
+        """Return a reference without scores, for selectors that read none."""
         num = len(self.train.examples)
         return Reference(self.train, [1], np.zeros((num, 1), np.float32), np.zeros(num, np.int32), {})
 
     @cached_property
     def reference(self) -> Reference:
-        """Trained once, and kept beside the arms."""
+        """Train the proxy, or load what an earlier session saved next to the arms."""
         bench, args = self.bench, self.bench.args
         path = proxy_path(args.out, self.seed, self.swapped)
         if path.exists():
@@ -242,7 +244,7 @@ _NO_SETTINGS = (
     "selectors",
     "tokens_per_batch",
 )
-"""Arguments that say which arms are made, or where; of all others an arm depends."""
+"""Arguments that determine which arms are run, or where; an arm's results depend on all the others."""
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -251,10 +253,10 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def finished(folder: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Name → arm, of those made with these settings.
+    """Return the arms that are done, by name.
 
     Raises:
-        SystemExit: there are arms of other settings; tables must not mix them.
+        SystemExit: an arm was run with other settings; tables must not mix them.
     """
     found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("arms/*.json"))}
     for name, row in found.items():
@@ -262,8 +264,8 @@ def finished(folder: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]
         if other:
             key = next(iter(other))
             raise SystemExit(
-                f"{folder}/arms/{name}.json was made with {key}={other[key]!r}, and now it is {settings.get(key)!r}: "
-                "its figures could not be compared with new ones; give another --out"
+                f"{folder}/arms/{name}.json was made with {key}={other[key]!r}, but now it is {settings.get(key)!r}, "
+                "so its results could not be compared with new ones; choose another --out"
             )
     return found
 
@@ -278,34 +280,34 @@ def write_whole(path: Path, text: str) -> None:
 def parser() -> argparse.ArgumentParser:
     known = [FULL, *(selector.name for selector in list_selectors())]
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("model", type=Path, help="folder")
-    made.add_argument("--gguf", help="file in that folder, where the weights are in that format")
+    made.add_argument("model", type=Path, help="folder with the model and its tokenizer")
+    made.add_argument("--gguf", help="GGUF file in that folder, if it has the weights")
     made.add_argument("--proxy", type=Path, help="folder of a smaller model with the same tokenizer")
     made.add_argument("--data", type=Path, required=True, help="folder with train.jsonl and eval/")
     made.add_argument("--out", type=Path, default=Path("evidence_pretrained"))
     made.add_argument("--selectors", nargs="+", default=known, choices=known, metavar="NAME", help="default: all")
-    made.add_argument("--budgets", type=float, nargs="+", default=[0.2, 0.1], help="the first one first")
+    made.add_argument("--budgets", type=float, nargs="+", default=[0.2, 0.1], help="the first runs first")
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--swapped", type=float, nargs="+", default=[0.0, 0.1], help="shares of swapped answers")
-    made.add_argument("--examples", type=int, default=4000, help="training rows at most")
+    made.add_argument("--examples", type=int, default=4000, help="maximum number of training rows")
     made.add_argument("--held-out", type=int, default=300)
-    made.add_argument("--epochs", type=float, default=3.0, help="over a subset")
-    made.add_argument("--steps", type=int, help="for every subset, instead of epochs")
+    made.add_argument("--epochs", type=float, default=3.0, help="passes over a subset")
+    made.add_argument("--steps", type=int, help="steps on every subset, instead of epochs")
     made.add_argument("--proxy-epochs", type=float, default=1.0)
     made.add_argument("--snapshots", type=int, default=6)
     made.add_argument("--clusters", type=int, default=100)
-    made.add_argument("--batch", type=int, default=64, help="examples a step")
+    made.add_argument("--batch", type=int, default=64, help="examples per step")
     made.add_argument("--learning-rate", type=float, default=3e-4)
     made.add_argument("--max-length", type=int, default=512)
     made.add_argument("--render", default="alpaca", choices=["alpaca", "plain", "chat_template"])
     made.add_argument("--sets", nargs="+", default=list(MATHS), choices=MATHS, metavar="NAME", help="default: all six")
-    made.add_argument("--questions", type=int, default=100, help="of each set, the first by id")
+    made.add_argument("--questions", type=int, default=100, help="questions per set, the first by id")
     made.add_argument("--form", default="cot", choices=["cot", "pot", "hybrid"], help="programs need Landlock")
     made.add_argument("--max-new-tokens", type=int, default=128)
-    made.add_argument("--tokens-per-batch", type=int, default=65_536, help="of training and scoring; 4 times in asking")
-    made.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing that would end later")
-    made.add_argument("--cpu", action="store_true", help="although there is a GPU")
-    made.add_argument("--plan", action="store_true", help="only say what all arms would take")
+    made.add_argument("--tokens-per-batch", type=int, default=65_536, help="in training; 4 times as many to answer")
+    made.add_argument("--minutes", type=float, default=float("inf"), help="start nothing that would end later")
+    made.add_argument("--cpu", action="store_true", help="even if there is a GPU")
+    made.add_argument("--plan", action="store_true", help="only print what all arms would cost")
     made.add_argument("--table", action="store_true", help="only write the tables")
     return made
 
@@ -337,7 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for task in left:
             begun = time.monotonic()
             if begun - started + longest > 60 * args.minutes:
-                print(f"{args.minutes:g} minutes are over; the same command goes on", flush=True)
+                print(f"{args.minutes:g} minutes are over; run the same command to resume", flush=True)
                 break
             row = bench.run(task, asker) | {"settings": settings}
             done[task.name] = row

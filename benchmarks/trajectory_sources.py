@@ -1,17 +1,17 @@
-"""Compare the sources of trajectories: cost, agreement of the clusters, worth of the subsets. No Ray.
+"""Compare sources of trajectories: their cost, the agreement of their clusters, the quality of their subsets. No Ray.
 
     python benchmarks/trajectory_sources.py quickstart
     python benchmarks/trajectory_sources.py ../shared/data/math/train.jsonl --recipe maths_curve
 
-For each seed, one proxy is trained as in the recipe. The losses that its training computes are recorded, and it is
-scored at T snapshots and at those of the hybrids, so that all sources see the same training, in which their costs are
-measured. Each source's trajectories are clustered as in the recipe, S2L chooses from the clusters, and the recipe's
-target is fine-tuned on the choice, for the same number of steps whatever the source.
+For each seed, one proxy is trained as in the recipe. The losses computed in training are recorded, and the proxy scores
+the corpus at T snapshots and at those of the hybrids, so that all sources share one training run, in which their costs
+are measured. Each source's trajectories are clustered as in the recipe, S2L selects from the clusters, and the recipe's
+target is fine-tuned on the subset, for the same number of steps whatever the source.
 
-    cost      seconds of training and of the scoring that this source needs
+    cost      seconds of training, and of the scoring that this source needs
     agreement adjusted Rand index of its clusters with those of T snapshots (Hubert & Arabie 1985); the row `snapshots,
-              other k-means` has the same trajectories with another seed of k-means
-    worth     held-out loss of the target, mean over the skills or sources of their means (nats per token)
+              other k-means` has the same trajectories, clustered with another seed
+    worth     held-out loss of the target, averaged within skills or sources, then over them (nats per token)
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def trajectories(args: argparse.Namespace, config: S2LConfig, train: Tokenised, 
 
 
 def without_trend(recorded: Array, step: Array) -> Array:
-    """Join losses (N, E) and the steps at which they were computed, as the stage does."""
+    """Detrend losses (N, E) by the steps at which they were computed, as the trajectories stage does."""
     out = np.empty_like(recorded)
     for epoch in range(recorded.shape[1]):
         order = np.argsort(step[:, epoch], kind="stable")
@@ -171,7 +171,7 @@ def one_seed(args: argparse.Namespace, config: S2LConfig, seed: int, on_row: Any
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return a Markdown table of means over the seeds, and standard deviations for the worth."""
+    """Return a Markdown table of means over the seeds, with standard deviations for the held-out loss."""
     lines = ["| source | points | seconds | agreement | held-out loss |", "|---|---|---|---|---|"]
     for name in dict.fromkeys(row["source"] for row in rows):
         these = [row for row in rows if row["source"] == name]
@@ -189,19 +189,19 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", help="`quickstart`, or JSONL with instruction, output, source")
-    parser.add_argument("--recipe", default="quickstart", help="whose proxy, target and clusters")
-    parser.add_argument("--set", nargs="*", default=[], help="settings of the recipe, section.field=value")
-    parser.add_argument("--examples", type=int, default=20_000, help="at most so many training rows")
+    parser.add_argument("corpus", help="`quickstart`, or a JSONL file with instruction, output, source")
+    parser.add_argument("--recipe", default="quickstart", help="recipe with the proxy, target and clusters to use")
+    parser.add_argument("--set", nargs="*", default=[], help="changes to the recipe, section.field=value")
+    parser.add_argument("--examples", type=int, default=20_000, help="maximum number of training rows")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--snapshots", type=int, default=12)
-    parser.add_argument("--hybrids", type=int, nargs="*", default=[1, 3], help="scored snapshots of the hybrids")
-    parser.add_argument("--raw", action="store_true", help="the losses of training with their trend too")
+    parser.add_argument("--hybrids", type=int, nargs="*", default=[1, 3], help="scored snapshots per hybrid")
+    parser.add_argument("--raw", action="store_true", help="also include training losses that are not detrended")
     parser.add_argument("--budget", type=float, default=0.2)
-    parser.add_argument("--target-steps", type=int, help="default: the recipe's")
+    parser.add_argument("--target-steps", type=int, help="default: as in the recipe")
     parser.add_argument("--no-worth", dest="worth", action="store_false", help="fine-tune no targets")
     parser.add_argument("--threads", type=int, default=local_cores())
-    parser.add_argument("--json", help="write each row here as it is made")
+    parser.add_argument("--json", help="append each row to this file as soon as it is measured")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     paths = [] if args.corpus == "quickstart" else [f"corpus.paths=[{args.corpus}]"]

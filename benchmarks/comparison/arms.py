@@ -14,13 +14,13 @@ from s2l_ray.selection import cluster_weights, needs_of, order_examples, resolve
 
 FULL = "everything"
 COST_IN_STEPS = "random, S2L's cost in further steps"
-"""Random draw whose target trains longer, by the cost of S2L's selection."""
+"""A random subset whose target trains longer, by as much compute as S2L's selection costs."""
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A selector with its options; `name` in the tables."""
+    """A selector with its options, and its name in the tables."""
 
     name: str
     selector: str
@@ -36,12 +36,12 @@ class Arm:
 def arms_of(
     selectors: Sequence[str], references: Sequence[str] = ("late",), clusters: int | None = None, weights: bool = True
 ) -> list[Arm]:
-    """For each selector its arms: one for each snapshot by which it can choose, and for s2l its variants.
+    """List the arms of each selector: one per snapshot that it can score with, and the variants of s2l.
 
     Args:
-        references: snapshots, for the selectors that score by one.
-        clusters: of embedding_kmeans, which clusters for itself.
-        weights: s2l with weights too.
+        references: names of the snapshots, for selectors that score with one.
+        clusters: number of clusters for embedding_kmeans, which does its own clustering.
+        weights: whether to include s2l with weights.
     """
     found = []
     for name in selectors:
@@ -66,14 +66,14 @@ def arms_of(
 @dataclass(frozen=True)
 class Choice:
     rows: Array
-    """(n,) of the reference's examples."""
+    """(n,) indices into the reference's examples."""
     examples: Examples
-    """With weights and stages, where the selector gives them."""
+    """The selected examples, with weights and stages if the selector assigns them."""
     notes: dict[str, Any]
 
 
 def choose(reference: Reference, arm: Arm, budget: int, seed: int) -> Choice:
-    """As `s2l select` does."""
+    """Select a subset in the same way as `s2l select`."""
     if arm.selector == FULL:
         return Choice(np.arange(len(reference.train.examples)), reference.train.examples, {})
     options = resolve_options(arm.selector, arm.options)

@@ -1,4 +1,4 @@
-"""Questions of the built-in tasks to a model in memory, judged by the evaluation's own rules. No Ray."""
+"""Asks a model in memory the questions of built-in tasks, and judges its answers by the package's rules. No Ray."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from comparison.tokens import FORMAT  # isort: skip
 
 @dataclass(frozen=True)
 class InMemory:
-    """Stands where the package loads a model from: this one is there already."""
+    """A model source for the package's code whose model and tokenizer are already in memory."""
 
     tokenizer: Any
     model: Any
@@ -41,8 +41,8 @@ class InMemory:
 
 
 class Asker:
-    """The questions of some tasks; all of them in one part, so that a GPU's batches are large. A context manager: it
-    holds the process that compares LaTeX."""
+    """Asks models the questions of some tasks, all in one part, so that a GPU's batches are large. A context manager,
+    because it holds the process that compares LaTeX."""
 
     def __init__(
         self,
@@ -55,10 +55,10 @@ class Asker:
         tokens_per_batch: int,
         device: torch.device,
     ) -> None:
-        """Args: folder: of NAME.jsonl for each task; limit: questions of each, the first by id."""
+        """Args: folder: holds NAME.jsonl for each task; limit: questions per task, the first by id."""
         if "math" in names and importlib.util.find_spec("math_verify") is None:
             raise UserError(
-                "answers to the set math cannot be compared without the package math-verify, and it is not installed; "
+                "answers to the set math cannot be compared without the package math-verify, which is not installed; "
                 "install s2l_ray[evaluate], or leave math out of --sets"
             )
         self.tasks = {name: BUILT_IN[name] for name in names}
@@ -77,9 +77,9 @@ class Asker:
         self._compare.close()
 
     def ask(self, config: TargetConfig, tokenizer: Any, model: Any, out: Path) -> dict[str, list[Scored | None]]:
-        """Set → the verdicts on its questions, in their order; None where a prompt is too long for the model.
+        """Return set → the verdicts on its questions, in order; None if a prompt is too long for the model.
 
-        What was generated is left in the folder `out`.
+        The generated text is left in the folder `out`.
         """
         on_gpu = self.device.type == "cuda"
         job = ModelJob(
@@ -99,7 +99,7 @@ class Asker:
                 )
             )  # fmt: skip
         finally:
-            if worker.probe is not None:  # it has a sandbox
+            if worker.probe is not None:  # it has started a sandbox
                 worker.sandbox().close()
         return self._judged(storage, everything, kinds)
 

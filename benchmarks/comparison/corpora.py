@@ -1,4 +1,4 @@
-"""Data with a known share of wrong answers; all held-out answers are right."""
+"""Makes corpora with a known share of wrong answers; all held-out answers are right."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ NUM_QUERIES = 100
 @dataclass(frozen=True)
 class Corpus:
     train: Rows
-    """With `is_wrong`."""
+    """Training rows, with the column `is_wrong`."""
     tests: dict[str, Rows]
     queries: Rows
-    """Examples of the task, in none of the others, for selectors that want some."""
+    """Examples of the task for selectors that need them; in neither the training rows nor the tests."""
 
 
 def quickstart(num: int, wrong: float, seed: int) -> Corpus:
-    """`num` training rows of the generator less their copies; a wrong answer is another one of the same skill.
+    """Generate `num` training rows and drop duplicates; a wrong answer is another one for the same skill.
 
-    Tests: `balanced` over the skills, and `distributed` as the corpus.
+    The tests are `balanced` (the same number of questions per skill) and `distributed` (like the corpus).
     """
     held = max(2 * NUM_QUERIES, num // 20 + NUM_QUERIES)
     noisy, test = generate_corpus(num + held, seed=seed, wrong_answer_share=wrong)
@@ -38,12 +38,12 @@ def quickstart(num: int, wrong: float, seed: int) -> Corpus:
 
 
 def mixture(path: Path, num: int | None, wrong: float, seed: int, held_out: int = 500) -> Corpus:
-    """Rows of a JSONL file with instruction, output and source; a wrong answer is another row's of the same source.
+    """Read a JSONL file with instruction, output and source; a wrong answer is that of another row of the same source.
 
-    What is held out, and which rows are taken, is the same for all seeds.
+    The same rows are held out, and the same rows are used for training, whatever the seed.
 
     Args:
-        num: at most so many training rows; None: all.
+        num: maximum number of training rows; None: all.
     """
     rows = read_jsonl(path)
     order = np.random.default_rng(0).permutation(len(rows))
@@ -55,12 +55,12 @@ def mixture(path: Path, num: int | None, wrong: float, seed: int, held_out: int 
 
 
 def read_jsonl(path: Path) -> Rows:
-    """Split only at line feeds, because texts contain other characters that end lines."""
+    """Read a JSONL file, splitting only at line feeds, because texts contain other characters that end lines."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def swapped(rows: Rows, share: float, seed: int) -> Rows:
-    """The same rows, of which a share has another row's answer of the same source, and every one `is_wrong`."""
+    """Return the rows with `is_wrong`, a share of them with the answer of another row of the same source."""
     rng = np.random.default_rng([seed, 7])
     wrong = rng.permutation(len(rows))[: round(share * len(rows))]
     of_source: dict[str, list[int]] = {}

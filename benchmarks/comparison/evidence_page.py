@@ -107,7 +107,7 @@ def table(corpus: str, rows: Sequence[Row]) -> str:
 
 
 def _in_order(arms: set[str], rows: Sequence[Row]) -> Iterator[str]:
-    """The main ones first, the others by name."""
+    """Yield the arms, the main ones first and the others by name."""
     yield from (arm for arm in _FIRST if arm in arms)
     yield from sorted(arms - set(_FIRST))
 

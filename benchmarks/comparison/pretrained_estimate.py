@@ -14,17 +14,17 @@ from s2l_ray.lm.flops import ModelShape
 PEAK = 989e12
 """FLOP/s of an H100 in bf16, according to its data sheet."""
 TRAINING, SCORING = 0.088, 0.13
-"""Utilisations that gpu.py measured with Pythia-70M's shape, packed, 65,536 tokens a micro-batch."""
+"""Utilisations that gpu.py measured with Pythia-70M's shape, packed, at 65,536 tokens per micro-batch."""
 DECODING_SECONDS = 0.025
-"""A step of decoding, whatever the batch: a host that starts the kernels of 30 layers. Assumed."""
+"""Duration of a decoding step, whatever the batch size: the host launches the kernels of 30 layers. Assumed."""
 OTHER_SECONDS = 1.5
-"""Of an arm: copying the weights, grading. Assumed."""
+"""Time per arm for copying the weights and grading. Assumed."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     corpus: Work
-    """Training on the corpus once."""
+    """Cost of one epoch of training on the corpus."""
     examples: int
     args: argparse.Namespace
 
@@ -33,15 +33,15 @@ class Estimate:
         return Estimate(Work.of_training(ModelShape.of(model), examples), len(examples), args)
 
     def arm(self, budget: float) -> Work:
-        """Training of one target."""
+        """Return the cost of training one target."""
         share = budget * self.args.epochs
         if self.args.steps is not None and budget:
             share = self.args.steps * self.args.batch / self.examples
         return Work(round(self.corpus.tokens * share), round(self.corpus.flops * share))
 
     def proxy(self) -> tuple[float, float]:
-        """FLOPs of its training, and of its passes over the corpus: the snapshots, three kinds of embeddings, and the
-        responses without their prompts."""
+        """Return the FLOPs of the proxy's training, and of its passes over the corpus: the snapshots, three kinds of
+        embeddings, and the responses without their prompts."""
         return self.corpus.flops * self.args.proxy_epochs, self.corpus.flops / 3 * (self.args.snapshots + 4)
 
     def text(self, budgets: Sequence[float], num_proxies: int) -> str:
@@ -53,7 +53,7 @@ class Estimate:
         seconds = flops / TRAINING / PEAK + proxies + asking
         return (
             f"{len(budgets)} arms left: {tokens / 1e6:,.1f} million tokens, {flops / 1e15:,.2f} PFLOP of training, and "
-            f"{num_proxies} proxies of {(training + passes) / 1e15:,.2f} PFLOP each. On an H100 about "
+            f"{num_proxies} proxies of {(training + passes) / 1e15:,.2f} PFLOP each. On an H100 this takes about "
             f"{seconds / 60:,.0f} minutes: training {flops / TRAINING / PEAK / 60:,.0f}, proxies {proxies / 60:,.0f}, "
             f"questions {asking / 60:,.0f}"
         )

@@ -47,7 +47,7 @@ def _setting(rows: Sequence[Row]) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One budget and share of swapped answers; the baseline first, the others by name."""
+    """Return the table for one budget and share of swapped answers; the baseline first, the others by name."""
     sets = list(rows[0]["right"])
     arms = sorted({row["arm"] for row in rows}, key=lambda arm: (arm != BASELINE, arm))
     baseline = {row["seed"]: row for row in rows if row["arm"] == BASELINE}
@@ -72,7 +72,7 @@ def _accuracy(row: Row) -> float:
 
 
 def _cost(row: Row) -> float | None:
-    """Of the selection, in trainings of the target."""
+    """Return the cost of the selection, in units of one target's training."""
     return row["selection_flops"] / row["training_flops"] if "training_flops" in row else None
 
 

@@ -1,4 +1,4 @@
-"""A proxy's view of a corpus: trajectories, signals, embeddings, and what they cost."""
+"""A proxy's view of a corpus: trajectories, signals, embeddings, and their cost."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ class Reference:
 
     train: Tokenised
     steps: list[int]
-    """Of the snapshots."""
+    """Optimiser steps of the snapshots."""
     losses: Array
-    """(N, T)."""
+    """(N, T) trajectories."""
     clusters: Array
     signals: dict[str, Array]
     embeddings: dict[str, Array] = field(default_factory=dict)
     queries: dict[str, Array] = field(default_factory=dict)
     training: Work = field(default_factory=Work)
     one_pass: Work = field(default_factory=Work)
-    """Scoring the corpus once."""
+    """Cost of scoring the corpus once."""
 
     def inputs(self, needs: frozenset[str]) -> SelectionInputs:
         names, codes = np.unique(self.train.sources, return_inverse=True)
@@ -60,8 +60,8 @@ class Reference:
         )  # fmt: skip
 
     def cost(self, needs: frozenset[str]) -> Work:
-        """What a selector with these needs costs before it can choose: the proxy's training, and its passes over the
-        corpus. A selector that reads nothing of a proxy costs nothing."""
+        """Return the cost that a selector with these needs incurs before it can select: the proxy's training and its
+        passes over the corpus; nothing for a selector that reads nothing from a proxy."""
         columns = {need.partition("@")[0] for need in needs}
         snapshots = {need.partition("@")[2] for need in needs} - {""}
         passes = len(columns & set(PASSES))
@@ -75,7 +75,7 @@ class Reference:
         return snapshot_index(snapshot, len(self.steps), self.steps, EARLY_SHARE)
 
     def save(self, path: Path) -> None:
-        """Write the arrays atomically, so that a later session need not train the proxy again."""
+        """Write the arrays atomically, so that a later session does not have to train the proxy again."""
         work = [self.training.tokens, self.training.flops, self.one_pass.tokens, self.one_pass.flops]
         arrays = {"steps": np.array(self.steps), "losses": self.losses, "clusters": self.clusters,
                   "work": np.array(work, dtype=np.float64)}  # fmt: skip
@@ -94,7 +94,7 @@ class Reference:
             return {name.removeprefix(f"{prefix}/"): a for name, a in arrays.items() if name.startswith(f"{prefix}/")}
 
         work = [int(value) for value in arrays["work"]]
-        assert len(arrays["losses"]) == len(train.examples), f"{path} is of another corpus; delete it"
+        assert len(arrays["losses"]) == len(train.examples), f"{path} belongs to another corpus; delete it"
         return Reference(
             train, arrays["steps"].tolist(), arrays["losses"], arrays["clusters"], group("signals"),
             group("embeddings"), group("queries"), Work(*work[:2]), Work(*work[2:]),
@@ -122,7 +122,7 @@ def train_reference(
     device: torch.device = CPU,
     model: Any = None,
 ) -> Reference:
-    """Train the proxy on everything, and score it at `snapshots` points as far as `needs` require."""
+    """Train the proxy on the whole corpus, and compute what `needs` require at `snapshots` points in training."""
     examples = train.examples
     plan = whole_corpus_plan(len(examples), config.proxy, None, seed)
     steps = sorted({int(step) for step in np.linspace(1, plan.total_steps, snapshots).round()})

@@ -14,15 +14,16 @@ _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 class Difference(NamedTuple):
     mean: float
     half_width: float | None
-    """Of the 95 % interval; None for a single pair."""
+    """Half the width of the 95 % interval; None for a single pair."""
     num_seeds: int
 
 
 def paired_difference(pairs: Sequence[tuple[float, float]]) -> Difference:
-    """Difference of two arms, first minus second, that share seeds: corpus, proxy, data order and initial weights.
+    """Return the difference of two arms, first minus second, paired by seed.
 
-    The interval takes the seeds for a sample of normal differences (Student 1908): with three of them it is wide, as it
-    must be.
+    Arms with the same seed share corpus, proxy, data order and initial weights. The interval treats the seeds'
+    differences as a sample from a normal distribution (Student 1908), so with only three seeds it is wide, as it should
+    be.
     """
     differences = [first - second for first, second in pairs]
     num = len(differences)
@@ -34,13 +35,13 @@ def paired_difference(pairs: Sequence[tuple[float, float]]) -> Difference:
 
 
 def mean_and_deviation(values: Sequence[float], digits: int) -> str:
-    """`0.123 ± 0.004`; of one value no deviation."""
+    """Format a mean as `0.123 ± 0.004`; without the deviation if there is only one value."""
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 def signed(found: Difference, digits: int) -> str:
-    """`+0.05 [+0.01, +0.09]`, bold where the interval leaves zero out."""
+    """Format a difference as `+0.05 [+0.01, +0.09]`, in bold if the interval excludes zero."""
     if found.half_width is None:
         return f"{found.mean:+.{digits}f}"
     low, high = found.mean - found.half_width, found.mean + found.half_width

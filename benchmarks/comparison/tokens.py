@@ -1,4 +1,4 @@
-"""Tokenise rows of instruction, output and source."""
+"""Tokenises rows with instruction, output and source."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Rows = list[dict[str, Any]]
 class Tokenised:
     examples: Examples
     sources: Array
-    """(N,) names."""
+    """(N,) names of the examples' sources."""
     kept: Array
-    """(N,) positions among the rows: those without a response within the model's length are left out."""
+    """(N,) indices into the rows: rows without a response within the model's maximum length are left out."""
 
 
 def tokenise(rows: Rows, model: TrainedModelConfig, tokenizer: Any, config: S2LConfig) -> Tokenised:
@@ -49,7 +49,7 @@ def tokenise(rows: Rows, model: TrainedModelConfig, tokenizer: Any, config: S2LC
 
 
 def tokenizer_of(model: TrainedModelConfig, rows: Rows) -> Any:
-    """A new one, as the recipe's models from scratch have it."""
-    assert model.train_tokenizer is not None, "the recipe's models are to be from scratch"
+    """Train a new tokenizer, as the recipe does for its models from scratch."""
+    assert model.train_tokenizer is not None, "the recipe's models must be trained from scratch"
     texts = (f"{row['instruction']}\n{row['output']}" for row in rows[:5000])
     return train_tokenizer(texts, model.train_tokenizer.vocab_size)

@@ -1,4 +1,4 @@
-"""Train and score one model, on a GPU in bf16 or on a CPU in fp32."""
+"""Trains one model and scores with it, in bf16 on a GPU or in fp32 on a CPU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens of some passes, and their floating-point operations."""
+    """Number of tokens processed, and of floating-point operations."""
 
     tokens: int = 0
     flops: int = 0
@@ -46,12 +46,12 @@ class Work:
 
 
 def _counts(examples: Examples) -> tuple[int, int, int]:
-    """Tokens, response tokens, sum of the squared lengths."""
+    """Return the number of tokens and of response tokens, and the sum of squared lengths."""
     return int(examples.offsets[-1]), int(examples.mask.sum()), int((examples.lengths.astype(np.int64) ** 2).sum())
 
 
 class Training:
-    """One model, stepped by whoever holds it."""
+    """One model in training; the caller decides when it takes its steps."""
 
     def __init__(
         self,
@@ -65,8 +65,8 @@ class Training:
         model: Any = None,
         record: bool = False,
     ) -> None:
-        """Args: model: to train; None: the one that the configuration names, loaded anew. record: give the losses of
-        the examples of each step."""
+        """Args: model: the model to train; None: load the one that the configuration names. record: return the losses
+        of each step's examples."""
         self.model = load_model(config, tokenizer, seed) if model is None else model
         self.attention = self.model.config._attn_implementation
         engine = TorchEngine(self.model, config, device, 1, bf16=device.type == "cuda")
@@ -80,7 +80,7 @@ class Training:
         self.scorer = Scorer(engine.loss, batching, tokens_per_batch=tokens_per_batch, device=device)
 
     def steps(self, examples: Examples) -> Iterator[tuple[int, Array, Array]]:
-        """After each step → (steps done, ids (n,), losses (n,)) of the examples that it saw, if they are recorded."""
+        """Yield (steps done, ids (n,), losses (n,)) after each step; ids and losses are its examples', if recorded."""
         windows = (examples for _ in self.plan.windows_from(0))
         for step, batch in self.plan.batches(0, windows):
             started = time.perf_counter()
@@ -91,37 +91,38 @@ class Training:
             yield step + 1, batch.ids[rows, 1].astype(np.int64), np.zeros(0) if seen is None else seen.losses
 
     def finish(self, examples: Examples) -> Training:
-        """Make all steps."""
+        """Run all steps."""
         for _ in self.steps(examples):
             pass
         return self
 
     def expected_flops(self, examples: Examples) -> float:
-        """Of all steps on these examples."""
+        """Return the floating-point operations that all steps on these examples will take."""
         of_one = Work.of_training(self.shape, examples).flops / len(examples)
         return of_one * self.plan.global_batch_size * self.plan.total_steps
 
     def scores(self, examples: Examples) -> Scores:
-        """Return losses, and whether the whole response is right, in the order of the examples."""
+        """Return each example's loss, and whether its whole response is the model's first choice, in the given
+        order."""
         found = self.scorer.score(examples, self.scorer.plan(examples.lengths), want_exact=True)
         assert found.exact is not None
         order = np.argsort(found.rows)
         return Scores(found.rows[order], found.losses[order], found.counts[order], found.exact[order])
 
     def for_generation(self) -> Any:
-        """The model as it generates: packed attention has no cache."""
+        """Return the model with the attention that it generates with: packed attention has no cache."""
         self.model.set_attn_implementation(self.attention)
         return self.model
 
 
 def whole_corpus_plan(num: int, model: TrainedModelConfig, max_steps: int | None, seed: int) -> TrainPlan:
-    """Put every epoch into one window, because the examples are in memory anyway."""
+    """Plan training with every epoch in a single window, because all examples are in memory anyway."""
     plan = make_plan([(0, num)], model.global_batch_size, model.epochs, max_steps or model.max_steps, seed)
     return TrainPlan(plan.parts, plan.global_batch_size, plan.total_steps, seed, window_rows=num)
 
 
 def plan_of(chosen: Examples, model: TrainedModelConfig, steps: int | None, seed: int) -> TrainPlan | CurriculumPlan:
-    """Plan as `s2l finetune` does: stages one after another if the examples have them."""
+    """Plan training as in `s2l finetune`: stage by stage if the examples have stages."""
     base = whole_corpus_plan(len(chosen), model, steps, seed)
     if chosen.stages is None:
         return base

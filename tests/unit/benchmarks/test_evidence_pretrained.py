@@ -117,14 +117,14 @@ def test_what_is_done_is_not_made_again(program, made, capsys):
 
 def test_arms_of_other_settings_are_not_mixed_in(program, made):
     arguments, _ = made
-    with pytest.raises(SystemExit, match=r"steps=2, and now it is 3.*give another --out"):
+    with pytest.raises(SystemExit, match=r"steps=2, but now it is 3.*choose another --out"):
         program.main([*arguments, "--steps", "3"])
 
 
 def test_no_arm_begins_that_would_end_too_late(program, made, tmp_path, capsys):
     arguments, _ = made
     program.main([*arguments, "--out", str(tmp_path), "--minutes", "0"])
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "run the same command to resume" in capsys.readouterr().out
     assert not list(tmp_path.glob("arms/*.json"))
 
 
@@ -133,5 +133,5 @@ def test_the_plan_states_tokens_operations_and_minutes(program, made, tmp_path, 
     program.main([*arguments, "--out", str(tmp_path), "--plan"])
     told = capsys.readouterr().out
     assert told.startswith("7 arms left: ")
-    assert "On an H100 about " in told
+    assert "On an H100 this takes about " in told
     assert not list(tmp_path.iterdir())
