@@ -1,4 +1,4 @@
-"""Sweep: budgets × selectors × seeds × settings → one table, one curve, the smallest budget that is good enough.
+"""Sweeps: budgets × selectors × seeds × settings → one table, one curve, the smallest budget that is good enough.
 
-`trials` what is tried, `tune` Ray Tune's part, `run` the order of things, `results` the table.
+`trials` lists what to try, `tune` runs it with Ray Tune, `run` is the sequence of steps, `results` the table.
 """

@@ -16,17 +16,17 @@ from s2l_ray.sweeps.scoring import ScoringTarget
 
 @dataclass(frozen=True)
 class Upstream:
-    """What trials choose from, by content."""
+    """Content fingerprints of the artifacts that trials select from."""
 
     trajectories: str
-    """The base configuration's."""
+    """Those of the base configuration."""
     target: str | None = None
-    """The target on everything whose scores selectors read; None: all read the proxy's."""
+    """The target, trained on everything, whose scores selectors read; None: all selectors read the proxy's."""
 
 
 @dataclass(frozen=True)
 class SweepContext:
-    """What all trials have in common."""
+    """Data shared by all trials of one phase."""
 
     base: S2LConfig
     storage: Storage
@@ -37,12 +37,12 @@ class SweepContext:
     """`target`, or `predicted` if the proxy's model is used instead."""
     upstream: Upstream
     precisions: dict[str, Precision] = field(default_factory=dict)
-    """Section → what its model is computed in where a trial does not set it."""
+    """Section → the precision of its model, unless a trial sets its own."""
     selectors: tuple[Selector, ...] = ()
-    """Registered in the process that leads the sweep; those that trials run in know them not."""
+    """Selectors registered in the process that runs the sweep, which the trials' processes would not know."""
     metrics: tuple[Metric, ...] = ()
-    """Likewise."""
+    """Metrics registered there, which the trials' processes would not know either."""
     asked: tuple[AskedTask, ...] = ()
-    """The test questions by whose answers trials are judged; none: by what is held out."""
+    """The test questions by whose answers trials are judged; empty: they are judged by held-out examples."""
     scoring: ScoringTarget | None = None
-    """None: the proxy's scores are read."""
+    """The target whose scores selectors read; None: they read the proxy's."""

@@ -26,7 +26,7 @@ from s2l_ray.workflow.target_estimate import CorpusSize, TargetCost, reference_c
 def sweep_dry_run_lines(
     config: S2LConfig | str, overrides: Sequence[str] = (), *, find_smallest: bool = False, within: float | None = None
 ) -> list[str]:
-    """For people.
+    """The dry run as lines of text.
 
     Raises:
         ConfigError, EvaluationError, ModelError, …: the sweep would be refused.
@@ -53,13 +53,14 @@ def sweep_dry_run_lines(
 
 
 def _choosing(config: S2LConfig) -> S2LConfig:
-    """With the selectors that a sweep asks, in place of those of single runs."""
+    """The configuration with the sweep's selectors instead of those for single runs."""
     selection = config.selection.model_copy(update={"selectors": config.sweep.selectors})
     return config.model_copy(update={"selection": selection})
 
 
 def _trials(config: S2LConfig) -> tuple[list[Trial], str]:
-    """Those of a grid; of a search as many as it may try, of which the settings are not known yet."""
+    """The trials of a grid, or as many as a search may run, whose settings are not known yet; and how many, in
+    words."""
     sweep = config.sweep
     if sweep.search == "grid":
         trials = grid(config)
@@ -72,7 +73,7 @@ def _trials(config: S2LConfig) -> tuple[list[Trial], str]:
 
 
 def _scoring_lines(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSize | None) -> list[str]:
-    """What it takes to score with the target, where trials choose by its scores; one for each corpus that they try."""
+    """The cost of scoring with the target, if trials select by its scores: once for each corpus that they try."""
     readers = {trial: trial.config(config) for trial in trials if trial.scores_with_target(config)}
     if not readers or corpus is None:
         return ["reference     the target, fine-tuned on everything"] if readers else []
@@ -86,7 +87,7 @@ def _scoring_lines(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSiz
         )  # fmt: skip
     costs = []
     for passes in corpora.values():
-        # As trials do: their selection, and the configuration's own target.
+        # As in the trials: their selection, but the configuration's own target.
         one = next(iter(passes.values())).model_copy(update={"target": config.target})
         cost = reference_cost(one, corpus, len(passes))
         assert cost is not None
@@ -125,8 +126,8 @@ def _training_line(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSiz
 
 
 def _questions_lines(config: S2LConfig, num_trials: int, made: Estimate) -> list[str]:
-    """What the answers that decide take: every trial's target is asked the same."""
-    with tempfile.TemporaryDirectory() as scratch:  # the built-in corpus's questions are made where the run lies
+    """The cost of the answers that decide the sweep: every trial's target is asked the same questions."""
+    with tempfile.TemporaryDirectory() as scratch:  # the built-in corpus's questions are generated in the run's folder
         asked = read_asked(config, Storage.open(scratch), lambda text: None)
     if not asked:
         return []
@@ -158,7 +159,8 @@ def _cost_of(config: S2LConfig, task: AskedTask, format: str | None) -> TaskCost
 
 
 def _loaded(target: TargetConfig, task: AskedTask) -> tuple[Any, Any]:
-    """Tokenizer and config; of a tokenizer that is yet to be trained, one of the questions' texts."""
+    """The target's tokenizer and config; a tokenizer still to be trained is approximated by one trained on the
+    questions."""
     from s2l_ray.lm.load import load_model_config, load_tokenizer, train_tokenizer
     from s2l_ray.lm.vocabulary import num_token_ids
 

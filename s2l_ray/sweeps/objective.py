@@ -1,6 +1,6 @@
 """Judges trials by answers to test questions: `sweep.metric: evaluation.gsm8k.correct`.
 
-Every trial's target answers that one task, and nothing else of the section `evaluation`; `s2l evaluate` asks the rest.
+Every trial's target answers only that one task of the section `evaluation`; `s2l evaluate` asks the others.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def is_by_answers(config: S2LConfig) -> bool:
 
 
 def asking(config: S2LConfig) -> S2LConfig:
-    """The configuration of a sweep, whose section `evaluation` asks what decides, of every target; none where held-out
-    examples decide."""
+    """The configuration with its section `evaluation` reduced to the task that decides the sweep; without that section
+    if held-out examples decide."""
     figure = figure_of_answers(config.sweep.metric)
     if figure is None or config.evaluation is None:
         return without_evaluation(config)
@@ -37,7 +37,7 @@ def asking(config: S2LConfig) -> S2LConfig:
 
 
 def _only(asked: EvaluationConfig, task: str) -> EvaluationConfig:
-    """Of one task; settings of others would be refused as idle."""
+    """The section reduced to one task: settings of other tasks would be refused as having no effect."""
     lengths = {k: v for k, v in asked.generation.max_new_tokens.items() if k in ("default", task)}
     generation = asked.generation.model_copy(update={"max_new_tokens": lengths})
     data = asked.data.model_copy(update={"files": {k: v for k, v in asked.data.files.items() if k == task}})
@@ -47,10 +47,10 @@ def _only(asked: EvaluationConfig, task: str) -> EvaluationConfig:
 
 
 def check_objective(config: S2LConfig) -> None:
-    """Refuse what no trial could be judged by.
+    """Refuse a `sweep.metric` by which no trial could be judged.
 
     Raises:
-        ConfigError: the task is not described, or has no such figure; a scheduler would wait for it.
+        ConfigError: the task is not configured or has no such metric, or a scheduler would need it during training.
     """
     figure = figure_of_answers(config.sweep.metric)
     if figure is None:
@@ -90,7 +90,7 @@ def check_objective(config: S2LConfig) -> None:
 
 
 def read_asked(config: S2LConfig, storage: Storage, say: Callable[[str], None]) -> tuple[AskedTask, ...]:
-    """The task that decides, with its questions; none where held-out examples decide.
+    """The task that decides, with its questions; empty if held-out examples decide.
 
     Raises:
         EvaluationError: its file cannot be read.
@@ -99,7 +99,8 @@ def read_asked(config: S2LConfig, storage: Storage, say: Callable[[str], None]) 
 
 
 def answers_of(context: RunContext, asked: tuple[AskedTask, ...]) -> Stage | None:
-    """The verdicts on the answers of the trial's target, the only one of its run."""
+    """The verdicts on the answers of the trial's target, the only target of its run; None if held-out examples
+    decide."""
     from s2l_ray.workflow.stages import evaluate_models
 
     if not asked:
@@ -110,10 +111,10 @@ def answers_of(context: RunContext, asked: tuple[AskedTask, ...]) -> Stage | Non
 
 
 def value_of(config: S2LConfig, answers: Stage) -> float:
-    """The figure that decides.
+    """The value of the metric that decides.
 
     Raises:
-        ConfigError: the answers have none.
+        ConfigError: the answers do not have that metric.
     """
     figure = figure_of_answers(config.sweep.metric)
     assert figure is not None

@@ -1,7 +1,7 @@
 """Records of finished trials, with their target and evaluation, so that a resumed sweep repeats nothing.
 
-Records have digests. One that is damaged is deleted, which is said, and its trial counts as not done: where the target
-is still there, it is found and not trained again.
+Records have digests. A damaged one is deleted, with a message, and its trial counts as not done; if the target still
+exists, it is found and not trained again.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _NOT_RESULTS = {"name", "run_dir", "sweep", "resources", "loggers", "estimates",
 class TrialResult:
     trial: Trial
     stage: Stage
-    """The target."""
+    """The fine-tuned target."""
     evaluation: Stage
-    """Of it, on the held-out sets."""
+    """The target's evaluation on the held-out sets."""
     num_examples: int
-    """Of the subset."""
+    """Number of examples in the subset."""
     share: float
-    """Of all examples."""
+    """The subset's share of all examples."""
     answers: Stage | None = None
-    """Verdicts on the target's answers to test questions, where those decide."""
+    """Verdicts on the target's answers to test questions, if those decide."""
 
 
 def _name(base: S2LConfig, trial: Trial, upstream: Upstream, phase: str, folder: str = _FINISHED) -> str:
-    """Everything that the result depends on."""
+    """The record's file name, a fingerprint of everything that the result depends on."""
     excluded = _NOT_RESULTS - {"evaluation"} if is_by_answers(base) else _NOT_RESULTS
     of: list[Any] = [asking(trial.config(base)).stored(exclude=excluded), upstream.trajectories]
     if trial.scores_with_target(base):
@@ -58,7 +58,7 @@ def _name(base: S2LConfig, trial: Trial, upstream: Upstream, phase: str, folder:
 def write_record(
     shared: SweepContext, trial: Trial, run: Run, stage: Stage, evaluation: Stage, answers: Stage | None = None
 ) -> None:
-    """Called when the trial's target is complete and evaluated."""
+    """Record a trial whose target is complete and evaluated."""
     everything = run.stage("trajectories").manifest.row_counts["trajectories"]
     chosen = everything if trial.selector == FULL else next(iter(run.subsets.values())).manifest.row_counts["examples"]
     record = {
@@ -78,7 +78,7 @@ def find_finished(
 
 
 def all_finished(base: S2LConfig, storage: Storage, upstream: Upstream, phase: str, say: Say) -> list[TrialResult]:
-    """Every finished trial of this sweep's base configuration, whoever proposed it."""
+    """Every finished trial of this sweep's base configuration, however it was proposed."""
     found = []
     for entry in storage.list(f"sweep/{_FINISHED}"):
         if not entry.name.rpartition("/")[2].startswith(f"{phase}-"):
@@ -93,7 +93,7 @@ def all_finished(base: S2LConfig, storage: Storage, upstream: Upstream, phase: s
 
 
 def _content(storage: Storage, name: str, say: Say) -> dict[str, Any] | None:
-    """What the record says; None, and the record is gone, if it is damaged."""
+    """The content of a record; a damaged record is deleted, with None as the result."""
     record = read_record(storage, name)
     if record is not None:
         return record.of
@@ -109,12 +109,12 @@ def _content(storage: Storage, name: str, say: Say) -> dict[str, Any] | None:
 def _is_of(name: str, base: S2LConfig, trial: Trial, upstream: Upstream, phase: str, folder: str) -> bool:
     try:
         return name == _name(base, trial, upstream, phase, folder)
-    except ConfigError:  # of another configuration: with this one the trial contradicts itself
+    except ConfigError:  # a trial of another configuration, which is contradictory with this one
         return False
 
 
 def write_stopped(shared: SweepContext, trial: Trial, last: dict[str, Any]) -> None:
-    """Called when the scheduler has ended the trial early, after the report `last`."""
+    """Record a trial that the scheduler stopped early, with its last report."""
     name = _name(shared.base, trial, shared.upstream, shared.phase, _STOPPED)
     FileRecord({"trial": trial.plain(), "by": _scheduler(shared.base), "last": last}).write(shared.storage, name)
 
@@ -122,7 +122,8 @@ def write_stopped(shared: SweepContext, trial: Trial, last: dict[str, Any]) -> N
 def all_stopped(
     base: S2LConfig, storage: Storage, upstream: Upstream, phase: str, say: Say
 ) -> dict[Trial, dict[str, Any]]:
-    """Trials that this sweep's scheduler ended early, with their last reports; other rules would have to see anew."""
+    """Trials that this sweep's scheduler stopped early, with their last reports; a scheduler with other settings has to
+    decide anew."""
     found = {}
     for entry in storage.list(f"sweep/{_STOPPED}"):
         if (record := _content(storage, entry.name, say)) is None:
@@ -138,7 +139,8 @@ def _scheduler(base: S2LConfig) -> dict[str, Any] | None:
 
 
 def _finished(base: S2LConfig, storage: Storage, record: dict[str, Any], trial: Trial) -> TrialResult | None:
-    """None where a stage is gone, or an earlier s2l_ray made it: the trial is done again."""
+    """The result of a recorded trial; None if one of its stages is gone or from an earlier version, so that the trial
+    is repeated."""
     target, evaluation, answers = (_stage(storage, record.get(kind)) for kind in ("folder", "evaluation", "answers"))
     if target is None or evaluation is None or evaluation.manifest.inputs.get("target") != target.content:
         return None
@@ -158,16 +160,16 @@ def _stage(storage: Storage, folder: str | None) -> Stage | None:
 
 
 def objective_set(base: S2LConfig, evaluation: Stage) -> str:
-    """Name of the held-out set by which trials are judged."""
+    """The name of the held-out set by which trials are judged."""
     return base.sweep.heldout_set or next(iter(HeldOutEvaluationArtifact.of(evaluation).results))
 
 
 def objective_of(base: S2LConfig, evaluation: Stage, answers: Stage | None = None) -> float:
-    """The figure by which trials are judged.
+    """The value of the metric by which trials are judged.
 
     Args:
-        evaluation: on the held-out sets.
-        answers: to test questions, where those decide.
+        evaluation: the target's evaluation on the held-out sets.
+        answers: the verdicts on its answers to test questions, if those decide.
     """
     if answers is not None:
         return value_of(base, answers)

@@ -24,7 +24,7 @@ from s2l_ray.sweeps.results import (
 )
 
 TARGET, PREDICTED = "target", "predicted"
-"""Phases: the target itself, and the proxy's model in its place."""
+"""Phases: with the target itself, and with the proxy's model in its place."""
 
 
 def make_report(
@@ -34,7 +34,7 @@ def make_report(
     failed: dict[str, str],
     stopped: list[str],
 ) -> dict[str, Any]:
-    """Plain data: curves, the smallest good budgets, how well the prediction held, costs."""
+    """The report as plain data: curves, the smallest good budgets, the quality of the prediction, costs."""
     curves = curves_of(config, finished)
     sweep, price = config.sweep, config.estimates.price_per_worker_hour
     selecting = selection_cost(run)
@@ -61,7 +61,7 @@ def make_report(
 
 
 def curves_of(config: S2LConfig, finished: dict[str, list[TrialResult]]) -> dict[str, list[Point]]:
-    """phase → points."""
+    """Phase → the points of its curves."""
     return {phase: points(config, found) for phase, found in finished.items() if found}
 
 
@@ -81,7 +81,7 @@ def _plain(point: Point, full: Point | None, metric: str) -> dict[str, Any]:
 def _targets_cost(finished: dict[str, list[TrialResult]], price: float | None) -> dict[str, Any]:
     costs = {}
     for phase, found in finished.items():
-        stages = {one.stage.folder: one.stage for one in found}.values()  # equal trials once
+        stages = {one.stage.folder: one.stage for one in found}.values()  # identical trials count once
         flops = sum(TargetArtifact.of(stage).summary["flops"] for stage in stages)
         seconds = sum(stage.manifest.device_seconds for stage in stages)
         costs[phase] = Cost(flops, seconds).plain(price) | {"num": len(stages)}
@@ -89,7 +89,7 @@ def _targets_cost(finished: dict[str, list[TrialResult]], price: float | None) -
 
 
 def _prediction(curves: dict[str, list[Point]], metric: str) -> dict[str, Any]:
-    """How well the small model's curve told the target's, over the subsets that both have."""
+    """How well the proxy model's curve predicted the target's, over the subsets that both were trained on."""
     both = {}
     for phase, found in curves.items():
         both[phase] = {p.subset: p for p in found}

@@ -17,10 +17,10 @@ from s2l_ray.sweeps.trials import check_trials
 def resolve(
     config: S2LConfig | str, overrides: Sequence[str], within: float | None, find_smallest: bool = False
 ) -> S2LConfig:
-    """What `s2l sweep` was given → a valid configuration, every trial of it too.
+    """Turn what `s2l sweep` was given into a configuration that is valid, as is every trial's.
 
     Raises:
-        ConfigError: before anything starts.
+        ConfigError: the sweep is refused, before anything starts.
     """
     if within is not None:
         overrides = [*overrides, f"sweep.within={within}"]
@@ -28,7 +28,7 @@ def resolve(
         resolved = load_config(config.model_dump(mode="json"), overrides) if overrides else config
     elif _is_run(config):
         tree = read_config(Storage.open(config), unfinished=True).model_dump(mode="json")
-        resolved = load_config(tree | {"run_dir": config}, overrides)  # it may have been moved here
+        resolved = load_config(tree | {"run_dir": config}, overrides)  # the folder may have been moved
     else:
         resolved = load_config(config, overrides)
     _check(resolved)
@@ -45,11 +45,11 @@ def _check_smallest(config: S2LConfig) -> None:
     if not sweep.full:
         faults.append("sweep.full=false leaves out the full data, with which budgets are compared")
     if sweep.search != "grid":
-        faults.append(f"sweep.search={sweep.search} proposes trials of its own")
+        faults.append(f"sweep.search={sweep.search} proposes its own trials")
     if sweep.parameters:
         faults.append(f"sweep.parameters ({', '.join(sweep.parameters)}) would not be tried")
     if sweep.asha is not None:
-        faults.append("sweep.asha would stop trials whose last loss is what is compared")
+        faults.append("sweep.asha would stop trials early, but their final losses are compared")
     if faults:
         raise ConfigError(
             f"--find-smallest varies only the budget: {'; '.join(faults)}. Remove that, or sweep without "
@@ -64,7 +64,7 @@ def _is_run(where: str) -> bool:
 
 
 def _check(config: S2LConfig) -> None:
-    """Raises ConfigError for what a sweep cannot do without."""
+    """Raises ConfigError if something that every sweep needs is missing."""
     if config.target is None:
         raise ConfigError("a sweep fine-tunes targets, but there is none: add target.model=…, or a section `target`")
     nothing_held_out = not (config.heldout.share or config.heldout.files or config.corpus.quickstart)

@@ -22,15 +22,17 @@ from s2l_ray.sweeps.records import TrialResult, objective_of
 from s2l_ray.sweeps.trials import FULL, Trial
 
 _SELECTING = ("tokens", "proxy", "trajectories", "clusters")
-"""Stages whose cost is the selection's, beside passes for single selectors and the target that they are of."""
+"""Stages whose cost belongs to the selection, besides passes for individual selectors and a target used as
+reference."""
 
 _DOUBLE, _INT, _TEXT = pa.float64(), pa.int64(), pa.string()
 
 
 def result_schema() -> pa.Schema:
-    """A row per trial and held-out set (source null) and per source of it, with a column for each metric.
+    """The schema of the table: one row per trial and held-out set (source null), and one for each of the set's sources,
+    with a column for each metric.
 
-    `loss`: mean over the row's examples; `budget_unit`: `examples` or `share`.
+    `loss` is the mean over the row's examples; `budget_unit` is `examples` or `share`.
     """
     before = [
         ("phase", _TEXT), ("trial", _TEXT), ("selector", _TEXT), ("budget", _DOUBLE), ("budget_unit", _TEXT),
@@ -45,15 +47,19 @@ def result_schema() -> pa.Schema:
 
 
 def result_table(finished: dict[str, list[TrialResult]]) -> pa.Table:
-    """finished: phase → trials."""
+    """The table of all trials.
+
+    Args:
+        finished: phase → its trials.
+    """
     rows = [row for phase, found in finished.items() for one in found for row in _rows(phase, one)]
     return pa.Table.from_pylist(rows, schema=result_schema())
 
 
 def for_spreadsheets(table: pa.Table) -> pa.Table:
-    """The table for a CSV file, which people open in a spreadsheet: no text of it is taken for a formula there.
+    """The table for a CSV file, such that a spreadsheet takes no text in it for a formula.
 
-    Text that begins like one gets an apostrophe in front; as it is, it stands in the Parquet file.
+    Text that begins like a formula gets an apostrophe in front; the Parquet file has it unchanged.
     """
     for index, column in enumerate(table.schema):
         if pa.types.is_string(column.type):
@@ -63,7 +69,7 @@ def for_spreadsheets(table: pa.Table) -> pa.Table:
 
 
 def budget_unit(budget: int | float) -> str:
-    """What the number counts: 1 example and 1.0 of them all are different budgets."""
+    """The unit of a budget: 1 example and 1.0, all examples, are different budgets."""
     return "examples" if isinstance(budget, int) else "share"
 
 
@@ -93,20 +99,20 @@ def _rows(phase: str, one: TrialResult) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Point:
-    """One budget of one selector, over the seeds."""
+    """One budget of one selector, summarised over the seeds."""
 
     selector: str
     budget: int | float
     share: float
     values: tuple[float, ...]
-    """The deciding figure, a value a seed."""
+    """The metric that decides, one value per seed."""
     flops: float
-    """Of one target (mean)."""
+    """FLOPs of training one target (mean)."""
     parameters: tuple[tuple[str, Any], ...] = ()
 
     @property
     def subset(self) -> tuple[str, str]:
-        """Selector and budget, a count and a share apart (1 == 1.0 in Python)."""
+        """Selector and budget, the latter as text to tell a count from a share (1 == 1.0 in Python)."""
         return self.selector, repr(self.budget)
 
     @property
@@ -115,18 +121,18 @@ class Point:
 
     @property
     def spread(self) -> float:
-        """Standard deviation over the seeds; 0 for one."""
+        """Standard deviation over the seeds; 0 for a single seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
 
 
 def points(config: S2LConfig, finished: list[TrialResult]) -> list[Point]:
-    """Trials without further parameters, by selector and budget; the full data is the selector `full` at 1.0."""
+    """Points of the trials without further parameters, by selector and budget; the full data is `full` at 1.0."""
     found = _points(config, [one for one in finished if not one.trial.parameters])
     return sorted(found, key=lambda p: (p.selector != FULL, p.selector, p.share))
 
 
 def tuned_points(config: S2LConfig, finished: list[TrialResult]) -> list[Point]:
-    """Trials with further parameters, the best first."""
+    """Points of the trials with further parameters, the best first."""
     found = _points(config, [one for one in finished if one.trial.parameters])
     return sorted(found, key=lambda p: p.mean, reverse=get_metric(config.sweep.metric).more_is_better)
 
@@ -150,13 +156,13 @@ def full_point(found: list[Point]) -> Point | None:
 
 
 def shortfall(point: Point, full: Point, metric: str) -> float:
-    """How much worse than the full data, relative to it; negative: better."""
+    """How much worse a point is than the full data, relative to the latter; negative if it is better."""
     worse = full.mean - point.mean if get_metric(metric).more_is_better else point.mean - full.mean
     return worse / abs(full.mean) if full.mean else 0.0
 
 
 def smallest_good_enough(found: list[Point], selector: str, metric: str, within: float) -> Point | None:
-    """The smallest budget within `within` of the full data, if any."""
+    """The point with the smallest budget that is at most `within` worse than the full data, if any."""
     full = full_point(found)
     if full is None:
         return None
@@ -165,11 +171,12 @@ def smallest_good_enough(found: list[Point], selector: str, metric: str, within:
 
 
 def bisect(num_budgets: int, guess: int, is_good: Callable[[int], bool | None]) -> int | None:
-    """Where the good budgets begin → number of the smallest good one; None: none is, or `is_good` could not tell.
+    """Find the smallest good budget → its index; None if none is good, or if `is_good` could not tell.
 
-    A right guess is confirmed by two looks, at it and beside it; a wrong one costs what halving costs.
+    A correct guess is confirmed by two calls of `is_good`, for itself and for its neighbour; a wrong one costs as many
+    as bisection.
     """
-    low, high, at, looks = -1, num_budgets, guess, 0  # too small up to low, good from high on
+    low, high, at, looks = -1, num_budgets, guess, 0  # budgets up to low are too small, from high on they are good
     while high - low > 1:
         good = is_good(at)
         if good is None:
@@ -181,7 +188,7 @@ def bisect(num_budgets: int, guess: int, is_good: Callable[[int], bool | None]) 
 
 
 def rank_correlation(a: list[float], b: list[float]) -> float | None:
-    """Spearman's, ties by mean rank; None for fewer than three points or constant values."""
+    """Spearman's rank correlation, with mean ranks for ties; None for fewer than three points or constant values."""
     if len(a) < 3:
         return None
     ranks = [_mean_ranks(np.asarray(x)) for x in (a, b)]
@@ -207,8 +214,8 @@ class Cost:
 
 
 def selection_cost(run: Run) -> Cost:
-    """Of proxy, scoring and clustering, and of the target where it is the reference; tokenising and clustering count
-    their time only, beside which FLOPs are few."""
+    """The cost of the proxy, scoring and clustering, and of the target if it is the reference. Tokenising and
+    clustering count only by their time, because their FLOPs are negligible."""
     names = [*_SELECTING, *(name for name in run.stages if name.startswith("signals/"))]
     names += [SCORING_TARGET] if scores_with_target(run) else []
     seconds = sum(run.stages[name].manifest.device_seconds for name in names if name in run.stages)
@@ -218,7 +225,7 @@ def selection_cost(run: Run) -> Cost:
 def break_even(selecting: Cost, full_flops: float, num_targets: int) -> float | None:
     """Share of the data below which selecting and training on the subset costs less than training on all of it.
 
-    In FLOPs, both trained for the same number of epochs, `num_targets` targets reusing one selection. None: never.
+    Costs are in FLOPs, for the same number of epochs, with one selection used by `num_targets` targets. None: never.
     """
     share = 1 - selecting.flops / (num_targets * full_flops)
     return share if share > 0 else None

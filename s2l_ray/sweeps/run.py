@@ -1,4 +1,5 @@
-"""`s2l sweep`: upstream stages once, trials in parallel, then the results. Finished work is never repeated."""
+"""`s2l sweep`: builds upstream stages once, runs trials in parallel, then writes the results. Finished work is never
+repeated."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ from s2l_ray.text.formats import format_duration
 from s2l_ray.workflow.preflight import preflight
 
 RESULTS_RECORD = "files.json"
-"""In `sweep/`: the digests of the results."""
+"""File in `sweep/` with the digests of the results."""
 
 
 Present = Callable[[Run, pa.Table, dict[str, Any]], tuple[dict[str, bytes], list[str]]]
@@ -80,7 +81,7 @@ def sweep(
     """Fine-tune a target for each budget, selector, seed and setting, and write `sweep/` into the run's folder.
 
     Args:
-        config: a recipe, a YAML file, a run's folder (goes on with it), or the typed tree.
+        config: a recipe, a YAML file, a run's folder (to continue it), or the typed tree.
         find_smallest: predict the curve with the proxy's model, then confirm with the target at the budgets that
             matter, by bisection, for each selector.
         within: overrides `sweep.within`.
@@ -96,12 +97,12 @@ def sweep(
     from s2l_ray.workflow.stages import run_up_to_clusters
 
     resolved = resolve(config, overrides, within, find_smallest)
-    wanted = asking(resolved)  # the questions that decide, if any do
+    wanted = asking(resolved)  # the questions that decide the sweep, if any
     preflight(wanted)
     check_corpus_files(resolved)
     progress = progress or Progress()
     run = Run(resolved, Storage.open(resolved.run_uri))
-    # With its dashboard: Ray Train asks it which placement groups a stopped trial has left.
+    # With its dashboard, which Ray Train asks for the placement groups that a stopped trial left behind.
     with (
         open_runner(run, progress, RayMetrics(resolved.name)) as stage_runner,
         ray_session(resolved.resources, dashboard=True),
@@ -127,7 +128,7 @@ def sweep(
 
 
 def predicting(config: S2LConfig) -> S2LConfig:
-    """The same sweep with the proxy's model as the target, trained as long as the section `target` says."""
+    """The same sweep with the proxy's model as the target, trained for as long as the section `target` says."""
     assert config.target is not None
     tree = config.model_dump(mode="json")
     how_long = {name: tree["target"][name] for name in ("length", "epochs", "max_steps", "max_tokens")}
@@ -145,7 +146,7 @@ class _Runner:
         self.base = {TARGET: config, PREDICTED: predicting(config)}
         self.finished: dict[str, list[TrialResult]] = {}
         self.failed: dict[str, str] = {}
-        """By what the trial was."""
+        """Description of the trial → its error."""
         self.stopped: dict[Trial, dict[str, Any]] = {}
 
     @property
@@ -154,17 +155,17 @@ class _Runner:
         return Upstream(stage("trajectories").content, stage(SCORING_TARGET).content if self.scoring else None)
 
     def run(self, phase: str, trials: list[Trial]) -> None:
-        """Those that have not ended yet."""
+        """Run those of the trials that have not ended yet."""
         stopped = self._stopped(phase)
         missing = [t for t in trials if self._find(phase, t) is None and t not in stopped]
         told = f"{len(trials)} trials"
         if len(missing) < len(trials):
-            told += f", {len(trials) - len(missing)} of them done before"
+            told += f", {len(trials) - len(missing)} of them already done"
         if not missing:
             self.context.progress.say(f"[sweep] {phase}: {told}")
         else:
             at_once, logs = self._at_once(), f"{self.context.run.storage.uri}/sweep/logs"
-            self.context.progress.say(f"[sweep] {phase}: {told}; {at_once} at once; each one's progress is in {logs}")
+            self.context.progress.say(f"[sweep] {phase}: {told}; {at_once} at once; their progress is logged in {logs}")
             self.context.runner.mark_started()
             outcome = run_side_by_side(self._shared(phase), missing, at_once, self._reporter(phase, len(missing)))
             self._note(phase, outcome)
@@ -174,10 +175,11 @@ class _Runner:
         self.finished[phase] += [one for one in found if one.trial not in known]
 
     def search(self) -> None:
-        """`sweep.num_samples` different trials that Optuna proposes, those of before included."""
+        """Run trials that Optuna proposes, until `sweep.num_samples` different ones have ended, in this process or
+        before."""
         wanted = min(self.config.sweep.num_samples or 0, num_possible(self.config))
         ended, say = self._ended(), self.context.progress.say
-        say(f"[sweep] optuna: {wanted} trials, {len(ended)} of them done before; {self._at_once()} in parallel")
+        say(f"[sweep] optuna: {wanted} trials, {len(ended)} of them already done; {self._at_once()} at once")
         while (left := int(wanted - len(ended))) > 0:
             self.context.runner.mark_started()
             outcome = propose(self._shared(TARGET), ended, left, self._at_once(), self._reporter(TARGET, left))
@@ -185,14 +187,14 @@ class _Runner:
             before, ended = len(ended), self._ended()
             if outcome.failed:
                 break
-            if len(ended) == before:  # proposals may repeat each other
+            if len(ended) == before:  # proposals may repeat earlier ones
                 say(f"[sweep] optuna proposes nothing new after {before} trials")
                 break
         self.stopped |= self._stopped(TARGET)
         self.finished[TARGET] = self._all_finished()
 
     def _ended(self) -> list[tuple[Trial, float]]:
-        """Those of this search that have ended, early ones included, and their figures."""
+        """The trials of this search that have ended, including those stopped early, with the values of the metric."""
         found = self._all_finished()
         ended = {one.trial: objective_of(self.config, one.evaluation, one.answers) for one in found}
         ended |= {t: last["objective"] for t, last in self._stopped(TARGET).items() if t not in ended}
@@ -207,7 +209,7 @@ class _Runner:
         return find_finished(self.base[phase], storage, trial, self.upstream, phase, say)
 
     def _stopped(self, phase: str) -> dict[Trial, dict[str, Any]]:
-        """Of a sweep without a scheduler: none."""
+        """Trials that the scheduler stopped early, with their last reports; empty for a sweep without a scheduler."""
         if self.base[phase].sweep.asha is None:
             return {}
         storage, say = self.context.run.storage, self.context.progress.say
@@ -223,14 +225,15 @@ class _Runner:
         layout = self.context.layout
         precisions = dict(layout.precisions)
         if phase == PREDICTED:
-            precisions["target"] = precisions["proxy"]  # it is the proxy's model
+            precisions["target"] = precisions["proxy"]  # because the model is the proxy's
         return SweepContext(
             self.base[phase], run.storage, layout.placements, embedded, phase, self.upstream, precisions,
             registered_here(), registered_metrics(), self.asked, self.scoring,
         )  # fmt: skip
 
     def _at_once(self) -> int:
-        """As many trials as have room beside what others hold of the cluster; waits until one has."""
+        """The number of trials that fit at once into the resources that others leave free; waits until at least one
+        fits."""
         from s2l_ray.execution.capacity import Node, fit, total
         from s2l_ray.execution.capacity_wait import free_resources, wait_for_free
         from s2l_ray.execution.placement import local_cores, node_resources
@@ -239,10 +242,10 @@ class _Runner:
         resources, asked = self.config.resources, self.config.sweep.max_concurrent
         placements, say = self.context.layout.placements, self.context.progress.say
         placement, then = placements["target"], placements["evaluation"] if self.asked else None
-        if resources.may_grow:  # the cluster grows to what was asked for
+        if resources.may_grow:  # the cluster grows as far as it is asked to
             return asked or concurrency(placement, node_resources(), None, then)
         if is_embedded(resources):
-            # It counts more CPUs than there are: the cores for workers, and one more for reading.
+            # An embedded Ray counts more CPUs than there are; usable are the cores, and one more for reading.
             most = local_cores() + 1
             free: list[Node] = [{**node, "CPU": min(node.get("CPU", 0), most)} for node in node_resources()]
         else:
@@ -252,7 +255,7 @@ class _Runner:
         at_once = concurrency(placement, free, asked, then)
         if asked is not None and at_once < asked:
             has = ", ".join(f"{total(free, n):g} {n}" for n in ("CPU", "GPU") if total(free, n))
-            say(f"[sweep] sweep.max_concurrent={asked} is more than fit: {placement.describe()} each; available: {has}")
+            say(f"[sweep] sweep.max_concurrent={asked} is too many: {placement.describe()} each; available: {has}")
         return at_once
 
     def _reporter(self, phase: str, num_trials: int) -> OnDone:
@@ -276,10 +279,10 @@ class _Runner:
 
 
 def _find_smallest(runner: _Runner, config: S2LConfig) -> None:
-    """Confirm with the target, for each selector: the full data, and the budgets around the predicted one until two
-    neighbours differ.
+    """Confirm with the target, for each selector: train it on the full data, and on the budgets around the predicted
+    one until two neighbours differ.
 
-    The curve is taken to fall with the budget; where seeds scatter more than budgets differ, the answer is a guess.
+    The curve is assumed to improve with the budget; if seeds vary more than budgets differ, the answer is a guess.
     """
     metric, within, seeds = config.sweep.metric, config.sweep.within, range(config.sweep.num_seeds)
     predicted = points(runner.base[PREDICTED], runner.finished[PREDICTED])
@@ -294,19 +297,19 @@ def _find_smallest(runner: _Runner, config: S2LConfig) -> None:
             yardstick = full_point(found)
             match = [p for p in found if p.subset == curve[at].subset]
             if yardstick is None or not match:
-                return None  # trials failed; said at the end
+                return None  # trials failed, which is reported at the end
             return shortfall(match[0], yardstick, metric) <= within
 
         bisect(len(curve), len(curve) - 1 if guess is None else curve.index(guess), is_good)
 
 
 def _conclude(context: RunContext, runner: _Runner, present: Present | None) -> SweepResult:
-    """Table, pictures, report."""
+    """Write the table, the pictures and the report."""
     from s2l_ray.sweeps.text import report_lines
 
     run, config = context.run, context.config
     out = run.storage.sub("sweep").recording()
-    out.delete(RESULTS_RECORD)  # of the files that are about to be written anew
+    out.delete(RESULTS_RECORD)  # its files are about to be overwritten
     table = result_table(runner.finished)
     out.write_table("results.parquet", table)
     buffer = io.BytesIO()
@@ -319,7 +322,7 @@ def _conclude(context: RunContext, runner: _Runner, present: Present | None) -> 
     written = ("results.parquet", "results.csv", "report.json", *files)
     made_of = {"sweep": config.sweep.stored(), "trajectories": runner.upstream.trajectories}
     FileRecord(made_of, list_outputs(out, only=written)).write(out, RESULTS_RECORD)
-    for leftover in ("sweep/ray_tune", "stage_locks"):  # of trials that were killed
+    for leftover in ("sweep/ray_tune", "stage_locks"):  # left behind by killed trials
         run.storage.delete_dir(leftover)
     run.find_others_work()
     lines = report_lines(report, out.uri, files, runner.failed, curves)
@@ -329,7 +332,8 @@ def _conclude(context: RunContext, runner: _Runner, present: Present | None) -> 
 def _presented(
     run: Run, table: pa.Table, report: dict[str, Any], present: Present | None, out: Storage
 ) -> tuple[list[str], list[str]]:
-    """(files written, lines). Everything else is complete by now, so no failure here may end the sweep."""
+    """Draw the pictures → (files written, the curves as lines). The sweep is complete by then, so no failure here may
+    end it."""
     if present is None:
         return [], []
     try:

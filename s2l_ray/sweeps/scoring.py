@@ -1,7 +1,7 @@
 """The target whose scores a sweep's selectors read, with `selection.reference.model: target`.
 
-It is the configuration's own target on everything, with the configuration's seed, whatever trials change of theirs: so
-it is trained once for each corpus, and what is chosen does not depend on what is compared.
+It is the configuration's own target, trained on everything with the configuration's seed, whatever the trials change in
+theirs. So it is trained once for each corpus, and the selection does not depend on the settings being compared.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoringTarget:
-    """How it is trained."""
+    """Settings of the target whose scores selectors read."""
 
     config: TargetConfig
-    """With its seed."""
+    """The section `target`, with the seed filled in."""
     precision: Precision
 
 
 def scores_with_target(config: S2LConfig) -> bool:
-    """Whether a trial's selector reads scores of the target."""
+    """Whether any trial's selector reads scores of the target."""
     return any(trial.scores_with_target(config) for trial in every_value(config))
 
 
 def train_scoring_target(context: RunContext) -> ScoringTarget:
-    """Before the trials, and its passes over the configuration's corpus; what is there is found."""
+    """Train the scoring target before the trials start, and run its passes over the configuration's corpus; existing
+    artifacts are reused."""
     from s2l_ray.stages.reference import asked_selections, passes_of, signal_stage_name
     from s2l_ray.stages.signals.stage import signals_spec
     from s2l_ray.workflow.stages import target_stage
@@ -53,7 +54,7 @@ def train_scoring_target(context: RunContext) -> ScoringTarget:
 
 
 def scoring_context(context: RunContext, scoring: ScoringTarget) -> RunContext:
-    """A trial's, with the target that scores in place of its own; Ray Tune is told nothing of that one's training."""
+    """A trial's context with the scoring target in place of its own, whose training is not reported to Ray Tune."""
     precisions = context.layout.precisions | {"target": scoring.precision}
     config = context.config.model_copy(update={"target": scoring.config})
     layout = replace(context.layout, sharding=None, precisions=precisions)

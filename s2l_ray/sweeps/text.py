@@ -14,10 +14,10 @@ from s2l_ray.text.display import aligned, one_line, printable
 def report_lines(
     report: dict[str, Any], where: str, files: list[str], failed: dict[str, str], curves: Sequence[str] = ()
 ) -> list[str]:
-    """For people: the curve, the answer, the costs, the files.
+    """The results as lines of text: the curves, the answer, the costs, the files.
 
     Args:
-        curves: lines of the curves with intervals; none: their means are listed.
+        curves: lines of the curves with intervals; if empty, their means are listed.
     """
     lines = ["", *curves]
     for phase, curve in report["curves"].items() if not curves else ():
@@ -26,7 +26,7 @@ def report_lines(
         lines += ["  " + line for line in _curve_table(curve)]
     if report["parameters"]:
         lines.append(
-            "with further parameters, the best first" + (", ten of them" if len(report["parameters"]) > 10 else "")
+            "with further parameters, the best first" + (", the first ten" if len(report["parameters"]) > 10 else "")
         )
         lines += ["  " + line for line in _curve_table(report["parameters"][:10])]
     for selector, best in report["smallest"].items():
@@ -57,7 +57,7 @@ def report_lines(
 
 
 def _judged_by(name: str) -> str:
-    """`held-out loss, mean over sources (macro; nats/token, less is better)`."""
+    """The metric in words: `held-out loss, mean over sources (macro; nats/token, less is better)`."""
     metric = get_metric(name)
     detail = f", {metric.detail}" if metric.detail else ""
     return f"{metric.label}{detail} ({metric.name}; {metric.scale}, {metric.direction})"

@@ -21,19 +21,19 @@ FULL = "full"
 @dataclass(frozen=True, eq=False)
 class Trial:
     selector: str
-    """`full` for the full data."""
+    """The selector's name; `full` for the full data."""
     budget: int | float
-    """1.0 for the full data."""
+    """Size of the subset; 1.0 for the full data."""
     seed: int
     parameters: tuple[tuple[str, Any], ...] = ()
-    """(dotted path, value) beside those."""
+    """(dotted path, value) of every other setting that the sweep varies."""
 
     @property
     def key(self) -> str:
         return fingerprint([self.selector, repr(self.budget), self.seed, [list(p) for p in self.parameters]])[:12]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Trial) and self.key == other.key  # 1 example and 1.0 of them all differ
+        return isinstance(other, Trial) and self.key == other.key  # 1 example and 1.0, all of them, differ
 
     def __hash__(self) -> int:
         return hash(self.key)  # values of parameters may be lists
@@ -49,17 +49,18 @@ class Trial:
 
     @staticmethod
     def of(plain: Mapping[str, Any]) -> Trial:
-        """From `plain`, or from what Ray Tune hands to a trial (nothing of `parameters` if there are none)."""
+        """Make a trial from `plain`'s output, or from what Ray Tune passes to a trial (no `parameters` if there are
+        none)."""
         parameters = tuple(sorted(plain.get("parameters", {}).items()))
         budget = plain["budget"]
-        budget = json.loads(budget) if isinstance(budget, str) else budget  # a searcher would take 1 and 1.0 for one
+        budget = json.loads(budget) if isinstance(budget, str) else budget  # a searcher would treat 1 and 1.0 as equal
         return Trial(plain["selector"], budget, int(plain["seed"]), parameters)
 
     def config(self, base: S2LConfig) -> S2LConfig:
-        """The whole configuration.
+        """The trial's complete configuration.
 
         Raises:
-            ConfigError: these settings contradict each other.
+            ConfigError: the trial's settings contradict each other.
         """
         tree = base.model_dump(mode="json")
         for path, value in self.parameters:
@@ -76,17 +77,17 @@ class Trial:
         if self.selector == FULL:
             tree["target"]["subsets"] = [FULL]
         else:
-            # The sweep's other selectors may take more.
+            # Drop settings that apply only to the sweep's other selectors.
             tree["selection"] = for_selector(tree["selection"], self.selector) | {"budgets": [self.budget]}
         return load_config(tree)
 
     def scores_with_target(self, base: S2LConfig) -> bool:
-        """Whether its selector reads scores of the target on everything."""
+        """Whether the trial's selector reads scores of a target trained on everything."""
         return self.selector != FULL and self.config(base).selection.reference.model == "target"
 
 
 def grid(config: S2LConfig) -> list[Trial]:
-    """All combinations, the full data first: everything is compared with it."""
+    """All combinations; the full data comes first, because everything is compared with it."""
     sweep = config.sweep
     settings = [tuple(zip(sorted(sweep.parameters), v, strict=True)) for v in itertools.product(*_values(config))]
     rest = [Trial(s, b, n, p) for p in settings for n in range(sweep.num_seeds) for s in sweep.selectors
@@ -95,12 +96,13 @@ def grid(config: S2LConfig) -> list[Trial]:
 
 
 def _values(config: S2LConfig) -> list[list[Any]]:
-    """By sorted path; of a range both ends."""
+    """The values of each parameter, in the order of the sorted paths; both ends for a range."""
     return [v.ends if isinstance(v, RangeConfig) else v for _, v in sorted(config.sweep.parameters.items())]
 
 
 def full_trials(config: S2LConfig, settings: list[tuple[tuple[str, Any], ...]] | None = None) -> list[Trial]:
-    """Once a seed; and for each setting that concerns the full data's target (those of the selection do not)."""
+    """Trials on the full data: one per seed and per combination of settings that affect its target, which settings of
+    the selection do not."""
     if not config.sweep.full:
         return []
     concerns = ("target.", "corpus.")
@@ -109,7 +111,7 @@ def full_trials(config: S2LConfig, settings: list[tuple[tuple[str, Any], ...]] |
 
 
 def could_propose(config: S2LConfig, trial: Trial) -> bool:
-    """Whether a search over this sweep's settings may come up with the trial."""
+    """Whether a search over this sweep's settings could propose the trial."""
     sweep = config.sweep
     budgets = map(repr, sweep.budgets)
     known = trial.selector in sweep.selectors and repr(trial.budget) in budgets and trial.seed < sweep.num_seeds
@@ -125,7 +127,7 @@ def _is_in(value: Any, values: list[Any] | RangeConfig) -> bool:
 
 
 def num_possible(config: S2LConfig) -> float:
-    """Different trials that a search may propose; infinity where it draws real numbers."""
+    """The number of different trials that a search may propose; infinity if it draws real numbers."""
     sweep = config.sweep
     sizes = [v.num_values if isinstance(v, RangeConfig) else len(set(map(fingerprint, v)))
              for v in sweep.parameters.values()]  # fmt: skip
@@ -133,8 +135,8 @@ def num_possible(config: S2LConfig) -> float:
 
 
 def every_value(config: S2LConfig) -> list[Trial]:
-    """All trials of a grid; of a search so many that every value that it may take, or both ends of a range, is in
-    one."""
+    """All trials of a grid; for a search, enough trials to include every value that it may take, or both ends of a
+    range."""
     if config.sweep.search == "grid":
         return grid(config)
     paths, values = sorted(config.sweep.parameters), _values(config)
@@ -145,10 +147,10 @@ def every_value(config: S2LConfig) -> list[Trial]:
 
 
 def check_trials(config: S2LConfig) -> None:
-    """Every trial of a grid, and every value that a search may take, is valid, before anything starts.
+    """Check every trial of a grid, and every value that a search may take, before anything starts.
 
     Raises:
-        ConfigError: what a trial's configuration is refused for.
+        ConfigError: a trial's configuration is invalid.
     """
     for trial in every_value(config):
         trial.config(config)

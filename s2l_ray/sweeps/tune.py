@@ -1,7 +1,7 @@
 """Runs trials in parallel with Ray Tune, as many as fit, each fine-tuning on its own Ray Train workers.
 
 A trial is a small actor without resources that starts Ray Train workers. Tune does not see those, so the number of
-trials at once is reckoned here: more would wait for each other's workers indefinitely.
+trials at once is computed here: any more would wait for each other's workers indefinitely.
 """
 
 from __future__ import annotations
@@ -43,37 +43,37 @@ T = TypeVar("T")
 
 STEP, OBJECTIVE = "step", "objective"
 ENDED = "ended"
-"""Only in a trial's own last report."""
+"""Key that only a trial's own last report has."""
 
 _NEXT_TO_NOTHING = {"memory": 1}
-"""Of a trial's own actor: nothing at all is not allowed. A thousandth of a CPU would be missing where just one CPU is
-left for reading: a task that needs a whole one would wait indefinitely, and all trials for it."""
+"""Resources of a trial's own actor, since Tune requires some. Even a thousandth of a CPU could be taken from the only
+one left for reading: a task that needs all of it would wait indefinitely, and all trials for that task."""
 _LOOK_FOR_LEFTOVERS_S = 5.0
 _log = logging.getLogger(__name__)
 
 _QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the other kind of output can be silent
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # logs that nobody reads: what a trial leaves is in the run
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's makes Ctrl-C look like the sweep's end
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # with their tracebacks; a trial that is started again is told in a line
+    "RAY_AIR_NEW_OUTPUT": "0",  # only the old kind of output can be silenced
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # nobody would read them: a trial's results are in the run's folder
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with Tune's handler, Ctrl-C would look like a finished sweep
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they come with tracebacks; a restarted trial is reported in one line
 }
 
 OnDone = Callable[[Trial, dict[str, Any]], None]
-"""Told of every trial that has ended, with its last report."""
+"""Called with every trial that has ended, and its last report."""
 
 
 @dataclass
 class Outcome:
-    """How Tune's trials ended."""
+    """How the trials ended."""
 
     failed: dict[Trial, str] = field(default_factory=dict)
-    """What went wrong."""
+    """Failed trials and their errors."""
     stopped: dict[Trial, dict[str, Any]] = field(default_factory=dict)
-    """Last report of trials that the scheduler ended early."""
+    """Trials that the scheduler stopped early, and their last reports."""
 
 
 def run_trial(asked: dict[str, Any], shared: SweepContext) -> None:
-    """Runs in Tune's actor. A failed trial is reported and the sweep continues; Tune restarts lost actors."""
+    """Run a trial in Tune's actor. A failed trial is reported, and the sweep continues; Tune restarts lost actors."""
     from ray import tune
 
     trial = _trial_of(asked)
@@ -88,7 +88,7 @@ def run_trial(asked: dict[str, Any], shared: SweepContext) -> None:
         )
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        worst = math.inf if mode_of(shared.base) == "min" else -math.inf  # schedulers and searchers want a figure
+        worst = math.inf if mode_of(shared.base) == "min" else -math.inf  # schedulers and searchers require a number
         tune.report({OBJECTIVE: worst, ENDED: True, "error": first})
         return
     steps = TargetArtifact.of(target).summary["steps"]
@@ -98,11 +98,11 @@ def run_trial(asked: dict[str, Any], shared: SweepContext) -> None:
 def try_until_final(
     make: Callable[[], T], max_failures: int, note: Callable[[Exception, int], None], pause_s: float = 5.0
 ) -> T:
-    """`make()`; after an error that may pass (a storage that does not answer, a lost node) once more, `max_failures`
-    times at most (-1: always). What is complete by then is found, and a training resumes from its checkpoint.
+    """Call `make()`, again after errors that may not recur (storage does not respond, a node was lost), at most
+    `max_failures` more times (-1: no limit). Complete stages are found, and a training resumes from its checkpoint.
 
     Args:
-        note: told of every error after which it goes on, and the number of failures.
+        note: called with every error that is followed by another attempt, and the number of failures so far.
     """
     failures = 0
     while True:
@@ -121,7 +121,7 @@ def _log_of(trial: Trial, shared: SweepContext) -> MetricsLog:
 
 
 def _whole_way(trial: Trial, shared: SweepContext) -> tuple[Stage, Stage, Stage | None]:
-    """Target, evaluation and answers of one configuration; what others made on the way is found, not made again."""
+    """Build a trial's target, its evaluation and its answers; stages that other trials have built are reused."""
     from s2l_ray.execution.session import quiet_ray_data
     from s2l_ray.selection import register
     from s2l_ray.stages.context import RunContext
@@ -148,26 +148,26 @@ def _whole_way(trial: Trial, shared: SweepContext) -> tuple[Stage, Stage, Stage 
         run_up_to_clusters(context, budgets, "sweep.budgets", [] if trial.selector == FULL else None, reference)
         if trial.selector != FULL:
             subset_stages(context)
-            run.stages.pop(SCORING_TARGET, None)  # the one that scores; the trial's is that on its subset
+            run.stages.pop(SCORING_TARGET, None)  # that one scores; the trial's own target is trained on its subset
         for name in config.target_subsets():
             target_stage(context, name)
         answers = answers_of(context, shared.asked)
     [target] = run.targets.values()
     evaluation = run.heldout_evaluation(target)
-    assert evaluation is not None  # a sweep of a configuration that holds nothing out is refused
-    objective_of(shared.base, evaluation, answers)  # a metric from outside may fail: then no trial is finished with it
+    assert evaluation is not None  # sweeps without held-out examples are refused
+    objective_of(shared.base, evaluation, answers)  # if a user's metric fails, the trial must not be recorded
     write_record(shared, trial, run, target, evaluation, answers)
     return target, evaluation, answers
 
 
 def _precisions(config: S2LConfig, shared: SweepContext) -> dict[str, Precision]:
-    """Section → precision; a trial may set its own."""
+    """Section → the precision of its model; a trial may set its own."""
     asked = {model.section: model.precision for model in (config.proxy, config.target) if model is not None}
     return {name: shared.precisions[name] if own == "auto" else own for name, own in asked.items()}
 
 
 class ObjectivesToTune:
-    """Hands evaluations on to Ray Tune (`execution.training_watcher.Watcher`)."""
+    """Forwards evaluations to Ray Tune (`execution.training_watcher.Watcher`)."""
 
     def take(self, metrics: dict[str, Any]) -> None:
         from ray import tune
@@ -179,24 +179,24 @@ class ObjectivesToTune:
 
         class Callback(TuneReportCallback):
             def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-                if OBJECTIVE in metrics[0]:  # schedulers know no reports of checkpoints alone
+                if OBJECTIVE in metrics[0]:  # schedulers cannot handle reports with only a checkpoint
                     super().after_report(run_context, metrics, checkpoint)
 
         return Callback()
 
 
 def concurrency(placement: Placement, free: Sequence[Node], asked: int | None, then: Placement | None = None) -> int:
-    """Trials at once: as many as have all their workers at the same time.
+    """The number of trials that can have all their workers at the same time.
 
     Args:
-        then: of the workers that a trial has after those.
+        then: placement of the workers that a trial needs after its training.
     """
     fitting = max(1, min(fit(free, one.demand).num_replicas for one in (placement, then) if one is not None))
     return fitting if asked is None else min(asked, fitting)
 
 
 def run_side_by_side(shared: SweepContext, trials: list[Trial], at_once: int, on_done: OnDone) -> Outcome:
-    """These trials, in their order."""
+    """Run these trials, in this order, `at_once` at a time."""
     from ray import tune
 
     space = {"trial": tune.grid_search([t.plain() for t in trials])}
@@ -204,7 +204,7 @@ def run_side_by_side(shared: SweepContext, trials: list[Trial], at_once: int, on
 
 
 def draw(config: S2LConfig) -> list[Trial]:
-    """`sweep.num_samples` different trials at random, or as many as there are; a larger number begins with the same."""
+    """Draw `sweep.num_samples` different trials, or as many as exist; a larger number starts with the same ones."""
     space, random = _space(config), np.random.default_rng(config.seed)
     parameters = space.pop("parameters", {})
     wanted = min(config.sweep.num_samples or 0, num_possible(config))
@@ -219,7 +219,7 @@ def draw(config: S2LConfig) -> list[Trial]:
 def propose(
     shared: SweepContext, done: list[tuple[Trial, float]], num_samples: int, at_once: int, on_done: OnDone
 ) -> Outcome:
-    """Trials that Optuna proposes, told what is `done` already."""
+    """Run trials that Optuna proposes, given the results in `done`."""
     from ray.tune.search import ConcurrencyLimiter
     from ray.tune.search.optuna import OptunaSearch
     from ray.tune.utils import flatten_dict
@@ -228,7 +228,7 @@ def propose(
     points = [{k: v for k, v in flatten_dict(p).items() if v != {}} for p in plain]
     algorithm = OptunaSearch(
         OptunaSearch.convert_search_space(_space(shared.base)), metric=OBJECTIVE, mode=mode_of(shared.base),
-        seed=shared.base.seed + len(done),  # other first guesses than those that are done
+        seed=shared.base.seed + len(done),  # so that its first guesses differ from those already done
         points_to_evaluate=points or None, evaluated_rewards=[value for _, value in done] or None,
     )  # fmt: skip
     return _fit(shared, {}, at_once, num_samples, ConcurrencyLimiter(algorithm, at_once), on_done)
@@ -306,24 +306,24 @@ def _scheduler(base: S2LConfig) -> Any:
 
 
 def _watcher(shared: SweepContext, outcome: Outcome, on_done: OnDone) -> Any:
-    """Tune's callback, in the driver."""
+    """The callback that Tune calls in the driver."""
     from ray import tune
 
     last_look = time.monotonic()
 
     class Watcher(tune.Callback):
-        # Tune pickles its callbacks beside its own state, which nobody reads; this one holds open files and locks.
+        # Tune pickles its callbacks with its own state, which nobody reads; this one holds open files and locks.
         def __getstate__(self) -> dict[str, Any]:
             return {}
 
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
             nonlocal last_look
-            if time.monotonic() - last_look > _LOOK_FOR_LEFTOVERS_S:  # of killed trials, or later ones would wait
+            if time.monotonic() - last_look > _LOOK_FOR_LEFTOVERS_S:  # later trials would wait for them
                 remove_orphaned_placement_groups()
                 last_look = time.monotonic()
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            told = "the process of the trial %s was lost; it is restarted and resumes where it was"
+            told = "the process of the trial %s was lost; it is restarted and resumes"
             _log.warning(told, _trial_of(trial.config).describe())
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

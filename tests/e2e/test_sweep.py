@@ -30,7 +30,7 @@ UPSTREAM = ("corpus", "tokens", "proxy", "trajectories", "clusters")
 
 def test_a_sweep_beyond_the_machine_ends_with_table_report_and_pictures(undisturbed_sweep):
     result, said = undisturbed_sweep
-    assert "sweep.max_concurrent=99 is more than fit: 1 worker with 1 CPU each; available: 4 CPU" in said
+    assert "sweep.max_concurrent=99 is too many: 1 worker with 1 CPU each; available: 4 CPU" in said
     assert "[sweep] target: 5 trials; 3 at once" in said
     assert not result.failed
     folder = result.run.storage.local_path() / "sweep"
@@ -99,12 +99,12 @@ def test_a_second_sweep_repeats_nothing_and_a_new_budget_adds_its_own_trials(und
     started, again = time.monotonic(), Quiet()
     same = sweep(str(folder), progress=again)
     assert time.monotonic() - started < 60, "something was done again"
-    assert "5 trials, 5 of them done before" in again.lines()
+    assert "5 trials, 5 of them already done" in again.lines()
     assert "[sweep] target 1/" not in again.lines(), "Ray Tune started a trial"
     assert same.report == first.report
     more = Quiet()
     extended = sweep(str(folder), ["sweep.budgets=[0.1,0.2,0.3,1.0]", "sweep.selectors=[s2l]"], progress=more)
-    assert "5 trials, 3 of them done before" in more.lines()
+    assert "5 trials, 3 of them already done" in more.lines()
     assert {p: t for p, t in manifests(folder).items() if p in before} == before
     [new] = manifests(folder).keys() - before.keys()
     assert new.parent.name.startswith("s2l-0.2-"), "all of the data is the full data's trial"
@@ -189,11 +189,11 @@ def test_a_bayesian_search_goes_on_where_it_ended(trialless_copy):
     before = manifests(trialless_copy)
     count, said = run(1)
     assert count == 1
-    assert "optuna: 1 trials, 1 of them done before" in said
+    assert "optuna: 1 trials, 1 of them already done" in said
     assert "[sweep] target 1/" not in said, "Ray Tune started a trial"
     count, said = run(2)
     assert count == 2
-    assert "optuna: 2 trials, 1 of them done before" in said
+    assert "optuna: 2 trials, 1 of them already done" in said
     assert {p: t for p, t in manifests(trialless_copy).items() if p in before} == before
 
 
@@ -214,7 +214,7 @@ def test_a_random_search_ends_where_nothing_is_left_to_draw_and_equal_trials_are
     assert first["values"] == second["values"]
     assert first["parameters"] != second["parameters"]
     _, again = swept(folder, **asked, num_samples=2)
-    assert "2 trials, 2 of them done before" in again
+    assert "2 trials, 2 of them already done" in again
     assert "[sweep] target 1/" not in again, "Ray Tune started a trial"
 
 

@@ -43,5 +43,5 @@ def test_trials_are_judged_by_their_answers_and_a_second_sweep_asks_nothing(tmp_
 
     again = Quiet()
     second = sweep(load_config(tree), progress=again)
-    assert "2 of them done before" in again.lines()
+    assert "2 of them already done" in again.lines()
     assert second.report["curves"] == first.report["curves"]

@@ -61,13 +61,13 @@ def test_one_target_scores_for_all_trials_and_a_second_sweep_repeats_nothing(fin
 
     before = manifests(folder)
     again, said = scored(folder)
-    assert "5 trials, 5 of them done before" in said
+    assert "5 trials, 5 of them already done" in said
     assert "[sweep] target 1/" not in said, "Ray Tune started a trial"
     assert manifests(folder) == before
     assert again.report == first.report
 
     other, said = scored(folder, "target.seed=7")
-    assert "5 trials, 3 of them done before" in said, "what reads no scores of the target"
+    assert "5 trials, 3 of them already done" in said, "what reads no scores of the target"
     assert not other.failed, other.failed
     new = [
         read_manifest(storage.sub(f"target/{path.parent.name}")) for path in manifests(folder).keys() - before.keys()

@@ -105,7 +105,7 @@ def test_a_driver_killed_half_way_resumes_to_the_same_table_and_repeats_nothing(
     before = finished(folder)
     assert len(before) < NUM_TRIALS
     said = run_to_its_end(config, "resumed.txt")
-    assert f"{NUM_TRIALS} trials, {len(before)} of them done before" in said
+    assert f"{NUM_TRIALS} trials, {len(before)} of them already done" in said
     after = finished(folder)
     assert {name: after[name] for name in before} == before, "a finished trial was repeated"
     assert len(after) == NUM_TRIALS

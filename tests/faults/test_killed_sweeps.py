@@ -66,7 +66,7 @@ def test_a_killed_driver_resumes_without_repeating_a_finished_trial(undisturbed_
     trained = {p.name: p.stat().st_mtime_ns for p in trialless_copy.glob("proxy/*/model/*")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert f"3 trials, {num_recorded} of them done before" in done.stdout
+    assert f"3 trials, {num_recorded} of them already done" in done.stdout
     assert {p: t for p, t in manifests(trialless_copy).items() if p in finished} == finished
     assert {p.name: p.stat().st_mtime_ns for p in trialless_copy.glob("proxy/*/model/*")} == trained
     report = json.loads((trialless_copy / "sweep/report.json").read_text())
@@ -100,7 +100,7 @@ def test_killed_workers_and_trials_cost_only_their_last_checkpoint(undisturbed_s
     result, _ = swept(trialless_copy, selectors=["s2l"], budgets=[0.1], full=False)
     thread.join()
     assert set(killed) == {"worker", "trial"}
-    assert caplog.text.count("was lost; it is restarted and resumes where it was") == 1
+    assert caplog.text.count("was lost; it is restarted and resumes") == 1
     assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
     assert not result.failed
     assert values(result)["s2l", 0.1] == pytest.approx(values(undisturbed_sweep[0])["s2l", 0.1], abs=1e-6)
