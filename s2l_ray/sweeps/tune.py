@@ -278,6 +278,9 @@ def _fit(
         tune_config=tune.TuneConfig(
             max_concurrent_trials=at_once if algorithm is None else None,
             num_samples=num_samples, search_alg=algorithm, scheduler=_scheduler(base),
+            # Most of a small trial's processor time is its process's start. ASHA stops trials in the middle of their
+            # training, with which their process has to end.
+            reuse_actors=base.sweep.asha is None,
         ),
         run_config=tune.RunConfig(
             storage_path=with_own_folder.path, storage_filesystem=with_own_folder.filesystem, verbose=0,

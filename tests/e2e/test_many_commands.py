@@ -14,6 +14,7 @@ import pytest
 
 from s2l_ray.artifacts.chain import NOTE
 from s2l_ray.artifacts.run import CONFIG, load_run
+from s2l_ray.cli import main
 from s2l_ray.testing.tiny import tiny_run_config
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
@@ -70,16 +71,14 @@ def test_select_finds_the_run_without_its_note_and_writes_it_anew(folder):
         assert (folder / NOTE).read_bytes() == noted
 
 
-def test_a_run_that_is_refused_or_killed_takes_nothing_from_the_run(folder):
+def test_a_run_that_is_refused_or_killed_takes_nothing_from_the_run(folder, capsys):
     before = load_run(str(folder))
     refused = tiny_run_config(folder, corpus__paths=["no/such/file.jsonl"])
     del refused["corpus"]["quickstart"]
     path = folder.with_name("refused.json")
     path.write_text(json.dumps(refused))
-    process = start("run", str(path))
-    _, error = process.communicate(timeout=300)
-    assert process.returncode != 0
-    assert "no/such/file.jsonl" in error
+    assert main(["run", str(path)]) == 2
+    assert "no/such/file.jsonl" in capsys.readouterr().err
     killed = start("run", config(folder, clusters__num_clusters=5))
     assert killed.stdout is not None
     for line in killed.stdout:
@@ -90,16 +89,10 @@ def test_a_run_that_is_refused_or_killed_takes_nothing_from_the_run(folder):
     after = load_run(str(folder))
     assert after.config == before.config
     assert {n: s.folder for n, s in after.stages.items()} == {n: s.folder for n, s in before.stages.items()}
-    process = start("select", str(folder), "--budget", "32")
-    out, error = process.communicate(timeout=300)
-    assert process.returncode == 0, out + error
-    process = start("run", config(folder, clusters__num_clusters=5))
-    out, error = process.communicate(timeout=600)
-    assert process.returncode == 0, out + error
+    assert main(["select", str(folder), "--budget", "32"]) == 0
+    assert main(["run", config(folder, clusters__num_clusters=5)]) == 0
     assert load_run(str(folder)).config.clusters.num_clusters == 5
-    process = start("run", config(folder))
-    out, error = process.communicate(timeout=600)
-    assert process.returncode == 0, out + error
+    assert main(["run", config(folder)]) == 0
     assert set(load_run(str(folder)).subsets) == {*before.subsets, "s2l-32"}
     assert (folder / CONFIG).exists()
 

@@ -56,6 +56,7 @@ def test_a_rank_that_runs_out_of_memory_is_said_so_with_a_cure(tmp_path):
     assert "the same command resumes" in said
 
 
+@pytest.mark.thorough
 def test_after_the_death_of_a_rank_all_of_them_go_on_from_the_last_checkpoint(tmp_path):
     """The last one that Ray Train has noted: on a busy machine, some written shortly before the death are not."""
     (tmp_path / "marks").mkdir()

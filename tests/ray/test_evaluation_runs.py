@@ -157,6 +157,7 @@ def test_stopped_half_way_and_then_bereft_of_an_actor(run, model, undisturbed, t
     assert again.figure("model-model", "mine") == 0.75
 
 
+@pytest.mark.thorough
 def test_verdicts_again_without_ray_and_comparisons(undisturbed, run, model, monkeypatch, capsys):
     where = str(undisturbed.run.storage.local_path())
     monkeypatch.setattr("s2l_ray.execution.session.ray_session", lambda *_: pytest.fail("a Ray was started"))

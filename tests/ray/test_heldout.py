@@ -35,6 +35,7 @@ from s2l_ray.storage.folder import Storage
 from s2l_ray.testing.tiny import SHAPES, write_jsonl
 from s2l_ray.workflow.preflight import preflight
 from tests.support.colours import colour_rows
+from tests.support.tiers import rest_thorough
 
 ROWS = colour_rows(300, seed=0)
 
@@ -84,7 +85,7 @@ def stored(out: Storage, folder: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("duplicates", ["drop", "keep"])
+@pytest.mark.parametrize("duplicates", rest_thorough(["drop", "keep"]))
 def test_the_split_depends_on_content_and_seed_alone_and_no_duplicate_of_it_is_trained_on(tmp_path, duplicates):
     """Other files, another order, more parts, more duplicates: the same examples."""
     shuffled = random.Random(3).sample(ROWS, len(ROWS)) + random.Random(4).sample(ROWS, 60)

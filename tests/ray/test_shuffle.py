@@ -19,6 +19,7 @@ from s2l_ray.stages.corpus import build, shuffle
 from s2l_ray.stages.corpus.build import CorpusParts, build_corpus
 from s2l_ray.storage.folder import Storage
 from s2l_ray.testing.tiny import write_jsonl
+from tests.support.tiers import rest_thorough
 
 MIB = 2**20
 IN_STORE = 2000
@@ -74,7 +75,7 @@ def corpus(ray_cluster, tmp_path_factory) -> tuple[Path, CorpusParts]:
 
 @pytest.mark.parametrize(
     ("few_blocks", "max_pieces"),
-    [(0, 40), (10**6, 10**6), *(pytest.param(*p, marks=pytest.mark.thorough) for p in ((0, 10**6), (10**6, 40)))],
+    rest_thorough([(10**6, 10**6), (0, 40), (0, 10**6), (10**6, 40)]),
 )
 def test_no_task_sees_more_than_its_bytes(corpus, tmp_path, monkeypatch, few_blocks, max_pieces):
     path, plain = corpus

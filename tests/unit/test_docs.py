@@ -54,6 +54,7 @@ def test_links_lead_somewhere(page):
             assert anchor in {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings}, target
 
 
+@pytest.mark.thorough
 def test_every_command_is_one_that_there_is():
     found = [(page, words) for page in PAGES for words in commands(page)]
     assert len(found) >= 45

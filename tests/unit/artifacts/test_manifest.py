@@ -53,6 +53,7 @@ def _reversed_keys(obj):
     return tuple(_reversed_keys(value) for value in obj) if isinstance(obj, list) else obj
 
 
+@pytest.mark.thorough
 @given(PLAIN)
 def test_fingerprint_ignores_key_order_and_survives_json(obj):
     print_ = fingerprint(obj)
@@ -62,6 +63,7 @@ def test_fingerprint_ignores_key_order_and_survives_json(obj):
     assert fingerprint(json.loads(json.dumps(obj))) == print_
 
 
+@pytest.mark.thorough
 @given(PLAIN, PLAIN)
 def test_different_data_have_different_fingerprints(one, other):
     same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
@@ -106,6 +108,7 @@ def _manifest(**changes) -> StageManifest:
     return StageManifest(**fields)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("where", ["local", "s3"])
 def test_manifest_comes_back_as_written(where: str, tmp_path: Path, request: pytest.FixtureRequest):
     storage = Storage.open(tmp_path if where == "local" else request.getfixturevalue("s3_uri")).sub("corpus")
@@ -122,6 +125,7 @@ def test_manifest_comes_back_as_written(where: str, tmp_path: Path, request: pyt
     assert list_outputs(storage) == manifest.outputs  # the manifest is not its own output
 
 
+@pytest.mark.thorough
 def test_versions_are_those_installed_and_nothing_is_imported():
     script = (
         "import sys; from s2l_ray.artifacts.manifest import StageManifest\n"

@@ -18,6 +18,7 @@ def maker(tmp_path: Path) -> Maker:
     return Maker(tmp_path / "run")
 
 
+@pytest.mark.thorough
 def test_a_command_that_was_begun_changes_nothing_until_its_selection_is_complete(maker, caplog):
     """Interrupted, or refused for a typing error in its corpus."""
     whole(maker)
@@ -40,6 +41,7 @@ def test_a_command_that_was_begun_changes_nothing_until_its_selection_is_complet
     assert not done.subsets
 
 
+@pytest.mark.thorough
 def test_killed_between_the_two_writes_of_a_commit_the_run_is_whole(maker):
     whole(maker)
     first, config = load_run(str(maker.folder)), maker.config

@@ -75,7 +75,7 @@ def test_the_order_is_that_of_the_work_the_configured_first(maker):
         {"clusters__num_clusters": 5}, {"clusters__seed": 3}, {"proxy__learning_rate": 1e-4}, {"proxy__seed": 4},
         {"trajectories__num_snapshots": 3}, {"proxy__max_length": 32}, {"corpus__duplicates": "keep"},
         {"heldout__share": 0.1}, {"seed": 9},
-    ], 3),
+    ]),
 )  # fmt: skip
 @pytest.mark.parametrize("noted", [False, True])
 def test_every_selection_has_its_own_subsets_and_changing_back_finds_the_first(maker, changed, noted):
@@ -95,6 +95,7 @@ def test_every_selection_has_its_own_subsets_and_changing_back_finds_the_first(m
     assert {n: s.folder for n, s in again.stages.items()} == {n: s.folder for n, s in first.stages.items()}
 
 
+@pytest.mark.thorough
 def test_an_edited_corpus_of_the_same_settings_is_the_noted_one_else_the_last(maker):
     """Only the files' content tells the two apart."""
     first = whole(maker)
@@ -112,6 +113,7 @@ def test_an_edited_corpus_of_the_same_settings_is_the_noted_one_else_the_last(ma
     assert first != other
 
 
+@pytest.mark.thorough
 def test_what_was_made_from_another_chain_does_not_belong(maker):
     chain = whole(maker)
     before = maker.names()
@@ -138,6 +140,7 @@ def test_copies_and_leftovers_in_the_folder_are_no_artifacts(maker):
     assert not load_run(str(maker.folder)).others
 
 
+@pytest.mark.thorough
 def test_a_damaged_manifest_costs_its_own_artifact_and_is_named(maker, caplog):
     whole(maker)
     [victim] = (maker.folder / "subset").glob("random-0.1-*/manifest.json")

@@ -38,6 +38,7 @@ def test_of_one_name_the_configured_seed_is_the_runs_and_the_others_are_kept_apa
         run.subset("s2l-0.4")
 
 
+@pytest.mark.thorough
 def test_of_several_targets_the_configured_one_is_the_runs(maker):
     chain = maker.chain()
     subset, seeded = maker.subset("s2l-0.1", chain), maker.subset("s2l-0.1", chain, seed=5)
@@ -54,6 +55,7 @@ def test_of_several_targets_the_configured_one_is_the_runs(maker):
     assert len({e.folder for e in evaluations if e is not None}) == 4, "each has its own"
 
 
+@pytest.mark.thorough
 def test_of_several_evaluations_the_one_on_the_configured_held_out_sets_is_the_targets(maker):
     chain = maker.chain()
     target = maker.target("full", chain, None)
@@ -70,6 +72,7 @@ def test_of_several_evaluations_the_one_on_the_configured_held_out_sets_is_the_t
         assert run.stage("heldout").content == sets[expected]
 
 
+@pytest.mark.thorough
 def test_a_target_of_an_earlier_version_is_left_out_with_what_to_do(maker, caplog):
     chain = whole(maker)
     [folder] = (maker.folder / "target").glob("full-*")

@@ -78,6 +78,7 @@ def train(job: ProxyJob, tmp_path: Path) -> dict[str, Any]:
     return run_worker(job, ProxyHost(tmp_path / "checkpoints"))
 
 
+@pytest.mark.thorough
 def test_the_driver_reads_no_score_part_and_no_weights_for_their_digests(job, tmp_path, monkeypatch):
     summary = train(job, tmp_path)
     driver = Storage.open(tmp_path / "out").recording()
@@ -97,6 +98,7 @@ def test_the_driver_reads_no_score_part_and_no_weights_for_their_digests(job, tm
     assert all(digest(driver, output.name) == output.known for output in outputs)
 
 
+@pytest.mark.thorough
 def test_an_altered_part_of_a_complete_snapshot_is_scored_again(job, tmp_path):
     train(job, tmp_path)
     victim = sorted((tmp_path / "out/snapshots/snapshot-000").rglob("*.parquet"))[1]
@@ -110,6 +112,7 @@ def test_an_altered_part_of_a_complete_snapshot_is_scored_again(job, tmp_path):
     assert sorted((tmp_path / "out/snapshots/snapshot-000").rglob("*.parquet"))[0].stat().st_mtime_ns == untouched
 
 
+@pytest.mark.thorough
 def test_parts_of_an_interrupted_snapshot_get_their_digests_when_it_is_completed(job, tmp_path):
     train(job, tmp_path)
     before = complete(job.out, 1)

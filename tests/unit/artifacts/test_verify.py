@@ -192,6 +192,7 @@ def test_a_whole_run_is_whole_and_what_was_not_verified_is_said(run_folder, caps
     assert said.endswith("; nothing vouches for 2 more, named above as not verified\n")
 
 
+@pytest.mark.thorough
 def test_every_file_that_is_flipped_torn_replaced_or_gone_is_named_with_stage_and_cure(run_folder, capsys):
     files = [p for p in run_folder.rglob("*") if p.is_file() and p.name != "config.yaml" and "snapshot" not in str(p)]
     assert len(files) == 14 + 2 + 1  # two manifests, one record
@@ -244,6 +245,7 @@ def test_whatever_has_no_digest_is_said_with_the_reason(run_folder, name, said, 
     assert "nothing vouches for 3 more" in out
 
 
+@pytest.mark.thorough
 def test_records_and_results_of_a_sweep_have_digests(run_folder, capsys):
     run = Storage.open(run_folder)
     for name in ("trials/target-1", "stopped/target-2"):
@@ -292,6 +294,7 @@ def rows_of(unit) -> list:
     return [raw.row for raw in read_unit(unit)]
 
 
+@pytest.mark.thorough
 def test_every_setting_of_the_quickstart_has_files_of_its_own(tmp_path):
     """Seeds 0, 1, 0 and rows 600, 700, 600 shared one file: the second's rows stood under the first's fingerprint."""
     said: list[str] = []

@@ -68,6 +68,7 @@ def made(program: ModuleType, model: Path, tmp_path_factory: pytest.TempPathFact
     return arguments, out
 
 
+@pytest.mark.thorough
 def test_every_arm_is_a_file_with_what_the_tables_need(made):
     _, out = made
     rows = [json.loads(path.read_text()) for path in sorted(out.glob("arms/*.json"))]

@@ -90,6 +90,7 @@ def test_help_answers_at_once():
     assert float(seconds) < 0.5
 
 
+@pytest.mark.thorough
 def test_what_reads_the_output_may_end_first():
     shell = f"{sys.executable} -m s2l_ray.cli schema | head -n 1"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
@@ -143,6 +144,7 @@ def test_what_names_no_selector_and_budget_is_no_such_name(name):
     assert parse_subset_name(name) is None
 
 
+@pytest.mark.thorough
 def test_one_name_for_a_subset_in_select(made, capsys):
     by_name = said(capsys, "select", str(made), "--subset", "random-0.3").splitlines()[-2:]
     by_parts = said(capsys, "select", str(made), "--selector", "random", "--budget", "30%").splitlines()[-2:]
@@ -190,6 +192,7 @@ def test_explain_says_type_default_and_meaning(capsys):
     assert "Did you mean selection.budgets?" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_the_schema_accepts_what_is_accepted_and_refuses_misspelt_keys(capsys, tmp_path):
     schema = json.loads(said(capsys, "schema"))
     jsonschema.Draft202012Validator.check_schema(schema)

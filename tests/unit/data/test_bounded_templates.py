@@ -59,6 +59,7 @@ def test_nothing_large_is_made_at_one_stroke(template):
     assert time.monotonic() - started < bounded.MAX_S, "refused before it was made, not when it had taken too long"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "template", [LOOPS, "{% set x %}" + LOOPS + "{% endset %}", "{% macro f() %}" + LOOPS + "{% endmacro %}{{ f() }}"]
 )
@@ -100,7 +101,7 @@ def tokenizer_with(template: str) -> Any:
         ("{{ messages[99].content }}", "no element 99"),
         ("{% if %}", "Expected an expression"),
         ("{{ 'a' * 10**8 }}", "the chat template"),
-        (LOOPS, "takes longer"),
+        pytest.param(LOOPS, "takes longer", marks=pytest.mark.thorough),
     ],
 )
 def test_a_row_on_which_the_template_fails_is_unusable_with_the_reason(monkeypatch, template, why):

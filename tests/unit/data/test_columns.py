@@ -42,6 +42,7 @@ def columns_of(rows: list[dict[str, Any]]) -> Columns:
     return columns
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None)
 @given(VALUES, VALUES, VALUES)
 def test_joining_types_depends_on_no_order(a, b, c):

@@ -24,6 +24,7 @@ from s2l_ray.data.units import SourceError
 from s2l_ray.stages.corpus.stage import _about_sources
 from s2l_ray.storage.folder import Storage
 from s2l_ray.testing.tiny import write_jsonl
+from tests.support.tiers import rest_thorough
 
 ROWS = [{"prompt": f"p{i}", "completion": "c", "n": i} for i in range(7)]
 FEATURES = datasets.Features({"prompt": datasets.Value("string"), "completion": datasets.Value("string"),
@@ -169,7 +170,7 @@ def test_remote_folders_likewise(tmp_path):
 # --- sources ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num", [1, 7, 511, 512, 5_000, 100_000])
+@pytest.mark.parametrize("num", rest_thorough([1, 7, 511, 512, 5_000, 100_000], 5))
 def test_different_values_are_counted_about_and_in_any_order(num):
     values = [f"source {i % num}" for i in range(max(num, 1000))]
     whole = DistinctValues()

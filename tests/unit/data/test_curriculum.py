@@ -58,6 +58,7 @@ def batches_of(plan: CurriculumPlan, parts: list[Examples], start: int = 0) -> l
     return found
 
 
+@pytest.mark.thorough
 @given(
     st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(1, 4), st.integers(1, 7), st.integers(1, 60),
     st.booleans(), st.integers(0, 100),

@@ -11,7 +11,7 @@ from tests.support.paths import SUPPORT
 
 
 @pytest.mark.parametrize(
-    "num_cases", [300, pytest.param(1_500, marks=pytest.mark.thorough), pytest.param(20_000, marks=pytest.mark.slow)]
+    "num_cases", [100, pytest.param(1_500, marks=pytest.mark.thorough), pytest.param(20_000, marks=pytest.mark.slow)]
 )
 def test_random_corpora_are_read_whole_or_refused_in_words(num_cases: int):
     script = SUPPORT / "fuzz_corpora.py"

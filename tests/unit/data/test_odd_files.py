@@ -121,6 +121,7 @@ def test_a_run_inside_another_run_is_refused(tmp_path, inside):
         preflight(load_config(tiny_run_config(folder)))
 
 
+@pytest.mark.thorough
 def test_runs_on_s3(s3_uri):
     folder, query = s3_uri.split("?")
     storage = Storage.open(s3_uri)
@@ -197,11 +198,11 @@ def test_names_that_are_no_utf8(tmp_path):
         ("x" * 5000 + ".jsonl", "too long"),
         ("*/" * 3 + "x" * 5000, "too long"),
         ("a\0b.jsonl", "cannot be looked up"),
-        ("s3://", "cannot be looked up"),
         ("s3:///a.jsonl", "cannot be looked up"),
         ("nosuch://bucket/a.jsonl", "cannot be looked up"),
         ("file://host/a.jsonl", "cannot be looked up"),
         ("http://[bad/a.jsonl", "cannot be looked up"),
+        pytest.param("s3://", "cannot be looked up", marks=pytest.mark.thorough),  # seconds of asking for a region
     ],
 )
 def test_paths_that_are_none(path, words, tmp_path, monkeypatch):

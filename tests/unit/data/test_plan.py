@@ -33,6 +33,7 @@ def steps_of(plan: TrainPlan, start_step: int = 0) -> list[tuple[int, list[int]]
     return [(s, b.ids[:, 0].astype(int).tolist()) for s, b in plan.batches(start_step, numbered(plan, start_step))]
 
 
+@pytest.mark.thorough
 @given(part_rows, st.integers(1, 30), st.integers(1, 3), st.integers(1, 100), st.integers(0, 5))
 @settings(max_examples=150, deadline=None)
 def test_every_example_once_an_epoch(rows, batch, epochs, window, seed):
@@ -48,6 +49,7 @@ def test_every_example_once_an_epoch(rows, batch, epochs, window, seed):
         assert sizes[:-1] == [batch] * (per_epoch - 1)
 
 
+@pytest.mark.thorough
 @given(part_rows, st.integers(1, 30), st.integers(1, 100), st.data())
 @settings(max_examples=150, deadline=None)
 def test_a_resumed_run_goes_on_with_the_same_batches(rows, batch, window, data):

@@ -82,6 +82,7 @@ def test_test_and_order_of_prompts_do_not_depend_on_the_size_of_training(corpus)
     assert smaller <= {row["instruction"] for row in corpus[0]}
 
 
+@pytest.mark.thorough
 def test_duplicates():
     def share(rows: list[Row]) -> float:
         return 1 - len({row["instruction"] for row in rows}) / len(rows)
@@ -91,6 +92,7 @@ def test_duplicates():
     assert share(generate_corpus(NUM_TRAIN, duplicate_share=0.0)[0]) <= 0.001
 
 
+@pytest.mark.thorough
 def test_more_rows_than_prompts_become_duplicates():
     train, test = generate_corpus(100_000)
     assert len(train) == 100_000
@@ -174,6 +176,7 @@ def test_every_skill_has_a_judge_or_is_a_look_up(corpus):
     assert len(frozenset().union(*pairs)) == 20
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("share", [0.1, 0.35])
 def test_wrong_answers(corpus, share):
     clean, test = corpus
@@ -231,6 +234,7 @@ def test_apportion_is_exact_and_proportional(total, weights):
     assert all(abs(count - total * w / sum(weights)) < 1 + 1e-6 for count, w in zip(counts, weights, strict=True))
 
 
+@pytest.mark.thorough
 @given(st.integers(0, 300), st.floats(0, 1), st.floats(0, 1))
 def test_any_size_has_the_rows_asked_for(num_train, wrong, duplicates):
     train, _ = generate_corpus(num_train, 0, wrong_answer_share=wrong, duplicate_share=duplicates)

@@ -273,6 +273,7 @@ TEXT = st.text(st.sampled_from("aé漢😀 \n\t#{}:42thensri"), max_size=15)
 TURNS = st.lists(st.tuples(st.sampled_from(["user", "assistant", "system", "tool"]), TEXT), max_size=6)
 
 
+@pytest.mark.thorough
 @settings(max_examples=80, deadline=None)
 @given(TURNS, TEXT, TEXT.filter(str.strip), st.sampled_from(["turns", "chat_template"]))
 def test_masked_tokens_are_the_responses_and_their_ends(chatml, turns, question, answer, style):
@@ -285,6 +286,7 @@ def test_masked_tokens_are_the_responses_and_their_ends(chatml, turns, question,
     assert whole is None or chatml.decode(result.input_ids) == whole
 
 
+@pytest.mark.thorough
 @settings(max_examples=80, deadline=None)
 @given(TEXT, TEXT.filter(str.strip), st.sampled_from(["verbatim", "plain", "alpaca"]), st.integers(1, 60))
 def test_single_turns_and_any_cut(tokenizer, prompt, response, style, max_length):

@@ -233,6 +233,7 @@ def test_many_rows_of_megabytes_are_sampled_and_read_within_bounds(tmp_path):
     assert mib < 400
 
 
+@pytest.mark.thorough
 def test_the_limit_can_be_raised_in_the_configuration(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines([{"prompt": "p", "completion": "x" * 17 * MIB}]))

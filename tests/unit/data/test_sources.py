@@ -207,6 +207,7 @@ def check_slices(path: Path, data: bytes, size: int) -> None:
 LINES = st.lists(st.one_of(st.text("aé漢😀 ", max_size=12), st.just("x" * 90), st.none()), max_size=8)
 
 
+@pytest.mark.thorough
 @settings(max_examples=150, deadline=None)
 @given(LINES, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans(), st.integers(1, 130))
 def test_every_slice_size_gives_every_line_once(tmp_path_factory, texts, newline, bom, last_newline, size):
@@ -306,6 +307,7 @@ def on_s3(uri: str, *parts: str) -> str:
     return f"{folder}/{'/'.join(parts)}?{query}"
 
 
+@pytest.mark.thorough
 def test_s3_files_folders_and_globs(s3_uri, tree):
     storage = Storage.open(s3_uri)
     for path in sorted(tree.rglob("*")):
@@ -320,6 +322,7 @@ def test_s3_files_folders_and_globs(s3_uri, tree):
         plan_files([on_s3(s3_uri, "no/such/*.jsonl")], 1000)
 
 
+@pytest.mark.thorough
 def test_s3_slices_spaces_and_kinds(s3_uri):
     storage = Storage.open(s3_uri)
     for name in ("a.jsonl", "a.parquet", "a.jsonl.zst"):
@@ -330,6 +333,7 @@ def test_s3_slices_spaces_and_kinds(s3_uri):
     assert [r.row for u in units for r in read_unit(u)] == ROWS * 3
 
 
+@pytest.mark.thorough
 def test_s3_credentials_in_the_uri_open_the_files_and_are_never_shown(s3_uri, monkeypatch):
     Storage.open(s3_uri).write_bytes("a.jsonl", JSONL + b"bad\n")
     Storage.open(s3_uri).write_bytes("b.json", b"[1]")

@@ -236,7 +236,7 @@ def test_white_space_before_a_response_is_the_prompts(kind: str, space: str) -> 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("style", ["turns", "chat_template"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(first=SAID, answer=SAID, second=SAID, last=SAID)
 def test_several_turns(kind: str, style: str, first: str, answer: str, second: str, last: str) -> None:
     check(kind, style, [("user", first), ("assistant", answer), ("user", second), ("assistant", last)])

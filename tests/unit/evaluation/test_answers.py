@@ -13,6 +13,7 @@ from s2l_ray.evaluation.answers.grading import Grade, UnreadableGold, falls_back
 from s2l_ray.evaluation.answers.symbolic import ProcessComparer
 from s2l_ray.evaluation.tasks import BUILT_IN, MATHS
 from tests.support.paths import ROOT, SHARED
+from tests.support.tiers import rest_thorough
 
 PAIRS = ROOT / "tests/data/answer_pairs.jsonl"
 DATA = SHARED / "data"
@@ -41,6 +42,7 @@ def wrong_ones(rows: list[dict], compare) -> list[tuple]:
     ]
 
 
+@pytest.mark.thorough
 def test_pairs_of_every_class(compare):
     rows = rows_of(PAIRS)
     assert len({(row["dataset"], row["class"]) for row in rows if row["class"] != "further"}) == 72
@@ -148,7 +150,7 @@ GOLDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", rest_thorough(HOSTILE, 5))
 def test_hostile_texts_neither_hang_nor_crash(name, compare):
     for (task, gold), form in itertools.product(GOLDS.items(), ("cot", "output")):
         start = time.process_time()
@@ -158,6 +160,7 @@ def test_hostile_texts_neither_hang_nor_crash(name, compare):
         assert time.process_time() - start < 2, (task, form)
 
 
+@pytest.mark.thorough
 def test_a_comparison_that_would_not_end_is_stopped():
     with ProcessComparer(seconds=0.5) as comparer:
         assert comparer("\\frac{1}{3}", "\\frac{2}{6}") == "equal"

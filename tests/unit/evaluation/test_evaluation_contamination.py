@@ -37,6 +37,7 @@ def overlap(questions: list[str], corpus: list[str], share: float = 0.5) -> cont
     return index.overlap(index.scan(corpus), share)
 
 
+@pytest.mark.thorough
 def test_a_clean_corpus_has_nothing(questions, corpus):
     made = overlap(questions, corpus)
     assert not made.contaminated.any()
@@ -154,6 +155,7 @@ def test_shares_are_those_of_a_slow_reference():
     np.testing.assert_allclose(overlap(questions, corpus).share, shares)
 
 
+@pytest.mark.thorough
 def test_development_data():
     if not (DATA / "math/train.jsonl").exists():
         pytest.skip("needs shared/data")
@@ -167,6 +169,7 @@ def test_development_data():
     assert made.ngram.sum() == 11
 
 
+@pytest.mark.thorough
 def test_speed_of_a_million_rows():
     """20,000 texts of 240 bytes here; fifty times as many take fifty times as long."""
     rng = np.random.default_rng(2)

@@ -45,6 +45,7 @@ def judged(name: str, rows: list[dict[str, Any]], texts: list[str | None], folde
     return judge(asked, generation, flags, config, 0, facts, Storage.open(folder / "scores"))
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
 def test_latex_is_compared_in_the_sandbox(tmp_path):
     rows = [
@@ -75,6 +76,7 @@ REPORTS = [
 ]
 
 
+@pytest.mark.thorough
 def test_summaries_stand_beside_trivial_ones(tmp_path):
     made = judged("clinical", REPORTS, ["No acute cardiopulmonary process.", "Left effusion.", ""], tmp_path)
     report = made.report

@@ -154,6 +154,7 @@ def test_parts_depend_on_the_questions_alone():
     assert first_by_id(questions[::-1], 7) == first_by_id(questions, None)[:7]
 
 
+@pytest.mark.thorough
 def test_imports_are_light():
     """A worker that only reads questions or counts n-grams waits for no library that it does not use."""
     names = "answers.grading answers.programs contamination prompts questions statistics summaries tasks bertscore"

@@ -58,6 +58,7 @@ def test_a_difference_is_paired_by_seed_and_question():
     assert (apart.high or 0) - (apart.low or 0) > 0.1
 
 
+@pytest.mark.thorough
 def test_p_values_of_targets_that_do_not_differ_are_seldom_small():
     small = 0
     for trial in range(100):
@@ -82,6 +83,7 @@ def test_other_seeds_or_questions_cannot_be_paired():
         seeds.compare_over_seeds({"a": np.ones((2, 5))}, {"b": np.ones((2, 5))}, rng())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("values", [coin(0.5, 2000, 5).astype(float), rng(5).random(2000)])
 def test_targets_are_asked_the_same_questions_in_every_resample_whatever_their_seeds(values):
     """Of answers that are right or wrong, and of figures of which no two are alike."""

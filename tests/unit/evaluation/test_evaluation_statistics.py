@@ -141,6 +141,7 @@ def test_coverage_of_averages(kind):
     assert 0.93 <= coverage(trial, truth) <= 0.97
 
 
+@pytest.mark.thorough
 def test_coverage_of_paired_differences():
     def trial(seed: int) -> tuple[float, float]:
         draws = rng(seed)

@@ -99,6 +99,7 @@ ODD = [
 ]
 
 
+@pytest.mark.thorough
 def test_odd_texts_are_measured_as_the_libraries_do():
     from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu.metrics import BLEU
@@ -270,6 +271,7 @@ def test_bert_score_is_the_slow_reference(tiny_bert, layer):
     assert scorer.name == f"BERTScore({tiny_bert}@local, layer {layer}, raw)"
 
 
+@pytest.mark.thorough
 def test_bert_score_with_idf(tiny_bert):
     scorer = BertScorer(tiny_bert, 2, idf=True)
     summaries, references = random_pairs(120, 9)

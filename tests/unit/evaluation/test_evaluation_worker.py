@@ -65,6 +65,7 @@ def texts(out: Storage, kind: str) -> dict[bytes, str]:
     return {row["question_id"]: row["text"] for row in out.read_table(generations_name(kind, 0)).to_pylist()}
 
 
+@pytest.mark.thorough
 def test_programs_first_and_a_chain_of_thought_where_they_give_no_answer(answered, asked):
     out, statistics = answered
     kinds = {question.id: question.groups["kind"] for question in asked}
@@ -215,6 +216,7 @@ def test_a_metric_of_ones_own_stands_beside_the_rules(answered, asked, tmp_path)
         assert "own/length" in Storage.open(tmp_path).read_table("answers.parquet").column_names
 
 
+@pytest.mark.thorough
 def test_most_of_several_samples_decide(worker, asked, tmp_path):
     """Drawn at a temperature: the same texts again, and verdicts by the answer that most samples give."""
     runs = []

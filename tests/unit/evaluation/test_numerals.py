@@ -209,6 +209,7 @@ def test_golds_are_read_as_answers_are():
         assert right(gold, "The answer is 1234567.")
 
 
+@pytest.mark.thorough
 def test_long_texts_are_read_in_linear_time():
     for text in ("1 234 " * 20_000, "3 dozen and " * 10_000, "minus " * 20_000, "12,34," * 20_000, "1.234" * 20_000):
         in_digits(text)

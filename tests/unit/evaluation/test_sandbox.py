@@ -50,11 +50,13 @@ def listener() -> Iterator[socket.socket]:
         yield server
 
 
+@pytest.mark.thorough
 def test_ordinary_programs(sandbox: Sandbox):
     rows = rows_of(programs.ORDINARY)
     assert wrong(rows, sandbox.run_many([row["program"] for row in rows])) == []
 
 
+@pytest.mark.thorough
 def test_endless_programs(hasty: Sandbox):
     rows = rows_of(programs.ENDLESS)
     start = time.monotonic()
@@ -78,6 +80,7 @@ def test_system_calls_by_number(sandbox: Sandbox):
     assert wrong(rows, sandbox.run_many([row["program"] for row in rows])) == []
 
 
+@pytest.mark.thorough
 def test_the_shared_programs(sandbox: Sandbox, hasty: Sandbox, listener: socket.socket):
     rows = shared_rows(listener.getsockname()[1])
     endless = [row for row in rows if row["expect"] == "timeout"]
@@ -177,11 +180,13 @@ def test_reasons(sandbox: Sandbox):
     assert "No module named 'not_there'" in sandbox.run("import not_there").reason
 
 
+@pytest.mark.thorough
 def test_a_long_program_arrives_whole(sandbox: Sandbox):
     program = "x = 0\n" + "x += 1\n" * 100_000 + "print(x)"
     assert sandbox.run(program).stdout == "100000\n"
 
 
+@pytest.mark.thorough
 def test_answers_in_latex_are_compared_inside():
     pytest.importorskip("math_verify")
     with Sandbox(SandboxSettings(seconds=60, processes=1)) as opened:
@@ -190,6 +195,7 @@ def test_answers_in_latex_are_compared_inside():
         assert compare("\\sqrt{2}", "\\sqrt{3}") == "different"
 
 
+@pytest.mark.thorough
 def test_nothing_is_left_behind(hasty: Sandbox):
     hasty.run_many(["print(1)"] * 4)  # both servers have started
     servers = _servers()

@@ -28,7 +28,6 @@ from s2l_ray.evaluation.sandbox.syscalls import CHECKED, DENIED
 from tests.support import sandbox_programs as programs
 from tests.support.paths import ROOT, SHARED, SUPPORT
 from tests.support.sandbox_programs import rows_of, wrong
-from tests.support.tiers import rest_thorough
 
 RUNNER = SUPPORT / "sandbox_runner.py"
 NOBODY = 65534
@@ -85,6 +84,7 @@ def test_a_node_that_cannot_isolate_is_refused_and_runs_nothing(denied: list[tup
     assert not answer["unlocked"].startswith("it ran")
 
 
+@pytest.mark.thorough
 def test_an_architecture_without_a_table_is_refused(monkeypatch: pytest.MonkeyPatch):
     """The server asks the kernel which it is: a 32-bit personality of this one."""
     setarch = shutil.which("setarch")
@@ -144,6 +144,7 @@ _OPEN_IN_NAMESPACE = ("packages", "own-descriptors")
 """Without Landlock a program sees the interpreter's folder and a list of its own descriptors."""
 
 
+@pytest.mark.thorough
 def test_external_limits_and_says_so(tmp_path: Path):
     settings = SandboxSettings(mode="external", seconds=1, processes=1, packages=())
     report = probe_node(settings)
@@ -176,6 +177,7 @@ def test_off_is_said_knowingly():
         assert sandbox.run("print(6)").stdout == "6\n"
 
 
+@pytest.mark.thorough
 def test_a_node_is_described():
     report = probe_node(SandboxSettings(packages=("sympy", "not_there_s2l")))
     assert report.isolated
@@ -192,8 +194,9 @@ def one() -> Iterator[Sandbox]:
         yield sandbox
 
 
-@pytest.mark.parametrize("kills", rest_thorough([1, 2]))
-@pytest.mark.parametrize("number", rest_thorough([signal.SIGKILL, signal.SIGSEGV]))
+@pytest.mark.thorough
+@pytest.mark.parametrize("kills", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_dead_server_is_started_again(one: Sandbox, kills: int, number: int):
     results: list[ProgramResult] = []
     program = f"import time\ntime.sleep({2 if kills == 1 else 50})\nprint(7)"
@@ -219,6 +222,7 @@ def test_a_dead_server_is_started_again(one: Sandbox, kills: int, number: int):
     assert one.run("print('next')").stdout == "next\n"
 
 
+@pytest.mark.thorough
 def test_a_node_where_servers_die_is_not_the_programs_fault(one: Sandbox, monkeypatch: pytest.MonkeyPatch):
     """A server that has just forked dies, whatever it runs: as where the system is out of memory."""
     monkeypatch.setattr(fork_server.Watch, "_feed", lambda watch, _: os.kill(_servers()[0], signal.SIGKILL))
@@ -229,6 +233,7 @@ def test_a_node_where_servers_die_is_not_the_programs_fault(one: Sandbox, monkey
     assert one.run("print('next')").stdout == "next\n"
 
 
+@pytest.mark.thorough
 def test_a_server_ends_with_its_user():
     command = (
         "from s2l_ray.evaluation.sandbox import *\n"
@@ -248,6 +253,7 @@ def test_a_server_ends_with_its_user():
     assert psutil.wait_procs(descendants, 20)[1] == []
 
 
+@pytest.mark.thorough
 def test_an_interrupted_request_is_not_answered_to_the_next(one: Sandbox):
     """Ctrl-C while a program runs: its late answer must not become that of the next program."""
     previous = signal.signal(signal.SIGALRM, _interrupt)

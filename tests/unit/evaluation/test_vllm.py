@@ -287,6 +287,7 @@ def files_in(out: Storage) -> dict[str, bytes]:
     return {entry.name: out.read_bytes(entry.name) for entry in out.list("generations")}
 
 
+@pytest.mark.thorough
 def test_parts_are_those_of_transformers_and_a_broken_pass_goes_on(job, worker, tmp_path):
     """Texts, statistics, programs between the passes; what was complete is not asked again."""
     alone = Storage.open(tmp_path / "alone").recording()
@@ -324,6 +325,7 @@ def test_parts_are_those_of_transformers_and_a_broken_pass_goes_on(job, worker, 
     assert again.asked == [], "everything was there"
 
 
+@pytest.mark.thorough
 def test_prompts_that_come_to_no_answer_are_counted(job, worker, tmp_path):
     """And not left to the driver, which has no weights."""
 

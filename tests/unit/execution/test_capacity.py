@@ -115,6 +115,7 @@ def one_of(amounts: dict[str, Any]) -> Any:
     return st.fixed_dictionaries({name: st.sampled_from(values) for name, values in amounts.items()})
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None)
 @given(nodes=st.lists(one_of(AMOUNTS), max_size=3), worker=one_of(SHARES), each=st.integers(1, 3))
 def test_as_many_as_can_be_counted_out(nodes: list[Node], worker: dict[str, float], each: int):
@@ -123,6 +124,7 @@ def test_as_many_as_can_be_counted_out(nodes: list[Node], worker: dict[str, floa
     assert found.num_replicas == expected // each
 
 
+@pytest.mark.thorough
 @settings(max_examples=200, deadline=None)
 @given(
     nodes=st.lists(one_of(AMOUNTS), min_size=1, max_size=4), gpus=st.sampled_from([0.5, 1, 2]),

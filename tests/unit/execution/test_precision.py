@@ -110,6 +110,7 @@ def test_models_too_small_for_it_ask_no_node(tmp_path: Path):
     assert found == {"proxy": "fp32", "target": "fp32"}
 
 
+@pytest.mark.thorough
 def test_the_proxy_trains_and_scores_in_the_precision_it_is_given(tmp_path: Path):
     losses = {}
     torch.set_num_threads(1)

@@ -19,6 +19,7 @@ print(sorted({"torch", "transformers", "deepspeed"} & set(sys.modules)))
 """
 
 
+@pytest.mark.thorough
 def test_what_the_controller_is_given_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", CONTROLLER], capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "[]", done.stderr[-2000:]

@@ -63,9 +63,10 @@ def held_by_a_pass(model: Any) -> int:
     return live.peak
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "kind",
-    [k if k in ("llama", "phi") else pytest.param(k, marks=pytest.mark.thorough) for k in sorted(ARCHITECTURES)],
+    sorted(ARCHITECTURES),
 )
 def test_it_is_what_the_real_model_holds_in_training(kind: str) -> None:
     counted = count_activations(build(kind, "meta"), torch.float32, False, LENGTH)
@@ -117,6 +118,7 @@ def test_half_the_width_needs_half_and_a_gpus_kernel_copies_no_shared_keys() -> 
     assert len(model.model.layers) == LAYERS, "the model is left as it was"
 
 
+@pytest.mark.thorough
 def test_an_estimate_goes_by_what_is_counted_where_it_matters() -> None:
     model, config = build("llama", "meta"), target()
     sizes = ModelSizes.counted(model, config, "bf16", on_gpu=True)

@@ -95,6 +95,7 @@ def test_a_cap_that_bites_flattens_the_gradient() -> None:
     assert np.abs(gradients(examples) - with_cap).max() > 0.1 * np.abs(with_cap).max()
 
 
+@pytest.mark.thorough
 def test_sketches_keep_inner_products_on_average() -> None:
     model, examples = made(*FAMILIES["untied"]), random_examples(12, vocab=90, max_length=30)
     exact = head_gradients(model, blocks=1, rows=1000, columns=1000)(examples).astype(np.float64)

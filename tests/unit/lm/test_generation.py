@@ -24,6 +24,7 @@ from s2l_ray.lm.generate import (
     window_of,
 )
 from s2l_ray.testing.tiny import SHAPES, random_model
+from tests.support.tiers import rest_thorough
 from tests.unit.data.test_render import CHATML, new_tokenizer
 
 CPU = torch.device("cpu")
@@ -51,7 +52,7 @@ def by_hand(model: Any, prompt: list[int], how: Decoding) -> Generated:
     return Generated(tuple(ids[len(prompt) :]), "length")
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", rest_thorough(SHAPES))
 def test_batches_of_one_and_of_sixteen_give_what_greedy_decoding_gives(shape):
     model, asked = random_model(shape), prompts()
     expected = [by_hand(model, prompt, decoding()) for prompt in asked]
@@ -90,6 +91,7 @@ def test_prompts_stand_at_the_right_end():
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
+@pytest.mark.thorough
 def test_samples_are_drawn_by_question_and_number_not_by_batch():
     model, asked = random_model("llama"), prompts(12)
     seeds = [sample_seed(bytes([i]) * 16, 0, 1) for i in range(12)]
@@ -103,6 +105,7 @@ def test_samples_are_drawn_by_question_and_number_not_by_batch():
     assert len({sample_seed(b"q" * 16, seed, n) for seed in range(3) for n in range(3)}) == 9
 
 
+@pytest.mark.thorough
 def test_samples_have_the_models_distribution():
     scores = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
     noise = SeededNoise([sample_seed(b"x" * 16, 0, 0)], temperature=2.0)

@@ -17,6 +17,7 @@ from s2l_ray.config.proxy import ProxyConfig
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.lm.load import ModelError, load_model
 from s2l_ray.testing.tiny import SHAPES, random_model
+from tests.support.tiers import rest_thorough
 
 
 class Tokens(SimpleNamespace):
@@ -28,7 +29,7 @@ def load(folder: Path, kind: type[TrainedModelConfig] = ProxyConfig) -> Any:
     return load_model(kind(model=str(folder), max_length=64), Tokens(), seed=0)
 
 
-@pytest.fixture(params=SHAPES)
+@pytest.fixture(params=rest_thorough(SHAPES))
 def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     random_model(request.param).save_pretrained(tmp_path)
     return tmp_path / "model.safetensors", load_file(tmp_path / "model.safetensors")
@@ -86,6 +87,7 @@ def test_what_a_checkpoint_has_beyond_the_model_is_said_in_one_line(checkpoint, 
     )
 
 
+@pytest.mark.thorough
 def test_models_that_threads_load_at_once_are_whole_and_so_are_later_ones(tmp_path: Path) -> None:
     random_model("llama").save_pretrained(tmp_path)  # its head is tied to the embeddings
     with ThreadPoolExecutor(4) as pool:

@@ -21,6 +21,7 @@ from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.lm.score import Scorer
 from s2l_ray.lm.step import Stepper
 from s2l_ray.testing.tiny import random_examples
+from tests.support.tiers import rest_thorough
 from tests.unit.lm.test_losses import reference_losses
 
 CPU = torch.device("cpu")
@@ -95,7 +96,7 @@ def reference_gradients(model: Any, examples: Examples) -> list[torch.Tensor]:
     return [p.grad.clone() for p in model.parameters()]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", rest_thorough(FAMILIES, 5))
 def test_losses_and_gradients_are_those_of_examples_alone(family: str) -> None:
     model, examples = random_model(family), random_examples(20, seed=4)
     assert (examples.lengths > WINDOW).sum() > 10

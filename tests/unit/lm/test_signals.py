@@ -92,6 +92,7 @@ def files_of(job: ProxyJob, folder: str) -> tuple[str, ...]:
     return tuple(entry.name for entry in job.out.list(folder.rstrip("/")))
 
 
+@pytest.mark.thorough
 def test_every_selector_finds_what_it_needs(trained, tmp_path):
     job, sources = trained
     passes = {}
@@ -126,6 +127,7 @@ def test_scalars_are_those_of_every_snapshot(trained):
         np.testing.assert_array_equal(found, every.signals["el2n@all"][:, column])
 
 
+@pytest.mark.thorough
 def test_weights_of_a_snapshot_on_the_way_are_kept_where_they_are_asked_for(trained, tmp_path):
     job, sources = trained
     found = {}

@@ -41,6 +41,7 @@ def logits(model: Any, world: World) -> torch.Tensor:
         return model(input_ids=ids).logits
 
 
+@pytest.mark.thorough
 def test_merged_and_adapter_exports_are_the_same_model(world: World, adapted):
     from peft import AutoPeftModelForCausalLM, PeftModel
     from transformers import AutoModelForCausalLM
@@ -77,6 +78,7 @@ def test_the_base_under_adapters_is_frozen(world: World, adapted):
     assert not list(newest.glob("*.pt"))
 
 
+@pytest.mark.thorough
 def test_adapters_survive_a_death(world: World, adapted, tmp_path: Path):
     out, summary = adapted["merged"]
     job = job_of(world, tmp_path, 20, model=str(world.base), lora={"rank": 4, "alpha": 16})

@@ -41,6 +41,7 @@ def overfitted(
     return out, fine_tune(job_of(world, out, keep_best=True), worker), worker
 
 
+@pytest.mark.thorough
 def test_keep_best_exports_the_weights_of_the_lowest_heldout_loss(world: World, overfitted):
     out, summary, _ = overfitted
     losses = macro_losses(out)
@@ -54,6 +55,7 @@ def test_keep_best_exports_the_weights_of_the_lowest_heldout_loss(world: World, 
     assert macro_scored(summary, AFTER) == pytest.approx(losses[best], abs=1e-6), "the exported weights were scored"
 
 
+@pytest.mark.thorough
 def test_without_keep_best_the_last_weights_are_exported(world: World, overfitted, tmp_path: Path):
     worker = LocalWorkerContext(tmp_path / "checkpoints")
     summary = fine_tune(job_of(world, tmp_path), worker)
@@ -65,6 +67,7 @@ def test_without_keep_best_the_last_weights_are_exported(world: World, overfitte
     assert macro_scored(summary, AFTER) == pytest.approx(losses[60], abs=1e-6)
 
 
+@pytest.mark.thorough
 def test_what_looks_on_changes_no_weight(world: World, tmp_path: Path):
     """So it is in no key: a curve, a sweep's scheduler, held-out sets that are scored at the end."""
     out = {every: tmp_path / str(every) for every in (5, None)}
@@ -74,6 +77,7 @@ def test_what_looks_on_changes_no_weight(world: World, tmp_path: Path):
     assert all(torch.equal(tensor, weights(out[5])[name]) for name, tensor in weights(out[None]).items())
 
 
+@pytest.mark.thorough
 def test_the_model_before_training_is_scored_too(world: World, tmp_path: Path):
     job = job_of(world, tmp_path, 3, model=str(world.base))
     summary = fine_tune(job, LocalWorkerContext(tmp_path / "checkpoints"))
@@ -89,6 +93,7 @@ def test_the_model_before_training_is_scored_too(world: World, tmp_path: Path):
         assert scored["peak_memory_bytes"] > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("keep_best", [True, False])
 def test_patience_ends_the_training_after_so_many_evaluations_without_gain(
     world: World, overfitted, tmp_path: Path, keep_best: bool
@@ -117,12 +122,13 @@ def test_nothing_held_out_is_trained_and_exported_all_the_same(world: World, tmp
 # --- interruptions ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "deaths",
     [
-        pytest.param([("train", 7)], marks=pytest.mark.thorough),
+        [("train", 7)],
         [("train", 23), ("evaluation", 40)],
-        pytest.param([("train", 60)], marks=pytest.mark.thorough),
+        [("train", 60)],
     ],
     ids=["before a checkpoint", "twice", "at the end"],
 )
@@ -158,7 +164,7 @@ def test_a_notice_makes_a_checkpoint_where_none_is_due(world: World, overfitted,
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("keep_best", [True, pytest.param(False, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("keep_best", [True, False])
 def test_patience_counts_only_what_a_resumed_training_has_reached_again(world: World, tmp_path: Path, keep_best: bool):
     """It dies after the evaluation that ends it: resumed, it must stop there again, and not at its checkpoint."""
     settings: dict[str, Any] = {"patience": 3, "keep_best": keep_best}

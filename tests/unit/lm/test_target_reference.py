@@ -74,6 +74,7 @@ def scores(world: World, job: Any, out: Path, folder: str, into: Path, column: s
     return pa.concat_tables([Storage.open(into).read_table(part_name(part)) for part in range(PARTS)])
 
 
+@pytest.mark.thorough
 def test_a_targets_scores_are_those_of_its_weights(world: World, tmp_path: Path) -> None:
     out = tmp_path / "target"
     job = dataclasses.replace(job_of(world, out, 10), kept=(5,))

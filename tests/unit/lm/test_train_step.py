@@ -79,6 +79,7 @@ def test_the_learning_rate_warms_up_and_decays_to_nothing():
     assert rates[-1] < 1e-3
 
 
+@pytest.mark.thorough
 def test_bf16_weights_have_fp32_copies_in_which_small_updates_add_up(tmp_path):
     """Weights near 0.3 have neighbours at a distance of 2e-3 in bf16: steps of 1e-5 would be lost, one by one."""
     model, exact = random_model("llama"), random_model("llama")

@@ -198,6 +198,7 @@ def assert_trained_as_without_deepspeed(runs: Launches, name: str) -> None:
     assert sum(n > 1.0 for n in plain["norms"]) >= 6, "gradients must be clipped for this to say anything"
 
 
+@pytest.mark.thorough
 def test_one_process_without_deepspeed_is_a_plain_loop(launches: Launches):
     case = Case("plain")
     model, config = random_model("llama"), config_of(case)

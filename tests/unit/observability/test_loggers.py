@@ -137,6 +137,7 @@ def test_mlflow_file_store_only_where_mlflow_allows_it(tmp_path, monkeypatch):
     assert_no_secret(tmp_path)
 
 
+@pytest.mark.thorough
 def test_an_exception_marks_the_mlflow_run_failed_and_folders_do_not_share_one(tmp_path, sqlite_uri):
     config = LoggersConfig(mlflow_uri=sqlite_uri)
     with pytest.raises(ZeroDivisionError), Loggers(config, Storage.open(tmp_path / "run"), "r", "s", {}):
@@ -164,6 +165,7 @@ def test_a_store_that_breaks_in_the_middle_is_warned_of_once(tmp_path, sqlite_ur
     assert len(events(tmp_path / "run/tensorboard/s").Scalars("loss_nats")) == 4  # the other logger is not touched
 
 
+@pytest.mark.thorough
 def test_a_server_that_does_not_answer_holds_nobody_up(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(loggers, "_CLOSE_WAIT_S", 0.3)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")

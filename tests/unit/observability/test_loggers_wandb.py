@@ -56,6 +56,7 @@ def wandb_history(records: list) -> list[dict]:
     return [{i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in row} for row in rows]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("wandb_offline")
 def test_wandb_offline_run_is_read_back_and_resumed(tmp_path):
     import wandb

@@ -121,6 +121,7 @@ def test_a_stream_without_unicode_still_shows_the_line():
     assert raw.getvalue() == b"na?ve ? done\n"
 
 
+@pytest.mark.thorough
 def test_a_terminal_gets_a_bar_and_lines_above_it():
     """A real terminal (a pty): Progress finds out by itself."""
     leader, follower = pty.openpty()
@@ -263,6 +264,7 @@ def test_local_lines_survive_a_kill(tmp_path: Path):
     assert [record["step"] for record in read_metrics(Storage.open(tmp_path))] == [0, 1, 2]
 
 
+@pytest.mark.thorough
 def test_object_stores_are_rewritten_seldom_but_soon(s3_uri: str, monkeypatch: pytest.MonkeyPatch):
     storage = Storage.open(s3_uri)
     writes: list[float] = []

@@ -36,6 +36,7 @@ def inspected(made: MadeRun, width: int = 80, **options: Any) -> list[str]:
     return out.getvalue().splitlines()
 
 
+@pytest.mark.thorough
 def test_no_line_is_wider_than_the_terminal_and_no_markup_is_read(made):
     lines = [line for line in inspected(made, by="topic", examples=2) if str(made.folder) not in line]
     assert max(map(cell_len, lines)) <= 80

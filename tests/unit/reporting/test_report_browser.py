@@ -49,7 +49,9 @@ def browser() -> Any:
         found.close()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1000, "light"), (1000, "dark"), (390, "light"), (320, "dark")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), rest_thorough([(320, "dark"), (1000, "light"), (1000, "dark"), (390, "light")])
+)
 def test_nothing_complains_nothing_is_fetched_and_nothing_scrolls_sideways(browser, address, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
     said: list[str] = []
@@ -63,7 +65,8 @@ def test_nothing_complains_nothing_is_fetched_and_nothing_scrolls_sideways(brows
     page.close()
 
 
-@pytest.mark.parametrize("scheme", rest_thorough(["light", "dark"]))
+@pytest.mark.thorough
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_fault(browser, address, scheme):
     page = browser.new_page(color_scheme=scheme)
     page.goto(address)
@@ -72,6 +75,7 @@ def test_axe_finds_no_fault(browser, address, scheme):
     page.close()
 
 
+@pytest.mark.thorough
 def test_search_cards_and_escape_filter_the_examples(browser, address):
     page = browser.new_page()
     page.goto(address)
@@ -93,6 +97,7 @@ def test_search_cards_and_escape_filter_the_examples(browser, address):
     page.close()
 
 
+@pytest.mark.thorough
 def test_a_mark_says_its_number_and_the_table_sorts(browser, address):
     page = browser.new_page()
     page.goto(address)
@@ -106,6 +111,7 @@ def test_a_mark_says_its_number_and_the_table_sorts(browser, address):
     page.close()
 
 
+@pytest.mark.thorough
 def test_a_budget_is_chosen_by_mouse_or_keyboard_and_paper_shows_all(browser, address):
     page = browser.new_page()
     page.goto(address)
@@ -120,6 +126,7 @@ def test_a_budget_is_chosen_by_mouse_or_keyboard_and_paper_shows_all(browser, ad
     page.close()
 
 
+@pytest.mark.thorough
 def test_print_is_dark_on_white_whatever_the_system_says_and_shows_cards(browser, address):
     page = browser.new_page(color_scheme="dark")
     page.goto(address)
@@ -133,6 +140,7 @@ def test_print_is_dark_on_white_whatever_the_system_says_and_shows_cards(browser
     page.close()
 
 
+@pytest.mark.thorough
 def test_no_table_is_cut_off_on_paper(browser, address):
     """A4 at 96 pixels an inch, without its margins of 1 cm."""
     page = browser.new_page(viewport={"width": 718, "height": 1047})

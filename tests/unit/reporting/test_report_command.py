@@ -37,7 +37,7 @@ from tests.support.tiers import rest_thorough
             {"num_clusters": 1, "num_examples": 200, "topics": ("only",), "sources": ("one",), "targets": ()},
             {"sources": tuple(f"source {i}" for i in range(300)), "num_examples": 2000},
         ],
-        5,
+        2,
     ),
     ids=[
         "corpus",
@@ -111,6 +111,7 @@ def small(tmp_path_factory: Any) -> Path:
     return MadeRun(folder, num_examples=200, targets=(), num_clusters=2).make()
 
 
+@pytest.mark.thorough
 def test_the_command_says_where_the_page_is_and_writes_elsewhere_if_asked(small, tmp_path, capsys):
     assert main(["report", str(small), "--out", str(tmp_path / "page.html"), "--by", "source"]) == 0
     assert capsys.readouterr().out.strip() == f"file://{tmp_path}/page.html"
@@ -134,6 +135,7 @@ def test_numbers_alone_make_no_page_elsewhere(small, idle, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_a_credential_across_the_cut_of_a_text_is_not_shown(tmp_path, capsys):
     """In the page's examples and in `s2l inspect`, whose texts are cut at different lengths."""
     secret = "hf_" + "aB3dE5gH7j" * 4
@@ -201,6 +203,7 @@ def test_the_wheel_holds_template_style_and_script():
     assert {"report.html.j2", "report.css", "report.js"} <= names
 
 
+@pytest.mark.thorough
 def test_numbers_come_without_altair_ray_or_torch():
     code = "import s2l_ray.reporting.write, sys; print(sorted({'altair', 'ray', 'torch'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -71,6 +71,7 @@ def found(facts: dict[str, Any], what: str, **wanted: Any) -> dict[str, Any]:
     return dict(row)
 
 
+@pytest.mark.thorough
 def test_accuracies_have_the_intervals_of_the_judging(one, whole):
     _, facts = whole
     assert facts["judged"]["num_seeds"] == 1
@@ -200,6 +201,7 @@ def test_quality_against_budget_is_relative_to_the_full_data_by_task_and_in_the_
     assert accuracy["smallest"] == {"s2l": points["s2l", 0.1, ""]["share"], "random": None}
 
 
+@pytest.mark.thorough
 def test_a_sweep_that_answers_decided_has_their_curve_with_intervals_and_pictures(one):
     report = {"metric": "evaluation.gsm8k.correct", "cost": {"selection": {"flops": 4e9}}}
     made, lines = present_sweep(load_run(str(one.made.folder)), pa.table({}), report)
@@ -232,6 +234,7 @@ def test_several_seeds_are_drawn_before_questions(several):
     assert "over questions and 3 seeds" in page
 
 
+@pytest.mark.thorough
 def test_what_other_engines_said_is_not_compared_and_says_so(tmp_path):
     models = judged_run(tmp_path, num_questions=30, tasks=("gsm8k",), engines={"full": "vllm"})
     text, facts = tasks_page(models.made.folder)
@@ -241,6 +244,7 @@ def test_what_other_engines_said_is_not_compared_and_says_so(tmp_path):
     assert f"{note[:1].upper()}{note[1:]}." in "".join(Page(text).texts)
 
 
+@pytest.mark.thorough
 def test_texts_of_models_and_questions_mean_no_harm(tmp_path):
     custom = {"mine": CustomTaskConfig(files=["x.jsonl"], rule="number", group_by=["topic"])}
     models = judged_run(tmp_path, num_questions=40, tasks=("mine",), custom=custom, topics=HOSTILE, text=HOSTILE[0])
@@ -263,6 +267,7 @@ def test_few_questions_are_not_told_apart(tmp_path):
     assert any("15 questions are too few" in line for line in facts["verdict"])
 
 
+@pytest.mark.thorough
 def test_a_bootstrap_of_few_questions_has_no_interval(tmp_path):
     models = judged_run(tmp_path, both=True, num_questions=15, tasks=("gsm8k", "clinical"))
     judged = facts_of(load_run(str(models.made.folder))).plain()["judged"]
@@ -275,6 +280,7 @@ def test_a_bootstrap_of_few_questions_has_no_interval(tmp_path):
         assert [one["low"] for one in every] == [None] * len(every)
 
 
+@pytest.mark.thorough
 def test_a_curve_has_every_target_and_the_page_says_what_its_pictures_leave_out(one, monkeypatch):
     monkeypatch.setattr("s2l_ray.reporting.judged.MAX_MODELS", 2)
     text, facts = tasks_page(one.made.folder)
@@ -283,6 +289,7 @@ def test_a_curve_has_every_target_and_the_page_says_what_its_pictures_leave_out(
     assert "2 of 6 models are shown" in "".join(Page(text).texts)
 
 
+@pytest.mark.thorough
 def test_what_answered_no_task_that_is_shown_is_left_out(tmp_path, monkeypatch):
     models = judged_run(tmp_path, num_questions=30)
     [gone] = (models.made.folder / "evaluation").glob("full-gsm8k-*")
@@ -293,6 +300,7 @@ def test_what_answered_no_task_that_is_shown_is_left_out(tmp_path, monkeypatch):
     assert [note.partition(";")[0] for note in facts["notes"]] == ["3 of 4 models are shown", "1 of 2 tasks are shown"]
 
 
+@pytest.mark.thorough
 def test_answers_of_another_engine_are_on_no_curve_relative_to_the_full_datas(tmp_path):
     models = judged_run(tmp_path, both=True, num_questions=30, tasks=("gsm8k",), engines={"full": "vllm"})
     text, facts = tasks_page(models.made.folder)
@@ -303,12 +311,14 @@ def test_answers_of_another_engine_are_on_no_curve_relative_to_the_full_datas(tm
     assert "Not every budget can be compared with the full data" in "".join(Page(text).texts)
 
 
+@pytest.mark.thorough
 def test_seeds_that_do_not_differ_have_a_deviation_of_nothing(tmp_path):
     models = judged_run(tmp_path, seeds=(0, 1), num_questions=30, tasks=("gsm8k",), skills={"full": 9.0})
     text, _ = tasks_page(models.made.folder)
     assert ">± 0.0\u00a0points<" in text
 
 
+@pytest.mark.thorough
 def test_a_curve_in_the_terminal_names_the_level_and_what_was_sampled(one, tmp_path):
     shutil.copytree(one.made.folder, tmp_path / "run")
     run = load_run(str(tmp_path / "run"))

@@ -227,6 +227,7 @@ def test_facts_are_json_without_nan_and_the_same_again(made, facts):
     assert text == json.dumps(gathered(made.folder).plain())
 
 
+@pytest.mark.thorough
 def test_another_column_is_looked_at_when_asked_for_and_an_unknown_one_refused(made):
     run = load_run(str(made.folder))
     assert gathered(run).clusters.column == "topic"
@@ -305,6 +306,7 @@ def test_facts_are_frozen(facts):
         facts.name = "other"
 
 
+@pytest.mark.thorough
 def test_no_ray_and_no_torch_are_imported():
     import subprocess
     import sys
@@ -322,6 +324,7 @@ def test_selectors_are_called_what_they_call_themselves_and_look_different():
     assert look_of("from_elsewhere") not in looks.values()
 
 
+@pytest.mark.thorough
 def test_the_first_pass_keeps_nothing_of_the_parts_it_has_seen():
     """What is sampled is copied: a view would keep a part's losses, of 10⁷ rows all together a gigabyte."""
     rows, t, num_parts = 4096, 12, 60

@@ -73,6 +73,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Facts, Section, dic
     return facts, section, result
 
 
+@pytest.mark.thorough
 def test_facts_are_those_of_the_check(whole: tuple[Facts, Section, dict[str, Any]]) -> None:
     facts, _, result = whole
     assert facts.gradients is not None

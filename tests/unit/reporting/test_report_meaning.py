@@ -142,6 +142,7 @@ def test_embeddings_of_both_models_stand_side_by_side(tmp_path: Path) -> None:
     assert names == [BEFORE, AFTER, "embeddings of responses, trained target"]
 
 
+@pytest.mark.thorough
 def test_the_page_says_what_is_above_chance(facts: Facts, section: Section) -> None:
     assert facts.meaning is not None
     purity, quality, projections = section.figures
@@ -184,6 +185,7 @@ def test_a_run_without_embeddings_says_what_would_add_them(tmp_path: Path) -> No
     assert [figure.title for figure in found.figures] == ["Purity", "Are clusters stable?"]
 
 
+@pytest.mark.thorough
 def test_without_faiss_the_rest_is_there_and_the_page_says_so(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> Any:
         raise kmeans.FaissMissing("clustering needs faiss")

@@ -36,6 +36,7 @@ def whole(swept: MadeRun) -> tuple[str, dict[str, Any]]:
     return page_and_facts(swept.folder)
 
 
+@pytest.mark.thorough
 def test_every_section_is_there_with_heading_and_figures_with_title_and_axes(whole):
     page = Page(whole[0])
     ids = [a["id"] for a in page.all("section")]
@@ -87,6 +88,7 @@ def test_pictures_have_no_colour_that_dark_mode_does_not_know(whole):
     assert used <= declared
 
 
+@pytest.mark.thorough
 def test_without_javascript_pictures_and_the_first_examples_are_there(whole):
     text, facts = whole
     html = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)

@@ -90,6 +90,7 @@ def hostile(tmp_path_factory: Any) -> tuple[str, dict[str, Any]]:
     return page_and_facts(made.make())
 
 
+@pytest.mark.thorough
 def test_hostile_text_is_text_everywhere(hostile, plain_tags):
     page = Page(hostile[0])
     assert {tag for tag, _ in page.elements} <= plain_tags
@@ -124,6 +125,7 @@ def test_credentials_are_not_in_the_page(tmp_path):
     assert secret not in json.dumps(facts.plain())
 
 
+@pytest.mark.thorough
 def test_no_text_leaves_the_corpus_out_of_page_and_facts(tmp_path):
     made = MadeRun(
         tmp_path / "run",
@@ -138,6 +140,7 @@ def test_no_text_leaves_the_corpus_out_of_page_and_facts(tmp_path):
     assert "Read the examples" in text  # named among what is not in this run
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("selectors", "said"),
     [

@@ -41,6 +41,7 @@ def texts(svg: bytes) -> set[str]:
     return {"".join(e.itertext()) for e in ElementTree.fromstring(svg).iter() if e.tag.endswith("}text")}
 
 
+@pytest.mark.thorough
 def test_pictures_are_written_in_both_formats_with_title_legend_and_units(swept):
     pictures, _ = present_sweep(*opened(swept))
     assert sorted(pictures) == sorted(f"{n}.{k}" for n in ("budget", "cost", "sources") for k in ("png", "svg"))
@@ -96,6 +97,7 @@ def test_the_end_table_tells_apart_only_what_intervals_do(swept):
     assert "not told apart" in row["random 10"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("metric", ["exact_match", "micro"])
 def test_every_metric_has_its_pictures(swept, metric):
     run, table, report = opened(swept)
@@ -104,6 +106,7 @@ def test_every_metric_has_its_pictures(swept, metric):
     assert get_metric(metric).label in lines[0]
 
 
+@pytest.mark.thorough
 def test_without_full_data_or_with_one_subset_there_is_what_there_is(swept):
     run, table, report = opened(swept)
     rows = table.to_pylist()

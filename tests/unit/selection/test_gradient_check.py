@@ -108,6 +108,7 @@ def test_similarity_is_that_of_the_definitions() -> None:
     assert uniform(gradients).num_zero == 1
 
 
+@pytest.mark.thorough
 def test_random_clusters_are_flat_and_real_ones_are_not() -> None:
     covered = 0
     for seed in range(30):
@@ -209,6 +210,7 @@ def test_a_sample_estimates_the_corpus_and_its_intervals_cover_it() -> None:
         assert covered[name] >= 34, (name, covered[name])
 
 
+@pytest.mark.thorough
 def test_a_subset_is_measured_as_it_is() -> None:
     """One that prefers a direction within its clusters, which no table of clusters would show."""
     ids, clusters, gradients = world(4000, dim=40)

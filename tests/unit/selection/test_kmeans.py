@@ -66,6 +66,7 @@ def test_separated_groups_are_found() -> None:
     assert np.array_equal(result.assignment, truth)  # the numbering too: ascending mean loss
 
 
+@pytest.mark.thorough
 def test_objective_is_not_worse_than_plain_lloyd() -> None:
     points = curves(4000)
     for init in ("kmeans++", "random"):
@@ -151,6 +152,7 @@ def test_large_input_trains_on_a_sample_and_streams(monkeypatch: pytest.MonkeyPa
     assert np.array_equal(from_map.assignment, sampled.assignment)
 
 
+@pytest.mark.thorough
 def test_training_sample_is_uniform_and_without_replacement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kmeans, "CHUNK_ROWS", 7)
     rows = np.arange(50, dtype=np.float32)[:, None]

@@ -55,6 +55,7 @@ def test_groups_give_the_same_unless_exhausted(sizes: list[int], budget: int) ->
         assert max(exhausted, default=0) <= level + 1
 
 
+@pytest.mark.thorough
 @settings(deadline=None)
 @given(group_sizes, seeds)
 def test_quotas_never_fall_when_the_budget_grows(sizes: list[int], seed: int) -> None:

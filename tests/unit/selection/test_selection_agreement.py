@@ -151,6 +151,7 @@ def test_equal_gradients_have_no_error_and_no_share() -> None:
     assert agreement(equal, labels).null_explained is None
 
 
+@pytest.mark.thorough
 def test_closed_form_is_the_mean_over_draws() -> None:
     rng = np.random.default_rng(0)
     labels = rng.choice(4, 60, p=[0.5, 0.3, 0.15, 0.05])

@@ -232,6 +232,7 @@ def dense_greedy(unit: UnitVectors, budget: int) -> Array:
     return np.array(rows)
 
 
+@pytest.mark.thorough
 def test_knn_reaches_exact_greedy() -> None:
     unit = unit_of(groups(5000, 64, 200))
     order = facility_order(unit, np.zeros((5000, 2), np.uint64), 500, FacilitySettings())
@@ -247,6 +248,7 @@ def test_many_that_are_alike_do_not_lose_their_weight(alike: int) -> None:
     assert share_of_gain(unit, order.rows, exact.rows) >= 0.97
 
 
+@pytest.mark.thorough
 def test_small_subsets_are_chosen_from_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MIN_SAMPLE", 1500)
     unit, ids = unit_of(groups(4000, 8)), random_ids(4000)
@@ -257,6 +259,7 @@ def test_small_subsets_are_chosen_from_a_sample(monkeypatch: pytest.MonkeyPatch)
         assert share_of_gain(unit, order.rows, dense_greedy(unit, budget)) >= 0.9
 
 
+@pytest.mark.thorough
 def test_partitions_come_near_to_one_part() -> None:
     unit, ids = unit_of(groups(4000)), random_ids(4000)
     ids = ids[np.lexsort((ids[:, 1], ids[:, 0]))]

@@ -249,6 +249,7 @@ def test_an_installed_package_offers_its_selectors_to_every_process(tmp_path: Pa
     assert "the selector longest of plugin:selector cannot be loaded: RuntimeError: out of order" in failed.stderr
 
 
+@pytest.mark.thorough
 def test_neither_ray_nor_torch_is_imported() -> None:
     program = "import sys, s2l_ray.selection; print({'torch', 'ray', 'faiss', 'pandas'} & set(sys.modules))"
     assert run_with(Path("."), program).stdout.strip() == "set()"

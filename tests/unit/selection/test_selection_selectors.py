@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from s2l_ray.errors import DataError, UserError
 from s2l_ray.selection import MissingSignal, Selection, SelectionInputs, list_selectors, order_examples
 from tests.support.selection_data import arrangements, ascending_ids, chosen, options_of, order_of, subset_of, synthetic
+from tests.support.tiers import rest_thorough
 
 
 def scored(**signals: list[float]) -> SelectionInputs:
@@ -246,7 +247,7 @@ CASES += [(name, {"stratify": "skill"}) for name in ("s2l", "ifd", "middle_perpl
 GUARD = {"rules": ["rise", "not_learnt"], "min_kept_share": 0.0}
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+@pytest.mark.parametrize(("name", "options"), rest_thorough(CASES, 8), ids=str)
 @settings(max_examples=12)
 @given(
     num=st.integers(2, 70),

@@ -15,6 +15,7 @@ from s2l_ray.data import ranking
 from s2l_ray.data.ranking import rank_within, sampling_keys
 from s2l_ray.selection import Ordering, Selection, SelectionInputs, list_selectors, order_examples, resolve_options
 from tests.support.algorithm_1 import algorithm_1, seeds
+from tests.support.tiers import rest_thorough
 
 
 def make_ids(num: int, seed: int = 0) -> np.ndarray:
@@ -79,6 +80,7 @@ def test_keys_are_uniform_even_for_counting_ids() -> None:
         assert abs(np.corrcoef(keys.astype(float), other.astype(float))[0, 1]) < 0.04
 
 
+@pytest.mark.thorough
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=60), st.randoms())
 def test_rank_is_by_key_then_id_and_ignores_row_order(rows: list[tuple[int, int]], shuffler: random.Random) -> None:
@@ -132,7 +134,7 @@ def test_ranking_input_is_checked() -> None:
 CHOICES = [("s2l", False), ("s2l", True), ("random", False), ("random_per_source", False)]
 
 
-@pytest.mark.parametrize(("selector", "stratify"), CHOICES)
+@pytest.mark.parametrize(("selector", "stratify"), rest_thorough(CHOICES))
 @settings(deadline=None, max_examples=50)
 @given(num=st.integers(1, 80), num_clusters=st.integers(1, 12), num_sources=st.integers(1, 6), seed=seeds)
 def test_every_selector_spends_exactly_nests_and_ignores_row_order(
@@ -221,6 +223,7 @@ def test_random_takes_the_lowest_keys() -> None:
     assert (group["stratum"], group["cluster"], group["size"], group["taken"]) == (None, None, 1000, 100)
 
 
+@pytest.mark.thorough
 def test_sampling_is_uniform_over_seeds() -> None:
     inputs = SelectionInputs(make_ids(30), np.repeat(np.arange(3, dtype=np.int32), 10))
     counts = np.zeros(30)

@@ -114,6 +114,7 @@ def test_chunks_that_are_there_stay(made: tuple[GradientsJob, dict[str, Any]], t
     assert [event["examples"] for event in worker.events if event["event"] == "scored"] == [64]
 
 
+@pytest.mark.thorough
 def test_several_sequences_are_one_example(made: tuple[GradientsJob, dict[str, Any]], tmp_path: Path) -> None:
     """The mean over the tokens of both."""
     job, _ = made
@@ -173,6 +174,7 @@ def subset(root: Path, made: GradientsJob, rows: np.ndarray, clusters: np.ndarra
     return storage
 
 
+@pytest.mark.thorough
 def test_findings_do_not_depend_on_the_order_of_the_rows(
     made: tuple[GradientsJob, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     return trajectories(folder)
 
 
+@pytest.mark.thorough
 def test_recorded_losses_are_the_models_own_each_example_once_an_epoch(tmp_path):
     """With a learning rate of nothing, the losses of both epochs are those of the untrained model, one by one."""
     run(tmp_path, source="training", learning_rate=1e-30)
@@ -90,6 +91,7 @@ def test_recorded_losses_are_the_models_own_each_example_once_an_epoch(tmp_path)
                 assert table["num_response_tokens"][row].as_py() == int((labels[0, 1:] != -100).sum())
 
 
+@pytest.mark.thorough
 def test_scores_are_the_same_whether_losses_are_recorded_or_not(tmp_path, undisturbed):
     """Recording changes nothing of the training: the last snapshot is that of a run without it."""
     job = recording_job(tmp_path, "hybrid")
@@ -109,6 +111,7 @@ def test_scores_are_the_same_whether_losses_are_recorded_or_not(tmp_path, undist
     np.testing.assert_array_equal(losses[single], undisturbed[joined_single, -1])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dies_after", [3, STEPS_PER_EPOCH, STEPS_PER_EPOCH + 1, 2 * STEPS_PER_EPOCH])
 def test_a_killed_worker_loses_nothing_and_doubles_nothing(tmp_path, undisturbed, dies_after):
     """Killed at any step: within a window, at its end, at an epoch's end, between an epoch's end and a checkpoint."""
@@ -118,6 +121,7 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(tmp_path, undisturbed
     np.testing.assert_array_equal(trajectories(tmp_path), undisturbed)
 
 
+@pytest.mark.thorough
 def test_two_kills_in_a_row_and_a_lost_checkpoint(tmp_path, undisturbed):
     """The newest checkpoint is gone: what was recorded after the one before is recorded again, not kept."""
     for dies_after in (4, 8):
@@ -129,6 +133,7 @@ def test_two_kills_in_a_row_and_a_lost_checkpoint(tmp_path, undisturbed):
     np.testing.assert_array_equal(trajectories(tmp_path), undisturbed)
 
 
+@pytest.mark.thorough
 def test_another_course_of_the_training_leaves_nothing_behind(tmp_path, undisturbed):
     """Without checkpoints training starts over, and its epochs hold nothing of the earlier one."""
     with pytest.raises(Died):
@@ -177,6 +182,7 @@ def test_two_workers_record_what_one_does_and_one_goes_on_from_them(tmp_path, un
     np.testing.assert_allclose(trajectories(tmp_path), undisturbed, atol=2e-5)
 
 
+@pytest.mark.thorough
 def test_a_part_of_an_epoch_gives_no_point(tmp_path):
     worker = run(tmp_path, source="training", steps=2 * STEPS_PER_EPOCH + 3)
     assert [e["epoch"] for e in worker.events if e["event"] == "snapshot"] == [0, 1]
@@ -300,6 +306,7 @@ def test_the_weights_of_the_first_snapshot_are_kept_unless_they_are_those_that_t
     assert _kept(asking(), (Point(1), Point(5), Point(9))) == ()
 
 
+@pytest.mark.thorough
 def test_digests_of_kept_weights_are_not_lost_to_the_snapshots_after_them(tmp_path):
     """Those of parts are the snapshots' own; without one the file would be read again for the manifest."""
     job = recording_job(tmp_path, "hybrid")

@@ -44,6 +44,7 @@ def killed_while_it_writes(run: Path, name: str) -> None:
     assert done.returncode == -9
 
 
+@pytest.mark.thorough
 def test_a_killed_processs_scratch_folder_is_deleted_by_the_next_that_needs_one(tmp: Path, tmp_path: Path) -> None:
     killed_while_it_writes(tmp_path / "run", "proxy/model/weights")
     [left] = tmp.iterdir()

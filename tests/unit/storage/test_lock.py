@@ -69,6 +69,7 @@ def test_held_until_the_block_ends_also_by_an_exception(uri: str):
         pass
 
 
+@pytest.mark.thorough
 def test_of_two_processes_exactly_one_wins(uri: str, contender):
     pair = [contender(uri), contender(uri)]
     assert [each.answer() for each in pair] == ["ready", "ready"]
@@ -83,6 +84,7 @@ def test_of_two_processes_exactly_one_wins(uri: str, contender):
     assert Storage.open(uri).list("locks") == []
 
 
+@pytest.mark.thorough
 def test_of_many_threads_at_most_one_is_inside(tmp_path: Path):
     storage = Storage.open(tmp_path)
     inside, seen, wins = [], [], []
@@ -123,6 +125,7 @@ def test_a_killed_holder_is_replaced_at_once(uri: str, contender):
         assert len(storage.list("locks")) == 1
 
 
+@pytest.mark.thorough
 def test_the_smaller_token_stays_and_the_larger_withdraws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     storage = Storage.open(tmp_path)
     _foreign_lock(storage, state="trying")  # 0000 is smaller than any
@@ -181,6 +184,7 @@ def test_silence_is_measured_by_the_storages_clock(tmp_path: Path):
         assert [entry.name for entry in storage.list("locks")] != ["locks/0000.json"]
 
 
+@pytest.mark.thorough
 def test_waiting_ends_when_a_foreign_lock_lapses(uri: str):
     storage = Storage.open(uri)
     _foreign_lock(storage)
@@ -191,6 +195,7 @@ def test_waiting_ends_when_a_foreign_lock_lapses(uri: str):
     assert "pid 77 on elsewhere" in messages[0]
 
 
+@pytest.mark.thorough
 def test_a_process_here_that_lives_is_not_waited_for_as_long(tmp_path: Path, contender):
     """One on another machine may be dead; of one on this machine it is known."""
     holder = contender(str(tmp_path), heartbeat_s=0.2, stale_after_s=1.5)
@@ -202,6 +207,7 @@ def test_a_process_here_that_lives_is_not_waited_for_as_long(tmp_path: Path, con
     assert holder.ask("release") == "done"
 
 
+@pytest.mark.thorough
 def test_a_holder_lives_past_the_stale_time_by_its_heartbeat(tmp_path: Path):
     storage = Storage.open(tmp_path)
     with RunLock(storage, heartbeat_s=0.2, stale_after_s=1.5) as lock:
@@ -224,6 +230,7 @@ def test_a_holder_whose_lock_is_gone_knows(uri: str):
         assert storage.list("locks") == []  # and did not put it back
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("taken_over", [True, False])
 def test_a_suspended_holder_goes_on_only_if_nobody_took_over(tmp_path: Path, contender, taken_over: bool):
     holder = contender(str(tmp_path), heartbeat_s=0.2, stale_after_s=1.5)
@@ -243,6 +250,7 @@ def test_a_suspended_holder_goes_on_only_if_nobody_took_over(tmp_path: Path, con
             pass
 
 
+@pytest.mark.thorough
 def test_a_late_heartbeat_cannot_bring_a_taken_lock_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The holder's write hangs until another has taken over, then lands: the holder must notice, not go on beside."""
     storage = Storage.open(tmp_path)

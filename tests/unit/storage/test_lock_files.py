@@ -16,7 +16,6 @@ from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.lock import RunLock, RunLockedError
 from s2l_ray.storage.lock_files import LARGEST_BYTES, SeenLock, describe, parse_record
 from s2l_ray.storage.processes import machine_id, start_time
-from tests.support.tiers import rest_thorough
 
 DAY_S = 24 * 3600
 RECORD = {
@@ -43,7 +42,8 @@ def wait(folder: Path) -> float:
         return time.monotonic() - started
 
 
-@pytest.mark.parametrize("dated_s", rest_thorough([DAY_S, 60, 400 * DAY_S, 60 * 365 * DAY_S]))
+@pytest.mark.thorough
+@pytest.mark.parametrize("dated_s", [DAY_S, 60, 400 * DAY_S, 60 * 365 * DAY_S])
 def test_a_date_in_the_future_does_not_keep_a_lock(tmp_path: Path, dated_s: float) -> None:
     lock_file(tmp_path, json.dumps(RECORD).encode(), dated_s)
     assert 0.8 < wait(tmp_path) < 8
@@ -98,7 +98,8 @@ GARBAGE = {
 }
 
 
-@pytest.mark.parametrize("name", rest_thorough(GARBAGE, 4))
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", GARBAGE)
 def test_garbage_holds_no_longer_than_a_lock_and_says_so(tmp_path: Path, name: str) -> None:
     lock_file(tmp_path, GARBAGE[name], DAY_S)
     with pytest.raises(RunLockedError) as error, RunLock(Storage.open(tmp_path)):

@@ -43,6 +43,7 @@ def crd_spec(kind: str) -> Doc:
     return schema
 
 
+@pytest.mark.thorough
 @needs_crds
 @pytest.mark.parametrize("path", [RAYCLUSTER, RAYJOB], ids=name)
 def test_kuberay_file_fits_its_crd(path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.support.paths import ROOT
 from tests.support.wheel import build_wheel_in, git_repository_in
 
 
+@pytest.mark.thorough
 def test_the_wheel_holds_licence_recipes_and_types(tmp_path: Path):
     build_wheel_in(tmp_path)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
@@ -50,6 +51,7 @@ def test_citation_changelog_and_builds_without_tags_name_the_last_release():
     assert fallback[1] == s2l_ray.LAST_RELEASE
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("tags", "commits", "version"), [
     (["v1.2.3"], 0, r"1\.2\.3"), (["v1.2.3"], 2, r"1\.2\.3\.post1\.dev2\+g[0-9a-f]+"),
     ([], 0, re.escape(s2l_ray.LAST_RELEASE) + r"\.post1\.dev1\+g[0-9a-f]+"),

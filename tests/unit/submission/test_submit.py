@@ -95,6 +95,7 @@ def test_what_would_fail_there_is_refused_here(changes, line, message):
         prepared(name, *line)
 
 
+@pytest.mark.thorough
 def test_refusals_end_with_2(capsys):
     assert main(["submit", config(), "clusters.num_cluster=3"]) == 2
     assert "num_clusters" in capsys.readouterr().err

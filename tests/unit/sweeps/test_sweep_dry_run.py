@@ -36,6 +36,7 @@ def by_answers(tree: dict[str, Any]) -> dict[str, Any]:
     return {**tree, "evaluation": {"tasks": ["quickstart"]}, "sweep": sweep}
 
 
+@pytest.mark.thorough
 def test_questions_cost_what_evaluate_says_for_every_trial(tree, tmp_path):
     config = load_config(by_answers(tree))
     lines = sweep_dry_run_lines(config)

@@ -131,6 +131,7 @@ def test_the_table_has_a_row_per_trial_and_heldout_set_and_one_per_source():
     assert result_table({}).schema == result_schema()
 
 
+@pytest.mark.thorough
 def test_the_report_says_answer_prediction_and_costs():
     asked = load_config(tree(within=0.01) | {"estimates": {"price_per_worker_hour": 36.0}})
     predicted = [finished(t.trial, t.share, t.evaluation.manifest.extra["results"]["test"]["macro"] + 1)

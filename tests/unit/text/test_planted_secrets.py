@@ -75,6 +75,7 @@ def _clean(outputs: list[str], secret: str) -> None:
             assert form not in output
 
 
+@pytest.mark.thorough
 @settings(max_examples=4, deadline=None)
 @given(secrets)
 def test_no_planted_secret_comes_through(secret: str):
@@ -96,6 +97,7 @@ def test_no_planted_secret_comes_through(secret: str):
     _clean([out.getvalue()], secret)
 
 
+@pytest.mark.thorough
 @settings(max_examples=2, deadline=None)
 @given(secrets)
 def test_no_planted_secret_is_stored_and_keys_do_not_depend_on_it(secret: str):
@@ -117,6 +119,7 @@ words = words.filter(bool)  # control characters are refused in a configuration
 names = st.sampled_from(["secret_test", "password_qa", "token", "api_key", "access_key", "credentials", "sig"])
 
 
+@pytest.mark.thorough
 @settings(max_examples=25, deadline=None)
 @given(
     words,
@@ -144,6 +147,7 @@ def test_text_without_credentials_passes_unchanged(text: str):
     assert strip_credentials(text) == text
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("unit", [
     "abcdefgh", "=", ":", "://", "a://", "@", '"', "'", "\\", "password=", 'password="', 'password=\\"', "--token ",
     "a.", "-", "sk-", "eyJ", "-----BEGIN ", "a://?token=&", "a%3A%2F%2F", "s3://K:", "s3://K:S@b ", "a://x?#", " ",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import resource, sys
 from s2l_ray.cli import main
@@ -21,6 +23,7 @@ main(["run", "quickstart", "run_dir=somewhere"])
 """
 
 
+@pytest.mark.thorough
 def test_the_first_line_comes_before_anything_slow_is_imported():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=300)
     assert done.returncode == 7, done.stderr[-2000:]

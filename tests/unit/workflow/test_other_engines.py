@@ -114,6 +114,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("engine", ["auto", "vllm"])
 def test_texts_of_vllm_are_judged_again_where_there_is_no_vllm(answering_model, tmp_path, monkeypatch, engine):
     run = load_run(str(made_run(tmp_path).folder))
@@ -198,6 +199,7 @@ def test_texts_that_came_about_otherwise_are_compared_only_where_that_is_asked_f
     assert compare_evaluations(run, run.config, models, across_engines=True) == alike
 
 
+@pytest.mark.thorough
 def test_across_engines_does_not_reach_across_forms(tmp_path):
     made = made_run(tmp_path, targets=("full", "s2l-0.5"), heldout={"split": 20})
     JudgedModels(made, num_questions=20).judge()

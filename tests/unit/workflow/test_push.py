@@ -52,6 +52,7 @@ def push(made, monkeypatch, capsys, tmp_path):
     return call
 
 
+@pytest.mark.thorough
 def test_a_dry_run_writes_the_folder_that_would_be_pushed(made, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["push", str(made), "--subset", "s2l-0.1", "me/maths", "--dry-run"]) == 0
@@ -79,6 +80,7 @@ def test_data_files_of_the_card_are_what_datasets_loads(made, tmp_path):
     assert len(loaded) == 90
 
 
+@pytest.mark.thorough
 def test_a_subset_is_pushed_with_its_card_privately(push, hub):
     code, out, err = push(hub, "--subset", "s2l-0.1", "me/maths")
     assert code == 0, err
@@ -88,6 +90,7 @@ def test_a_subset_is_pushed_with_its_card_privately(push, hub):
     assert b"90 of 900" in hub.files["README.md"]
 
 
+@pytest.mark.thorough
 def test_a_target_is_pushed_with_its_losses_publicly_if_asked(push, hub):
     code, _, err = push(hub, "--target", "full", "me/model", "--public")
     assert code == 0, err
@@ -99,6 +102,7 @@ def test_a_target_is_pushed_with_its_losses_publicly_if_asked(push, hub):
     assert "About it." in card.text
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("token", "refuse", "message"),
     [

@@ -74,6 +74,7 @@ def locks(run: Path) -> list[Path]:
     return list(run.glob("locks/*"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", CODES)
 def test_a_signal_ends_what_holds_a_lock(tmp_path: Path, number: signal.Signals) -> None:
     process = worker(tmp_path, 0.3)
@@ -86,6 +87,7 @@ def test_a_signal_ends_what_holds_a_lock(tmp_path: Path, number: signal.Signals)
     assert not locks(tmp_path)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("first", CODES)
 def test_a_second_ctrl_c_hastens_the_end(tmp_path: Path, first: signal.Signals) -> None:
     process = worker(tmp_path, 60)
@@ -119,6 +121,7 @@ def test_further_signals_of_a_service_manager_do_not_disturb(tmp_path: Path, fur
     assert not locks(tmp_path)
 
 
+@pytest.mark.thorough
 def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
     """`nohup s2l run … &`"""
     process = worker(tmp_path, 0.1, before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
@@ -130,6 +133,7 @@ def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
     assert process.returncode == 143
 
 
+@pytest.mark.thorough
 def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
     """Lines to it fail then; the clean-up must not."""
     child, terminal = pty.fork()
@@ -146,9 +150,8 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
     assert not locks(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "number", [n if n == signal.SIGTERM else pytest.param(n, marks=pytest.mark.thorough) for n in CODES]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", CODES)
 def test_a_run_that_waits_for_a_lock(tmp_path: Path, number: signal.Signals) -> None:
     """Another machine holds it; a signal ends the waiting, and the other's lock stays."""
     run = tmp_path / "run"
@@ -173,6 +176,7 @@ def test_a_run_that_waits_for_a_lock(tmp_path: Path, number: signal.Signals) -> 
     wait_until(lambda: locks(run) == [other], seconds=1)
 
 
+@pytest.mark.thorough
 def test_the_abrupt_end_waits_for_nobody() -> None:
     done: list[int] = []
     started = time.monotonic()

@@ -100,6 +100,7 @@ def test_what_one_ends_with_is_raised_while_another_is_waited_for(context):
     assert not context.run.stages
 
 
+@pytest.mark.thorough
 def test_an_interrupt_waits_for_those_that_train_and_begins_no_other(context):
     ended, begun = threading.Event(), []
 
