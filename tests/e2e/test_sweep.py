@@ -11,6 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import ray
+from ray.util.state import list_actors
 
 from s2l_ray.api import sweep
 from s2l_ray.artifacts.manifest import read_manifest
@@ -33,6 +34,7 @@ def test_a_sweep_beyond_the_machine_ends_with_table_report_and_pictures(undistur
     assert "sweep.max_concurrent=99 is too many: 1 worker with 1 CPU each; available: 4 CPU" in said
     assert "[sweep] target: 5 trials; 3 at once" in said
     assert not result.failed
+    assert len(list_actors(filters=[("class_name", "=", "ImplicitFunc")])) == 3, "a trial begins in another's process"
     folder = result.run.storage.local_path() / "sweep"
     table = pq.read_table(folder / "results.parquet")
     found = table.to_pylist()
