@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -29,9 +30,8 @@ from s2l_ray.cli import (
     sweep,
     verify,
 )
-from s2l_ray.cli.arguments import Parser
+from s2l_ray.cli.arguments import Parser, refuse_unknown
 from s2l_ray.errors import describe, exit_code
-from s2l_ray.text.redact import redact_command
 
 _WELCOME = """\
 s2l: which part of your fine-tuning data is worth training on?
@@ -56,13 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from s2l_ray.execution.signals import INTERRUPTED, ending_signals
 
-    if not (sys.argv[1:] if argv is None else argv) and not completion.is_asked_by_a_shell():
-        print(_WELCOME)
-        return 0
-    arguments = parse(argv)
+    _show_all_characters()
     with ending_signals() as signals:
         try:
-            return _call(arguments)
+            return _call(argv)
         except KeyboardInterrupt:
             code = signals.exit_code
             how = "interrupted" if code == INTERRUPTED else "stopped"
@@ -76,10 +73,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             os._exit(code)  # the interpreter's own clean-up takes seconds; `ray job stop` kills after three
 
 
-def _call(arguments: argparse.Namespace) -> int:
-    try:
-        code = int(arguments.call(arguments) or 0)
+def _show_all_characters() -> None:
+    """Have a terminal that knows only ASCII or Latin-1 show other characters as their codes, instead of failing."""
+    stream = sys.stdout  # stderr does so by itself
+    if isinstance(stream, io.TextIOWrapper) and (stream.errors == "strict" or stream.encoding.lower() != "utf-8"):
+        stream.reconfigure(errors="backslashreplace")
+
+
+def _flush() -> None:
+    """Write what is buffered, so that a full disk or a reader that has gone is noticed here."""
+    if sys.stdout is not None:  # as after `s2l recipes >&-`
         sys.stdout.flush()
+
+
+def _call(argv: Sequence[str] | None) -> int:
+    try:
+        try:
+            code = _answer(argv)
+        except SystemExit:  # of argparse: --help, --version, arguments that it refuses
+            _flush()
+            raise
+        _flush()
         return code
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
@@ -88,6 +102,14 @@ def _call(arguments: argparse.Namespace) -> int:
             raise
         _say(error)
         return exit_code(error)
+
+
+def _answer(argv: Sequence[str] | None) -> int:
+    if not (sys.argv[1:] if argv is None else argv) and not completion.is_asked_by_a_shell():
+        print(_WELCOME)
+        return 0
+    arguments = parse(argv)
+    return int(arguments.call(arguments) or 0)
 
 
 def _nobody_reads() -> bool:
@@ -121,18 +143,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         arguments.overrides += [r for r in rest if "=" in r and not r.startswith("-")]
         rest = [r for r in rest if r not in arguments.overrides]
     if rest:
-        parser.error(f"unrecognized arguments: {redact_command(rest)}")
+        refuse_unknown(parser, arguments.subcommand, rest)
     return arguments
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Build the parser of the complete command line."""
     parser = Parser(prog="s2l", add_help=False, usage="s2l [--help] [--version] COMMAND ...", epilog=_EPILOG)
     # --help and --version are named in the usage line and the description in the commands' heading, so that the whole
     # text fits on one screen.
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action=_Version, nargs=0, help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", title=_TITLE, prog="s2l")
+    commands = parser.add_subparsers(required=True, dest="subcommand", metavar="COMMAND", title=_TITLE, prog="s2l")
     for command in _COMMANDS:
         command.add_to(commands)
     return parser

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from s2l_ray.cli.arguments import Commands, Once
+from s2l_ray.cli.arguments import Commands, count
 from s2l_ray.cli.completion import complete_subsets
 
 if TYPE_CHECKING:
@@ -27,24 +27,19 @@ def add_to(commands: Commands) -> None:
         "overrides", nargs="*", metavar="section.field=value", help="settings of evaluation, resources, estimates"
     )
     named = evaluate.add_argument(
-        "--subset", action=Once, type=_names, metavar="NAMES", help="s2l-0.11,full; base: the model before fine-tuning"
+        "--subset", type=_names, metavar="NAMES", help="s2l-0.11,full; base: the model before fine-tuning"
     )
     named.completer = complete_subsets
-    evaluate.add_argument("--tasks", action=Once, type=_names, metavar="NAMES", help="gsm8k,math,...")
-    evaluate.add_argument(
-        "--form", action=Once, choices=("cot", "pot", "hybrid"), metavar="FORM", help="cot, pot or hybrid"
-    )
-    evaluate.add_argument(
-        "--limit", action=Once, type=int, metavar="N", help="ask only the first N questions of each task"
-    )
-    evaluate.add_argument("--model", action=Once, help="a hub id or folder, instead of the targets")
+    evaluate.add_argument("--tasks", type=_names, metavar="NAMES", help="gsm8k,math,...")
+    evaluate.add_argument("--form", choices=("cot", "pot", "hybrid"), metavar="FORM", help="cot, pot or hybrid")
+    evaluate.add_argument("--limit", type=count, metavar="N", help="ask only the first N questions of each task")
+    evaluate.add_argument("--model", help="a hub id or folder, instead of the targets")
     how = evaluate.add_mutually_exclusive_group()
     how.add_argument("--rescore", action="store_true", help="score existing answers again; generate nothing")
     how.add_argument("--dry-run", action="store_true", help="estimate the cost; start nothing")
-    how.add_argument("--export-lm-eval", action=Once, metavar="DIR", help="write tasks for lm-evaluation-harness")
+    how.add_argument("--export-lm-eval", metavar="DIR", help="write tasks for lm-evaluation-harness")
     evaluate.add_argument(
         "--compare",
-        action=Once,
         type=_names,
         default=[],
         metavar="NAMES",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from s2l_ray.cli.arguments import Commands, Once, budget
+from s2l_ray.cli.arguments import Commands, budget
 from s2l_ray.cli.completion import complete_subsets
 
 _ABOUT = """\
@@ -28,15 +28,11 @@ def add_to(commands: Commands) -> None:
         "overrides", nargs="*", metavar="section.field=value", help="settings of target, loggers, resources, estimates"
     )
     what = finetune.add_mutually_exclusive_group()
-    named = what.add_argument(
-        "--subset", action=Once, metavar="NAME", help="s2l-0.11, random-20000, ...; default: the run's first"
-    )
+    named = what.add_argument("--subset", metavar="NAME", help="s2l-0.11, random-20000, ...; default: the run's first")
     named.completer = complete_subsets
     what.add_argument("--full", action="store_true", help="the full data")
-    finetune.add_argument(
-        "--budget", action=Once, type=budget, help="instead of --subset: a count (20000) or a share (0.11, 11%%)"
-    )
-    finetune.add_argument("--selector", action=Once, metavar="NAME", help="with --budget; default: the run's first")
+    finetune.add_argument("--budget", type=budget, help="instead of --subset: a count (20000) or a share (0.11, 11%%)")
+    finetune.add_argument("--selector", metavar="NAME", help="with --budget; default: the run's first")
     finetune.set_defaults(call=_finetune)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from s2l_ray.cli.arguments import Commands, Once
+from s2l_ray.cli.arguments import Commands
 
 _ABOUT = """\
 Inspect your data with the same readers as a run, and write a short YAML
@@ -23,8 +23,8 @@ def add_to(commands: Commands) -> None:
         "init", help="inspect your data and write a configuration", description=_ABOUT, epilog=_EXAMPLES
     )
     init.add_argument("paths", metavar="PATH", nargs="+", help="files, folders, globs; local, s3://, gs://, abfs://")
-    init.add_argument("--out", action=Once, metavar="FILE", help="default: the data's name with .yaml; -: print it")
-    init.add_argument("--model", action=Once, metavar="NAME", help="the proxy; default EleutherAI/pythia-70m-deduped")
+    init.add_argument("--out", metavar="FILE", help="default: the data's name with .yaml; -: print it")
+    init.add_argument("--model", metavar="NAME", help="the proxy; default EleutherAI/pythia-70m-deduped")
     init.set_defaults(call=_init)
 
 

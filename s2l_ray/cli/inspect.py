@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from s2l_ray.cli.arguments import Commands, Once, add_json, count, print_json
+from s2l_ray.cli.arguments import Commands, add_json, count, print_json
 
 _ABOUT = """\
 Show the contents of a run, finished or not: its stages, clusters with their
@@ -18,14 +18,10 @@ def add_to(commands: Commands) -> None:
     inspect = commands.add_parser("inspect", help="show clusters, losses, examples, quarantine", description=_ABOUT)
     inspect.add_argument("run", metavar="RUN", help="the run's folder")
     which = inspect.add_mutually_exclusive_group()
-    which.add_argument(
-        "--clusters", action=Once, type=count, metavar="N", help="number of clusters to show (20); 0: all"
-    )
-    which.add_argument(
-        "--cluster", action=Once, type=count, metavar="K", help="show only this cluster, with more examples"
-    )
+    which.add_argument("--clusters", type=count, metavar="N", help="number of clusters to show (20); 0: all")
+    which.add_argument("--cluster", type=count, metavar="K", help="show only this cluster, with more examples")
     inspect.add_argument(
-        "--examples", action=Once, type=count, metavar="N", help="sample examples per cluster (1; with --cluster 10)"
+        "--examples", type=count, metavar="N", help="sample examples per cluster (1; with --cluster 10)"
     )
     inspect.add_argument("--source", default="", metavar="NAME", help="only examples of this source")
     inspect.add_argument("--by", default="", metavar="COLUMN", help="break losses and subsets down by this facet")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from s2l_ray.cli.arguments import Commands, Once
+from s2l_ray.cli.arguments import Commands
 from s2l_ray.cli.completion import complete_subsets, complete_targets
 
 _ABOUT = """\
@@ -27,14 +27,12 @@ def add_to(commands: Commands) -> None:
     push.add_argument("run", metavar="RUN", help="the run's folder")
     push.add_argument("repository", metavar="REPOSITORY", help="user/name or organisation/name")
     what = push.add_mutually_exclusive_group(required=True)
-    subset = what.add_argument("--subset", action=Once, metavar="NAME", help="a subset: s2l-0.11")
-    target = what.add_argument("--target", action=Once, metavar="NAME", help="a target, by what it was trained on")
+    subset = what.add_argument("--subset", metavar="NAME", help="a subset: s2l-0.11")
+    target = what.add_argument("--target", metavar="NAME", help="a target, by what it was trained on")
     subset.completer, target.completer = complete_subsets, complete_targets
     push.add_argument("--public", action="store_true", help="make a new repository public")
     push.add_argument("--dry-run", action="store_true", help="write the folder and push nothing")
-    push.add_argument(
-        "--out", action=Once, metavar="FOLDER", help="where --dry-run writes; default: the repository's name"
-    )
+    push.add_argument("--out", metavar="FOLDER", help="where --dry-run writes; default: the repository's name")
     push.set_defaults(call=_push)
 
 

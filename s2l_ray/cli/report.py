@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from s2l_ray.cli.arguments import Commands, Once, print_json
+from s2l_ray.cli.arguments import Commands, print_json
 
 _ABOUT = """\
 Write an HTML report of what was selected, why, and what it is worth. Every run
@@ -18,8 +18,8 @@ def add_to(commands: Commands) -> None:
     """Its arguments."""
     report = commands.add_parser("report", help="show what was selected and what it is worth", description=_ABOUT)
     report.add_argument("run", metavar="RUN", help="the run's folder; it may be unfinished")
-    report.add_argument("--out", action=Once, metavar="FILE", help="default: report/index.html in the run's folder")
-    report.add_argument("--by", action=Once, metavar="COLUMN", help="name clusters by this facet, or by source")
+    report.add_argument("--out", metavar="FILE", help="default: report/index.html in the run's folder")
+    report.add_argument("--by", metavar="COLUMN", help="name clusters by this facet, or by source")
     report.add_argument(
         "--compare",
         action="append",

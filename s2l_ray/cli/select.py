@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from s2l_ray.cli.arguments import Commands, Once, budget
+from s2l_ray.cli.arguments import Commands, budget, count
 from s2l_ray.errors import shown
 
 _ABOUT = """\
@@ -32,14 +32,14 @@ def add_to(commands: Commands) -> None:
         "overrides", nargs="*", metavar="selection.field=value", help="settings of the section selection"
     )
     size = select.add_mutually_exclusive_group(required=True)
-    size.add_argument("--budget", action=Once, type=budget, help="a count (20000) or a share (0.3, 30%%)")
-    size.add_argument("--subset", action=Once, metavar="NAME", help="selector and budget in one: s2l-0.3")
+    size.add_argument("--budget", type=budget, help="a count (20000) or a share (0.3, 30%%)")
+    size.add_argument("--subset", metavar="NAME", help="selector and budget in one: s2l-0.3")
     select.add_argument(
-        "--selector", action=Once, metavar="NAME", help="with --budget (see `s2l selectors`); default: the run's first"
+        "--selector", metavar="NAME", help="with --budget (see `s2l selectors`); default: the run's first"
     )
-    select.add_argument("--seed", action=Once, type=int, help="default: the run's")
+    select.add_argument("--seed", type=count, metavar="N", help="default: the run's")
     select.add_argument(
-        "--stratify", action=Once, nargs="?", const=True, type=_column, metavar="COLUMN",
+        "--stratify", nargs="?", const=True, type=_column, metavar="COLUMN",
         help="balance sources (or the values of a facet) first, then clusters",
     )  # fmt: skip
     select.set_defaults(call=_select)

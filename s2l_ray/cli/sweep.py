@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from s2l_ray.cli.arguments import Commands, Once
+from s2l_ray.cli.arguments import Commands, share
 from s2l_ray.cli.completion import complete_configs, complete_overrides
 
 _ABOUT = """\
@@ -35,7 +35,7 @@ def add_to(commands: Commands) -> None:
     config.completer, overrides.completer = complete_configs, complete_overrides
     sweep.add_argument("--find-smallest", action="store_true", help="find the smallest budget that is good enough")
     sweep.add_argument(
-        "--within", action=Once, type=float, metavar="SHARE", help="at most this much worse than the full data (0.01)"
+        "--within", type=share, metavar="SHARE", help="at most this much worse than the full data (0.01)"
     )
     sweep.add_argument("--dry-run", action="store_true", help="show the trials and their cost; start nothing")
     sweep.add_argument("--resume", action="store_true", help="only continue: CONFIG must be a run's folder")

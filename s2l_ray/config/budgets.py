@@ -32,7 +32,7 @@ def _plain(budget: Real) -> int | float:
 
 def check_budgets(where: str, budgets: list[int | float]) -> list[int | float]:
     """Raises ValueError, naming every budget that is neither a count nor a share, or is listed twice."""
-    wrong = [shown(b) for b in budgets if not _is_budget(b)]
+    wrong = [shown(b) for b in budgets if not is_budget(b)]
     if wrong:
         what = "budget" if len(wrong) == 1 else "budgets"
         verb = "is" if len(wrong) == 1 else "are"
@@ -44,7 +44,8 @@ def check_budgets(where: str, budgets: list[int | float]) -> list[int | float]:
     return budgets
 
 
-def _is_budget(budget: Any) -> bool:
+def is_budget(budget: int | float) -> bool:
+    """Whether the number is a count of examples (int) or a share of them (float)."""
     if isinstance(budget, float):
         return math.isfinite(budget) and 0 < budget <= 1
     return 0 < budget <= MAX_EXAMPLES

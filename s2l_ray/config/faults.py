@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args, get_origin
 
@@ -13,6 +12,7 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.section import Contradictions, above_limit
 from s2l_ray.errors import shown
 from s2l_ray.text.display import shorten
+from s2l_ray.text.nearest import nearest
 
 
 def explain(error: ValidationError, beside: Iterable[Sequence[Any]] = ()) -> list[str]:
@@ -42,8 +42,8 @@ def _lines_of(fault: Any) -> list[str]:
     at = where(place)
     if kind == "extra_forbidden":
         names = _field_names(place[:-1])
-        near = difflib.get_close_matches(str(place[-1])[:100], names, n=1, cutoff=0.5)
-        cure = f"did you mean {near[0]!r}?" if near else f"valid here: {', '.join(names)}"
+        near = nearest(str(place[-1]), names, 0.5)
+        cure = f"did you mean {near!r}?" if near else f"valid here: {', '.join(names)}"
         return [f"{at}: unknown key; {cure}"]
     if kind == "value_error":
         said = getattr(fault["ctx"]["error"], "found", [str(fault["ctx"]["error"])])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from s2l_ray.config.parse_yaml import MAX_BYTES, MAX_DEPTH, NotYaml, PlainCopy, 
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.targets import follow_selection, subset_names
 from s2l_ray.errors import UserError, listed, shown
+from s2l_ray.text.nearest import nearest
 from s2l_ray.text.redact import redact_text
 
 logger = logging.getLogger(__name__)
@@ -121,8 +121,8 @@ def _text_of(source: str) -> bytes:
                 return file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{shown(source)} cannot be read: {error.strerror or error}") from None
-    near = difflib.get_close_matches(source[:100], list_recipes(), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = nearest(source, list_recipes())
+    hint = f" Did you mean {near!r}?" if near else ""
     raise ConfigError(
         f"{shown(source)} is neither a file nor a recipe, so there is nothing to run.{hint} Recipes: {_recipes()}"
     )

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 _NAME = re.compile(r"(?P<selector>[a-z][a-z0-9_]*)(?P<mark>-stratified)?-(?P<budget>[0-9][0-9.]*(?:e-[0-9]+)?%?)")
+_NUMBER = re.compile(r"[-+]?[0-9]{1,30}(?:\.[0-9]{0,30})?(?:[eE][-+]?[0-9]{1,3})?", re.ASCII)
 _PERCENT = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,30})?%")
 
 
@@ -28,10 +29,9 @@ def parse_budget(text: str) -> int | float:
     text = text.strip()
     if _PERCENT.fullmatch(text):
         return float(Decimal(text[:-1]) / 100)  # 11 / 100 as people write it: 0.11
-    try:
-        return int(text)
-    except ValueError:
-        budget = float(text)
+    if not _NUMBER.fullmatch(text):  # Python's own numbers may have underscores, and digits of any script
+        raise ValueError(text)
+    budget = int(text) if text.lstrip("-+").isdigit() else float(text)
     if not math.isfinite(budget):
         raise ValueError(text)
     return budget

@@ -7,7 +7,6 @@ including workers on a cluster, through the entry-point group `s2l_ray.metrics`
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.metadata
 import math
@@ -20,6 +19,7 @@ import numpy as np
 from typing_extensions import Self
 
 from s2l_ray.errors import UserError, foreign_named, shown
+from s2l_ray.text.nearest import nearest
 
 ENTRY_POINTS = "s2l_ray.metrics"
 
@@ -243,8 +243,8 @@ def get_metric(name: str) -> Metric:
         return Metric(name, label, unit, more_is_better=True, detail=of_answers[0], is_share=is_share)
     known = _metrics()
     if name not in known:
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        near = nearest(str(name), known)
+        hint = f"did you mean {near!r}? " if near else ""
         raise MetricError(
             f"unknown metric {shown(name)}; known: {', '.join(known)}; {hint}Your own metrics must first be registered "
             "in this process (register_metric) or provided by an installed package"

@@ -6,7 +6,6 @@ A package provides selectors to every process, including workers on a cluster, t
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.metadata
 import re
@@ -34,6 +33,7 @@ from s2l_ray.selection.selectors.random import Random, RandomPerSource
 from s2l_ray.selection.selectors.rds_plus import RdsPlus
 from s2l_ray.selection.selectors.s2l import S2L
 from s2l_ray.selection.selectors.s2l_robust import RobustS2L
+from s2l_ray.text.nearest import nearest
 
 ENTRY_POINTS = "s2l_ray.selectors"
 
@@ -72,8 +72,8 @@ def get_selector(name: str) -> Selector:
     known = _selectors()
     if name in known:
         return known[name]
-    close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    near = nearest(str(name), known)
+    hint = f"; did you mean {near!r}?" if near else ""
     raise UnknownSelector(f"unknown selector {shown(name)}; known: {', '.join(sorted(known))}{hint}")
 
 

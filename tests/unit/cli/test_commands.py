@@ -110,12 +110,17 @@ def test_budgets_are_counts_shares_or_percentages(text, wanted):
     assert (budget(text), type(budget(text))) == (wanted, type(wanted))
 
 
-@pytest.mark.parametrize("text", ["a third", "30 %%", "%", "30%%", "nan", "inf", "", "1/3"])
+@pytest.mark.parametrize(
+    "text",
+    ["a third", "30 %%", "%", "30%%", "nan", "inf", "1/3", "1_000", "١", "0", "0%", "150%", "1.5", "-1", "1e3"],
+)
 def test_what_is_no_budget_is_refused_with_what_would_do(text, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["select", "x", "--budget", text])
     assert ended.value.code == 2
-    assert "give, for example, 20000, 0.3 or 30%" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{text!r} is neither a count" in told
+    assert "give, for example, 20000, 0.3 or 30%" in told
 
 
 def test_a_percentage_in_a_file_says_how_shares_are_written(tmp_path):
