@@ -1,4 +1,4 @@
-"""Configuration: reads a recipe or a YAML file and dotted overrides → gives one typed, validated, immutable tree."""
+"""Configuration: a recipe or a YAML file and dotted overrides → one typed, validated, immutable tree."""
 
 from s2l_ray.config.corpus import CorpusConfig, HuggingFaceSource, QuickstartSource, TemplateConfig
 from s2l_ray.config.evaluation import EvaluationConfig

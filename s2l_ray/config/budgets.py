@@ -10,13 +10,13 @@ from s2l_ray.config.section import refuse_repeated
 from s2l_ray.errors import listed, shown
 
 MAX_EXAMPLES = 10**12
-"""More examples than any corpus has."""
+"""Upper limit for a count, more examples than any corpus has."""
 
 
 def plain_budgets(budgets: Any) -> Any:
-    """For a validator that sees them before pydantic does, which takes numpy's 7 for 7.0, a share.
+    """Convert budgets to Python's int and float, before pydantic turns numpy's 7 into 7.0, a share.
 
-    Counts and shares stay apart, and have the same name wherever they come from.
+    This keeps counts and shares apart, and their names the same wherever they come from.
     """
     if not isinstance(budgets, list):
         return budgets

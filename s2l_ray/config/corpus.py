@@ -12,8 +12,8 @@ from s2l_ray.config.section import Location, Section, bounded, refuse_repeated
 
 MAX_ROW_BYTES = 16 * 2**20
 LATER_SETTINGS: dict[str, Any] = {"ignore_columns": [], "facets": None}
-"""Of the corpus, with what they were before they could be set: set so, they are in no stage's key, and earlier runs
-keep theirs."""
+"""Settings that were added later, with their previous fixed values: if they have these, they are in no stage's key, so
+that keys of earlier runs remain valid."""
 
 
 class HuggingFaceSource(Section):

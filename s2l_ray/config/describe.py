@@ -39,29 +39,29 @@ _SECTIONS = {
 
 @dataclass(frozen=True)
 class Described:
-    """A field, or a section."""
+    """Description of a field or a section."""
 
     path: str
-    """`selection.budgets`."""
+    """Dotted path, such as `selection.budgets`."""
     type: str
-    """`list of numbers`, `one of epochs, same_steps`, …; `section` for a section."""
+    """Type in words: `list of numbers`, `one of epochs, same_steps`, …; `section` for a section."""
     default: str
-    """As YAML; empty if the field is required, or for a section."""
+    """Default as YAML; empty for a section or a required field."""
     bounds: str
-    """`at least 1, at most 1,000`; may be empty."""
+    """Limits, such as `at least 1, at most 1,000`; may be empty."""
     text: str
-    """What it means, with its unit."""
+    """Meaning, with the unit."""
 
     def plain(self) -> dict[str, str]:
-        """For JSON."""
+        """The description as JSON data."""
         return dict(self.__dict__)
 
 
 def describe(path: str) -> list[Described]:
-    """The field at `path`; or the section there, followed by its fields. `""`: the whole configuration.
+    """Describe the field at `path`, or the section there, followed by its fields. `""`: the whole configuration.
 
     Raises:
-        UserError: there is none; names the nearest.
+        UserError: there is no such field; the message suggests the most similar one.
     """
     names = path.split(".") if path else []
     section = section_at(names)
@@ -142,7 +142,7 @@ _PLURALS = {"text": "texts", "whole number": "whole numbers", "number": "numbers
 
 
 def type_name(annotation: Any) -> str:
-    """A type in words."""
+    """Describe a type in words."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if annotation in _NAMES:
         return _NAMES[annotation]

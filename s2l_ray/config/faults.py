@@ -33,7 +33,7 @@ def explain(error: ValidationError, beside: Iterable[Sequence[Any]] = ()) -> lis
 
 
 def where(place: Iterable[Any]) -> str:
-    """`section.field`."""
+    """The place as `section.field`."""
     return shorten(".".join(shorten(str(name), 60) for name in place), 200)
 
 
@@ -58,7 +58,7 @@ def _lines_of(fault: Any) -> list[str]:
 
 
 def shown_bare(value: Any) -> str:
-    """As in YAML: text without its quotes."""
+    """The value as in YAML, which needs no quotes around text."""
     return shorten(value, 200) if isinstance(value, str) else shown(value)
 
 

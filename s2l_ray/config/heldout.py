@@ -24,7 +24,7 @@ class HeldOutConfig(Section):
     """Padded tokens evaluated at once."""
 
     def names(self, is_quickstart: bool) -> list[str]:
-        """Of all sets, in the order in which they are evaluated; the first decides."""
+        """Names of all sets, in the order in which they are evaluated; the first one decides."""
         return [*self.files, *([QUICKSTART_SET] if is_quickstart else []), *([SPLIT] if self.share else [])]
 
     @field_validator("files")

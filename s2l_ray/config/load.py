@@ -69,7 +69,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     if parsed and not faults and not any(path[:2] in (["target"], ["target", "subsets"]) for path, _ in parsed):
         _follow_selection(before, tree)
     faults += [f"{where(place)}: {said}" if place else said for place, said in wrong.items()]
-    if () not in wrong:  # else only a part of the values is there
+    if () not in wrong:  # otherwise only some of the values are known
         try:
             config = S2LConfig.model_validate(tree)
             if not faults:
@@ -80,7 +80,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
 
 def _parse_overrides(overrides: Sequence[str]) -> tuple[list[tuple[list[str], Any]], list[str]]:
-    """(paths and values, faults)"""
+    """Parse overrides → (paths and values, faults)."""
     parsed, faults = [], []
     for override in overrides:
         try:
@@ -93,7 +93,7 @@ def _parse_overrides(overrides: Sequence[str]) -> tuple[list[tuple[list[str], An
 def to_yaml(config: S2LConfig) -> str:
     """The resolved configuration as YAML that `load_config` reads back; credentials in URIs are left out.
 
-    Whoever reads a run must not get them; whoever repeats it has them in the environment.
+    People who can read a run must not get them; people who repeat it have them in the environment.
     """
     return yaml.safe_dump(config.stored(), sort_keys=False, allow_unicode=True)
 
@@ -137,7 +137,8 @@ def _parse_override(override: str) -> tuple[list[str], Any]:
     path = key.strip().split(".")
     if not equals or not all(path) or len(path) > MAX_DEPTH:
         raise ConfigError(f"override {shown(redact_text(override))} is not of the form section.field=value")
-    # A text field takes the text as it stands: no second round of quotes inside the shell's for `{findings}` or `1e4`.
+    # A text field takes the text verbatim, so that `{findings}` or `1e4` need no second pair of quotes inside the
+    # shell's.
     if is_text(path) and text.strip().lower() not in ("", "null", "~") and text.strip()[0] not in "'\"":
         return path, text
     try:
@@ -175,7 +176,11 @@ for _section in ("proxy", "target"):
 
 
 def _remove_replaced(tree: dict[str, Any], before: dict[str, Any], path: list[str], value: Any) -> None:
-    """Args: before: as the file left it, whatever other overrides have removed."""
+    """Remove settings of the file that an override replaces.
+
+    Args:
+        before: the configuration as in the file, before any override.
+    """
     chosen = ".".join(path[:2])
     if value is None or chosen not in _REPLACES:
         return
@@ -201,7 +206,7 @@ def _lost(parsed: list[tuple[list[str], Any]]) -> list[str]:
 
 
 def _follow_selection(before: dict[str, Any], tree: dict[str, Any]) -> None:
-    """The file's targets are named after its own selection: see `follow_selection`."""
+    """Adapt the file's `target.subsets`, which are named after its own selection; see `follow_selection`."""
     made = follow_selection(before, tree)
     if made is None:
         return

@@ -18,7 +18,7 @@ _MAX_PARTS, _MAX_SIZE = 10_000, 10**9
 
 
 def impossible_sizes(fields: Mapping[str, Any], at: str = "") -> Iterator[str]:
-    """What in a `transformers` config would use up this machine's memory as soon as it is read."""
+    """Yield values in a `transformers` config that would exhaust this machine's memory as soon as it is read."""
     for name, value in fields.items():
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, dict):
@@ -43,7 +43,7 @@ class TrainTokenizerConfig(Section):
 
 class TrainedModelConfig(Section):
     section: ClassVar[str]
-    """Its name in the configuration, for messages."""
+    """Name of the section, for messages."""
 
     model: OptionalLocation = None
     """Any Hugging Face causal language model: hub id (`EleutherAI/pythia-70m-deduped`) or local folder."""

@@ -1,4 +1,4 @@
-"""YAML text → plain data, within limits: a small file must not become gigabytes, nor a deep one a crash."""
+"""Parses YAML text into plain data, within limits: a small file must not expand to gigabytes, nor a deep one crash."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
         self._depth = self._nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Raises NotYaml beyond the limits, before Python's recursion ends."""
+        """Compose a node. Raises NotYaml beyond the limits, before Python's recursion limit is reached."""
         self._depth += 1
         self._nodes += 1
         if self._depth > MAX_DEPTH:
@@ -67,7 +67,8 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-# YAML 1.1, which PyYAML speaks, wants a dot in every float; 1.2 does not: https://yaml.org/spec/1.2.2/#10214-floating-point
+# YAML 1.1, which PyYAML implements, requires a dot in every float; 1.2 does not:
+# https://yaml.org/spec/1.2.2/#10214-floating-point
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -89,7 +90,7 @@ def parse_yaml(text: bytes | str) -> Any:
         raise
     except yaml.YAMLError as error:
         raise NotYaml(shorten(str(error), 600)) from None
-    except Exception as error:  # whatever `!!int x`, `!!timestamp x` and their like raise
+    except Exception as error:  # `!!int x`, `!!timestamp x` and the like raise various errors
         raise NotYaml(f"a value is not what its tag or form says ({first_line(error)})") from None
     finally:
         if loader is not None:
@@ -100,9 +101,9 @@ class PlainCopy:
     """A copy of nested data that holds only what YAML and JSON have in common; `faults` says what was left out."""
 
     def __init__(self, source: Any, at: Place = ()) -> None:
-        """`at`: where it belongs."""
+        """Args: at: place of the data in the whole configuration."""
         self.faults: dict[Place, str] = {}
-        """What is wrong, by place."""
+        """Place → what is wrong there."""
         self._nodes = 0
         self.data = self._copy(source, at)
 

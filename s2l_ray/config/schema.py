@@ -1,4 +1,4 @@
-"""The typed tree: a docstring and a unit for every field; contradictions are refused here, before Ray starts."""
+"""The typed tree, with a docstring and unit for every field; contradictions are refused here, before Ray starts."""
 
 from __future__ import annotations
 

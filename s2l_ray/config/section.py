@@ -131,7 +131,7 @@ def _kinds_of(section: type[Section], name: str) -> frozenset[Any]:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """What is not a list or mapping, within at most two of them."""
+    """Yield the values that are neither list nor mapping, within at most two levels of these."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else None
     if inner is None:
         yield value

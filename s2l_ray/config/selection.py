@@ -34,7 +34,7 @@ EMBEDDINGS = ("embedding", "prompt_embedding", "position_weighted_embedding")
 PASSES = (*EMBEDDINGS, LOSS_UNCONDITIONAL)
 """Columns computed only where a selector asks for them: each takes a pass over the corpus with a snapshot's weights."""
 FACET = "facet:"
-"""Before the name of a facet that is needed."""
+"""Prefix of needs that name a facet."""
 
 RULE_OF = {"max_rise_nats": "rise", "max_local_excess_nats": "local", "neighbours": "local"}
 """Setting of a guard → the rule that reads it."""
@@ -133,7 +133,7 @@ class SelectionConfig(Section):
         return names
 
     def shared(self) -> dict[str, Any]:
-        """What is set for all selectors, as their options name it."""
+        """The settings for all selectors, under the names of their options."""
         found = {
             "stratify": self.stratify or None, "allocation_exponent": self.allocation_exponent,
             "weights": self.weights, "weights_cap": self.weights_cap, "reference": self.reference.snapshot,
@@ -142,7 +142,7 @@ class SelectionConfig(Section):
         return {name: value for name, value in found.items() if value is not None}
 
     def options_of(self, selector: str) -> SelectorOptions:
-        """Typed; what is set for all, then what is set for this one."""
+        """The selector's typed options: settings for all selectors, overridden by those for this one."""
         from s2l_ray.selection.registry import resolve_options
 
         return resolve_options(selector, self.options.get(selector), self.shared())
@@ -154,7 +154,8 @@ class SelectionConfig(Section):
         return needs_of(selector, self.options_of(selector))
 
     def query_need(self, selector: str) -> str | None:
-        """The embedding by which the user's examples of the task are compared, `column@snapshot`; None: they are not.
+        """The embedding by which the selector compares the user's examples of the task, as `column@snapshot`; None if
+        it does not use them.
 
         Raises:
             UserError: the selector reads several embeddings, or none, to compare them with.
@@ -174,12 +175,13 @@ class SelectionConfig(Section):
         return found[0]
 
     def subset_name(self, selector: str, budget: int | float) -> str:
-        """`s2l-0.11`; 1 example and 1.0 of them all differ."""
+        """The subset's name, such as `s2l-0.11`; 1 example and 1.0, all of them, differ."""
         mark = "-stratified" if getattr(self.options_of(selector), "stratify", False) else ""
         return f"{selector}{mark}-{budget!r}"
 
     def settings_of(self, selector: str) -> dict[str, Any]:
-        """What the choice depends on beside inputs, budget and seed; what is left at its default is left out."""
+        """Settings that the selection depends on besides inputs, budget and seed; those at their defaults are left
+        out."""
         options = self.options_of(selector)
         settings: dict[str, Any] = {"stratify": getattr(options, "stratify", False)}
         if changed := options.model_dump(mode="json", exclude_defaults=True, exclude={"stratify"}):

@@ -1,1 +1,1 @@
-"""The stages, one folder each: `stage.py` (what it reads, which settings count) and the code that builds it."""
+"""The stages, one folder each: `stage.py` declares its inputs and relevant settings, the rest builds it."""

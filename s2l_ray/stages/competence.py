@@ -1,5 +1,4 @@
-"""What is known of the proxy's competence on held-out examples: whether it is looked at, and what its stages are
-called."""
+"""The proxy's competence on held-out examples: whether it is measured, and the names of the stages that measure it."""
 
 from __future__ import annotations
 
@@ -9,11 +8,11 @@ PREFIX = "heldout-scores@"
 
 
 def competence_name(step: int) -> str:
-    """`heldout-scores@40`."""
+    """The name of the signal for one step, such as `heldout-scores@40`."""
     return f"{PREFIX}{step}"
 
 
 def watches_competence(config: S2LConfig) -> bool:
-    """Whether a guard's blindness can be told: it is asked for, and something is held out."""
+    """Whether to check if the guards are blind: guards are configured and examples are held out."""
     names = [*config.selection.selectors, *config.sweep.selectors]
     return config.heldout.share > 0 and any(config.selection.options_of(name).guard.rules for name in names)

@@ -15,14 +15,14 @@ from s2l_ray.stages.layout import Layout
 
 @dataclass(frozen=True)
 class RunContext:
-    """Built once a command."""
+    """Everything that stages need to know about the current command; built once per command."""
 
     config: S2LConfig
-    """What this command asks for; the run's own configuration may hold more."""
+    """Configuration of this command; the run's own may contain more."""
     runner: StageRunner
     layout: Layout
     watcher: Watcher | None = None
-    """Of the target's training."""
+    """Observer of the target's training, if any."""
 
     @property
     def run(self) -> Run:
@@ -38,6 +38,6 @@ class RunContext:
 
     @property
     def parallelism(self) -> int:
-        """About how many one-CPU tasks run at once."""
-        # Whoever has a place: the number is the cluster's; of the k-means actor it is 1.
+        """About how many one-CPU tasks can run at once."""
+        # The same cluster-wide number in every placement, except that of the k-means actor, where it is 1.
         return max(placement.parallelism for placement in self.layout.placements.values())

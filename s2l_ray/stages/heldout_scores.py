@@ -1,7 +1,7 @@
-"""Scores of the held-out sets by a target and by the model that it began as.
+"""Scores the held-out sets with a target and with its initial model.
 
-The workers that train a target score both on their way, since starting workers takes longer than scoring does. Where
-the target is there already, or DeepSpeed holds what memory there is, they have workers of their own.
+The workers that train a target also do the scoring, since starting workers takes longer than scoring. If the target
+already exists, or DeepSpeed occupies the memory, separate workers do it.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     from s2l_ray.lm.heldout import HeldOutSets, ScoringJob  # import torch
 
 BEFORE, AFTER = "before", "after"
-"""Training: the model that it begins with, and the one that it exports."""
+"""The model before the training, and the one exported after it."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """All held-out sets by one model."""
+    """One model's scores on all held-out sets."""
 
     table: Any
     """Rows of evaluation.heldout.SCORE_SCHEMA."""
     device: str
     num_workers: float
-    """That were held for it alone."""
+    """Number of workers reserved for the scoring alone."""
     peak_memory_bytes: int | None
 
 
 def heldout_sets(config: S2LConfig, heldout: Stage) -> HeldOutSets:
-    """All sets of the stage."""
+    """All held-out sets of the stage."""
     from s2l_ray.lm.heldout import HeldOutSets
 
     names = tuple(HeldOutArtifact.of(heldout).names)
@@ -48,12 +48,12 @@ def heldout_sets(config: S2LConfig, heldout: Stage) -> HeldOutSets:
 
 
 class HeldOutScores:
-    """Of one target.
+    """The held-out scores for one target.
 
     Args:
-        name: what it is trained on.
-        tokens: its tokens, for their tokenizer.
-        has_before: whether somebody has scored the model that it begins with.
+        name: name of what the target is trained on.
+        tokens: the target's tokens, whose tokenizer is used.
+        has_before: whether the initial model has already been scored.
     """
 
     def __init__(
@@ -65,26 +65,26 @@ class HeldOutScores:
         self._model: Storage | None = None
 
     def beside_training(self, out: Storage) -> dict[str, ScoringJob]:
-        """What the workers may score that train the target in `out`, whole on each of them."""
+        """Scoring jobs for the workers that train the target in `out`; none if they do not each hold a whole model."""
         if self.context.layout.sharding_of(self.context.config).stage:
             return {}
         jobs = {} if self._has_before() else {BEFORE: self._job(None)}
         return jobs | {AFTER: self._job(out.sub("model"))}
 
     def accept(self, tables: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-        """What they have scored; it counts as a part of their training, like their memory."""
+        """Take over what the training workers scored; its cost and memory count as part of the training."""
         self._made |= {which: Scored(table, summary["device"], 0, None) for which, table in tables.items()}
 
     def trained(self, target: Stage) -> None:
-        """The target is complete, and can be scored by others."""
+        """Note that the target is complete, so that other workers can score it."""
         self._model = target.storage.sub("model")
 
     def take(self, which: str, out: Storage) -> Scored:
-        """The scores, made now if there are none.
+        """The scores, computed now if they do not exist yet.
 
         Args:
-            which: BEFORE or AFTER. Who asks for BEFORE will ask for AFTER too: both are made by the same workers.
-            out: folder of the stage that asks.
+            which: BEFORE or AFTER. For BEFORE, the same workers also compute AFTER, which will be needed next.
+            out: folder of the stage that needs the scores.
         """
         if which not in self._made:
             self._made |= self._score([which, AFTER] if which == BEFORE else [which], out)
@@ -113,7 +113,7 @@ class HeldOutScores:
         return self._score_in_shards(jobs, out) if is_sharded else self._score_set_by_set(jobs)
 
     def _score_set_by_set(self, jobs: dict[str, ScoringJob]) -> dict[str, Scored]:
-        """Each process holds a whole model: they need nothing of each other."""
+        """Score in independent processes, each with a whole model."""
         import pyarrow as pa
 
         from s2l_ray.execution.actor_pool import ActorPool

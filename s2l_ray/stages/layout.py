@@ -33,41 +33,41 @@ if TYPE_CHECKING:
 
 Role = Literal["proxy", "target", "evaluation"]
 _MEMORY_TO_FILL = 0.9
-"""Share of the machine's memory that trainings at once may take, by their estimates."""
+"""Share of the machine's memory that parallel trainings may use, according to their estimates."""
 
 
 @dataclass
 class Layout:
-    """Placements of the roles' workers; and how the target is sharded, as soon as that is known.
+    """Placements of the roles' workers, and the target's sharding as soon as it is known.
 
-    Of a cluster that grows some of it is known only once its nodes are up: `wait_for_capacity` and `sharding_of` find
-    it out.
+    On a cluster that grows, some of this is known only once its nodes are up; `wait_for_capacity` and `sharding_of`
+    determine it then.
     """
 
     resources: ResourcesConfig
     embedded: bool
-    """Ray was started for this command alone."""
+    """Whether Ray was started for this command alone."""
     placements: dict[str, Placement] = field(default_factory=dict)
-    """Of `proxy`, `target`, `evaluation` and `clusters`; empty where no Ray is needed."""
+    """Role (`proxy`, `target`, `evaluation`, `clusters`) → its placement; empty if no Ray is needed."""
     sharding: Sharding | None = None
-    """The target's."""
+    """The target's sharding; None: not known yet."""
     precisions: dict[str, Precision] = field(default_factory=dict)
-    """Section → what its model is computed in."""
+    """Section → the precision of its model."""
     crowded: bool = False
-    """Whoever laid this out starts no more trainings than have room, so none waits for its own."""
+    """Whether the caller itself starts only as many trainings as fit, so that none has to wait for resources."""
 
     def precision_of(self, model: TrainedModelConfig) -> Precision:
-        """What the section `proxy` or `target` is computed in."""
+        """The precision of the model of the section `proxy` or `target`."""
         return self.precisions[model.section]
 
     def wait_for_capacity(self, role: Role, say: Callable[[str], None]) -> None:
         """Return when there is room for the workers of `role`.
 
-        Nothing to wait for on a Ray of our own; a cluster that may grow is asked to.
+        On an embedded Ray there is nothing to wait for; a cluster that may grow is asked to.
 
         Raises:
-            CapacityTimeoutError: there was none for `resources.capacity_wait_s`.
-            PlacementError: the nodes that came cannot use their GPUs.
+            CapacityTimeoutError: there was no room within `resources.capacity_wait_s`.
+            PlacementError: the added nodes cannot use their GPUs.
         """
         resources, placement = self.resources, self.placements[role]
         if self.embedded:
@@ -80,7 +80,7 @@ class Layout:
             wait_for_free(placement, role, say, resources.capacity_wait_s)
 
     def _check_gpus(self, role: Role, say: Callable[[str], None]) -> None:
-        """Of nodes that came after the start: whether their torch can use the GPUs, and for the proxy their faiss."""
+        """Check nodes that were added later: can their torch use the GPUs and, for the proxy, their faiss?"""
         placement = self.placements[role]
         facts = _gpu_facts([placement], self.embedded)
         devices = choose_devices(self.resources.device, facts, True, with_kmeans=role == "proxy", laid_out=True)
@@ -90,10 +90,10 @@ class Layout:
             self.placements["clusters"] = _kmeans_placement(placement, devices.kmeans)
 
     def sharding_of(self, config: S2LConfig) -> Sharding:
-        """The target's sharding; its nodes are up.
+        """The target's sharding; its nodes must be up.
 
         Raises:
-            PlacementError: nobody can tell what memory they have.
+            PlacementError: the memory of its workers cannot be determined.
         """
         if self.sharding is None:
             self.sharding = shard_target(
@@ -107,8 +107,8 @@ class Layout:
         return self.sharding
 
     def targets_at_once(self, config: S2LConfig) -> int:
-        """How many targets of the run may train at once. More than one where Ray was started for this command, each
-        trains in one process on this machine's CPUs, and the machine has the cores and the memory for them."""
+        """How many targets of the run may train at once. More than one if Ray was started for this command, each target
+        is trained by one process on this machine's CPUs, and the machine has enough cores and memory."""
         if config.target is None or not self.embedded or len(config.target_subsets()) < 2:
             return 1
         from s2l_ray.execution.training_task import suffices
@@ -121,7 +121,7 @@ class Layout:
 
 
 def targets_by_cores(placements: Mapping[str, Placement], num_targets: int) -> int:
-    """How many of the targets may train at once on this machine, where each takes one process on CPUs."""
+    """How many targets this machine's cores allow to train at once, if each takes one process on CPUs; otherwise 1."""
     placement = placements["target"]
     if not placement.is_one_process_on_cpus:
         return 1
@@ -129,7 +129,7 @@ def targets_by_cores(placements: Mapping[str, Placement], num_targets: int) -> i
 
 
 def has_room_beside_proxy(placements: Mapping[str, Placement], at_once: int) -> bool:
-    """Whether a target may train beside the proxy, where `at_once` targets may train at once."""
+    """Whether a target may train at the same time as the proxy, given that `at_once` targets may train at once."""
     asked = sum(placements[role].cpus_per_worker for role in ("proxy", "target"))
     return at_once > 1 and placements["proxy"].num_workers == 1 and asked <= local_cores()
 
@@ -141,22 +141,22 @@ def lay_out(
     storage: Storage | None = None,
     roles: Sequence[Role] | None = None,
 ) -> Layout:
-    """Who gets what, before anything starts; Ray is connected.
+    """Place the workers of all roles before anything starts; Ray must be connected.
 
     Args:
-        with_kmeans: trajectories will be clustered.
-        storage: the run's folder, which keeps what `precision: auto` came to; None: it is not kept.
-        roles: who will need workers; None: everyone that the configuration has.
+        with_kmeans: whether trajectories will be clustered.
+        storage: the run's folder, which keeps the result of `precision: auto`; None: it is not kept.
+        roles: roles that will need workers; None: all roles in the configuration.
 
     Raises:
-        PlacementError, InsufficientMemoryError: it can never be had.
+        PlacementError, InsufficientMemoryError: the cluster can never provide what is requested.
     """
     resources, roles = config.resources, roles_of(config) if roles is None else roles
     embedded = is_embedded(resources)
     layout = Layout(resources, embedded)
     cores = local_cores() if embedded else None
     grown = growth() if resources.may_grow and not embedded and is_on_head() else None
-    if grown is None:  # nobody knows what may come
+    if grown is None:  # how far the cluster can grow is unknown
         wait_for_gpu(resources, say)
     nodes = node_resources()
     devices, gpu_facts = _devices(resources, roles, embedded, nodes, grown, with_kmeans)
@@ -166,7 +166,7 @@ def lay_out(
         layout.placements[role] = place(resources, nodes, cores, role, grown, devices.training)
     if not embedded:
         who = "; ".join(f"{name}: {placement.describe()}" for name, placement in layout.placements.items())
-        grows = "; what is missing is waited for (resources.may_grow)" if resources.may_grow else ""
+        grows = "; waits for missing resources (resources.may_grow)" if resources.may_grow else ""
         grows += f"; it can grow by {describe_nodes(grown.nodes)}" if grown else ""
         say(f"[cluster] {describe_nodes(nodes)}; {who}{grows}")
     if "proxy" in roles:
@@ -190,14 +190,14 @@ def precisions_of(
     storage: Storage | None,
     say: Callable[[str], None],
 ) -> dict[str, Precision]:
-    """Section → what its model is computed in; of those that have placements.
+    """Section → the precision of its model, for the sections that have placements.
 
     Args:
-        gpu_facts: nodes with GPUs that may get workers; empty: not up.
-        storage: the run's folder, which keeps it.
+        gpu_facts: nodes with GPUs that may get workers; empty if they are not up yet.
+        storage: the run's folder, which keeps the precisions.
 
     Raises:
-        PlacementError: bf16 is asked for where the processors have nothing for it.
+        PlacementError: bf16 is required, but the processors do not support it.
     """
     found: dict[str, Precision] = {}
     for model in (config.proxy, config.target):
@@ -215,21 +215,21 @@ def precisions_of(
 
 
 def _width(model: TrainedModelConfig) -> int:
-    """Hidden size, by the model's config alone."""
+    """The model's hidden size, from its config alone."""
     from s2l_ray.lm.load import load_model_config
 
     return int(getattr(load_model_config(model).get_text_config(), "hidden_size", None) or 0)
 
 
 def _cpu_facts(placement: Placement, embedded: bool) -> list[NodeFacts]:
-    """Of the living nodes that may get such workers."""
+    """Facts of the living nodes that may get such workers."""
     return [
         facts for _, facts in facts_of_nodes(lambda node: num_fitting_workers(node, placement.worker) > 0, embedded)
     ]
 
 
 def roles_of(config: S2LConfig) -> list[Role]:
-    """Who needs workers."""
+    """The roles that need workers."""
     roles: list[Role] = ["proxy"]
     roles += ["target"] if config.target is not None else []
     return roles + (["evaluation"] if config.evaluation is not None else [])
@@ -243,8 +243,8 @@ def _devices(
     grown: Growth | None,
     with_kmeans: bool,
 ) -> tuple[Devices, list[NodeFacts]]:
-    """What `resources.device` comes to on the nodes that are up, and what is known of those with GPUs; of nodes to come
-    nobody knows what they can do."""
+    """Resolve `resources.device` for the nodes that are up → (devices, facts of the nodes with GPUs); the abilities of
+    nodes still to be added are unknown."""
     has_gpus = total(nodes, "GPU") >= 1
     to_come = grown is not None and total(grown.nodes, "GPU") >= 1
     if resources.device == "cpu" or not has_gpus:
@@ -256,7 +256,7 @@ def _devices(
 
 
 def _gpu_facts(placements: Sequence[Placement], embedded: bool) -> list[NodeFacts]:
-    """Of the living nodes with GPUs that may get such workers; of all with GPUs where none may."""
+    """Facts of the living nodes with GPUs that may get such workers, or of all nodes with GPUs if none of them may."""
     workers = [placement.worker for placement in placements if placement.device == "gpu"]
     found = facts_of_nodes(lambda node: node.get("GPU", 0) >= 1, embedded)
     wanted = [facts for node, facts in found if any(num_fitting_workers(node, worker) for worker in workers)]
@@ -264,10 +264,10 @@ def _gpu_facts(placements: Sequence[Placement], embedded: bool) -> list[NodeFact
 
 
 def _kmeans_placement(proxy: Placement, device: str, cores: int | None = None) -> Placement:
-    """Of the k-means actor: one GPU of the proxy's kind, or any node's CPUs.
+    """Placement of the k-means actor: one GPU of the proxy's kind, or any node's CPUs.
 
     Args:
-        cores: of this machine, when the cluster is an embedded one, which counts more.
+        cores: this machine's cores if Ray is embedded, which itself counts more CPUs.
     """
     from s2l_ray.selection.kmeans import MAX_THREADS
 
@@ -278,10 +278,10 @@ def _kmeans_placement(proxy: Placement, device: str, cores: int | None = None) -
 
 
 def shard_target(config: S2LConfig, placement: Placement, embedded: bool, precision: Precision) -> Sharding | None:
-    """The ZeRO stage, by what the workers' memory can hold; None: nobody knows that memory before their nodes are up.
+    """Choose the ZeRO stage that fits the workers' memory; None if that memory is unknown until their nodes are up.
 
     Raises:
-        InsufficientMemoryError: none fits.
+        InsufficientMemoryError: no stage fits.
     """
     from s2l_ray.lm.memory import ModelSizes, meta_model
     from s2l_ray.lm.sharding import WorkerMemory, choose_sharding
@@ -299,7 +299,8 @@ def shard_target(config: S2LConfig, placement: Placement, embedded: bool, precis
         memory = WorkerMemory(device, host if on_gpu else None)
         return choose_sharding(sizes, target, workers, precision, on_gpu, memory)
 
-    # The fewest hold the largest shards each; as many as a node takes have the smallest share of its memory.
+    # With the fewest workers, each holds the largest shard; with a full node, each has the smallest share of its
+    # memory.
     crowd = min(placement.num_workers, max(kind.most_workers for kind in kinds))
     fleets = sorted({placement.fewest_workers, max(placement.fewest_workers, crowd)})
     chosen = {workers: choose(workers, target) for workers in fleets}

@@ -1,4 +1,4 @@
-"""The user's own examples of their task (`selection.query`): which files they are, and what they are known by."""
+"""The user's own examples of their task (`selection.query`): the files and their fingerprint."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ WHERE = "selection.query.paths"
 
 
 class QueryError(UserError):
-    """The examples of the task cannot be used; says why."""
+    """The examples of the task cannot be used; the message says why."""
 
 
 def query_units(config: S2LConfig) -> list[ReadUnit]:
-    """The files.
+    """The units to read from the files.
 
     Raises:
-        SourceError: one is missing.
+        SourceError: a file is missing.
     """
     return plan_files(config.selection.query.paths, 2**40, WHERE, config.run_uri)
 
@@ -31,12 +31,12 @@ def query_content(config: S2LConfig) -> str:
 
 
 def check_query_files(config: S2LConfig) -> None:
-    """Look at the first rows, before hours of training.
+    """Check the first rows, before hours of training.
 
     Raises:
-        SourceError, QueryError: a file is missing, or holds nothing that can be used.
+        SourceError, QueryError: a file is missing, or contains nothing usable.
     """
     if not config.selection.query.paths:
         return
-    with foreign_named(QueryError, f"{WHERE} cannot be used", "Check the files, or give others"):
+    with foreign_named(QueryError, f"{WHERE} cannot be used", "Check the files, or name others"):
         user_files.format_of(WHERE, query_units(config), config.corpus, QueryError)

@@ -1,4 +1,4 @@
-"""The reference of a selection: whose signals at one snapshot selectors read, and what their stages are called."""
+"""The reference of a selection: the model and snapshot whose signals selectors read, and the names of their stages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from s2l_ray.selection.signals import (
 from s2l_ray.stages.query_files import query_content
 
 SCORES = "scores"
-"""Column of a pass that computes all that scoring writes at a snapshot: the loss and SCALARS."""
+"""Column of a pass that computes everything that scoring writes at a snapshot: the loss and SCALARS."""
 
 
 def early_step(early_share: float, total_steps: int) -> int:
@@ -39,8 +39,8 @@ def early_step(early_share: float, total_steps: int) -> int:
 
 
 def asked_selections(config: S2LConfig) -> Iterator[tuple[str, SelectionConfig]]:
-    """(selector, the section `selection` for it alone) of all that the run or its sweep asks for: with the section's
-    own settings, and with the values that the sweep tries of them. Of a range nobody knows what will be drawn."""
+    """Yield (selector, the section `selection` for it alone) for everything that the run or its sweep selects: with the
+    section's own settings, and with the values that the sweep tries. Values drawn from ranges are not known yet."""
     tried = {path: values for path, values in config.sweep.parameters.items()
              if path.startswith("selection.") and isinstance(values, list)}  # fmt: skip
     known = {selector.name for selector in list_selectors()}
@@ -58,11 +58,11 @@ def asked_selections(config: S2LConfig) -> Iterator[tuple[str, SelectionConfig]]
             try:
                 yield name, SelectionConfig.model_validate(for_selector(tree["selection"], name))
             except (UserError, ValidationError):
-                continue  # the trial that it would be is refused by itself
+                continue  # the corresponding trial is refused on its own
 
 
 def early_steps(config: S2LConfig, total_steps: int) -> list[int]:
-    """Optimiser steps of the target on everything at which selectors look at it, before its end."""
+    """Optimiser steps, before the end of the training on everything, at which selectors need the target's weights."""
     shares = {
         asked.reference.early_share
         for name, asked in asked_selections(config)
@@ -73,7 +73,7 @@ def early_steps(config: S2LConfig, total_steps: int) -> list[int]:
 
 
 def passes_of(config: S2LConfig, selectors: list[str]) -> list[str]:
-    """The needs of these selectors that take a pass, `column@snapshot`."""
+    """The needs of these selectors that take an extra pass, as `column@snapshot`."""
     needs = {need for name in selectors for need in config.selection.needs_of(name)}
     if config.selection.reference.model == "proxy":
         return sorted(need for need in needs if need.partition("@")[0] in PASSES)
@@ -81,19 +81,20 @@ def passes_of(config: S2LConfig, selectors: list[str]) -> list[str]:
 
 
 def column_of_pass(config: S2LConfig, need: str) -> str:
-    """The proxy has the scores of all snapshots; the target's take a pass, all of one snapshot together."""
+    """The column that a pass for this need computes: for the target, one pass computes all scores of a snapshot, which
+    the proxy already has."""
     column = need.partition("@")[0]
     scored = config.selection.reference.model == "target" and column in (LOSS, *SCALARS)
     return SCORES if scored else column
 
 
 def reference_stage(config: S2LConfig, run: Run) -> Stage | None:
-    """The stage whose weights are the reference; None: there is no such target yet."""
+    """The stage whose weights are the reference; None if that target does not exist yet."""
     return run.stage("proxy") if config.selection.reference.model == "proxy" else run.stages.get(SCORING_TARGET)
 
 
 def reference_steps(config: S2LConfig, stage: Stage) -> list[int]:
-    """Optimiser steps of the snapshots, ascending. Of a target: before fine-tuning, early, and as it was exported."""
+    """Optimiser steps of the snapshots, ascending; for a target: before fine-tuning, early, and as exported."""
     if config.selection.reference.model == "proxy":
         return [one["step"] for one in ProxyArtifact.of(stage).snapshots]
     last = int(TargetArtifact.of(stage).summary["exported_step"])
@@ -102,7 +103,7 @@ def reference_steps(config: S2LConfig, stage: Stage) -> list[int]:
 
 
 def reference_step(config: S2LConfig, stage: Stage, snapshot: str) -> int | None:
-    """The step of a snapshot by its name; None: it was not recorded."""
+    """The step of the snapshot with this name; None if it was not recorded."""
     steps, share = reference_steps(config, stage), config.selection.reference.early_share
     if config.selection.reference.model == "target" and snapshot == "early":
         return steps[-2] if len(steps) > 2 else steps[-1] if share else 0
@@ -111,10 +112,10 @@ def reference_step(config: S2LConfig, stage: Stage, snapshot: str) -> int | None
 
 
 def signal_stage_name(config: S2LConfig, run: Run, need: str) -> str:
-    """What the stage is called that computed a need with a pass of its own; "" where it cannot be there.
+    """The name of the stage that computed a need with an extra pass; "" if there cannot be one.
 
-    `signals/embedding@40`; of a target `signals/target-1a2b3c4d-scores@600`; of the user's examples of the task
-    `signals/query-1a2b3c4d-…`, for the need `query_embeddings:position_weighted_embedding@late`.
+    For example `signals/embedding@40`; for a target `signals/target-1a2b3c4d-scores@600`; for the user's examples of
+    the task `signals/query-1a2b3c4d-…`, with the need `query_embeddings:position_weighted_embedding@late`.
     """
     of_query = need.startswith(f"{QUERY}:")
     need = need.removeprefix(f"{QUERY}:")

@@ -1,4 +1,4 @@
-"""The tokenizer that is stored with tokens: opened, and known by its content."""
+"""Opens the tokenizer stored with tokens, and computes its fingerprint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from s2l_ray.storage.scratch import scratch_folder
 
 
 def open_tokenizer(tokens: Stage) -> Any:
-    """The tokenizer stored with the tokens: the files of the manifest, not what else may lie there."""
+    """Load the tokenizer stored with the tokens, from the manifest's files only."""
     from transformers import AutoTokenizer
 
     with scratch_folder() as local:
@@ -24,6 +24,6 @@ def open_tokenizer(tokens: Stage) -> Any:
 
 
 def tokenizer_fingerprint(tokens: Stage) -> str:
-    """Of the tokenizer stored with the tokens."""
+    """Fingerprint of the tokenizer stored with the tokens."""
     names = [o.name for o in tokens.manifest.outputs if o.name.startswith("tokenizer/")]
     return tokenizer_digest((name, tokens.storage.read_bytes(name)) for name in names)

@@ -1,5 +1,4 @@
-"""What the proxy's and the target's trainings have in common: the settings that their numbers depend on, and what is
-looked at before they start."""
+"""Shared by the trainings of proxy and target: the settings that affect their results, and checks before they start."""
 
 from __future__ import annotations
 
@@ -16,9 +15,9 @@ _KEY_EXCLUDES = {"log_every_steps", "checkpoint_every_steps", "compile", "seed",
 
 
 def training_settings(model: TrainedModelConfig, precision: str, seed: int) -> dict[str, Any]:
-    """What a training's numbers depend on.
+    """The settings that a training's results depend on.
 
-    What changes none stays out: a run may be resumed on other machines, with another number of workers.
+    Other settings are left out, so that a run can be resumed on other machines or with another number of workers.
     """
     return model.stored(exclude=_KEY_EXCLUDES) | {"precision": precision, "seed": seed}
 
@@ -26,12 +25,13 @@ def training_settings(model: TrainedModelConfig, precision: str, seed: int) -> d
 def check_before_training(
     model: TrainedModelConfig, tokenizer: Any, tokens: Stage, heldout: Stage | None = None
 ) -> list[str]:
-    """Refuse, on the driver, a model that lacks an embedding for one of the ids that it would be given.
+    """Refuse, on the driver, a model without an embedding for one of the token ids in its training data.
 
-    Returns what people should know of the model.
+    Returns:
+        Notes on the model for the user.
 
     Raises:
-        ModelError: names the token.
+        ModelError: an embedding is missing; the message names the token.
     """
     from s2l_ray.lm.checks import about_experts
     from s2l_ray.lm.load import load_model_config
@@ -39,7 +39,7 @@ def check_before_training(
 
     model_config = load_model_config(model, tokenizer=tokenizer)
     known = TokensArtifact.of(tokens).max_token_id
-    if known is None:  # of an earlier version
+    if known is None:  # written by an earlier version
         names = [f"parts/{part_name(part)}" for part, _ in part_rows(tokens)]
         known = _largest_id(tokens.storage, names)
     check_token_ids(known, model_config, tokenizer, model, "texts of the corpus use")

@@ -25,39 +25,40 @@ _VERDICTS = ("correct", "correct_published", "first")
 _SUMMARIES = (*ROUGE_TYPES, "bertscore")
 _FOLDER = "evaluation"
 _JUDGING = ("seed", "confidence")
-"""Settings of an evaluation in which seeds of one model may differ."""
+"""Settings of an evaluation that may differ between the seeds of one model."""
 
 
 @dataclass
 class Answers:
-    """One model's answers to one task: S training seeds, and the N questions that all of them were asked."""
+    """One model's answers to one task, for S training seeds and the N questions that all of them were asked."""
 
     model: str
     task: str
     evaluations: dict[int, Evaluation]
     """Training seed → verdicts; the first is that of the run's own target."""
     ids: list[bytes]
-    """(N,) sorted."""
+    """Ids of the N questions, sorted."""
     values: dict[str, Array]
-    """Metric → (S, N), or of BLEU (S, N, 10) n-gram counts."""
+    """Metric → (S, N) values; for BLEU, (S, N, 10) n-gram counts."""
     parts: dict[str, Array]
-    """clean, contaminated, normal, abnormal → (N,) bool; none that holds all or nothing."""
+    """`clean`, `contaminated`, `normal`, `abnormal` → (N,) bool; left out if all or none of the questions belong to
+    it."""
     groups: list[dict[str, str]]
-    """(N,)"""
+    """Column → value of each question, for the columns that the report splits by."""
 
     @cached_property
     def report(self) -> Mapping[str, Any]:
-        """Of the run's own target."""
+        """The report on the run's own target."""
         return next(iter(self.evaluations.values())).report
 
     @property
     def made(self) -> EvaluationArtifact:
-        """Likewise."""
+        """The artifact of the run's own target."""
         return EvaluationArtifact.of(next(iter(self.evaluations.values())))
 
     @property
     def is_judged(self) -> bool:
-        """Whether answers are right or wrong."""
+        """Whether the task's answers are judged right or wrong."""
         return "correct" in self.values
 
     @property
@@ -66,11 +67,11 @@ class Answers:
 
     @property
     def way(self) -> str:
-        """How the texts were generated: other ways give other texts, whatever the models are."""
+        """How the text was generated (engine, precision, device): another way gives other text, whatever the model."""
         return self.made.way
 
     def of(self, metric: str, ids: Sequence[bytes], seeds: Sequence[int]) -> Array:
-        """The metric's values of these questions and seeds alone."""
+        """The metric's values for these questions and seeds only."""
         place = {one: i for i, one in enumerate(self.ids)}
         rows = [self.seeds.index(seed) for seed in seeds]
         found: Array = self.values[metric][rows][:, [place[one] for one in ids]]
@@ -79,22 +80,22 @@ class Answers:
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """Two models' figures, paired by training seed and question."""
+    """A comparison of two models, paired by training seed and question."""
 
     told: SeedsComparison
     num_questions: int
 
 
 def common_seeds(found: Sequence[Answers]) -> list[int]:
-    """Training seeds that all have."""
+    """Training seeds that all of them have."""
     return [seed for seed in found[0].seeds if all(seed in one.seeds for one in found)]
 
 
 def compare_seeds(
     tasks: Mapping[str, tuple[Answers, Answers]], metric: str, rng: np.random.Generator, resamples: int, level: float
 ) -> OverSeeds | None:
-    """First minus second of the mean over the tasks, by a bootstrap that draws seeds, then questions; None where they
-    have fewer than two seeds, or no question, in common."""
+    """Compare the means over the tasks, first minus second, by a bootstrap that draws seeds, then questions; None if
+    the models have fewer than two seeds, or no question of a task, in common."""
     common = common_seeds([one for both in tasks.values() for one in both])
     ids = {task: sorted(set(one.ids) & set(other.ids)) for task, (one, other) in tasks.items()}
     if len(common) < 2 or not all(ids.values()):
@@ -105,12 +106,12 @@ def compare_seeds(
 
 
 def statistic_of(metric: str) -> Any:
-    """What is made of sums over questions; None: their mean."""
+    """The function that turns sums over questions into the metric; None for their mean."""
     return bleu if metric == "bleu" else None
 
 
 def read_answers(run: Run, labels: Collection[str] | None = None) -> list[Answers]:
-    """Answers of all of the run's models and tasks, or of these models.
+    """Read the answers of all of the run's models and tasks, or only those of the models in `labels`.
 
     Raises:
         DamagedFile, MissingFile: an artifact is damaged or missing.
@@ -123,7 +124,8 @@ def read_answers(run: Run, labels: Collection[str] | None = None) -> list[Answer
 
 
 def _all_evaluations(run: Run) -> list[Evaluation]:
-    """Those of other seeds of the run's targets too; what is damaged is left out, which the run's index says."""
+    """All evaluations in the run's folder, including those of other seeds of its targets; damaged ones are left out,
+    since the run's index reports them."""
     found = []
     for name in run.storage.folders(_FOLDER):
         folder = run.storage.sub(_FOLDER, name)
@@ -140,7 +142,7 @@ def _by_seed(targets: Mapping[int, Stage], own: Evaluation, every: Sequence[Eval
     """Training seed → evaluation: the run's own first, then those of the target's other seeds that were judged alike.
 
     Args:
-        targets: seed → target, the run's own first; none of a model that was not trained here, whose seed is 0.
+        targets: seed → target, the run's own first; empty for a model that was not trained here, whose seed is 0.
     """
     first, *others = [*targets] or [0]
     seeds = {targets[seed].content: seed for seed in others}
@@ -153,7 +155,7 @@ def _by_seed(targets: Mapping[int, Stage], own: Evaluation, every: Sequence[Eval
 
 
 def _is_judged_alike(one: Evaluation, own: Evaluation) -> bool:
-    """The same task, rules, form and questions, by the same engine."""
+    """Whether both evaluations have the same task, rules, form, questions and engine."""
     made = [EvaluationArtifact.of(stage) for stage in (one, own)]
     ways = [(m.task, m.form, m.way) for m in made]
     read = [[stage.manifest.inputs.get(name) for name in ("questions", "corpus")] for stage in (one, own)]

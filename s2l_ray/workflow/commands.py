@@ -1,4 +1,4 @@
-"""The library's commands: a whole run, another subset, another target. All of them resume where they stopped."""
+"""The library's commands: a complete run, another subset, another target. All of them resume where they stopped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from s2l_ray.workflow.preflight import preflight, without_evaluation
 _FINETUNE_SECTIONS = ("target", "loggers", "resources", "estimates")
 
 _WAIT_FOR_OTHERS_S = 600.0
-"""Seconds that `select` and `finetune` wait for other commands on the run, of which several may start at once."""
+"""Seconds that `select` and `finetune` wait for other commands on the run, since several may be started at once."""
 
 
 def run(
@@ -34,7 +34,7 @@ def run(
     select_only: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Run a configuration: build every stage that is not yet complete.
+    """Run a configuration: build all stages that are not complete yet.
 
     Args:
         config: a recipe's name, a YAML file, a mapping, or the typed tree.
@@ -65,7 +65,7 @@ def run(
     check_corpus_files(wanted)
     opened = Run(wanted, Storage.open(resolved.run_uri))
     with open_runner(opened, progress, RayMetrics(wanted.name)) as runner:
-        opened.begin(resolved)  # what is stored has the target and its evaluation
+        opened.begin(resolved)  # the stored configuration includes the target and its evaluation
         with ray_session(resolved.resources):
             layout = lay_out(wanted, runner.progress.say, storage=opened.storage)
             run_stages(RunContext(wanted, runner, layout), select_only)
@@ -83,7 +83,7 @@ def select(
     *,
     progress: Progress | None = None,
 ) -> Stage:
-    """Choose another subset from a finished run, without training anything or starting Ray.
+    """Select another subset from a finished run, without training anything or starting Ray.
 
     Args:
         budget: number of examples (int) or share (float in (0, 1]).
@@ -108,7 +108,7 @@ def select(
         before = dict(opened.stages)
         stage = subset_stage(config, opened, runner, selector, config.selection.budgets[0])
         if stage.name in before and before[stage.name].folder != stage.folder:
-            opened.find_stages()  # of two of that name, one is the run's
+            opened.find_stages()  # if two subsets have that name, one of them is the run's
     return stage
 
 
@@ -125,8 +125,8 @@ def finetune(
     for test questions, use `evaluate`.
 
     Args:
-        subset: `full`, or a subset's name (`s2l-0.11`), chosen now if it does not exist; None: the subset of
-        `selector` and `budget`.
+        subset: `full`, or a subset's name (`s2l-0.11`), which is selected now if it does not exist; None: the subset
+        given by `selector` and `budget`.
         overrides: `target.model=…`, and other settings of `target`, `heldout.files`, `loggers`, `resources` and
         `estimates`. Settings that affect the selection cannot be changed.
         budget, selector: None takes the run's first.
@@ -141,12 +141,12 @@ def finetune(
 
     if subset is not None and (budget is not None or selector is not None):
         raise ConfigError(
-            f"subset={subset!r} names what to fine-tune on, but budget={budget!r}, selector={selector!r} name "
-            "something else; give one or the other"
+            f"subset={subset!r} already names what to fine-tune on, but budget={budget!r}, selector={selector!r} are "
+            "given too; give one or the other"
         )
     _refuse_selecting(overrides)
     opened = open_run(run)
-    # Whichever subset: the target is the same.
+    # The target's configuration is the same for every subset.
     preflight(without_evaluation(_finetuning(opened.config, overrides, budget, selector)))
     metrics = RayMetrics(opened.config.name)
     with open_runner(opened, progress or Progress(), metrics, _WAIT_FOR_OTHERS_S) as runner:
@@ -156,7 +156,7 @@ def finetune(
             selector, budget, stratify = _named(opened, subset)
             subset = None
         config = _finetuning(opened.config, overrides, budget, selector, stratify)
-        opened.config = config  # the target's sections are this command's; the rest of the run stays
+        opened.config = config  # the target's sections come from this command, the others from the run
         with ray_session(config.resources):
             layout = lay_out(without_evaluation(config), runner.progress.say, with_kmeans=False, storage=opened.storage)
             if subset is None:
@@ -167,7 +167,7 @@ def finetune(
 
 
 def open_run(run: Run | str) -> Run:
-    """Its configuration alone: what belongs to it is found once the lock is held."""
+    """Open a run with its configuration only; its artifacts are found once the lock is held."""
     if isinstance(run, Run):
         return run
     storage = Storage.open(run)
@@ -175,10 +175,10 @@ def open_run(run: Run | str) -> Run:
 
 
 def find_selection(opened: Run, reread: bool) -> None:
-    """What others have made of the run until now; hold the lock.
+    """Find the run's artifacts, including those that others have built by now; the caller holds its lock.
 
     Args:
-        reread: take the stored configuration; else the one that the caller has.
+        reread: use the stored configuration instead of the one that the caller has.
 
     Raises:
         RunError: the selection is not complete.
@@ -200,14 +200,15 @@ def _selecting(
     stratify: bool | str | None = None,
     overrides: Sequence[str] = (),
 ) -> S2LConfig:
-    """The run's configuration with one subset, validated again, so that a wrong budget is refused as in a file."""
+    """The run's configuration with this one subset, validated again, so that an invalid budget is refused as in a
+    file."""
     tree = config.model_dump(mode="json")
     if tree["target"] is None:
-        del tree["target"]  # so that an override may begin one
+        del tree["target"]  # so that an override can add the section
     else:
-        tree["target"]["subsets"] = []  # they are named after the run's own selection
+        tree["target"]["subsets"] = []  # their names refer to the run's own selection
     changes = {"budgets": [budget], "seed": seed, "stratify": stratify}
-    tree["selection"] = for_selector(tree["selection"], selector)  # the run's own is for the selectors that take it
+    tree["selection"] = for_selector(tree["selection"], selector)  # drop settings of the run's own selectors
     tree["selection"] |= {name: value for name, value in changes.items() if value is not None}
     return load_config(tree, overrides)
 
@@ -229,47 +230,48 @@ def _finetuning(
 
 
 def stratify_of(config: S2LConfig, name: SubsetName) -> bool | str:
-    """What `selection.stratify` is for the subset of this name: of a column only the run knows which."""
+    """The value of `selection.stratify` for a subset with this name; if it is a column, only the configuration knows
+    which."""
     return (config.selection.stratify or True) if name.stratified else False
 
 
 def _named(opened: Run, subset: str) -> tuple[str, int | float, bool | str]:
-    """Selector, budget and stratify of a subset that is not there yet.
+    """Selector, budget and stratify of a subset that does not exist yet.
 
     Raises:
-        ConfigError: its name does not say them.
+        ConfigError: its name does not specify them.
     """
     name = parse_subset_name(subset)
     if name is None:
         known = ", ".join(opened.subsets) or "none"
         raise ConfigError(
-            f"{shown(subset)} is neither a subset of this run (available: {known}) nor a selector and a budget from "
-            "which one can be chosen; write for example random-0.3"
+            f"{shown(subset)} is neither a subset of this run (available: {known}) nor a selector with a budget, from "
+            "which one could be selected; write for example random-0.3"
         )
     return name.selector, name.budget, stratify_of(opened.config, name)
 
 
 def _refuse_other_sections(overrides: Sequence[str]) -> None:
-    """Raises ConfigError for overrides that `select` would not follow."""
+    """Raises ConfigError for overrides that `select` would ignore."""
     options = {"budgets": "--budget", "selectors": "--selector", "seed": "--seed"}
     for override in overrides:
         section, _, field = override.partition("=")[0].strip().partition(".")
         if section != "selection" or field in options:
-            cure = f"give {options[field]}" if section == "selection" else "for other settings use `s2l run`"
-            raise ConfigError(f"{override!r}: `s2l select` changes only how the section `selection` chooses; {cure}")
+            cure = f"use {options[field]}" if section == "selection" else "for other settings use `s2l run`"
+            raise ConfigError(f"{override!r}: `s2l select` changes only settings of the section `selection`; {cure}")
 
 
 def _refuse_selecting(overrides: Sequence[str]) -> None:
-    """Raises ConfigError for overrides that `finetune` would not follow."""
+    """Raises ConfigError for overrides that `finetune` would ignore."""
     for override in overrides:
         path = override.partition("=")[0].strip()
         if path.split(".")[0] not in _FINETUNE_SECTIONS and not path.startswith("heldout.files"):
             raise ConfigError(
-                f"{override!r}: the selection is finished, so `s2l finetune` changes only "
+                f"{override!r}: the selection is complete, so `s2l finetune` changes only "
                 f"{', '.join(_FINETUNE_SECTIONS)} and heldout.files; for other settings use `s2l run`"
             )
         if path == "target.subsets":
             raise ConfigError(
-                f"{override!r}: `s2l finetune` makes one target, so this would do nothing; say which with --subset or "
-                "--full, or make several with `s2l run`"
+                f"{override!r}: `s2l finetune` trains one target, so this would do nothing; name it with --subset or "
+                "--full, or train several with `s2l run`"
             )

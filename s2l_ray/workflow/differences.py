@@ -21,11 +21,11 @@ from s2l_ray.evaluation.summaries import ROUGE_TYPES, Measured, differences
 from s2l_ray.workflow.answers import COMPARED, Answers, compare_seeds, read_answers
 
 _Figures = tuple[list[float], dict[str, float]]
-"""A report's n-gram counts, and its other figures by name."""
+"""A summary's n-gram counts, and its other metrics by name."""
 
 
 def verdicts_of(evaluation: Evaluation) -> Verdicts:
-    """Of a task whose answers are right or wrong."""
+    """Read the verdicts of a task whose answers are judged right or wrong."""
     table = evaluation.storage.read_table("answers.parquet", ["question_id", "correct"])
     return Verdicts(table["question_id"].to_pylist(), np.array(table["correct"].to_pylist(), dtype=bool))
 
@@ -33,10 +33,10 @@ def verdicts_of(evaluation: Evaluation) -> Verdicts:
 def compare_evaluations(
     run: Run, config: S2LConfig, models: Sequence[str], across_engines: bool = False
 ) -> list[dict[str, Any]]:
-    """Every pair of these models, the earlier minus the later.
+    """Compare every pair of these models, the earlier one minus the later one.
 
     Raises:
-        EvaluationError: one was not evaluated, or what generated their texts differs.
+        EvaluationError: a model was not evaluated, or their text was generated in different ways.
     """
     if not models:
         return []
@@ -68,10 +68,11 @@ def compare_evaluations(
 def _over_seeds(
     first: Mapping[str, Answers], second: Mapping[str, Answers], seed: int, confidence: ConfidenceConfig
 ) -> dict[str, Any]:
-    """Of what both have answered with several training seeds; drawn as on the page.
+    """Compare the tasks that both models answered with several training seeds, with the same resamples as the report.
 
-    `tasks` are task → metric → the difference, of `correct` with Holm over the tasks; `average` is that of `correct`
-    over the tasks, where there are two or more.
+    Returns:
+        `tasks`: task → metric → the difference, for `correct` with Holm's correction over the tasks; `average`: the
+        difference of `correct` averaged over the tasks, if there are at least two.
     """
     tasks = {task: (one, second[task]) for task, one in first.items() if task in second}
 
@@ -95,23 +96,23 @@ def _over_seeds(
 
 
 def check_evaluated(models: Sequence[str], known: Collection[str]) -> None:
-    """Raises EvaluationError if a model of `models` is not among those that are evaluated."""
+    """Raises EvaluationError if one of `models` has not been evaluated."""
     if missing := [model for model in models if model not in known]:
         raise EvaluationError(
-            f"{', '.join(listed(missing))} was not evaluated, so nothing can be compared with it (evaluated: "
+            f"{', '.join(listed(missing))} has not been evaluated, so nothing can be compared with it (evaluated: "
             f"{', '.join(sorted(known)) or 'none'}); run `s2l evaluate` for it first"
         )
 
 
 def _evaluations_of(found: Mapping[tuple[str, str], Evaluation], model: str) -> dict[str, Evaluation]:
-    """By task."""
+    """Task → the model's evaluation."""
     return {task: one for (label, task), one in found.items() if label == model}
 
 
 def compare_summaries(
     first: Mapping[str, Evaluation], second: Mapping[str, Evaluation], seed: int, confidence: ConfidenceConfig
 ) -> dict[str, dict[str, Any]]:
-    """Task → metric → the difference on the reports that both were asked for, with its paired bootstrap interval."""
+    """Task → metric → the difference on the summaries that both were asked for, with its paired bootstrap interval."""
     out: dict[str, dict[str, Any]] = {}
     for task in [task for task in first if task in second and "bleu" in first[task].figures]:
         sides = [_measured(one) for one in (first[task], second[task])]
@@ -124,7 +125,7 @@ def compare_summaries(
 
 
 def _measured(evaluation: Evaluation) -> dict[bytes, _Figures]:
-    """Question → its n-gram counts, and its figures."""
+    """Question → the summary's n-gram counts and other metrics."""
     table = evaluation.answers()
     names = [name for name in (*ROUGE_TYPES, "bertscore") if name in table.column_names]
     rows = table.select(["question_id", "bleu_counts", *names]).to_pylist()
@@ -134,7 +135,7 @@ def _measured(evaluation: Evaluation) -> dict[bytes, _Figures]:
 def _names_of(
     sides: Sequence[Mapping[bytes, tuple[list[float], dict[str, float]]]], question: bytes
 ) -> tuple[str, ...]:
-    """What both were measured by."""
+    """Names of the metrics that both models have."""
     return tuple(name for name in sides[0][question][1] if name in sides[1][question][1])
 
 
@@ -146,7 +147,8 @@ def _stacked(rows: Sequence[_Figures], names: tuple[str, ...]) -> Measured:
 def _refuse_other_engines(
     first: str, second: str, both: Sequence[Mapping[str, Evaluation]], across_engines: bool
 ) -> None:
-    """Numbers of another engine, precision or kind of device give other texts, whatever the models are."""
+    """Refuse to compare text generated by different engines, precisions or devices, which differs whatever the
+    models."""
     for task in both[0].keys() & both[1].keys():
         made = [EvaluationArtifact.of(side[task]) for side in both]
         ways = [one.way for one in made]
@@ -158,6 +160,6 @@ def _refuse_other_engines(
             )
         if ways[0] != ways[1] and not across_engines:
             raise EvaluationError(
-                f"{first} answered {task} with {ways[0]}, {second} with {ways[1]}: part of their difference would be "
-                "due to that; generate both in the same way, or add --across-engines"
+                f"{first} answered {task} with {ways[0]}, {second} with {ways[1]}, so part of their difference would "
+                "be due to that; generate both in the same way, or add --across-engines"
             )

@@ -39,24 +39,24 @@ class DryRun:
     targets: list[TargetCost] = field(default_factory=list)
     target_lines: list[str] = field(default_factory=list)
     reference: TargetCost | None = None
-    """What scoring with the target costs, where it is the reference."""
+    """Cost of scoring with the target, if it is the reference."""
     at_once: int = 1
-    """Targets that train side by side."""
+    """Number of targets trained in parallel."""
     beside_proxy: bool = False
-    """The target on everything trains while the proxy does."""
+    """Whether the target on the full data is trained at the same time as the proxy."""
     notes: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
-    """Why the run would be refused, one message for each reason that was found; empty: it would start."""
+    """Why the run would be refused, one message per reason; empty if it would start."""
     complete: list[str] = field(default_factory=list)
-    """Stages that are in the run's folder already."""
+    """Stages that already exist in the run's folder."""
 
     @property
     def seconds(self) -> float | None:
-        """Of the whole run."""
+        """Estimated duration of the whole run (seconds); None if unknown."""
         selecting = self.estimate.seconds
         if selecting is None:
             return None
-        if self.reference is not None:  # of a target on everything that is wanted anyway, the reference is that one
+        if self.reference is not None:  # a target on everything, if requested, is the reference itself
             others = [cost.seconds for cost in self.targets if cost.name != FULL]
             return selecting + self.reference.seconds + sum(others)
         lanes = [selecting] * self.at_once
@@ -67,7 +67,7 @@ class DryRun:
         return max(lanes)
 
     def lines(self) -> list[str]:
-        """For people: what matters first."""
+        """The dry run as lines of text, what matters most first."""
         config, made = self.config, [*self.config.subset_budgets()]
         targets = config.target_subsets()
         examples, seconds = self.estimate.num_examples, self.seconds
@@ -82,10 +82,10 @@ class DryRun:
         lines.append(stages + ", ".join(f"subset/{name}" for name in made))
         if config.gradients is not None:
             passes = (
-                "two forward passes and a backward one" if config.gradients.kind == "lora" else "two forward passes"
+                "two forward passes and a backward pass" if config.gradients.kind == "lora" else "two forward passes"
             )
-            examples_asked = f"{config.gradients.num_examples:,} or more examples"
-            lines.append(f"              → gradient-check, of {examples_asked}: {passes} of them at each snapshot")
+            examples_asked = f"at least {config.gradients.num_examples:,} examples"
+            lines.append(f"              → gradient-check, on {examples_asked}: {passes} at each snapshot")
         if targets:
             lines.append("              → " + ", ".join(f"target/{name}" for name in targets))
         if targets and config.evaluation is not None:
@@ -97,11 +97,11 @@ class DryRun:
         return lines
 
     def differences(self) -> str:
-        """What the configuration sets differently from the defaults, as YAML that makes the same configuration."""
+        """The settings that differ from the defaults, as YAML that loads as the same configuration."""
         return yaml.safe_dump(self.config.stored(exclude_defaults=True), sort_keys=False, allow_unicode=True)
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """The dry run as JSON data."""
         apart = ("notes", "rendered_format")
         figures = {name: value for name, value in self.estimate.__dict__.items() if name not in apart}
         return {
@@ -120,10 +120,10 @@ class DryRun:
 
 
 def dry_run(config: S2LConfig) -> DryRun:
-    """Estimate, and ask everything that a run asks before it starts.
+    """Estimate a run, and perform all checks that it performs before it starts.
 
     Raises:
-        UserError: the corpus or the proxy cannot be estimated at all, and `estimates` does not say its size.
+        UserError: the size of the corpus or the proxy cannot be estimated, and `estimates` does not give it.
     """
     result = DryRun(config, estimate(config))
     with _collected(result):
@@ -155,17 +155,17 @@ def _checks(config: S2LConfig, made: Estimate) -> Iterator[Callable[[], object]]
 
 
 def _places(config: S2LConfig) -> dict[str, Placement]:
-    """Who gets what of this machine, where the run would embed a Ray.
+    """Place the workers on this machine, for a run that would start its own Ray.
 
     Raises:
-        PlacementError: the workers do not fit, and never would.
+        PlacementError: the workers do not fit.
     """
     import torch
 
     node: dict[str, float] = {"CPU": local_cores() + 2}  # as execution.session counts them
     if gpus := torch.cuda.device_count():
         node["GPU"] = gpus
-    # Accelerator types and resources of one's own are Ray's to find.
+    # Accelerator types and custom resources are only known to a running Ray.
     asked = {role: getattr(config.resources, role) for role in roles_of(config)}
     return {
         role: place(config.resources, [node], local_cores(), role)
@@ -175,7 +175,8 @@ def _places(config: S2LConfig) -> dict[str, Placement]:
 
 
 class _collected:
-    """Notes an error of ours instead of raising it: a hub that does not answer as a note, all else as a refusal."""
+    """Records this package's errors instead of raising them: an unreachable hub as a note, anything else as a
+    refusal."""
 
     def __init__(self, result: DryRun) -> None:
         self._result = result

@@ -1,4 +1,4 @@
-"""Estimates what a run will cost: rows, tokens, steps, FLOPs, disk, nodes. Starts nothing and loads no weights."""
+"""Estimates the cost of a run: rows, tokens, steps, FLOPs, time, disk, nodes. Starts nothing and loads no weights."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from s2l_ray.workflow.target_estimate import CorpusSize, training_overhead_s
 
 _SAMPLE_ROWS = 400
 _COUNTED_BYTES = 2 * 2**30
-"""Line-based files up to this size together are counted, larger ones extrapolated from their first rows."""
+"""Rows in line-based files are counted up to this total size; beyond it, they are extrapolated."""
 _RUN_OVERHEAD_S = 30.0
-"""Ray that starts, and the stages that read, tokenise and cluster a corpus of any size; measured on two cores."""
+"""Time to start Ray, and for stages that read, tokenise and cluster even the smallest corpus; measured on two cores."""
 
 
 @dataclass
@@ -76,14 +76,14 @@ class Estimate:
 
     @property
     def corpus(self) -> CorpusSize | None:
-        """None where the size of the corpus is not known."""
+        """Size of the corpus; None if it is unknown."""
         if self.num_examples is None or self.tokens_per_example is None:
             return None
         return CorpusSize(self.num_examples, self.tokens_per_example, self.response_share)
 
 
 def estimate(config: S2LConfig) -> Estimate:
-    """Measure what can be measured here, take `estimates.*` for the rest."""
+    """Estimate a run by measuring what can be measured here, and taking the rest from `estimates.*`."""
     result = Estimate()
     rows = _corpus(config, result)
     shape, tokenizer = _model(config, result, rows)
@@ -101,16 +101,16 @@ def estimate(config: S2LConfig) -> Estimate:
     result.training_flops = 3.0 * one_pass * result.steps / per_epoch
     scored, passes = config.trajectories.num_scored, passes_of(config, config.selection.selectors)
     if passes and config.selection.reference.model == "target":
-        result.notes.append(f"the selectors ask for {', '.join(passes)} of the target: one pass over the corpus each")
-        passes = []  # not the proxy's
+        result.notes.append(f"the selectors need {', '.join(passes)} from the target: one pass over the corpus each")
+        passes = []  # these are not the proxy's passes
     result.scoring_flops = float(one_pass) * (scored + len(passes))
     if passes:
-        result.notes.append(f"the selectors ask for {', '.join(passes)}: one pass over the corpus each")
+        result.notes.append(f"the selectors need {', '.join(passes)}: one pass over the corpus each")
     speed = config.estimates.device_tflops * 1e12 * (config.resources.proxy.workers or 1)
     result.seconds = (result.training_flops + result.scoring_flops) / speed
     result.seconds += _RUN_OVERHEAD_S + training_overhead_s(result.steps)
-    # Rows and tokens compressed, 44 bytes a score and 20 in the joined ones, two checkpoints of weights and both
-    # moments, the model.
+    # Compressed rows and tokens; 44 bytes per score, and 20 in the trajectories; two checkpoints with weights and both
+    # moments; the model.
     points = scored + (0 if config.trajectories.source == "snapshots" else result.steps // per_epoch)
     scores = 44.0 * n * points + (20.0 * points + 30) * n
     result.disk_bytes = n * length * 5 + scores + 28.0 * result.num_parameters
@@ -118,7 +118,7 @@ def estimate(config: S2LConfig) -> Estimate:
 
 
 def _corpus(config: S2LConfig, result: Estimate) -> list[dict[str, Any]]:
-    """Count the rows; the first ones as a sample."""
+    """Count the corpus's rows, and return the first ones as a sample."""
     corpus = config.corpus
     if corpus.quickstart is not None:
         from s2l_ray.data.quickstart import generate_corpus
@@ -128,7 +128,7 @@ def _corpus(config: S2LConfig, result: Estimate) -> list[dict[str, Any]]:
         return rows
     if corpus.huggingface is not None:
         result.num_examples = config.estimates.num_examples
-        result.notes.append(f"{corpus.huggingface.name} is not downloaded for a dry run; rows as in estimates.*")
+        result.notes.append(f"{corpus.huggingface.name} is not downloaded for a dry run; rows from estimates.*")
         return []
     try:
         units = plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=config.run_uri)
@@ -136,12 +136,12 @@ def _corpus(config: S2LConfig, result: Estimate) -> list[dict[str, Any]]:
         if config.estimates.num_examples is None:
             raise
         result.num_examples = config.estimates.num_examples
-        result.notes.append(f"{error}; rows as in estimates.*")
+        result.notes.append(f"{error}; the number of rows is from estimates.*")
         return []
     sample_format(units, corpus)
     result.num_examples, result.is_counted = _count_rows(units)
     if not result.is_counted:
-        result.notes.append("rows are extrapolated from the files' sizes")
+        result.notes.append("the number of rows is extrapolated from the files' sizes")
     return [r.row for r in islice(read_unit(units[0]), _SAMPLE_ROWS) if r.row is not None]
 
 
@@ -175,7 +175,7 @@ def _count_lines(unit: ReadUnit, filesystem: Any, path: str) -> int:
 
 
 def _model(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]]) -> tuple[ModelShape | None, Any]:
-    """Shape from the config alone, on the meta device; nothing is downloaded but small JSON files."""
+    """The proxy's shape and tokenizer, from its config alone on the meta device; only small files are downloaded."""
     from s2l_ray.lm.checks import about_experts, meta_model
     from s2l_ray.lm.load import ModelError, load_model_config, load_tokenizer, train_tokenizer
     from s2l_ray.lm.vocabulary import num_token_ids
@@ -192,9 +192,9 @@ def _model(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]]) -> t
         model = meta_model(model_config, config.proxy)
     except ModelError as error:
         if config.proxy.from_config is not None and tokenizer is not None:
-            raise  # no download could cure that
+            raise  # no download would help
         result.num_parameters = config.estimates.num_parameters
-        result.notes.append(f"{str(error).split(':')[0]}; its size as in estimates.*")
+        result.notes.append(f"{str(error).split(':')[0]}; its size is from estimates.*")
         return None, tokenizer
     result.num_parameters = sum(p.numel() for p in model.parameters())
     if (note := about_experts(model_config, config.proxy)) is not None:
@@ -231,7 +231,7 @@ def _lengths(config: S2LConfig, result: Estimate, rows: list[dict[str, Any]], to
 
 
 def complete_stages(config: S2LConfig) -> Run | None:
-    """What lies in the run's folder already."""
+    """The run that already exists in the folder; None if there is none that can be read."""
     from s2l_ray.artifacts.manifest import EarlierLayout
     from s2l_ray.storage.folder import Storage
 

@@ -1,4 +1,4 @@
-"""Estimates what an evaluation will take: tokens, memory, FLOPs, hours, isolation. Loads no weights."""
+"""Estimates the cost of an evaluation (tokens, memory, FLOPs, hours) and tests the isolation. Loads no weights."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 def evaluation_lines(
     config: S2LConfig, models: Sequence[AskedModel], tasks: Sequence[AskedTask], format: str
 ) -> list[str]:
-    """For people.
+    """The estimate as lines of text.
 
     Args:
-        format: of the corpus, by which questions are rendered.
+        format: the corpus's format, which determines how questions are rendered.
 
     Raises:
         ModelError: a model's config or tokenizer cannot be loaded.
@@ -57,34 +57,34 @@ def evaluation_lines(
 def _engine_lines(asked: GenerationConfig, on_gpu: bool) -> list[str]:
     if asked.engine != "vllm" or not on_gpu:
         return []
-    return ["engine        vLLM; nodes are checked for it when they are up, and refused if they lack it"]
+    return ["engine        vLLM; nodes are checked for it once they are up, and refused if they lack it"]
 
 
 @dataclass(frozen=True)
 class TaskCost:
-    """What one model's answers to one task would take, if all completions took all their new tokens."""
+    """The cost of one model's answers to one task, if every completion used all its new tokens."""
 
     lines: list[str]
-    """For people."""
+    """The estimate as lines of text."""
     num_questions: int
     tokens: float
-    """Prompts and completions."""
+    """Tokens of prompts and completions."""
     flops: float
 
     def seconds(self, config: S2LConfig) -> float:
-        """With one worker."""
+        """Duration with one worker (seconds)."""
         return self.flops / (config.estimates.device_tflops * 1e12)
 
 
 def task_cost(
     config: S2LConfig, label: str, target: TargetConfig, tokenizer: Any, model_config: Any, task: AskedTask, format: str
 ) -> TaskCost:
-    """By the prompts of the first questions.
+    """Estimate the cost from the prompts of the first questions.
 
     Args:
-        label: of the model, for people.
-        target: how it is rendered.
-        format: of the corpus.
+        label: the model's name, for the text.
+        target: the section that determines how questions are rendered.
+        format: the corpus's format.
     """
     from s2l_ray.data.render import Renderer, options_of, resolve_style
     from s2l_ray.data.units import UnusableRow
@@ -111,8 +111,8 @@ def task_cost(
     lines = [
         f"{label:<13} {task.name}: {len(task.questions):,} questions, {' then '.join(task.passes)}, at most "
         f"{completions:,} completions of {new:,} new tokens after prompts of {mean:.0f}; "
-        f"{format_count(completions * whole)} tokens, {flops:.1e} FLOPs; the cache takes {cache / 1e6:.3g} MB a token, "
-        f"{in_batch * cache / 1e9:.2g} GB for a batch of {len(rows)}"
+        f"{format_count(completions * whole)} tokens, {flops:.1e} FLOPs; the cache takes {cache / 1e6:.3g} MB per "
+        f"token, {in_batch * cache / 1e9:.2g} GB for a batch of {len(rows)}"
     ]
     if too_long:
         lines.append(
@@ -123,7 +123,7 @@ def task_cost(
 
 
 def dtype_of(config: S2LConfig) -> str:
-    """Of weights and cache."""
+    """Data type of weights and cache."""
     assert config.evaluation is not None
     dtype = config.evaluation.generation.dtype
     return ("bfloat16" if _on_gpu(config) else "float32") if dtype == "auto" else dtype
@@ -134,7 +134,7 @@ def _on_gpu(config: S2LConfig) -> bool:
 
 
 def _sandbox_line(asked: EvaluationConfig) -> str:
-    """Of this machine; others are tested when they are up, before anything is generated."""
+    """The isolation on this machine, tested now; nodes are tested once they are up, before anything is generated."""
     report = probe_node(sandbox_settings(asked, 1))
     level = f"Landlock {report.landlock_abi}, Linux {report.kernel}, {report.machine}"
     what = "isolates programs" if report.isolated else f"does not isolate programs ({report.fault})"

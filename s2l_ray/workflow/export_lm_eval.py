@@ -49,13 +49,14 @@ def judge(doc, results):
 def export_tasks(run: Run | str, request: EvaluationRequest, folder: str) -> list[str]:
     """Write a YAML and a JSONL file for each task, and the rules as Python.
 
-    Programs are not supported, since nothing would isolate them there: every question asks for a chain of thought.
+    Programs are not supported, because lm-evaluation-harness would not isolate them: every question asks for a chain of
+    thought.
 
     Returns:
-        Lines for people, the command among them.
+        The files written, and the commands to run them with.
 
     Raises:
-        EvaluationError: a task cannot be judged there.
+        EvaluationError: a task cannot be exported.
     """
     opened = load_run(run) if isinstance(run, str) else run
     config = request.config(opened.config)
@@ -113,7 +114,7 @@ def _write_task(out: Path, task: AskedTask, model: AskedModel, format: str) -> N
         "metadata": {"version": 1.0},
     }  # fmt: skip
     text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
-    rules = f"process_results: !function {_RULES.removesuffix('.py')}.judge\n"  # a tag of lm_eval's own loader
+    rules = f"process_results: !function {_RULES.removesuffix('.py')}.judge\n"  # a tag of lm_eval's YAML loader
     (out / f"{task.name}.yaml").write_text(text + rules, encoding="utf-8")
 
 

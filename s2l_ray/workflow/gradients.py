@@ -1,4 +1,4 @@
-"""`s2l gradients`: are gradients similar within clusters, and which subset's mean is closest to the corpus's?"""
+"""`s2l gradients`: are gradients similar within clusters, and how close is each subset's mean to the corpus's?"""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _WAIT_FOR_OTHERS_S = 600.0
 
 
 def compare_gradients(run: Run | str, overrides: Sequence[str] = (), *, progress: Progress | None = None) -> Stage:
-    """Run the gradient check of a finished selection with all of its subsets; what is complete is skipped.
+    """Run the gradient check of a finished selection with all of its subsets; completed work is skipped.
 
     Raises:
-        ConfigError: an override of another section.
+        ConfigError: an override belongs to a section that the check does not use.
         RunError: the selection is not complete, or requested weights do not exist.
     """
     from s2l_ray.execution.session import ray_session
@@ -45,10 +45,10 @@ def compare_gradients(run: Run | str, overrides: Sequence[str] = (), *, progress
 
 
 def dry_run_lines(run: Run | str, overrides: Sequence[str] = ()) -> list[str]:
-    """What `compare_gradients` would do and cost; starts nothing.
+    """Describe in lines of text what `compare_gradients` would do and cost; starts nothing.
 
     Raises:
-        ConfigError, RunError: it would be refused.
+        ConfigError, RunError: the check would be refused.
     """
     from s2l_ray.artifacts.run import load_run
     from s2l_ray.stages.gradients.check import read_sample
@@ -69,7 +69,7 @@ def dry_run_lines(run: Run | str, overrides: Sequence[str] = ()) -> list[str]:
 
 
 def check_lines(report: Mapping[str, Any]) -> list[str]:
-    """The figures of gradients.json that matter most, as two tables."""
+    """The most important numbers of gradients.json, as two tables."""
     similar = [["snapshot", "groups", "within", "across", "difference", "permuted", "explained", "permuted"]]
     errors = [["snapshot", "subset", "error", "weighted", "random", "ratio", "weighted ratio"]]
     for one in report["snapshots"]:
@@ -85,7 +85,7 @@ def check_lines(report: Mapping[str, Any]) -> list[str]:
             values = [_value(found[name]) for name in ("rms", "weighted_rms", "random_rms")]
             ratios = [_range(found[name]) for name in ("rms_by_random", "weighted_by_random")]
             errors.append([one["name"], subset, *values, *ratios])
-    lines = ["mean cosine of two gradients, and share of their variance between groups", *aligned(similar)]
+    lines = ["mean cosine of two gradients, and the share of variance between groups", *aligned(similar)]
     if len(errors) > 1:
         lines += ["", "error of a subset's mean gradient, and 95 % interval of its ratio to random's", *aligned(errors)]
     notes = {f"{name}: {of['note']}" for one in report["snapshots"] for name, of in one["errors"].items() if of["note"]}
@@ -108,16 +108,16 @@ def _checking(config: S2LConfig, overrides: Sequence[str]) -> S2LConfig:
     """The run's configuration with these overrides.
 
     Raises:
-        ConfigError: one of another section.
+        ConfigError: an override belongs to a section that the check does not use.
     """
     for override in overrides:
         if override.partition("=")[0].strip().split(".")[0] not in _SECTIONS:
             raise ConfigError(
-                f"{override!r}: `s2l gradients` trains and chooses nothing, so it changes only {', '.join(_SECTIONS)}; "
+                f"{override!r}: `s2l gradients` trains and selects nothing, so it changes only {', '.join(_SECTIONS)}; "
                 "for the rest use `s2l run`"
             )
     tree = config.model_dump(mode="json")
     for section in ("target", "evaluation", "gradients"):
         if tree[section] is None:
-            del tree[section]  # so that an override may begin it
+            del tree[section]  # so that an override can add it
     return without_evaluation(load_config(tree, overrides)).model_copy(update={"target": None})

@@ -24,7 +24,7 @@ _COLUMNS = """\
 
 
 def dataset_card(run: Run, subset: Subset, data_files: str) -> DatasetCard:
-    """The card of a pushed subset.
+    """The dataset card of a pushed subset.
 
     Args:
         data_files: a pattern for the Parquet files in the repository.
@@ -46,15 +46,15 @@ def _dataset_lines(run: Run, subset: Subset) -> list[str]:
     settings = manifest.settings
     lines = [
         f"# {markdown(run.config.name)}: {markdown(subset.label)}", "",
-        f"{subset.num_examples:,} of {total:,} fine-tuning examples ({subset.num_examples / total:.1%}), chosen with "
+        f"{subset.num_examples:,} of {total:,} fine-tuning examples ({subset.num_examples / total:.1%}), selected with "
         f"[S2L]({_PAPER}) by s2l_ray {markdown(manifest.versions.get('s2l_ray', ''))}.", "",
-        "## How they were chosen", "", "| what | value |", "|---|---|",
+        "## How they were selected", "", "| what | value |", "|---|---|",
         f"| corpus | {markdown(_corpus(run))}; content `{corpus.content_fingerprint}` |",
         f"| selector | {markdown(str(settings['selector']))}, seed {manifest.seeds.get('selection')} |",
         *_proxy_lines(run),
         f"| subset | content `{manifest.content_fingerprint}` |", "",
         "## Columns", "",
-        "The rows keep the corpus's columns. Added columns:", "", "| column | meaning |", "|---|---|", _COLUMNS, "",
+        "The rows keep the corpus's columns. Also added:", "", "| column | meaning |", "|---|---|", _COLUMNS, "",
     ]  # fmt: skip
     if len(subset.per_source) > 1:
         lines += ["## Sources", "", "| source | examples |", "|---|---|"]
@@ -64,7 +64,7 @@ def _dataset_lines(run: Run, subset: Subset) -> list[str]:
 
 
 def _proxy_lines(run: Run) -> list[str]:
-    """Of the selection's proxy and clusters; a selector that needs neither is compared with those that do."""
+    """Lines on the run's proxy and clusters, even if the selector needs neither: it is compared with those that do."""
     proxy, clusters = run.config.proxy, run.stage("clusters").manifest
     made = ProxyArtifact.of(run.stage("proxy"))
     base = strip_credentials(proxy.model or "") or f"{(proxy.from_config or {}).get('model_type')} from scratch"
@@ -75,7 +75,7 @@ def _proxy_lines(run: Run) -> list[str]:
 
 
 def _corpus(run: Run) -> str:
-    """The corpus by its public name: folders and buckets are nobody's business."""
+    """The corpus by its public name, without folders and buckets, which are private."""
     corpus = run.config.corpus
     if corpus.quickstart is not None:
         return "the built-in corpus of s2l_ray's quickstart"
@@ -90,10 +90,10 @@ def _on_hub(name: str) -> bool:
 
 
 def model_card(run: Run, target: Target, written: str) -> ModelCard:
-    """The card of a pushed target: the one in its folder, with its losses.
+    """The model card of a pushed target: the card in its folder, with its held-out losses.
 
     Args:
-        written: the README.md of the exported model.
+        written: content of the exported model's README.md.
     """
     card = ModelCard(written)
     lines = [line for line in card.text.strip().splitlines() if "in the run's folder" not in line]

@@ -27,32 +27,32 @@ _PAIRS = (
     ("input", "target"), ("problem", "solution"), ("question", "solution"), ("document", "summary"),
     ("article", "highlights"), ("text", "summary"), ("findings", "impression"), ("source", "target"),
 )  # fmt: skip
-"""Columns that hold a prompt and its response in public datasets; the first pair that is there is proposed."""
+"""Columns that hold a prompt and its response in public datasets; the first pair that exists is proposed."""
 _SOURCES = ("source", "dataset", "data_source", "origin", "domain", "category", "task")
 """Columns that say where an example comes from, by their usual names."""
 _CHARACTERS_PER_TOKEN = 3.5
-"""Of English with the vocabularies of today; enough to choose between lengths that double."""
+"""Typical of English with today's vocabularies; accurate enough to choose between lengths that double."""
 _LENGTHS = (256, 512, 1024, 2048, 4096)
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the data are, and what to do with them."""
+    """What `s2l init` found in the data, and the configuration that it proposes."""
 
     name: str
-    """Of the run, after the data."""
+    """Name of the run, derived from the data's."""
     yaml: str
     summary: list[str]
-    """What was found, for people."""
+    """What was found, as sentences."""
 
 
 def look_at(paths: list[str], proxy: str = DEFAULT_PROXY) -> Found:
-    """Read the first rows, choose what fits, and check that it does.
+    """Read the first rows, choose settings that fit them, and check that they work.
 
     Raises:
-        SourceError, UnknownFormat, QuarantineLimitError: as a run would be refused; no pair of columns is known to hold
+        SourceError, UnknownFormat, QuarantineLimitError: a run would be refused, or no pair of columns is known to hold
             a prompt and a response.
-        ConfigError: a path holds credentials.
+        ConfigError: a path contains credentials.
     """
     if any(map(holds_credentials, paths)):
         raise ConfigError(
@@ -99,7 +99,7 @@ def _pair(columns: list[str]) -> tuple[str, str] | None:
 
 
 def _source_column(rows: list[dict[str, Any]], columns: list[str], used: set[str]) -> str | None:
-    """The first column of a usual name that has few values."""
+    """The first column with a usual name and few values."""
     values = FacetValues()
     for row in rows:
         values.add(row)
@@ -110,7 +110,7 @@ def _source_column(rows: list[dict[str, Any]], columns: list[str], used: set[str
 def _tree(
     corpus: dict[str, Any], proxy: str, rows: list[dict[str, Any]], format: str, asked: CorpusConfig
 ) -> tuple[dict[str, Any], list[str]]:
-    """(configuration, what was found of the rows)."""
+    """Build the configuration → (configuration, sentences on the rows)."""
     reasons: Counter[str] = Counter()
     lengths, chats = [], 0
     for row in rows:
@@ -123,7 +123,7 @@ def _tree(
         chats += conversation.is_chat
     long = sorted(lengths)[int(0.95 * (len(lengths) - 1))] if lengths else 0.0
     length = next((n for n in _LENGTHS if n >= long), _LENGTHS[-1])
-    lines = [f"19 of 20 examples have up to about {long:,.0f} tokens (estimated from their characters)."]
+    lines = [f"19 of 20 examples have at most about {long:,.0f} tokens (estimated from their characters)."]
     if chats:
         lines.append(f"{chats:,} of them are chats; all assistant turns are trained on (proxy.turns).")
     for why, count in reasons.most_common(3):
@@ -141,7 +141,7 @@ def _tree(
 
 
 def _name(path: str) -> str:
-    """A run's name after a file's: `data/alpaca*.jsonl.gz` → `alpaca`."""
+    """Derive a run's name from a file's: `data/alpaca*.jsonl.gz` → `alpaca`."""
     parts = [part for part in strip_credentials(path).partition("?")[0].split("/") if part not in ("", ".", "..")]
     for part in reversed(parts):
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", posixpath.basename(part).split(".")[0]).strip("_-")
@@ -151,7 +151,7 @@ def _name(path: str) -> str:
 
 
 def _text(tree: dict[str, Any], summary: list[str]) -> str:
-    """YAML with what was found above it, so that whoever reads it later knows why it is so."""
+    """The configuration as YAML, with what was found as comments, so that readers know why it is as it is."""
     head = ["# yaml-language-server: $schema=s2l.schema.json", "# Written by s2l init. What it found:"]
     notes = [f"#   {line}" for text in summary for line in [" ".join(text.split())]]
     body = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)

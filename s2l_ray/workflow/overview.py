@@ -18,10 +18,10 @@ _HEADLINES = ("correct", "rougeL", "bleu", "bertscore")
 
 
 def overview(run: Run, config: S2LConfig) -> dict[str, Any]:
-    """Model → task → figures and shares; and the averages of each model over the sets that have verdicts.
+    """Collect model → task → metrics and shares, and each model's averages over the sets with verdicts.
 
-    The six maths sets are averaged where a model has answered all of them; else all sets with verdicts, which are
-    named.
+    If a model has answered all six maths sets, the average is over those; otherwise over all sets with verdicts, which
+    are named.
     """
     confidence = config.evaluation.confidence if config.evaluation else ConfidenceConfig()
     models: dict[str, Any] = {}
@@ -53,7 +53,7 @@ def _averages(
 
 
 def overview_lines(whole: Mapping[str, Any]) -> list[str]:
-    """A line for each model and task."""
+    """The overview as lines of text, one for each model and task."""
     lines = []
     for model, one in whole["models"].items():
         for task, entry in one["tasks"].items():
@@ -80,7 +80,7 @@ def _shown(entry: Mapping[str, Any], name: str) -> str:
 
 
 def overview_markdown(whole: Mapping[str, Any]) -> str:
-    """A table of models and tasks."""
+    """The overview as a Markdown table of models and tasks."""
     tasks = sorted({task for one in whole["models"].values() for task in one["tasks"]})
     lines = ["# Evaluations", "", f"| model | {' | '.join(tasks)} | mean of the sets |"]
     lines.append("|---" * (len(tasks) + 2) + "|")
@@ -97,7 +97,7 @@ def overview_markdown(whole: Mapping[str, Any]) -> str:
 
 
 def write_overview(run: Run, config: S2LConfig) -> dict[str, Any]:
-    """`evaluation/report.json` and `.md`: every model and task of the run."""
+    """Write `evaluation/report.json` and `.md`, which cover every model and task of the run."""
     whole = overview(run, config)
     run.storage.write_json("evaluation/report.json", whole)
     run.storage.write_bytes("evaluation/report.md", overview_markdown(whole).encode())

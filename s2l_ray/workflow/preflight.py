@@ -55,7 +55,8 @@ def preflight(config: S2LConfig) -> None:
 
 
 def _check_gradients(config: S2LConfig) -> None:
-    """The sample is drawn when the clusters are there, and has to have two examples of each."""
+    """Refuse a sample too small to have two examples of every cluster, which would otherwise fail only after
+    clustering."""
     num_clusters = config.clusters.num_clusters
     needed = LEAST_PER_CLUSTER * num_clusters
     if config.gradients is not None and config.gradients.num_examples < needed:
@@ -67,12 +68,13 @@ def _check_gradients(config: S2LConfig) -> None:
 
 
 def without_evaluation(config: S2LConfig) -> S2LConfig:
-    """The configuration of a command that asks no test questions: nothing of that section may refuse it."""
+    """The configuration for a command that asks no test questions, so that nothing in that section can cause a
+    refusal."""
     return config.model_copy(update={"evaluation": None})
 
 
 def _refuse_lost_folder(run_uri: str) -> None:
-    """A Ray job starts in a copy of its working directory that Ray deletes some time after it."""
+    """Refuse a folder in a Ray job's copy of its working directory, which Ray deletes some time after the job."""
     if "/runtime_resources/working_dir_files/" in absolute(run_uri):
         raise PreflightError(
             f"run_dir={run_uri} would be in this job's temporary working directory and be lost with it; set "
@@ -81,7 +83,8 @@ def _refuse_lost_folder(run_uri: str) -> None:
 
 
 def _refuse_folder_within_run(run_uri: str) -> None:
-    """Whatever makes the outer run's stage again deletes what lies in its folder."""
+    """Refuse a folder inside another run's, because rebuilding a stage of that run deletes unknown files in its
+    folder."""
     from s2l_ray.data.discovery import run_folder_above
 
     outer = run_folder_above(run_uri)
@@ -93,13 +96,18 @@ def _refuse_folder_within_run(run_uri: str) -> None:
 
 
 def _check_model(model: TrainedModelConfig, embedded: bool, trains_here: bool) -> None:
-    """`embedded`: it is loaded on this machine; `trains_here`: and trained in its memory."""
+    """Check a section's model.
+
+    Args:
+        embedded: the model is loaded on this machine.
+        trains_here: it is also trained in this machine's memory.
+    """
     from s2l_ray.execution.placement import host_memory_bytes
     from s2l_ray.lm.checks import check_folder, check_size, foreign_refused, meta_model
     from s2l_ray.lm.load import check_length, check_tokenizer, load_model_config, load_tokenizer
     from s2l_ray.lm.vocabulary import check_trained_vocabulary, num_token_ids
 
-    with foreign_refused(f"the model or tokenizer of the {model.section} cannot be used", "Take another one"):
+    with foreign_refused(f"the model or tokenizer of the {model.section} cannot be used", "Use another one"):
         if model.train_tokenizer is not None:
             model_config = load_model_config(model, vocab_size=model.train_tokenizer.vocab_size)
             check_trained_vocabulary(model_config, model)
@@ -112,12 +120,12 @@ def _check_model(model: TrainedModelConfig, embedded: bool, trains_here: bool) -
         check_folder(model)
         built = meta_model(model_config, model)
         if embedded:
-            # Weights in fp32; and, where it trains, gradients and both moments of Adam.
+            # Weights in fp32 and, if it is trained here, gradients and both of Adam's moments.
             check_size(built, model, host_memory_bytes(), 16 if trains_here else 4)
 
 
 def _check_prompt_format(model: TrainedModelConfig, model_config: Any, tokenizer: Any) -> None:
-    """What every example holds can be written by the chat template, fits into `max_length`, and has embeddings."""
+    """Check that the parts common to all examples can be rendered, fit into `max_length`, and have embeddings."""
     from s2l_ray.data.render import Style, largest_probe_id, options_of
     from s2l_ray.lm.vocabulary import check_token_ids
 
@@ -126,7 +134,7 @@ def _check_prompt_format(model: TrainedModelConfig, model_config: Any, tokenizer
         largest = largest_probe_id(tokenizer, style, model.max_length, **options_of(model))
     except UserError as error:
         raise PreflightError(f"{model.section}: {error}") from None
-    check_token_ids(largest, model_config, tokenizer, model, "every example holds")
+    check_token_ids(largest, model_config, tokenizer, model, "every example contains")
 
 
 def _check_target(target: TargetConfig, workers: int | None) -> None:
@@ -136,7 +144,7 @@ def _check_target(target: TargetConfig, workers: int | None) -> None:
         _import("deepspeed", f"target.zero_stage={target.zero_stage}", "set target.zero_stage=0")
         from s2l_ray.lm.zero_config import Precision, make_zero_config
 
-        # Batch sizes of the user's file are checked again when the number of workers is known.
+        # Batch sizes in the user's file are checked again once the number of workers is known.
         precision: Precision = "fp32" if target.precision == "fp32" else "bf16"
         what = f"target.deepspeed_config={shown(target.deepspeed_config)} cannot be used"
         if workers is not None or target.deepspeed_config is None:
@@ -145,7 +153,7 @@ def _check_target(target: TargetConfig, workers: int | None) -> None:
 
 
 def _import(package: str, wanted: str, else_: str) -> None:
-    """A package that is there but does not import would end the target, hours later."""
+    """Refuse a package that is missing, or is installed but cannot be imported, before the target fails hours later."""
     cure = f'pip install "s2l_ray[target]", here and on every node, or {else_}'
     what = f"{wanted} needs the package {package}, which is installed but cannot be imported"
     with foreign_named(PreflightError, what, f"Install compatible versions (constraints.txt; {cure})"):

@@ -1,6 +1,6 @@
 """`s2l push`: uploads a run's subset or target, with a card, to a repository on the Hugging Face hub.
 
-Everything is first written into a folder on this machine, which `--dry-run` leaves there; then the folder is uploaded.
+Everything is first written to a folder on this machine, which is then uploaded; `--dry-run` stops before the upload.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Package:
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Raises PushError for what names no repository."""
+    """Raises PushError if this is not the name of a repository."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -46,14 +46,14 @@ def check_repo_id(repo_id: str) -> None:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise PushError(
-            f"{shown(repo_id)} is not a valid name of a repository on the hub ({first_line(error)}); write user/name"
+            f"{shown(repo_id)} is not a valid name for a repository on the hub ({first_line(error)}); write user/name"
         ) from None
     if "/" not in repo_id:
         raise PushError(f"{shown(repo_id)} does not say whose repository it is; write user/{repo_id}")
 
 
 def package_subset(run: Run, name: str, folder: Path) -> Package:
-    """Write a subset's rows as Parquet, how many were taken from each group, and the card.
+    """Write a subset's rows as Parquet, the number taken from each group, and the card.
 
     Raises:
         RunError: there is no such subset.
@@ -73,7 +73,7 @@ def package_subset(run: Run, name: str, folder: Path) -> Package:
 
 
 def package_target(run: Run, name: str, folder: Path) -> Package:
-    """Write a target's model, and its card with the held-out losses.
+    """Write a target's model, with a card that includes its held-out losses.
 
     Raises:
         RunError: there is no such target.
@@ -93,13 +93,13 @@ def package_target(run: Run, name: str, folder: Path) -> Package:
 
 
 def upload(package: Package, repo_id: str, public: bool) -> str:
-    """Create the repository if it is not there, upload the folder, and return its address.
+    """Create the repository if it does not exist, upload the folder, and return the repository's address.
 
     Args:
-        public: of a new repository; the visibility of one that is there stays.
+        public: visibility of a new repository; that of an existing one is not changed.
 
     Raises:
-        PushError: no token, or one that may not write there.
+        PushError: there is no token, or it may not write to the repository.
         HubFailed: the hub did not answer.
     """
     from huggingface_hub import HfApi, get_token

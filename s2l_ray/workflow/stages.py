@@ -1,8 +1,8 @@
 """The order of the stages, all in one file.
 
-corpus → tokens → proxy → trajectories → clusters, then a subset for each selector and budget, the gradient check where
-it is asked for, and for each target its tokens, the held-out sets, the target itself, its evaluation on those sets, and
-its answers to test questions. Stages that are registered from outside come after the one they name.
+corpus → tokens → proxy → trajectories → clusters, then a subset for each selector and budget, the gradient check if
+configured, and for each target its tokens, the held-out sets, the target itself, its evaluation on those sets, and its
+answers to test questions. Stages registered by users come after the stage that they name.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _EXTRA: dict[str, list[SpecMaker]] = {}
 
 
 def register_stage(make: SpecMaker, after: str) -> None:
-    """Have every run of this process build one more stage.
+    """Have every run in this process build one more stage.
 
     Args:
-        make: gives its specification; the stages before it are in `context.run.stages`.
+        make: returns the stage's specification; the stages before it are in `context.run.stages`.
         after: `corpus`, `tokens`, `proxy`, `trajectories` or `clusters`; or `subset`, after all subsets.
 
     Raises:
@@ -60,12 +60,13 @@ def register_stage(make: SpecMaker, after: str) -> None:
 
 
 def run_stages(context: RunContext, select_only: bool = False) -> None:
-    """All stages, or those up to the subsets."""
+    """Build all stages, or only those up to the subsets."""
     at_once = 1 if select_only else context.layout.targets_at_once(context.config)
     with TargetTrainings(context, at_once) as trainings:
 
         def begin_full() -> None:
-            """The target on everything needs nothing of the proxy, beside which it trains."""
+            """Start training the target on everything, which needs nothing from the proxy, at the same time as the
+            proxy."""
             wanted = not select_only and FULL in context.config.target_subsets()
             if wanted and has_room_beside_proxy(context.layout.placements, at_once):
                 trainings.begin(FULL)
@@ -91,15 +92,15 @@ def run_up_to_clusters(
     reference: RunContext | None = None,
     before_proxy: Callable[[], None] = lambda: None,
 ) -> None:
-    """What all selections share, and what these selectors read beside it.
+    """Build the stages that all selections share, and those that only these selectors read.
 
     Args:
-        budgets: what will be chosen from it; more than there is is refused before the proxy is trained.
-        where: the setting that holds them.
-        selectors: None: those of the selection.
-        reference: whose target it is that scores, where one does; None: this configuration's own. Trials of a sweep
-            differ in their targets and share that one.
-        before_proxy: called when all that a training on everything needs is there.
+        budgets: sizes of the subsets to select; one larger than the corpus is refused before the proxy is trained.
+        where: name of the setting with the budgets, for messages.
+        selectors: names of the selectors; None: those of the section `selection`.
+        reference: context with the target that scores, if a target does; None: this context. The trials of a sweep have
+            different targets but share that one.
+        before_proxy: called as soon as everything needed to train on the full data exists.
     """
     corpus = _ensure(context, corpus_spec(context))
     check_stratum(context.config, corpus)
@@ -117,7 +118,7 @@ def run_up_to_clusters(
 
 
 def signal_stages(context: RunContext, selectors: Sequence[str]) -> None:
-    """What takes a pass of its own for these selectors; of the target on everything, which is trained for it."""
+    """Build the signals for which these selectors need extra passes; if the target is the reference, train it first."""
     passes, queries = passes_of(context.config, list(selectors)), query_needs(context.config, selectors)
     tokens, model = context.run.stage("tokens"), context.run.stage("proxy")
     if (passes or queries) and context.config.selection.reference.model == "target":
@@ -130,7 +131,7 @@ def signal_stages(context: RunContext, selectors: Sequence[str]) -> None:
 
 
 def subset_stages(context: RunContext) -> None:
-    """A subset for each selector and budget of the selection."""
+    """Build a subset for each selector and budget of the section `selection`."""
     selection, reader = context.config.selection, SelectionReader(context.run)
     for selector in selection.selectors:
         for budget in selection.budgets:
@@ -146,19 +147,20 @@ def subset_stage(
     budget: int | float,
     reader: SelectionReader | None = None,
 ) -> Stage:
-    """One subset. `reader`: one for many budgets."""
+    """Build one subset; pass the same `reader` for several budgets, so that inputs are read only once."""
     reader = reader or SelectionReader(run)
     return runner.ensure(subset_spec(config, run, selector, budget, reader, runner.progress.say))
 
 
 def gradient_stages(context: RunContext) -> Stage:
-    """Gradients of a sample, and what they say of clusters and of all subsets that there are; gives the latter."""
+    """Compute the gradients of a sample, and return the check that compares them by clusters and all existing
+    subsets."""
     context.runner.ensure(gradients_spec(context))
     return context.runner.ensure(check_spec(context.config, context.run))
 
 
 def target_stages(context: RunContext, trainings: TargetTrainings) -> list[Stage]:
-    """One target for each of `target.subsets`."""
+    """Train one target for each of `target.subsets`."""
     names = context.config.target_subsets()
     for name in names:
         trainings.begin(name)
@@ -166,8 +168,8 @@ def target_stages(context: RunContext, trainings: TargetTrainings) -> list[Stage
 
 
 def target_stage(context: RunContext, name: str) -> Stage:
-    """Fine-tune the target on the subset called `name`, or on everything (`full`), and evaluate it: its tokens, the
-    held-out sets, the training, and the scores of the model before and after it."""
+    """Fine-tune the target on the subset called `name`, or on everything (`full`), and evaluate it. This builds its
+    tokens, the held-out sets, the target, and the scores of the model before and after training."""
     with TargetTrainings(context) as trainings:
         return trainings.finish(name)
 
@@ -179,12 +181,12 @@ def evaluate_models(
     again: bool = False,
     generates: bool = True,
 ) -> list[Stage]:
-    """Every model of `evaluation.subsets` answers every task, and is judged.
+    """Have every model of `evaluation.subsets` answer every task, and judge the answers.
 
     Args:
-        model: a hub id or folder that is asked instead.
-        again: judge again what was judged.
-        generates: False: only judge what was generated before.
+        model: a hub id or folder to evaluate instead.
+        again: judge answers again that have already been judged.
+        generates: whether answers may be generated; False: only judge existing ones.
     """
     asked = context.config.evaluation
     assert asked is not None
@@ -194,7 +196,7 @@ def evaluate_models(
 
 
 def _ensure(context: RunContext, spec: StageSpec) -> Stage:
-    """The stage, and those that are registered to follow it."""
+    """Build a stage, and those registered to follow it."""
     stage = context.runner.ensure(spec)
     _follow(context, spec.name)
     return stage

@@ -1,4 +1,4 @@
-"""Estimates what the targets will cost, for `--dry-run`: steps, tokens, FLOPs, time, money, memory."""
+"""Estimates the cost of the targets for `--dry-run`: steps, tokens, FLOPs, time, money, memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from s2l_ray.selection.quotas import resolve_budget
 
 @dataclass(frozen=True)
 class CorpusSize:
-    """What is known of the corpus."""
+    """Size of the corpus, as far as it is known."""
 
     num_examples: int
     tokens_per_example: float
@@ -25,20 +25,20 @@ class CorpusSize:
 
 @dataclass(frozen=True)
 class TargetCost:
-    """What one target would take."""
+    """Cost of training one target."""
 
     name: str
-    """What it is trained on: `s2l-0.11`, `full`."""
+    """Name of what the target is trained on: `s2l-0.11`, `full`."""
     num_examples: int
     steps: int
     tokens: float
     flops: float
     seconds: float
     money: float | None
-    """In the currency of `estimates.price_per_worker_hour`."""
+    """Price in the currency of `estimates.price_per_worker_hour`."""
 
     def line(self, price: float | None) -> str:
-        """For people."""
+        """The cost as a line of text."""
         money = "" if self.money is None else f", {self.money:,.2f} at {price:g} per worker-hour"
         return (
             f"  {self.name:<12}  {self.num_examples:,} examples, {self.steps:,} steps, {format_count(self.tokens)} "
@@ -47,16 +47,16 @@ class TargetCost:
 
 
 def training_overhead_s(steps: int) -> float:
-    """What a training takes beside its arithmetic (seconds); of small models that is nearly all.
+    """Time that a training takes in addition to its arithmetic (seconds); for small models, this is most of it.
 
-    From the quickstart, one core a training: 20 s for workers and evaluations, and 30 to 120 ms a step, on processors
-    that are some years apart.
+    Measured on the quickstart with one core per training: 20 s for workers and evaluations, and 30 to 120 ms per step
+    on processors of different ages.
     """
     return 20.0 + 0.06 * steps
 
 
 def target_lines(config: S2LConfig, costs: list[TargetCost]) -> list[str]:
-    """For people.
+    """The costs of the targets as lines of text.
 
     Raises:
         ModelError: the target's config cannot be loaded.
@@ -71,7 +71,7 @@ def target_lines(config: S2LConfig, costs: list[TargetCost]) -> list[str]:
     on_gpu = config.resources.device == "gpu" or given is not None
     precision: Precision = target.precision if target.precision != "auto" else "bf16" if on_gpu else "fp32"
     sizes = ModelSizes.counted(model, target, precision, on_gpu)
-    # On GPUs nothing is known of their memory before they are up, unless it is said.
+    # The memory of GPUs is unknown before their nodes are up, unless it is configured.
     own = given * 1e9 if given else None if on_gpu else host_memory_bytes() / min(workers, local_cores())
     sharding = choose_sharding(sizes, target, workers, precision, on_gpu, WorkerMemory(own, None))
     lines = [
@@ -83,7 +83,7 @@ def target_lines(config: S2LConfig, costs: list[TargetCost]) -> list[str]:
 
 
 def target_costs(config: S2LConfig, corpus: CorpusSize) -> list[TargetCost]:
-    """One for each of `target.subsets`.
+    """The cost of each target in `target.subsets`.
 
     Raises:
         ModelError: the target's config cannot be loaded.
@@ -95,8 +95,8 @@ def target_costs(config: S2LConfig, corpus: CorpusSize) -> list[TargetCost]:
 
 
 def reference_cost(config: S2LConfig, corpus: CorpusSize, num_passes: int) -> TargetCost | None:
-    """What it takes to score with the target: fine-tune it on everything, and a pass for each column that selectors
-    ask for. None: the proxy is the reference.
+    """The cost of scoring with the target: fine-tuning it on everything, and one pass for each column that selectors
+    need. None if the proxy is the reference.
 
     Raises:
         ModelError: the target's config cannot be loaded.
@@ -117,7 +117,7 @@ def reference_cost(config: S2LConfig, corpus: CorpusSize, num_passes: int) -> Ta
 
 
 def reference_lines(config: S2LConfig, reference: TargetCost | None, costs: list[TargetCost]) -> list[str]:
-    """For people: what the reference costs, beside what a subset saves."""
+    """Lines of text with the cost of the reference, compared with what a subset saves."""
     if reference is None:
         return []
     lines = ["reference     the target, fine-tuned on everything, scores the corpus",
@@ -126,14 +126,14 @@ def reference_lines(config: S2LConfig, reference: TargetCost | None, costs: list
     if smaller:
         least = min(smaller, key=lambda cost: cost.flops)
         lines.append(
-            f"note          that exceeds the saving: a target on {least.name} takes {least.flops:.2e} FLOPs, the "
-            f"reference {reference.flops:.2e} before it. It pays over several targets, or to compare selectors"
+            f"note          this exceeds the saving: a target on {least.name} takes {least.flops:.2e} FLOPs, and the "
+            f"reference {reference.flops:.2e} before it. It pays off over several targets, or to compare selectors"
         )
     return lines
 
 
 def steps_of(config: S2LConfig, name: str, corpus: CorpusSize) -> int:
-    """Optimiser steps of the target that is trained on the subset called `name`."""
+    """Number of optimiser steps of the target trained on the subset called `name`."""
     target = config.target
     assert target is not None
     if target.max_steps is not None:

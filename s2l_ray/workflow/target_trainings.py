@@ -23,27 +23,28 @@ class _Training:
     heldout: Stage | None
     scores: HeldOutScores | None
     scores_base: str
-    """The target whose training scores the model that this one begins as."""
+    """The target in whose training the initial model, which this one shares, is scored."""
     making: Future[Stage] | None
-    """In a thread; None: not before it is asked for."""
+    """The training in its thread; None: the target is trained when `finish` is called."""
 
 
 class TargetTrainings:
-    """Begins targets and finishes them; a context manager, at whose end by an exception all that still train are
-    ended, to go on from their checkpoints another time.
+    """Starts the training of targets and waits for it. A context manager: an exception stops all trainings in progress,
+    which can later resume from their checkpoints.
 
-    A thread does nothing but build the target's own stage. What comes before and after it, and the record of the run,
-    stays with the caller's thread, so that the stages of a run have one order however many train at once.
+    A thread only builds the target's own stage. The stages before and after it, and the record of the run, stay in the
+    caller's thread, so that the stages of a run have the same order however many targets train at once.
 
     Args:
-        at_once: how many may train at once; 1: each trains when it is finished, in the caller's thread.
+        at_once: how many targets may train at once; 1: each is trained by `finish`, in the caller's thread.
     """
 
     def __init__(self, context: RunContext, at_once: int = 1) -> None:
         self._context = context
         self._begun: dict[str, _Training] = {}
         self._scores_base: dict[str, str] = {}
-        """Key of the base model's evaluation → the first target that begins as it, whose training scores it."""
+        """Key of the base model's evaluation → the first target that starts from that model, whose training scores
+        it."""
         self._threads = ThreadPoolExecutor(at_once, "s2l-target") if at_once > 1 else None
 
     def __enter__(self) -> TargetTrainings:
@@ -57,7 +58,7 @@ class TargetTrainings:
 
             self._threads.shutdown(wait=False, cancel_futures=True)
             going = [training.making for training in self._begun.values() if training.making is not None]
-            while going := [making for making in going if not making.done()]:  # one may only be about to start
+            while going := [making for making in going if not making.done()]:  # one of them may just be about to start
                 end_trainings(self._context.run.storage)
                 wait(going, timeout=0.2)
         self._threads.shutdown()
@@ -65,7 +66,7 @@ class TargetTrainings:
     def begin(self, name: str) -> None:
         """Train the target on the subset called `name`, or on everything (`full`), as soon as there is room.
 
-        Its tokens and the held-out sets are made before this returns.
+        Its tokens and the held-out sets are built before this returns.
         """
         if name not in self._begun:
             self._begun[name] = training = self._prepare(name)
@@ -73,7 +74,7 @@ class TargetTrainings:
                 training.making = self._threads.submit(self._context.runner.make, training.spec)
 
     def finish(self, name: str) -> Stage:
-        """The target, evaluated on the held-out sets; waits for its training."""
+        """Wait for the target's training, evaluate it on the held-out sets, and return it."""
         self.begin(name)
         training, runner = self._begun[name], self._context.runner
         trained = runner.record(self._wait(training.making) if training.making else runner.make(training.spec))
@@ -107,7 +108,7 @@ class TargetTrainings:
         return _Training(spec, tokens, heldout, scores, first, None)
 
     def _wait(self, wanted: Future[Stage]) -> Stage:
-        """Raises at once what any of them ended with."""
+        """Wait for one training; raises the error of any training immediately."""
         going = [training.making for training in self._begun.values() if training.making is not None]
         while not wanted.done():
             done, _ = wait(going, return_when=FIRST_EXCEPTION, timeout=0.5)

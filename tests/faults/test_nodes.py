@@ -238,7 +238,7 @@ def test_a_node_that_is_announced_to_go_costs_no_step(undisturbed: Run, tmp_path
     assert said is not None, driver.output()
     print(said[0])
     assert 5 < int(said[1]) <= 20
-    assert "[proxy] the workers are up, from step 9 on" in driver.output()
+    assert "[proxy] the workers are up, resuming from step 9" in driver.output()
     assert repeated(driver.steps("proxy")) <= 1, "the step that was trained while the node lived"
     mine, theirs = load_run(str(driver.folder)).trajectories(), undisturbed.trajectories()
     np.testing.assert_array_equal(mine.ids, theirs.ids)

@@ -164,12 +164,12 @@ def test_verdicts_again_without_ray_and_comparisons(undisturbed, run, model, mon
     again = hybrid(where, model, rescore=True)
     assert not again.evaluations[0].reused
     assert again.evaluations[0].content == undisturbed.evaluations[0].content
-    with pytest.raises(EvaluationError, match="--rescore judges existing completions, but model-model has not"):
+    with pytest.raises(EvaluationError, match="--rescore judges existing answers, but model-model has not"):
         s2l_ray.evaluate(where, None, ["mine"], form="pot", model=str(model), rescore=True, progress=Quiet())
     assert main(["evaluate", where, "--rescore", "--compare", f"{FULL},model-model"]) == 2
     assert "no question in common" in capsys.readouterr().err
     assert main(["evaluate", where, "--rescore", "--compare", f"{FULL},other"]) == 2
-    assert "other was not evaluated" in capsys.readouterr().err
+    assert "other has not been evaluated" in capsys.readouterr().err
 
 
 def test_dry_run_and_export_start_nothing(run, model, tmp_path, monkeypatch, capsys):

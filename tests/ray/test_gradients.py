@@ -22,7 +22,7 @@ def test_a_finished_runs_gradients(finished, tmp_path, capsys):
     num = finished.stage("trajectories").manifest.row_counts["trajectories"]
     assert f"{num} of {num} examples at start (step 0), last (step " in told
     assert "middle is skipped" in told
-    with pytest.raises(RunError, match="asks for middle"):
+    with pytest.raises(RunError, match="includes middle"):
         s2l_ray.gradients(folder, ["gradients.snapshots=[middle]"], progress=Quiet())
     assert "gradients" not in load_run(folder).stages
 

@@ -114,7 +114,7 @@ def ids_of_messages(messages: Any) -> set[bytes]:
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
     ("share", "message"),
-    [(0.999, r"heldout\.share=0\.999 leaves none"), (0.0001, r"holds out none of \d+ examples; raise")],
+    [(0.999, r"heldout\.share=0\.999 leaves none"), (0.0001, r"holds out none of the \d+ examples; raise")],
 )
 def test_shares_that_leave_nothing_on_one_side_are_refused(tmp_path, share, message):
     with pytest.raises(SourceError, match=message):

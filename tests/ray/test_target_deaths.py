@@ -69,7 +69,7 @@ def test_a_killed_worker_costs_nothing_but_time(finished: Run, tmp_path: Path):
     target = s2l_ray.finetune(str(copy), SUBSET, progress=progress)
     thread.join()
     assert killed, "no worker was found to kill"
-    assert "the workers are up, from step" in progress.lines()
+    assert "the workers are up, resuming from step" in progress.lines()
     assert_same_result(target, finished.targets[SUBSET], atol=0)
     assert target.manifest.content_fingerprint == finished.targets[SUBSET].manifest.content_fingerprint
     weights = [s.storage.read_bytes("model/model.safetensors") for s in (target, finished.targets[SUBSET])]
@@ -99,6 +99,6 @@ def test_a_killed_driver_of_two_workers_is_resumed_with_one(
     progress = Quiet()
     overrides = [f"target.zero_stage={resumed_stage}", "resources.target.workers=1"]
     target = s2l_ray.finetune(str(copy), SUBSET, overrides, progress=progress)
-    assert "the workers are up, from step" in progress.lines()
+    assert "the workers are up, resuming from step" in progress.lines()
     assert target.manifest.extra["summary"]["zero_stage"] == resumed_stage
     assert_same_result(target, finished.targets[SUBSET], atol=1e-3)

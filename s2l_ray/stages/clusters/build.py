@@ -31,7 +31,7 @@ _SETTLE_S = 5.0
 
 
 class ClusteringFailedError(EnvironmentFault):
-    """The k-means process died too often; the message says why, and what would help."""
+    """The k-means process died too often; the message says why and how to fix it."""
 
     retryable = False  # the retries are spent
 
@@ -44,18 +44,18 @@ class ClusterStats:
     sizes: list[int]
     warnings: list[str]
     peak_memory_bytes: int
-    """Resident memory of the actor."""
+    """Peak resident memory of the actor."""
     fingerprint: str
-    """Of centroids and assignment."""
+    """Fingerprint of centroids and assignment."""
     written: list[dict[str, Any]]
-    """Files, see Storage.take_written."""
+    """The files written, as from Storage.take_written."""
 
 
 class ClusterActor:
     """Loads the matrix, clusters it, writes the artifact."""
 
     def started(self) -> None:
-        """Answers once the actor has its place."""
+        """Returns once the actor has been placed."""
 
     def run(
         self,
@@ -94,7 +94,8 @@ class ClusterActor:
 
 
 def write_clusters(matrix: Trajectories, result: KMeansResult, out: Storage) -> str:
-    """`centroids.parquet` (a row per cluster) and `assignment.parquet` (a row per example, in the matrix's order).
+    """Write `centroids.parquet` (one row per cluster) and `assignment.parquet` (one per example, in the matrix's
+    order).
 
     Returns the fingerprint of their content.
     """
@@ -123,16 +124,16 @@ def cluster_trajectories(
     wait_s: float = 86_400,
     say: Callable[[str], None] = print,
 ) -> ClusterStats:
-    """Run the actor; its resources are given back when it is done.
+    """Cluster trajectories in an actor, whose resources are released when it is done.
 
     Args:
-        placement: of one worker, `cpus_per_worker` the most that it can use.
-        max_failures: how often it is started again when its process or its node dies; -1: always.
-        wait_s: how long it may wait for its place.
+        placement: resources of one worker; `cpus_per_worker` is the most that it can use.
+        max_failures: how often the actor is restarted if its process or node dies; -1: no limit.
+        wait_s: how long the actor may wait for its resources (seconds).
 
     Raises:
-        ClusteringFailedError: it died more often.
-        CapacityTimeoutError: its place did not become free.
+        ClusteringFailedError: the actor died more often.
+        CapacityTimeoutError: its resources did not become free in time.
     """
     import ray
 
@@ -164,7 +165,7 @@ def cluster_trajectories(
 
 
 def _options(placement: Placement, cpus: float) -> dict[str, Any]:
-    """Ray's, for the actor."""
+    """Ray's options for the actor."""
     custom = dict(placement.custom_resources)
     return {
         "num_cpus": cpus, "num_gpus": placement.gpus_per_worker, "accelerator_type": placement.accelerator_type,
@@ -174,11 +175,10 @@ def _options(placement: Placement, cpus: float) -> dict[str, Any]:
 
 
 def _free_cpus(placement: Placement) -> float:
-    """As many CPUs as the node with most of them free can give, in whole ones, and 1 at the least.
+    """The whole number of CPUs that are free on the node with the most free CPUs; at least 1.
 
-    The stage before has just given its own back.
-
-    What is not there now is not waited for: the result does not depend on it.
+    The previous stage has just released its own. More CPUs are not waited for, since the result does not depend on
+    their number.
     """
     needs = {name: each for name, each in placement.worker.items() if name != "CPU"}
     free = [
@@ -205,7 +205,7 @@ def _explained(error: BaseException, failures: int) -> ClusteringFailedError:
     if is_memory(error):
         ended = "k-means ran out of memory"
         cure = (
-            "the matrix of all losses and its sample must fit in one node's memory: use a node with more, lower "
+            "the matrix of all losses and its sample must fit in one node's memory: use a node with more memory, lower "
             "clusters.max_train_points or clusters.num_snapshots, or set resources.device=cpu if the GPU's memory was "
             "too small"
         )

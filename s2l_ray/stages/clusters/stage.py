@@ -11,7 +11,7 @@ from s2l_ray.storage.folder import Storage
 
 
 def clusters_spec(context: RunContext, trajectories: Stage) -> StageSpec:
-    """The matrix → centroids and assignment."""
+    """Specify the stage: the matrix of losses → centroids and assignment."""
     from s2l_ray.stages.clusters.build import cluster_trajectories
 
     config = context.config

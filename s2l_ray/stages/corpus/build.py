@@ -1,9 +1,9 @@
 """Runs the corpus stage on Ray: read tasks → shuffle by content hash → one Parquet file per part.
 
-Memory: a read task holds one block of rows, a shuffle task one partition (shuffle.py); both are bounded in
-bytes, so that tasks do not grow with the corpus. Between them rows lie in Ray's object store, which all tasks of a node
-share (its pages count in the RSS of every process that has touched them) and which spills to disk. The driver holds the
-list of read units and one row of statistics per part.
+Memory: a read task holds one block of rows, a shuffle task one partition (shuffle.py); both are bounded in bytes, so
+tasks do not grow with the corpus. In between, rows are in Ray's object store, which all tasks of a node share (its
+pages count in the RSS of every process that has touched them) and which spills to disk. The driver holds the list of
+read units and one row of statistics per part.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NOTHING = HoldOut()
 
 @dataclass(frozen=True)
 class CorpusParts:
-    """What the stage wrote."""
+    """What the stage wrote, and its statistics."""
 
     num_examples: int
     num_duplicates: int
@@ -45,20 +45,20 @@ class CorpusParts:
     parts: list[dict[str, Any]]
     """[{part, rows, fingerprint}], in order; part p is `examples/part-<p>.parquet`."""
     heldout: dict[str, Any]
-    """{rows, fingerprint, parts} of what was held out, in `heldout/` likewise."""
+    """{rows, fingerprint, parts} of the held-out examples, in `heldout/`."""
     columns: Columns
-    """Of the rows, as they will stand in `subset.parquet`."""
+    """The rows' columns and their types in `subset.parquet`."""
     facets: dict[str, int]
-    """Column → how many values it has; see data/facets.py."""
+    """Facet → its number of values; see data/facets.py."""
     num_sources: int
-    """Different values of the source column, about."""
+    """Approximate number of different values in the source column."""
 
 
 def group_units(units: list[ReadUnit], bytes_per_task: int, parallelism: int) -> list[list[ReadUnit]]:
-    """Consecutive units for one task each, of about equal bytes: small files share a task.
+    """Group consecutive units into tasks of about equal size in bytes, so that small files share a task.
 
-    A task costs Ray some 10 ms and the driver some kilobytes, which thousands of small files are not worth. As many
-    groups as `bytes_per_task` asks for, and a few for every task that runs at once.
+    A task costs Ray about 10 ms and the driver some kilobytes, too much for each of thousands of small files. There are
+    as many groups as `bytes_per_task` requires, but at least a few for every task that runs at once.
     """
     sizes = [(u.size if u.end is None else u.end) - u.start for u in units]
     total = sum(sizes)
@@ -80,12 +80,12 @@ def build_corpus(
     hold_out: HoldOut = _NOTHING,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> CorpusParts:
-    """Read, normalise, hash, shuffle, write. Overwrites what an interrupted attempt left in `out`.
+    """Read, normalise, hash, shuffle and write the corpus. Overwrites what an interrupted attempt left in `out`.
 
     Args:
         hold_out: which examples go to `heldout/` instead of `examples/`.
-        parallelism: about how many tasks the cluster runs at once; bounds the shuffle's partitions.
-        on_rows: told how many rows more were read, from a thread.
+        parallelism: about how many tasks the cluster runs at once; bounds the number of the shuffle's partitions.
+        on_rows: called in a thread with the number of additional rows read.
 
     Raises:
         QuarantineLimitError, UnknownFormat, SourceError: the corpus cannot be used as it is.
@@ -106,7 +106,7 @@ def build_corpus(
     num_read = summary.num_rows
     out.delete_dir("read")
     if rows.count() != num_read:
-        raise InternalError(f"{num_read} rows were read, but {rows.count()} arrived; run the command again")
+        raise InternalError(f"{num_read} rows were read, but {rows.count()} arrived at the shuffle; try again")
     num_quarantined = check_quarantine(out.sub("quarantine"), num_read, config.max_quarantined_share)
     if num_read == 0:
         raise SourceError("the corpus has no usable rows, so there is nothing to select from")
@@ -123,12 +123,12 @@ def build_corpus(
     expected = num_read - num_repeats if config.duplicates == "drop" else num_read
     if num_examples + num_held_out != expected:
         raise InternalError(
-            f"{expected} examples went into the shuffle, but {num_examples + num_held_out} came out; run it again"
+            f"{expected} examples went into the shuffle, but {num_examples + num_held_out} came out; try again"
         )
     if num_examples == 0:
-        raise SourceError(f"heldout.share={hold_out.share} leaves none of {num_held_out} examples; lower it")
+        raise SourceError(f"heldout.share={hold_out.share} leaves none of the {num_held_out} examples; lower it")
     if hold_out.share and num_held_out == 0:
-        raise SourceError(f"heldout.share={hold_out.share} holds out none of {num_examples} examples; raise it")
+        raise SourceError(f"heldout.share={hold_out.share} holds out none of the {num_examples} examples; raise it")
     heldout = {
         "rows": num_held_out,
         "fingerprint": _digest_all(s["heldout_fingerprint"] for s in parts),

@@ -26,7 +26,7 @@ _MANY_SOURCES = 50
 
 
 def corpus_spec(context: RunContext) -> StageSpec:
-    """Files → examples."""
+    """Specify the stage: files → examples."""
     from s2l_ray.stages.corpus.build import build_corpus
 
     config, corpus = context.config, context.config.corpus
@@ -64,7 +64,7 @@ def corpus_spec(context: RunContext) -> StageSpec:
         )
         return StageResult(parts.fingerprint, counts, artifact, warnings, summary=summary)
 
-    # What came later and says nothing unless it is set, so that the keys of earlier runs stay.
+    # Settings that were added later are in the key only if set, so that the keys of earlier runs remain valid.
     unset = {name for name, value in LATER_SETTINGS.items() if getattr(corpus, name) == value}
     settings = corpus.stored(exclude={"read_bytes_per_task", "max_row_bytes"} | unset)
     settings["examples_per_part"] = rows_per_part
@@ -74,7 +74,7 @@ def corpus_spec(context: RunContext) -> StageSpec:
 
 
 def _about_sources(column: str | None, num_sources: int, num_examples: int) -> list[str]:
-    """A warning where a source is hardly more than a row of its own."""
+    """A warning if almost every row has its own source."""
     if column is None or num_sources < _MANY_SOURCES or num_sources * 2 < num_examples:
         return []
     return [
@@ -92,16 +92,16 @@ def check_stratum(config: S2LConfig, corpus: Stage) -> None:
             here = "selection.stratify" if by == config.selection.stratify else f"the selector {selector}: stratify"
             raise ConfigError(
                 f"{here}={by}: that column is not a facet of this corpus (its facets: {shown(list(facets))}), so "
-                f"nothing can be balanced by it; name it in corpus.facets, or give true, for the sources"
+                f"nothing can be balanced by it; name it in corpus.facets, or use true to balance sources"
             )
 
 
 def check_corpus_files(config: S2LConfig) -> None:
-    """Look at the corpus's first rows before anything is started.
+    """Check the corpus's first rows before anything is started.
 
     Raises:
-        SourceError, UnknownFormat, QuarantineLimitError: files are missing or cannot be read, or no row can be used.
-        UserError: the proxy or the target cannot render one of these rows, or lacks embeddings for its tokens.
+        SourceError, UnknownFormat, QuarantineLimitError: files are missing or cannot be read, or no row is usable.
+        UserError: the proxy or the target cannot render any of these rows, or lacks embeddings for their tokens.
     """
     from s2l_ray.data.formats import rendered_as
     from s2l_ray.data.read_task import first_rows, is_chat, sample_format
@@ -110,7 +110,7 @@ def check_corpus_files(config: S2LConfig) -> None:
     corpus = config.corpus
     if corpus.paths:
         what = f"corpus.paths={shown([strip_credentials(path) for path in corpus.paths])} cannot be read"
-        with foreign_named(SourceError, what, "Check the files, or give others"):
+        with foreign_named(SourceError, what, "Check the files, or name others"):
             units = plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=config.run_uri)
             format = sample_format(units, corpus)
             if "alpaca" in (config.proxy.render, config.target and config.target.render):
@@ -122,7 +122,7 @@ def check_corpus_files(config: S2LConfig) -> None:
 
 
 def _check_rendering(units: list[ReadUnit], corpus: CorpusConfig, format: str, model: TrainedModelConfig) -> None:
-    """Render the first rows, and where none of them can be, those of the last file: before hours of reading."""
+    """Render the first rows and, if that fails for all of them, those of the last file, before hours of reading."""
     from s2l_ray.data.formats import rendered_as
     from s2l_ray.data.read_task import first_conversations
     from s2l_ray.data.render import renderer_of
@@ -130,7 +130,7 @@ def _check_rendering(units: list[ReadUnit], corpus: CorpusConfig, format: str, m
     from s2l_ray.lm.vocabulary import check_token_ids, num_token_ids
 
     if model.train_tokenizer is not None:
-        return  # which writes any text; and a style of our own refuses none
+        return  # new tokenizers can encode any text, and styles other than chat templates refuse none
     tokenizer = load_tokenizer(model)
     reasons: Counter[str] = Counter()
     for some in (units, units[::-1]):
@@ -153,10 +153,11 @@ def _check_rendering(units: list[ReadUnit], corpus: CorpusConfig, format: str, m
 def corpus_units(
     corpus: CorpusConfig, seed: int, run_storage: Storage, say: Callable[[str], None]
 ) -> tuple[list[ReadUnit], dict[str, str]]:
-    """What to read, and its fingerprint: digests of what is made in the run folder; names, sizes and times of files.
+    """What to read, and its fingerprint: digests of files made in the run's folder; names, sizes and times of the
+    user's.
 
-    The latter are a cheap first look: where they changed and the content did not, this stage is made again and what
-    follows is not, as it depends on the content of the examples alone.
+    The latter are a cheap first check: if they changed but the content did not, this stage is rebuilt but those after
+    it are not, because they depend only on the content of the examples.
     """
     if corpus.quickstart is not None:
         train, _ = quickstart_units(run_storage, seed=seed, say=say, **corpus.quickstart.model_dump())
@@ -171,7 +172,7 @@ def corpus_units(
 def _huggingface_units(
     source: HuggingFaceSource, run_storage: Storage, say: Callable[[str], None]
 ) -> tuple[list[ReadUnit], dict[str, str]]:
-    """Write the dataset as Parquet into the run folder, where every node can read it; streamed, not held."""
+    """Write the dataset as Parquet into the run's folder, where every node can read it; it is streamed, not held."""
     from s2l_ray.artifacts.huggingface import export_parquet
 
     export = export_parquet(source, run_storage, say)

@@ -1,1 +1,1 @@
-"""Evaluation: a model's answers to test questions, verdicts on them, and what is reported of both."""
+"""Evaluation: a model's answers to test questions, verdicts on them, and reports."""

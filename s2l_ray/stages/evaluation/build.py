@@ -1,7 +1,7 @@
-"""Ray glue of the evaluation: tests nodes, has a pool answer parts of test sets, searches the corpus for questions.
+"""Runs the evaluation on Ray: tests nodes, has a pool answer parts of test sets, searches the corpus for questions.
 
-Memory: the driver holds the questions, and a row of figures a part; a search task one part of the corpus and the
-questions' hashes (evaluation.contamination).
+Memory: the driver holds the questions, and one row of statistics per part; a search task holds one part of the corpus
+and the questions' hashes (evaluation.contamination).
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ _HITS = ("ngrams", "exact", "templates")
 
 @dataclass(frozen=True)
 class Generation:
-    """What the pool has done."""
+    """Results of the pool, summed over the parts."""
 
     content: list[list[str]]
-    """Of each part."""
+    """Fingerprints of each part's content."""
     counts: dict[str, int]
     finish: dict[str, int]
     outcomes: dict[str, int]
     sandboxes: list[dict[str, Any]]
-    """Of every node on which programs ran."""
+    """Reports on the sandbox of every node on which programs ran."""
     num_halved: int
     device: str
 
 
 def model_pool(job: ModelJob, placement: Placement, what: str, max_failures: int, say: Callable[[str], None]) -> Any:
-    """Workers with one model, for several tasks; a context manager."""
+    """A pool of workers with one model, for several tasks; a context manager."""
     return ActorPool(functools.partial(EvaluationWorker, job), placement, what, max_failures, say)
 
 
 def check_nodes(settings: SandboxSettings, placement: Placement, embedded: bool) -> list[ProbeReport]:
-    """Test what every node that is up keeps out; but for those that can hold no worker of this placement.
+    """Test the isolation on every running node that can hold a worker of this placement.
 
     Raises:
-        EvaluationError: one cannot isolate programs, or lacks what they import; nothing was generated.
+        EvaluationError: a node cannot isolate programs, or lacks packages that they import; nothing was generated.
     """
     reports: list[ProbeReport] = on_every_node(
         probe_node, lambda node: num_fitting_workers(node, placement.worker) > 0, embedded, settings
@@ -69,17 +69,17 @@ def check_nodes(settings: SandboxSettings, placement: Placement, embedded: bool)
 
 
 def generate(pool: ActorPool, parts: list[PartJob], out: Storage, on_rows: Callable[[int], None]) -> Generation:
-    """Answer all parts; what lies there whole is kept.
+    """Answer all parts; complete files of earlier attempts are kept.
 
     Raises:
-        EvaluationError: a node cannot isolate programs, or lacks what they import.
+        EvaluationError: a node cannot isolate programs, or lacks packages that they import.
         PoolFailedError: workers died too often.
     """
     return _summed_up(pool.map(parts, on_done=lambda row: on_rows(row["rows"])), out)
 
 
 def ask_nodes(placement: Placement, embedded: bool) -> list[EngineNode]:
-    """What the nodes that are up, and can hold a worker, have of vLLM."""
+    """Ask the running nodes that can hold a worker for their GPUs and their version of vLLM."""
     return on_every_node(
         engine_node, lambda node: num_fitting_workers(node, placement.worker) > 0, embedded, sees_gpus=True
     )
@@ -88,10 +88,10 @@ def ask_nodes(placement: Placement, embedded: bool) -> list[EngineNode]:
 def generate_by_vllm(
     task: VllmTask, parts: list[PartJob], out: Storage, on_rows: Callable[[int], None], say: Callable[[str], None]
 ) -> Generation:
-    """Answer all parts; what lies there whole is kept.
+    """Answer all parts with vLLM; complete files of earlier attempts are kept.
 
     Raises:
-        EvaluationError: an engine cannot start or failed too often; a node cannot isolate programs.
+        EvaluationError: an engine cannot start or failed too often, or a node cannot isolate programs.
         PoolFailedError: the processes that run programs died too often.
     """
 
@@ -120,7 +120,7 @@ def _summed_up(stats: list[dict[str, Any]], out: Storage) -> Generation:
 
 
 class _Scan:
-    """Looks through one part of the corpus."""
+    """Searches one part of the corpus for questions."""
 
     def __init__(self, examples: Storage, index: QuestionIndex) -> None:
         self.examples, self.index = examples, index
@@ -142,7 +142,7 @@ def search_corpus(
     out: Storage,
     on_rows: Callable[[int], None],
 ) -> pa.Table:
-    """What the corpus holds of each question, written to `overlap.parquet`."""
+    """Search the corpus for the questions, and write each question's overlap to `overlap.parquet`."""
     hits = Hits.merged([])
     for row in each_part(parts, _Scan(examples, index), parallelism, on_rows):
         found = {name: np.frombuffer(row[name], dtype=np.int64) for name in _HITS}

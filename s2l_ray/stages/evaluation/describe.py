@@ -1,4 +1,4 @@
-"""What an evaluation is called and warns of: forms, the line of a report."""
+"""Describes an evaluation: its form, its headline, its warnings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _MANY_TRUNCATED = 0.1
 
 
 def form_of(task: AskedTask) -> str:
-    """cot, pot or hybrid: what the task's passes come to."""
+    """The form that the task's passes amount to: cot, pot or hybrid."""
     return "hybrid" if len(task.passes) == 2 else task.passes[0]
 
 
 def summary_line(report: dict[str, Any]) -> str:
-    """The headline: `52.1% (47.0% to 57.2%) of 364 right`."""
+    """The headline: `correct 52.1% (47.0% to 57.2%); 364 questions`."""
     names = [name for name in ("correct", "rougeL", "bleu", "bertscore") if name in report["figures"]]
     told = []
     for name in names:
@@ -39,13 +39,13 @@ def warnings_of(artifact: GenerationArtifact, config: EvaluationConfig) -> list[
         )
     if artifact.num_not_rendered:
         found.append(
-            f"{artifact.num_not_rendered:,} prompts do not fit in the model's window or cannot be rendered and were "
-            "not asked; quarantine/ lists them"
+            f"{artifact.num_not_rendered:,} prompts do not fit in the model's window or cannot be rendered and "
+            "were not asked; quarantine/ lists them"
         )
     if artifact.num_halved_batches:
         found.append(
             f"{artifact.num_halved_batches:,} batches did not fit in the device's memory and were generated in "
-            "halves, which can change texts in bfloat16; lower evaluation.generation.tokens_per_batch"
+            "halves, which can change the text in bfloat16; lower evaluation.generation.tokens_per_batch"
         )
     if artifact.outcomes.keys() - {NO_PROGRAM} and config.sandbox.mode in ("external", "off"):
         found.append(f"programs ran without isolation (evaluation.sandbox.mode={config.sandbox.mode})")

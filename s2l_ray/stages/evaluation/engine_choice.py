@@ -1,4 +1,4 @@
-"""Asks the nodes what they have of vLLM, and the run which versions have answered before."""
+"""Chooses the engine: asks the nodes for vLLM, and the run which versions have generated its text so far."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from s2l_ray.storage.folder import Storage
 
 
 class EngineChoice:
-    """Of one command."""
+    """The choice of engines during one command."""
 
     def __init__(self, context: RunContext, config: EvaluationConfig) -> None:
         self.context, self.config = context, config
         self.nodes: list[EngineNode] = []
-        """Those that can hold a worker, once vLLM is what generates."""
+        """Nodes that can hold a worker; filled only if vLLM generates."""
 
     @property
     def card(self) -> str:
-        """Kind of their GPUs."""
+        """The nodes' type of GPU."""
         return " or ".join(sorted({str(node.card) for node in self.nodes}))
 
     def of(self, model: AskedModel) -> Engine:
-        """What generates; of vLLM the nodes are asked, which must be up for that.
+        """The engine that generates for a model. For vLLM, waits until nodes are up and asks them.
 
         Raises:
-            EvaluationError: vLLM is asked for, and cannot be had.
+            EvaluationError: vLLM is configured but cannot be used.
         """
         from s2l_ray.stages.evaluation.build import ask_nodes
 
@@ -49,7 +49,8 @@ class EngineChoice:
         return choose_engine(self.config, model.source, placement, self.nodes)
 
     def that_may_have_answered(self, label: str, task: str) -> list[Engine]:
-        """Where no node is asked: every engine whose texts the configuration may mean."""
+        """Every engine that may have generated the text that the configuration refers to, found without asking any
+        node."""
         found = possible_engines(self.config, None)
         if self.config.generation.engine == TRANSFORMERS:
             return found
@@ -61,7 +62,7 @@ class EngineChoice:
 
 
 def _manifest_of(storage: Storage) -> StageManifest | None:
-    """None: not complete, or of an earlier version's."""
+    """The folder's manifest; None if the stage is not complete or was built by an earlier version."""
     with contextlib.suppress(EarlierLayout):
         return read_manifest(storage)
     return None

@@ -1,4 +1,4 @@
-"""Which engine generates: transformers or vLLM, and what of it a text depends on."""
+"""The engines, transformers and vLLM, and the properties on which generated text depends."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from s2l_ray.lm.exported import ADAPTER, ModelSource
 TRANSFORMERS, VLLM = "transformers", "vllm"
 _DTYPES = {"cpu": "float32", "gpu": "bfloat16"}
 _BATCH_INVARIANT_FROM = (9, 0)
-"""NVIDIA's compute capability from which every vLLM that has VLLM_BATCH_INVARIANT heeds it: 0.11 wants Hopper, later
-ones take Ampere too (https://docs.vllm.ai/en/latest/features/batch_invariance/)."""
+"""NVIDIA's compute capability from which all versions of vLLM that know VLLM_BATCH_INVARIANT respect it: 0.11 requires
+Hopper, later versions support Ampere too (https://docs.vllm.ai/en/latest/features/batch_invariance/)."""
 _CURE = "install s2l_ray's environment with vLLM on them, or set evaluation.generation.engine=transformers"
 
 
 @dataclass(frozen=True)
 class Engine:
-    """How completions are generated; part of their key."""
+    """How completions are generated, which is part of their key."""
 
     name: str
     dtype: str
     version: str | None = None
-    """Of vLLM, whose kernels change with it; transformers' texts in fp32 do not."""
+    """Version of vLLM, whose kernels depend on it; None for transformers, whose text in fp32 does not."""
     batch_invariant: bool | None = None
-    """vLLM: whether texts do not depend on what else is generated beside them."""
+    """For vLLM: whether text is independent of what else is generated at the same time."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """In the key of what it generates."""
+        """The engine's settings in the key of what it generates."""
         plain: dict[str, Any] = {"engine": self.name, "dtype": self.dtype}
         if self.name == VLLM:
             plain |= {"engine_version": self.version, "batch_invariant": self.batch_invariant}
@@ -44,33 +44,33 @@ class Engine:
 
     @staticmethod
     def of(settings: dict[str, Any]) -> Engine:
-        """From the settings of what it has generated."""
+        """The engine, from the settings of what it has generated."""
         return Engine(
             settings["engine"], settings["dtype"], settings.get("engine_version"), settings.get("batch_invariant")
         )
 
     def describe(self) -> str:
-        """`vllm 0.29.0 (batch-invariant), bfloat16`."""
+        """The engine in words: `vllm 0.29.0 (batch-invariant), bfloat16`."""
         name = self.name if self.version is None else f"{self.name} {self.version}"
         return f"{name}{' (batch-invariant)' if self.batch_invariant else ''}, {self.dtype}"
 
 
 @dataclass(frozen=True)
 class EngineNode:
-    """What one node has of an engine for GPUs."""
+    """What one node provides for vLLM."""
 
     name: str
-    """For messages."""
+    """Name of the node, for messages."""
     vllm: str | None
-    """Its version; None: not installed."""
+    """Version of vLLM; None: not installed."""
     card: str | None
-    """None: this node's torch sees no GPU."""
+    """Type of GPU; None: the node's torch sees none."""
     capability: tuple[int, int] = (0, 0)
-    """NVIDIA's compute capability of the least of its cards; (0, 0) of others' cards."""
+    """Lowest compute capability of its NVIDIA GPUs; (0, 0) for other GPUs."""
 
 
 def engine_node() -> EngineNode:
-    """Of this machine; loads no vLLM."""
+    """Examine this machine, without importing vLLM."""
     import torch
 
     try:
@@ -84,10 +84,10 @@ def engine_node() -> EngineNode:
 
 
 def possible_engines(config: EvaluationConfig, device: str | None) -> list[Engine]:
-    """What transformers is on this device; where no device is known, everything that it may have been.
+    """Variants of transformers that the configuration may refer to on this device.
 
     Args:
-        device: cpu or gpu.
+        device: cpu or gpu; None: unknown, so that all variants are returned.
     """
     asked = config.generation
     if asked.engine == VLLM:
@@ -99,16 +99,16 @@ def possible_engines(config: EvaluationConfig, device: str | None) -> list[Engin
 def choose_engine(
     config: EvaluationConfig, source: ModelSource, placement: Placement, nodes: Sequence[EngineNode]
 ) -> Engine:
-    """What the setting comes to.
+    """Resolve `evaluation.generation.engine`.
 
-    `auto` is transformers, even where vLLM is installed: what generates by default must have been tried, and vLLM has
-    not been run on a GPU through this package yet.
+    `auto` means transformers even if vLLM is installed: the default engine must have been tested, and this package has
+    not run vLLM on a GPU yet.
 
     Args:
-        nodes: those that can hold a worker; asked of vLLM alone.
+        nodes: nodes that can hold a worker; needed only for vLLM.
 
     Raises:
-        EvaluationError: vLLM is asked for, and cannot be had.
+        EvaluationError: vLLM is configured but cannot be used.
     """
     asked = config.generation
     dtype = _DTYPES[placement.device] if asked.dtype == "auto" else asked.dtype
@@ -123,26 +123,26 @@ def choose_engine(
 def obstacle_to_vllm(
     config: EvaluationConfig, source: ModelSource, placement: Placement, nodes: Sequence[EngineNode]
 ) -> str | None:
-    """Why these nodes cannot answer with this model by vLLM, with what would do; None: they can."""
+    """Why vLLM cannot run this model on these nodes, and how to fix it; None if it can."""
     if placement.device != "gpu":
         return (
-            "vLLM generates on GPUs, and the workers get none (resources.device, resources.evaluation), so nothing "
+            "vLLM generates on GPUs, but the workers get none (resources.device, resources.evaluation), so nothing "
             "would be generated; give them GPUs, or set evaluation.generation.engine=transformers"
         )
     if not nodes:
         return f"no node that can hold a worker answers, so it is unknown whether any has vLLM; {_CURE}"
     if without := [node.name for node in nodes if node.vllm is None]:
-        return f"the package vllm is not installed on {', '.join(without)}, which may be given a worker; {_CURE}"
+        return f"the package vllm is not installed on {', '.join(without)}, which may host a worker; {_CURE}"
     if blind := [node.name for node in nodes if node.card is None]:
-        return f"torch sees no GPU on {', '.join(blind)}, which may be given a worker; fix its driver, or {_CURE}"
+        return f"torch sees no GPU on {', '.join(blind)}, which may host a worker; fix its driver, or {_CURE}"
     versions = {node.vllm: node.name for node in nodes}
     if len(versions) > 1:
         told = ", ".join(f"{version} on {name}" for version, name in versions.items())
-        return f"nodes have different versions of vLLM ({told}), whose texts may differ; install one and the same"
+        return f"nodes have different versions of vLLM ({told}), whose text may differ; install the same one"
     if placement.gpus_per_worker != int(placement.gpus_per_worker):
         return (
-            f"a worker gets {placement.gpus_per_worker:g} GPU (resources.evaluation.gpus_per_worker), and an engine of "
-            "vLLM takes whole ones; set a whole number, or evaluation.generation.engine=transformers"
+            f"a worker gets {placement.gpus_per_worker:g} GPU (resources.evaluation.gpus_per_worker), but vLLM needs "
+            "whole ones; set a whole number, or evaluation.generation.engine=transformers"
         )
     return _obstacle_of_model(source) or _obstacle_of_temperature(config)
 
@@ -160,7 +160,7 @@ def _obstacle_of_model(source: ModelSource) -> str | None:
     names = {entry.name for entry in source.exported.list()}
     if ADAPTER in names:
         return (
-            f"{source.exported.uri} holds adapters, but vLLM is used only with whole models; fine-tune with "
+            f"{source.exported.uri} holds adapters, but vLLM is supported only with whole models; fine-tune with "
             f"target.lora.export=merged, or {by_transformers}"
         )
     if not source.exported.is_local and not source.exported.uri.startswith(("s3://", "gs://")):

@@ -1,9 +1,10 @@
-"""Completions by vLLM through Ray Data: prompt ids in, token ids out. The one module that imports ray.data.llm.
+"""Generates completions with vLLM through Ray Data: prompt ids in, token ids out. Only this module imports
+ray.data.llm.
 
-A pass over a task is one execution of Ray Data: its engines start, generate what is not there yet, and end. Parts are
-those of the other engine, and each is written when the last of its completions has come.
+A pass over a task is one execution of Ray Data: its engines start, generate what does not exist yet, and stop. Parts
+are the same as for transformers, and each is written when its last completion has arrived.
 
-Memory: the driver holds the prompts of a pass and the completions of the parts that are on their way.
+Memory: the driver holds the prompts of a pass and the completions of unfinished parts.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from s2l_ray.stages.evaluation.part import Part, PartJob, Wanted, sample_seeds
 from s2l_ray.stages.evaluation.worker import EvaluationWorker, ModelJob
 
 BATCH = 128
-"""Prompts that Ray Data gives an engine at once; eight such batches are on their way, which fills vLLM's own."""
+"""Number of prompts that Ray Data passes to an engine at once; eight such batches are in flight, which fills vLLM's."""
 _STAGE = "vLLMEngineStage"
 _CURE = (
     "Completed work is kept: run the same command to resume; if vLLM does not support the model or the card, set "
@@ -38,7 +39,7 @@ _CURE = (
 
 
 class PromptWriter(EvaluationWorker):
-    """Renders prompts and writes parts where no weights are loaded."""
+    """Renders prompts and writes parts in a process that loads no weights."""
 
     def __init__(self, job: ModelJob, card: str) -> None:
         super().__init__(job)
@@ -57,14 +58,14 @@ class PromptWriter(EvaluationWorker):
         return self._limits
 
     def longest(self, parts: Sequence[PartJob], kind: Pass) -> int:
-        """The longest prompt of all parts with its new tokens (tokens): the same whatever is there already."""
+        """Length of the longest prompt of all parts plus its new tokens (tokens), whatever exists already."""
         prompts = (ids for part in parts for ids in self.prompts(part.questions, part, kind))
         return parts[0].max_new_tokens + max(len(ids) for ids in prompts if not isinstance(ids, UnusableRow))
 
 
 @dataclass(frozen=True)
 class Request:
-    """A row of prompts → what vLLM's stage reads, see vllm.SamplingParams."""
+    """Turns a row of prompts into the row that vLLM's stage reads, see vllm.SamplingParams."""
 
     max_new_tokens: int
     end_ids: tuple[int, ...]
@@ -73,7 +74,7 @@ class Request:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         sampling: dict[str, Any] = {
             "temperature": self.temperature, "max_tokens": self.max_new_tokens, "detokenize": False,
-            # What ends a response in training ends a completion, whatever the model's folder says of its own.
+            # A completion ends with the tokens that end responses in training, whatever the model's folder says.
             "stop_token_ids": list(self.end_ids), "ignore_eos": True,
         }  # fmt: skip
         if self.temperature > 0:
@@ -82,12 +83,12 @@ class Request:
 
 
 def answer(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of vLLM's stage → what is read of it."""
+    """Keep only the needed columns of a row from vLLM's stage."""
     return {"row": row["row"], "new_ids": [int(token) for token in row["generated_tokens"]]}
 
 
 def rows_of(waiting: Sequence[Wanted], seed: int) -> list[pa.Table]:
-    """row, prompt_ids, seed of every completion that is wanted, numbered through; a table for each batch."""
+    """Tables of `row`, `prompt_ids` and `seed` for all requested completions, numbered consecutively; one per batch."""
     prompts = [ids for wanted in waiting for ids in wanted.prompts]
     seeds = [int.from_bytes(one[:8], "big") >> 1 for wanted in waiting for one in sample_seeds(wanted, seed)]
     table = pa.table(
@@ -101,10 +102,10 @@ def rows_of(waiting: Sequence[Wanted], seed: int) -> list[pa.Table]:
 
 
 def completion_of(new_ids: Sequence[int], end_ids: Sequence[int], max_new_tokens: int) -> Generated:
-    """What vLLM has generated, its last token included; Ray Data does not pass on how it ended.
+    """The completion that vLLM has generated, with the reason for its end, which Ray Data does not pass on.
 
     Raises:
-        EvaluationError: it ended for a reason of the engine's own.
+        EvaluationError: generation ended neither at an end token nor at the limit.
     """
     end = next((i for i, token in enumerate(new_ids) if token in end_ids), None)
     if end is not None:
@@ -112,14 +113,14 @@ def completion_of(new_ids: Sequence[int], end_ids: Sequence[int], max_new_tokens
     if len(new_ids) != max_new_tokens:
         raise EvaluationError(
             f"vLLM ended a completion after {len(new_ids):,} tokens, which is neither the limit of {max_new_tokens:,} "
-            "nor at a token that ends a response, so it would be judged cut off. Set "
-            "evaluation.generation.engine=transformers, and report it"
+            "nor at a token that ends a response, so it would be judged as truncated. Set "
+            "evaluation.generation.engine=transformers, and please report this"
         )
     return Generated(tuple(new_ids), "length")
 
 
 def model_of(source: ModelSource) -> tuple[str, dict[str, Any]]:
-    """Where vLLM loads the model from, and its engine's arguments for that."""
+    """The location from which vLLM loads the model, and the engine's arguments for loading it."""
     trusts = {"trust_remote_code": source.config.trust_remote_code}
     if source.exported is not None:
         return source.exported.locator(), trusts
@@ -128,10 +129,10 @@ def model_of(source: ModelSource) -> tuple[str, dict[str, Any]]:
 
 
 def processor_config(source: ModelSource, engine: Engine, placement: Placement, longest: int, num_rows: int) -> Any:
-    """Ray's own, of the engines and of no stage beside them.
+    """Ray's configuration for the engines, without any other stages.
 
     Args:
-        longest: prompt with its new tokens (tokens).
+        longest: length of the longest prompt plus its new tokens (tokens).
     """
     from ray.data.llm import vLLMEngineProcessorConfig
 
@@ -143,8 +144,8 @@ def processor_config(source: ModelSource, engine: Engine, placement: Placement, 
             **arguments, "dtype": engine.dtype, "max_model_len": longest,
             "tensor_parallel_size": int(placement.gpus_per_worker),
             "skip_tokenizer_init": True,  # ids in, ids out
-            "generation_config": "vllm",  # not the model's: its penalties and end tokens were not those of training
-            "enable_prefix_caching": False,  # whether a prefix was computed before would depend on what is resumed
+            "generation_config": "vllm",  # not the model's, whose penalties and end tokens differ from training
+            "enable_prefix_caching": False,  # cache hits would depend on what is resumed
             "disable_log_stats": True,
         },
         batch_size=BATCH, concurrency=(workers, workers), accelerator_type=placement.accelerator_type,
@@ -155,10 +156,10 @@ def processor_config(source: ModelSource, engine: Engine, placement: Placement, 
 
 
 def remote_options(placement: Placement, max_failures: int) -> dict[str, Any]:
-    """Ray's, for the actors of the engines; those of several GPUs are placed by vLLM.
+    """Ray's options for the engines' actors; vLLM itself places engines with several GPUs.
 
     Args:
-        max_failures: how often an engine that has died is started again; -1: always.
+        max_failures: how often an engine that has died is restarted; -1: no limit.
     """
     custom = dict(placement.custom_resources)
     options = {"max_restarts": max_failures, "max_task_retries": max_failures}
@@ -171,7 +172,7 @@ def remote_options(placement: Placement, max_failures: int) -> dict[str, Any]:
 def generated_by_vllm(
     tables: list[pa.Table], config: Any, request: Request, options: dict[str, Any], what: str
 ) -> Iterator[tuple[int, list[int]]]:
-    """(row, new tokens) of every row, as they come.
+    """Yield (row, new tokens) for every row, as soon as it is generated.
 
     Raises:
         EvaluationError: an engine cannot start, or failed too often.
@@ -187,21 +188,21 @@ def generated_by_vllm(
 
 
 Generates = Callable[[list[pa.Table], Any, Request, dict[str, Any], str], Iterator[tuple[int, list[int]]]]
-"""Prompts → (row, new tokens), in any order."""
+"""A function that generates (row, new tokens) from prompts, in any order."""
 
 
 @dataclass(frozen=True)
 class VllmTask:
-    """One model's answers to one task."""
+    """Generates one model's answers to one task with vLLM."""
 
     job: ModelJob
     engine: Engine
     placement: Placement
     card: str
-    """Kind of the GPUs, for the manifest."""
+    """Type of GPU, for the manifest."""
     max_failures: int
     what: str
-    """It does, for messages."""
+    """Name of the work, for messages."""
     generated: Generates = generated_by_vllm
 
     def generate(
@@ -210,11 +211,11 @@ class VllmTask:
         run_programs: Callable[[list[PartJob]], None],
         on_rows: Callable[[int], None] = lambda rows: None,
     ) -> list[dict[str, Any]]:
-        """Answer all parts; what lies there whole is kept. Returns the parts' statistics.
+        """Answer all parts, keeping complete files of earlier attempts. Returns the parts' statistics.
 
         Args:
             run_programs: runs the programs of the `pot` pass, while no engine holds a GPU.
-            on_rows: told the questions of every part whose last pass is complete.
+            on_rows: called with the number of questions of every part whose last pass is complete.
 
         Raises:
             EvaluationError: an engine cannot start, or failed too often.
@@ -226,10 +227,10 @@ class VllmTask:
                 on_rows(len(part.questions) if is_last else 0)
             if kind == "pot":
                 run_programs([replace(part, passes=("pot",)) for part in parts])
-        return [writer.run(part) for part in parts]  # everything is there: it is counted
+        return [writer.run(part) for part in parts]  # everything exists by now, and is only counted
 
     def _pass(self, writer: PromptWriter, parts: Sequence[PartJob], kind: Pass) -> Iterator[PartJob]:
-        """Parts whose completions of this kind are complete."""
+        """Run one pass; yields each part as soon as its completions of this kind are complete."""
         waiting: list[tuple[Part, Wanted]] = []
         for job in parts:
             part = Part(writer, job)
@@ -240,14 +241,15 @@ class VllmTask:
             if wanted is not None and wanted.prompts:
                 waiting.append((part, wanted))
                 continue
-            if wanted is not None:  # none of its questions is asked
+            if wanted is not None:  # none of its questions needs this pass
                 part.take(wanted, [])
             yield job
         if waiting:
             yield from self._complete(writer, waiting, writer.longest(parts, kind))
 
     def _complete(self, writer: PromptWriter, waiting: list[tuple[Part, Wanted]], longest: int) -> Iterator[PartJob]:
-        """Raises EvaluationError where a prompt has come to no answer, which would else be looked for in the driver."""
+        """Generate what is missing, and yield each part when complete. Raises EvaluationError if a prompt got no
+        answer, which the driver would otherwise try to generate itself."""
         job, end_ids = waiting[0][0].part, tuple(writer.end_ids)
         tables = rows_of([wanted for _, wanted in waiting], job.seed)
         num_rows = sum(table.num_rows for table in tables)
@@ -268,6 +270,6 @@ class VllmTask:
                 yield part.part
         if left:
             raise EvaluationError(
-                f"vLLM gave no answer to {len(left):,} of {num_rows:,} prompts of {self.what}, and named no error. "
+                f"vLLM returned no answer to {len(left):,} of {num_rows:,} prompts of {self.what}, and no error. "
                 f"{_CURE}"
             )

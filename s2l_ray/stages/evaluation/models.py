@@ -23,10 +23,10 @@ from s2l_ray.storage.fingerprint import fingerprint
 
 @dataclass(frozen=True)
 class AskedModel:
-    """One model."""
+    """A model to evaluate."""
 
     label: str
-    """`s2l-0.11`, `full`, `base`, or `model-…` of one that is not part of the run."""
+    """`s2l-0.11`, `full`, `base`, or `model-…` for a model that is not part of the run."""
     content: str
     """Fingerprint of weights and tokenizer."""
     source: ModelSource
@@ -37,14 +37,14 @@ class AskedModel:
 
 
 def models_of(run: Run, config: S2LConfig, names: Sequence[str] | None, model: str | None = None) -> list[AskedModel]:
-    """The models to ask.
+    """The models to evaluate.
 
     Args:
-        names: targets by what they were trained on, and `base`; None: all targets.
-        model: a hub id or folder, asked instead.
+        names: targets, named by what they were trained on, and `base`; None: all targets.
+        model: a hub id or folder to evaluate instead.
 
     Raises:
-        EvaluationError: there is no such target, or none at all.
+        EvaluationError: there is no such target, or no target at all.
     """
     if model is not None:
         return [_foreign(config, model)]
@@ -73,13 +73,13 @@ def _target(run: Run, config: S2LConfig, name: str) -> AskedModel:
 
 
 def _as_trained(config: TargetConfig, tokens: Stage) -> TargetConfig:
-    """Rendered as in its training: `s2l finetune` may have been told another way than the run's configuration says.
+    """The section with the rendering of the target's training, which `s2l finetune` may have changed for this target.
 
     Raises:
-        EvaluationError: its tokens' settings cannot be used.
+        EvaluationError: the settings of the target's tokens cannot be used.
     """
     trained = {name: value for name, value in tokens.manifest.settings.items() if name in RENDER_FIELDS}
-    what = f"how the texts of {tokens.folder} were rendered cannot be told from its manifest, so it cannot be asked"
+    what = f"the manifest of {tokens.folder} does not say how its text was rendered, so its target cannot be asked"
     with foreign_named(EvaluationError, what, "Fine-tune the target again with this version of s2l_ray"):
         return TargetConfig.model_validate({**config.model_dump(mode="json"), **trained})
 
@@ -90,19 +90,19 @@ def _check_base(config: TargetConfig, stage: Stage) -> None:
     now, trained = config.stored(include={"model", "revision", "gguf_file"}), stage.manifest
     if "model" in inputs and "model" in trained.inputs:
         same = inputs["model"] == trained.inputs["model"]
-    else:  # a hub that did not answer, then or now
+    else:  # the hub did not answer, then or now
         same = all(now[name] == trained.settings.get(name) for name in ("model", "revision"))
     if not same or now["gguf_file"] != trained.settings.get("gguf_file"):
         other = trained.settings.get("model")
         raise EvaluationError(
-            f"{stage.folder} holds adapters of {shown(other) if other else 'another model'}, and target.model is "
-            f"{shown(config.model)}, on which they would give other answers than in training; give the run the "
-            "target.model of the adapters, or fine-tune with target.lora.export=merged, which is a whole model"
+            f"{stage.folder} holds adapters of {shown(other) if other else 'another model'}, but target.model is "
+            f"{shown(config.model)}, with which they would give other answers than in training; set target.model to "
+            "the adapters' model, or fine-tune with target.lora.export=merged, which exports a whole model"
         )
 
 
 def _of_proxy(config: S2LConfig) -> TargetConfig:
-    """Where there is no section `target`: rendered as for the proxy."""
+    """A section `target` for runs without one, with the proxy's rendering."""
     kept = {name: getattr(config.proxy, name) for name in (*RENDER_FIELDS, "max_length", "trust_remote_code")}
     return TargetConfig.model_validate({**kept, "model": config.proxy.model or "none"})
 
@@ -112,7 +112,7 @@ def _base(config: S2LConfig) -> AskedModel:
     if target is None or target.model is None or target.random_weights:
         raise EvaluationError(
             "`base` is the target's model before fine-tuning, and this run's target starts from random weights (or "
-            "there is none): its answers would say nothing; leave base out, or name a model with --model"
+            "there is none), so its answers would be meaningless; leave base out, or name a model with --model"
         )
     return _as_it_is(target.model_copy(update={"lora": None}), BASE)
 
@@ -134,10 +134,10 @@ def _as_it_is(config: TargetConfig, label: str) -> AskedModel:
 
 
 def check_subsets(config: S2LConfig) -> None:
-    """Refuse, before a run starts, to evaluate targets that it will not make.
+    """Refuse, before a run starts, to evaluate targets that it will not train.
 
     Raises:
-        EvaluationError: `evaluation.subsets` names one.
+        EvaluationError: `evaluation.subsets` names such a target.
     """
     names = (config.evaluation and config.evaluation.subsets) or []
     if config.target is None:

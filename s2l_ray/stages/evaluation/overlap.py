@@ -1,4 +1,4 @@
-"""Contamination: questions and the corpus → which questions stand in it."""
+"""Contamination: questions and the corpus → which questions occur in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from s2l_ray.storage.folder import Storage
 def contamination_spec(
     context: RunContext, config: EvaluationConfig, corpus: Stage, task: AskedTask, searches: bool
 ) -> StageSpec:
-    """The same for all models. `searches`: False: only what was found before is used."""
+    """Specify the stage, which is the same for all models.
+
+    Args:
+        searches: whether the corpus may be searched; False: only use an earlier search.
+    """
     asked, name = config.contamination, f"contamination/{task.name}"
     parts = part_rows(corpus)
 
@@ -26,7 +30,7 @@ def contamination_spec(
 
         if not searches:
             raise EvaluationError(
-                f"--rescore starts no Ray, and the corpus was not searched for the questions of {task.name} yet; "
+                f"--rescore starts no Ray, but the corpus has not been searched for the questions of {task.name} yet; "
                 "leave --rescore out"
             )
         ids = [question.id for question in task.questions]

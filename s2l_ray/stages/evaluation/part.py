@@ -1,6 +1,6 @@
-"""One part of a test set on its way: what is asked, what of it lies there already, what is written.
+"""One part of a test set in progress: what to ask, what exists already, what to write.
 
-Knows no Ray, and no model: whoever generates is told what to generate. Memory: the texts of one part.
+Uses neither Ray nor a model: it tells the engine what to generate. Memory: the text of one part.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PROGRAM_SCHEMA = pa.schema(
 )  # fmt: skip
 QUARANTINE_SCHEMA = pa.schema([("question_id", _ID), ("pass", pa.string()), ("reason", pa.string())])
 _KEY, _PROBE = b"s2l_ray.key", b"s2l_ray.sandbox"
-"""In the files' metadata: whose they are, and what the sandbox of the programs kept out."""
+"""Keys of the files' metadata: the stage's key, and the report on the programs' sandbox."""
 
 
 def generations_name(kind: str, part: int) -> str:
@@ -58,10 +58,10 @@ def quarantine_name(kind: str, part: int) -> str:
 
 @dataclass(frozen=True)
 class PartJob:
-    """One part of a test set."""
+    """One part of a test set, and how to answer it."""
 
     key: str
-    """Of the stage: files of another key are not taken for this one's."""
+    """Key of the stage, so that files of another stage are not mistaken for this one's."""
     part: int
     questions: list[Question]
     passes: tuple[Pass, ...]
@@ -75,7 +75,7 @@ class PartJob:
 
 
 class Completion(Protocol):
-    """Of one prompt, see lm.generate.Generated."""
+    """The completion of one prompt, see lm.generate.Generated."""
 
     @property
     def ids(self) -> tuple[int, ...]: ...
@@ -88,7 +88,7 @@ class Completion(Protocol):
 
 
 class Host(Protocol):
-    """Who answers the part."""
+    """The worker that answers the part."""
 
     tokenizer: Any
 
@@ -105,29 +105,29 @@ class Host(Protocol):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be generated in one pass of a part."""
+    """What to generate in one pass over a part."""
 
     kind: Pass
     pairs: list[tuple[Question, int]]
-    """Question and number of the sample."""
+    """Pairs of a question and the number of the sample."""
     prompts: list[list[int]]
     """Token ids of each pair."""
 
 
 class Part:
-    """One part on its way."""
+    """One part in progress."""
 
     def __init__(self, worker: Host, part: PartJob) -> None:
         self.worker, self.part = worker, part
         self.tables: dict[str, pa.Table] = {}
         self.num_halved = 0
         self.probe: dict[str, Any] | None = None
-        """Of the sandbox in which this part's programs ran; None if there were none."""
+        """Report on the sandbox in which this part's programs ran; None if there were no programs."""
         self._pairs = [(question, sample) for question in part.questions for sample in range(part.samples)]
 
     def wanted(self, kind: Pass) -> Wanted | None:
-        """What to generate in one pass; None: it lies there. Of `cot` after `pot`, the questions whose program gave no
-        answer."""
+        """What to generate in one pass, which for `cot` after `pot` are only questions whose program gave no answer;
+        None if it exists already."""
         asked = self._pairs if kind == self.part.passes[0] else self._without_answer()
         kept = self._kept(generations_name(kind, self.part.part), GENERATION_SCHEMA)
         refused = self._kept(quarantine_name(kind, self.part.part), QUARANTINE_SCHEMA)
@@ -147,7 +147,7 @@ class Part:
         return Wanted(kind, [pair for pair, _ in good], [ids for _, ids in good])
 
     def take(self, wanted: Wanted, done: Sequence[Completion]) -> None:
-        """Write the completions of one pass."""
+        """Write the completions of one pass, in the order of its prompts."""
         rows = [
             {
                 "question_id": question.id, "task": question.task, "pass": wanted.kind, "sample": sample,
@@ -160,7 +160,7 @@ class Part:
         self.tables[wanted.kind] = self._write(name, rows, GENERATION_SCHEMA)
 
     def run_programs(self) -> None:
-        """The programs of the `pot` pass, each in the sandbox."""
+        """Run the programs of the `pot` pass, each in the sandbox."""
         written = self.tables["pot"]
         name = programs_name(self.part.part)
         kept = self._kept(name, PROGRAM_SCHEMA)
@@ -188,19 +188,21 @@ class Part:
 
     @staticmethod
     def _are_of(table: pa.Table, refused: pa.Table, asked: list[tuple[Question, int]]) -> bool:
-        """Whether these are the rows of exactly these questions."""
+        """Whether the tables contain rows for exactly these questions."""
         out = {(row["question_id"], row["sample"]) for row in table.select(["question_id", "sample"]).to_pylist()}
         ids = set(refused["question_id"].to_pylist())
         return out == {(question.id, sample) for question, sample in asked if question.id not in ids}
 
     @staticmethod
     def _are_programs_of(table: pa.Table, written: pa.Table, sources: list[str | None]) -> bool:
-        """Whether these are the programs in exactly these texts: the texts may have been made again, and differ."""
+        """Whether the table contains exactly the programs in this text, which may have been generated again and
+        differ."""
         same = all(table[name].equals(written[name]) for name in ("question_id", "sample"))
         return same and table["source"].to_pylist() == sources
 
     def _kept(self, name: str, schema: pa.Schema) -> pa.Table | None:
-        """What an interrupted attempt has written; None where that is nothing, damaged, or of another stage."""
+        """The table that an interrupted attempt has written; None if there is none, or it is damaged or of another
+        stage."""
         try:
             table = self.part.out.read_table(name)
         except (FileNotFoundError, DamagedFile):
@@ -217,7 +219,7 @@ class Part:
         return table
 
     def statistics(self) -> dict[str, Any]:
-        """Counts, content and what computed it."""
+        """The part's counts, content fingerprints, device and files."""
         texts = [self.tables[kind] for kind in self.part.passes]
         programs = self.tables.get("programs")
         content = [columns_digest(table) for table in texts]
@@ -240,7 +242,7 @@ class Part:
 
 
 def sample_seeds(wanted: Wanted, seed: int) -> list[bytes]:
-    """Of each completion, where tokens are drawn; the same whoever generates, and whenever."""
+    """The seed of each completion, for sampling; the same whichever worker generates it, and when."""
     return [sample_seed(question.id + wanted.kind.encode(), seed, sample) for question, sample in wanted.pairs]
 
 

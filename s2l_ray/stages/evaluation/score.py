@@ -1,6 +1,6 @@
-"""Verdicts on one model's answers to one task: reads what was generated → answers.parquet, report.json, report.md.
+"""Judges one model's answers to one task: reads the generated text → answers.parquet, report.json, report.md.
 
-Needs no Ray and no model, but for BERTScore. Memory: the texts of one task.
+Needs neither Ray nor, except for BERTScore, a model. Memory: the text of one task.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _COUNTS = pa.list_(pa.float64(), 10)
 
 @dataclass(frozen=True)
 class Flags:
-    """What the corpus holds of each question, by its id."""
+    """Question id → whether the question occurs in the corpus, and whether it does apart from its numbers."""
 
     contaminated: dict[bytes, bool]
     template: dict[bytes, bool]
@@ -43,16 +43,16 @@ class Flags:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was made of the answers."""
+    """The result of judging the answers."""
 
     content: str
     report: dict[str, Any]
     warnings: list[str]
-    """Those of the report's notes that are no mere facts."""
+    """Notes of the report that are warnings."""
     num_questions: int
-    """That were asked."""
+    """Number of questions that were asked."""
     sandbox: dict[str, Any] | None
-    """Where symbolic comparisons ran, if there were any."""
+    """Report on the sandbox in which symbolic comparisons ran, if there were any."""
 
 
 def judge(
@@ -64,13 +64,13 @@ def judge(
     facts: dict[str, Any],
     out: Storage,
 ) -> Judgement:
-    """Write everything but the manifest.
+    """Judge the answers, and write everything but the manifest.
 
     Args:
-        facts: what else the report says: model, form, engine, …
+        facts: further entries of the report: model, form, engine, …
 
     Raises:
-        EvaluationError: no question could be asked; a metric of the user's fails.
+        EvaluationError: no question could be asked, or the user's metric fails.
     """
     names = [entry.name for entry in generation.list("generations")]
     generations = [row for table in generation.read_tables(names, READ_GENERATIONS) for row in table.to_pylist()]
@@ -127,7 +127,7 @@ def _missing_note(missing: int, total: int) -> str:
 
 @contextlib.contextmanager
 def _comparer(asked: AskedTask, config: EvaluationConfig) -> Iterator[tuple[Compare, dict[str, Any] | None, int]]:
-    """What decides where LaTeX must be understood, the sandbox that it runs in, and how many threads may ask it."""
+    """The comparison for answers in LaTeX, the report on its sandbox, and the number of threads that may call it."""
     if asked.task.rule != "math":
         yield _undecided, None, 1
         return
@@ -199,7 +199,7 @@ def _bert_scorer(config: EvaluationConfig) -> BertScorer | None:
 def _own(
     asked: AskedTask, table: pa.Table, answers: list[Any], config: EvaluationConfig, seed: int
 ) -> tuple[report.Figures, dict[str, np.ndarray]]:
-    """The figures of a metric of the user's, and its columns."""
+    """The results of the user's metric, and its columns."""
     metric = metric_of(asked.task)
     if metric is None:
         return {}, {}

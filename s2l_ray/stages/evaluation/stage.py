@@ -1,7 +1,7 @@
-"""Evaluation: a model and a task → its completions, which questions are in the corpus, and verdicts with a report.
+"""Evaluation: a model and a task → completions, which questions are in the corpus, and verdicts with a report.
 
-Three artifacts, since each outlives changes of the others: texts are expensive and are judged again whenever a rule
-changes, and what the corpus holds of a test set is the same for all models.
+There are three artifacts, because each outlives changes of the others: text is expensive and is judged again whenever a
+rule changes, and the overlap of a test set with the corpus is the same for all models.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
     from s2l_ray.stages.evaluation.worker import ModelJob  # imports torch
 
 _NOT_IN_KEY = {"processes", "i_know_programs_run_with_my_rights"}
-"""Settings of the sandbox that change no outcome: how many at once, and a consent."""
+"""Settings of the sandbox that change no outcome: the number of processes, and a consent."""
 
 
 class Evaluation:
-    """What one command evaluates. A context manager: it holds the workers of the model that is being asked.
+    """Evaluates models during one command. A context manager, because it holds the current model's workers.
 
     Args:
-        tasks: with their questions.
-        generates: False: only judge what was generated before.
+        tasks: the tasks with their questions.
+        generates: whether answers may be generated; False: only judge existing ones.
     """
 
     def __init__(self, context: RunContext, tasks: Sequence[AskedTask], generates: bool = True) -> None:
@@ -64,13 +64,13 @@ class Evaluation:
         self._close_pool()
 
     def evaluate(self, model: AskedModel, again: bool = False) -> list[Stage]:
-        """Everything that there is to know of one model, as far as it is not there yet.
+        """Evaluate one model on all tasks → the evaluations; completed work is skipped.
 
         Args:
-            again: judge again what was judged.
+            again: judge answers again that have already been judged.
 
         Raises:
-            EvaluationError: nothing may be generated, and something would have to be.
+            EvaluationError: something would have to be generated, but nothing may be.
         """
         ensure = self.context.runner.ensure
         stages = []
@@ -96,8 +96,8 @@ class Evaluation:
         found = [stage for spec in specs.values() if (stage := self.context.runner.find(spec)) is not None]
         if not found:
             raise EvaluationError(
-                f"--rescore judges existing completions, but {model.label} has not answered {task.name} with "
-                "these settings; leave --rescore out to generate it"
+                f"--rescore judges existing answers, but {model.label} has not answered {task.name} with "
+                "these settings; leave --rescore out to generate them"
             )
         return max(found, key=lambda stage: stage.manifest.finished_at)
 
@@ -113,14 +113,14 @@ class Evaluation:
 
     @cached_property
     def _corpus_has_thoughts(self) -> bool:
-        """Whether the corpus's responses have reasoning separate from their content, judged by its first part."""
+        """Whether responses in the corpus have reasoning separate from their content, judging by its first part."""
         part = part_rows(self._corpus)[0][0]
         table = self._corpus.storage.read_table(f"examples/{part_name(part)}", ["messages"], optional=[CHAT_COLUMN])
         last = [turns[-1] for turns in unpack_table(table)[0]]
         return 2 * sum(thoughts_of(turn) is not None for turn in last) > len(last)
 
     def _rendering(self, model: AskedModel) -> dict[str, Any]:
-        """How questions become prompts: as in the training of the run's targets."""
+        """How questions are turned into prompts: as in the training of the run's targets."""
         from s2l_ray.data.render import options_of, resolve_style
 
         if self._asked is None or self._asked[0] != model.label:
@@ -130,7 +130,7 @@ class Evaluation:
         return {"style": style, "render_options": options_of(model.config), "with_thoughts": thoughts}
 
     def generation_spec(self, model: AskedModel, task: AskedTask, engine: Engine) -> StageSpec:
-        """Questions and a model → completions, and what became of the programs among them."""
+        """Specify a stage: questions and a model → completions, and the results of the programs in them."""
         asked, name = self.config.generation, f"generation/{model.label}/{task.name}"
         rendering = self._rendering(model)
         seed = self.context.config.seed
@@ -141,7 +141,7 @@ class Evaluation:
             "style": rendering["style"], "with_thoughts": rendering["with_thoughts"],
             "render_options": {**rendering["render_options"], "date": str(rendering["render_options"]["date"])},
         }  # fmt: skip
-        if engine.name == TRANSFORMERS:  # vLLM makes its batches itself
+        if engine.name == TRANSFORMERS:  # vLLM forms its own batches
             settings["tokens_per_batch"] = asked.tokens_per_batch
         if asked.temperature > 0:
             settings["seed"] = seed
@@ -149,7 +149,7 @@ class Evaluation:
             settings["program_stem"] = self.config.program_stem
             settings["sandbox"] = self.config.sandbox.model_dump(mode="json", exclude=_NOT_IN_KEY)
         inputs = {"questions": task.content, "model": model.content}
-        spec: list[StageSpec] = []  # the files in it are marked by its key
+        spec: list[StageSpec] = []  # filled below: the files are marked with the stage's key
 
         def build(out: Storage) -> StageResult:
             return self._generate(model, task, engine, rendering, spec[0].key, name, out)
@@ -185,7 +185,7 @@ class Evaluation:
         ]  # fmt: skip
         job, max_failures = self._job_of(model, engine, rendering), context.config.resources.max_failures
         if engine.name == VLLM:
-            self._close_pool()  # its workers hold the GPUs
+            self._close_pool()  # because its workers hold the GPUs
             context.progress.say(f"[{name}] {engine.describe()}, {placement.describe()}")
             how = functools.partial(
                 generate_by_vllm,
@@ -214,7 +214,7 @@ class Evaluation:
         )  # fmt: skip
 
     def _pool_of(self, model: AskedModel, job: ModelJob, engine: Engine) -> Any:
-        """The model's workers; they stay for its next task."""
+        """The model's workers, which are kept for its next task."""
         from s2l_ray.stages.evaluation.build import model_pool
 
         if not hasattr(self, "_workers"):
@@ -244,7 +244,7 @@ class Evaluation:
     # Verdicts.
 
     def evaluation_spec(self, model: AskedModel, task: AskedTask, generation: Stage, contamination: Stage) -> StageSpec:
-        """Completions and flags → verdicts and the report."""
+        """Specify a stage: completions and flags → verdicts and the report."""
         name, config = f"evaluation/{model.label}/{task.name}", self.config
         made = GenerationArtifact.of(generation)
 
@@ -258,7 +258,7 @@ class Evaluation:
         }  # fmt: skip
         if task.task.rule == SUMMARY:
             settings["bertscore"] = config.bertscore.stored()
-        if task.task.rule == "math":  # answers in LaTeX are compared in the sandbox, within its limits
+        if task.task.rule == "math":  # answers in LaTeX are compared in the sandbox, with its limits
             settings["sandbox"] = config.sandbox.model_dump(mode="json", exclude=_NOT_IN_KEY)
         inputs = {
             "generation": generation.content, "questions": task.content, "contamination": contamination.content,

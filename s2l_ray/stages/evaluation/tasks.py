@@ -1,4 +1,4 @@
-"""The questions of the tasks that are asked for, and everything that can be refused before a question is answered."""
+"""Reads the configured tasks' questions, and refuses everything that can be refused before a question is answered."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class AskedTask:
 
     task: Task
     questions: list[Question]
-    """Sorted by id."""
+    """The questions, sorted by id."""
     passes: tuple[Pass, ...]
     max_new_tokens: int
 
@@ -43,15 +43,15 @@ class AskedTask:
 
     @property
     def content(self) -> str:
-        """Of everything that is read from the files; ids are hashes of question and gold."""
+        """Fingerprint of everything read from the files; ids are hashes of question and gold answer."""
         return fingerprint([[q.id.hex(), sorted(q.groups.items()), q.findings] for q in self.questions])
 
 
 def read_tasks(config: S2LConfig, run_storage: Storage, say: Callable[[str], None]) -> list[AskedTask]:
-    """All tasks of the section `evaluation`.
+    """Read all tasks of the section `evaluation`.
 
     Raises:
-        EvaluationError: a file cannot be read, or a question cannot be used.
+        EvaluationError: a file cannot be read, or a question is unusable.
     """
     return _read_all(config, _section(config), run_storage, say)
 
@@ -116,13 +116,13 @@ def _check_quickstart(config: S2LConfig) -> QuickstartSource:
     if config.corpus.quickstart is None:
         raise EvaluationError(
             "task quickstart is the built-in corpus's test, but corpus.quickstart is not set: its questions are "
-            "meaningless for a model trained on other data; leave it out"
+            "meaningless for a model trained on other data; leave the task out"
         )
     return config.corpus.quickstart
 
 
 def _lines(task: Task, units: list[ReadUnit]) -> Iterator[str]:
-    """One JSON object a line, from files of any kind."""
+    """Yield the rows of files of any format, each as a line with a JSON object."""
     for count, raw in enumerate(raw for unit in units for raw in read_unit(unit)):
         if raw.row is None:
             raise EvaluationError(
@@ -130,12 +130,16 @@ def _lines(task: Task, units: list[ReadUnit]) -> Iterator[str]:
                 "it"
             )
         if count >= MAX_QUESTIONS:
-            raise EvaluationError(f"task {task.name} has more than {MAX_QUESTIONS:,} questions; give fewer files")
+            raise EvaluationError(f"task {task.name} has more than {MAX_QUESTIONS:,} questions; use fewer files")
         yield json.dumps(raw.row, ensure_ascii=False, default=str)
 
 
 def sandbox_settings(asked: EvaluationConfig, processes: int | None = None) -> SandboxSettings:
-    """As configured; `processes`: where the configuration leaves it open."""
+    """The sandbox's settings as configured.
+
+    Args:
+        processes: number of processes, if it is not configured.
+    """
     given = asked.sandbox
     return SandboxSettings(
         mode=given.mode, seconds=given.seconds, memory_mb=given.memory_mb, output_kb=given.output_kb,
@@ -144,14 +148,14 @@ def sandbox_settings(asked: EvaluationConfig, processes: int | None = None) -> S
 
 
 def check_evaluation(config: S2LConfig, tasks: list[AskedTask] | None = None, generates: bool = True) -> None:
-    """Refuse what would fail after hours of generating.
+    """Refuse an evaluation that would fail after hours of generating.
 
     Args:
-        tasks: None: those of the configuration, read now.
-        generates: False: texts are judged that are there, wherever they came from; no engine is needed.
+        tasks: the tasks with their questions; None: read those of the configuration now.
+        generates: False if existing text is judged, whatever generated it, so that no engine is needed.
 
     Raises:
-        EvaluationError: with what is wrong and what would do.
+        EvaluationError: the message says what is wrong and how to fix it.
     """
     asked = _section(config)
     known = tasks_of(asked.tasks, asked.custom)
@@ -162,7 +166,7 @@ def check_evaluation(config: S2LConfig, tasks: list[AskedTask] | None = None, ge
     _check_comparer(asked, known)
     for task in known:
         metric_of(task)
-    if tasks is None:  # those of the quickstart are made in the run's folder, which is not this command's yet
+    if tasks is None:  # the quickstart's are generated in the run's folder, which this command does not hold yet
         named = [name for name in asked.tasks if name != QUICKSTART]
         readable = asked.model_copy(update={"tasks": named})
         tasks = _read_all(config, readable, Storage.open(config.run_uri), lambda text: None)
@@ -192,7 +196,7 @@ def _check_libraries(asked: EvaluationConfig, tasks: list[Task]) -> None:
 
 
 def _check_engine(config: S2LConfig, asked: EvaluationConfig) -> None:
-    """What can be told of vLLM before nodes are asked."""
+    """Check what can be checked about vLLM before nodes are asked."""
     if asked.generation.engine != "vllm":
         return
     by_transformers = "set evaluation.generation.engine=transformers"

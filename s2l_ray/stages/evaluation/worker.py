@@ -1,6 +1,6 @@
-"""What one evaluation worker does: load a model once, answer parts of test sets, run the programs among the answers.
+"""The evaluation worker: loads a model once, answers parts of test sets, runs the programs in the answers.
 
-Knows torch, not Ray. Memory: the model, the cache of a batch (lm.generate), the texts of one part.
+Uses torch, but not Ray. Memory: the model, the cache of a batch (lm.generate), the text of one part.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from s2l_ray.stages.evaluation.part import Part, PartJob, sample_seeds
 
 @dataclass(frozen=True)
 class ModelJob:
-    """What every worker of one model is told."""
+    """The job description that every worker of one model receives."""
 
     source: ModelSource
     style: Any
-    """Of rendering, see data.render.Style."""
+    """Style in which prompts are rendered, see data.render.Style."""
     render_options: dict[str, Any]
     with_thoughts: bool
-    """Whether training responses had separate reasoning."""
+    """Whether responses in training had separate reasoning."""
     dtype: str
     device: str
     """cpu or gpu."""
@@ -41,7 +41,7 @@ class ModelJob:
 
 
 class EvaluationWorker:
-    """Answers parts. Files that an interrupted attempt has written whole are not made again."""
+    """Answers parts. Complete files of an interrupted attempt are not generated again."""
 
     def __init__(self, job: ModelJob) -> None:
         self.job = job
@@ -55,7 +55,7 @@ class EvaluationWorker:
         self._probe: dict[str, Any] | None = None
 
     def run(self, part: PartJob) -> dict[str, Any]:
-        """Returns statistics; what was generated lies in the stage's folder."""
+        """Answer a part, write the text to the stage's folder, and return statistics."""
         done = Part(self, part)
         for kind in part.passes:
             if wanted := done.wanted(kind):
@@ -68,7 +68,7 @@ class EvaluationWorker:
 
     @property
     def model(self) -> Any:
-        """Loaded when a part needs it: a resumed evaluation may need none."""
+        """The model, loaded when a part first needs it: a resumed evaluation may not need it."""
         if self._loaded is None:
             dtype = getattr(torch, self.job.dtype)
             self._loaded = self.job.source.load(self.tokenizer, dtype).to(self.device)
@@ -76,7 +76,7 @@ class EvaluationWorker:
 
     @property
     def device_name(self) -> str:
-        """What generates: `cpu`, or the kind of the card."""
+        """The device that generates: `cpu`, or the type of GPU."""
         return device_name(self.device)
 
     @property
@@ -85,14 +85,14 @@ class EvaluationWorker:
         return self._renderer.end_ids()
 
     def limits(self) -> tuple[int | None, int]:
-        """The model's window (positions; None: not known), and how many tokens have an embedding."""
+        """The model's window (positions; None: unknown), and the number of tokens with an embedding."""
         return window_of(self.model.config), self.model.get_input_embeddings().num_embeddings
 
     def sandbox(self) -> Sandbox:
-        """Opened, and tested on this node, before its first program.
+        """The sandbox, opened and tested on this node before its first program.
 
         Raises:
-            EvaluationError: this node cannot isolate programs, or lacks what they import; none was run.
+            EvaluationError: this node cannot isolate programs, or lacks packages that they import; no program was run.
         """
         if self._sandbox is None:
             with contextlib.ExitStack() as stack:
@@ -105,12 +105,12 @@ class EvaluationWorker:
 
     @property
     def probe(self) -> dict[str, Any] | None:
-        """What the sandbox keeps out on this node, if programs ran there."""
+        """Report on what the sandbox blocks on this node; None if no program has run."""
         return self._probe
 
     def prompts(self, questions: list[Question], part: PartJob, kind: Pass) -> list[list[int] | UnusableRow]:
-        """Prompt ids. Unusable, and never cut: what is longer than the model's window with its new tokens, and what
-        holds a token without an embedding."""
+        """Render prompts to ids. They are never truncated: a prompt that exceeds the model's window together with its
+        new tokens is unusable, as is one that contains a token without an embedding."""
         batch = [messages(question, kind, part.program_stem) for question in questions]
         window, num_embeddings = self.limits()
         rendered: list[list[int] | UnusableRow] = []
@@ -124,8 +124,8 @@ class EvaluationWorker:
                 )
             elif max(ids) >= num_embeddings:
                 ids = UnusableRow(
-                    f"the prompt holds the token {name_of(max(ids), self.tokenizer)} (id {max(ids):,}), and the model "
-                    f"has {num_embeddings:,} embeddings, none for it; leave it out of the question and the template"
+                    f"the prompt holds the token {name_of(max(ids), self.tokenizer)} (id {max(ids):,}), but none of "
+                    f"the model's {num_embeddings:,} embeddings is for it; remove it from question and template"
                 )
             rendered.append(ids)
         return rendered

@@ -1,8 +1,8 @@
-"""What gradients say of clusters and subsets: reads artifacts → plain data for gradients.json. Knows neither Ray nor
+"""Compares gradients by clusters and subsets: reads artifacts → plain data for gradients.json. Uses neither Ray nor
 torch.
 
 Memory: the sample's gradients in float32 and float64, and inner products of all pairs (together about 400 MB for 3,000
-examples of 4,096 numbers), ids and clusters of the corpus (20 bytes an example, about 60 while the sample is drawn),
+examples of 4,096 numbers); ids and clusters of the corpus (20 bytes per example, about 60 while the sample is drawn);
 ids of one subset.
 """
 
@@ -33,33 +33,33 @@ _Subset = UniformDraw | ClusterDraw | Members
 
 @dataclass(frozen=True)
 class CheckSources:
-    """Where the check reads."""
+    """Artifacts and settings that the check reads."""
 
     gradients: Storage
     snapshots: list[tuple[str, int]]
-    """(name, step)"""
+    """(name, step) of each snapshot."""
     num_chunks: int
     clusters: Storage
     trajectories: Storage
     part_rows: list[tuple[int, int]]
-    """Of the trajectories."""
+    """(part, rows) of the trajectories."""
     num_examples: int
-    """In the uniform sample."""
+    """Number of examples in the uniform sample."""
     seed: int
-    """Of the sample."""
+    """Seed of the sample."""
 
 
 @dataclass(frozen=True)
 class SubsetToCheck:
     storage: Storage
     within_clusters: bool
-    """A random draw within each cluster, so that its error has a closed form."""
+    """Whether the subset is a random draw within each cluster, so that its error has a closed form."""
     uniform: bool
-    """A random draw from all examples."""
+    """Whether the subset is a random draw from all examples."""
 
 
 def read_sample(clusters: Storage, num_examples: int, seed: int) -> tuple[Array, GradientSample]:
-    """ids (m, 2) of the sample, ascending, and the sample."""
+    """Draw the sample → its ids (m, 2) in ascending order, and the sample."""
     assignment = clusters.read_table("assignment.parquet", columns=["example_id", "cluster"])
     ids = ids_to_array(assignment["example_id"])
     sample = draw_sample(ids, assignment["cluster"].to_numpy(), num_examples, seed)
@@ -94,24 +94,24 @@ def _snapshot(
     kinds = {kind: of[uniform] for kind, of in labels.items()} | {"embeddings": grouped.assignment.astype(np.int64)}
     similarity = ready.similarities(kinds, seed)
     num_zero, gap = ready.num_zero, ready.gap(sample.clusters[uniform], seed)
-    del ready  # its matrix, before another one is made
+    del ready  # frees its matrix before another one is computed
     errors = SampledGradients(gradients, sample, NUM_BLOCKS).errors(drawn)
     return SnapshotFindings(name, step, num_zero, similarity, gap, errors)
 
 
 def _read(sources: CheckSources, snapshot: str, ids: Array) -> tuple[Array, Array]:
-    """Gradients (m, D) and embeddings (m, H), float32."""
+    """Read the sample's gradients (m, D) and embeddings (m, H), float32."""
     names = [f"{snapshot}/{part_name(chunk)}" for chunk in range(sources.num_chunks)]
     table = pa.concat_tables(sources.gradients.read_tables(names)).combine_chunks()
     if not np.array_equal(ids_to_array(table["example_id"]), ids):
-        raise InternalError(f"{sources.gradients.uri} holds other examples; delete that folder and run again")
+        raise InternalError(f"{sources.gradients.uri} holds other examples; delete that folder and try again")
     columns = (table[name].combine_chunks() for name in ("gradient", "embedding"))
     gradients, embeddings = (one.flatten().to_numpy().reshape(len(ids), -1) for one in columns)
     return gradients, embeddings
 
 
 def _sources(sources: CheckSources, sample: GradientSample) -> tuple[list[str], Array]:
-    """Names of the sources, and the sample's (m,) codes; one part in memory at a time."""
+    """Read the names of the sources and the sample's (m,) codes, with one part in memory at a time."""
     codes: dict[str, int] = {}
     found = np.empty(len(sample.rows), dtype=np.int64)
     starts = np.cumsum([0] + [rows for _, rows in sources.part_rows])

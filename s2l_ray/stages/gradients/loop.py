@@ -1,10 +1,10 @@
-"""What one worker does: gradients of its share of the sample, at each snapshot. Knows torch, not Ray.
+"""The loop of one worker: gradients of its share of the sample, at each snapshot. Uses torch, but not Ray.
 
-The sample is in chunks in the order of the ids, and batches are made within a chunk: what a chunk's gradients are
-depends on weights and sample alone, not on workers, nor on the order or the parts of the corpus. Chunks that are there
-already stay, so that lost workers cost the chunks that they were at.
+The sample is divided into chunks in the order of the ids, with batches formed within a chunk, so a chunk's gradients
+depend only on weights and sample, not on workers or on the order or parts of the corpus. Existing chunks are kept, so
+that a lost worker costs only its current chunk.
 
-Memory: the whole sample's tokens on every worker (5 bytes a token), one unit of the corpus while they are looked for.
+Memory: the whole sample's tokens on every worker (5 bytes per token), and one unit of the corpus while collecting them.
 """
 
 from __future__ import annotations
@@ -38,38 +38,38 @@ from s2l_ray.storage.digests import columns_digest
 from s2l_ray.storage.folder import Storage
 
 CHUNK_EXAMPLES = 256
-"""Unit of work and of restart; 4 MB of gradients."""
+"""Unit of work and of resuming; 4 MB of gradients."""
 _UNIT_ROWS = 32_768
-"""Examples loaded at once."""
+"""Number of examples loaded at once."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A snapshot's."""
+    """The weights of one snapshot."""
 
     name: str
-    """start, middle or last."""
+    """`start`, `middle` or `last`."""
     step: int
     files: tuple[str, ...]
-    """In the folder of the proxy's stage; empty: the weights that the proxy began with."""
+    """Files in the folder of the proxy's stage; empty for the initial weights."""
 
 
 @dataclass(frozen=True)
 class GradientsJob:
-    """Everything that a worker needs; the same for all."""
+    """Everything that a worker needs; the same for all workers."""
 
     kind: str
     """`head` or `lora`."""
     snapshots: tuple[Weights, ...]
     ids: np.ndarray
-    """(m, 2) uint64, the sample, ascending."""
+    """(m, 2) uint64 ids of the sample, in ascending order."""
     seed: int
-    """Of the sketches."""
+    """Seed of the sketches."""
     proxy: ProxyConfig
     proxy_seed: int
     tokens_per_batch: int
     parts: tuple[tuple[int, int], ...]
-    """(part, sequences)."""
+    """(part, sequences) of the tokens."""
     tokenizer: Any
     model: Storage
     """Folder of the proxy's stage."""
@@ -85,7 +85,7 @@ class GradientsJob:
 
 
 def run_pass(job: GradientsJob, worker: WorkerContext) -> dict[str, Any]:
-    """Returns the summary that ends up in the manifest. Raises NonFiniteScore on all ranks alike."""
+    """Compute the gradients → the summary for the manifest. Raises NonFiniteScore on all ranks."""
     if job.threads:
         torch.set_num_threads(job.threads)
     missing: dict[str, list[int]] = {}
@@ -106,7 +106,7 @@ def run_pass(job: GradientsJob, worker: WorkerContext) -> dict[str, Any]:
                 worker.emit(event="scored", examples=table.num_rows)
         except NonFiniteScore as error:
             fault = f"{weights.name} (step {weights.step:,}): {error}"
-        # Raised on every rank: one that stopped alone would leave the others waiting.
+        # Raised on every rank, because the others would wait for one that stopped alone.
         faults = [f for f in worker.all_gather(fault) if f]
         if faults:
             raise NonFiniteScore(faults[0])
@@ -136,10 +136,10 @@ def _summary(job: GradientsJob, worker: WorkerContext) -> dict[str, Any]:
 
 
 def _collect(job: GradientsJob, worker: WorkerContext) -> Examples:
-    """The sample's sequences on every rank, ascending by id; each rank reads its share of the corpus.
+    """Collect the sample's sequences on every rank, sorted by id; each rank reads its share of the corpus.
 
     Raises:
-        InternalError: the tokens lack some of it.
+        InternalError: some of the sample is missing in the tokens.
     """
     rows_of = dict(job.parts)
     mine = share_of_parts([part for part, _ in job.parts], rows_of, worker.rank, worker.num_workers)
@@ -152,7 +152,7 @@ def _collect(job: GradientsJob, worker: WorkerContext) -> Examples:
         found.append(examples.take(np.array(rows, dtype=np.int64)))
     gathered = [examples for share in worker.all_gather(found) for examples in share]
     sample = Examples.concatenate(gathered)
-    # Stable: the sequences of one example keep their order.
+    # A stable sort, so that the sequences of one example keep their order.
     sample = sample.take(np.lexsort((sample.ids[:, 1], sample.ids[:, 0])))
     if not np.array_equal(sample.ids[first_rows(sample.ids)], job.ids):
         raise InternalError(
@@ -169,7 +169,7 @@ def _chunk_of(job: GradientsJob, sample: Examples, chunk: int) -> Examples:
 
 
 def _ready(job: GradientsJob, weights: Weights, worker: WorkerContext) -> Any:
-    """Examples → their table, by these weights."""
+    """The function that computes the table of examples with these weights."""
     model = load_kept(job.proxy, job.model, weights.files, job.tokenizer, job.proxy_seed).to(worker.device)
     loss, autocast = ResponseLoss(model), autocast_for(worker.device, job.proxy.precision)
     batching = choose_batching(
@@ -187,10 +187,10 @@ def _ready(job: GradientsJob, weights: Weights, worker: WorkerContext) -> Any:
 
 
 def _table(examples: Examples, gradients: np.ndarray, embeddings: np.ndarray) -> pa.Table:
-    """One row an example; several sequences count by their response tokens.
+    """Build a table with one row per example; several sequences are weighted by their response tokens.
 
     Raises:
-        NonFiniteScore: a gradient is not a number; names the examples.
+        NonFiniteScore: a gradient is not finite; the message names the examples.
     """
     wrong = np.flatnonzero(~np.isfinite(gradients).all(axis=1))
     if len(wrong):

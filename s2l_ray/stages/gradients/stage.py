@@ -1,6 +1,6 @@
-"""Gradients of a sample at some snapshots (on workers), and what they say of clusters and subsets (in this process).
+"""Computes gradients of a sample at some snapshots (on workers), and compares them by clusters and subsets (here).
 
-Two stages, so that a subset that is chosen later is compared without another pass of the proxy.
+These are two stages, so that a subset selected later is compared without another pass of the proxy.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RESULT = "gradients.json"
 
 
 def settings_of(config: S2LConfig) -> GradientsConfig:
-    """The section `gradients`; its defaults where there is none."""
+    """The section `gradients`, with defaults if it is missing."""
     return config.gradients or GradientsConfig()
 
 
@@ -44,10 +44,10 @@ def seed_of(config: S2LConfig) -> int:
 
 
 def weights_of(config: S2LConfig, proxy: Stage) -> tuple[list[Weights], list[str]]:
-    """The snapshots to look at, in the order of time; what is left out and why.
+    """The weights of the snapshots to use, in chronological order, and notes on those left out.
 
     Raises:
-        RunError: weights that are asked for by name are not there.
+        RunError: weights requested by name do not exist.
     """
     from s2l_ray.stages.gradients.loop import Weights
 
@@ -68,20 +68,20 @@ def weights_of(config: S2LConfig, proxy: Stage) -> tuple[list[Weights], list[str
                 continue
             missing = (
                 f"the proxy's weights after step {snapshots[index].step:,} were not kept, since the run had no section "
-                f"`gradients` when it was trained; to have them, delete {proxy.folder} in the run's folder "
+                f"`gradients` when it was trained; to get them, delete {proxy.folder} in the run's folder "
                 "and call `s2l run CONFIG gradients.kind=head`, which retrains the proxy and keeps them"
             )
         if asked is not None:
-            raise RunError(f"gradients.snapshots asks for {name}, and {missing}; or leave {name} out")
+            raise RunError(f"gradients.snapshots includes {name}, but {missing}; or leave {name} out")
         notes.append(f"{name} is skipped: {missing}")
     return found, notes
 
 
 def gradients_spec(context: RunContext) -> StageSpec:
-    """Tokens, clusters and a proxy's weights → gradients of a sample.
+    """Specify a stage: tokens, clusters and the proxy's weights → gradients of a sample.
 
     Raises:
-        RunError: weights are not there.
+        RunError: requested weights do not exist.
     """
     config, run = context.config, context.run
     tokens, proxy, clusters = (run.stage(name) for name in ("tokens", "proxy", "clusters"))
@@ -136,12 +136,12 @@ def _build(context: RunContext, snapshots: list[Weights], notes: list[str], out:
 
 
 def _said(snapshots: list[Weights]) -> str:
-    """`start (step 0), last (step 600)`."""
+    """The snapshots in words: `start (step 0), last (step 600)`."""
     return ", ".join(f"{one.name} (step {one.step:,})" for one in snapshots)
 
 
 def cost_lines(config: S2LConfig, run: Run, snapshots: list[Weights], num_examples: int) -> list[str]:
-    """What the gradients will take, for people."""
+    """The cost of the gradients, in words: examples, time, disk."""
     from s2l_ray.lm.flops import ModelShape
     from s2l_ray.observability.progress import format_count, format_duration
 
@@ -149,7 +149,7 @@ def cost_lines(config: S2LConfig, run: Run, snapshots: list[Weights], num_exampl
     share = num_examples / counts.num_examples
     one_pass = (counts.num_tokens, counts.num_response_tokens, counts.sum_squared_lengths)
     kind = settings_of(config).kind
-    # An embedding's forward pass, then the gradient's: another, and for adapters a backward pass too.
+    # The embedding takes a forward pass, the gradient another one and, for adapters, a backward pass too.
     passes = 4 if kind == "lora" else 2
     flops = passes * ModelShape(**shape).forward_flops(*(int(share * n) for n in one_pass)) * len(snapshots)
     seconds = flops / (config.estimates.device_tflops * 1e12)
@@ -164,7 +164,7 @@ def cost_lines(config: S2LConfig, run: Run, snapshots: list[Weights], num_exampl
 
 
 def check_spec(config: S2LConfig, run: Run) -> StageSpec:
-    """Gradients, clusters, sources and all subsets → what they say of each other."""
+    """Specify a stage: gradients, clusters, sources and all subsets → their comparison."""
     from s2l_ray.stages.gradients.check import CheckSources, SubsetToCheck, check_gradients
 
     gradients, trajectories, clusters = (run.stage(name) for name in ("gradients", "trajectories", "clusters"))
@@ -196,7 +196,7 @@ def check_spec(config: S2LConfig, run: Run) -> StageSpec:
 
 
 def _kind_of(subset: Stage) -> tuple[bool, bool]:
-    """Whether a subset is a random draw within the clusters, and whether it is one from all examples."""
+    """Whether a subset is a random draw within the clusters, and whether it is a random draw from all examples."""
     made = SubsetArtifact.of(subset)
     plain = made.guard is None and not made.num_ineligible and not subset.manifest.settings.get("stratify")
     return plain and made.selector == "s2l", plain and made.selector == "random"

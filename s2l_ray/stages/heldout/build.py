@@ -1,6 +1,6 @@
 """Held-out sets: the corpus's own split and the user's files, tokenised for the target.
 
-Memory: a held-out set is held whole, by the driver while it is made and by every target worker (10 bytes a token).
+Memory: the driver, while building a held-out set, and every target worker hold the whole set (10 bytes per token).
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from s2l_ray.storage.folder import Storage
 
 
 class HeldOutError(UserError):
-    """A held-out set cannot be used; says which and why."""
+    """A held-out set cannot be used; the message says which and why."""
 
 
 def format_of(name: str, units: list[ReadUnit], config: CorpusConfig) -> str:
-    """The format to render the set by, told by its first rows.
+    """The format in which to render the set, determined by its first rows.
 
     Raises:
-        HeldOutError: there are none, or none can be used.
+        HeldOutError: there are no rows, or none is usable.
     """
     return user_files.format_of(f"heldout.files.{name}", units, config, HeldOutError)
 
 
 def read_files(name: str, units: list[ReadUnit], config: CorpusConfig) -> tuple[UserRows, str, int]:
-    """A set of the user's files → its examples, the format to render them by, and how many rows could not be used.
+    """Read a set from the user's files → its examples, the format to render them in, and the number of unusable rows.
 
     Raises:
-        HeldOutError: none can be used.
+        HeldOutError: no row is usable.
     """
     return user_files.read_files(f"heldout.files.{name}", units, config, HeldOutError)
 
 
 class FindInCorpus:
-    """Which held-out ids are in a part of the corpus: an example that was trained on says nothing when evaluated."""
+    """Finds held-out ids in a part of the corpus: evaluating examples that were trained on would be meaningless."""
 
     def __init__(self, examples: Storage, ids: np.ndarray) -> None:
         self.examples, self.ids = examples, ids
@@ -58,7 +58,7 @@ class FindInCorpus:
 
 
 def _is_in(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N, 2), (M, 2) → (N,) bool."""
+    """Whether each of the ids (N, 2) is among the others (M, 2), as (N,) bool."""
     as_rows = [np.ascontiguousarray(a).view([("high", "u8"), ("low", "u8")]).ravel() for a in (ids, others)]
     return np.isin(as_rows[0], as_rows[1])
 
@@ -66,10 +66,10 @@ def _is_in(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
 def drop_trained_on(
     name: str, rows: UserRows, examples: Storage, parts: list[int], parallelism: int, on_rows: Callable[[int], None]
 ) -> tuple[UserRows, int]:
-    """Leave out what is in the corpus; → (the rest, how many were left out).
+    """Leave out examples that are also in the corpus → (the others, how many were left out).
 
     Raises:
-        HeldOutError: nothing is left.
+        HeldOutError: no example is left.
     """
     dropped = np.zeros(len(rows), dtype=bool)
     for found in map_parts(parts, FindInCorpus(examples, rows.ids), parallelism, on_rows):
@@ -77,15 +77,16 @@ def drop_trained_on(
     if dropped.all():
         raise HeldOutError(
             f"heldout.files.{name}: all {len(rows)} examples are in the corpus too, so their losses would say nothing "
-            "of others; give examples that are not in it, or set heldout.share instead"
+            "about others; use examples that are not in it, or set heldout.share instead"
         )
     return rows.without(dropped), int(dropped.sum())
 
 
 def tokenise(name: str, rows: UserRows, render: Renderer) -> tuple[pa.Table, int]:
-    """→ (TOKEN_SCHEMA rows, one per sequence; how many examples cannot be rendered within the target's length).
+    """Tokenise → (TOKEN_SCHEMA rows, one per sequence; how many examples cannot be rendered within the target's
+    length).
 
     Raises:
-        HeldOutError: none had one.
+        HeldOutError: no example can be rendered.
     """
     return user_files.tokenise(f"held-out set {name!r}", rows, render, HeldOutError)

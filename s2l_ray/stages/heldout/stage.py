@@ -19,7 +19,11 @@ from s2l_ray.storage.folder import Storage
 
 
 def heldout_spec(context: RunContext, corpus: Stage, tokens: Stage) -> StageSpec | None:
-    """None if nothing is held out. `tokens`: the target's, for its tokenizer and style."""
+    """Specify the stage; None if nothing is held out.
+
+    Args:
+        tokens: the target's tokens, whose tokenizer and style are used.
+    """
     config = context.config
     assert config.target is not None
     files = heldout_files(context)
@@ -48,12 +52,13 @@ def heldout_spec(context: RunContext, corpus: Stage, tokens: Stage) -> StageSpec
 
 
 def heldout_inputs(fixed: dict[str, str], sets: dict[str, str]) -> dict[str, str]:
-    """The inputs in the stage's key. A set that is called like another input has a prefix; no set's name has a dot."""
+    """The inputs in the stage's key; a set with the name of another input gets a prefix, since names of sets have no
+    dot."""
     return fixed | {f"files.{name}" if name in fixed else name: content for name, content in sets.items()}
 
 
 def heldout_files(context: RunContext) -> dict[str, list[ReadUnit]]:
-    """The sets that are files."""
+    """The sets that are read from files."""
     config = context.config
     files = _user_files(config)
     if config.corpus.quickstart is not None:
@@ -72,16 +77,16 @@ def _planned(config: S2LConfig, name: str, paths: list[str]) -> list[ReadUnit]:
 
 
 def check_heldout_files(config: S2LConfig) -> None:
-    """Look at the first rows of the user's files, before hours of training that they are to judge.
+    """Check the first rows of the user's files, before hours of training.
 
     Raises:
-        SourceError, HeldOutError: a file is missing, or holds nothing that can be used.
+        SourceError, HeldOutError: a file is missing, or contains nothing usable.
     """
     from s2l_ray.data.render import resolve_style
     from s2l_ray.stages.heldout.build import HeldOutError, format_of
 
     for name, paths in config.heldout.files.items():
-        cure = "Check its files, or give others"
+        cure = "Check its files, or name others"
         with foreign_named(HeldOutError, f"heldout.files.{name} cannot be used", cure):
             format = format_of(name, _planned(config, name, paths), config.corpus)
             if config.target is not None and config.target.render == "alpaca":
@@ -89,7 +94,7 @@ def check_heldout_files(config: S2LConfig) -> None:
 
 
 def check_objective_set(config: S2LConfig) -> None:
-    """Raises ConfigError if the set that is to decide will not be there."""
+    """Raises ConfigError if the run will not have the held-out set that is to decide."""
     names = config.heldout.names(config.corpus.quickstart is not None)
     asked = config.sweep.heldout_set
     if asked is not None and asked not in names:

@@ -1,1 +1,1 @@
-"""Held-out evaluation: a target, or the model that it began as → losses and exact matches of the held-out sets."""
+"""Held-out evaluation: a target or its initial model → losses and exact matches on the held-out sets."""

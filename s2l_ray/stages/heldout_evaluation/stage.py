@@ -1,6 +1,6 @@
-"""Held-out evaluations: `target/…/model`, or the model before its training → scores and figures of the held-out sets.
+"""Held-out evaluations: `target/…/model`, or the model before training → scores and metrics on the held-out sets.
 
-A stage of its own, so that a held-out set that is added or renamed trains nothing again.
+This is a separate stage, so that adding or renaming a held-out set retrains nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from s2l_ray.storage.folder import Storage
 
 KIND = "heldout_evaluation"
 BASE = "base"
-"""Label of the model that targets begin with."""
+"""Label of the model before training, from which targets start."""
 
 _MODEL_FIELDS = {"model", "revision", "gguf_file", "from_config", "random_weights"}
 
@@ -26,11 +26,11 @@ _MODEL_FIELDS = {"model", "revision", "gguf_file", "from_config", "random_weight
 def base_evaluation_spec(
     context: RunContext, tokens: Stage, heldout: Stage, scores: HeldOutScores | None = None
 ) -> StageSpec:
-    """Score the model that targets begin with: once for all that begin alike.
+    """Score the initial model, once for all targets that start from the same one.
 
     Args:
-        tokens: a target's, for its tokenizer.
-        scores: who scores it; None: it is only looked for.
+        tokens: a target's tokens, whose tokenizer is used.
+        scores: source of the scores; None: only look for an existing evaluation.
     """
     target = context.config.target
     assert target is not None
@@ -50,7 +50,7 @@ def base_evaluation_spec(
 def heldout_evaluation_spec(
     context: RunContext, name: str, target: Stage, base: Stage, heldout: Stage, scores: HeldOutScores
 ) -> StageSpec:
-    """Score the target that was trained on the subset called `name`, or on everything (`full`)."""
+    """Score the target trained on the subset called `name`, or on everything (`full`)."""
 
     def build(out: Storage) -> StageResult:
         step = int(TargetArtifact.of(target).summary["exported_step"])
@@ -84,7 +84,7 @@ def _result(scored: Scored, out: Storage, label: str, step: int, before: dict[st
 
 
 def _line(name: str, result: dict[str, Any], before: dict[str, Any] | None) -> str:
-    """`split: loss 5.612 → 3.204, exact 12.5%`."""
+    """The result on one set as text: `split: loss 5.612 → 3.204, exact 12.5%`."""
     loss, exact = get_metric("micro"), get_metric("exact_match")
     was = f"{loss.format(before['micro'])} → " if before else ""
     return f"{name}: loss {was}{loss.format(result['micro'])}, exact {exact.format(result['exact_match'])}"
@@ -97,7 +97,7 @@ def _figures(scored: Scored, metrics: list[Metric]) -> dict[str, Any]:
 
 
 def _log(context: RunContext, name: str, target: Stage, results_by_step: dict[int, dict[str, Any]]) -> None:
-    """To the run's record, and to the curves of the target's training: metrics registered from outside, too."""
+    """Log the results, including users' metrics, in the run's record and the curves of the target's training."""
     from s2l_ray.observability.loggers import Loggers
 
     config, run = context.config, context.run
@@ -113,7 +113,7 @@ def _log(context: RunContext, name: str, target: Stage, results_by_step: dict[in
 
 
 def heldout_figures(results: dict[str, Any]) -> dict[str, float]:
-    """As experiment loggers have them: `heldout/split/macro`."""
+    """The metrics under the names that experiment loggers use: `heldout/split/macro`."""
     return {
         f"heldout/{name}/{metric}": value
         for name, plain in results.items()

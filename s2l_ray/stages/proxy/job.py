@@ -1,4 +1,5 @@
-"""What the proxy's workers are given, and how one point of the trajectories becomes complete. Knows torch, not Ray."""
+"""The job description of the proxy's workers, and the completion of a point of the trajectories. Uses torch, not
+Ray."""
 
 from __future__ import annotations
 
@@ -22,13 +23,13 @@ from s2l_ray.storage.folder import Storage
 
 @dataclass(frozen=True)
 class ProxyJob:
-    """Everything that a worker needs; the same for all."""
+    """Everything that a worker needs; the same for all workers."""
 
     proxy: ProxyConfig
     trajectories: TrajectoriesConfig
     plan: TrainPlan
     points: tuple[Point, ...]
-    """When losses are taken, in the order of time."""
+    """Points in training at which losses are taken, in chronological order."""
     seed: int
     tokenizer: Any
     tokens: Storage
@@ -38,22 +39,22 @@ class ProxyJob:
     threads: int | None = None
     """CPU threads of a worker; None: torch's own choice."""
     kept: tuple[int, ...] = ()
-    """Points whose weights are kept, for selectors that look at more than their scores."""
+    """Points whose weights are kept, for selectors that need more than their scores."""
 
     @cached_property
     def index_of_step(self) -> dict[int, int]:
-        """Optimiser steps after which the examples are scored → the point's number."""
+        """Optimiser step after which the examples are scored → the point's number."""
         return {point.step: index for index, point in enumerate(self.points) if point.epoch is None}
 
     @cached_property
     def index_of_epoch(self) -> dict[int, int]:
-        """Epochs whose losses are recorded → the point's number."""
+        """Epoch whose losses are recorded → the point's number."""
         return {point.epoch: index for index, point in enumerate(self.points) if point.epoch is not None}
 
 
 def take_scores(out: Storage, index: int, weights: str) -> list[dict[str, Any]]:
-    """What `out` remembers of this point's parts, see Storage.take_written; the rest, as weights that are kept, it goes
-    on remembering."""
+    """Take the records of this point's parts from `out` (see Storage.take_written), and leave the others, such as those
+    of kept weights."""
     written, folder = out.take_written(), score_folder(index, weights)
     out.note_written(file for file in written if not file["name"].startswith(folder))
     return [file for file in written if file["name"].startswith(folder)]
@@ -62,13 +63,13 @@ def take_scores(out: Storage, index: int, weights: str) -> list[dict[str, Any]]:
 def complete_snapshot(
     job: ProxyJob, worker: WorkerContext, index: int, weights: str, known: dict[str, FileDigest]
 ) -> Snapshot:
-    """Declare the point's losses complete, once all parts are there with all their rows.
+    """Declare the point's losses complete, once all parts exist with all their rows.
 
-    Every rank calls it, and looks at its share: there may be tens of thousands.
+    Every rank must call this, and checks its share of the parts, of which there may be tens of thousands.
 
     Args:
-        known: digests of files of earlier; those of this process are in its records. Parts that an interrupted attempt
-            wrote are in neither, and are read for it.
+        known: digests of earlier files; those of this process are in its records. Parts that an interrupted attempt
+            wrote are in neither, and are read to compute theirs.
 
     Raises:
         InternalError: rows are missing.
@@ -80,7 +81,7 @@ def complete_snapshot(
     for (part, expected), table in zip(mine, tables, strict=True):
         losses = table["loss_nats"].to_numpy()
         if len(losses) != expected:
-            raise InternalError(f"{folder.uri}/{part_name(part)} has {len(losses)} rows, {expected} were to be scored")
+            raise InternalError(f"{folder.uri}/{part_name(part)} has {len(losses)} rows instead of {expected}")
         sums[part] = float(losses.sum(dtype=np.float64))
     for written in worker.all_gather(take_scores(job.out, index, weights)):
         known = known | {f["name"]: FileDigest(f["size"], f["digest"]) for f in written}
@@ -90,7 +91,7 @@ def complete_snapshot(
     of_part = {part: value for share, _ in gathered for part, value in share.items()}
     all_files = sorted((file for _, share in gathered for file in share), key=lambda f: str(f["name"]))
     rows = sum(n for _, n in job.plan.parts)
-    # The mean is exact, in whatever order.
+    # The sum is exact, so its order does not matter.
     mean, point = math.fsum(of_part.values()) / rows, job.points[index]
     done = Snapshot(index, point.step, weights, rows, mean, all_files, point.epoch)
     if worker.rank == 0:

@@ -1,4 +1,4 @@
-"""What one worker does: restore, then train and score in turn until the last snapshot. Knows torch, not Ray.
+"""The loop of one worker: restore, then train and score in turn until the last snapshot. Uses torch, but not Ray.
 
 The worker (`execution.training.RayWorkerContext`, or a test's) provides checkpoints, barriers and messages.
 """
@@ -41,12 +41,13 @@ from s2l_ray.storage.digests import FileDigest
 from s2l_ray.storage.scratch import scratch_folder
 
 _SCORE_UNIT_ROWS = 32_768
-"""Examples loaded at once for scoring: a small corpus is read directly, a large one streams through Ray Data."""
+"""Number of examples loaded at once for scoring: smaller corpora are read directly, larger ones streamed by Ray
+Data."""
 
 
 @dataclass
 class TrainingCounters:
-    """What was done, restarts up to their last checkpoint included."""
+    """Work done so far, including that of earlier attempts up to their last checkpoints."""
 
     steps: int = 0
     train_tokens: int = 0
@@ -55,7 +56,8 @@ class TrainingCounters:
 
 
 def run_worker(job: ProxyJob, worker: WorkerContext) -> dict[str, Any]:
-    """Returns the summary that ends up in the manifest. Raises NonFiniteLoss and NonFiniteScore on all ranks alike."""
+    """Train the proxy and score the corpus → the summary for the manifest. Raises NonFiniteLoss and NonFiniteScore on
+    all ranks."""
     if job.threads:
         torch.set_num_threads(job.threads)
     model = load_model(job.proxy, job.tokenizer, job.seed)
@@ -116,7 +118,7 @@ def run_worker(job: ProxyJob, worker: WorkerContext) -> dict[str, Any]:
         _save_model(model, job, "model")
     worker.all_gather(None)
     summary = _summary(job, worker, model, counters, batching)
-    # Scored snapshots are named for their weights; recorded losses have only these to say which training they are of.
+    # Scored snapshots are named after their weights; only this fingerprint ties recorded losses to their training.
     return summary | ({"weights": weights_fingerprint(model)} if recorder.is_on and worker.rank == 0 else {})
 
 
@@ -151,13 +153,13 @@ def _count_step(
 def _snapshot(
     job: ProxyJob, worker: WorkerContext, scorer: Scorer, model: torch.nn.Module, step: int, counters: TrainingCounters
 ) -> None:
-    """Score what is missing of this snapshot; every rank its share of the parts."""
+    """Score what is missing in this snapshot; every rank scores its share of the parts."""
     index = job.index_of_step[step]
     found = None
     if worker.rank == 0:
         weights, complete = weights_fingerprint(model), read_snapshot(job.out, index)
         missing = missing_parts(job.out, index, weights, [part for part, _ in job.plan.parts])
-        # Of other weights: from another course of this training, to which the other snapshots do not belong.
+        # It has other weights, so it belongs to another attempt at this training than the other snapshots.
         found = (weights, missing, complete if complete and complete.weights == weights else None)
     weights, missing, complete = worker.broadcast(found)
     known = {} if complete is None else {f["name"]: FileDigest(f["size"], f["digest"]) for f in complete.files}
@@ -177,7 +179,7 @@ def _snapshot(
         )
         fault = ""
     except NonFiniteScore as error:
-        fault = str(error)  # raised on every rank below: one that stopped alone would leave the others waiting
+        fault = str(error)  # raised on every rank below, because the others would wait for one that stopped alone
     faults = [f for f in worker.all_gather(fault) if f]
     if faults:
         raise NonFiniteScore(faults[0])
@@ -188,7 +190,7 @@ def _snapshot(
 def _altered(
     job: ProxyJob, worker: WorkerContext, index: int, weights: str, missing: list[int], known: dict[str, FileDigest]
 ) -> list[int]:
-    """Parts of a complete snapshot whose files are not what was written; every rank looks at its share."""
+    """Find parts of a complete snapshot whose files have changed or are missing; every rank checks its share."""
     there = [part for part, _ in job.plan.parts if part not in set(missing)] if known else []
     mine = []
     for part in there[worker.rank :: worker.num_workers]:
@@ -209,7 +211,7 @@ def _score_share(
         folder.write_table(part_name(part), table)
         worker.emit(event="scored", snapshot=index, examples=table.num_rows)
 
-    with Behind() as behind:  # compressing, writing and syncing a part takes long enough for a GPU to notice
+    with Behind() as behind:  # compressing, writing and syncing a part would keep a GPU waiting
         for unit, examples in zip(units, worker.stream(job.tokens, units), strict=True):
             start = 0
             for part in unit:
@@ -222,7 +224,7 @@ def _score_share(
 
 
 def _save_model(model: Any, job: ProxyJob, name: str) -> None:
-    """The proxy as a Hugging Face folder (safetensors), with its tokenizer."""
+    """Save the proxy as a Hugging Face folder (safetensors), with its tokenizer."""
     with scratch_folder() as folder:
         model.save_pretrained(folder)
         job.tokenizer.save_pretrained(folder)

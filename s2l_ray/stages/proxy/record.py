@@ -1,8 +1,8 @@
-"""The losses that training computes, written as points of the trajectories. Knows torch, not Ray.
+"""Records losses computed by training, and writes them as points of the trajectories. Uses torch, but not Ray.
 
-A worker holds the losses of its share until a window of the training order is complete; then the workers share the
-window's parts out and write them. A checkpoint takes along what of an unfinished window there is, so that a restart,
-with however many workers, goes on from exactly there; what was written after that checkpoint is written again.
+A worker holds the losses of its share until a window of the training order is complete; then the workers divide the
+window's parts among them and write them. A checkpoint includes the losses of an unfinished window, so that a restart
+with any number of workers continues from exactly there; parts written after that checkpoint are written again.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _PENDING, _WRITTEN = "epoch_losses.npz", "epoch_losses.json"
 
 
 class RecordedLossesGone(DataError):
-    """Losses that training computed are gone or damaged; only another training computes them again."""
+    """Losses computed by training are missing or damaged; only another training can compute them again."""
 
 
 class EpochRecorder:
-    """Of one worker; every worker calls the same methods at the same steps."""
+    """One worker's recorder; all workers must call the same methods at the same steps."""
 
     def __init__(self, job: ProxyJob, worker: WorkerContext) -> None:
         self._job, self._worker, self._plan = job, worker, job.plan
         self._pending: list[EpochLosses] = []
-        """Of windows that are not complete; what was gathered of others lies on rank 0."""
+        """Losses of incomplete windows; those gathered from all workers are on rank 0."""
         self._written: dict[str, FileDigest] = {}
-        """Of the present epoch, by all ranks."""
+        """Digests of the files that all ranks have written for the current epoch."""
         self._windows: tuple[int, list[Window]] = (-1, [])
 
     @property
@@ -47,12 +47,12 @@ class EpochRecorder:
         return bool(self._job.index_of_epoch)
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether an epoch that is recorded ends with the update before `step`."""
+        """Whether a recorded epoch ends with the update before `step`."""
         epoch, at = divmod(step, self._plan.steps_per_epoch)
         return at == 0 and epoch - 1 in self._job.index_of_epoch
 
     def begin(self) -> None:
-        """Remove what another course of this training recorded."""
+        """Remove what an earlier attempt at this training recorded."""
         if self._worker.rank == 0:
             for index in self._job.index_of_epoch.values():
                 snapshot_folder(self._job.out, index).delete_dir()
@@ -60,7 +60,7 @@ class EpochRecorder:
             self._worker.all_gather(None)
 
     def add(self, step: int, batch: Examples, seen: ExampleLosses | None) -> None:
-        """What the step, counted from 0, computed of this worker's share."""
+        """Record the losses of this worker's share of a step, counted from 0; write windows that are complete."""
         epoch, at = divmod(step, self._plan.steps_per_epoch)
         if epoch not in self._job.index_of_epoch or seen is None:
             return
@@ -81,13 +81,13 @@ class EpochRecorder:
             self._written |= {f["name"]: FileDigest(f["size"], f["digest"]) for f in files}
 
     def gather(self) -> None:
-        """Before a checkpoint: what all workers hold goes to rank 0, which saves it."""
+        """Send the losses of all workers to rank 0, which saves them; call this before a checkpoint."""
         if self.is_on:
             held = self._all_pending()
             self._pending = [held] if self._worker.rank == 0 else []
 
     def save(self, folder: Path) -> None:
-        """Into a checkpoint, after `gather`."""
+        """Save the state in a checkpoint's folder, after `gather`."""
         if not self.is_on or self._worker.rank:
             return
         np.savez(folder / _PENDING, **asdict(EpochLosses.concatenate(self._pending)))
@@ -95,10 +95,10 @@ class EpochRecorder:
         (folder / _WRITTEN).write_text(json.dumps(written), encoding="utf-8")
 
     def restore(self, folder: Path) -> None:
-        """From a checkpoint.
+        """Restore the state from a checkpoint's folder.
 
         Raises:
-            RecordedLossesGone: parts that were written before it are not as they were.
+            RecordedLossesGone: parts written before that checkpoint have changed or are missing.
         """
         if not self.is_on:
             return
@@ -110,7 +110,7 @@ class EpochRecorder:
         self._check_written()
 
     def finish_epoch(self, step: int) -> None:
-        """Declare the losses of the epoch complete that ends at `step`."""
+        """Declare the losses of the epoch that ends at `step` complete."""
         index = self._job.index_of_epoch[step // self._plan.steps_per_epoch - 1]
         complete_snapshot(self._job, self._worker, index, TRAINING, self._written)
         self._written = {}
@@ -119,7 +119,7 @@ class EpochRecorder:
         return EpochLosses.concatenate(self._worker.all_gather(EpochLosses.concatenate(self._pending)))
 
     def _write(self, window: Window, losses: WindowLosses) -> None:
-        """This rank's share of the window's parts."""
+        """Write this rank's share of the window's parts."""
         index, rows_of = self._job.index_of_epoch[window.epoch], dict(self._plan.parts)
         folder = snapshot_folder(self._job.out, index).sub(TRAINING)
         starts = np.cumsum([0, *(rows_of[part] for part in window.parts)])
@@ -129,14 +129,14 @@ class EpochRecorder:
             folder.write_table(part_name(window.parts[i]), table)
 
     def _check_written(self) -> None:
-        """Every rank its share of the files; all find the same."""
+        """Check the files, each rank its share, with the same outcome on all ranks."""
         mine = sorted(self._written)[self._worker.rank :: self._worker.num_workers]
         altered = [name for name in mine if not self._is_there(name)]
         lost = sorted(name for names in self._worker.all_gather(altered) for name in names)
         if lost:
             raise RecordedLossesGone(
-                f"{self._job.out.uri}/{lost[0]}{f' and {len(lost) - 1} more' if len(lost) > 1 else ''}: losses that "
-                "training computed are gone or damaged, and only a training from the start computes them again"
+                f"{self._job.out.uri}/{lost[0]}{f' and {len(lost) - 1} more' if len(lost) > 1 else ''}: losses "
+                "computed by training are missing or damaged, and only another training can compute them again"
             )
 
     def _is_there(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Events of the proxy's workers → progress on the terminal and lines in metrics.jsonl."""
+"""Turns events of the proxy's workers into progress on the terminal and lines in metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from s2l_ray.observability.metrics_log import MetricsLog
 from s2l_ray.observability.progress import Progress, StageProgress
 
 _TRAINING_PASS = 3
-"""A training pass over an example costs about three forward passes; so one bar with one remaining time fits both."""
+"""A training pass over an example costs about three forward passes, so one bar with one remaining time fits both."""
 
 
 class ProxyReport:
-    """One bar over training and scoring together, in forward passes of an example."""
+    """Reports on the proxy's stage with one bar for training and scoring, measured in forward passes of an example."""
 
     def __init__(self, progress: Progress, metrics: MetricsLog, plan: TrainPlan, points: Sequence[Point]) -> None:
         self.progress, self.metrics, self.plan, self.points = progress, metrics, plan, points
@@ -35,14 +35,14 @@ class ProxyReport:
         return self._stack.__exit__(*exc)
 
     def on_event(self, event: Event) -> None:
-        """Of any worker, in the order of arrival."""
+        """Handle an event of any worker, in the order of arrival."""
         shown: dict[str, Any] = {}
         if event["event"] == "scored":
             self._scored += event["examples"]
             self.metrics.tell("proxy", "scored", examples=event["examples"])
         elif event["event"] == "ready":
-            # Only now: the rate must not count the time in which workers start.
-            again = f", from step {event['step']:,} on" if event["step"] else ""
+            # Not earlier, because the rate must not include the time in which workers start.
+            again = f", resuming from step {event['step']:,}" if event["step"] else ""
             self.progress.say(f"[proxy] the workers are up{again}")
         elif event["event"] == "notice":
             self.progress.say(f"[proxy] {notice_said(event)}")
@@ -54,7 +54,7 @@ class ProxyReport:
             self._step = max(self._step, event["step"])
             shown["step"] = f"{self._step:,}/{self.plan.total_steps:,}"
             if event["event"] == "snapshot":
-                # A resumed snapshot was partly scored before: its end says how many there are, the events do not.
+                # A resumed snapshot was partly scored before, so only its end says how many examples are scored.
                 if event.get("epoch") is None:
                     done = sum(point.epoch is None for point in self.points[: event["snapshot"] + 1])
                     self._scored = done * self.plan.num_examples

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def proxy_spec(context: RunContext, tokens: Stage) -> StageSpec:
-    """Tokens → losses at T snapshots and the trained proxy."""
+    """Specify the stage: tokens → losses at T snapshots and the trained proxy."""
     from s2l_ray.artifacts.points import plan_points
     from s2l_ray.data.training_order import make_plan
 
@@ -51,7 +51,8 @@ def proxy_spec(context: RunContext, tokens: Stage) -> StageSpec:
 
 
 def _check_used(config: S2LConfig, recorded: int) -> None:
-    """That many are known only now where epochs count."""
+    """Refuse `clusters.num_snapshots` if there are fewer losses, whose number may depend on the epochs and thus the
+    corpus."""
     used = config.clusters.num_snapshots
     if used is not None and used > recorded:
         raise PlanError(
@@ -61,21 +62,22 @@ def _check_used(config: S2LConfig, recorded: int) -> None:
 
 
 def _check_passes(config: S2LConfig, points: Sequence[Point]) -> None:
-    """A pass takes the weights of a snapshot, and losses that training computed in the course of an epoch have none."""
+    """Refuse extra passes at points without weights: losses computed in the course of an epoch belong to no
+    snapshot."""
     for need, index in _passes(config, points):
         epoch = None if index is None else points[index].epoch
         if epoch is not None:
             source, snapshot = config.trajectories.source, need.partition("@")[2]
             cure = "use selection.reference.snapshot=late, or" if source == "hybrid" else "use"
             raise PlanError(
-                f"{need} needs the proxy's weights at the {snapshot} of the {len(points)} recorded losses, where "
-                f"trajectories.source={source} has what training computed in epoch {epoch + 1} and keeps "
+                f"{need} needs the proxy's weights at the {snapshot} of the {len(points)} recorded losses, but with "
+                f"trajectories.source={source} that one was computed by training in epoch {epoch + 1}, which keeps "
                 f"no weights; {cure} trajectories.source=snapshots"
             )
 
 
 def _passes(config: S2LConfig, points: Sequence[Point]) -> Iterator[tuple[str, int | None]]:
-    """(need that takes a pass, the point it looks at; None: not recorded), of all selectors that are asked for."""
+    """Yield (need that takes an extra pass, its point; None: not recorded) for all configured selectors."""
     steps = [point.step for point in points]
     for name, asked in asked_selections(config):
         if asked.reference.model != "proxy":
@@ -99,8 +101,8 @@ def _build(
     drop_unusable_checkpoints(out, say)
     lost = lost_part(out, len(points), [part for part, _ in plan.parts])
     if lost and out.exists(FOLDER):
-        # The checkpoints may lie behind that snapshot, and then nothing would score it again.
-        say(f"[proxy] {lost} is gone or damaged; training starts over, to score it again.")
+        # The checkpoints may be later than that snapshot, in which case it would never be scored again.
+        say(f"[proxy] {lost} is missing or damaged; training starts over, to score it again.")
         out.delete_dir(FOLDER)
     placement = context.layout.placements["proxy"]
     proxy = pinned(config.proxy).model_copy(update={"precision": context.layout.precision_of(config.proxy)})
@@ -119,7 +121,7 @@ def _build(
     for written in (summary.pop("written"), *(s.files for s in complete)):
         out.note_written(written)
     if len(complete) != len(points):
-        raise InternalError(f"{len(points)} snapshots were asked for, {len(complete)} are complete in {out.uri}")
+        raise InternalError(f"{len(points)} snapshots were requested, but {len(complete)} are complete in {out.uri}")
     flops = _flops(summary, tokens, plan, len(job.index_of_step))
     first, last = complete[0].mean_loss_nats, complete[-1].mean_loss_nats
     line = (
@@ -136,7 +138,7 @@ def _build(
 
 
 def _train(context: RunContext, job: ProxyJob, out: Storage) -> dict[str, Any]:
-    """→ what rank 0 says. Losses that training computed and that are gone have it begin anew, once."""
+    """Train on the workers → rank 0's summary. If losses computed by training are gone, training starts over, once."""
     from s2l_ray.execution.checkpoints import FOLDER
     from s2l_ray.execution.train import run_training
     from s2l_ray.stages.proxy.loop import run_worker
@@ -161,7 +163,7 @@ def _train(context: RunContext, job: ProxyJob, out: Storage) -> dict[str, Any]:
 
 
 def _said(points: Sequence[Point]) -> str:
-    """`12 snapshots`; `the losses of 3 epochs and 2 snapshots`."""
+    """The points in words: `12 snapshots`, or `the losses of 3 epochs and 2 snapshots`."""
     epochs = sum(point.epoch is not None for point in points)
     scored = len(points) - epochs
     parts = [f"the losses of {epochs} epoch{'s' * (epochs > 1)}"] if epochs else []
@@ -169,8 +171,8 @@ def _said(points: Sequence[Point]) -> str:
 
 
 def _kept(config: S2LConfig, points: Sequence[Point]) -> tuple[int, ...]:
-    """Scored points whose weights a selector, the gradient check, or who judges guards will look at; the last ones are
-    there anyway, the untrained are rebuilt."""
+    """Scored points whose weights a selector, the gradient check or the check of guards will need. The last weights are
+    kept anyway, and the initial ones can be rebuilt."""
     kept = {index for _, index in _passes(config, points) if index is not None}
     middle = middle_point(points) if config.gradients is not None or watches_competence(config) else None
     kept |= set() if middle is None else {middle}
@@ -179,7 +181,7 @@ def _kept(config: S2LConfig, points: Sequence[Point]) -> tuple[int, ...]:
 
 
 def _flops(summary: dict[str, Any], tokens: Stage, plan: Any, num_snapshots: int) -> dict[str, float]:
-    """Of the whole stage, restarts not counted."""
+    """FLOPs of the whole stage, without repeated work after restarts."""
     from s2l_ray.lm.flops import ModelShape
 
     counts = TokensArtifact.of(tokens)

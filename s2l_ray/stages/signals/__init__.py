@@ -1,1 +1,1 @@
-"""Signals: a snapshot's weights → one more column of the scores, where a selector asks for it."""
+"""Signals: a snapshot's weights → one more column of scores, if a selector needs it."""

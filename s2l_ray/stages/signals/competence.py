@@ -1,5 +1,5 @@
-"""How competent the proxy is on examples that it was not trained on: the corpus's held-out share, scored at the middle
-and at the end of its training. Guards against wrong answers are blind where it memorises; this tells whether it does.
+"""Measures the proxy's competence on examples that it was not trained on: the corpus's held-out share, scored in the
+middle and at the end of training. Guards against wrong answers are blind if the proxy memorises; this shows if it does.
 
 Memory: the held-out share and its tokens on the driver.
 """
@@ -26,7 +26,7 @@ from s2l_ray.storage.folder import Storage
 def competence_specs(
     context: RunContext, selectors: Iterable[str], corpus: Stage, tokens: Stage, proxy: Stage
 ) -> list[StageSpec]:
-    """One for each snapshot whose weights are there; none where no selector has a guard, or nothing is held out."""
+    """Specify one stage for each snapshot with weights; none if no selector has a guard, or nothing is held out."""
     config = context.config
     guarded = any(config.selection.options_of(name).guard.rules for name in selectors)
     if not guarded or not CorpusArtifact.of(corpus).heldout["rows"]:

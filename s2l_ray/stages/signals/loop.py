@@ -1,6 +1,6 @@
-"""What one worker does: one pass over its share of the parts with a snapshot's weights. Knows torch, not Ray.
+"""The loop of one worker: one pass over its share of the parts with a snapshot's weights. Uses torch, but not Ray.
 
-Parts that are there already stay, so that lost workers cost the parts that they were at.
+Existing parts are kept, so that a lost worker costs only its current parts.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ from s2l_ray.storage.digests import columns_digest
 from s2l_ray.storage.folder import Storage
 
 _UNIT_ROWS = 32_768
-"""Examples loaded at once."""
+"""Number of examples loaded at once."""
 
 
 @dataclass(frozen=True)
 class SignalsJob:
-    """Everything that a worker needs; the same for all."""
+    """Everything that a worker needs; the same for all workers."""
 
     column: str
-    """One of selection.signals: an embedding, or the loss without the prompt; or SCORES."""
+    """The column to compute: an embedding or the loss without the prompt, as in selection.signals, or SCORES."""
     model_config: TrainedModelConfig
-    """Of the proxy, or of the target."""
+    """The section `proxy` or `target`."""
     tokens_per_batch: int
     parts: tuple[tuple[int, int], ...]
-    """(part, sequences)."""
+    """(part, sequences) of the tokens."""
     seed: int
-    """Of random weights."""
+    """Seed of random initial weights."""
     tokenizer: Any
     model: Storage
     """Folder of the model's stage."""
     model_files: tuple[str, ...]
-    """Of the weights there; empty: those that it began with."""
+    """Files with the weights there; empty for the initial weights."""
     dim: int | None
     tokens: Storage
     """Folder of the token parts."""
@@ -66,7 +66,7 @@ class SignalsJob:
 
 
 def run_pass(job: SignalsJob, worker: WorkerContext) -> dict[str, Any]:
-    """Returns the summary that ends up in the manifest. Raises NonFiniteScore on all ranks alike."""
+    """Run the pass → the summary for the manifest. Raises NonFiniteScore on all ranks."""
     if job.threads:
         torch.set_num_threads(job.threads)
     model = load_kept(job.model_config, job.model, job.model_files, job.tokenizer, job.seed).to(worker.device)
@@ -88,7 +88,7 @@ def run_pass(job: SignalsJob, worker: WorkerContext) -> dict[str, Any]:
     try:
         _pass(job, worker, value_of, mine)
     except NonFiniteScore as error:
-        fault = str(error)  # raised on every rank below: one that stopped alone would leave the others waiting
+        fault = str(error)  # raised on every rank below, because the others would wait for one that stopped alone
     faults = [f for f in worker.all_gather(fault) if f]
     if faults:
         raise NonFiniteScore(faults[0])
@@ -114,7 +114,7 @@ def _value(
     device: torch.device,
     autocast: Callable[[], Any],
 ) -> Callable[[Examples], dict[str, np.ndarray]]:
-    """examples → column → (n,) or (n, d) floats."""
+    """The function that computes examples → column → (n,) or (n, d) floats."""
     how: dict[str, Any] = {"tokens_per_batch": job.tokens_per_batch, "device": device, "autocast": autocast}
     if job.column == SCORES:
         score = Scorer(loss, batching, **how, section=job.model_config.section)
@@ -131,7 +131,7 @@ def _value(
     start = next((one for one in known if one is not None and one < num_embeddings), None)
     if start is None:
         raise ModelError(
-            f"the loss without the prompt needs a token that begins a response, and the {job.model_config.section} has "
+            f"the loss without the prompt needs a token that begins a response, but the {job.model_config.section} has "
             "neither BOS nor EOS among its embeddings; set one in its tokenizer_config.json"
         )
     scorer = Scorer(loss, batching, **how, section=job.model_config.section)
@@ -155,11 +155,11 @@ def _pass(
 
 
 def _table(examples: Examples, columns: dict[str, np.ndarray], section: str) -> pa.Table:
-    """One row an example: several sequences count by their response tokens, of the lowest probability counts the
-    lowest, and embeddings have unit length again.
+    """Build a table with one row per example: sequences are weighted by their response tokens, minimum probabilities
+    take the minimum, and embeddings are normalised again.
 
     Raises:
-        NonFiniteScore: a value is not a number; names the examples.
+        NonFiniteScore: a value is not finite; the message names the examples.
     """
     first = first_rows(examples.ids)
     stored = [array_to_ids(examples.ids[first])]
@@ -169,7 +169,7 @@ def _table(examples: Examples, columns: dict[str, np.ndarray], section: str) -> 
             shown = ", ".join(array_to_hex(examples.ids[wrong[:10]]))
             raise NonFiniteScore(
                 f"{len(wrong)} values of {column} are not finite (examples {shown}); "
-                f"nothing could be chosen by them. The {section} has diverged or overflows: lower "
+                f"no selection could use them. The {section} has diverged or overflows: lower "
                 f"{section}.learning_rate, or set {section}.precision=fp32"
             )
         stored.append(_stored(_of_examples(examples, column, values, first)))
@@ -177,13 +177,13 @@ def _table(examples: Examples, columns: dict[str, np.ndarray], section: str) -> 
 
 
 def _of_examples(examples: Examples, column: str, values: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Values of sequences (n,) or (n, d) → of the examples whose first rows these are."""
+    """Aggregate values of sequences (n,) or (n, d) to their examples, whose first rows are given."""
     if len(first) == len(examples):
         return values
     if column == MIN_PROBABILITY:
         return np.minimum.reduceat(values, first)
     counts = loss_counts(examples.mask, examples.offsets)
-    if column == LOSS_UNCONDITIONAL:  # behind a token that begins the response, its first one has a loss as well
+    if column == LOSS_UNCONDITIONAL:  # after a token that begins the response, its first one has a loss too
         counts = counts + examples.mask[examples.offsets[:-1]]
     means = mean_over_sequences(values.reshape(len(values), -1), counts, first)
     if values.ndim == 2:
@@ -192,7 +192,7 @@ def _of_examples(examples: Examples, column: str, values: np.ndarray, first: np.
 
 
 def _stored(values: np.ndarray) -> pa.Array:
-    """float32; embeddings float16."""
+    """The values as stored: float32, but embeddings as float16."""
     if values.ndim == 1:
         return pa.array(values.astype(np.float32))
     return pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float16).reshape(-1)), values.shape[1])

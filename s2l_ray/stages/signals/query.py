@@ -1,5 +1,5 @@
-"""The user's own examples of their task, embedded as the corpus is: by the same snapshot of the proxy, rendered and
-tokenised for it.
+"""Embeds the user's own examples of their task in the same way as the corpus: with the same snapshot of the reference,
+rendered and tokenised for that model.
 
 Memory: the examples and their tokens on the driver; the embeddings are read by the subset's stage.
 """
@@ -23,17 +23,17 @@ from s2l_ray.stages.tokenizer import open_tokenizer, tokenizer_fingerprint
 from s2l_ray.storage.folder import Storage
 
 _PART_SEQUENCES = 1024
-"""What a worker embeds at once."""
+"""Number of sequences per part, which a worker embeds at once."""
 
 
 def query_needs(config: S2LConfig, selectors: Iterable[str]) -> list[str]:
-    """Embeddings of the user's examples that these selectors compare with."""
+    """The embeddings of the user's examples that these selectors compare with."""
     found = {config.selection.query_need(name) for name in selectors}
     return sorted(need for need in found if need is not None)
 
 
 def query_spec(context: RunContext, need: str, tokens: Stage, reference: Stage) -> StageSpec:
-    """A snapshot's weights and the user's files → embeddings of their examples.
+    """Specify a stage: a snapshot's weights and the user's files → embeddings of their examples.
 
     Args:
         need: `position_weighted_embedding@late`.
@@ -54,7 +54,7 @@ def query_spec(context: RunContext, need: str, tokens: Stage, reference: Stage) 
 
     settings = wanted.settings(context) | model.stored(include={*RENDER_FIELDS, "max_length"})
     settings["corpus"] = config.corpus.model_dump(mode="json", include={"format", "template", "ignore_columns"})
-    # The chain's content, by which a run finds it again, and what it is made of beside that.
+    # The content of the stages before it, by which a run finds this one again, and its other inputs.
     inputs = wanted.inputs(context) | {"tokenizer": tokenizer_fingerprint(tokens), "query": query_content(config)}
     name = signal_stage_name(config, context.run, f"{QUERY}:{need}")
     return StageSpec(name, settings, inputs, build, kind="signals")
@@ -63,10 +63,10 @@ def query_spec(context: RunContext, need: str, tokens: Stage, reference: Stage) 
 def _tokenise(
     config: S2LConfig, model: TrainedModelConfig, tokens: Stage, folder: Storage
 ) -> tuple[list[tuple[int, int]], list[str]]:
-    """Write the parts → ((part, sequences), warnings).
+    """Tokenise the examples and write their parts → ((part, sequences) of each, warnings).
 
     Raises:
-        QueryError: no example can be used.
+        QueryError: no example is usable.
     """
     from s2l_ray.data import user_files
     from s2l_ray.data.render import renderer_of
@@ -78,14 +78,15 @@ def _tokenise(
     counts = {
         "rows cannot be used and were skipped": unusable,
         f"examples have no response within {limit} and were skipped": too_long,
-        f"examples were cut at {limit}": render.num_cut,
+        f"examples were truncated at {limit}": render.num_cut,
     }
     warnings = [f"{WHERE}: {count:,} {what}" for what, count in counts.items() if count]
     return write_parts(table, folder), warnings
 
 
 def write_parts(table: pa.Table, folder: Storage) -> list[tuple[int, int]]:
-    """TOKEN_SCHEMA rows, the sequences of an example one after another → parts, each written: (part, sequences)."""
+    """Write TOKEN_SCHEMA rows, in which an example's sequences are consecutive, as parts → (part, sequences) of
+    each."""
     folder.delete_dir()
     parts: list[tuple[int, int]] = []
     ids, start = table["example_id"].to_pylist(), 0

@@ -1,6 +1,6 @@
-"""Signals that take a pass of their own, of one snapshot, for selectors that ask for them: embeddings and the loss
-without the prompt; and all scores where the reference is the target. A column each, so that a selector that is added
-later has only what is missing computed."""
+"""Signals that take an extra pass with one snapshot, for selectors that need them: embeddings, the loss without the
+prompt, and all scores if the reference is the target. Each column is one stage, so that a selector added later computes
+only what is missing."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ __all__ = ["Pass", "passes_of", "run_signals", "signals_spec"]
 
 
 def signals_spec(context: RunContext, need: str, tokens: Stage, reference: Stage) -> StageSpec:
-    """A snapshot's weights and the tokens → one column.
+    """Specify a stage: a snapshot's weights and the tokens → one column.
 
     Args:
         need: `embedding@late`.
-        tokens: of the corpus, for the model that is the reference.
-        reference: the proxy, or the target on everything.
+        tokens: the corpus's tokens for the reference model.
+        reference: the proxy, or the target trained on everything.
 
     Raises:
         RunError: that snapshot, or its weights, were not kept.
@@ -53,33 +53,33 @@ def signals_spec(context: RunContext, need: str, tokens: Stage, reference: Stage
 
 @dataclass(frozen=True)
 class Pass:
-    """One column, with the weights of one snapshot of the reference."""
+    """A pass that computes one column with the weights of one snapshot of the reference."""
 
     role: Literal["proxy", "target"]
     column: str
     step: int
     dim: int | None
     tokens: Stage
-    """Of the corpus, for the reference."""
+    """The corpus's tokens for the reference."""
     reference: Stage
     folder: str
-    """Of the weights, in the reference's folder; "": those that it began with."""
+    """Folder of the weights in the reference's folder; "" for the initial weights."""
 
     @staticmethod
     def of(context: RunContext, need: str, tokens: Stage, reference: Stage) -> Pass:
-        """Raises RunError: that snapshot, or its weights, were not kept."""
+        """Determine the pass for a need. Raises RunError if that snapshot or its weights were not kept."""
         config = context.config
         role, column, snapshot = config.selection.reference.model, column_of_pass(config, need), need.partition("@")[2]
         step = reference_step(config, reference, snapshot)
         if step is None:
             raise RunError(
-                f"{need} is of the untrained proxy, which was not scored; set trajectories.include_step_zero"
+                f"{need} refers to the untrained proxy, which was not scored; set trajectories.include_step_zero"
             )
         dim = config.selection.reference.embedding_dim if column in EMBEDDINGS else None
         folder = _folder(role, reference_steps(config, reference), step)
         if folder and not any(o.name.startswith(f"{folder}/") for o in reference.manifest.outputs):
             raise RunError(
-                f"the {role}'s weights after step {step} were not kept, since no selector asked for them when it "
+                f"the {role}'s weights after step {step} were not kept, since no selector needed them when it "
                 f"was trained; use selection.reference.snapshot=late, or have the {role} retrained: delete "
                 f"{reference.storage.uri}"
             )
@@ -96,7 +96,7 @@ class Pass:
         return max(context.config.trajectories.tokens_per_batch, self.model(context).max_length)
 
     def settings(self, context: RunContext) -> dict[str, Any]:
-        """What the numbers depend on."""
+        """The settings that the numbers depend on."""
         return {
             "column": self.column, "step": self.step, "dim": self.dim,
             "tokens_per_batch": self.tokens_per_batch(context),
@@ -109,7 +109,7 @@ class Pass:
 
 
 def _folder(role: str, steps: Sequence[int], step: int) -> str:
-    """Of a snapshot's weights, in the stage's folder; "" for step 0, whose weights are rebuilt."""
+    """Folder of a snapshot's weights in the stage's folder; "" for step 0, whose weights are rebuilt."""
     if step == 0:
         return ""
     if step == steps[-1]:
@@ -126,12 +126,12 @@ def run_signals(
     out: Storage,
     warnings: Sequence[str] = (),
 ) -> StageResult:
-    """The workers' pass over parts of tokens.
+    """Run a pass on workers over parts of tokens.
 
     Args:
-        what: for people.
-        parts: (part, sequences).
-        folder: of the parts.
+        what: name of the work, for messages.
+        parts: (part, sequences) of each part.
+        folder: folder of the parts.
     """
     from s2l_ray.execution.train import run_training
     from s2l_ray.stages.signals.loop import SignalsJob, run_pass

@@ -1,1 +1,1 @@
-"""Subset: trajectories, clusters and a budget → the chosen rows."""
+"""Subset: trajectories, clusters and a budget → the selected rows."""

@@ -1,7 +1,7 @@
-"""The subset stage: choose, then write ids and rows. Plain functions; writing spreads over Ray tasks when it is large.
+"""Builds a subset: selects, then writes ids and rows. Plain functions; large subsets are written by several Ray tasks.
 
-Memory: what `subset.inputs` holds and the ordering (12 bytes an example) where the choice is made; a task that writes
-rows holds one corpus part and one output file.
+Memory: what `subset.inputs` holds, and the ordering (12 bytes per example) in the process that selects; a task that
+writes rows holds one corpus part and one output file.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class SubsetStats:
     files: list[str]
     per_source: dict[str, int]
     fingerprint: str
-    """Of the chosen ids and their order and rank, and of their weights and stages where they have some."""
+    """Fingerprint of the selected ids with their order and rank, and their weights and stages, if any."""
     num_ineligible: int
-    """Chosen although a guard or the selector's own rule speaks against it."""
+    """Number of examples selected although a guard or the selector's own rule excludes them."""
     warnings: list[str]
     weighted: bool
-    """Whether the chosen examples have weights."""
+    """Whether the selected examples have weights."""
 
 
 def build_subset(
@@ -58,16 +58,16 @@ def build_subset(
     wait_s: float,
     say: Callable[[str], None],
 ) -> SubsetStats:
-    """Take `budget` examples of an ordering and write them; see subset.rows for the files.
+    """Take the first `budget` examples of an ordering, and write them; see subset.rows for the files.
 
     Args:
-        options: the selector's, which say whether the examples have weights.
-        wait_s: how long the writing of a file may wait for a free CPU of the cluster.
+        options: the selector's options, which determine whether the examples have weights.
+        wait_s: how long the writing of a file may wait for a free CPU (seconds).
     """
     out.delete_dir()
     selection = ordering.take(budget)
     chosen = _chosen_table(sources, inputs, ordering, selection, options)
-    # In the order of the parts, in small row groups: who needs one part's ids reads little more.
+    # In the order of the parts, in small row groups, so that reading one part's ids reads little more.
     out.write_table("ids.parquet", _with_facets(chosen, sources), compression="zstd", row_group_size=65_536)
     out.write_json("groups.json", selection.groups)
     if ordering.guard is not None:
@@ -91,8 +91,8 @@ def build_subset(
 def _chosen_table(
     sources: SubsetSources, inputs: SelectionInputs, ordering: Ordering, selection: Selection, options: SelectorOptions
 ) -> pa.Table:
-    """One row per chosen example: id, part, rank in its group, first and last loss; cluster, weight and stage where
-    the selector has them."""
+    """One row per selected example: id, part, rank in its group, first and last loss; cluster, weight and stage if the
+    selector provides them."""
     rows = selection.rows  # (n,) sorted
     starts = np.cumsum([0] + [n for _, n in sources.part_rows])
     which = np.searchsorted(starts, rows, side="right") - 1  # (n,)
@@ -126,7 +126,7 @@ def _chosen_table(
 
 
 def _with_facets(chosen: pa.Table, sources: SubsetSources) -> pa.Table:
-    """The facets beside the ids, one corpus part in memory at a time."""
+    """Add the facets to the ids, with one corpus part in memory at a time."""
     if not sources.facets:
         return chosen
     ids, parts = ids_to_array(chosen["example_id"]), chosen["part"].to_numpy()
@@ -158,5 +158,5 @@ def _write_all(
 def _write_file(
     stem: str, chosen: pa.Table, sources: SubsetSources, out: Storage
 ) -> tuple[tuple[list[str], RowLayout], list[dict[str, Any]]]:
-    """→ (what write_rows gives, what Storage.take_written says of the files)."""
+    """Write one file → (the result of write_rows, that of Storage.take_written)."""
     return write_rows(stem, chosen, sources.examples, out, sources.columns), out.take_written()

@@ -1,7 +1,7 @@
-"""What selectors read of a run, column by column, when first needed and once for many selectors and budgets.
+"""Reads the inputs of selectors, column by column when first needed, and once for many selectors and budgets.
 
-Memory: ids and sources (20 bytes an example); the losses or a signal 4 bytes a snapshot where one is read, in a
-temporary file when large; embeddings stay on storage and are read in chunks.
+Memory: ids and sources (20 bytes per example); losses or a signal, if read, 4 bytes per snapshot, in a temporary file
+if large; embeddings stay on storage and are read in chunks.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class SubsetSources:
-    """Where the stage reads."""
+    """Artifacts that the stage reads."""
 
     trajectories: Storage
     part_rows: list[tuple[int, int]]
     examples: Storage
     clusters: Storage
     format: str
-    """Of the corpus, for other programs."""
+    """Format of the corpus, for instructions for other programs."""
     columns: Columns | None
-    """Of the corpus; None where an earlier version made it."""
+    """Columns of the corpus; None if an earlier version built it."""
     facets: list[str] = field(default_factory=list)
-    """Of the corpus; see data.facets."""
+    """Facets of the corpus; see data.facets."""
     steps: list[int] = field(default_factory=list)
     """(T,) optimiser steps of the snapshots."""
 
@@ -58,7 +58,7 @@ class InputsReader:
     def __init__(self, sources: SubsetSources) -> None:
         self.sources = sources
         self._matrices: dict[str, Array] = {}
-        """(N, T) by column."""
+        """Column → (N, T) values."""
         self._facets: dict[str, Facet] = {}
 
     def read(
@@ -70,13 +70,13 @@ class InputsReader:
         query: QueryPart | None = None,
         reference: Literal["proxy", "target"] = "proxy",
     ) -> SelectionInputs:
-        """The columns that are needed and there; selectors say what is missing.
+        """Read the needed columns that exist; selectors report missing ones.
 
         Args:
-            with_facets: all facets too, for tables of what guards drop.
-            passes: need → folder of the stage that computed it with a pass of its own.
-            query: the user's own examples of the task, embedded.
-            reference: whose the passes are; the target need not have rendered the same examples.
+            with_facets: whether to read all facets too, for tables of what guards drop.
+            passes: need → folder of the stage that computed it with an extra pass.
+            query: embeddings of the user's own examples of the task.
+            reference: model that computed the passes; the target need not have rendered the same examples.
         """
         needs = set(needs)
         ids, sources, source_names = self._base
@@ -122,25 +122,25 @@ class InputsReader:
         assignment = self.sources.clusters.read_table("assignment.parquet")
         if not np.array_equal(ids_to_array(assignment["example_id"]), self._base[0]):
             raise InternalError(
-                f"{self.sources.clusters.uri} was made from other trajectories; delete that folder and run again"
+                f"{self.sources.clusters.uri} was built from other trajectories; delete that folder and try again"
             )
         return assignment["cluster"].to_numpy()
 
     def mean_of(self, need: str) -> float:
-        """Over the examples, of a score that every snapshot has."""
+        """Mean over the examples of a score that every snapshot has."""
         values = self._scalar(need, 0.0)
         assert values is not None
         return float(values.mean(dtype=np.float64))
 
     def _matrix(self, column: str) -> Array:
-        """(N, T)."""
+        """Read a column's (N, T) values."""
         if column not in self._matrices:
             of = self.sources
             self._matrices[column] = load_columns(of.trajectories, of.part_rows, column, len(of.steps))
         return self._matrices[column]
 
     def _scalar(self, need: str, early_share: float) -> Array | None:
-        """(N,), or (N, T) of all snapshots; None: that snapshot was not recorded."""
+        """Values at a snapshot (N,), or at all of them (N, T); None if that snapshot was not recorded."""
         column, _, snapshot = need.partition("@")
         steps = self.sources.steps
         if snapshot == "all":
@@ -149,7 +149,7 @@ class InputsReader:
         return None if index is None else self._matrix(column)[:, index]
 
     def _facet(self, name: str) -> Facet:
-        """`""` where a row has no value."""
+        """A facet of all examples, with `""` for rows without a value."""
         if name in self._facets:
             return self._facets[name]
         if name not in self.sources.facets:
@@ -167,34 +167,34 @@ class QueryPart:
     """Embeddings of the user's own examples of the task."""
 
     storage: Storage
-    """Folder of the stage that made them."""
+    """Folder of the stage that computed them."""
     parts: list[int]
     column: str
 
     def read(self) -> Array:
-        """(Q, d) float32."""
+        """Read the embeddings, (Q, d) float32."""
         tables = self.storage.sub("parts").read_tables([part_name(part) for part in self.parts], [self.column])
         return np.concatenate([_values(table[self.column]) for table in tables])
 
 
 class StoredColumn:
-    """A column of a pass, in the parts of the trajectories; one part in memory at a time."""
+    """A column computed by a pass, in the same parts as the trajectories; one part is in memory at a time."""
 
     def __init__(self, storage: Storage, part_rows: list[tuple[int, int]], ids: Array, column: str) -> None:
-        """`ids` (N, 2): of all examples, in the order of the parts."""
+        """Args: ids: (N, 2) ids of all examples, in the order of the parts."""
         self.storage, self.column, self._ids = storage, column, ids
         self._parts = [part for part, _ in part_rows]
         self._starts = np.cumsum([0] + [rows for _, rows in part_rows])
         self._held: tuple[int, Array] | None = None
-        """The part read last."""
+        """The part that was read last."""
 
     @functools.cached_property
     def shape(self) -> tuple[int, int]:
-        """(N, d) of embeddings."""
+        """(N, d) for embeddings."""
         return len(self._ids), self._part(0).shape[1]
 
     def read(self, start: int, stop: int) -> Array:
-        """Rows of float32."""
+        """Read a range of rows as float32."""
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         pieces = []
         for number in range(first, len(self._parts)):
@@ -214,16 +214,16 @@ class StoredColumn:
         table = self.storage.read_table(name, columns=["example_id", self.column])
         expected = self._ids[self._starts[number] : self._starts[number + 1]]
         if not np.array_equal(ids_to_array(table["example_id"]), expected):
-            raise InternalError(f"{self.storage.uri}/{name} holds other examples; delete that folder and run again")
+            raise InternalError(f"{self.storage.uri}/{name} holds other examples; delete that folder and try again")
         return _values(table[self.column])
 
 
 class TargetColumn(StoredColumn):
-    """A column by the target, which may have tokenised more examples than the proxy, but must have all of the
-    proxy's."""
+    """A column computed by the target, which may have tokenised more examples than the proxy, but must have all of
+    its."""
 
     def _read(self, number: int) -> Array:
-        """Raises UserError: the target could not score an example."""
+        """Read a part. Raises UserError if the target could not score an example."""
         name = part_name(self._parts[number])
         expected = self._ids[self._starts[number] : self._starts[number + 1]]
         if not self.storage.exists(name):
@@ -244,7 +244,7 @@ def _not_scored(ids: Array, num: int) -> UserError:
 
 
 def _values(column: pa.ChunkedArray) -> Array:
-    """(n,), or (n, d) float32 of embeddings."""
+    """The values (n,); for embeddings, (n, d) float32."""
     values = column.combine_chunks()
     if pa.types.is_fixed_size_list(values.type):
         return values.flatten().to_numpy().astype(np.float32).reshape(len(values), -1)

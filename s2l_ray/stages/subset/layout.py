@@ -1,6 +1,6 @@
-"""How the chosen rows are laid out: which columns hold something, which keys and names of roles their turns have.
+"""The layout of the selected rows: which columns are used, which keys and role names their turns have.
 
-Training programs have to be told; only the rows themselves know.
+Training programs need this information, which only the rows themselves contain.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ _TURN_COLUMNS = ("messages", "conversations", "conversation", "prompt", "complet
 
 @dataclass
 class RowLayout:
-    """What the rows of one file have."""
+    """Columns, keys and role names that occur in the rows of one file."""
 
     columns: set[str] = field(default_factory=set)
-    """All of them."""
+    """All columns."""
     filled: set[str] = field(default_factory=set)
-    """Those that hold something in at least one row."""
+    """Columns that are not empty in at least one row."""
     lists: set[str] = field(default_factory=set)
-    """Those that are lists or objects in at least one row."""
+    """Columns that are lists or objects in at least one row."""
     packed: set[str] = field(default_factory=set)
-    """Those of turns that are JSON text in at least one row."""
+    """Columns with turns that are JSON text in at least one row."""
     role_keys: set[str] = field(default_factory=set)
     text_keys: set[str] = field(default_factory=set)
     other_keys: set[str] = field(default_factory=set)
-    """Further keys of turns that hold something."""
+    """Other keys of turns that are not empty."""
     roles: dict[str, set[str]] = field(default_factory=dict)
-    """Role (function_call among them) → its names as they are written."""
+    """Role (including function_call) → the names used for it."""
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take note of one row."""
@@ -66,7 +66,8 @@ class RowLayout:
         return bool(self.role_keys)
 
     def name_of(self, role: str, default: str) -> str | None:
-        """The one name by which the rows call a role, `default` where none has it; None: there are several."""
+        """The only name that the rows use for a role; `default` if none has that role, None if there are several
+        names."""
         names = self.roles.get(role, {default})
         return next(iter(names)) if len(names) == 1 else None
 

@@ -1,4 +1,5 @@
-"""Writes how to train on a subset with other programs: `dataset_info.json` for LLaMA-Factory, code for TRL and axolotl.
+"""Writes instructions for other programs to train on a subset: `dataset_info.json` for LLaMA-Factory, snippets for TRL
+and axolotl.
 
 Sources: https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md and its `data/converter.py`;
 https://huggingface.co/docs/trl/dataset_formats; https://docs.axolotl.ai/docs/dataset-formats/.
@@ -19,14 +20,14 @@ from s2l_ray.storage.folder import Storage
 GUIDE = "train_with.md"
 _TITLE = "# Train on this subset with other programs\n\n"
 _WEIGHTS = """
-The rows have weights (`s2l_weight`), by which `s2l finetune` multiplies their loss. These programs ignore them: what
-they train is the unweighted subset.
+The rows have weights (`s2l_weight`), by which `s2l finetune` multiplies their loss. These programs ignore them and
+train on the unweighted subset.
 """
 _CURRICULUM = (
     _TITLE
-    + """This subset is a curriculum: rows are to be trained by ascending `s2l_stage`, shuffled within a stage only, as
-`s2l finetune` does. LLaMA-Factory, TRL and axolotl shuffle all rows, so they would train a random sample instead, and
-nothing is prepared for them here. To train it elsewhere, train stage after stage on the rows of `subset.jsonl` with
+    + """This subset is a curriculum: train on its rows in ascending order of `s2l_stage`, shuffled only within a stage,
+as `s2l finetune` does. LLaMA-Factory, TRL and axolotl shuffle all rows, so they would train in random order instead,
+and nothing is prepared for them here. To use it elsewhere, train in stages on the rows of `subset.jsonl` with
 `s2l_stage` 0, then 1, and so on.
 """
 )
@@ -41,13 +42,13 @@ class _Misfit(DataError):
 def write_guides(
     out: Storage, layouts: dict[str, RowLayout], format: str, weighted: bool = False, staged: bool = False
 ) -> None:
-    """`dataset_info.json`, where LLaMA-Factory can read the rows, and `train_with.md`.
+    """Write `dataset_info.json`, if LLaMA-Factory can read the rows, and `train_with.md`.
 
     Args:
         layouts: JSONL file → its layout.
-        format: of the corpus.
-        weighted: rows have weights, which these programs ignore.
-        staged: rows have stages; programs that shuffle them all would train another thing, so none is told how.
+        format: the corpus's format.
+        weighted: whether rows have weights, which these programs ignore.
+        staged: whether rows have stages; there are no instructions then, since these programs shuffle all rows.
     """
     if staged:
         out.write_bytes(GUIDE, _CURRICULUM.encode())
@@ -103,10 +104,10 @@ def _merged(layouts: list[RowLayout]) -> RowLayout:
 
 
 def llama_factory_entry(layout: RowLayout, format: str) -> dict[str, Any]:
-    """One entry of `dataset_info.json`: it looks up every column and tag that is named, and takes no other.
+    """An entry of `dataset_info.json`: LLaMA-Factory looks up every column and tag named in it, and no others.
 
     Raises:
-        _Misfit: its converters cannot read the rows.
+        _Misfit: LLaMA-Factory's converters cannot read the rows.
     """
     columns: dict[str, str] = {}
     if format == "template":
@@ -115,7 +116,7 @@ def llama_factory_entry(layout: RowLayout, format: str) -> dict[str, Any]:
         columns = {"prompt": "instruction", "query": "input", "response": "output", "history": "history"}
     elif format == "prompt_completion":
         if layout.is_of_turns:
-            raise _Misfit("prompt and completion are lists of turns, which it does not take")
+            raise _Misfit("prompt and completion are lists of turns, which it does not support")
         return {"columns": {"prompt": "prompt", "response": "completion"}}
     else:
         columns = {"messages": _turns_column(layout, format)}
@@ -215,7 +216,7 @@ def _trl_turns(layout: RowLayout, format: str) -> str:
     if known and (column, role, text) == ("messages", "role", "content") and not system:
         return ""
     if layout.has_tool_calls:
-        raise _Misfit("tool calls beside other names of keys or roles than role, content, user, assistant, tool")
+        raise _Misfit("tool calls need the keys and roles role, content, user, assistant, tool; some rows have others")
     prompt = ""
     if system:
         prompt = f'if row["{system}"]:\n        turns.insert(0, {{"role": "system", "content": row["{system}"]}})\n    '
@@ -236,7 +237,7 @@ def axolotl_lines(layout: RowLayout, format: str, files: list[str]) -> str:
         kind = {"type": "alpaca"}
     elif format == "prompt_completion":
         if layout.is_of_turns:
-            raise _Misfit("prompt and completion are lists of turns; join them to messages")
+            raise _Misfit("prompt and completion are lists of turns; join them into messages")
         fields = {"field_instruction": "prompt", "field_output": "completion"}
         kind = {"type": {**fields, "format": "{instruction}", "no_input_format": "{instruction}"}}
     else:

@@ -1,4 +1,4 @@
-"""Writes the chosen rows as JSONL and Parquet, with the corpus's own columns and the s2l_ columns.
+"""Writes the selected rows as JSONL and Parquet, with the corpus's own columns and the s2l_ columns.
 
 `subset.jsonl` and `subset.parquet`, or numbered shards of at most ROWS_PER_FILE rows. Rows keep the order of the
 example ids, which is random with respect to the corpus.
@@ -23,11 +23,11 @@ from s2l_ray.storage.folder import Storage
 
 ROWS_PER_FILE = 250_000
 _BLOCK_BYTES = 32 * 2**20
-"""JSON of the rows that are turned into a row group of Parquet at once."""
+"""Amount of JSON text that is converted into one row group of Parquet."""
 
 
 def plan_files(chosen: pa.Table) -> list[tuple[str, pa.Table]]:
-    """(name without ending, its rows); rows of one corpus part stay together."""
+    """Divide the rows into files → (name without extension, its rows); rows of one corpus part stay together."""
     if chosen.num_rows <= ROWS_PER_FILE:
         return [("subset", chosen)]
     parts = chosen["part"].to_numpy()
@@ -44,11 +44,12 @@ def plan_files(chosen: pa.Table) -> list[tuple[str, pa.Table]]:
 def write_rows(
     stem: str, chosen: pa.Table, examples: Storage, out: Storage, columns: Columns | None = None
 ) -> tuple[list[str], RowLayout]:
-    """Look the rows up in the corpus's parts and write both files, some rows at a time; → their names, and how the rows
-    are laid out.
+    """Look the rows up in the corpus's parts, and write both files, some rows at a time → their names, and the rows'
+    layout.
 
     Args:
-        columns: of the corpus, found when it was read; None: of an earlier version's corpus, found here.
+        columns: columns of the corpus, as determined when it was read; None: an earlier version read it, so they are
+            determined now.
     """
     if columns is None:
         columns = Columns()
@@ -66,7 +67,7 @@ def write_rows(
         pq.ParquetWriter(parquet, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
         for text, extra in _lookup(chosen, examples):
-            # Spliced as text: the rows stay as they are, to the last digit.
+            # Spliced as text, so that the rows stay unchanged to the last digit.
             comma = ", " if len(text) > len("{}") else ""
             jsonl.write(f"{text[:-1]}{comma}{json.dumps(extra)[1:]}\n".encode())
             row = json.loads(text)
@@ -81,7 +82,7 @@ def write_rows(
 
 
 def _lookup(chosen: pa.Table, examples: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(row as JSON, the s2l_ columns) of every chosen example, one part in memory at a time."""
+    """Yield (row as JSON, the s2l_ columns) for every selected example, with one part in memory at a time."""
     for part in dict.fromkeys(chosen["part"].to_pylist()):
         mine = chosen.filter(pc.equal(chosen["part"], part))
         table = examples.read_table(part_name(part), columns=["example_id", "row"])
@@ -93,7 +94,7 @@ def _lookup(chosen: pa.Table, examples: Storage) -> Iterator[tuple[str, dict[str
 
 
 def _to_table(rows: list[dict[str, Any]], types: dict[str, pa.DataType | None], schema: pa.Schema) -> pa.Table:
-    """Columns without a type become JSON text."""
+    """Convert rows to a table; columns without a type become JSON text."""
     arrays = []
     for field in schema:
         values = [row.get(field.name) for row in rows]

@@ -1,4 +1,4 @@
-"""Subset: what a selector needs, and a budget → the chosen rows."""
+"""Subset: a selector's inputs and a budget → the selected rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class SelectionReader:
-    """What selectors read of a run, read when first needed and once for many budgets."""
+    """Reads selectors' inputs from a run, when first needed and once for many budgets."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -43,7 +43,7 @@ class SelectionReader:
         self._ordered: tuple[Any, Any] | None = None
 
     def sources(self) -> Any:
-        """Where it lies; see subset.inputs.SubsetSources."""
+        """The artifacts to read; see subset.inputs.SubsetSources."""
         from s2l_ray.data.columns import Columns
         from s2l_ray.stages.subset.inputs import SubsetSources
 
@@ -57,7 +57,8 @@ class SelectionReader:
         )  # fmt: skip
 
     def order(self, config: S2LConfig, selector: str, max_budget: int) -> tuple[Any, Any]:
-        """(selection.SelectionInputs, selection.Ordering) of a selector; the last one is kept."""
+        """Order the examples with a selector → (selection.SelectionInputs, selection.Ordering); the last result is
+        kept."""
         from s2l_ray.selection import evaluate_guard, order_examples
         from s2l_ray.stages.subset.inputs import InputsReader
 
@@ -66,7 +67,7 @@ class SelectionReader:
         query = _query(config, self._run, selector)
         key = selector, options, seed, reference, max_budget, None if query is None else query.content
         if self._ordered is None or self._ordered[0] != key:
-            self._ordered = None  # two of them need not be in memory
+            self._ordered = None  # so that two orderings are never in memory
             self._reader = self._reader or InputsReader(self.sources())
             passes = {need: stage.storage for need, stage in _passes(config, self._run, selector).items()}
             needs = asked.needs_of(selector)
@@ -82,7 +83,7 @@ class SelectionReader:
         return self._ordered[1]
 
     def _competence(self) -> HeldOutRecord | None:
-        """The proxy's on held-out examples, in the order of time; None: nothing is held out."""
+        """The proxy's competence on held-out examples, in chronological order; None if nothing is held out."""
         from s2l_ray.selection import HeldOutRecord
 
         found = {SignalsArtifact.of(stage).step: stage for name, stage in self._run.stages.items()
@@ -107,7 +108,7 @@ class SelectionReader:
 def subset_spec(
     config: S2LConfig, run: Run, selector: str, budget: int | float, reader: SelectionReader, say: Callable[[str], None]
 ) -> StageSpec:
-    """What the selector needs, and a budget → one subset."""
+    """Specify the stage: a selector's inputs and a budget → one subset."""
     from s2l_ray.selection import get_selector
     from s2l_ray.selection.quotas import resolve_budget
     from s2l_ray.stages.subset.build import build_subset
@@ -115,7 +116,7 @@ def subset_spec(
     asked, trajectories = config.selection, run.stage("trajectories")
     num_examples = trajectories.manifest.row_counts["trajectories"]
     count = resolve_budget(budget, num_examples)
-    # The run's own too: what is chosen later, and is no larger, is a part of them.
+    # Including the run's own budgets, so that a subset selected later that is not larger is nested in theirs.
     largest = max(resolve_budget(b, num_examples) for b in [budget, *asked.budgets, *run.config.selection.budgets])
     seed, options = config.seed_of("selection"), asked.options_of(selector)
 
@@ -148,7 +149,7 @@ def subset_spec(
 
 
 def _inputs(config: S2LConfig, run: Run, selector: str) -> dict[str, str]:
-    """What is read: corpus and trajectories by every subset's files, the rest by the selectors that need it."""
+    """The inputs: corpus and trajectories, which every subset's files need, and what the selector reads."""
     needs = config.selection.needs_of(selector)
     names = ["corpus", "trajectories", *(["clusters"] if CLUSTERS in needs else [])]
     inputs = {name: run.stage(name).content for name in names}
@@ -160,7 +161,7 @@ def _inputs(config: S2LConfig, run: Run, selector: str) -> dict[str, str]:
         if signals is None:
             raise RunError(
                 f"the selector {selector} reads {', '.join(scalars)}, which this run does not have at all points: only "
-                "trajectories.source=snapshots scores it, and earlier versions of s2l_ray did not; start another run "
+                "trajectories.source=snapshots computes it, and earlier versions of s2l_ray did not; start another run "
                 "(run_dir)"
             )
         inputs["signals"] = signals
@@ -170,10 +171,10 @@ def _inputs(config: S2LConfig, run: Run, selector: str) -> dict[str, str]:
 
 
 def _query(config: S2LConfig, run: Run, selector: str) -> Stage | None:
-    """The stage that embedded the user's examples of the task; None: the selector does not compare with them.
+    """The stage that embedded the user's examples of the task; None if the selector does not use them.
 
     Raises:
-        MissingSignal: they were not embedded.
+        MissingSignal: the examples were not embedded.
     """
     need = config.selection.query_need(selector)
     if need is None:
@@ -191,10 +192,10 @@ def _query_part(query: Stage) -> Any:
 
 
 def _passes(config: S2LConfig, run: Run, selector: str) -> dict[str, Stage]:
-    """Need → the stage that computed it.
+    """Need → the stage that computed it with an extra pass.
 
     Raises:
-        MissingSignal: it was not computed.
+        MissingSignal: a need was not computed.
     """
     found, missing = {}, []
     needs, of_target = config.selection.needs_of(selector), config.selection.reference.model == "target"

@@ -18,7 +18,11 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
 def model_card(run: Run, name: str, target: TargetConfig, subset: Stage | None, facts: dict[str, Any]) -> str:
-    """Markdown with the hub's metadata head. `facts`: what was trained on and how long, in order of appearance."""
+    """The card as Markdown with the hub's metadata header.
+
+    Args:
+        facts: rows of the card's table on the training, in their order.
+    """
     corpus = run.stage("corpus").manifest
     base = strip_credentials(target.model or "") or f"{(target.from_config or {}).get('model_type')} from scratch"
     head: dict[str, Any] = {"library_name": "transformers", "tags": ["s2l_ray", "s2l", "data-selection"]}
@@ -28,7 +32,7 @@ def model_card(run: Run, name: str, target: TargetConfig, subset: Stage | None, 
         "---", yaml.safe_dump(head, sort_keys=False, allow_unicode=True) + "---", "",
         f"# {markdown(run.config.name)}: target fine-tuned on {markdown(name)}", "",
         "Fine-tuned with [s2l_ray](https://arxiv.org/abs/2403.07384) on "
-        + ("the full data." if subset is None else "a chosen subset of the data."), "",
+        + ("the full data." if subset is None else "a selected subset of the data."), "",
         "| what | value |", "|---|---|",
         f"| base | {markdown(base + (f' @ {target.revision}' if target.revision else ''))} |",
         f"| corpus | {markdown(_corpus(run))}: {corpus.row_counts['examples']:,} examples, "
@@ -56,5 +60,5 @@ def _corpus(run: Run) -> str:
 
 
 def markdown(text: str) -> str:
-    """Foreign text within a line or a table's cell: one line, and no character of it means anything there."""
+    """Escape foreign text for a line or a table's cell: it becomes one line without special characters."""
     return re.sub(r"([\\`*_{}\[\]()<>#+!|~&$@:^])", r"\\\1", printable(text))

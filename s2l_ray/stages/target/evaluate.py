@@ -1,8 +1,8 @@
-"""Held-out losses while the target trains: for whoever decides by them on the way, and for the curve.
+"""Measures held-out losses during training, for decisions that depend on them and for the curve.
 
-`keep_best` and `patience` go by one set, whose figures lie beside the model, so that a training that was interrupted
-knows what it saw. A sweep's scheduler is told its own figure. Everything else is an event in the run's record; what a
-finished target is worth is found out by an evaluation of its own.
+`keep_best` and `patience` monitor one set, whose results are stored next to the model, so that a resumed training knows
+them. A sweep's scheduler gets its own metric. Everything else is an event in the run's record; the finished target is
+evaluated by a separate stage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from s2l_ray.storage.folder import Storage
 
 _FOLDER = "evaluations"
 _DECIDES = "macro"
-"""Metric by which weights are kept and patience ends."""
+"""The metric that `keep_best` and `patience` monitor."""
 
 
 def evaluation_name(step: int) -> str:
@@ -29,13 +29,13 @@ def evaluation_name(step: int) -> str:
 
 
 def read_evaluation(out: Storage, step: int) -> SetResult | None:
-    """Of the set that decides, for the weights after `step` steps; None if they were not evaluated."""
+    """The monitored set's result for the weights after `step` steps; None if they were not evaluated."""
     name = evaluation_name(step)
     return SetResult.of(out.read_json(name)) if out.exists(name) else None
 
 
 class Evaluator:
-    """Evaluates on all workers and remembers which step was best."""
+    """Evaluates on all workers, and remembers which step was best."""
 
     def __init__(self, job: TargetJob, worker: WorkerContext, built: TargetModel, batching: Batching) -> None:
         self.job, self.worker, self.watched = job, worker, job.watched
@@ -48,7 +48,7 @@ class Evaluator:
         self._sets = {name: self.watched.read(name) for name in self.watched.names}
 
     def _past(self) -> list[tuple[int, float]]:
-        """(step, deciding loss) of what lies on storage."""
+        """(step, monitored loss) of the evaluations on storage."""
         found: list[tuple[int, float]] = []
         if self.worker.rank == 0:
             for entry in self.job.out.list(_FOLDER):
@@ -59,25 +59,26 @@ class Evaluator:
         return self.worker.broadcast(sorted(found))
 
     def is_due(self, step: int, restored_at: int) -> bool:
-        """Whether these weights are to be evaluated; the last ones only where they may be the best."""
+        """Whether to evaluate the current weights; the last ones only if they could be chosen as the best."""
         if self.watched is None or step == 0:
             return False
-        if self.job.deciding_set is None:  # what was evaluated before an interruption is in the record
+        if self.job.deciding_set is None:  # evaluations before an interruption are in the record already
             return step % self.job.evaluate_every == 0 and step not in (restored_at, self.job.plan.total_steps)
         return step % self.job.evaluate_every == 0 or step == self.job.plan.total_steps
 
     def best_step(self, now: int) -> int | None:
-        """Of the trained weights, up to step `now`: after an interruption the history reaches beyond it."""
+        """The step with the best weights up to step `now`; after an interruption, the history may extend beyond it."""
         trained = [(loss, step) for step, loss in self._history if step <= now]
         return min(trained)[1] if trained else None
 
     def without_gain(self, now: int) -> int:
-        """Evaluations since the best one, up to step `now`."""
+        """Number of evaluations since the best one, up to step `now`."""
         best = self.best_step(now)
         return 0 if best is None else sum(best < step <= now for step, _ in self._history)
 
     def evaluate(self, step: int, if_best: Callable[[], None] | None) -> None:
-        """Evaluate, unless that was done before an interruption; `if_best` runs before the result is written."""
+        """Evaluate, unless this step was evaluated before an interruption; `if_best` runs before the result is
+        written."""
         if step in dict(self._history):
             return
         scored = {
@@ -91,14 +92,14 @@ class Evaluator:
             if if_best is not None and self.best_step(step) == step:
                 if_best()
         if self.worker.rank == 0:
-            # First: what is written is not evaluated again, and its event would be missing in the record.
+            # Before the result is written: a stored result is not evaluated again, so its event would be missing.
             self.worker.emit(event="evaluation", step=step, results={n: r.plain() for n, r in results.items()})
             if deciding is not None:
                 self.job.out.write_json(evaluation_name(step), results[deciding].plain())
         self._report(step, scored)
 
     def _report(self, step: int, scored: dict[str, ScoredExamples]) -> None:
-        """To the scheduler; nobody is to stop a training that is at its end."""
+        """Report to the scheduler, but not at the last step: it must not stop a training that is complete."""
         if self.job.objective is not None and step < self.job.plan.total_steps:
             name, metric = self.job.objective
             self.worker.report({"step": step, "objective": metric.of(scored[name])})

@@ -1,7 +1,7 @@
-"""The fine-tuned target as a Hugging Face folder: safetensors, tokenizer, generation config, model card.
+"""Exports the fine-tuned target as a Hugging Face folder: safetensors, tokenizer, generation config, model card.
 
-Memory: under ZeRO, worker 0 gathers the weights one by one into files below `TMPDIR` (2 bytes a parameter in bf16, 4 in
-fp32, and the same again for the folder); while adapters are merged it holds a whole model.
+Memory: with ZeRO, worker 0 gathers the weights one by one into files in `TMPDIR` (2 bytes per parameter in bf16, 4 in
+fp32, and the same again for the folder); while merging adapters, it holds a whole model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Weights = dict[str, torch.Tensor]
 
 
 def export(job: TargetJob, worker: WorkerContext, built: TargetModel, name: str = "model") -> None:
-    """Write the folder `name` into the stage's. Every worker calls it: sharded weights are gathered."""
+    """Write the model to the folder `name` of the stage. Every worker must call this, because sharded weights are
+    gathered."""
     weights = built.engine.whole_weights()
     if worker.rank == 0:
         assert weights is not None
@@ -35,13 +36,14 @@ def export(job: TargetJob, worker: WorkerContext, built: TargetModel, name: str 
             job.tokenizer.save_pretrained(folder)
             Path(folder, "README.md").write_text(job.card, encoding="utf-8")
             model = job.out.sub(name)
-            model.delete_dir()  # an earlier best may have had other files
+            model.delete_dir()  # earlier best weights may have had other files
             model.upload_folder(Path(folder))
     worker.all_gather(None)
 
 
 def _save_adapted(job: TargetJob, weights: Weights, folder: str) -> None:
-    """Into a whole copy of the base: merging needs all of a layer's weights in one place."""
+    """Save a target with adapters from a whole copy of the base model: merging needs all of a layer's weights in one
+    place."""
     import peft
 
     assert job.target.lora is not None

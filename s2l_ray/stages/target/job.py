@@ -1,4 +1,4 @@
-"""What a target worker is told."""
+"""The job description that every target worker receives."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from s2l_ray.storage.folder import Storage
 
 @dataclass(frozen=True)
 class TargetJob:
-    """Everything that a worker needs; the same for all."""
+    """Everything that a worker needs; the same for all workers."""
 
     name: str
-    """What it is trained on: `s2l-0.11`, `full`."""
+    """Name of what the target is trained on: `s2l-0.11`, `full`."""
     target: TargetConfig
     plan: TrainPlan | CurriculumPlan
     seed: int
@@ -26,32 +26,32 @@ class TargetJob:
     tokens: Storage
     """Folder of the token parts."""
     watched: HeldOutSets | None
-    """Evaluated while it trains; None: nothing is."""
+    """Held-out sets to evaluate during training; None: none."""
     deciding_set: str | None
-    """The one by which `keep_best` and `patience` go; None: neither is set."""
+    """The held-out set that `keep_best` and `patience` monitor; None: neither is set."""
     objective: tuple[str, Metric] | None
-    """Held-out set and metric by which a sweep's scheduler goes."""
+    """Held-out set and metric that a sweep's scheduler monitors; None: there is no scheduler."""
     scoring: dict[str, ScoringJob]
-    """Models to be scored by the same workers: BEFORE before anything is trained, AFTER at the end."""
+    """Models that these workers also score: BEFORE at the start of the training, AFTER at its end."""
     out: Storage
     """Folder of the stage."""
     num_parameters: int
     zero_stage: int
     zero_config: dict[str, Any] | None
-    """DeepSpeed's configuration; None without it."""
+    """DeepSpeed's configuration; None: DeepSpeed is not used."""
     precision: str
     """fp32 or bf16."""
     card: str
-    """The model card, without what training will find out."""
+    """The model card, without results of the training."""
     subset: Storage | None = None
-    """Folder of the subset, where its examples have weights or stages; None: they have none."""
+    """Folder of the subset if its examples have weights or stages, otherwise None."""
     weighted: bool = False
     staged: bool = False
     threads: int | None = None
     kept: tuple[int, ...] = ()
-    """Optimiser steps after which the weights are kept, for selectors that score by them."""
+    """Optimiser steps after which the weights are kept, for selectors that score with them."""
     metrics: tuple[Metric, ...] = field(default_factory=lambda: tuple(built_in_metrics()))
-    """Of held-out sets: workers know only those that packages offer."""
+    """Metrics to compute on held-out sets, since workers only know those provided by packages."""
 
     @property
     def checkpoint_steps(self) -> int:

@@ -1,4 +1,4 @@
-"""What one target worker does: restore, train, evaluate on the way, export, score. Knows torch, not Ray."""
+"""The loop of one target worker: restore, train with evaluations, export, score. Uses torch, but not Ray."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MADE_HERE = ("model/", "evaluations/", "snapshots/")
 
 @dataclass
 class TrainingCounters:
-    """What was done, restarts up to their last checkpoint included."""
+    """Work done so far, including that of earlier attempts up to their last checkpoints."""
 
     steps: int = 0
     tokens: int = 0
@@ -42,8 +42,8 @@ class TrainingCounters:
 
 
 def fine_tune(job: TargetJob, worker: WorkerContext) -> dict[str, Any]:
-    """Returns the summary that ends up in the manifest, and beside it the `scores`. Raises DivergedError on all ranks
-    alike."""
+    """Fine-tune the target → the summary for the manifest, with the held-out `scores` in addition. Raises DivergedError
+    on all ranks."""
     if job.threads:
         torch.set_num_threads(job.threads)
     scores = _scored(job, worker, BEFORE)
@@ -53,7 +53,7 @@ def fine_tune(job: TargetJob, worker: WorkerContext) -> dict[str, Any]:
 
 
 def _scored(job: TargetJob, worker: WorkerContext, which: str) -> dict[str, Any]:
-    """Which → its table, on rank 0."""
+    """Score one model → {its name: its table} on rank 0."""
     if which not in job.scoring:
         return {}
     table = score_model(job.scoring[which], worker)
@@ -94,7 +94,7 @@ def _train_and_export(job: TargetJob, worker: WorkerContext) -> dict[str, Any]:
 def _train(
     job: TargetJob, worker: WorkerContext, built: TargetModel, stepper: Stepper, step: int, counters: TrainingCounters
 ) -> tuple[int, int | None]:
-    """From `step` to the end, or to where patience ends → (steps done, step of the weights exported on the way)."""
+    """Train from `step` to the end, or until `patience` stops it → (steps done, step of weights exported meanwhile)."""
     target, total, restored_at = job.target, job.plan.total_steps, step
     evaluator = Evaluator(job, worker, built, stepper.batching)
     loaded: Iterator[Examples] = worker.stream(job.tokens, [w.parts for w in job.plan.windows_from(step)])
@@ -103,7 +103,7 @@ def _train(
     batches = job.plan.batches(step, loaded)
     while True:
         if evaluator.is_due(step, restored_at):
-            # The best so far is exported at once: no weights need be found again at the end.
+            # The best weights so far are exported immediately, so that they need not be recovered at the end.
             evaluator.evaluate(step, if_best=(lambda: export(job, worker, built)) if target.keep_best else None)
         if step in job.kept:
             export(job, worker, built, target_weights_folder(step))
@@ -133,7 +133,7 @@ def _count(counters: TrainingCounters, batch: Examples, result: StepResult, seco
 def _figures(
     worker: WorkerContext, built: TargetModel, counters: TrainingCounters, result: StepResult
 ) -> dict[str, float]:
-    """Of the training so far, for the log."""
+    """Figures on the training so far, for the log."""
     figures = {
         "loss_nats": result.loss_nats,
         "grad_norm": result.grad_norm,
@@ -146,15 +146,15 @@ def _figures(
 
 
 def training_flops(built: TargetModel, counters: TrainingCounters) -> float:
-    """Of all steps so far."""
+    """FLOPs of all steps so far."""
     counts = (counters.tokens, counters.response_tokens, counters.sum_squared_lengths)
     whole = built.shape.training_flops(*counts)
-    # Frozen weights need no gradient of their own: forward and the activations' half of backward.
+    # Frozen weights need no gradients themselves: only the forward pass and the activations' half of the backward pass.
     return whole * (2 / 3 if built.is_adapted else 1)
 
 
 def _utilisation(worker: WorkerContext, built: TargetModel, counters: TrainingCounters) -> float | None:
-    """Model FLOPs utilisation: useful FLOPs (nothing recomputed, nothing padded) against the devices' peak."""
+    """Model FLOPs utilisation: useful FLOPs (without recomputation and padding) as a share of the devices' peak."""
     peak = peak_flops(device_name(worker.device))
     if peak is None or not counters.train_seconds:
         return None
@@ -183,6 +183,6 @@ def _summary(
         "threads": torch.get_num_threads(),
         "peak_memory_bytes": memory,
         "zero_stage": job.zero_stage,
-        # Here, where they were written, and not on the driver; of files from before an interruption none is noted.
+        # Listed here, where they were written, because files from before an interruption are not noted anywhere.
         "written": [o.model_dump() for o in list_outputs(job.out, only=_MADE_HERE)] if worker.rank == 0 else [],
     }

@@ -1,4 +1,5 @@
-"""The target as an engine: loaded or built, with adapters if asked for, whole (PyTorch) or sharded (DeepSpeed)."""
+"""Builds the target as an engine: loaded or from scratch, with adapters if configured, whole (PyTorch) or sharded
+(DeepSpeed)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from s2l_ray.stages.target.job import TargetJob
 class TargetModel:
     engine: Engine
     model: Any
-    """The causal LM, adapters inside; its weights have the precision, so nothing is autocast."""
+    """The causal LM including adapters; its weights already have the precision, so nothing is autocast."""
     is_adapted: bool
     shape: ModelShape
     num_parameters: int
@@ -28,10 +29,10 @@ class TargetModel:
 
 
 def build_target(job: TargetJob, worker: WorkerContext) -> TargetModel:
-    """Every worker calls it.
+    """Build the target; every worker must call this.
 
     Raises:
-        ModelError: the model cannot be loaded, or does not fit the tokenizer.
+        ModelError: the model cannot be loaded, or does not match the tokenizer.
     """
     if job.zero_stage == 0:
         model = _prepared(job, torch.float32)
@@ -40,7 +41,7 @@ def build_target(job: TargetJob, worker: WorkerContext) -> TargetModel:
         from s2l_ray.lm.zero import ZeroEngine, sharded_build
 
         assert job.zero_config is not None
-        # Elastic training may have started with fewer workers than were asked for.
+        # Elastic training may have started with fewer workers than requested.
         zero_config = job.zero_config | {"train_batch_size": worker.num_workers}
         dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
         is_random = job.target.from_config is not None or job.target.random_weights
@@ -55,7 +56,7 @@ def build_target(job: TargetJob, worker: WorkerContext) -> TargetModel:
 
 
 def _prepared(job: TargetJob, dtype: torch.dtype) -> Any:
-    """The model before it is handed to an engine."""
+    """The model, ready to be passed to an engine."""
     target = job.target
     attention = None if target.attention == "auto" else target.attention
     model = load_model(target, job.tokenizer, job.seed, dtype, attention)

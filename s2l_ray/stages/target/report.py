@@ -1,4 +1,4 @@
-"""Events of the target's workers → progress on the terminal, lines in metrics.jsonl, and the experiment loggers."""
+"""Turns events of the target's workers into progress on the terminal, lines in metrics.jsonl, and logger entries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from s2l_ray.observability.progress import Progress, StageProgress
 
 
 class TargetReport:
-    """One bar over the optimiser steps of one target."""
+    """Reports on the training of one target, with a progress bar over its optimiser steps."""
 
     def __init__(self, name: str, progress: Progress, metrics: MetricsLog, loggers: Loggers, total_steps: int) -> None:
         self.name, self.progress, self.metrics, self.loggers = name, progress, metrics, loggers
@@ -30,12 +30,12 @@ class TargetReport:
         return self._stack.__exit__(*exc)
 
     def on_event(self, event: Event) -> None:
-        """Of any worker, in the order of arrival."""
+        """Handle an event of any worker, in the order of arrival."""
         if event["event"] == "ready":
-            again = f", from step {event['step']:,} on" if event["step"] else ""
+            again = f", resuming from step {event['step']:,}" if event["step"] else ""
             self.progress.say(f"[{self.name}] the workers are up{again}")
         elif event["event"] == "train":
-            if self._bar is None:  # only now: the rate must not count the first evaluation
+            if self._bar is None:  # not earlier, because the rate must not include the first evaluation
                 self._bar = self._stack.enter_context(self.progress.stage(self.name, self.total_steps, "steps"))
             self._bar.update(event["step"], loss=event["loss_nats"])
             figures = {k: v for k, v in event.items() if k not in ("event", "rank", "step")}

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 FULL = "full"
 
 _KEY_EXCLUDES = (
-    "evaluate_every_steps",  # where nothing goes by it
-    "subsets", "length", "epochs", "max_steps", "max_tokens",  # the steps that they come to count
+    "evaluate_every_steps",  # unless the training depends on it
+    "subsets", "length", "epochs", "max_steps", "max_tokens",  # only the resulting number of steps counts
     "zero_stage", "offload_optimizer", "offload_parameters", "nvme_path", "deepspeed_config",
     "gradient_checkpointing", "attention", "checkpoints_to_keep", "max_shard_size",
 )  # fmt: skip
-"""How the same numbers are computed."""
+"""Settings that do not change the results, or enter the key in another form."""
 
 
 def target_spec(
@@ -52,15 +52,15 @@ def target_spec(
     heldout: Stage | None,
     scores: HeldOutScores | None,
 ) -> StageSpec:
-    """Fine-tune the target on the subset called `name`, or on everything (`full`).
+    """Specify the stage that fine-tunes the target on the subset called `name`, or on everything (`full`).
 
-    Held-out sets are an input only where the training goes by one of them (`keep_best`, `patience`), and then that set
-    alone. What merely looks on, a curve or a sweep's scheduler, changes no weight of a training that comes to its end.
+    A held-out set is an input only if the training monitors it (`keep_best`, `patience`). A curve or a sweep's
+    scheduler only observes: it changes no weight of a training that runs to its end.
 
     Args:
-        tokens: the subset's.
-        corpus_tokens: the whole corpus's, whose number of sequences `target.length: same_steps` counts.
-        scores: what the workers may score beside their training.
+        tokens: tokens of the subset.
+        corpus_tokens: tokens of the whole corpus, whose number of sequences `target.length: same_steps` needs.
+        scores: held-out scores that the workers may compute along with the training.
     """
     from s2l_ray.data.training_order import make_plan
 
@@ -85,7 +85,7 @@ def target_spec(
         settings["evaluate_every_steps"] = target.evaluate_every_steps
         inputs["heldout"] = HeldOutArtifact.of(heldout).content_of(deciding) or heldout.content
     if subset is not None and chosen is not None and (chosen.weighted or chosen.stages is not None):
-        inputs["subset"] = subset.content  # which weights and stages are part of
+        inputs["subset"] = subset.content  # whose content includes weights and stages
         if chosen.stages is not None:
             settings["replay"] = replay_of(chosen.options)
     return StageSpec(f"target/{name}", settings, inputs, build, folder=f"target/{name}", kind="target")
@@ -93,18 +93,18 @@ def target_spec(
 
 @dataclass(frozen=True)
 class _Marks:
-    """What a subset says of its examples beside their choice."""
+    """Weights and stages that a subset assigns to its examples."""
 
     plan: TrainPlan | CurriculumPlan
     subset: Storage | None = None
     weighted: bool = False
     staged: bool = False
     said: str = ""
-    """For people."""
+    """Description for the user."""
 
 
 def _marks(subset: Stage | None, tokens: Stage, plan: TrainPlan) -> _Marks:
-    """Memory: 17 bytes a chosen example where there are stages."""
+    """Read the weights and stages of a subset. Memory: 17 bytes per selected example if there are stages."""
     chosen = None if subset is None else SubsetArtifact.of(subset)
     if subset is None or chosen is None or not (chosen.weighted or chosen.stages is not None):
         return _Marks(plan)
@@ -125,24 +125,26 @@ def _marks(subset: Stage | None, tokens: Stage, plan: TrainPlan) -> _Marks:
 
 
 def _kept(config: S2LConfig, name: str, total_steps: int) -> tuple[int, ...]:
-    """Of the target on everything, where selectors score by an early snapshot of it."""
+    """Steps whose weights are kept: only for the target on everything, if selectors score with an early snapshot of
+    it."""
     return tuple(early_steps(config, total_steps)) if name == FULL else ()
 
 
 def deciding_set(target: TargetConfig, heldout: Stage | None) -> str | None:
-    """The held-out set by which the training goes, which is the first; None if it goes by none."""
+    """The held-out set that the training monitors, which is the first; None if it monitors none."""
     if heldout is None or not (target.keep_best or target.patience):
         return None
     return HeldOutArtifact.of(heldout).names[0]
 
 
 def total_steps(target: TargetConfig, tokens: Stage, corpus_tokens: Stage) -> int:
-    """How long: so many steps, tokens, passes over the subset, or passes over the full data."""
+    """Number of optimiser steps, from the configured steps, tokens, passes over the subset or passes over the full
+    data."""
     batch, sequences = target.global_batch_size, tokens.manifest.row_counts["sequences"]
     if target.max_steps is not None:
         return target.max_steps
     if target.max_tokens is not None:
-        # By passes: an epoch's last batch is smaller, and a small subset's only one.
+        # Computed from passes, because the last batch of an epoch, or the only one of a small subset, is smaller.
         return max(1, round(target.max_tokens / TokensArtifact.of(tokens).num_tokens * -(-sequences // batch)))
     over = corpus_tokens.manifest.row_counts["sequences"] if target.length == "same_steps" else sequences
     return max(1, round(target.epochs * -(-over // batch)))
@@ -172,7 +174,7 @@ def _build(
     for warning in earlier_targets(context.run.storage, name):
         say(f"[target/{name}] {warning}")
     drop_unusable_checkpoints(out, say)
-    if not out.exists(FOLDER):  # from the start, and not from a checkpoint: nothing of an earlier one counts
+    if not out.exists(FOLDER):  # no checkpoint, so it starts over, and results of an earlier attempt do not count
         for folder in ("evaluations", "model", "snapshots"):
             out.delete_dir(folder)
 
@@ -191,7 +193,7 @@ def _build(
         f"({plan.total_steps / plan.steps_per_epoch:.3g} passes), {sharding.describe()}, on {placement.describe()}"
     )
     run = context.run
-    logged = f"target/{out.path.rsplit('/', 1)[-1]}"  # with its key: other settings are another curve
+    logged = f"target/{out.path.rsplit('/', 1)[-1]}"  # with its key, so that other settings get another curve
     with (
         Loggers(config.loggers, run.storage, config.name, logged, target.stored()) as loggers,
         TargetReport(label, context.progress, context.metrics, loggers, plan.total_steps) as report,
@@ -211,7 +213,7 @@ def _build(
     warnings = [*sharding.warnings, *notes]
     if heldout is None:
         warnings.append("nothing is held out, so this target is not evaluated; set heldout.share or heldout.files")
-    # Neither the card, which says where the corpus lay, nor files into which transformers writes its version.
+    # Without the card, which says where the corpus was, and files that contain the version of transformers.
     weights = sorted([f["name"], f["digest"]] for f in written if f["name"].endswith(".safetensors"))
     content = fingerprint([weights, tokenizer_fingerprint(tokens)])
     return StageResult(
@@ -253,7 +255,7 @@ def _job(
 
 
 def _objective(context: RunContext, heldout: Stage | None) -> tuple[str, Metric] | None:
-    """What a sweep's scheduler is told, where one is listening."""
+    """Held-out set and metric to report to a sweep's scheduler; None if there is none."""
     sweep = context.config.sweep
     if heldout is None or sweep.asha is None or context.watcher is None:
         return None

@@ -1,4 +1,4 @@
-"""Ray glue of the tokens stage: examples parts → token parts of the same numbers.
+"""Runs the tokens stage on Ray: parts of examples → parts of tokens with the same numbers.
 
 Memory: a task holds one part. The driver holds one row of statistics per part.
 """
@@ -28,20 +28,20 @@ from s2l_ray.storage.folder import Storage
 
 @dataclass(frozen=True)
 class TokenParts:
-    """What the stage wrote."""
+    """What the stage wrote, and its statistics."""
 
     num_examples: int
     num_sequences: int
-    """At least as many as examples: a chat may need one for each of its responses."""
+    """At least the number of examples: a chat may need one sequence for each of its responses."""
     num_quarantined: int
     num_cut: int
-    """Examples that were cut at `max_length`."""
+    """Number of examples truncated at `max_length`."""
     num_with_control_tokens: int
-    """Examples in whose text a control token stood, which is ordinary text to the model."""
+    """Number of examples whose text contains a control token, which the model sees as ordinary text."""
     num_tokens: int
     num_response_tokens: int
     sum_squared_lengths: int
-    """For attention's FLOPs."""
+    """Sum of the sequences' squared lengths, for attention's FLOPs."""
     max_length: int
     max_token_id: int
     style: Style
@@ -52,13 +52,13 @@ class TokenParts:
 
 @dataclass(frozen=True)
 class SubsetFilter:
-    """A table of chosen examples: `example_id` and `part`."""
+    """A table of selected examples, with `example_id` and `part`."""
 
     storage: Storage
     name: str
 
     def parts(self) -> list[int]:
-        """Parts that hold any."""
+        """The parts that contain any of them."""
         return [int(p) for p in np.unique(self.storage.read_table(self.name, columns=["part"])["part"].to_numpy())]
 
     def of_part(self, part: int) -> pa.Array:
@@ -67,7 +67,7 @@ class SubsetFilter:
 
 
 class TokeniseTask:
-    """Tokenises some parts and writes them; gives one row of statistics per part."""
+    """Tokenises a part and writes it; returns one row of statistics."""
 
     def __init__(
         self,
@@ -141,7 +141,8 @@ def _statistics(part: int, table: pa.Table) -> dict[str, Any]:
 def train_corpus_tokenizer(
     examples: Storage, parts: list[int], style: Style, vocab_size: int, max_examples: int, folder: str
 ) -> Any:
-    """Train on the first examples by id, a random sample since ids are hashes; save to `folder` (local)."""
+    """Train a tokenizer on the first examples by id, a random sample since ids are hashes; save it to `folder`
+    (local)."""
 
     def texts() -> Iterator[str]:
         left = max_examples
@@ -171,10 +172,10 @@ def build_tokens(
     chosen: SubsetFilter | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> TokenParts:
-    """Tokenise every part once; of `chosen`, only those examples.
+    """Tokenise every part once, or only the examples in `chosen`.
 
     Args:
-        options: of the Renderer: turns, date, arguments, end_of_turn.
+        options: options of the Renderer: turns, date, arguments, end_of_turn.
 
     Raises:
         QuarantineLimitError: too many examples have no response token left within `max_length`.

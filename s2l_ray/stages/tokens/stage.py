@@ -20,12 +20,12 @@ from s2l_ray.storage.scratch import scratch_folder
 def tokens_spec(
     context: RunContext, corpus: Stage, model: TrainedModelConfig, name: str = "tokens", subset: Stage | None = None
 ) -> StageSpec:
-    """Examples → tokens, with a tokenizer loaded or trained; the tokenizer is stored with them.
+    """Specify the stage: examples → tokens, with a tokenizer loaded or trained; the tokenizer is stored with them.
 
     Args:
-        model: whose tokenizer, style and length.
-        name: of the stage; the same settings and inputs are the same artifact, under whatever name.
-        subset: only the examples of this subset; None: all.
+        model: the section with the tokenizer, style and maximum length.
+        name: name of the stage; the same settings and inputs are the same artifact, whatever the name.
+        subset: the subset whose examples are tokenised; None: all examples.
     """
     from s2l_ray.data.render import options_of, resolve_style
     from s2l_ray.stages.tokens.build import SubsetFilter, build_tokens
@@ -51,12 +51,12 @@ def tokens_spec(
             f"longest {parts.max_length}; {parts.num_quarantined:,} examples quarantined"
         )
         if parts.num_sequences > parts.num_examples:
-            summary += f"; {parts.num_sequences:,} sequences, since a turn is written differently once others follow"
+            summary += f"; {parts.num_sequences:,} sequences, since turns are rendered differently once others follow"
         if parts.num_cut:
-            summary += f"; {parts.num_cut:,} examples cut at max_length={model.max_length}"
+            summary += f"; {parts.num_cut:,} examples truncated at max_length={model.max_length}"
         if parts.num_with_control_tokens:
             held = f"{parts.num_with_control_tokens:,} examples contain control tokens"
-            summary += f"; {held}, which are ordinary text there"
+            summary += f"; {held}, which are treated as ordinary text"
         figures = {k: v for k, v in dataclasses.asdict(parts).items() if k not in ("parts", "fingerprint")}
         artifact = TokensArtifact(parts=[(p["part"], p["rows"]) for p in parts.parts], **figures)
         counts = {
@@ -75,14 +75,15 @@ def tokens_spec(
     settings |= places
     inputs["corpus"] = corpus.content
     if format != (told := made.told_format) and told:
-        settings["format"] = format  # the same rows, read otherwise than their columns tell
+        settings["format"] = format  # the same rows, read in another way than their columns suggest
     if subset is not None:
         inputs["subset"] = subset.content
     return StageSpec(name, settings, inputs, build, kind="tokens")
 
 
 def _tokenizer(model: TrainedModelConfig, examples: Storage, corpus: Stage, folder: Path) -> Any:
-    """Load or train it, and save it to `folder`. Trained on the whole corpus, so that all subsets have the same one."""
+    """Load or train the tokenizer, and save it to `folder`. It is trained on the whole corpus, so that all subsets have
+    the same one."""
     from s2l_ray.data.render import resolve_style
     from s2l_ray.lm.load import load_tokenizer
     from s2l_ray.stages.tokens.build import train_corpus_tokenizer

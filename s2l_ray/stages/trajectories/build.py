@@ -1,6 +1,6 @@
-"""Ray glue of the trajectories stage: a task per group of parts joins and writes them.
+"""Runs the trajectories stage on Ray: each task joins and writes a group of parts.
 
-Memory: a task holds one part of all snapshots; the driver one row of statistics per part.
+Memory: a task holds one part of all snapshots, the driver one row of statistics per part.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class TrajectoryParts:
     num_examples: int
     num_snapshots: int
     fingerprint: str
-    """Of ids and losses."""
+    """Fingerprint of ids and losses."""
     signals: str | None
-    """Fingerprint of what is scored beside the loss; None: an earlier version scored, and that is not there."""
+    """Fingerprint of the scores other than the loss; None if an earlier version did the scoring, without them."""
     parts: list[dict[str, Any]]
     """[{part, rows, fingerprint}] in order."""
 
@@ -75,11 +75,11 @@ def build_trajectories(
     """Join all parts.
 
     Args:
-        token_parts: (part, sequences) as the tokens stage counted them.
-        snapshots: complete ones, in the order of time.
+        token_parts: (part, sequences) as counted by the tokens stage.
+        snapshots: complete snapshots, in chronological order.
 
     Raises:
-        JoinError: ids missing, doubled, foreign, or losses not finite.
+        JoinError: ids are missing, duplicate or foreign, or losses are not finite.
     """
     out.delete_dir()
     parts = [p for p, _ in token_parts]

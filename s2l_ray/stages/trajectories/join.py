@@ -1,4 +1,4 @@
-"""Join one part's T snapshots. Anything missing, doubled, foreign or non-finite is an error, never filled in."""
+"""Joins one part's T snapshots. Anything missing, duplicate, foreign or non-finite is an error, never filled in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ class JoinError(DataError):
 
 
 def trajectory_schema(num_snapshots: int, signals: Sequence[str] = ()) -> pa.Schema:
-    """`signals`: columns beside the loss."""
+    """The schema of a part of the trajectories.
+
+    Args:
+        signals: columns besides the loss.
+    """
     return pa.schema(
         [
             ("example_id", ID_TYPE),
@@ -35,15 +39,15 @@ def trajectory_schema(num_snapshots: int, signals: Sequence[str] = ()) -> pa.Sch
 
 
 def join_part(part: str, ids: Array, sources: pa.ChunkedArray, snapshots: list[pa.Table]) -> pa.Table:
-    """→ one row per example, in the order of `ids` (n, 2), with its losses and signals at all snapshots.
+    """Join a part → one row per example, in the order of `ids` (n, 2), with its losses and signals at all snapshots.
 
-    An example whose responses are several sequences (rows of the same id, one after another) has the mean over all of
-    their response tokens, and of the minimum probability the minimum.
+    An example whose responses are several sequences (consecutive rows with the same id) gets the mean over all of their
+    response tokens; for the minimum probability, the minimum.
 
     Args:
         part: name of the part, for messages.
-        snapshots: T tables of artifacts.snapshots.SCORE_SCHEMA, in the order of time; their rows in any order. Signals
-            that one of them lacks (an earlier version scored it) are left out.
+        snapshots: T tables of artifacts.snapshots.SCORE_SCHEMA, in chronological order, with rows in any order. Signals
+            missing from any of them, because an earlier version did the scoring, are left out.
 
     Raises:
         JoinError
@@ -59,13 +63,13 @@ def join_part(part: str, ids: Array, sources: pa.ChunkedArray, snapshots: list[p
         these = table["num_response_tokens"].to_numpy()[order]
         if counts is not None and not np.array_equal(counts, these):
             wrong = ids[np.flatnonzero(counts != these)[:5]]
-            raise JoinError(f"{where}: other numbers of response tokens than before for {_show(wrong)}")
+            raise JoinError(f"{where}: numbers of response tokens differ from earlier snapshots for {_show(wrong)}")
         counts = these
     for name, values in columns.items():
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(bad):
             what = "trajectories" if name == "loss_nats" else f"values of {name}"
-            raise JoinError(f"{part}: {len(bad)} {what} are not finite, of {_show(ids[bad[:5]])}")
+            raise JoinError(f"{part}: {len(bad)} {what} are not finite, such as those of {_show(ids[bad[:5]])}")
     assert counts is not None
     first, totals = first_rows(ids), counts
     if len(first) < len(ids):
@@ -79,15 +83,15 @@ def join_part(part: str, ids: Array, sources: pa.ChunkedArray, snapshots: list[p
 
 
 def without_trend(table: pa.Table, mean_loss: float) -> pa.Table:
-    """Losses that training computed in the course of an epoch → as if all were of one time.
+    """Detrend losses computed by training in the course of an epoch, as if all were computed at the same time.
 
-    An example that comes late in an epoch meets a better model than one that comes early, and their difference would
-    say more about the order than about them. So the trend is taken out: loss − what training as a whole had come to at
-    that time + the epoch's mean. (Snapshots have no trend; all their losses are of the same weights.)
+    An example late in an epoch meets a better model than an early one, so their difference would say more about the
+    order than about the examples. Therefore the trend is removed: loss − the mean training loss at that time + the
+    epoch's mean. (Snapshots have no trend, because all their losses are computed with the same weights.)
 
     Args:
-        table: with the column artifacts.snapshots.TREND.
-        mean_loss: of all examples in the epoch (nats).
+        table: rows with the column artifacts.snapshots.TREND.
+        mean_loss: mean over all examples in the epoch (nats).
     """
     losses, trend = (table[name].to_numpy().astype(np.float64) for name in ("loss_nats", TREND))
     level = pa.array((losses - trend + mean_loss).astype(np.float32))
@@ -95,11 +99,11 @@ def without_trend(table: pa.Table, mean_loss: float) -> pa.Table:
 
 
 def _of_examples(name: str, values: Array, counts: Array, first: Array) -> Array:
-    """Values of sequences (n, T) → of their examples (N, T): the minimum, or the mean over response tokens.
+    """Aggregate values of sequences (n, T) to examples (N, T): the minimum, or the mean over response tokens.
 
     Args:
-        counts: (n,) response tokens.
-        first: (N,) the first row of each example.
+        counts: (n,) numbers of response tokens.
+        first: (N,) first row of each example.
     """
     if name == MIN_PROBABILITY:
         return np.minimum.reduceat(values, first, axis=0)
@@ -107,19 +111,19 @@ def _of_examples(name: str, values: Array, counts: Array, first: Array) -> Array
 
 
 def _positions(expected: Array, found: Array, where: str) -> Array:
-    """Where in `found` each of `expected` stands; rows of one id in the order in which they stand."""
-    if np.array_equal(expected, found):  # the order that the workers write
+    """The position in `found` of each row of `expected`; rows with the same id keep their order."""
+    if np.array_equal(expected, found):  # the usual case: workers write in this order
         return np.arange(len(expected))
     sorted_expected, order = (np.lexsort((ids[:, 1], ids[:, 0])) for ids in (expected, found))
     if not np.array_equal(expected[sorted_expected], found[order]):
         wanted, have = (Counter(map(tuple, ids.tolist())) for ids in (expected, found))
         doubled = sorted(i for i in have if have[i] > wanted[i] > 0)
         if doubled:
-            raise JoinError(f"{where}: {len(doubled)} ids are doubled: {_show(_array(doubled[:5]))}")
+            raise JoinError(f"{where}: {len(doubled)} ids are duplicates: {_show(_array(doubled[:5]))}")
         missing, foreign = sorted((wanted - have).elements()), sorted((have - wanted).elements())
         raise JoinError(
             f"{where}: {len(missing)} ids are missing ({_show(_array(missing[:5]))}), "
-            f"{len(foreign)} are not of this part ({_show(_array(foreign[:5]))})"
+            f"{len(foreign)} do not belong to this part ({_show(_array(foreign[:5]))})"
         )
     positions = np.empty(len(expected), dtype=np.int64)
     positions[sorted_expected] = order

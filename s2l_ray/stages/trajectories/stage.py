@@ -10,7 +10,7 @@ from s2l_ray.storage.folder import Storage
 
 
 def trajectories_spec(context: RunContext, corpus: Stage, tokens: Stage, proxy: Stage) -> StageSpec:
-    """Losses of T snapshots → the N × T matrix."""
+    """Specify the stage: losses of T snapshots → the N × T matrix."""
     from s2l_ray.artifacts.snapshots import Snapshot
     from s2l_ray.stages.trajectories.build import build_trajectories
 
@@ -28,9 +28,9 @@ def trajectories_spec(context: RunContext, corpus: Stage, tokens: Stage, proxy: 
             num_snapshots=parts.num_snapshots,
             signals=parts.signals,
         )
-        summary = f"{parts.num_examples:,} trajectories of {parts.num_snapshots} losses, none missing, none doubled"
+        summary = f"{parts.num_examples:,} trajectories of {parts.num_snapshots} losses, none missing, no duplicates"
         return StageResult(parts.fingerprint, {"trajectories": parts.num_examples}, artifact, summary=summary)
 
-    # The corpus too: the matrix carries the sources, which the tokens' fingerprint does not see.
+    # The corpus too, because the matrix includes the sources, which the tokens' fingerprint does not cover.
     inputs = {stage.name: stage.content for stage in (corpus, tokens, proxy)}
     return StageSpec("trajectories", {}, inputs, build)

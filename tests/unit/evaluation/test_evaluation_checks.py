@@ -138,7 +138,7 @@ def test_what_a_command_changes(tree):
     assert made.evaluation is not None
     assert (made.evaluation.tasks, made.evaluation.form, made.evaluation.limit) == (["mine"], "hybrid", 3)
     assert made.resources.evaluation.workers == 2
-    with pytest.raises(ConfigError, match="makes no target, so it changes only evaluation, resources, estimates"):
+    with pytest.raises(ConfigError, match="trains no target, so it only changes evaluation, resources, estimates"):
         EvaluationRequest(overrides=["target.epochs=3"]).config(config)
     with pytest.raises(ConfigError, match="give one or the other"):
         EvaluationRequest(["full"], model="x").config(config)

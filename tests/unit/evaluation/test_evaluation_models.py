@@ -52,7 +52,7 @@ def test_prompts_are_rendered_as_in_the_training(model, tmp_path):
 
 def test_rendering_that_no_version_knows_is_refused(model, tmp_path):
     run = a_run(tmp_path, {"model": str(model)}, {"render": "runes"}, None, "")
-    with pytest.raises(EvaluationError, match=r"target-tokens/full were rendered cannot be told"):
+    with pytest.raises(EvaluationError, match=r"target-tokens/full does not say how its text was rendered"):
         models_of(run, run.config, None)
 
 
@@ -63,7 +63,7 @@ def test_adapters_are_asked_on_their_own_base_alone(model, tmp_path, lora):
     assert models_of(run, run.config, None)[0].label == "full"
     (model / "config.json").write_text('{"other": 1}')
     if lora == "adapter":
-        with pytest.raises(EvaluationError, match=r"target/full holds adapters of another model, and target\.model is"):
+        with pytest.raises(EvaluationError, match=r"target/full holds adapters of another model, but target\.model is"):
             models_of(run, run.config, None)
     else:  # a whole model: its base does not matter any more
         assert models_of(run, run.config, None)[0].label == "full"

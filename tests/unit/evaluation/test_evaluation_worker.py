@@ -160,7 +160,7 @@ def test_a_prompt_with_a_token_without_an_embedding_is_named(worker, asked, tmp_
         if max(ids) < largest:
             assert now == ids
         else:
-            assert f"(id {largest:,}), and the model has {largest:,} embeddings, none for it" in str(now)
+            assert f"(id {largest:,}), but none of the model's {largest:,} embeddings is for it" in str(now)
     assert any(max(ids) == largest for ids in prompts)
 
 

@@ -162,7 +162,7 @@ def test_vllm_is_what_every_node_has(nodes, chosen):
 @pytest.mark.parametrize(
     ("nodes", "said"),
     [
-        ([HOPPER, replace(HOPPER, name="b", vllm=None)], "vllm is not installed on b, which may be given a worker"),
+        ([HOPPER, replace(HOPPER, name="b", vllm=None)], "vllm is not installed on b, which may host a worker"),
         ([replace(HOPPER, card=None)], "torch sees no GPU on a"),
         ([HOPPER, replace(HOPPER, name="b", vllm="0.33.0")], r"different versions.*0\.29\.0 on a, 0\.33\.0 on b"),
         ([], "no node that can hold a worker answers"),
@@ -184,8 +184,8 @@ def test_vllm_is_chosen_by_name_alone(engine):
 @pytest.mark.parametrize(
     ("changes", "placement", "said"),
     [
-        ({}, replace(ON_GPUS, device="cpu", gpus_per_worker=0.0), "vLLM generates on GPUs, and the workers get none"),
-        ({}, replace(ON_GPUS, gpus_per_worker=0.5), r"a worker gets 0\.5 GPU .*vLLM takes whole ones"),
+        ({}, replace(ON_GPUS, device="cpu", gpus_per_worker=0.0), "vLLM generates on GPUs, but the workers get none"),
+        ({}, replace(ON_GPUS, gpus_per_worker=0.5), r"a worker gets 0\.5 GPU .*vLLM needs whole ones"),
         ({"temperature": 3.0}, ON_GPUS, r"temperature=3, but vLLM samples only at 0\.01 to 2"),
         ({"temperature": 0.001}, ON_GPUS, r"temperature=0\.001"),
     ],

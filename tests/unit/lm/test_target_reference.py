@@ -172,8 +172,8 @@ def test_a_dry_run_says_what_scoring_with_the_target_costs(tmp_path: Path) -> No
     assert asked.reference.flops > 4 * asked.targets[0].flops, "on everything, and two passes; a fifth was asked for"
     text = "\n".join(asked.lines())
     assert "reference     the target, fine-tuned on everything, scores the corpus" in text
-    assert "that exceeds the saving: a target on ifd-0.2 takes" in text
-    assert "loss_unconditional@late, scores@late of the target" in text
+    assert "this exceeds the saving: a target on ifd-0.2 takes" in text
+    assert "loss_unconditional@late, scores@late from the target" in text
     assert asked.plain()["reference"]["flops"] == asked.reference.flops
 
 

@@ -85,7 +85,7 @@ def test_weights_that_are_gone_are_left_out_with_a_note_or_refused_by_name(tmp_p
     assert str(tmp_path) not in note, "a run may be moved, and this is stored with the stage"
     assert "`s2l run CONFIG gradients.kind=head`" in note
     asked = config(tmp_path, gradients={"snapshots": ["middle"]})
-    with pytest.raises(RunError, match=r"gradients.snapshots asks for middle, and the proxy's weights after step 14"):
+    with pytest.raises(RunError, match=r"gradients.snapshots includes middle, but the proxy's weights after step 14"):
         weights_of(asked, gone)
     with pytest.raises(RunError, match="no snapshot between the first step and the last; or leave middle out"):
         weights_of(asked, proxy(tmp_path, [20, 40], kept=(), epochs=(0, 1)))
@@ -95,7 +95,7 @@ def test_what_the_command_cannot_change_is_refused(tmp_path: Path, capsys: pytes
     made = config(tmp_path / "run")
     from s2l_ray.artifacts.run import Run
 
-    with pytest.raises(ConfigError, match=r"'proxy.epochs=9': `s2l gradients` trains and chooses nothing"):
+    with pytest.raises(ConfigError, match=r"'proxy.epochs=9': `s2l gradients` trains and selects nothing"):
         compare_gradients(Run(made, Storage.open(tmp_path / "run")), ["proxy.epochs=9"])
     assert main(["gradients", str(tmp_path / "nothing")]) == 2
     assert "holds no run" in capsys.readouterr().err
@@ -109,7 +109,7 @@ def test_a_dry_run_of_a_run_with_the_section_names_the_check(
     assert "gradient-check" not in capsys.readouterr().out
     assert main([*command, "gradients.num_examples=500"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "→ gradient-check, of 500 or more examples: two forward passes of them at each snapshot" in told
+    assert "→ gradient-check, on at least 500 examples: two forward passes at each snapshot" in told
 
 
 def test_a_sample_too_small_for_the_clusters_is_refused_before_the_proxy_is_trained(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_damaged_parts_of_an_unfinished_epoch_are_named(tmp_path, damage):
     victim.unlink()
     if damage == "altered":
         victim.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
-    with pytest.raises(RecordedLossesGone, match=rf"{victim.parent.name}/{victim.name}.* training from the start"):
+    with pytest.raises(RecordedLossesGone, match=rf"{victim.parent.name}/{victim.name}.* only another training can"):
         run(tmp_path)
 
 
@@ -324,14 +324,14 @@ def test_digests_of_kept_weights_are_not_lost_to_the_snapshots_after_them(tmp_pa
 def test_weights_in_the_middle_of_an_epoch_are_refused_and_not_taken_from_elsewhere():
     hybrid = (Point(2, 0), Point(5), Point(8, 1), Point(10))
     first = asking("trajectories.source=hybrid", "selection.reference.snapshot=first")
-    with pytest.raises(PlanError, match=r"embedding@first .*source=hybrid .*epoch 1 .*snapshot=late, or .*=snapshots"):
+    with pytest.raises(PlanError, match=r"embedding@first .*source=hybrid .*epoch 1, .*snapshot=late, or .*=snapshots"):
         _check_passes(first, hybrid)
     _check_passes(asking("trajectories.source=hybrid"), hybrid)
     swept = load_config(
         "quickstart",
         ("trajectories.source=training", "trajectories.num_snapshots=null", "sweep.selectors=[facility_location]"),
     )
-    with pytest.raises(PlanError, match=r"embedding@late .*epoch 2 and keeps no weights; use trajectories\.source="):
+    with pytest.raises(PlanError, match=r"embedding@late .*epoch 2, which keeps no weights; use trajectories\.source="):
         _check_passes(swept, (Point(2, 0), Point(8, 1)))
 
 

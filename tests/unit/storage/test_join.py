@@ -63,7 +63,7 @@ def test_signals_are_joined_and_checked_like_losses():
         expected = np.repeat([[0.1], [of_two], [0.9]], 2, axis=1) * (1 + at)
         np.testing.assert_allclose(np.array(joined[name].to_pylist()), expected, rtol=1e-6)
     tables[1] = snapshot(ids[order], np.ones(4), counts[order], **moved | {"el2n": np.array([1, np.inf, 1, 1])})
-    with pytest.raises(JoinError, match=f"1 values of el2n are not finite, of {array_to_hex(ids[1:2])[0]}"):
+    with pytest.raises(JoinError, match=f"1 values of el2n are not finite, .* {array_to_hex(ids[1:2])[0]}"):
         join_part("part-0", ids, sources(4), tables)
     tables[1] = snapshot(ids[order], np.ones(4), counts[order])  # of an earlier version
     assert "el2n" not in join_part("part-0", ids, sources(4), tables).column_names
@@ -82,7 +82,7 @@ def test_an_example_of_several_sequences_has_one_trajectory():
         join_part("part-0", ids, sources(5), [snapshot(ids[1:], losses[1:], counts[1:])])
     with pytest.raises(JoinError, match="1 ids are missing"):
         join_part("part-0", ids, sources(5), [snapshot(ids[[0, 1, 1, 2]], losses[:4], counts[:4])])
-    with pytest.raises(JoinError, match="1 ids are doubled"):
+    with pytest.raises(JoinError, match="1 ids are duplicates"):
         join_part("part-0", ids, sources(5), [snapshot(ids[[0, 1, 1, 1, 1, 2]], np.ones(6))])
 
 
@@ -91,16 +91,16 @@ def broken(kind: str, ids: np.ndarray) -> tuple[pa.Table, str]:
     if kind == "missing":
         return snapshot(ids[1:], losses[1:]), f"1 ids are missing \\({array_to_hex(ids[:1])[0]}"
     if kind == "doubled":
-        return snapshot(np.concatenate([ids[:1], ids]), np.ones(len(ids) + 1)), "1 ids are doubled"
+        return snapshot(np.concatenate([ids[:1], ids]), np.ones(len(ids) + 1)), "1 ids are duplicates"
     if kind == "doubled for a missing one":
-        return snapshot(np.concatenate([ids[1:2], ids[1:]]), losses), "1 ids are doubled"
+        return snapshot(np.concatenate([ids[1:2], ids[1:]]), losses), "1 ids are duplicates"
     if kind == "foreign":
-        return snapshot(np.concatenate([ids, ids_of(1, 99)]), np.ones(len(ids) + 1)), "1 are not of this part"
+        return snapshot(np.concatenate([ids, ids_of(1, 99)]), np.ones(len(ids) + 1)), "1 do not belong to this part"
     if kind == "other counts":
-        return snapshot(ids, losses, np.full(len(ids), 8, np.int32)), "other numbers of response tokens"
+        return snapshot(ids, losses, np.full(len(ids), 8, np.int32)), "numbers of response tokens differ"
     value = {"nan": np.nan, "inf": np.inf}[kind]
     losses[3] = value
-    return snapshot(ids, losses), f"1 trajectories are not finite, of {array_to_hex(ids[3:4])[0]}"
+    return snapshot(ids, losses), f"1 trajectories are not finite, such as those of {array_to_hex(ids[3:4])[0]}"
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ def test_the_smallest_budget_is_not_looked_for_among_what_it_would_not_try(asked
 
 @pytest.mark.parametrize("override", ["target.subsets=[full]", "target.subsets=[]", " target.subsets = [s2l-0.2]"])
 def test_finetune_refuses_a_list_of_targets_that_it_would_not_make(override):
-    with pytest.raises(ConfigError, match="makes one target, so this would do nothing"):
+    with pytest.raises(ConfigError, match="trains one target, so this would do nothing"):
         _refuse_selecting([override])
 
 

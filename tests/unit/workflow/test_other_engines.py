@@ -136,7 +136,7 @@ def test_texts_of_vllm_are_judged_again_where_there_is_no_vllm(answering_model, 
     assert (report["dtype"], report["device"]) == ("bfloat16", "NVIDIA H100")
     assert bytes_in(generation.storage) == written
     assert len(written) == 1
-    with pytest.raises(EvaluationError, match="--rescore judges existing completions, but model-model has not"):
+    with pytest.raises(EvaluationError, match="--rescore judges existing answers, but model-model has not"):
         rescored("transformers")
 
 

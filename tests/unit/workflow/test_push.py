@@ -135,7 +135,7 @@ def test_without_a_network_it_says_so(push, offline, message):
         (["--subset", "s2l-0.9", "me/x"], "has no subset 's2l-0.9' (available: "),
         (["--target", "s2l-0.9", "me/x"], "has no target 's2l-0.9' (available: "),
         (["--subset", "s2l-0.1", "nobody"], "does not say whose repository it is; write user/nobody"),
-        (["--subset", "s2l-0.1", "a/b/c"], "is not a valid name of a repository on the hub"),
+        (["--subset", "s2l-0.1", "a/b/c"], "is not a valid name for a repository on the hub"),
         (["--subset", "s2l-0.1", "me/x", "--out", "y"], "add --dry-run"),
     ],
 )

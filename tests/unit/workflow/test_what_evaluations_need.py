@@ -131,5 +131,5 @@ def test_a_comparison_of_nothing_is_refused_first(request_, said):
 @pytest.mark.thorough
 def test_models_that_nobody_evaluates_are_not_compared():
     check_evaluated(["full", "base"], {"base", "full"})
-    with pytest.raises(EvaluationError, match=r"s2l-0\.5 was not evaluated.*\(evaluated: base, full\)"):
+    with pytest.raises(EvaluationError, match=r"s2l-0\.5 has not been evaluated.*\(evaluated: base, full\)"):
         check_evaluated(["full", "s2l-0.5"], {"base", "full"})
