@@ -73,7 +73,7 @@ class BertScorer:
         weights = self._weights(references) if self.idf else None
         scores = np.zeros(len(summaries))
         pairs = [i for i in range(len(summaries)) if summaries[i].strip() and references[i].strip()]
-        pairs.sort(key=lambda i: len(summaries[i]) + len(references[i]))  # of one length in a batch
+        pairs.sort(key=lambda i: len(summaries[i]) + len(references[i]))  # so that a batch has texts of similar length
         for begin in range(0, len(pairs), _PAIRS):
             batch = pairs[begin : begin + _PAIRS]
             scores[batch] = self._f1([summaries[i] for i in batch], [references[i] for i in batch], weights)
@@ -101,7 +101,7 @@ class BertScorer:
     def _embed(
         self, texts: list[str], weights: tuple[dict[int, float], float] | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """→ unit vectors (B, T, D), which tokens there are (B, T), and their weights (B, T)."""
+        """Embed texts → unit vectors (B, T, D), whether there is a token (B, T), and the tokens' weights (B, T)."""
         import torch
 
         encoded = self._encode(texts, padding=True, return_tensors="pt", return_special_tokens_mask=True)
@@ -115,7 +115,7 @@ class BertScorer:
             table, unseen = weights
             ids = encoded["input_ids"].tolist()
             importance = torch.tensor([[table.get(token, unseen) for token in row] for row in ids], device=self.device)
-        # [CLS] and [SEP] may be matched, but weigh nothing.
+        # [CLS] and [SEP] can be matched, but have no weight.
         return torch.nn.functional.normalize(hidden, dim=-1), present, importance * (present & ~special)
 
     def _f1(
@@ -134,7 +134,7 @@ class BertScorer:
 
 
 def _weighted(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted means, (B, T) → (B,); 0 where nothing weighs anything."""
+    """Weighted means, (B, T) → (B,); 0 if all weights are 0."""
     total = weights.sum(dim=1)
     return (values * weights).sum(dim=1) / total.where(total > 0, 1.0)
 

@@ -20,7 +20,7 @@ class Verdicts:
     """(N,) bool, in the order of the ids."""
 
     def on(self, ids: Sequence[bytes]) -> np.ndarray:
-        """Those of these questions."""
+        """The verdicts on these questions, (N,) bool."""
         place = {one: i for i, one in enumerate(self.ids)}
         return self.right[[place[one] for one in ids]]
 

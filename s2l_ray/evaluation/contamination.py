@@ -24,14 +24,14 @@ from s2l_ray.evaluation.prompts import PROGRAM_STEM
 NGRAM = 13
 _CHUNK_BYTES = 1 << 21
 _OVERLAP_BYTES = 1 << 12
-"""A text longer than a chunk is looked at in pieces that share so much."""
+"""Overlap of the pieces into which a text longer than a chunk is divided (bytes)."""
 _BYTE_BASE = np.uint64(0x9E3779B97F4A7C15)
 _WORD_BASE = np.uint64(0xD1342543DE82EF95)
 _MASKED = np.uint64(0xA0761D6478BD642F)
-"""Stands for every number in templates."""
+"""The hash that replaces every number in templates."""
 
 Hashes = np.ndarray
-"""uint64."""
+"""An array of uint64 hashes."""
 
 
 def _word_bytes() -> np.ndarray:
@@ -80,20 +80,20 @@ class _Words:
     """The words of several texts."""
 
     hashes: Hashes
-    """(W,)."""
+    """(W,) hashes of the words."""
     is_number: np.ndarray
-    """(W,) bool."""
+    """(W,) bool: whether the word is a number."""
     bounds: np.ndarray
     """(D + 1,): the words of text i are those from bounds[i] up to bounds[i + 1]."""
 
 
 def _words(texts: Sequence[bytes]) -> _Words:
-    """texts: lower case, UTF-8."""
+    """Split texts, which are in lower case and UTF-8, into words."""
     data = np.frombuffer(b"".join(texts), dtype=np.uint8)
     offsets = np.concatenate([[0], np.cumsum([len(text) for text in texts], dtype=np.int64)])
     is_word = np.zeros(len(data) + 1, dtype=bool)
     is_word[:-1] = _IS_WORD[data]
-    begins = np.zeros(len(data) + 1, dtype=bool)  # of a text
+    begins = np.zeros(len(data) + 1, dtype=bool)  # where a text begins
     begins[offsets] = True
     before = np.concatenate([[False], is_word[:-1]])
     starts = np.flatnonzero(is_word & (~before | begins))
@@ -120,7 +120,7 @@ def _templates(words: _Words) -> Hashes:
 
 
 def _ngrams(words: _Words, n: int) -> tuple[Hashes, np.ndarray]:
-    """The n-grams within the texts: hashes, and where in the words each begins."""
+    """The n-grams within the texts: their hashes, and the index of each one's first word."""
     count = max(0, len(words.hashes) - n + 1)
     grams = np.zeros(count, dtype=np.uint64)
     for i in range(n):
@@ -138,7 +138,7 @@ class _Table:
         self.members = np.unique(members)
         bits = min(26, max(12, (max(1, 16 * len(self.members)) - 1).bit_length()))
         self._shift = np.uint64(64 - bits)
-        self._filter = np.zeros(1 << bits, dtype=bool)  # most hashes are no members: a look here tells
+        self._filter = np.zeros(1 << bits, dtype=bool)  # shows for most hashes that they are not members
         self._filter[self.members >> self._shift] = True
 
     def find(self, hashes: Hashes) -> np.ndarray:

@@ -26,8 +26,12 @@ SCORE_SCHEMA = pa.schema(
 
 
 def score_table(name: str, ids: Array, sources: Array, losses: Array, counts: Array, exact: Array) -> pa.Table:
-    """The rows of one set: ids (N, 2) uint64, sources (N,) names, losses (N,) nats per response token, counts (N,)
-    response tokens, exact (N,) bool."""
+    """The rows of one set.
+
+    Args:
+        ids: (N, 2) uint64; sources: (N,) names; losses: (N,) nats per response token; counts: (N,) response tokens;
+            exact: (N,) bool.
+    """
     columns = [
         pa.array([name] * len(losses)).dictionary_encode(),
         array_to_ids(ids),
@@ -62,7 +66,7 @@ def results_of(table: pa.Table, metrics: Iterable[Metric]) -> dict[str, SetResul
 
 
 def scores_fingerprint(table: pa.Table) -> str:
-    """Of the values."""
+    """Fingerprint of the scores' values."""
     columns = [
         [name, [i.hex() for i in rows["example_id"].to_pylist()], rows["loss_nats"].to_pylist(),
          rows["exact_match"].to_pylist()]

@@ -50,7 +50,7 @@ class ScoredExamples:
     sources: Array
     """(N,) int, indices into `source_names`; every source has examples."""
     source_names: tuple[str, ...]
-    """Sorted."""
+    """Names of the sources, sorted."""
 
     def __len__(self) -> int:
         return len(self.losses)
@@ -69,7 +69,8 @@ class ScoredExamples:
 
 
 def scored_examples(losses: Array, counts: Array, exact: Array, sources: Array) -> ScoredExamples:
-    """Losses (N,) nats per token, counts (N,) response tokens, exact (N,) bool, sources (N,) names."""
+    """Make a ScoredExamples from losses (N,) in nats per token, counts (N,) of response tokens, exact (N,) bool and the
+    sources' names (N,)."""
     names, codes = np.unique(np.asarray(sources), return_inverse=True)
     return ScoredExamples(losses.astype(np.float64), counts, exact.astype(bool), codes, tuple(map(str, names)))
 
@@ -168,7 +169,7 @@ class Metric:
 
 
 def means_of_sources(scored: ScoredExamples, values: Array) -> Array:
-    """values (N,) → (S,), in the order of `source_names`."""
+    """Mean of values (N,) for each source, (S,), in the order of `source_names`."""
     weights = np.asarray(values).astype(np.float64)
     means: Array = np.bincount(scored.sources, weights=weights) / np.bincount(scored.sources)
     return means
@@ -280,7 +281,7 @@ def _check(metric: Metric, others: Iterable[Metric]) -> None:
         raise MetricError(
             f"the metric {metric.name} needs exactly one of `of_example` (whose mean is the metric) and `compute`"
         )
-    others = [other for other in others if other.name != metric.name or other in _BUILT_IN]  # again: in its own place
+    others = [other for other in others if other.name != metric.name or other in _BUILT_IN]  # it may replace itself
     taken = {name for other in others for name in (other.name, other.column)}
     if taken & {metric.name, metric.column}:
         raise MetricError(f"a metric or column {metric.name!r} already exists; choose another name")

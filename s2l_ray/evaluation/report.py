@@ -157,15 +157,15 @@ def _row(name: str, figure: Mapping[str, Any], unit: str) -> str:
 
 
 def unit_of(name: str, unit: str) -> str:
-    """The unit of a figure of a report whose own unit is `unit`: nobody knows that of a user's metric."""
+    """The unit of a metric in a report with the given unit; for a user's metric it is unknown, hence `plain`."""
     return "plain" if name.startswith("own/") else unit
 
 
 def number_in(unit: str, value: float) -> str:
-    """A share as a percentage; what is in percent already, or plain, as it is."""
+    """Format a number: a share as a percentage, and a number that is in percent or plain as it is."""
     return f"{value:.1%}" if unit == "share" else f"{value:.2f}"
 
 
 def _cell(text: str) -> str:
-    """Foreign text within a line of Markdown."""
+    """Escape foreign text for a line of Markdown."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "\\<").replace("`", "\\`")

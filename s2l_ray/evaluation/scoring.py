@@ -61,10 +61,10 @@ class Scored:
     text: str
     """The completion that counts."""
     outcome: str | None
-    """Of its program; None if none was asked for."""
+    """Outcome of its program; None if no program was asked for."""
     fell_back: bool
     num_new_tokens: int
-    """Of all completions."""
+    """Number of new tokens of all completions."""
 
 
 def score(task: Task, answers: Answers, compare: Compare) -> Scored:

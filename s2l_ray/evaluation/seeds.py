@@ -14,8 +14,8 @@ import numpy as np
 from s2l_ray.evaluation.statistics import resampled_sums
 
 _MAX_PATTERNS = 256
-"""Different questions, by what is summed of them, up to which their numbers in a resample are drawn at once: of answers
-that are right or wrong there are few, and 10,000 resamples take no longer than one of the questions one by one."""
+"""If at most this many different rows of values occur, as for answers that are right or wrong, the number of each in a
+resample is drawn directly: 10,000 resamples then take no longer than one that draws individual questions."""
 
 Sets = Mapping[str, np.ndarray]
 """Set → (S, N) one value per question, one row per seed; or (S, N, K) values per question that are summed."""
@@ -58,7 +58,7 @@ def average_over_seeds(
 
     Args:
         values: the same seeds in the same order in each set.
-        statistic: what is made of the sums; None: the mean over the questions, K being 1.
+        statistic: computes the metric from the sums; None: the mean over the questions, with K = 1.
     """
     [num_seeds] = {len(one) for one in values.values()}
     sets = [(columns_of(one), figures_of(one, statistic)) for one in values.values()]
@@ -77,7 +77,7 @@ def compare_over_seeds(
 
     Args:
         first, second: the same seeds and questions in the same order.
-        statistic: as of `average_over_seeds`.
+        statistic: as for `average_over_seeds`.
 
     Raises:
         ValueError: sets, seeds or questions differ, or there is only one seed (use `statistics.compare`).
@@ -103,7 +103,7 @@ def resampled_each(
     seeds for targets with equally many, so that comparisons are paired.
 
     Args:
-        targets: of each (S, N) or (S, N, K), as in `Sets`.
+        targets: for each (S, N) or (S, N, K) values, as in `Sets`.
     """
     flat = {name: _a_row_a_question(columns_of(one)) for name, one in targets.items()}
     sums = _resampled_sums(np.concatenate([*flat.values()], axis=1), rng, resamples)
@@ -116,7 +116,7 @@ def resampled_each(
 
 
 def columns_of(values: np.ndarray) -> np.ndarray:
-    """(S, N, K) float64."""
+    """The values as (S, N, K) float64."""
     return (values[:, :, None] if values.ndim == 2 else values).astype(np.float64)
 
 
@@ -126,7 +126,8 @@ def figures_of(values: np.ndarray, statistic: Statistic | None) -> Statistic:
 
 
 def _minus(statistic: Statistic) -> Statistic:
-    """Of columns of which the first half is one target's, the second the other's."""
+    """The statistic's difference for columns whose first half belongs to one target and the second half to the
+    other."""
 
     def difference(sums: np.ndarray) -> np.ndarray:
         half = sums.shape[1] // 2
@@ -153,13 +154,13 @@ def _resampled(sets: list[tuple[np.ndarray, Statistic]], rng: np.random.Generato
 
 
 def _a_row_a_question(columns: np.ndarray) -> np.ndarray:
-    """(S, N, K) → (N, S · K)."""
+    """Rearrange (S, N, K) to one row per question, (N, S · K)."""
     num_seeds, num_questions, num_columns = columns.shape
     return columns.transpose(1, 0, 2).reshape(num_questions, num_seeds * num_columns)
 
 
 def _resampled_sums(rows: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
-    """(N, K) → (R, K) sums over questions drawn with replacement."""
+    """Sums (R, K) of (N, K) values over questions drawn with replacement."""
     patterns, counts = np.unique(rows, axis=0, return_counts=True)
     if len(patterns) > _MAX_PATTERNS:
         return resampled_sums(rows, rng, resamples)
@@ -169,12 +170,12 @@ def _resampled_sums(rows: np.ndarray, rng: np.random.Generator, resamples: int) 
 
 
 def _per_seed(sums: np.ndarray, num_seeds: int, statistic: Statistic) -> np.ndarray:
-    """(R, S · K) sums → (R, S) figures."""
+    """Metrics (R, S) from sums (R, S · K)."""
     return statistic(sums.reshape(len(sums) * num_seeds, -1)).reshape(len(sums), num_seeds)
 
 
 def _over_drawn_seeds(per_seed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(R, S) → (R,): the mean over seeds drawn with replacement."""
+    """Means (R,) of (R, S) values over seeds drawn with replacement."""
     num_seeds = per_seed.shape[1]
     times = rng.multinomial(num_seeds, [1 / num_seeds] * num_seeds, size=len(per_seed))
     drawn: np.ndarray = (times * per_seed).sum(axis=1) / num_seeds

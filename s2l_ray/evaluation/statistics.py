@@ -72,7 +72,7 @@ def _z(level: float) -> float:
 
 
 def accuracy(right: np.ndarray, level: float = 0.95) -> Estimate:
-    """right (N,) bool."""
+    """The share of right answers, from right (N,) bool, with Wilson's interval."""
     return wilson(int(np.count_nonzero(right)), len(right), level)
 
 
@@ -149,7 +149,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     if n == 0:
         return 1.0
     i = np.arange(k, dtype=np.float64)
-    logs = np.concatenate([[0.0], np.cumsum(np.log((n - i) / (i + 1)))]) - n * math.log(2)  # of C(n, i) / 2^n
+    logs = np.concatenate([[0.0], np.cumsum(np.log((n - i) / (i + 1)))]) - n * math.log(2)  # logs of C(n, i) / 2^n
     return float(min(1.0, 2 * np.exp(logs).sum()))
 
 
@@ -174,7 +174,7 @@ def compare(
     _same_length(first, second)
     n = len(first)
     b, c = int(np.count_nonzero(first & ~second)), int(np.count_nonzero(second & ~first))
-    drawn = rng.multinomial(n, [b / n, c / n, (n - b - c) / n], size=resamples)  # questions of each kind in a resample
+    drawn = rng.multinomial(n, [b / n, c / n, (n - b - c) / n], size=resamples)  # questions of each kind, by resample
     estimate = _percentiles((b - c) / n, (drawn[:, 0] - drawn[:, 1]) / n, n, level)
     power = NormalDist().inv_cdf(0.8)
     detectable = (_z(level) + power) * math.sqrt(b + c) / n

@@ -89,7 +89,7 @@ def _bleu() -> Any:
         from sacrebleu.metrics import BLEU
     except ImportError as error:
         raise _missing("sacrebleu") from error
-    # The order is effective only for scores of sentences, which are not used: their counts are the corpus's.
+    # `effective_order` matters only for sentence scores, which are not used; the counts are the corpus's.
     return BLEU(effective_order=True)
 
 
@@ -111,7 +111,8 @@ def _missing(package: str) -> EnvironmentFault:
 
 
 def bleu_signature() -> str:
-    """What sacrebleu calls the settings of `bleu`: one reference, mixed case, tokeniser 13a, exponential smoothing."""
+    """sacrebleu's signature for the settings of `bleu`: one reference, mixed case, tokeniser 13a, exponential
+    smoothing."""
     from sacrebleu.metrics import BLEU
 
     metric = BLEU()
@@ -120,7 +121,8 @@ def bleu_signature() -> str:
 
 
 def bleu_counts(summaries: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """What corpus BLEU sums: (N, 10) lengths of summary and reference, matching n-grams of orders 1 to 4, and all."""
+    """The counts that corpus BLEU sums, (N, 10): lengths of summary and reference, matching n-grams of orders 1 to 4,
+    and all n-grams of these orders."""
     rows = []
     for summary, reference in zip(summaries, references, strict=True):
         score = _bleu().sentence_score(summary, [reference])
@@ -129,13 +131,13 @@ def bleu_counts(summaries: Sequence[str], references: Sequence[str]) -> np.ndarr
 
 
 def bleu(sums: np.ndarray) -> np.ndarray:
-    """Corpus BLEU of sums of `bleu_counts`: (R, 10) → (R,), as sacrebleu computes it with its defaults.
+    """Corpus BLEU (R,) from sums of `bleu_counts` (R, 10), as sacrebleu computes it with its defaults.
 
     Source: Papineni et al. 2002 (https://aclanthology.org/P02-1040), exponential smoothing as in mteval-v13a.
     """
     lengths, wanted = sums[:, 0], sums[:, 1]
     matches, totals = sums[:, 2 : 2 + _MAX_ORDER], sums[:, 2 + _MAX_ORDER :]
-    # An order without a match counts as ½, ¼, … of one, by how many such there are up to it.
+    # Orders without a match count as ½, ¼, … of a match, in turn.
     smoothed = np.where(matches == 0, 0.5 ** np.cumsum(matches == 0, axis=1), matches)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(smoothed / totals).mean(axis=1)
@@ -146,7 +148,7 @@ def bleu(sums: np.ndarray) -> np.ndarray:
 
 
 def rouge(summaries: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """ROUGE-1, -2 and -L F1 of each pair, in percent: (N, 3), as rouge-score has them with stemming."""
+    """ROUGE-1, -2 and -L F1 of each pair in percent, (N, 3), as rouge-score computes them with stemming."""
     rows = []
     for summary, reference in zip(summaries, references, strict=True):
         scores = _rouge().score(reference, summary)
@@ -159,7 +161,7 @@ class Measured:
     """Measurements of each summary, from which the metrics are computed."""
 
     bleu_counts: np.ndarray
-    """(N, 10)."""
+    """(N, 10), see `bleu_counts`."""
     per_report: np.ndarray
     """(N, K) percent, columns `names`."""
     names: tuple[str, ...]
@@ -167,12 +169,12 @@ class Measured:
     """Number of empty summaries, which count with a score of 0."""
 
     def of(self, rows: np.ndarray) -> Measured:
-        """rows (N,) bool."""
+        """The measurements of some of the summaries, given as rows (N,) bool."""
         return Measured(self.bleu_counts[rows], self.per_report[rows], self.names, self.num_empty)
 
 
 BertScore = Callable[[Sequence[str], Sequence[str]], np.ndarray]
-"""Summaries, references → (N,) F1 in percent."""
+"""A function: summaries, references → (N,) F1 in percent."""
 
 
 def measure(summaries: Sequence[str], references: Sequence[str], bert_score: BertScore | None = None) -> Measured:

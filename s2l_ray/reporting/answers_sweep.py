@@ -17,7 +17,7 @@ def is_by_answers(metric: MetricFacts) -> bool:
 
 
 def tuned_of_answers(report: dict[str, Any], metric: MetricFacts) -> list[TunedPoint]:
-    """From the sweep's report: trials with one further setting, averaged over seeds, by the setting's value."""
+    """Trials with one further setting from the sweep's report, averaged over seeds, by the setting's value."""
     figure = figure_of_answers(metric.key)
     assert figure is not None
     found = []

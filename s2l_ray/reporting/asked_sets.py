@@ -18,7 +18,7 @@ _ANSWERS = {
 
 
 def asked_sets(judged: Judged | None, run: Run) -> list[DataSet]:
-    """Every task that models were evaluated on, as its evaluation describes it."""
+    """The tasks that models were evaluated on, as their evaluations describe them."""
     if judged is None:
         return []
     described = {task: one.report["task"] for (_, task), one in run.evaluations.items()}

@@ -1,4 +1,4 @@
-"""What a subset contains: shares by source and facet, histograms, clusters, the map, sample examples."""
+"""Facts on the contents of subsets: shares by source and facet, histograms, clusters, the map, sample examples."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def contents_of(made: Sketch, rows: Rows, subsets: list[SubsetFacts]) -> Content
 
 
 def _loss_histogram(what: str, counts: Array, labels: list[str]) -> Histogram:
-    """(1 + S, BINS) → bars over the range that holds examples."""
+    """Histogram of losses from counts (1 + S, BINS), over the range that contains examples."""
     filled = np.flatnonzero(counts[0])
     first, last = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, BINS)
     width = -(-(last - first) // _LOSS_BARS)
@@ -93,7 +93,8 @@ def _loss_histogram(what: str, counts: Array, labels: list[str]) -> Histogram:
 
 
 def _token_histogram(what: str, counts: Array, labels: list[str]) -> Histogram:
-    """(1 + S, values) → bars of equal width on a log scale, at least one token wide."""
+    """Histogram of token numbers from counts (1 + S, values): bars of equal width on a log scale, at least one token
+    wide."""
     filled = np.flatnonzero(counts[0])
     low, high = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (1, 2)
     edges = np.unique(np.round(np.geomspace(max(1, low), max(2, high), _TOKEN_BARS + 1)).astype(int))
@@ -106,7 +107,7 @@ def _token_histogram(what: str, counts: Array, labels: list[str]) -> Histogram:
 
 
 def _exact_median(counts: Array) -> float:
-    """Of values that are counted one by one."""
+    """Median of values that are counted individually."""
     cumulated, total = np.cumsum(counts), counts.sum()
     if not total:
         return math.nan
@@ -147,7 +148,7 @@ def clusters_of(made: Sketch, rows: Rows, steps: list[int], column: str, main: s
 
 
 def space_of(made: Sketch, rows: Rows) -> Space | None:
-    """The map; None where trajectories differ in one direction at most."""
+    """The map of trajectory space; None if trajectories differ in at most one direction."""
     if made.axes is None:
         return None
     labels = [subset.label for subset in rows.subsets]
@@ -183,7 +184,7 @@ def examples_of(made: Sketch, rows: Rows, column: str, with_text: bool) -> list[
 
 
 def _read_examples(rows: Rows, wanted: dict[int, tuple[str, bool]], column: str) -> list[ExampleFacts]:
-    """The wanted rows of the whole; only the parts that hold them are read."""
+    """Read rows by their numbers in the whole corpus; only the parts with these rows are read."""
     by_part: dict[int, dict[int, int]] = {}
     for row in wanted:
         part, at = rows.where(row)
@@ -223,8 +224,8 @@ def _example(line: dict[str, Any], text: Any, cluster: int, why: str, is_chosen:
 
 
 def _cut(text: str, limit: int) -> tuple[str, int]:
-    """(its beginning, printable and without credentials; how many characters were left out)."""
-    clean = redact_text(text)  # before it is cut: of a credential across the cut, the rest would not be known as one
+    """Truncate a text → (its beginning, printable and without credentials; the number of characters left out)."""
+    clean = redact_text(text)  # before truncating: part of a credential would no longer be recognised
     return printable(clean[:limit], keep="\n\t"), max(0, len(clean) - limit)
 
 

@@ -103,7 +103,7 @@ def _who_selects(run: Run) -> str:
 
 
 def _full_at_equal_epochs(run: Run, worth: Worth | None) -> float | None:
-    """A target on everything, trained for as many epochs; None where the steps are given instead."""
+    """Cost of a target on everything, trained for as many epochs; None if the number of steps is configured instead."""
     target = run.config.target
     counted = [m for m in (worth.models if worth else []) if m.share > 0]
     if target is None or target.length != "epochs" or target.max_steps or target.max_tokens or not counted:
@@ -112,7 +112,8 @@ def _full_at_equal_epochs(run: Run, worth: Worth | None) -> float | None:
 
 
 def _reference_curve(run: Run) -> list[tuple[float, float]]:
-    """Models of other sizes: 6 FLOPs a parameter and token in training, 2 in scoring (`lm.flops` without attention)."""
+    """Cost of reference models of other sizes: 6 FLOPs per parameter and token in training, 2 in scoring (`lm.flops`
+    without attention)."""
     if "tokens" not in run.stages:
         return []
     trained, scored = proxy_training(run).tokens, proxy_scoring(run).tokens

@@ -32,11 +32,11 @@ class EmbeddingSample:
     """Embeddings of some examples by one model."""
 
     name: str
-    """`embeddings of responses, untrained proxy`."""
+    """Description, such as `embeddings of responses, untrained proxy`."""
     ids: Array
-    """(m, 2) uint64."""
+    """(m, 2) uint64 ids of the examples."""
     vectors: Array
-    """(m, d) float32, unit length or zero."""
+    """(m, d) float32 embeddings, of unit length or zero."""
 
     def take(self, rows: Array) -> EmbeddingSample:
         return replace(self, ids=self.ids[rows], vectors=self.vectors[rows])
@@ -52,7 +52,7 @@ class _Found:
     step: int
     stage: Stage
     moment: str
-    """Of a gradient check; "" where a selector asked for them."""
+    """Snapshot of a gradient check; "" if a selector required the embeddings."""
 
 
 def embedding_samples(run: Run) -> list[EmbeddingSample]:
@@ -73,7 +73,7 @@ def embedding_samples(run: Run) -> list[EmbeddingSample]:
 
 
 def _moments(found: dict[int, _Found]) -> list[int]:
-    """The step before training and the last one, as far as they are there."""
+    """The steps before training and at its end, as far as embeddings exist."""
     return sorted({step for step in found if step == 0} | {max(found)})
 
 
@@ -104,7 +104,7 @@ def _read(run: Run, found: _Found) -> EmbeddingSample:
 
 
 def _read_signals(found: _Found) -> tuple[Array, Array]:
-    """Of the first parts: ids are hashes, so the first examples are a random sample."""
+    """Read embeddings from the first parts: ids are hashes, so the first examples are a random sample."""
     ids: list[Array] = []
     vectors: list[Array] = []
     missing = SAMPLE
@@ -120,7 +120,7 @@ def _read_signals(found: _Found) -> tuple[Array, Array]:
 
 
 def _read_gradients(found: _Found) -> tuple[Array, Array]:
-    """Of the uniform sample; those that fill up small clusters are left out."""
+    """Read embeddings of the uniform sample, without the examples that top up small clusters."""
     made, asked = GradientsArtifact.of(found.stage), found.stage.manifest.settings
     names = [f"{found.moment}/{part_name(chunk)}" for chunk in range(made.num_chunks)]
     table = pa.concat_tables(found.stage.storage.read_tables(names, ["example_id", "embedding"])).combine_chunks()
@@ -137,7 +137,8 @@ def _matrix(column: pa.ChunkedArray) -> Array:
 
 
 def _model_name(run: Run, found: _Found) -> str:
-    """`pretrained proxy`, `fine-tuned proxy`; of a model from random weights `untrained` and `trained`."""
+    """The model in words: `pretrained proxy` or `fine-tuned proxy`; `untrained` or `trained` if it started from random
+    weights."""
     model = run.config.proxy if found.model == "proxy" else run.config.target
     pretrained = model is not None and model.model is not None and not model.random_weights
     if found.step == 0:

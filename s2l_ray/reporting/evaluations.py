@@ -39,31 +39,31 @@ class HeldOutSet:
 
     name: str
     ids: Array
-    """(N, 2) uint64, sorted, each once."""
+    """(N, 2) uint64 ids, sorted and unique."""
     starts: Array
-    """(N,) each one's first sequence."""
+    """(N,) index of each example's first sequence."""
     counts: Array
-    """(N,) sequences of each example."""
+    """(N,) number of each example's sequences."""
     sources: list[str]
-    """(N,)"""
+    """(N,) source of each example."""
     scored: dict[Key, ScoredExamples] = field(default_factory=dict)
-    """Model → what it scored (S)."""
+    """Model → its scores on the S sequences."""
 
     def sums(self, metric: Metric, keys: Sequence[Key]) -> Array:
-        """(N, len(keys)) sums over each example's sequences of what the metric is a mean of."""
+        """(N, len(keys)) sums, over each example's sequences, of the values that the metric averages."""
         of_example = metric.of_example
         assert of_example is not None
         columns = [np.add.reduceat(of_example(self.scored[key]).astype(np.float64), self.starts) for key in keys]
         return np.column_stack(columns)
 
     def values(self, metric: Metric, keys: Sequence[Key]) -> Array:
-        """(len(keys),)"""
+        """(len(keys),) values of the metric."""
         return np.array([metric.of(self.scored[key]) for key in keys])
 
     def resampled(self, metric: Metric, keys: Sequence[Key], seed: int = 0) -> Array:
         """(R, len(keys)) bootstrap values over the examples, the same examples for all models.
 
-        Of a metric that is no mean over examples each source is resampled by itself, so that none is ever empty.
+        For a metric that is not a mean over examples, each source is resampled separately, so that none is ever empty.
         """
         if metric.is_mean:
             return resampled_means(self.sums(metric, keys), self.counts, seed)
@@ -79,7 +79,7 @@ class HeldOutSet:
         return out
 
     def sequences(self, rows: Array) -> Array:
-        """Those of these examples, which may be some several times."""
+        """Indices of the sequences of these examples, which may be repeated."""
         counts = self.counts[rows]
         before = np.cumsum(counts) - counts
         return np.repeat(self.starts[rows] - before, counts) + np.arange(counts.sum())
@@ -88,7 +88,7 @@ class HeldOutSet:
 @dataclass(frozen=True)
 class _Read:
     ids: Array
-    """(S, 2) uint64, sorted."""
+    """(S, 2) uint64 ids, sorted."""
     scored: ScoredExamples
 
 
@@ -123,7 +123,7 @@ def _read(evaluation: Stage) -> dict[str, _Read]:
 
 
 def _align(name: str, read: dict[Key, _Read]) -> HeldOutSet:
-    """Sequences of the ids that all have; equal ids, the usual case, are not searched."""
+    """Restrict models to the ids that all of them have; no search is needed in the usual case of equal ids."""
     reference = next(iter(read.values()))
     if not all(np.array_equal(one.ids, reference.ids) for one in read.values()):
         common = set.intersection(*(set(map(tuple, one.ids.tolist())) for one in read.values()))

@@ -39,21 +39,21 @@ class Stability:
 class Curve:
     name: str
     points: list[tuple[int, float]]
-    """(step, loss), or (step, learning rate)."""
+    """(step, loss) or (step, learning rate) of each point."""
 
 
 @dataclass(frozen=True)
 class Training:
     proxy: Curve | None
     snapshots: list[tuple[int, float]]
-    """(step, mean loss)."""
+    """(step, mean loss) of each snapshot."""
     targets: list[Curve]
     rates: list[Curve]
     """Learning rate of the reference model (`proxy`) and of each target."""
     heldout: list[Curve]
     """Name: `<target> on <set>`."""
     restarts: list[tuple[str, int]]
-    """(stage, step)."""
+    """(stage, step) of each restart."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ class GuardFacts:
     num_examples: int
     by_rule: dict[str, int]
     lines: list[tuple[str, str, int, int, dict[str, int]]]
-    """(source, cluster or facet; its value; dropped; of so many; by rule), those that lose the largest share first."""
+    """(source, cluster or facet; its value; number ranked last; number in total; by rule), the largest share first."""
     warnings: list[str]
 
 
 @dataclass(frozen=True)
 class SetAside:
     counts: list[tuple[str, int]]
-    """(fate, examples) in the order of the work; what is used and chosen last."""
+    """(outcome, number of examples), in the order of processing; used and selected examples come last."""
     reasons: list[tuple[str, int]]
     rows: list[Quarantined]
     guards: list[GuardFacts] = field(default_factory=list)
@@ -90,18 +90,18 @@ class SetAside:
 class DataSet:
     name: str
     role: str
-    """selection, evaluation, or test questions."""
+    """`selection`, `evaluation` or `test questions`."""
     num_examples: int
-    """Of test questions: those that were asked."""
+    """Number of examples; for test questions, of those that were asked."""
     num_sources: int | None
     level: str
-    """What its questions ask for; of the sets that the evaluation knows."""
+    """What the questions are about, for sets that the evaluation knows."""
     domain: str
-    """in or out of the training data's; empty if that is not known."""
+    """Whether it is in or outside the training data's domain; empty if unknown."""
     answer: str = ""
-    """What an answer is, of test questions."""
+    """What an answer to the test questions is."""
     published: int | None = None
-    """Questions in the published set."""
+    """Number of questions in the published set."""
 
 
 @dataclass(frozen=True)
@@ -162,5 +162,5 @@ class Facts:
     repeat: Repeat | None = None
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """The facts as JSON data."""
         return dataclasses.asdict(self)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Category:
     value: str
     count: int
-    """In the corpus."""
+    """Number of examples in the corpus."""
     chosen: dict[str, int]
-    """Subset → examples of it."""
+    """Subset → number of its examples."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Histogram:
     is_log: bool
     edges: list[float]
     counts: dict[str, list[int]]
-    """Population ("" is the corpus) → examples by bin."""
+    """Population ("" is the corpus) → number of examples by bin."""
     medians: dict[str, float | None]
 
 
@@ -51,13 +51,13 @@ class ClusterFacts:
     taken: int | None
     median: list[float]
     low: list[float]
-    """10th percentile by snapshot."""
+    """10th percentile of the losses, by snapshot."""
     high: list[float]
-    """90th percentile by snapshot."""
+    """90th percentile of the losses, by snapshot."""
     common: list[tuple[str, float]]
     """The two most common values and their shares."""
     members: list[list[float]]
-    """Some of its trajectories."""
+    """Some of the cluster's trajectories."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class Clusters:
     column: str
     """The column whose most common values are given."""
     steps: list[int]
-    """Of the proxy's training, by snapshot."""
+    """Steps of the proxy's training at which snapshots were taken."""
     subset: str | None
     """The subset that `taken` refers to."""
     quota: int | None
     """Most examples taken from one cluster (the quota)."""
     clusters: list[ClusterFacts]
-    """By size, the largest first."""
+    """Clusters, the largest first."""
     least: float
     largest: float
     """Range of the losses."""
@@ -84,7 +84,7 @@ class Space:
     low: tuple[float, float]
     high: tuple[float, float]
     explained: tuple[float, float]
-    """Share of the variance."""
+    """Share of the variance explained by each component."""
     counts: list[list[int]]
     """Lines from the bottom, cells from the left."""
     chosen: dict[str, list[list[int]]]
@@ -103,13 +103,13 @@ class ExampleFacts:
     id: str
     cluster: int
     why: str
-    """easiest, median or hardest of its cluster."""
+    """`easiest`, `median` or `hardest` in its cluster."""
     is_chosen: bool
     source: str
     topic: str
     tokens: int
     losses: list[float]
     turns: list[tuple[str, str]]
-    """(role, text), cut."""
+    """(role, truncated text) of each turn."""
     num_cut: int
-    """Characters left out."""
+    """Number of characters left out."""

@@ -18,7 +18,7 @@ class GradientFacts:
     kind: str
     """`head` or `lora`."""
     num_examples: int
-    """Of the corpus."""
+    """Number of examples in the corpus."""
     num_sampled: int
     snapshots: list[SnapshotFindings]
     verdict: list[str]

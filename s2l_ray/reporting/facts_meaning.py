@@ -8,25 +8,25 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class Purity:
     clusters_of: str
-    """`trajectories`, or of what and by which model the embeddings are."""
+    """`trajectories`, or what the embeddings represent and which model computed them."""
     column: str
     num_examples: int
-    """In these clusters: the corpus, or a random sample of it."""
+    """Number of clustered examples: the corpus, or a random sample of it."""
     mean: float
-    """Weighted by size."""
+    """Mean purity, weighted by size."""
     random_mean: float
-    """Of clusters of the same sizes filled at random, mean over several fillings."""
+    """Mean purity of clusters of the same sizes filled at random, over several fillings."""
     random_sd: float
-    """Between the fillings."""
+    """Standard deviation between the fillings."""
     excess: float | None
-    """0 is chance, 1 pure; None: clusters filled at random are pure already."""
+    """Purity on a scale where 0 is chance and 1 is pure; None if clusters filled at random are already pure."""
     values: list[float]
     random_values: list[float]
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Of one clustering."""
+    """Quality of one clustering."""
 
     clusters_of: str
     num_examples: int
@@ -34,13 +34,13 @@ class Quality:
     smallest: int
     median: float
     largest: int
-    """Sizes."""
+    """Size of the largest cluster; the fields before it are the smallest and the median size."""
     inertia: float | None
     """Sum of squared distances to the centroids; None: not recorded by an earlier version."""
     adjusted_rand: float | None
     """Adjusted Rand index with the clusters of another seed (1: identical, 0: chance); None: not computed."""
     num_compared: int
-    """Examples that the other seed clustered: all, or a random sample."""
+    """Number of examples clustered with the other seed: all, or a random sample."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Cell:
 
     x: float
     y: float
-    """Of its centre, as shares of the picture's width and height."""
+    """Position of the centre (x, y), as shares of the picture's width and height."""
     count: int
     commonest: int
     """Index into `Projection.values`; −1: another value."""
     share: float
-    """Of the most common among its examples."""
+    """Share of the most common value among its examples."""
     name: str
 
 
@@ -71,9 +71,9 @@ class Projection:
     """The most common values of the column, which have their own colours."""
     cells: list[Cell]
     own_share: float
-    """Of the examples that have the most common value of their cell."""
+    """Share of the examples that have the most common value of their cell."""
     random_share: float
-    """The same of cells of the same sizes filled at random."""
+    """The same share for cells of the same sizes filled at random."""
 
 
 @dataclass(frozen=True)

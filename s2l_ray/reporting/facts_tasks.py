@@ -14,7 +14,7 @@ class TaskMetric:
     """`correct`, `bleu`, `rougeL`, …; `own/…` for a user's own metric."""
     label: str
     unit: str
-    """share (a fraction), percent, or plain."""
+    """`share` (a fraction), `percent`, or `plain`."""
     is_compared: bool
     """Whether more is better and models are compared by it."""
 
@@ -26,9 +26,9 @@ class TaskFacts:
     metric: str
     """The headline metric."""
     num_questions: int
-    """That were asked."""
+    """Number of questions that were asked."""
     form: str
-    """cot, pot or hybrid."""
+    """`cot`, `pot` or `hybrid`."""
     engine: str
     """Engine, precision and device."""
 
@@ -38,32 +38,32 @@ class JudgedModel:
     label: str
     """A target by what it was trained on, `base`, or `model-…`."""
     name: str
-    """For people."""
+    """Name for readers."""
     selector: str
-    """Empty for a model that was not trained here."""
+    """Name of the selector; empty for a model that was not trained here."""
     num_seeds: int
 
 
 @dataclass(frozen=True)
 class TaskScore:
     task: str
-    """Empty: mean over the tasks with verdicts."""
+    """Name of the task; empty for the mean over the tasks with verdicts."""
     metric: str
     model: str
-    """A model's label; of a trivial summary: `constant` or `first_sentence`."""
+    """The model's label; for a trivial summary, `constant` or `first_sentence`."""
     num_questions: int
     estimate: Estimate
     num_seeds: int
     deviation: float | None
-    """Standard deviation over the seeds; None for one."""
+    """Standard deviation over the seeds; None for a single seed."""
     part: str = ""
-    """Only these questions: clean, contaminated, normal, abnormal; empty: all."""
+    """Subset of the questions: `clean`, `contaminated`, `normal` or `abnormal`; empty: all questions."""
 
 
 @dataclass(frozen=True)
 class TaskDifference:
     task: str
-    """Empty: mean over the tasks."""
+    """Name of the task; empty for the mean over the tasks."""
     metric: str
     model: str
     baseline: str
@@ -71,12 +71,12 @@ class TaskDifference:
     estimate: Estimate
     """The model's result minus the baseline's."""
     p_value: float | None
-    """With Holm's correction over the tasks of this pair; None of summaries of one seed and of means."""
+    """p-value with Holm's correction over the tasks of this pair; None for summaries with one seed, and for means."""
     detectable: float | None
     """The difference that this many questions detect in four of five such comparisons."""
     num_seeds: int
     verdict: str
-    """Of `intervals`."""
+    """One of the verdicts in `intervals`."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class GroupScore:
 
 @dataclass(frozen=True)
 class AnswerShares:
-    """Of all questions of a task."""
+    """Shares of all questions of a task."""
 
     task: str
     model: str
@@ -113,7 +113,7 @@ class AnswerShares:
 @dataclass(frozen=True)
 class Judged:
     level: float
-    """Of all intervals."""
+    """Confidence level of all intervals."""
     metrics: list[TaskMetric]
     tasks: list[TaskFacts]
     models: list[JudgedModel]

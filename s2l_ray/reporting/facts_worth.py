@@ -41,7 +41,7 @@ class Score:
     num_examples: int
     estimate: Estimate
     source: str | None = None
-    """Of these examples alone; None: of all."""
+    """Source of the examples; None: all examples."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Difference:
     estimate: Estimate
     """The model's result minus the baseline's."""
     verdict: str
-    """Of `intervals`."""
+    """One of the verdicts in `intervals`."""
 
 
 @dataclass(frozen=True)
@@ -85,17 +85,17 @@ class BudgetPoint:
     phase: str
     selector: str
     heldout_set: str
-    """Empty: mean over the sets."""
+    """Name of the held-out set; empty for the mean over the sets."""
     num_examples: int
     share: float
     num_seeds: int
     estimate: Estimate
     relative: Estimate | None
-    """The full data's = 100; paired by example."""
+    """Result relative to the full data's (= 100), paired by example."""
     against_random: Estimate | None
     """Difference to the random subset of the same budget, paired by example; None: there is none."""
     flops: float
-    """Of training one target."""
+    """FLOPs of training one target."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,14 @@ class Budgets:
     deciding: str
     """The held-out set that decided."""
     sources: list[SourcePoint]
-    """Of the deciding set."""
+    """Losses by source on the deciding set."""
     num_sources: int
     """Number of its sources, including those not listed."""
     selection_flops: float
     rank_correlation: float | None
-    """Of prediction and target."""
+    """Rank correlation of prediction and target."""
     level: float = 0.95
-    """Of all intervals."""
+    """Confidence level of all intervals."""
     sampled: str = "examples"
     """What the intervals cover in addition to seeds: examples or questions."""
 
@@ -147,12 +147,12 @@ class WallClock:
 
     subset: str
     training_s: float
-    """Of the reference model."""
+    """Time to train the reference model."""
     scoring_s: float
     selection_s: float
-    """Clusters and the choice."""
+    """Time for clustering and selecting."""
     by_target: bool
-    """The target is the reference."""
+    """Whether the target is the reference."""
 
     @property
     def total_s(self) -> float:
@@ -163,21 +163,21 @@ class WallClock:
 class Cost:
     parts: list[CostPart]
     selection_flops: float
-    """Of all choices together."""
+    """FLOPs of all selections together."""
     selection_share: float | None
-    """Of a target on the full data."""
+    """Cost of selection as a share of a target's on the full data."""
     full_flops: float | None
-    """Of a target on the full data; None: none was trained."""
+    """FLOPs of a target on the full data; None if none was trained."""
     full_is_measured: bool
     break_even: dict[str, float | None]
     """Model → number of targets from which selecting once and training on the subset costs less; None: never."""
     reference: list[tuple[float, float]]
-    """(parameters, FLOPs of training and scoring a reference model of that size)."""
+    """(parameters, FLOPs of training and scoring) for reference models of several sizes."""
     proxy_parameters: int | None
     wall_clock: list[WallClock] = field(default_factory=list)
     choosing: dict[str, float] = field(default_factory=dict)
-    """Model → FLOPs of choosing what it was trained on, as if that were the only choice."""
+    """Model → FLOPs of selecting what it was trained on, as if that were the only selection."""
     proxy_flops: float = 0.0
-    """Of training the proxy, and of its passes over the corpus for all snapshots."""
+    """FLOPs of training the proxy, and of its passes over the corpus for all snapshots."""
     by_target: bool = False
-    """A target on everything is a reference, and counted."""
+    """Whether a target on everything is the reference and included in the costs."""

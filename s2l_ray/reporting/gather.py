@@ -74,7 +74,7 @@ def gather_facts(
 def _from_rows(
     run: Run, main: str | None, subsets: list[SubsetFacts], by: str | None, with_text: bool, compared: Any, sweep: Any
 ) -> dict[str, Any]:
-    """What takes passes over the trajectories."""
+    """The facts that need passes over the trajectories."""
     rows = Rows(run, by)
     column = by or default_column(rows)
     labels = [subset.label for subset in rows.subsets]
@@ -162,7 +162,7 @@ def _set_aside(run: Run, main: str | None) -> SetAside | None:
 
 
 def _guards(run: Run) -> list[GuardFacts]:
-    """One per selector, because it flags the same examples at every budget."""
+    """Facts on each selector's guard, which flags the same examples at every budget."""
     found: dict[str, GuardFacts] = {}
     for label, stage in run.subsets.items():
         selector = str(stage.manifest.extra.get("selector", ""))

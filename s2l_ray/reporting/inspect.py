@@ -23,7 +23,7 @@ _LEAST = 1e-3
 _NAME = 32
 """Most columns of a stage's name."""
 _BESIDE_SUBSETS, _SUBSET, _NARROWEST = 48, 17, 16
-"""Columns of a terminal: what stands beside the subsets, a subset's, and the least that text is given."""
+"""Widths in a terminal: of the columns besides the subsets', of a subset's column, and the minimum for text."""
 _MAX_REASONS = 20
 
 
@@ -76,7 +76,7 @@ def sparkline(values: Sequence[float], bottom: float, top: float) -> str:
 
 
 def _by_value(run: Run, console: Console, by: str) -> None:
-    """A line for every value: number of examples, mean losses, and how many each subset contains."""
+    """A table with one line per value: number of examples, mean losses, and how many each subset contains."""
     room = max(1, (console.width - _BESIDE_SUBSETS) // _SUBSET)
     shown = list(run.subsets)[:room]
     more = len(run.subsets) - len(shown)
@@ -121,7 +121,7 @@ def _clusters(
 
 
 def _hanging(console: Console, start: str, text: str) -> None:
-    """Foreign text behind the start of a line, its further lines below its first."""
+    """Print foreign text after the start of a line, with its further lines aligned below its first."""
     indent = cell_len(start)
     width = max(_NARROWEST, console.width - indent)
     for i, line in enumerate(_shown(text).wrap(console, width) or [Text("")]):
@@ -129,7 +129,7 @@ def _hanging(console: Console, start: str, text: str) -> None:
 
 
 def _shown(text: str) -> Text:
-    """Foreign text as it stands, in one line: rich reads neither markup nor emoji codes in it."""
+    """Foreign text verbatim, on one line: rich interprets neither markup nor emoji codes in it."""
     return Text(printable(text))
 
 

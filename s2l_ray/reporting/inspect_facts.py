@@ -25,7 +25,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class InspectedCluster:
-    """One cluster."""
+    """Facts on one cluster."""
 
     cluster: int
     size: int
@@ -35,11 +35,11 @@ class InspectedCluster:
     commonest: list[tuple[str, float]]
     """The two most common sources or values of a facet, and their shares."""
     examples: list[str]
-    """Those nearest to the centroid, each in one line."""
+    """The examples nearest to the centroid, one line each."""
     chosen: list[bool]
     """Whether the main subset holds each of them; empty if there is no subset."""
     taken: int | None
-    """Examples of the main subset; None: there is none."""
+    """Number of its examples in the main subset; None if there is no subset."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class QuarantineFacts:
     origin: str
     index: int
     text: str
-    """The content of the first of them."""
+    """The content of the first of these rows."""
 
 
 def run_facts(
@@ -171,14 +171,14 @@ def clustering_facts(
 
 
 def _chosen(run: Run, subset: str, matrix: Trajectories) -> Array:
-    """(N,) bool: whether the subset holds each example."""
+    """Whether the subset contains each example, as (N,) bool."""
     keys = _sortable(matrix.ids)
     ids = run.subsets[subset].storage.read_table("ids.parquet", ["example_id"])["example_id"]
     return np.isin(keys, _sortable(ids_to_array(ids)))
 
 
 def values_of(run: Run, matrix: Trajectories, by: str) -> tuple[list[str], Array]:
-    """(values of a facet, (N,) codes into them).
+    """Read a facet → (its values, (N,) codes into them).
 
     Raises:
         UserError: there is no such facet.
@@ -197,7 +197,7 @@ def values_of(run: Run, matrix: Trajectories, by: str) -> tuple[list[str], Array
 
 
 def value_facts(run: Run, by: str) -> list[ValueFacts]:
-    """One for every value, the most common first."""
+    """Facts on every value, the most common first."""
     matrix = run.trajectories()
     names, codes = values_of(run, matrix, by)
     sizes = np.bincount(codes, minlength=len(names))
@@ -218,7 +218,7 @@ def value_facts(run: Run, by: str) -> list[ValueFacts]:
 
 
 def _sortable(ids: Array) -> Array:
-    """(N, 2) uint64 → (N,), in the order of the ids."""
+    """Convert ids (N, 2) uint64 to (N,) values that sort in the same order."""
     return np.ascontiguousarray(ids.astype(">u8")).view("S16").ravel()
 
 
@@ -239,7 +239,7 @@ def quarantine_rows(stage: Stage) -> list[dict[str, Any]]:
 
 
 def quarantine_facts(run: Run) -> list[QuarantineFacts]:
-    """One for every reason, the most common first."""
+    """Facts on every reason, the most common first."""
     rows = [r for name in ("corpus", "tokens") if name in run.stages for r in quarantine_rows(run.stages[name])]
     found = []
     for reason, count in Counter(r["reason"] for r in rows).most_common():

@@ -31,12 +31,12 @@ from s2l_ray.workflow.answers import COMPARED, Answers, read_answers, statistic_
 
 MAX_MODELS, MAX_TASKS = 10, 12
 _MAX_GROUPS = 12
-"""Of a column, the largest."""
+"""Maximum number of groups shown per column, the largest first."""
 _HEADLINES = ("correct", "rougeL", "bleu")
 
 
 def gather_judged(run: Run, main: str | None, names: Mapping[str, str]) -> Judged | None:
-    """The results; None if no model was asked anything.
+    """The results; None if no model was evaluated on test questions.
 
     Args:
         main: the report's main subset.
@@ -80,7 +80,7 @@ def budgets_by_answers(run: Run, report: Mapping[str, Any]) -> Budgets | None:
         report: the sweep's report.
     """
     figure = figure_of_answers(report["metric"])
-    swept = load_run(run.storage)  # with what its trials have made
+    swept = load_run(run.storage)  # including its trials' artifacts
     asked = [one for one in read_answers(swept) if figure is not None and one.task == figure[0]]
     for budgets in budgets_of_answers(swept, _by_model(asked), _side(swept, [])):
         if figure is not None and budgets.metric.key == figure[1]:
@@ -102,13 +102,13 @@ def _by_model(every: Iterable[Answers]) -> dict[str, dict[str, Answers]]:
 
 
 def _num_seeds(run: Run, every: Iterable[Answers]) -> int:
-    """The least of the models that were trained here."""
+    """The smallest number of seeds among the models trained here."""
     return min((len(one.seeds) for one in every if one.model in run.targets), default=1)
 
 
 def _kept(run: Run, every: Sequence[Answers], main: str | None) -> tuple[list[str], list[str], list[str]]:
-    """(models, tasks, what is left out): the model before its training, the full data, the main subset and those of
-    its budget first."""
+    """Choose what to show → (models, tasks, notes on what is left out). The model before training, the full data, the
+    main subset and subsets of its budget come first."""
     labels = list(dict.fromkeys(one.model for one in every))
     budget = run.subsets[main].manifest.extra.get("budget") if main in run.subsets and main else None
     same = [n for n in labels if n in run.subsets and run.subsets[n].manifest.extra.get("budget") == budget]
@@ -127,7 +127,7 @@ def _kept(run: Run, every: Sequence[Answers], main: str | None) -> tuple[list[st
 
 
 def _averaged(sides: Mapping[str, Mapping[str, Answers]]) -> list[str]:
-    """Tasks with verdicts that all models have answered; the six maths sets alone where those are among them."""
+    """Tasks with verdicts that all models have answered; only the six maths sets if all of these are among them."""
     judged = [[task for task, one in mine.items() if one.is_judged] for mine in sides.values()]
     common = [task for task in judged[0] if all(task in tasks for tasks in judged)]
     common = list(MATHS) if set(MATHS) <= set(common) else common
@@ -135,7 +135,7 @@ def _averaged(sides: Mapping[str, Mapping[str, Answers]]) -> list[str]:
 
 
 def _metric(name: str) -> TaskMetric:
-    if name not in ANSWER_FIGURES:  # of the user's own
+    if name not in ANSWER_FIGURES:  # a user's own metric
         return TaskMetric(printable(name), printable(name.partition("/")[2]), "plain", False)
     label, is_share = ANSWER_FIGURES[name]
     return TaskMetric(name, label, "share" if is_share else "percent", name in COMPARED)
@@ -173,7 +173,7 @@ def _score(one: Answers, metric: str, part: str, side: Side) -> TaskScore:
     else:
         if metric in ("correct", "correct_published", "first"):
             told = statistics.accuracy(values[0] > 0, side.level)
-            estimate = Estimate(told.value, told.low, told.high)  # Wilson's, which few questions do not make too narrow
+            estimate = Estimate(told.value, told.low, told.high)  # Wilson's, not too narrow for few questions
         else:
             columns, statistic = seeds.columns_of(values)[0], seeds.figures_of(values, statistic_of(metric))
             told = statistics.bootstrap(columns, statistic, rng, side.resamples, side.level)
@@ -199,7 +199,7 @@ def _average(model: str, mine: Mapping[str, Answers], side: Side) -> list[TaskSc
 
 
 def _yardsticks(every: Iterable[Answers]) -> list[TaskScore]:
-    """Figures of trivial summaries, a set's once."""
+    """Results of trivial summaries, once per set."""
     found: dict[tuple[str, str, str], TaskScore] = {}
     for one in every:
         for name, figures in one.report.get("yardsticks", {}).items():
@@ -212,7 +212,8 @@ def _yardsticks(every: Iterable[Answers]) -> list[TaskScore]:
 
 
 def _baselines(run: Run, label: str, labels: Sequence[str]) -> list[str]:
-    """The full data, and the random choice of the same budget; of the full data itself the model before it."""
+    """A model's baselines: the full data and the random subset of the same size; for the full data, the initial
+    model."""
     if label not in run.targets:
         return []
     found = [BASE] if label == FULL or FULL not in labels else [FULL]
@@ -223,7 +224,7 @@ def _baselines(run: Run, label: str, labels: Sequence[str]) -> list[str]:
 
 
 def _groups(every: Iterable[Answers]) -> tuple[list[GroupScore], dict[str, int]]:
-    """Accuracies of the run's own seeds by what the task is split by, of each column the largest values."""
+    """Accuracies for the run's own seeds by group, for the largest groups of each column that the task is split by."""
     found: list[GroupScore] = []
     smaller: dict[str, int] = {}
     for one in every:
@@ -244,7 +245,7 @@ def _groups(every: Iterable[Answers]) -> tuple[list[GroupScore], dict[str, int]]
 
 
 def _shares(one: Answers) -> AnswerShares:
-    """Of the run's own seed."""
+    """Shares of outcomes for the run's own seed."""
     shares = one.report["shares"]
     failed = {printable(name): float(share) for name, share in shares.get("program_failed", {}).items()}
     plain = {name: float(shares.get(name, 0.0)) for name in _SHARES}

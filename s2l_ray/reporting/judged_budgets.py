@@ -23,9 +23,9 @@ Sides = Mapping[str, Mapping[str, Answers]]
 
 _METRICS = ("correct", "rougeL")
 _MAX_DRAWS = 40_000_000
-"""Of reports for the curves of one set; more than 4,000 summaries have fewer resamples."""
+"""Maximum number of summaries drawn for the curves of one set; above 4,000 summaries, there are fewer resamples."""
 _ALL = ""
-"""The mean over the tasks."""
+"""Name of the mean over the tasks."""
 
 
 def budgets_of_answers(run: Run, sides: Sides, side: Side) -> list[Budgets]:
@@ -100,7 +100,7 @@ def _is_comparable(found: Mapping[str, Answers], label: str, other: str) -> bool
 
 
 def _is_plain(run: Run, label: str) -> bool:
-    """Whether it is a point of its selector's curve: a subset that was chosen in another way (stratified) is none."""
+    """Whether a subset is a point on its selector's curve; one selected in another way (stratified) is not."""
     if label not in run.subsets:
         return False
     marks = run.subsets[label].manifest.extra

@@ -22,21 +22,22 @@ class Side:
     resamples: int
     level: float
     averaged: list[str]
-    """Tasks of the mean."""
+    """Tasks over which the mean is taken."""
 
     def generator(self, *names: str) -> np.random.Generator:
         return statistics.generator(self.seed, "report", *names)
 
     @staticmethod
     def seeds(found: Sequence[Answers]) -> list[int]:
-        """Training seeds that all have; the first of each where they have none in common."""
+        """Training seeds that all of them have; if they have none in common, the first of each."""
         return common_seeds(found) or found[0].seeds[:1]
 
 
 def differences_of(
     sides: Mapping[str, Mapping[str, Answers]], baselines: Mapping[str, Sequence[str]], side: Side
 ) -> tuple[list[TaskDifference], list[str]]:
-    """(every model against its baselines on the tasks that both have answered, what was not compared and why)."""
+    """Compare every model with its baselines on the tasks that both have answered → (differences, notes on what was not
+    compared and why)."""
     found: list[TaskDifference] = []
     refused: list[str] = []
     for model, of in baselines.items():
@@ -93,7 +94,7 @@ def _pair(model: str, baseline: str, tasks: Mapping[str, tuple[Answers, Answers]
 def _difference(
     task: str, metric: str, model: str, baseline: str, one: _Compared, p_value: float | None, level: float
 ) -> TaskDifference:
-    """Better or worse only if the interval excludes zero, and the test is passed where there is one."""
+    """The verdict: better or worse only if the interval excludes zero and the test, if any, is significant."""
     words = verdict(one.difference, more_is_better=True)
     if p_value is not None and p_value > 1 - level:
         words = UNDECIDED
@@ -125,7 +126,7 @@ def _of_seeds(found: OverSeeds) -> _Compared:
 
 
 def _average(model: str, baseline: str, tasks: Mapping[str, tuple[Answers, Answers]], side: Side) -> _Compared:
-    """The mean over the tasks, which all models have answered."""
+    """The difference of the means over the tasks, all of which both models have answered."""
     mine = {task: tasks[task] for task in side.averaged}
     rng = side.generator(model, baseline, "averages")
     if over_seeds := compare_seeds(mine, "correct", rng, side.resamples, side.level):

@@ -7,7 +7,7 @@ from s2l_ray.reporting.numbers import task_signed
 from s2l_ray.reporting.sentences import listed, told_apart
 
 _MAX_TASKS = 3
-"""Named one by one; of more the mean is told."""
+"""Maximum number of tasks named individually; for more tasks, only the mean is given."""
 _MAX_LINES = 2
 
 

@@ -47,7 +47,7 @@ def count_prompt_lengths(rows: Rows, num_subsets: int) -> Array | None:
 
 
 def prompt_lengths(examples: Examples) -> tuple[Array, Array]:
-    """(ids (n, 2), prompt tokens (n,)) of a part; of a chat of several sequences the first counts."""
+    """Count the prompt tokens of a part → (ids (n, 2), numbers of tokens (n,)); only a chat's first sequence counts."""
     starts = examples.offsets[:-1]
     responses = np.flatnonzero(examples.mask)
     first = np.searchsorted(responses, starts)  # every sequence has a response token

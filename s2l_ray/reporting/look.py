@@ -13,13 +13,13 @@ import altair as alt
 from s2l_ray.artifacts.index import FULL
 
 WIDTH = 262
-"""Of a panel without its axes: the whole is 360 pixels wide at most."""
+"""Width of a panel without its axes (pixels); with them, it is at most 360 pixels wide."""
 Rows = list[dict[str, Any]]
 """A chart's data."""
 
 INK, MUTED, GRID, PAPER = "#1d2126", "#57606a", "#dfe3e8", "#ffffff"
 STEPS = ("#eef2f5", "#c5dbe6", "#86b6cc", "#3f8cae", "#0a5a80")
-"""Shares from none to all, of the map."""
+"""Colours for shares from none to all, on the map."""
 VARIABLES = {
     INK: ("ink", "#e6e9ec"), MUTED: ("muted", "#9aa4ae"), GRID: ("grid", "#2b3238"), PAPER: ("paper", "#0f1418"),
     **{colour: (f"step{i}", dark) for i, (colour, dark) in enumerate(zip(
@@ -38,7 +38,7 @@ class Look:
 
 
 BAR = "M-1,-0.35H1V0.35H-1Z"
-"""A shape; Vega's own `stroke` has no area, and filled marks of it cannot be seen."""
+"""A bar as a shape; Vega's own `stroke` has no area, so that filled marks of it are invisible."""
 LOOKS = {
     FULL: Look("#4a4a4a", "#c3c9cf", "diamond", "◆"),
     "s2l": Look("#0b6e99", "#5db8e0", "circle", "●"),
@@ -61,7 +61,7 @@ OTHERS = (
     Look("#3d5a00", "#b6d36b", "triangle-down", "▼"), Look("#5b2c83", "#cba6ee", "cross", "✚"),
     Look("#005f8a", "#7cc4ee", BAR, "▬"),
 )  # fmt: skip
-"""Of selectors from outside."""
+"""Looks for selectors from other packages."""
 for _i, _look in enumerate([*LOOKS.values(), *OTHERS]):
     VARIABLES[_look.colour] = (f"series{_i}", _look.dark)
 
@@ -70,8 +70,8 @@ TOPICS = (
     ("#1f6fb4", "#7ab8f0"), ("#a8500a", "#f5a65b"), ("#2e7d32", "#81c995"), ("#b0246b", "#f08abf"),
     ("#6a4bb5", "#b9a5f2"), ("#0f766e", "#5fd0c5"), ("#7a4b21", "#cfa27a"), ("#666b00", "#c8cc55"),
 )  # fmt: skip
-"""Values of a column, with letters beside them: light and dark, all dark enough for white letters, or light enough for
-black ones."""
+"""Colours (light, dark) for the values of a column, with letters on them: all are dark enough for white letters, or
+light enough for black ones."""
 LETTERS = "ABCDEFGH"
 for _i, (_light, _dark) in enumerate(TOPICS):
     VARIABLES[_light] = (f"topic{_i}", _dark)
@@ -107,7 +107,7 @@ def dressed(chart: Any, width: int, height: int, left: int = 6) -> Any:
         left: more room to its left: text there is wider in browsers than Vega reckons.
     """
     config = {**_CONFIG, "padding": {"left": left, "right": 8, "top": 6, "bottom": 6}}
-    # All at once: every call that changes a chart copies it with its data.
+    # In one call, because every call that changes a chart copies it with its data.
     return chart.properties(width=width, height=height, config=config)
 
 
@@ -117,7 +117,7 @@ def data(rows: list[dict[str, Any]]) -> Any:
 
 
 def marks_of(decades_low: float, high: float, most: int = 5) -> list[float]:
-    """Values for the ticks of a log axis: powers of ten, and multiples of them where those are few."""
+    """Values for the ticks of a log axis: powers of ten, and multiples of them if there are only a few."""
     low = max(decades_low, 1e-300)
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     choices: tuple[list[float], ...] = ([1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1])
@@ -147,7 +147,7 @@ def log_axis(low: float, high: float, title: str | None, most: int = 5, label: s
 
 
 def padded(values: Iterable[float | None], before: float = 0.08, after: float = 0.08) -> list[float]:
-    """Domain of a linear axis around the values."""
+    """A domain for a linear axis that contains the values."""
     known = [v for v in values if v is not None]
     low, high = min(known), max(known)
     span = (high - low) or abs(high) or 1.0

@@ -24,7 +24,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 TRAJECTORIES = "trajectories"
 _LEAST_PER_CLUSTER = 10
-"""Of so few examples the most common value is chance: a sample is cut into fewer clusters."""
+"""Minimum mean number of examples per cluster: among fewer, the most common value is chance, so a sample gets fewer
+clusters."""
 
 
 def meaning_of(run: Run) -> Meaning:
@@ -55,7 +56,7 @@ class MeaningReader:
         self._clusters.append(part.clusters[:room].copy())
 
     def facts(self, rows: Rows, sketch: Sketch, column: str) -> Meaning:
-        """What was noted of all parts.
+        """Compute the facts from what was collected from all parts.
 
         Args:
             column: whose values colour the projections.
@@ -82,7 +83,7 @@ class MeaningReader:
         )  # fmt: skip
 
     def _add_quality(self, found: Meaning, sizes: Array) -> None:
-        """Of the run's own clusters: as many of a sample with another seed."""
+        """Add the quality of the run's own clusters, compared with as many clusters of a sample with another seed."""
         stage = self._run.stages["clusters"]
         asked = stage.manifest.settings
         losses, stored = np.concatenate(self._losses), np.concatenate(self._clusters)
@@ -124,7 +125,7 @@ class MeaningReader:
 
 
 class _Notes:
-    """Categories of some examples, whichever parts they are in."""
+    """Collects the categories of given examples, whichever parts they are in."""
 
     def __init__(self, ids: Array) -> None:
         self._ids = ids
@@ -148,7 +149,7 @@ class _Notes:
 
 
 def _is_worth(totals: Array) -> bool:
-    """Whether there are several values to tell apart."""
+    """Whether there are at least two different values."""
     return bool((totals > 0).sum() > 1)
 
 

@@ -6,7 +6,7 @@ from s2l_ray.reporting.facts_worth import MetricFacts
 
 
 def percent(share: float, digits: int = 2) -> str:
-    """`20 %`, `5.3 %`, `0.12 %`: two significant digits, all of them from 10 % on."""
+    """A share as `20 %`, `5.3 %` or `0.12 %`: two significant digits, but always all digits before the point."""
     value = share * 100
     if value == 0 or abs(value) >= 10:
         return f"{value:.0f}\u00a0%"
@@ -14,7 +14,7 @@ def percent(share: float, digits: int = 2) -> str:
 
 
 def figure(value: float, metric: MetricFacts) -> str:
-    """`53.1 %` or `0.403`."""
+    """A metric's value as `53.1 %` or `0.403`."""
     return f"{value * 100:.1f}\u00a0%" if metric.is_share else f"{value:.3f}"
 
 
@@ -47,7 +47,7 @@ def task_distance(value: float, unit: str) -> str:
 
 
 def compact(value: float) -> str:
-    """`3.1 × 10¹²`: FLOPs."""
+    """A number of FLOPs as `3.1 × 10¹²`."""
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.1e}".split("e")
@@ -60,7 +60,7 @@ def loss(value: float) -> str:
 
 
 def metric_title(metric: MetricFacts) -> str:
-    """Of an axis: `held-out loss (nats/token; less is better)`."""
+    """Title of an axis: `held-out loss (nats/token; less is better)`."""
     better = "more is better" if metric.more_is_better else "less is better"
     if metric.label.endswith(")"):  # held-out loss (mean over sources)
         return f"{metric.label[:-1]}; {metric.unit}; {better})"

@@ -61,7 +61,7 @@ def make_page(facts: Facts) -> str:
     from s2l_ray.reporting.svg import to_svg
 
     draw = Drawing(facts, to_svg)
-    with debug_mode(False):  # every part of every chart would be validated by itself: half of the time
+    with debug_mode(False):  # validating every part of every chart separately would take half of the time
         made = [(maker(facts, draw), question, command) for maker, question, command in _ORDER]
     sections = [section for section, _, _ in made if section is not None]
     missing = [Missing(question, command) for section, question, command in made if section is None]
@@ -113,7 +113,7 @@ def _hash(text: str) -> str:
 
 
 def _json(data: Any) -> str:
-    """For a script element: nothing in it can end the element or a line of JavaScript."""
+    """JSON for a script element, such that nothing in it can end the element or a line of JavaScript."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for character, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"),
                             ("\u2029", "\\u2029")):  # fmt: skip
@@ -141,7 +141,7 @@ def _provenance(facts: Facts) -> list[str]:
 
 
 def _key_figures(facts: Facts, draw: Drawing) -> list[tuple[str, str]]:
-    """At most five: (figure, what it is)."""
+    """At most five key figures, as (number, what it is)."""
     found: list[tuple[str, str]] = []
     main = next((s for s in facts.subsets if s.label == facts.main), None)
     if main is not None:

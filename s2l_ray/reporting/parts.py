@@ -20,7 +20,7 @@ class Table:
     rows: list[list[str]]
     num_text: int = 1
     strong: frozenset[tuple[int, int]] = frozenset()
-    """(row, column) of the cells that stand out."""
+    """(row, column) of the cells in bold."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Figure:
     caption: str
     table: Table | None = None
     legend: list[tuple[str, str, str]] = field(default_factory=list)
-    """(symbol, CSS variable of its colour, text)."""
+    """(symbol, CSS variable of its colour, text) of each entry."""
     panels: list[str] = field(default_factory=list)
     """A heading for each of `svgs`, or none at all."""
     views: list[View] = field(default_factory=list)
-    """To choose from, instead of `svgs`."""
+    """Views to choose from, instead of `svgs`."""
 
     @property
     def num_panels(self) -> int:
@@ -56,7 +56,7 @@ def spans(figures: Sequence[Figure]) -> list[str]:
     """CSS class of each figure: how much of a row of three panels it takes, so that rows are full."""
     rows: list[list[int]] = []
     for figure in figures:
-        wide = min(3, figure.num_panels or 3)  # a table alone needs the room
+        wide = min(3, figure.num_panels or 3)  # a table without pictures needs the full width
         if rows and sum(rows[-1]) + wide <= 3:
             rows[-1].append(wide)
         else:
@@ -73,10 +73,10 @@ class Section:
     id: str
     question: str
     how: str
-    """How to read it: one sentence or two."""
+    """How to read the section, in one or two sentences."""
     figures: list[Figure] = field(default_factory=list)
     kind: str = "figures"
-    """Of the block after the figures: `cards`, `examples`, `subsets`, `repeat`, or none (`figures`)."""
+    """Kind of the block after the figures: `cards`, `examples`, `subsets`, `repeat`, or none (`figures`)."""
     content: Any = None
 
 
@@ -98,7 +98,7 @@ class Drawing:
         self._to_svg, self._count = to_svg, 0
 
     def svg(self, chart: Any, label: str) -> str:
-        """The chart, drawn; `label` says what it shows to those who do not see it."""
+        """Draw the chart as SVG; `label` describes it for readers who cannot see it."""
         self._count += 1
         return self._to_svg(chart, f"f{self._count}-", label)
 
@@ -110,7 +110,7 @@ class Drawing:
         return FULL if label in (FULL, "") else known.get(label, label)
 
     def legend(self, labels: Sequence[str]) -> list[tuple[str, str, str]]:
-        """Of subsets, by label; "" is the corpus."""
+        """The legend for subsets, by label; "" is the corpus."""
         found = []
         everyone = [s.selector for s in self.facts.subsets]
         for label in labels:

@@ -16,18 +16,18 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_POINTS = 5_000
 NUM_VALUES = 8
-"""Of a column that have colours of their own."""
+"""Number of a column's values with their own colours."""
 COLUMNS, LINES = 18, 17
-"""Hexagons across, and lines of them."""
+"""Number of hexagons per line, and number of lines."""
 WIDTH = 1 / (COLUMNS + 0.5)
 RADIUS = WIDTH / 3**0.5
-"""Of a hexagon: its width, and from its centre to a corner, as shares of the picture's width."""
+"""Width of a hexagon, and distance from its centre to a corner, as shares of the picture's width."""
 ASPECT = RADIUS * (2 + 1.5 * (LINES - 1))
 """Height of the picture for a width of 1."""
 _ROUNDS, _BESIDE = 8, 10
 _EDGE = 0.002
-"""Share of the points beyond each edge of the picture, which are drawn at the edge: a few far ones would squeeze all
-others into one cell."""
+"""Share of the points beyond each edge of the picture, which are drawn at the edge, because a few distant points would
+squeeze all others into one cell."""
 
 
 def project(name: str, vectors: Array, column: str, codes: Array, values: list[str]) -> Projection | None:
@@ -64,7 +64,7 @@ def project(name: str, vectors: Array, column: str, codes: Array, values: list[s
 
 
 def principal_plane(vectors: Array) -> tuple[Array, tuple[float, float]] | None:
-    """(m, d) floats → (m, 2) scores on the two principal components, and their shares of the variance; None where the
+    """Project (m, d) floats → (m, 2) scores on the two principal components, their shares of the variance; None if the
     points do not fill a plane. The largest entry of a component is positive.
 
     By subspace iteration from a fixed start (https://arxiv.org/abs/0909.4061): 2 m d 12 operations a round, where a
@@ -88,7 +88,8 @@ def principal_plane(vectors: Array) -> tuple[Array, tuple[float, float]] | None:
 
 
 def hexagons(places: Array) -> tuple[Array, Array, Array]:
-    """(m, 2) places in the unit square → centres x (C,) and y (C,) of the hexagons that hold any, and (m,) which one.
+    """Bin (m, 2) points in the unit square → centres x (C,) and y (C,) of the non-empty hexagons, each point's index
+    (m,).
 
     Hexagons stand on a corner, COLUMNS in a line, every other line half a hexagon to the right; a place belongs to the
     nearest centre.
@@ -96,7 +97,7 @@ def hexagons(places: Array) -> tuple[Array, Array, Array]:
     width, height = WIDTH, RADIUS * 1.5
     across, up = places[:, 0] * (1 - width) / width, places[:, 1] * (LINES - 1)
     candidates = []
-    for first in (0, 1):  # lines that stand flush left, and those half a hexagon to the right
+    for first in (0, 1):  # lines that start at the left edge, and those shifted by half a hexagon
         line = 2 * np.rint((up - first) / 2) + first
         at = np.clip(np.rint(across - first / 2), 0, COLUMNS - 1)
         candidates.append(((across - first / 2 - at) ** 2 + 0.75 * (up - line) ** 2, at, line))

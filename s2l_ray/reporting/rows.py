@@ -25,11 +25,12 @@ from s2l_ray.text.display import printable
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_SUBSETS = 8
-"""Subsets whose contents are counted; the others stand in the table of subsets only."""
+"""Maximum number of subsets whose contents are counted; the others are only in the table of subsets."""
 SOURCE = "source"
 MAX_FACETS = 4
 _MAX_CODES, _OTHERS = 2000, "(other values)"
-"""Of more values of a column the later ones are counted together: a table per cluster must stay small."""
+"""Maximum number of a column's values counted separately; further values are counted together, to keep the table per
+cluster small."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Rows:
         return list(self.names[column])
 
     def where(self, row: int) -> tuple[int, int]:
-        """(part, row within it) of a row of the whole."""
+        """(part, row in that part) of a row of the whole matrix."""
         starts = np.cumsum([0] + [rows for _, rows in self.parts])
         at = int(np.searchsorted(starts, row, side="right")) - 1
         return self.parts[at][0], int(row - starts[at])
@@ -139,14 +140,14 @@ def _read_subset(label: str, stage: Stage) -> Subset:
 
 
 def positions(wanted: Array, ids: Array) -> Array:
-    """Where in `ids` (n, 2) each of `wanted` (m, 2) stands.
+    """The position in `ids` (n, 2) of each of `wanted` (m, 2).
 
     Raises:
-        InternalError: one is not there, so the artifacts do not belong together.
+        InternalError: an id is missing, so the artifacts do not belong together.
     """
     order = np.argsort(ids[:, 0], kind="stable")
     at = order[np.minimum(np.searchsorted(ids[order, 0], wanted[:, 0]), max(0, len(ids) - 1))] if len(ids) else order
-    if len(at) != len(wanted) or not np.array_equal(ids[at], wanted):  # equal first halves: look each up
+    if len(at) != len(wanted) or not np.array_equal(ids[at], wanted):  # ids with equal first halves: look each one up
         known = {tuple(i): n for n, i in enumerate(ids.tolist())}
         found = [known.get(tuple(i), -1) for i in wanted.tolist()]
         if -1 in found:

@@ -26,7 +26,7 @@ def told_apart(where: Mapping[str, str], baseline: str) -> str:
 
 
 def counted(verdicts: Iterable[str]) -> str:
-    """`Of 3 comparisons: 2 better, 1 worse.`, or of a single one `One comparison: better.`"""
+    """`Of 3 comparisons: 2 better, 1 worse.`, or `One comparison: better.`"""
     found = list(verdicts)
     if len(found) == 1:
         return f"One comparison: {found[0]}."

@@ -21,7 +21,7 @@ EDGES = LOW * np.exp(_STEP * np.arange(BINS + 1))
 MAX_TOKENS = 65_536
 """Longer responses are counted as having this many tokens."""
 COLUMNS, LINES = 44, 32
-"""Cells of the map; fewer, where a cell would hold fewer than _PER_CELL examples in the mean."""
+"""Number of cells of the map; fewer if a cell would hold fewer than _PER_CELL examples on average."""
 _PER_CELL = 8
 _SAMPLE = 20_000
 MEMBERS = 10
@@ -29,12 +29,13 @@ KINDS = ("easiest", "median", "hardest")
 
 
 def loss_bins(losses: Array) -> Array:
-    """Bin of each loss, of any shape."""
+    """The bin of each loss, for an array of any shape."""
     return np.clip((np.log(np.maximum(losses, LOW)) - np.log(LOW)) // _STEP, 0, BINS - 1).astype(np.int32)
 
 
 def percentiles(counts: Array, shares: tuple[float, ...]) -> Array:
-    """(…, BINS) counts → (…, len(shares)) losses, interpolated within the bin on a log scale; nan for no counts."""
+    """Percentiles (…, len(shares)) from counts (…, BINS), interpolated within a bin on a log scale; nan without
+    counts."""
     cumulated = np.cumsum(counts, axis=-1, dtype=np.float64)
     total = cumulated[..., -1:]
     out = np.full((*counts.shape[:-1], len(shares)), np.nan)
@@ -55,13 +56,13 @@ class Part:
     start: int
     """Number of the first row in the whole matrix."""
     ids: Array
-    """(n, 2) uint64."""
+    """(n, 2) uint64 ids."""
     losses: Array
-    """(n, T) float32."""
+    """(n, T) float32 losses."""
     tokens: Array
-    """(n,) response tokens."""
+    """(n,) numbers of response tokens."""
     clusters: Array
-    """(n,)"""
+    """(n,) clusters."""
     chosen: Array
     """(n,) bits: 1 << s where subset s holds the row."""
     categories: dict[str, Array]
@@ -70,7 +71,7 @@ class Part:
 
 @dataclass
 class Extremes:
-    """The row with the least key of each group, and its key."""
+    """The row with the smallest key in each group, and its key."""
 
     keys: Array
     rows: Array
@@ -80,7 +81,7 @@ class Extremes:
         return cls(np.full(num_groups, np.inf), np.full(num_groups, -1, np.int64))
 
     def add(self, groups: Array, keys: Array, start: int) -> None:
-        """Row `start` + i has the key keys[i]; of equal keys the first row counts."""
+        """Add rows: row `start` + i has the key keys[i]; among equal keys, the first row counts."""
         order = np.lexsort((keys, groups))
         first = order[np.r_[True, groups[order][1:] != groups[order][:-1]]] if len(order) else order
         better = first[keys[first] < self.keys[groups[first]]]
@@ -90,7 +91,8 @@ class Extremes:
 
 @dataclass
 class Sketch:
-    """Both passes. A group is a cluster's rows in the main subset (2 k + 1) or out of it (2 k)."""
+    """Both passes over the rows. A group consists of a cluster's rows in the main subset (2 k + 1) or outside it (2
+    k)."""
 
     num_clusters: int
     num_snapshots: int
@@ -110,9 +112,9 @@ class Sketch:
         self.taken = np.zeros((self.num_subsets, k), np.int64)
         self.sizes = np.zeros(k, np.int64)
         self.by_category: dict[str, Array] = {}
-        """Column → (1 + subsets, values) rows."""
+        """Column → (1 + subsets, values) numbers of rows."""
         self.in_clusters: dict[str, Array] = {}
-        """Column → (K, values) rows."""
+        """Column → (K, values) numbers of rows."""
         self.sums, self.products = np.zeros(t), np.zeros((t, t))
         self.loss_sums = np.zeros(t)
         self.least, self.largest = np.full(t, np.inf), np.full(t, -np.inf)
@@ -151,11 +153,11 @@ class Sketch:
         self.extremes["hardest"].add(groups, -part.losses[:, -1].astype(np.float64), part.start)
         self._keep_members(part)
         every = max(1, self.num_rows // _SAMPLE)
-        self._sample.append(logs[(-part.start) % every :: every].copy())  # a view would keep all of the part's
+        self._sample.append(logs[(-part.start) % every :: every].copy())  # a view would keep the whole part in memory
         self.seen += len(part.losses)
 
     def _populations(self, part: Part) -> list[tuple[int, Any]]:
-        """(0, all rows), then the rows of each subset."""
+        """Number and rows of each population: (0, all rows), then each subset's."""
         return [(0, slice(None))] + [(1 + s, np.flatnonzero(part.chosen & (1 << s))) for s in range(self.num_subsets)]
 
     def _is_main(self, part: Part) -> Array:
@@ -192,7 +194,7 @@ class Sketch:
             self.axes = vectors
             scores = (np.concatenate(self._sample) - self.means) @ vectors
             low, high = scores.min(axis=0), scores.max(axis=0)
-            if self.seen > _SAMPLE:  # a few outliers of millions would squeeze all others into one cell
+            if self.seen > _SAMPLE:  # a few outliers among millions would squeeze all others into one cell
                 low, high = np.percentile(scores, [0.2, 99.8], axis=0)
             self.map_low, self.map_high = low, np.maximum(high, low + 1e-9)
             self.density = np.zeros((1 + self.num_subsets, self.lines, self.columns), np.int64)

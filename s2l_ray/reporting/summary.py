@@ -21,11 +21,11 @@ from s2l_ray.text.display import aligned, printable
 from s2l_ray.workflow.overview import overview, overview_lines
 
 _WIDTH = 80
-"""Of a narrow terminal."""
+"""Width of a narrow terminal (characters)."""
 
 
 def summary_lines(run: Run) -> list[str]:
-    """About ten lines."""
+    """The summary, about ten lines."""
     corpus, tokens, proxy = run.stage("corpus"), run.stage("tokens"), run.stage("proxy")
     counts, made = corpus.manifest.row_counts, ProxyArtifact.of(proxy)
     seconds = _seconds_of([s.manifest for s in run.stages.values() if not s.reused])
@@ -69,7 +69,7 @@ def summary_lines(run: Run) -> list[str]:
 
 
 def _seconds_of(made: Sequence[StageManifest]) -> float:
-    """From the first one's start to the last one's end: some are made side by side."""
+    """Time from the first stage's start to the last one's end, since some are built in parallel."""
     if not made:
         return 0.0
     started, finished = (
@@ -139,7 +139,7 @@ def _cost_rows(run: Run) -> list[list[str]]:
 
 
 def _score_rows(worth: Worth, held_out: str) -> list[list[str]]:
-    """A heading, and a line a model."""
+    """A heading, and one line per model."""
     metrics = [m for m in worth.metrics if any(s.metric == m.key and s.heldout_set == held_out for s in worth.scores)]
     found = {(s.metric, s.label): s for s in worth.scores if s.heldout_set == held_out and s.source is None}
     num = next(iter(found.values())).num_examples
@@ -150,7 +150,7 @@ def _score_rows(worth: Worth, held_out: str) -> list[list[str]]:
 
 
 def _score(score: Score | None, metric: MetricFacts) -> str:
-    """`0.403 (0.381 to 0.425)`"""
+    """A value with its interval: `0.403 (0.381 to 0.425)`."""
     if score is None:
         return ""
     told, number = score.estimate, figure(score.estimate.value, metric).removesuffix("\u00a0%")
@@ -161,7 +161,7 @@ def _score(score: Score | None, metric: MetricFacts) -> str:
 
 
 def _selection_lines(run: Run) -> list[str]:
-    """What selecting cost, beside which the targets' costs stand."""
+    """The cost of the selection, to compare with the targets' costs."""
     if "proxy" not in run.stages or "tokens" not in run.stages:
         return []
     work = whole_work(run)

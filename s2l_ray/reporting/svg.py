@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 
 
 def to_svg(chart: Any, prefix: str, label: str) -> str:
-    """The chart as an element for HTML.
+    """Render the chart as an SVG element for HTML.
 
     Args:
         prefix: put before the ids within it, so that those of several charts differ.
@@ -40,7 +40,7 @@ def to_svg(chart: Any, prefix: str, label: str) -> str:
 
 
 def to_files(spec: dict[str, Any]) -> dict[str, bytes]:
-    """Ending → the picture of a Vega-Lite specification as a file: `png` at twice its size, and `svg`."""
+    """Render a Vega-Lite specification → file extension → content: `png` at twice the size, and `svg`."""
     return {
         "png": vl_convert.vegalite_to_png(spec, scale=2, allowed_base_urls=[]),
         "svg": vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]).encode(),
@@ -73,7 +73,7 @@ def _strip(element: ElementTree.Element, prefix: str) -> None:
 
 
 def _is_empty(element: ElementTree.Element) -> bool:
-    """Nothing would be seen of it: hidden labels, frames without size, groups without marks."""
+    """Whether nothing of the element would be visible: hidden labels, frames without size, groups without marks."""
     tag = element.tag.rpartition("}")[2]
     if tag == "text":
         return not "".join(element.itertext()) or element.get("opacity") == "0"

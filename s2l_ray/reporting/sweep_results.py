@@ -18,9 +18,9 @@ from s2l_ray.reporting.sweeps import budgets_of, sweep_metric
 from s2l_ray.text.display import aligned, printable
 
 _LARGE, _SMALL = (520, 300), (230, 140)
-"""Panels of pictures (pixels)."""
+"""Size of a picture's panels (pixels)."""
 _WIDTH = 80
-"""Of a narrow terminal."""
+"""Width of a narrow terminal (characters)."""
 
 
 def present_sweep(run: Run, table: pa.Table, report: dict[str, Any]) -> tuple[dict[str, bytes], list[str]]:
@@ -41,7 +41,7 @@ def present_sweep(run: Run, table: pa.Table, report: dict[str, Any]) -> tuple[di
 
 
 def sweep_pictures(name: str, budgets: Budgets) -> dict[str, bytes]:
-    """`budget`, `cost` and, where there are several sources, `sources`, each as PNG and SVG."""
+    """The pictures `budget`, `cost` and, if there are several sources, `sources`, each as PNG and SVG."""
     from s2l_ray.reporting.write import check_libraries
 
     check_libraries()

@@ -34,7 +34,7 @@ def sweep_metric(report: dict[str, Any]) -> MetricFacts:
 
 
 def read_sweep(run: Run) -> tuple[list[Row], dict[str, Any]] | None:
-    """(rows of the table, report) of a finished sweep; None if there was none."""
+    """Read a finished sweep → (rows of its table, its report); None if there was none."""
     if not (run.storage.exists(RESULTS) and run.storage.exists(REPORT)):
         return None
     return run.storage.read_table(RESULTS).to_pylist(), run.storage.read_json(REPORT)
@@ -65,7 +65,7 @@ def _phase_points(run: Run, phase: str, rows: list[Row], metric: MetricFacts) ->
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(_label(row), []).append(row)
-    known = next((one for one in list_metrics() if one.column == metric.key), None)  # it need not be, from outside
+    known = next((one for one in list_metrics() if one.column == metric.key), None)  # a user's may not be registered
     sets = {} if known is None else _aligned(run, rows)
     points: list[BudgetPoint] = []
     relatives: dict[str, list[tuple[float, Array | None]]] = {}
@@ -111,7 +111,7 @@ def _point(
 
 
 def _source_points(run: Run, rows: list[Row], deciding: str) -> tuple[list[SourcePoint], int]:
-    """(held-out losses of the target by source, how many sources there are); at most MAX_SOURCES, by name."""
+    """The target's held-out losses by source, for at most MAX_SOURCES sources by name; and the number of sources."""
     mine = [r for r in rows if r["source"] is not None and r["phase"] == "target" and r["parameters"] == "{}"]
     mine = [r for r in mine if r["heldout_set"] == deciding]
     names = sorted({r["source"] for r in mine})
@@ -152,7 +152,7 @@ def _estimate(value: float, resampled: Array | None, num: int) -> Estimate:
 
 
 def _mean_estimate(found: Sequence[tuple[float, Array | None]]) -> Estimate:
-    """Of several sets, which are resampled independently of each other."""
+    """The mean over several sets, which are resampled independently of each other."""
     value = float(np.mean([v for v, _ in found]))
     samples = [s for _, s in found if s is not None]
     if len(samples) < len(found):
@@ -166,10 +166,10 @@ def _label(row: Row) -> str:
 
 
 def _aligned(run: Run, rows: list[Row]) -> dict[str, HeldOutSet]:
-    """Held-out set → scores of all trials by example; none where a trial's files are gone."""
+    """Held-out set → scores of all trials by example; empty if a trial's files are gone."""
     stages: dict[Key, Stage] = {}
     for row in rows:
-        where = row.get("evaluation")  # of a sweep of an earlier version: none
+        where = row.get("evaluation")  # missing in sweeps of earlier versions
         manifest = read_manifest(run.storage.sub(where)) if where else None
         if manifest is None or where is None:
             return {}
@@ -181,7 +181,8 @@ def _aligned(run: Run, rows: list[Row]) -> dict[str, HeldOutSet]:
 
 
 def _resampled(made: HeldOutSet | None, metric: Metric | None, groups: dict[str, list[Row]]) -> dict[str, Array]:
-    """Label → (R,) bootstrap values over seeds and examples; all labels resampled alike. {} if nothing is known."""
+    """Label → (R,) bootstrap values over seeds and examples, with the same resamples for all labels; {} without
+    scores."""
     if made is None or metric is None:
         return {}
     keys, columns = _columns(groups)
@@ -205,5 +206,5 @@ def tuned_of(rows: list[Row], metric: MetricFacts) -> list[TunedPoint]:
 
 
 def _by_value(name: str, value: str, selector: str, share: float, heldout_set: str) -> tuple[Any, ...]:
-    """Numbers by size, other values by their text."""
+    """Sort key of a setting's value: numbers by size, other values by their text."""
     return name, number_of(value), value, selector, share, heldout_set

@@ -47,7 +47,7 @@ def training_facts(run: Run) -> Training | None:
 
 
 def _by_folder(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Events between a stage's start and end, by the folder it worked on; of several tries all, in order."""
+    """Folder of a stage → the events of all attempts at building it, in order."""
     folders: dict[str, str] = {}
     events: dict[str, list[dict[str, Any]]] = {}
     for record in records:
@@ -62,7 +62,7 @@ def _by_folder(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
 
 
 def _curve(name: str, events: list[dict[str, Any]]) -> Curve | None:
-    """Training losses by step; a step that was repeated after a restart has its last loss."""
+    """Training losses by step; for a step repeated after a restart, the last one."""
     by_step: dict[int, float] = {}
     for event in events:
         step, loss = event.get("step"), event.get("loss_nats")
@@ -73,7 +73,7 @@ def _curve(name: str, events: list[dict[str, Any]]) -> Curve | None:
 
 
 def _rate(name: str, stage: Stage) -> list[Curve]:
-    """The learning rate that the stage's settings give, at some steps; nothing if they name none."""
+    """The learning rate at some steps, from the stage's settings; empty if they contain none."""
     settings = stage.manifest.settings
     total = settings.get("total_steps") or stage.manifest.extra["summary"]["steps"]
     if "learning_rate" not in settings or not total:
@@ -84,7 +84,8 @@ def _rate(name: str, stage: Stage) -> list[Curve]:
 
 
 def thinned(points: list[tuple[int, float]], most: int = MAX_POINTS) -> list[tuple[int, float]]:
-    """At most `most` points: the smallest and largest of each stretch, so that spikes remain visible."""
+    """Reduce a curve to at most `most` points: the smallest and largest in each interval, so that spikes remain
+    visible."""
     if len(points) <= most:
         return points
     losses = np.array([loss for _, loss in points])
@@ -95,7 +96,7 @@ def thinned(points: list[tuple[int, float]], most: int = MAX_POINTS) -> list[tup
 
 
 def _evaluations(label: str, evaluation: Stage | None, events: list[dict[str, Any]]) -> list[Curve]:
-    """Held-out losses by step, a curve a set: on the way as the record has them, before and after training."""
+    """Held-out losses by step, one curve per set: before and after training, and in between as recorded."""
     by_set: dict[str, dict[int, float]] = {}
     if evaluation is not None:
         made = HeldOutEvaluationArtifact.of(evaluation)

@@ -11,10 +11,10 @@ from s2l_ray.text.display import printable
 
 
 def wall_clocks(run: Run) -> list[WallClock]:
-    """One per selector, for its slowest subset: examples are ordered once for all budgets."""
+    """The times of each selector, for its slowest subset, since examples are ordered once for all budgets."""
     found: dict[str, WallClock] = {}
     summary = run.stages["proxy"].manifest.extra["summary"]
-    if not {"train_seconds", "score_seconds"} <= summary.keys():  # of an earlier version
+    if not {"train_seconds", "score_seconds"} <= summary.keys():  # written by an earlier version
         return []
     for label, stage in run.subsets.items():
         selector = str(stage.manifest.extra.get("selector", ""))

@@ -132,7 +132,7 @@ def _compare(
     ]  # fmt: skip
     if leads and all(verdict(lead, metric.more_is_better) == BETTER for lead in leads):
         worth.leaders.append(Leader(metric.column, made.name, labels[best]))
-    if not metric.is_mean:  # a figure of one source alone says nothing of such a metric
+    if not metric.is_mean:  # such a metric cannot be computed for a single source
         return
     sources, sums = np.array(made.sources), made.sums(metric, columns)
     for name in _hardest_sources(made, sources, keys.get(main or "") or next(iter(keys.values()))):
@@ -142,7 +142,7 @@ def _compare(
 
 
 def _hardest_sources(made: HeldOutSet, sources: Array, keys: list[Key]) -> list[str]:
-    """At most MAX_SOURCES, highest loss first; none where there is but one."""
+    """At most MAX_SOURCES sources, those with the highest loss first; empty if there is only one source."""
     names, codes = np.unique(sources, return_inverse=True)
     if len(names) < 2:
         return []

@@ -208,7 +208,7 @@ class _Parser:
             raise TooLarge("a number with too many digits")
         try:
             node = Node("number", Fraction(digits))
-        except ValueError as error:  # \sqrt2. and \frac1e5: what is left behind the first digit
+        except ValueError as error:  # \sqrt2. and \frac1e5: the rest after the first digit
             raise Unreadable(f"{digits!r} is not a number") from error
         if self.peek() == ("name", "frac") and digits.isdigit() and self._is_plain_fraction():
             self.take()
@@ -229,7 +229,7 @@ class _Parser:
             index = self.sum()
             self.take("]")
             return Node("apply", "root", (self.argument(), index))
-        if name == "√":  # of a whole number: √10, where \\sqrt10 is \\sqrt{1}0
+        if name == "√":  # √10 is the root of 10, but \\sqrt10 is \\sqrt{1}0
             with self.deeper():
                 return Node("apply", "sqrt", (self.base(),))
         if name == "binomial" and self.peek()[1] == "{":
@@ -252,7 +252,7 @@ class _Parser:
         return "".join(parts)
 
     def argument(self) -> Node:
-        """Of a LaTeX command: a group, or the next character alone."""
+        """The argument of a LaTeX command: a group, or only the next character."""
         kind, value = self.peek()
         if kind == "number" and len(value) > 1:
             self.tokens[self.at : self.at + 1] = [("number", value[0]), ("number", value[1:])]

@@ -59,12 +59,12 @@ _DENIED = re.compile(
     r"(?:[^.,;\n]|[.,](?=[0-9]))*",
     re.IGNORECASE,
 )
-"""`The answer is not 12`, up to the end of the clause: whatever it names is no answer."""
+"""`The answer is not 12`, up to the end of the clause: nothing in it is an answer."""
 _IN_WORDS = re.compile(
     r"(?:\b(?:twice|double|triple|thrice)|(?:\b(?:half|third|quarter|fourth|fifth)|[0-9]%?|percent) ?"
     r"(?:of|times|(?:more|less|fewer|greater|larger|smaller) than|the)) [^0-9\n]{0,20}[0-9][0-9.,]*$"
 )
-"""`5 more than 30, which is 35`: a calculation in words, whose value stands in the remark behind it."""
+"""`5 more than 30, which is 35`: a calculation in words, whose value is in the remark after it."""
 _WHICH_IS = re.compile(r",? (?:which (?:is|equals|gives|makes|comes to)|that is|i\.e\.?),? ")
 _NO_WORD = re.compile(r"\b[A-Za-z](?:_\{?\w\}?)? ?=|[\s$,{}]|\\(?:text|mbox|q?quad)(?![A-Za-z])")
 _ITEM = re.compile(
@@ -73,7 +73,7 @@ _ITEM = re.compile(
 )
 """A line that states one number: `- x = 16`, `2. The larger number: 9 apples`."""
 _MAX_BETWEEN = 40
-"""Between boxes that are one answer (characters)."""
+"""Maximum distance between boxes that are one answer (characters)."""
 _HEADING = re.compile(r"[ ]*[^0-9\s+\-$\\.(]|[ ]*[0-9]+[.)] +[A-Za-z]")
 
 
@@ -95,7 +95,7 @@ def find_in_completion(completion: str, several: bool = False) -> Found:
 
 
 def find_in_output(printed: str) -> Found:
-    """What a program printed, without the None of a printed function call; a traceback is not an answer."""
+    """The answer in a program's output, without the None of a printed function call; a traceback is not an answer."""
     lines = [line.strip() for line in clean(printed, is_output=True).split("\n")]
     lines = [line for line in lines if line]
     if any(line.startswith("Traceback (most recent call last)") for line in lines):
@@ -105,13 +105,13 @@ def find_in_output(printed: str) -> Found:
     if not lines or re.match(r"[A-Za-z.]*(?:Error|Exception)\b", lines[-1]):
         return Found("none", "")
     if len(lines[-1]) > MAX_CLAUSE:
-        return Found("output", lines[-1][:MAX_CLAUSE] + "…")  # no rule reads it
+        return Found("output", lines[-1][:MAX_CLAUSE] + "…")  # too long for any rule to read
     stated = _last_box(lines[-1]) or _last_marked(lines[-1])
     return Found("output", stated[-1] if stated else "\n".join(lines[-_MAX_LINES:]))
 
 
 def _items(lines: list[str]) -> list[str]:
-    """The items of the list that the lines begin with, at least two; empty lines may stand between them."""
+    """The items of the list with which the lines begin, at least two; there may be empty lines between them."""
     items: list[str] = []
     for line in lines:
         item = _ITEM.fullmatch(line)
@@ -122,8 +122,8 @@ def _items(lines: list[str]) -> list[str]:
 
 
 def _last_box(text: str, several: bool = False) -> tuple[int, int, str] | None:
-    """Begin, end and content of the last box, or of all boxes between which only `and`, `or` or a comma stands:
-    together they are one answer."""
+    """Begin, end and content of the last box, or of all boxes separated only by `and`, `or` or a comma, which together
+    are one answer."""
     contents: list[str] = []
     begin = last = len(text)
     for match in reversed(list(_BOX.finditer(text))):
@@ -143,7 +143,7 @@ def _is_joined(between: str, several: bool) -> bool:
 
 
 def _box_content(text: str, position: int) -> tuple[str, int]:
-    """What stands in the box, and where it ends in the text."""
+    """The content of a box, and the position in the text where it ends."""
     rest = text[position:]
     inner = rest.lstrip()
     begin = position + len(rest) - len(inner)
@@ -156,7 +156,7 @@ def _box_content(text: str, position: int) -> tuple[str, int]:
             depth += 1 if character == "{" else -1
             if not depth:
                 return inner[1:i], begin + i + 1
-    content = re.split(r"\$|\n\n", inner[1:])[0]  # never closed: the text was cut off
+    content = re.split(r"\$|\n\n", inner[1:])[0]  # never closed, because the text was truncated
     return content + "}" * min(depth - 1, 20), len(text)
 
 
@@ -173,13 +173,14 @@ def _last_marked(text: str, several: bool = False) -> tuple[int, str] | None:
 
 
 def _is_heading(text: str, position: int) -> bool:
-    """`#### Step 1` is a heading, `#### 18` GSM8K's marker; a word counts as an answer where the text ends with it."""
+    """Whether `####` begins a heading (`#### Step 1`), not GSM8K's marker (`#### 18`); a word after it counts as an
+    answer if the text ends there."""
     line, _, following = text[position:].partition("\n")
     return bool(_HEADING.match(line)) and bool(following.strip())
 
 
 def _clause(rest: str) -> str:
-    """From behind a marker up to where the sentence or the line ends, or a remark begins."""
+    """The text after a marker, up to the end of the sentence or line, or the beginning of a remark."""
     rest = _ANNOUNCED.sub("", _BULLET.sub("", rest, count=1) if _BULLET.match(rest) else rest.lstrip(_OPENING))
     rest = rest.lstrip(_OPENING)
     for opening, closing in (("\\[", "\\]"), ("$$", "$$")):

@@ -38,7 +38,7 @@ Form = Literal["cot", "output"]
 """A chain of thought, or what a program printed."""
 
 _CODE = re.compile(r"[A-Za-z_]\(\s*['\"]")
-"""A call of Python, which is never evaluated: no number in it is the answer."""
+"""A function call in Python, which is never evaluated: no number in it is the answer."""
 _REASONS: dict[str, Reason] = {
     "right": "right",
     "wrong": "wrong_value",
@@ -135,7 +135,7 @@ def judge(rule: Rule, found: Found, gold: str, question: str, compare: Compare) 
     verdicts = []
     for text in _readings(rule, found, gold, question):
         verdicts.append(_judge(rule, Found(found.how, text), gold, question, compare))
-        if verdicts[-1].outcome in ("right", "timeout"):  # another reading would take as long
+        if verdicts[-1].outcome in ("right", "timeout"):  # another reading would time out too
             return verdicts[-1]
     return verdicts[0]
 

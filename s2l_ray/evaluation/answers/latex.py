@@ -101,7 +101,7 @@ def tidy(text: str) -> str:
 
 
 def _without_unit(match: re.Match[str]) -> str:
-    """Behind an operator stands an operand and no unit, and unknowns are none."""
+    """The text without a unit: letters after an operator are an operand, and unknowns are not units."""
     letters = re.sub(rf"{_TEXT}\{{\s*([A-Za-z]*)\s*\}}", r"\1", match.group())
     if re.fullmatch(r"[A-Za-z]{1,3}", letters) and not is_word(letters):
         return f" {letters}"
@@ -111,7 +111,7 @@ def _without_unit(match: re.Match[str]) -> str:
 
 
 def _repeating(match: re.Match[str]) -> str:
-    """0.1\\overline{6} → the fraction (16 - 1) / 90."""
+    """Convert 0.1\\overline{6} to the fraction (16 - 1) / 90."""
     whole, fixed, period = match[1] or "0", match[2], match[3]
     top = int(whole + fixed + period) - int(whole + fixed)
     return f"\\frac{{{top}}}{{{(10 ** len(period) - 1) * 10 ** len(fixed)}}}"
@@ -142,7 +142,7 @@ def without_words(text: str) -> str:
 
 
 def _is_word(tokens: list[str], at: int) -> bool:
-    """Whether the first or last token is a word; letters that stand alone are an answer."""
+    """Whether the first or last token is a word; letters on their own are an answer."""
     bare = re.sub(r"\^\{?[0-9]\}?$", "", tokens[at]).strip(".,;:'")
     if len(tokens) == 1 and len(bare) < 4:
         return False
@@ -154,7 +154,7 @@ def _is_word(tokens: list[str], at: int) -> bool:
 
 
 def _is_factor(neighbour: list[str], token: str) -> bool:
-    """`ab + 3`, `3 - xy`: letters beside an operator are a product, no word."""
+    """Whether letters are a product and not a word, as in `ab + 3` and `3 - xy`, next to an operator."""
     return (
         len(token) <= 3
         and bool(neighbour)

@@ -30,8 +30,8 @@ _COSTLY = re.compile(
     r"\\(?:i*int|sum|prod|lim(?:sup|inf)?)(?![A-Za-z])|[∫∑∏]"
     r"|\^[\s{(]*[0-9]{5}|\^\s*[{(][\s{(]*[0-9]+\s*\}?\s*\^|[0-9]{5}[\s})]*!|!\s*[)}]\s*!|!\s*!\s*!"
 )
-"""What is still to be computed is no answer. Of large powers, towers of powers and factorials, the library computes the
-value, and runs to its limit of time."""
+"""Expressions that still have to be computed are not answers. The library would compute large powers, towers of powers
+and factorials until it reaches its time limit."""
 _MAX_ANSWER = 2000
 _FLOAT_RELATIVE = 1e-9
 
@@ -118,7 +118,7 @@ class _Rule:
             answer = re.sub(r"^\s*[A-Z]\s*(?=\(.*\)\s*$)", "", answer)  # P(3, 4)
         answer = _THOUSANDS_OF.sub(lambda match: match.group().replace(",", ""), answer)
         if (":" in gold) != (":" in answer):
-            return False  # a ratio or a time is no number
+            return False  # a ratio or a time is not a number
         based = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
         if any(match and match[1].lstrip("-")[0].isdigit() for match in based):
             return all(based) and _digits(based[0]) == _digits(based[1])
@@ -137,7 +137,7 @@ class _Rule:
             if len(latex.split(gold)) > 1:
                 return self._several(gold, answer)
             if not _alike(gold_name, name):
-                return self._same_equations(gold, answer)  # of one curve, solved for another variable
+                return self._same_equations(gold, answer)  # the same curve, solved for another variable
             return self._same_values(gold_value, value)
         if gold_value is not None and "=" in answer:
             return self._same_equations(gold, answer)
@@ -285,12 +285,12 @@ class _Rule:
 
 
 def _spaceless(text: str) -> str:
-    """Without the spaces that mean nothing: `1 1/2` is not 11/2."""
+    """Remove meaningless spaces, but not the one in `1 1/2`, which is not 11/2."""
     return re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text.strip())
 
 
 def _alike(gold: str | None, answer: str | None) -> bool:
-    """Names of one value; y = 2x and f(x) = 2x are one curve."""
+    """Whether two names stand for the same value: y = 2x and f(x) = 2x are the same curve."""
     function = re.compile(r"[a-zA-Z]\([a-z]\)")
     return gold == answer or any(
         one == "y" and other is not None and function.fullmatch(other)

@@ -1,4 +1,4 @@
-"""Units that hold smaller ones, and answers that state one value twice: `5/8, or 62.5%`, `1 hour, or 60 minutes`."""
+"""Units that contain smaller ones, and answers that state one value twice: `5/8, or 62.5%`, `1 hour, or 60 minutes`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNITS = (
     ("pounds?|lbs?", "ounces?|oz", 16), ("gallons?", "quarts?", 4), ("kilomet(?:er|re)s?|km", "met(?:er|re)s?|m", 1000),
     ("met(?:er|re)s?|m", "centimet(?:er|re)s?|cm", 100), ("kilograms?|kg", "grams?|g", 1000),
 )  # fmt: skip
-"""A unit, one that it holds, and how many of those."""
+"""(unit, smaller unit, number of smaller units in the unit)."""
 _SMALLER = [
     (re.compile(rf" ?(?:{large})\.?,?(?: and)? ([0-9]{{1,3}}(?:\.[0-9]+)?) ?(?:{small})\b(?! ?[²³^/])"), count)
     for large, small, count in _UNITS
@@ -28,7 +28,7 @@ _MAX_CHARACTERS = 200
 
 
 def compound(first: Number, rest: str) -> Number | None:
-    """A number and what stands behind it, where that is a smaller unit's part: 5 dollars and 20 cents are 5.20."""
+    """A number combined with an amount in a smaller unit after it: 5 dollars and 20 cents are 5.20."""
     for pattern, count in _SMALLER:
         if smaller := pattern.match(rest):
             value = first.value + Fraction(smaller[1]) / count
@@ -43,7 +43,7 @@ class _Amount(NamedTuple):
 
 
 def forms(text: str) -> list[str]:
-    """The parts of an answer that states one value in several forms; the answer itself where they are not equal."""
+    """The parts of an answer that states one value in several forms; the answer itself if they are not equal."""
     parts = _TWICE.split(text) if len(text) <= _MAX_CHARACTERS else [text]
     amounts = [_amount(part) for part in parts]
     first = amounts[0]

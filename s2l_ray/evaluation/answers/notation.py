@@ -52,7 +52,7 @@ def is_inequality(text: str) -> bool:
 
 
 def _common(left: Interval | None, right: Interval | None) -> Interval | None:
-    """What two rays have in common: x > -2 and x < 1."""
+    """The intersection of two rays: x > -2 and x < 1."""
     for low, high in ((left, right), (right, left)):
         if low and high and low[2] == "\\infty" and high[1] == "-\\infty":
             return (low[0], low[1], high[2], high[3])
@@ -60,7 +60,7 @@ def _common(left: Interval | None, right: Interval | None) -> Interval | None:
 
 
 def coordinates(gold: str, answer: str) -> str:
-    """`x = 3, y = 4` → (3, 4), where the gold is a point: the values in the order of their names."""
+    """Convert `x = 3, y = 4` to (3, 4) if the gold answer is a point: the values in the order of their names."""
     pairs = [named(part) for part in latex.split(answer)]
     values = {name: value for name, value in pairs if name is not None and value is not None}
     brackets = latex.bracketed(gold)
@@ -70,7 +70,7 @@ def coordinates(gold: str, answer: str) -> str:
 
 
 def _conventional(text: str) -> str:
-    """]3, 5[ → (3, 5): brackets turned outwards leave their ends out."""
+    """Convert ]3, 5[ to (3, 5): outward brackets exclude the ends."""
     text = text.strip()
     if len(text) < 2 or text[0] not in "[]" or text[-1] not in "[]" or (text[0], text[-1]) == ("[", "]"):
         return text
@@ -78,7 +78,7 @@ def _conventional(text: str) -> str:
 
 
 def separated(text: str) -> str:
-    """`x = 3 y = 5` → `x = 3, y = 5`."""
+    """Convert `x = 3 y = 5` to `x = 3, y = 5`."""
     return _SIDE_BY_SIDE.sub(r"\1, ", text)
 
 
@@ -87,7 +87,7 @@ def is_variable(text: str) -> bool:
 
 
 def named(text: str) -> tuple[str | None, str | None]:
-    """`x = 5` → x, 5."""
+    """Split `x = 5` into x and 5."""
     match = _NAMED.fullmatch(text)
     if match is None or match[2].strip() == "" or match[1].lstrip("\\") in ("le", "ge"):
         return None, None
@@ -123,7 +123,8 @@ def nested_rows(text: str) -> list[list[str]] | None:
 
 
 def as_latex(line: str) -> str:
-    """Printed collections, matrices, intervals and inequalities in the notation of golds; other text as it is."""
+    """Convert printed collections, matrices, intervals and inequalities to the notation of gold answers; other text is
+    unchanged."""
     bounds = _BOUNDS.fullmatch(line.strip().strip("()").join("()")) if "&" in line else None
     if bounds:  # (0 <= x) & (x < oo)
         low, first, name, second, high = bounds.groups()
@@ -163,7 +164,7 @@ def as_latex(line: str) -> str:
 
 
 def _collection(line: str) -> str:
-    """Lists of one are unpacked, of dicts the values are taken."""
+    """Unpack lists with one item, and take the values of dicts."""
     for _ in range(5):
         brackets = latex.bracketed(line)
         if brackets is None:
@@ -175,7 +176,7 @@ def _collection(line: str) -> str:
             parts, inside = alone, ", ".join(alone)
         if brackets[0] == "{":
             pairs = [latex.split(part, ":") for part in parts]
-            if all(len(pair) == 2 for pair in pairs):  # of sympy's roots the keys: {-3: 1, 2: 2}
+            if all(len(pair) == 2 for pair in pairs):  # sympy's roots are the keys: {-3: 1, 2: 2}
                 are_names = all(re.fullmatch(r"\s*['\"]?[A-Za-z_][\w ]*['\"]?\s*", pair[0]) for pair in pairs)
                 parts = [pair[-1 if are_names else 0] for pair in pairs]
             inside = ", ".join(parts)

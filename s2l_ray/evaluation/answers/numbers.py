@@ -10,7 +10,7 @@ from fractions import Fraction
 from s2l_ray.evaluation.answers.words import is_word
 
 MAX_DIGITS = 400
-"""Of one number; longer runs of digits are no answer to anything."""
+"""Maximum number of digits in one number; longer runs of digits are never an answer."""
 MAX_EXPONENT = 300
 
 
@@ -20,12 +20,12 @@ class Number:
     decimals: int | None = 0
     """Digits after the point as written; None for a fraction, which is exact."""
     is_float: bool = False
-    """Written with a point or an exponent."""
+    """Whether it is written with a point or an exponent."""
     start: int = 0
     end: int = 0
-    """Where it stands in the text."""
+    """Where it begins and ends in the text."""
     is_part: bool = False
-    """Of a term with an unknown or a root beside it: 24x, x + 24, 2\\pi."""
+    """Whether it is part of a term with an unknown or a root: 24x, x + 24, 2\\pi."""
 
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
@@ -67,7 +67,7 @@ _JOINED_BEFORE = re.compile(rf"(?:(?<![A-Za-z])[A-Za-z] ?[-+*/×·^]|{_FUNCTION}
 
 
 def plain(text: str) -> str:
-    """LaTeX, currency and percent signs of a numeric answer → the notation that `find` reads."""
+    """Convert LaTeX, currency and percent signs in a numeric answer to the notation that `find` reads."""
     for pattern, replacement in _COMMAND:
         text = pattern.sub(_fraction if replacement == "frac" else replacement, text)
     return re.sub(r" {2,}", " ", text)
@@ -93,7 +93,7 @@ def find(text: str) -> Iterator[Number]:
 
 
 def whole(text: str) -> Number | None:
-    """The number that is the whole text."""
+    """The number that makes up the whole text; None if there is anything else."""
     match = _NUMBER.fullmatch(text.strip())
     return None if match is None else _read(match)
 
@@ -127,7 +127,7 @@ def _read(match: re.Match[str]) -> Number | None:
 
 
 def _is_joined(match: re.Match[str]) -> bool:
-    """Whether an unknown, a root or a function stands beside a number, with an operator between them or without."""
+    """Whether an unknown, a root or a function is next to a number, with or without an operator between them."""
     text, start, end = match.string, max(match.start(), match.end("sign")), match.end()
     if _JOINED_BEFORE.search(text[max(0, start - 12) : start]):
         return True
@@ -154,7 +154,7 @@ def _exponent(text: str | None) -> int:
 
 
 def _is_operator(text: str, start: int) -> bool:
-    """A minus between two operands: `(4)-3`, `5 - 3`, `x - 3`; not in `3 -1`, a list, nor in `is - 3`."""
+    """Whether a minus is between two operands: `(4)-3`, `5 - 3`, `x - 3`; not in `3 -1` (a list) or `is - 3`."""
     before = text[max(0, start - 3) : start]
     if re.search(r"[)\]}]$", before):
         return True

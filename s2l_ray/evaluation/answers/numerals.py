@@ -14,9 +14,10 @@ from typing import Literal
 MULTIPLIERS = {"dozen": 12, "score": 20, "gross": 144, "hundred": 100, "thousand": 10**3, "lakh": 10**5,
                "million": 10**6, "crore": 10**7, "billion": 10**9, "trillion": 10**12}  # fmt: skip
 Asked = Literal["one", "one of several", "all"]
-"""How many numbers an answer has to give."""
+"""How many numbers an answer must contain."""
 _SUFFIXES = {"k": 10**3, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9}
-"""Of money alone: 5 m is a length, 5k a run, and between two dollar signs, as in LaTeX, k is a variable."""
+"""Suffixes that only count after a currency: 5 m is a length, 5k a run, and between two dollar signs, as in LaTeX, k is
+a variable."""
 _PARTS = {"half": (1, 2), "third": (1, 3), "quarter": (1, 4), "fourth": (1, 4), "fifth": (1, 5),
           "two thirds": (2, 3), "three quarters": (3, 4), "three fourths": (3, 4)}  # fmt: skip
 
@@ -29,9 +30,9 @@ _MEASURED = re.compile(
     r"-[A-Za-z]| (?:dollar|cent|euro|pound|[mck]?m|inch|foot|yard|mile|met(?:er|re)|[mck]?[lL]|lit(?:er|re)|gallon"
     r"|[mk]?g|gram|ounce|oz|second|minute|hour|day|year|page|piece|seat|calorie|watt|point) [a-z]+s\b"
 )
-"""What follows the size of each of several things: 5 100-dollar bills, 18 200 ml bottles."""
+"""Words after the size of each of several things: 5 100-dollar bills, 18 200 ml bottles."""
 _ODD_GROUPS = re.compile(r"(?<![0-9.,])(?:[1-9][0-9]?(?:,[0-9]{2})+|[1-9][0-9]{3,}(?:,[0-9]{3})*),[0-9]{3}(?!,?[0-9])")
-"""1,23,456 and 1250,000."""
+"""Unusual groups of digits, such as 1,23,456 and 1250,000."""
 _DOTTED = re.compile(
     r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3})+)(?:,([0-9]{1,2}))?(?![0-9])(?![.,][0-9])",
 )
@@ -108,7 +109,7 @@ def _is_unit_in(context: str, text: str) -> bool:
 
 
 def _is_one_number(text: str) -> bool:
-    """Whether the groups of digits can be nothing else: three of them, or zeros that begin one."""
+    """Whether these can only be groups of digits: there are three of them, or one begins with zeros."""
     spaced = list(_SPACED.finditer(text))
     return bool(spaced) and all(_is_certain(match) for match in spaced) and not _ODD_GROUPS.search(text)
 
@@ -185,7 +186,7 @@ def _size(text: str) -> Fraction:
 
 
 def _digits(value: Fraction) -> str:
-    """In decimals where they end, else as a fraction."""
+    """The number in decimals if they are finite, otherwise as a fraction."""
     for places in range(31):
         if (value * 10**places).denominator == 1:
             digits = str(int(value * 10**places)).rjust(places + 1, "0")

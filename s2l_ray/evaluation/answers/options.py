@@ -25,7 +25,7 @@ _LETTER_IS = re.compile(r"(?<![\w(])\(?([a-hA-H](?=\))|[b-hA-H])\)?(?= is\b|\W*$
 _INLINE = re.compile(r"(?: in|:) ((?:[^,?:\n]{1,40}(?:, | or )){1,8}[^,?:\n]{1,40})\?\s*$")
 _DEFINITION = re.compile(r"\bLet ([A-Za-z]) (?:=|be) ((?:[^.=\n]|\.(?=[0-9])){1,200})\.(?:\s|$)")
 _REMARK = re.compile(r", (?!(?:or|and)\b)(?=[a-z0-9]\S*(?: \S+){2})")
-"""Not a second word to choose from: `Friday, 3 days later`."""
+"""A remark that is not a second word to choose from: `Friday, 3 days later`."""
 _ARTICLE = re.compile(r"^\W*(?:the|an?) ", re.IGNORECASE)
 _SMALL_WORDS = set("the a an in on at it its it's is was will be of this that day month year by to".split())  # noqa: SIM905
 
@@ -90,7 +90,8 @@ def _is_letter(letter: str, rest: str, options: dict[str, str]) -> bool:
 
 
 def _by_text(text: str, options: dict[str, str]) -> str | None:
-    """The option whose text is named first, a name also as `Mia's`; of two that begin at one place the longer."""
+    """The option whose text is named first, which for a name may be `Mia's`; of two that begin at the same position,
+    the longer one."""
     words = _named_words(text)
     best: tuple[int, int, str] | None = None
     for letter, option in options.items():

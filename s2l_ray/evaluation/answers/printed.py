@@ -14,7 +14,7 @@ from s2l_ray.evaluation.answers.numbers import Number
 MAX_CHARACTERS = 2000
 _MAX_DEPTH = 20
 _MAX_BITS = int(numbers.MAX_DIGITS * 3.33)
-"""Of a computed number. Python refuses to write integers of more than 4,300 digits."""
+"""Maximum size of a computed number (bits). Python refuses to print integers with more than 4,300 digits."""
 _WRAPPERS = {"Fraction", "Rational", "Integer", "Float", "Decimal", "mpf", "float", "int", "float64", "int64", "array",
              "FiniteSet", "Tuple", "set", "list", "tuple", "frozenset", "Counter", "dict"}  # fmt: skip
 
@@ -89,7 +89,7 @@ def _call(node: ast.Call, line: str) -> Value:
 
 
 def _computed(text: str) -> Value:
-    """An expression: its number if it has one, else its text."""
+    """The value of an expression: its number if it has one, otherwise its text."""
     number = compute(text)
     return text if number is None else number
 
@@ -112,14 +112,14 @@ def compute(text: str) -> Number | None:
 
 
 def alone(value: Value) -> Value:
-    """Collections of one value are that value."""
+    """Replace collections with a single value by that value."""
     while isinstance(value, list) and len(value) == 1:
         value = value[0][1] if isinstance(value, Pairs) else value[0]
     return value
 
 
 def flat(value: Value, keys: bool = False) -> list[Value]:
-    """The values of nested collections from left to right; of a dict its values, or its keys."""
+    """The values of nested collections from left to right; for a dict, its values or its keys."""
     if isinstance(value, Pairs):
         return [leaf for pair in value for leaf in flat(pair[0 if keys else 1], keys)]
     if isinstance(value, list):

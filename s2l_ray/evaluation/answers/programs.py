@@ -47,7 +47,7 @@ def find_program(completion: str) -> str | None:
 
 
 def _code(match: re.Match[str]) -> str | None:
-    """What a fence holds, if that may be Python."""
+    """The content of a fenced block if it may be Python."""
     language, rest = match["language"].lower(), match["rest"].strip()
     if language not in ("", "python", "py", "python3"):
         return None
@@ -58,7 +58,7 @@ def _code(match: re.Match[str]) -> str | None:
 
 
 def _without_prompts(text: str) -> str:
-    """An interpreter's session without its prompts and without what it printed."""
+    """The code of an interpreter session, without prompts and output."""
     if not re.match(r"\s*>>> ", text):
         return text
     return "\n".join(_PROMPT.sub("", line) for line in text.split("\n") if _PROMPT.match(line))
@@ -78,7 +78,7 @@ def parses(source: str) -> bool:
 def _of_blocks(blocks: list[str]) -> str | None:
     blocks = [block for block in blocks if block.strip()]
     if any("print(" in block and parses(block) for block in blocks):
-        blocks = [block for block in blocks if parses(block)]  # else it is what the program prints
+        blocks = [block for block in blocks if parses(block)]  # the others are the program's output
     for block in reversed(blocks[1:]):
         if "print(" in block and parses(block) and not _missing_names(block):
             return block  # a later version of the program, not its next part
@@ -86,7 +86,7 @@ def _of_blocks(blocks: list[str]) -> str | None:
 
 
 def _missing_names(source: str) -> set[str]:
-    """The names that a program reads and nowhere binds."""
+    """The names that a program reads but never binds."""
     nodes = list(ast.walk(ast.parse(source)))
     names = [node for node in nodes if isinstance(node, ast.Name)]
     bound = {name.id for name in names if not isinstance(name.ctx, ast.Load)} | set(dir(builtins)) | {"__name__"}
@@ -103,7 +103,7 @@ def _missing_names(source: str) -> set[str]:
 
 
 def _bare(text: str) -> str:
-    """From the first line that looks like code to the last with which the lines parse; all of it where none do."""
+    """The lines from the first that looks like code to the last with which they parse; the whole text if none do."""
     if parses(text):
         return text
     lines = text.split("\n")

@@ -169,7 +169,7 @@ def _fix_slash(text: str) -> str:
 
 
 def number_it(text: str) -> float | int | None:
-    """The number of an answer, where `\\frac{a}{b}` is a quotient and commas are dropped."""
+    """The number of an answer, with `\\frac{a}{b}` as a quotient and without commas."""
     if "frac" in text:
         text = re.sub(r"\\frac\{([^{}]+)\}\{([^{}]+)\}", r"\1/\2", text)
         value = _arithmetic(text)
@@ -212,7 +212,7 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 
 
 def _arithmetic(text: str) -> Any:
-    """What `eval` makes of arithmetic, lists and tuples of numbers; None for everything else."""
+    """The result of `eval` for arithmetic, lists and tuples of numbers; None for everything else."""
     if len(text) > 500 or not text.isascii() or text.count("(") + text.count("[") > 50:
         return None
     try:

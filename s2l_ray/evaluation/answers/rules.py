@@ -84,7 +84,7 @@ def stated_number(found: Found) -> Number | None:
 
 
 def number_of_clause(clause: str) -> Number | None:
-    """The first number on the right-hand side; None where two are offered to choose from."""
+    """The first number on the right-hand side; None if there are two to choose from."""
     text = numbers.plain(_MONEY.sub(r"\1 dollars\2", clause))
     for words, sign in _OPERATORS:
         text = words.sub(sign, text)
@@ -147,7 +147,7 @@ def number_of_line(line: str) -> Number | None:
     if number is not None:
         return number
     if re.search(r"[A-Za-z_]\w*\(|\*|\^", text) or len(_UNKNOWN.findall(text)) > 1:
-        return None  # an expression that has no number, or several unknowns
+        return None  # an expression without a number, or with several unknowns
     side = re.split(r"[:=]", text)[-1]
     found_numbers = list(numbers.find(side))
     has_words = re.search(r"[A-Za-z]", text) is not None
@@ -188,7 +188,7 @@ def _printed_several(lines: str, keys: bool = False) -> list[Number] | None:
     if last is None or len(last) > 1:
         return last
     block: list[Number] = []
-    for row in reversed(rows):  # an unknown a line
+    for row in reversed(rows):  # one unknown per line
         row_numbers = _numbers_of_line(row, keys)
         if row_numbers is None or len(row_numbers) != 1:
             break

@@ -26,7 +26,7 @@ def mathematics(found: Found, gold: str) -> str:
 
 
 def _printed(text: str, gold: str) -> str:
-    """The last line, or all lines: where brackets are open across them, or where each holds one of several answers."""
+    """The last line, or all lines if brackets extend over them or each contains one of several answers."""
     lines = text.split("\n")
     brackets = latex.bracketed(gold)
     count = len(latex.split(gold if brackets is None else brackets[1]))
@@ -42,7 +42,8 @@ def _printed(text: str, gold: str) -> str:
 
 
 def _last_mathematics(text: str) -> str:
-    """Of a text without box and marker: the tuple or the formula that it ends with, else the last number."""
+    """The answer in a text without box or marker: the tuple or formula with which it ends, otherwise the last
+    number."""
     text = text[-5000:]
     formulas = list(latex.SEGMENT.finditer(text))
     if formulas and not re.search(r"[0-9]", text[formulas[-1].end() :]):
@@ -59,7 +60,7 @@ def _last_mathematics(text: str) -> str:
 
 
 def _last_run(text: str) -> str:
-    """The last word with a digit in it, and what operators join to it: `3 + 2√5`."""
+    """The last word with a digit in it, and everything that operators join to it: `3 + 2√5`."""
     words = text[-500:].split()
     while words and not re.search(r"[0-9π]", words[-1]):
         words.pop()

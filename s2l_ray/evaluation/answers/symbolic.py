@@ -26,7 +26,7 @@ MAX_CHARACTERS = 500
 """Longer answers (characters) are not passed to the library."""
 MAX_NESTING = 20
 _MAX_WAIT = 20
-"""Times the limit on processor seconds, on the wall."""
+"""Limit on wall-clock time, as a multiple of the limit on CPU time."""
 
 PROGRAM = r"""
 import json, logging, re, sys
@@ -78,7 +78,7 @@ for line in sys.stdin:
 
 
 class Result(Protocol):
-    """What a program came to."""
+    """The result of a program."""
 
     @property
     def outcome(self) -> str: ...
@@ -98,7 +98,7 @@ def is_within_limits(text: str) -> bool:
     for character in text:
         depth += (character in "([{") - (character in ")]}")
         deepest = max(deepest, depth)
-    if re.search(r"['\"`#@;?]|__|[A-Za-z]{20}", text):  # no notation of an answer
+    if re.search(r"['\"`#@;?]|__|[A-Za-z]{20}", text):  # not the notation of an answer
         return False
     return len(text) <= MAX_CHARACTERS and deepest <= MAX_NESTING and text.isprintable() and text.count("^") <= 40
 
@@ -187,8 +187,8 @@ class ProcessComparer:
         return self._process
 
     def _line(self, process: subprocess.Popen[str], seconds: float) -> str | None:
-        """The next line; empty where the process ended, None where its time is over. Its time on the processor counts,
-        so that a busy machine gives the same verdicts; a process that only waits is stopped in the end."""
+        """The next line; empty if the process has ended, None if its time is over. CPU time counts, so that a busy
+        machine gives the same verdicts; a process that only waits is eventually stopped."""
         assert process.stdout is not None
         begin, used = time.monotonic(), _processor_seconds(process.pid)
         with selectors.DefaultSelector() as selector:

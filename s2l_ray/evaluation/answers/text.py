@@ -32,7 +32,7 @@ _BOLD = re.compile(r"\*\*\*?(?=\S)([^*\n]{1,2000}?)\*\*\*?|(?<!\w)__(?=\S)([^_\n
 _ITALIC = re.compile(
     r"(?<![\w*)\]}\\])(?<![0-9)\]}] )([*_])(?=[^\s*_])([^*_\n]{0,199}[^\s*_])\1(?![\w*(\[{\\])(?! ?[0-9(])"
 )
-"""Not a product: nothing that could be multiplied stands before or behind it."""
+"""Not a product, because there is nothing to multiply before or after it."""
 
 _NEW_TURN = re.compile(
     r"^[ ]*(?:#{2,}[ ]*(?:instruction|input|response|question|problem|human|user|assistant|system)s?\b"
@@ -50,19 +50,19 @@ _END_OF_THOUGHTS = "</think>"
 
 
 def _spelt_out(match: re.Match[str]) -> str:
-    """1½ → 1 1/2."""
+    """Convert 1½ to 1 1/2."""
     return f"{match[1] + ' ' if match[1] else ''}{unicodedata.normalize('NFKC', match[2])}"
 
 
 def _written_out(match: re.Match[str]) -> str:
-    """x² → x^2, 10⁻³ → 10^{-3}, 12₅ → 12_5."""
+    """Convert x² to x^2, 10⁻³ to 10^{-3}, and 12₅ to 12_5."""
     digits = unicodedata.normalize("NFKC", match.group()).replace("\u2212", "-")
     sign = "^" if match.re is _RAISED else "_"
     return sign + (digits if len(digits) == 1 else f"{{{digits}}}")
 
 
 def clean(text: str, is_output: bool = False) -> str:
-    """One form for minus signs, spaces, quotes and exponents, no invisible characters, no emphasis.
+    """Unify minus signs, spaces, quotes and exponents, and remove invisible characters and emphasis.
 
     Args:
         is_output: the text was printed by a program, where `**` is a power.
@@ -80,8 +80,8 @@ def clean(text: str, is_output: bool = False) -> str:
 
 
 def cut_after_answer(text: str) -> str:
-    """The completion without the thoughts before it, and up to where the model begins a new instruction or turn of its
-    own; a heading that opens the completion itself is no new turn."""
+    """The completion without preceding reasoning, up to where the model begins another instruction or turn; a heading
+    at the beginning of the completion is not a new turn."""
     text = _before(_END_TOKEN, text)
     answer = text.rpartition(_END_OF_THOUGHTS)[2]
     return _before(_NEW_TURN, answer if answer.strip() else text)

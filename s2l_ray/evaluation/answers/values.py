@@ -15,7 +15,7 @@ from typing import Any
 from s2l_ray.evaluation.answers.expressions import CONSTANTS, FUNCTIONS, Node, TooLarge, Unreadable
 
 _MAX_BITS = 200_000
-"""Of an exact number: 2^2005 and 1/2006! are compared as they are, towers of powers are refused."""
+"""Maximum size of an exact number (bits): 2^2005 and 1/2006! are compared exactly, towers of powers are refused."""
 _MAX_FACTORIAL = 3000
 _DIGITS = 40
 _POINTS = 4
@@ -40,7 +40,7 @@ def evaluate(node: Node, point: dict[str, Fraction] | None = None) -> Any:
         try:
             return _value(node, point or {})
         except Unreadable:
-            raise  # TooLarge stays what it is: errors of data are ValueErrors
+            raise  # keep TooLarge, which as an error in data is a ValueError too
         except (ZeroDivisionError, OverflowError, ValueError, TypeError, mpmath.libmp.NoConvergence) as error:
             raise Unreadable(f"no value: {error}") from error
 
@@ -81,7 +81,7 @@ def real(value: Any) -> Any:
 
 
 def to_fraction(value: Any) -> Fraction:
-    """mpmath's binary number as it is."""
+    """The exact value of mpmath's binary number."""
     sign, mantissa, exponent, _ = value._mpf_
     if exponent > 2000 or mantissa == 0:
         return Fraction(0) if mantissa == 0 else Fraction(2) ** 2000

@@ -31,13 +31,13 @@ def bubblewrap_binary() -> str | None:
 def wrapped(binary: str, command: Sequence[str], folders: Iterable[str]) -> list[str]:
     """`command` in its own read-only namespaces, with `folders` in addition to the interpreter.
 
-    Where Landlock is missing, a program reads what is bound here: the interpreter's prefix and the system's libraries.
-    The machine's other folders are there without content and refuse to be entered, so that a program which asks for
+    If Landlock is missing, a program can read what is bound here: the interpreter's prefix and the system's libraries.
+    The machine's other folders exist without content and cannot be entered, so that a program which asks for
     them is told what it is told elsewhere.
     """
     prefixes = (sys.base_prefix, sys.base_exec_prefix, sys.prefix, os.path.realpath(sys.executable))
     bound = [path for path in dict.fromkeys([*_LIBRARIES, *prefixes, *folders]) if path != "/" and os.path.exists(path)]
-    # The server ends with its input; --die-with-parent would end it with the thread that has started it.
+    # The server ends with its input; --die-with-parent would end it with the thread that started it.
     arguments = [binary, "--unshare-all", "--cap-drop", "ALL"]
     passed = dict.fromkeys(str(parent) for path in bound for parent in reversed(Path(path).parents))
     for folder in passed:

@@ -28,16 +28,16 @@ from typing import Any, NoReturn
 from .lock import MAX_DESCRIPTORS, Lock, LockError, die_with_parent, prefer_for_oom_killer
 
 LOCKED, FAULT, SYNTAX = b"L", b"F", b"S"
-"""What is written to the status pipe: locked; not locked and why; locked, but the program does not compile, and why."""
+"""Codes on the status pipe: locked; not locked, and why; locked, but the program does not compile, and why."""
 
 EXCEPTION, MEMORY, DENIED = 1, 103, 104
 """Exit statuses."""
 
 _FILE = "<program>"
 _end = os._exit
-"""Programs may replace the other."""
+"""A copy, because programs may replace the original."""
 RESERVE_BYTES = 8 << 20
-"""Given back after a MemoryError, so that it can be reported."""
+"""Memory that is released after a MemoryError, so that it can be reported."""
 
 
 def run_child(parent: int, lock: Lock, source: int, stdout: int, stderr: int, status: int) -> NoReturn:
@@ -65,7 +65,7 @@ def run_child(parent: int, lock: Lock, source: int, stdout: int, stderr: int, st
     os.write(status, LOCKED)
     code = _compile(json.loads(program), status)
     os.close(status)
-    reserve = [mmap.mmap(-1, RESERVE_BYTES)]  # address space alone, untouched
+    reserve = [mmap.mmap(-1, RESERVE_BYTES)]  # only address space, since it is never touched
     _exit(_execute(code, home, reserve))
 
 
@@ -88,13 +88,13 @@ def _take_over_streams(stdout: int, stderr: int) -> None:
 
 
 def _refuse_shell(event: str, _: tuple[Any, ...]) -> None:
-    """system(3) answers a refused process with an exit status that a program would print as its answer."""
+    """Replace system(3), which reports a refused process as an exit status that a program would print as its answer."""
     if event == "os.system":
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
 
 def _compile(program: str, status: int) -> types.CodeType:
-    """Nothing of a program is run by compiling it."""
+    """Compile the program, which runs nothing of it."""
     try:
         return compile(program, _FILE, "exec", dont_inherit=True)
     # ValueError: NUL, lone surrogates; MemoryError: too deeply nested for the parser
@@ -104,7 +104,7 @@ def _compile(program: str, status: int) -> types.CodeType:
 
 
 def _execute(code: types.CodeType, home: str, reserve: list[mmap.mmap]) -> int:
-    """Run it as `__main__` and whatever it has left to be done at the end; returns the exit status."""
+    """Run the program as `__main__`, including its exit handlers; returns the exit status."""
     module = types.ModuleType("__main__")
     module.__dict__.update(__builtins__=builtins, __file__=_FILE)
     sys.modules["__main__"] = module
@@ -122,7 +122,7 @@ def _execute(code: types.CodeType, home: str, reserve: list[mmap.mmap]) -> int:
 
 
 def _home() -> str:
-    """The user's, which is there and refused: without it a program would look for a folder that is not there."""
+    """The user's folder, which exists but is refused; without it, a program would look for one that does not exist."""
     try:
         home = pwd.getpwuid(os.getuid()).pw_dir
     except (KeyError, OSError):
@@ -131,7 +131,7 @@ def _home() -> str:
 
 
 def _seed() -> None:
-    """The same program prints the same, whichever server runs it."""
+    """Make the same program print the same on every server."""
     random.seed(0)
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed(0)
@@ -153,7 +153,7 @@ def _status(error: BaseException, reserve: list[mmap.mmap]) -> int:
 
 
 def _line(error: BaseException) -> int | None:
-    """Where in the program it was raised."""
+    """The line of the program in which the error was raised."""
     frames, line = error.__traceback__, None
     while frames is not None:
         if frames.tb_frame.f_code.co_filename == _FILE:
@@ -171,9 +171,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _was_denied(error: BaseException | None) -> bool:
-    """Whether the sandbox's refusal is what the program failed for.
+    """Whether the program failed because the sandbox refused something.
 
-    Libraries wrap it (urllib), and a name cannot be resolved without a socket or a file of hosts.
+    Libraries wrap such errors (urllib), and names cannot be resolved without a socket or a hosts file.
     """
     for _ in range(16):
         if isinstance(error, PermissionError | socket.gaierror):
@@ -185,7 +185,7 @@ def _was_denied(error: BaseException | None) -> bool:
 
 
 def _exit(status: int) -> NoReturn:
-    """End as the interpreter would: threads, what is registered with atexit, buffers."""
+    """Shut down like the interpreter: wait for threads, run atexit handlers, flush buffers."""
     try:
         if status != MEMORY:
             threading._shutdown()  # type: ignore[attr-defined]

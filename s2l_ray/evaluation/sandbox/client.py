@@ -31,7 +31,7 @@ EXTRA = 'pip install "s2l_ray[evaluate]", here and on every node'
 PROGRAM_PACKAGES = ("sympy", "numpy")
 """Packages other than the standard library that models' programs import."""
 _TRIES = 2
-"""A program whose server dies is tried once more, on another server."""
+"""Attempts to run a program: if its server dies, it is tried once more on another one."""
 
 
 class Sandbox:
@@ -131,7 +131,7 @@ class Sandbox:
 
     def _begin(self) -> None:
         for _ in range(self.num_processes):
-            self._slots.put(None)  # a server is started when it is needed
+            self._slots.put(None)  # servers are started when needed
         self._open = True
 
     def _take(self) -> ForkServer | None:
@@ -142,7 +142,7 @@ class Sandbox:
 
     @staticmethod
     def _usable(server: ForkServer | None) -> ForkServer | None:
-        """For the next program: a server that has failed is not."""
+        """The server if it can run another program, otherwise None."""
         if server is None or server.healthy:
             return server
         server.kill()
@@ -160,7 +160,7 @@ def probe_node(settings: SandboxSettings | None = None) -> ProbeReport:
 
 
 def _num_cpus() -> int:
-    """That this process may use, where the system tells."""
+    """Number of CPUs that this process may use, if the system reports it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -32,7 +32,7 @@ main()
 """
 _FOLDER = str(Path(__file__).parent)
 _START_S = 300.0
-"""sympy alone takes seconds from a cold disk."""
+"""Timeout for the start (seconds): importing sympy alone takes seconds from a cold disk."""
 
 
 class ForkServer:
@@ -79,7 +79,7 @@ class ForkServer:
         """Run a program and return its result.
 
         Raises:
-            ServerDied: without an answer.
+            ServerDied: the server died without an answer.
             ServerFault: the program's process could not be locked; nothing was run.
         """
         self.healthy = False
@@ -123,7 +123,7 @@ class ForkServer:
 def _command(settings: SandboxSettings) -> list[str]:
     """Python without the user's folders, without the current one, and with an environment of one variable.
 
-    That is what `-I` is for; but `-I` leaves no way to fix the order of sets, and with it what a program prints.
+    `-I` would do this too, but then the order of sets could not be fixed, and with it a program's output.
     """
     search = list(_search_folders(settings.packages))
     plain = {
@@ -142,7 +142,7 @@ def _command(settings: SandboxSettings) -> list[str]:
 
 
 def _search_folders(packages: Iterable[str]) -> Iterable[str]:
-    """Where this process would import them from: the server does not know its PYTHONPATH."""
+    """The folders from which this process would import the packages, since the server does not know its PYTHONPATH."""
     for name in packages:
         spec = importlib.util.find_spec(name)
         if spec is not None:

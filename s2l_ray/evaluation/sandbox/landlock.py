@@ -14,7 +14,7 @@ from collections.abc import Iterable
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # on every architecture
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
 _FS_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
-"""ABI → how many rights on files there are from it on: the 13 first, moving between folders, truncating, ioctl."""
+"""ABI → number of file access rights from that version on: the first 13, moving between folders, truncating, ioctl."""
 _NET_BIND_AND_CONNECT, _NET_SINCE = 0b11, 4
 _SCOPE_SOCKETS_AND_SIGNALS, _SCOPE_SINCE = 0b11, 6
 
@@ -25,15 +25,16 @@ def landlock_abi() -> int:
     """The kernel's version of Landlock.
 
     Raises:
-        OSError: ENOSYS where it is not built in or refused by a container, EOPNOTSUPP where it is switched off.
+        OSError: ENOSYS if it is not built in or refused by a container, EOPNOTSUPP if it is disabled.
     """
     return _call(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
 
 
 def read_only_ruleset(abi: int, paths: Iterable[str]) -> int:
-    """A descriptor of rules: reading what lies below `paths` is allowed, everything else that Landlock knows is not.
+    """Create rules that allow reading below `paths` and nothing else that Landlock controls, and return their
+    descriptor.
 
-    Paths that do not exist are passed over.
+    Paths that do not exist are skipped.
     """
     rights = max(count for since, count in _FS_RIGHTS.items() if abi >= since)
     attributes = struct.pack("=Q", (1 << rights) - 1)
@@ -46,7 +47,7 @@ def read_only_ruleset(abi: int, paths: Iterable[str]) -> int:
         try:
             beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except (FileNotFoundError, PermissionError):
-            continue  # a dangling link, or what this user cannot read anyway
+            continue  # a dangling link, or something that this user cannot read anyway
         try:
             folder = stat.S_ISDIR(os.fstat(beneath).st_mode)
             rule = struct.pack("=Qi", _READ_FILE | (_READ_DIR if folder else 0), beneath)
@@ -57,7 +58,7 @@ def read_only_ruleset(abi: int, paths: Iterable[str]) -> int:
 
 
 def restrict_self(ruleset: int) -> None:
-    """For this thread and what it starts, for good. `no_new_privs` must be set."""
+    """Apply the rules permanently to this thread and everything it starts. `no_new_privs` must be set."""
     _call(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
 
 

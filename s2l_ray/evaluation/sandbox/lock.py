@@ -20,9 +20,10 @@ from .seccomp import build_filter, install_filter
 
 MAX_DESCRIPTORS = 64
 _MAX_SIGNALS = 256
-"""Queued ones, which timers are as well."""
+"""Limit on queued signals, which timers count as too."""
 _CPU_MARGIN_S = 1
-"""The clock on the wall ends a program first; this is for the case that who watches it is gone."""
+"""Margin of the CPU limit. Normally the wall-clock limit ends a program first; the CPU limit is for the case that its
+watcher is gone."""
 
 _SET_DEATH_SIGNAL, _SET_DUMPABLE, _SET_SUBREAPER, _SET_NO_NEW_PRIVS = 1, 4, 36, 38
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -58,7 +59,7 @@ class Lock:
         with _named("capabilities"):
             _drop_capabilities()
         with _named("no_new_privs"):
-            prctl(_SET_DUMPABLE, 0)  # no core file, whatever pattern; nobody looks into it
+            prctl(_SET_DUMPABLE, 0)  # no core file, whatever the pattern, and no access by other processes
             prctl(_SET_NO_NEW_PRIVS, 1)
         if self.ruleset is not None:
             with _named("Landlock"):
@@ -86,7 +87,7 @@ class Lock:
 
 
 def prctl(option: int, value: int) -> None:
-    """Raises OSError."""
+    """Call prctl(2); raises OSError if it fails."""
     if _libc.prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0))):
         raise OSError(ctypes.get_errno(), "prctl")
 
@@ -104,14 +105,14 @@ def hide_memory() -> None:
 
 
 def adopt_orphans() -> None:
-    """Be the parent of descendants whose parents have ended."""
+    """Make this process the parent of descendants whose parents have ended."""
     prctl(_SET_SUBREAPER, 1)
 
 
 def prefer_for_oom_killer() -> None:
-    """Where the machine runs out of memory, end this process and not the one that holds the model."""
+    """Have the kernel end this process, not the one that holds the model, if the machine runs out of memory."""
     try:
-        prctl(_SET_DUMPABLE, 1)  # else the file below is root's
+        prctl(_SET_DUMPABLE, 1)  # otherwise the file below would belong to root
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
     except OSError:

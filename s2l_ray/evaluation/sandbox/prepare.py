@@ -26,7 +26,7 @@ _STANDARD = (
     "numbers", "operator", "random", "re", "socket", "sqlite3", "ssl", "statistics", "string", "subprocess", "tempfile",
     "textwrap", "threading", "time", "typing", "urllib.request", "uuid", "zlib", "zoneinfo",
 )  # fmt: skip
-"""Common ones, and those whose libraries lie where a program cannot read."""
+"""Modules to import in advance: common ones, and those whose libraries are where a program cannot read."""
 _PARTS = {"numpy": ("numpy.linalg", "numpy.random", "numpy.polynomial", "numpy.fft")}
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
@@ -59,14 +59,14 @@ def prepare(settings: dict[str, Any]) -> tuple[dict[str, Any], Lock]:
     hide_memory()
     machine = supported_machine() if locked else None
     gc.collect()
-    gc.freeze()  # programs do not copy pages by collecting what they did not make
+    gc.freeze()  # so that garbage collection in programs does not copy the server's pages
     gc.disable()
     lock = Lock(settings["seconds"], (settings["memory_mb"] << 20) + RESERVE_BYTES, ruleset, machine)
     return {"packages": versions, "landlock_abi": abi, "landlock_fault": fault, "machine": machine}, lock
 
 
 def _import_all(packages: Sequence[str], search: Sequence[str]) -> dict[str, str | None]:
-    """Package → its version, None where it is not installed."""
+    """Package → its version; None if it is not installed."""
     for name in _STANDARD:
         with contextlib.suppress(ImportError):  # built without a library
             importlib.import_module(name)
@@ -89,7 +89,7 @@ def _import_all(packages: Sequence[str], search: Sequence[str]) -> dict[str, str
 
 
 def _read_latex(math_verify: Any) -> None:
-    """The grammar's tables are made with the first texts that are read: here once, not in every process anew."""
+    """Build the parser's tables, which happens with the first text parsed, once here instead of in every process."""
     latex = [math_verify.LatexExtractionConfig()]
     for text in (r"$\frac{1}{2}x^2+\sqrt{3}$", r"$(1, 2)$", r"$\begin{pmatrix} 1 \\ 2 \end{pmatrix}$"):
         math_verify.parse(text, extraction_config=latex, parsing_timeout=None, raise_on_error=False)
@@ -105,7 +105,7 @@ def _installed_version(name: str) -> str:
 
 
 def _standard_library() -> list[str]:
-    """Its modules, one by one: in the same folder lie the packages of others."""
+    """The standard library's modules, one by one, because other packages are in the same folder."""
     paths = []
     for folder in {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib")}:
         entries = os.listdir(folder) if os.path.isdir(folder) else []
@@ -114,7 +114,7 @@ def _standard_library() -> list[str]:
 
 
 def _package_files(modules: set[str]) -> list[str]:
-    """Folders and files of the packages among these modules, with the libraries beside them."""
+    """Folders and files of the packages among these modules, with the libraries next to them."""
     paths = set()
     for name in {name.partition(".")[0] for name in modules}:
         module = sys.modules.get(name)
@@ -129,7 +129,7 @@ def _package_files(modules: set[str]) -> list[str]:
 
 
 def _close_import_path() -> None:
-    """Packages that are not allowed are not installed, for a program, rather than unreadable."""
+    """Make packages that are not allowed look uninstalled to a program, rather than unreadable."""
     ours = [os.path.realpath(folder) for kind in ("stdlib", "platstdlib") if (folder := sysconfig.get_path(kind))]
     inside = [p for p in sys.path if any(os.path.realpath(p) in (o, os.path.join(o, "lib-dynload")) for o in ours)]
     sys.path[:] = inside
@@ -137,7 +137,7 @@ def _close_import_path() -> None:
         importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter, importlib.machinery.PathFinder,
     ]  # fmt: skip
     with contextlib.suppress(ImportError):
-        importlib.util.find_spec("_not_there_")  # reads the listings, which a program could not
+        importlib.util.find_spec("_not_there_")  # caches the folder listings, which a program could not read
 
 
 def _abi() -> tuple[int, str]:

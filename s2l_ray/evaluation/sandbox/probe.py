@@ -47,7 +47,7 @@ _REFUSED = {
     "memory": ("limited",),
 }  # fmt: skip
 _HIDDEN = ("read", "write", "mode", "list")
-"""Where bubblewrap keeps the file out of sight, its absence does as well."""
+"""Attempts for which a missing file counts as refused too, because bubblewrap hides the file."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class ProbeReport:
     kernel: str
     machine: str
     landlock_abi: int
-    """0: none."""
+    """Version of Landlock; 0: none."""
     attempts: dict[str, str] = field(default_factory=dict)
     """read, write, mode, list, socket, fork, execute, signal, memory → the system's answer."""
     packages: dict[str, str | None] = field(default_factory=dict)
     """Name → version; None: not installed."""
     fault: str = ""
-    """Why it is not isolated."""
+    """Why programs are not isolated; empty if they are."""
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -95,7 +95,7 @@ def report(mode: str, ready: Mapping[str, Any], outcome: str, text: str, reason:
 
 
 def no_server(mode: str, fault: str) -> ProbeReport:
-    """The report if not even a server can be started."""
+    """The report for a node on which no server can be started."""
     return _report(mode, {}, {}, fault)
 
 

@@ -25,7 +25,7 @@ REFUSE = _ERRNO | errno.EPERM
 REFUSE_ACCESS = _ERRNO | errno.EACCES
 ABSENT = _ERRNO | errno.ENOSYS
 PRETEND = _ERRNO | 0
-"""Return 0 and do nothing."""
+"""Verdict: do nothing and return 0."""
 
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 """Machine → its audit number, and its column in the tables."""
@@ -34,11 +34,12 @@ _CLONE_THREAD, _CLONE_NAMESPACES = 0x00010000, 0x7E020000
 _OPEN_TO_CHANGE = 0o1 | 0o2 | 0o100 | 0o1000 | 0o20000000
 """O_WRONLY, O_RDWR, O_CREAT, O_TRUNC (which works on a file opened for reading) and O_TMPFILE: equal on both."""
 _FCNTL = (0, 1, 2, 3, 4, 1030, 1032)
-"""Duplicate, flags, pipe's size. Not F_SETOWN and F_SETSIG, which signal others, nor locks and leases."""
+"""Allowed fcntl commands: duplicate, flags, size of a pipe. Not F_SETOWN and F_SETSIG, which signal others, nor locks
+and leases."""
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x802C542A)
-"""Is it a terminal, its size, bytes to read, non-blocking, close-on-exec."""
+"""Allowed ioctl requests: is it a terminal, its size, bytes to read, non-blocking, close-on-exec."""
 _PRCTL = (2, 3, 15, 16, 21, 23, 39, 0x53564D41)
-"""Names of threads and memory, and reading; not the signal at the parent's death, nor being dumpable."""
+"""Allowed prctl options: names of threads and memory, and reading; not the parent-death signal or dumpability."""
 
 
 class _SockFilterProgram(ctypes.Structure):
@@ -52,11 +53,11 @@ def supported_machine() -> str | None:
 
 
 def build_filter(machine: str, pid: int) -> list[Instruction]:
-    """The filter of the process `pid`, which may signal itself alone."""
+    """The filter for the process `pid`, which may signal only itself."""
     audit, column = ARCHITECTURES[machine]
     code: list[Instruction] = [
         (_LOAD, 0, 0, _ARCHITECTURE), (_IF_EQUAL, 1, 0, audit), _then(KILL),  # 32-bit calls of a 64-bit process
-        (_LOAD, 0, 0, _NUMBER), (_IF_GREATER, 0, 1, NEWEST), _then(ABSENT),  # with them all of x32
+        (_LOAD, 0, 0, _NUMBER), (_IF_GREATER, 0, 1, NEWEST), _then(ABSENT),  # including all of x32
     ]  # fmt: skip
     for name, body in _checks(pid).items():
         if (number := CHECKED[name][column]) is not None:
@@ -67,7 +68,7 @@ def build_filter(machine: str, pid: int) -> list[Instruction]:
 
 
 def install_filter(instructions: list[Instruction]) -> None:
-    """For this thread, for good. `no_new_privs` must be set.
+    """Install the filter permanently for this thread. `no_new_privs` must be set.
 
     Raises:
         OSError: the kernel refuses.
@@ -89,7 +90,7 @@ def _checks(pid: int) -> dict[str, list[Instruction]]:
             _argument(0), (_AND, 0, 0, _CLONE_THREAD | _CLONE_NAMESPACES), (_IF_EQUAL, 0, 1, _CLONE_THREAD),
             _then(ALLOW), _then(REFUSE),
         ],
-        "clone3": [_then(ABSENT)],  # its flags lie in memory; libc falls back on clone
+        "clone3": [_then(ABSENT)],  # its flags are in memory, which filters cannot read; libc falls back to clone
         "openat2": [_then(ABSENT)],
         "open": _unless_any_bit(1, _OPEN_TO_CHANGE),
         "openat": _unless_any_bit(2, _OPEN_TO_CHANGE),
@@ -97,7 +98,7 @@ def _checks(pid: int) -> dict[str, list[Instruction]]:
         "fcntl": _only(1, _FCNTL),
         "ioctl": _only(1, _IOCTL),
         "prctl": _only(0, _PRCTL),
-        # A program that sets limits goes on as if it had, and meets the ones it has.
+        # A program that sets limits continues as if it had succeeded, but keeps its existing limits.
         "setrlimit": [_then(PRETEND)],
         "prlimit64": [
             _argument(0), (_IF_EQUAL, 2, 0, 0), (_IF_EQUAL, 1, 0, pid), _then(REFUSE),

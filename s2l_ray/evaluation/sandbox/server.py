@@ -30,7 +30,7 @@ BY_ITSELF, TOO_MANY_TASKS = 0, 1
 
 _TICK_MS = 50
 _POLL_MS = 5
-"""How often an ended child is looked for where the kernel has no descriptors for processes."""
+"""Interval between checks for an ended child if the kernel has no process descriptors (milliseconds)."""
 _MAX_TASKS = 512
 """Threads with tiny stacks cost the kernel memory that no limit counts."""
 _ORPHAN_ROUNDS = 10_000
@@ -41,7 +41,7 @@ def main() -> None:
     settings = json.loads(sys.argv[-1])
     user = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1):  # what a package prints is not a message
+    for stream in (0, 1):  # so that a package's output is not mistaken for a message
         os.dup2(null, stream)
     os.close(null)
     try:
@@ -54,7 +54,7 @@ def main() -> None:
     while True:
         request, descriptors, _, _ = socket.recv_fds(user, 1, 4)
         if request == KILL:
-            continue  # that program had just ended
+            continue  # that program has just ended
         if len(descriptors) != 4:
             return
         report = _run(user, lock, descriptors)
@@ -64,13 +64,13 @@ def main() -> None:
 
 
 def send(user: socket.socket, message: dict[str, Any]) -> None:
-    """Four bytes of length, JSON."""
+    """Send a message: its length in four bytes, then JSON."""
     data = json.dumps(message).encode()
     user.sendall(struct.pack(">I", len(data)) + data)
 
 
 def _run(user: socket.socket, lock: Lock, descriptors: list[int]) -> bytes | None:
-    """Fork and wait; None where nobody is there for the report."""
+    """Fork, wait, and return the report; None if the client is gone."""
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -86,7 +86,8 @@ def _run(user: socket.socket, lock: Lock, descriptors: list[int]) -> bytes | Non
 
 
 def _wait(user: socket.socket, pid: int) -> tuple[int, int, float, bool]:
-    """How it ended, its wait status, its processor time (seconds), and whether the user is still there."""
+    """Wait for the process → (how it ended, its wait status, its CPU time in seconds, whether the client is still
+    there)."""
     how, present = BY_ITSELF, True
     poll = select.poll()
     poll.register(user, select.POLLIN)
@@ -116,7 +117,7 @@ def _wait(user: socket.socket, pid: int) -> tuple[int, int, float, bool]:
 
 
 def _descriptor(pid: int) -> int | None:
-    """Readable when the process has ended; None where the kernel has none (before Linux 5.3)."""
+    """A descriptor that becomes readable when the process has ended; None if the kernel has none (before Linux 5.3)."""
     try:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
@@ -131,14 +132,15 @@ def _num_tasks(pid: int) -> int:
 
 
 def _kill(pid: int) -> None:
-    """Its session as well: where there is no filter it may have forked. It is not reaped yet, so the id is its own."""
+    """Kill the process and its session, since without a filter it may have forked. It has not been reaped yet, so its
+    id is still its own."""
     for kill in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             kill(pid, signal.SIGKILL)
 
 
 def _end_orphans() -> None:
-    """End what a program has left where it may fork; its processes have become children of this one."""
+    """End processes that a program left behind if it may fork; they have become children of this process."""
     for _ in range(_ORPHAN_ROUNDS):
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)

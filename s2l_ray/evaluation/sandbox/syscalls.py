@@ -10,7 +10,7 @@ from __future__ import annotations
 Numbers = dict[str, tuple[int | None, int | None]]
 
 NEWEST = 469
-"""The last number that was judged (file_setattr, Linux 6.17); later ones do not exist for a program."""
+"""The last call that was reviewed (file_setattr, Linux 6.17); to a program, later ones do not exist."""
 
 NETWORK: Numbers = {
     "socket": (41, 198), "connect": (42, 203), "accept": (43, 202), "sendto": (44, 206), "recvfrom": (45, 207),
@@ -64,7 +64,7 @@ METADATA: Numbers = {
     "fremovexattr": (199, 16), "setxattrat": (463, 463), "getxattrat": (464, 464), "listxattrat": (465, 465),
     "removexattrat": (466, 466), "file_getattr": (468, 468), "file_setattr": (469, 469),
 }  # fmt: skip
-"""Landlock governs none of these."""
+"""Calls that Landlock does not control."""
 
 FILES: Numbers = {
     "truncate": (76, 45), "ftruncate": (77, 46), "fallocate": (285, 47), "creat": (85, None), "mknod": (133, None),
@@ -76,7 +76,7 @@ FILES: Numbers = {
     "inotify_add_watch": (254, 27), "inotify_rm_watch": (255, 28), "fanotify_init": (300, 262),
     "fanotify_mark": (301, 263),
 }  # fmt: skip
-"""Most are Landlock's as well: truncation is not before Linux 6.2, locks and watches never are."""
+"""Calls that Landlock mostly controls too, except truncation before Linux 6.2, and locks and watches."""
 
 IDENTITY: Numbers = {
     "setuid": (105, 146), "setgid": (106, 144), "setreuid": (113, 145), "setregid": (114, 143),
@@ -96,7 +96,7 @@ MACHINE: Numbers = {
 DENIED: Numbers = {
     **NETWORK, **PROCESSES, **KERNEL, **INTERPROCESS, **MOUNTS, **METADATA, **FILES, **IDENTITY, **MACHINE,
 }  # fmt: skip
-"""Refused whatever their arguments."""
+"""Calls that are refused whatever their arguments."""
 
 CHECKED: Numbers = {
     "clone": (56, 220), "clone3": (435, 435), "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131),
@@ -104,4 +104,4 @@ CHECKED: Numbers = {
     "openat2": (437, 437), "fcntl": (72, 25), "ioctl": (16, 29), "prctl": (157, 167), "setrlimit": (160, 164),
     "prlimit64": (302, 261),
 }  # fmt: skip
-"""Decided by their arguments, or absent so that libc falls back on what can be decided by them."""
+"""Calls that are decided by their arguments, or hidden so that libc falls back to calls that can be."""

@@ -17,11 +17,11 @@ from s2l_ray.evaluation.sandbox.server import ENDED, KILL, TOO_MANY_TASKS
 from s2l_ray.evaluation.sandbox.settings import Outcome, ProgramResult
 
 _MAX_LOCK_S = 60.0
-"""On a busy machine, forking and locking may take a while."""
+"""Timeout for forking and locking, which may take a while on a busy machine (seconds)."""
 _MAX_END_S = 30.0
 _ERROR_BYTES = 4096
 _MAX_ERROR_BYTES = 8 << 20
-"""Reading more would cost the reader more than the program."""
+"""Maximum amount to read, since reading more would cost the reader more than the program (bytes)."""
 _CHUNK_BYTES = 65536
 
 
@@ -41,26 +41,26 @@ class Watch:
     seconds: float
     output_bytes: int
     source: bytearray
-    """What is still to be written of the program."""
+    """The part of the program that has not been written yet."""
     output: bytearray = field(default_factory=bytearray)
     errors: bytearray = field(default_factory=bytearray)
-    """The end of standard error."""
+    """The last part of standard error."""
     num_error_bytes: int = 0
     said: bytearray = field(default_factory=bytearray)
-    """What the process has said of itself before the program began."""
+    """What the process reported on itself before the program began."""
     stopped: tuple[Outcome, str] | None = None
-    """Outcome and reason where the program was ended from outside."""
+    """Outcome and reason if the program was ended from outside."""
     started: float | None = None
-    """When it was locked; on the monotonic clock."""
+    """Time at which it was locked, on the monotonic clock."""
     _ended: tuple[int, int, float] | None = None
     """The server's report: how, exit code, processor time (seconds)."""
     _ends: dict[int, Callable[[int], bool]] = field(default_factory=dict)
-    """Our end of each pipe → what to do with it; False: no more of it."""
+    """Our end of each pipe → function that handles it, which returns False at its end."""
     _poll: select.poll = field(default_factory=select.poll)
     _deadline: float = 0.0
 
     def __enter__(self) -> Watch:
-        """Make the pipes and have the server fork. Raises ServerDied."""
+        """Create the pipes and have the server fork. Raises ServerDied."""
         theirs: list[int] = []
         try:
             for take, event in (
@@ -90,7 +90,7 @@ class Watch:
             self._drop(end)
 
     def result(self) -> ProgramResult:
-        """Wait until it has ended.
+        """Wait until the program has ended.
 
         Raises:
             ServerDied: the server ended or hangs.

@@ -81,7 +81,7 @@ def _row(p: BudgetPoint, budgets: Budgets, relative: bool) -> dict[str, Any]:
 
 
 def _zone(budgets: Budgets, scale: Any, domain: list[float]) -> list[Any]:
-    """From the worst that is good enough on, and the full data's own line."""
+    """The zone that is good enough, and the line of the full data."""
     within = 100 * budgets.within
     edge = (
         {"from": 100 - within, "to": domain[1]}
@@ -107,7 +107,7 @@ def _is_smallest(row: dict[str, Any], budgets: Budgets) -> bool:
 
 
 def _ticks(shares: list[float]) -> list[float]:
-    """The budgets, those left out that would stand on their right neighbour's label."""
+    """The budgets as ticks, without those whose label would overlap their right neighbour's."""
     kept: list[float] = []
     for share in sorted(set(shares), reverse=True):
         if not kept or kept[-1] / share > 1.3:

@@ -12,7 +12,7 @@ from s2l_ray.reporting.intervals import Estimate
 from s2l_ray.reporting.look import MUTED, Rows, look_of
 
 _MAX_HEADING = 40
-"""Characters."""
+"""Maximum length of a heading (characters)."""
 _UNITS = {"share": "% of questions", "percent": "0 to 100"}
 
 
@@ -24,7 +24,7 @@ class Line:
     name: str
     estimate: Estimate
     text: str
-    """Beside the dot."""
+    """Text next to the dot."""
     tip: str
 
 
@@ -33,7 +33,7 @@ Block = tuple[str, Sequence[Line]]
 
 
 def figures(judged: Judged, metric: TaskMetric, blocks: Sequence[Block]) -> Any:
-    """Figures of models."""
+    """Models' results with intervals, one line each."""
     unit = f"{_UNITS[metric.unit]}; " if metric.unit in _UNITS else ""
     return dots(*_placed(judged, metric, blocks), f"{metric.label} ({unit}more is better)")
 

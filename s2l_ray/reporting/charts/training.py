@@ -18,7 +18,7 @@ from s2l_ray.reporting.look import (
 from s2l_ray.reporting.numbers import loss
 
 DASHES = ("1,0", "6,3", "2,2", "8,2,2,2")
-"""Of lines that have a colour in common."""
+"""Dash patterns of lines with the same colour."""
 
 
 def training(

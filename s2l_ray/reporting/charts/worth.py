@@ -22,7 +22,7 @@ from s2l_ray.reporting.look import (
 from s2l_ray.reporting.numbers import figure, metric_title, signed
 
 _ROW, _NAMES = 24, 118
-"""Height of a line of dots, and room for the names to its left."""
+"""Height of a line of dots, and width of the names to its left (pixels)."""
 _PANEL = 338 - _NAMES
 
 
@@ -43,7 +43,7 @@ def dots(rows: Rows, headings: Rows, title: str, zero: bool = False) -> Any:
     lines = max(r["at"] for r in rows) + 1
     y = alt.Y("at:Q", scale=alt.Scale(domain=[lines - 0.4, -0.6], nice=False), axis=None)
     ends = [r[k] for r in rows for k in ("low", "high")] + ([0.0] if zero else [])
-    domain = padded(ends, 0.08, 1.0 if zero else 0.42)  # room for the words to the right
+    domain = padded(ends, 0.08, 1.0 if zero else 0.42)  # space for the words to the right
     x = alt.X(
         "value:Q",
         scale=alt.Scale(domain=domain, nice=False, zero=False),
@@ -71,7 +71,8 @@ def dots(rows: Rows, headings: Rows, title: str, zero: bool = False) -> Any:
 
 
 def _ticks(low: float, high: float, domain: Sequence[float]) -> list[float]:
-    """Round values about the figures: the room for words to their right gets none, or shares went beyond 100 %."""
+    """Round tick values in the range of the data; the space for words to its right gets no ticks, which could exceed
+    100 %."""
     span = (high - low) or domain[1] - domain[0]
     step = next(s for s in (m * 10.0**e for e in range(-12, 16) for m in (1, 2, 5)) if span / s <= 4)
     first, last = math.ceil(max(domain[0], low - step / 2) / step), math.floor((high + step / 2) / step)

@@ -104,7 +104,7 @@ def space_section(facts: Facts, draw: Drawing) -> Section | None:
 
 
 def _typical(space: Space, label: str) -> float:
-    """The share that nine tenths of the examples' cells do not pass: where the darkest step begins."""
+    """The share that nine tenths of the examples' cells do not exceed: there the darkest step begins."""
     cells = sorted(
         (chosen / count, count)
         for counts, line in zip(space.counts, space.chosen[label], strict=True)

@@ -13,7 +13,7 @@ from s2l_ray.reporting.numbers import loss, percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table, View
 
 _MAX_LINES = 16
-"""Values in one panel."""
+"""Maximum number of values in one panel."""
 _MAX_VIEWS = 5
 
 
@@ -63,7 +63,7 @@ def _budget_view(contents: Contents, column: str, subset: SubsetFacts, draw: Dra
 
 
 def _share_svgs(contents: Contents, column: str, marks: Sequence[charts.Mark], draw: Drawing) -> list[str]:
-    """One panel; two beside each other where there are many values."""
+    """One panel, or two next to each other if there are many values."""
     count = len(contents.columns[column])
     per_panel = count if count <= _MAX_LINES else -(-count // 2)
     return [

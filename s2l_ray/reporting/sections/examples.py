@@ -10,7 +10,7 @@ from s2l_ray.reporting.numbers import loss, percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
 
 FIRST_EXAMPLES = 20
-"""Rows that are in the page as text; the others come by JavaScript."""
+"""Number of rows that are in the page as text; JavaScript adds the others."""
 
 
 def examples_section(facts: Facts, draw: Drawing) -> Section | None:

@@ -24,7 +24,7 @@ def gradients_section(facts: Facts, draw: Drawing) -> Section | None:
         + " ".join(f"{note[:1].upper()}{note[1:]}." for note in gradients.notes)
     ).strip()
     errors = _errors(facts, gradients, draw)
-    # Without a figure of the errors, why there is none is said here.
+    # If there is no figure of the errors, the reason is given here.
     similarity = _similarity(gradients, draw, gradients.verdict[0] if errors else " ".join(gradients.verdict))
     figures = [similarity] if errors is None else [similarity, errors]
     return Section("gradients", "Are gradients alike within clusters?", how, figures)

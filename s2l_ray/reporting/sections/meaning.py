@@ -120,7 +120,7 @@ def _projections(meaning: Meaning, draw: Drawing) -> Figure | None:
 
 
 def _with_common_values(found: list[Projection]) -> tuple[list[Projection], list[str]]:
-    """The projections with the letters of the first: samples of other examples may have other most common values."""
+    """Give all projections the letters of the first, since other samples may have other most common values."""
     values = found[0].values
     at = {value: i for i, value in enumerate(values)}
     return [

@@ -24,7 +24,7 @@ from s2l_ray.reporting.sections.task_tables import (
 from s2l_ray.reporting.sentences import counted
 
 _MAX_LINES = 26
-"""Of a picture; what is more goes into another beside it."""
+"""Maximum number of lines in a picture; further lines go into another one next to it."""
 _MEAN = "Mean over tasks"
 
 
@@ -63,7 +63,7 @@ def _line(judged: Judged, model: str, told: Estimate, metric: TaskMetric, where:
 
 
 def _score_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
-    """A figure a metric: a panel for the mean and each task, a line a model; trivial summaries beneath."""
+    """One figure per metric: one panel for the mean and each task, one line per model, trivial summaries below."""
     titles = titles_of(judged)
     for metric in judged.metrics:
         if not metric.is_compared:
@@ -81,7 +81,7 @@ def _score_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
 
 
 def _leading(judged: Judged, metric: TaskMetric, of: Sequence[TaskScore]) -> str:
-    """The highest figure of each task, which says nothing of whether it is told apart from the others."""
+    """The highest value for each task, whether or not it differs significantly from the others."""
     names, titles = {m.label: m.name for m in judged.models}, titles_of(judged)
     said = []
     for task in [task for task in ("", *titles) if any(s.task == task for s in of)]:
@@ -177,7 +177,7 @@ _FEW_SEEDS = 5
 
 
 def _overlap_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
-    """Figures of questions that are in the corpus, and of the others."""
+    """Results on questions that are in the corpus, and on the others."""
     metrics, titles = _metrics(judged), titles_of(judged)
     parted = [s for s in judged.scores if s.part in ("clean", "contaminated")]
     if not parted:
@@ -202,7 +202,7 @@ def _overlap_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
 
 
 def _group_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
-    """By topic, level, type or source: a picture for each task and column."""
+    """Results by topic, level, type or source: one picture per task and column."""
     metric = _metrics(judged).get("correct")
     titles = titles_of(judged)
     for task, column in dict.fromkeys((g.task, g.column) for g in judged.groups) if metric else ():
@@ -225,7 +225,7 @@ def _group_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
 
 
 def _share_figures(judged: Judged) -> Iterator[Figure]:
-    """The table of what became of the answers."""
+    """The table of the answers' outcomes."""
     names, titles = {m.label: m.name for m in judged.models}, titles_of(judged)
     most = max(judged.shares, key=lambda s: s.truncated)
     caption = "No answer was cut off at the limit of new tokens."

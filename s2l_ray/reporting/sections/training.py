@@ -10,7 +10,7 @@ from s2l_ray.reporting.numbers import loss
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
 
 _LINES = ("—", "╌", "┈", "─·")
-"""As `charts.DASHES` look."""
+"""Symbols that look like `charts.DASHES`."""
 
 
 def training_section(facts: Facts, draw: Drawing) -> Section | None:
@@ -59,7 +59,8 @@ def training_section(facts: Facts, draw: Drawing) -> Section | None:
 
 
 def _drawn_targets(training: Training, draw: Drawing) -> list[str]:
-    """One target a selector, as colours tell selectors apart: the main subset's and those of its size before others."""
+    """One target per selector, since colours distinguish selectors; targets on the main subset and others of its size
+    come first."""
     labels = list(dict.fromkeys(c.name.partition(" on ")[0] for c in (*training.targets, *training.heldout)))
     sizes = {s.label: s.num_examples for s in draw.facts.subsets}
     size = sizes.get(draw.facts.main or "")

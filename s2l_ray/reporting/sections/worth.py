@@ -47,7 +47,7 @@ def worth_section(facts: Facts, draw: Drawing) -> Section | None:
 
 
 def _baselines(worth: Worth, draw: Drawing) -> list[tuple[str, list[str]]]:
-    """(title, baselines): the full data, and the random choices, each compared with those of its own size."""
+    """(title, baselines) of each comparison: with the full data, and with random subsets of the same size."""
     found = list(dict.fromkeys(d.baseline for d in worth.differences))
     random = [b for b in found if b != FULL]
     to = draw.name(random[0]) if len(random) == 1 else "the random subset of the same size"
