@@ -28,15 +28,16 @@ definitions are ours where the papers' are not public. Models, data and training
 the tables show what selectors are sensitive to, not what they would gain on your data. [The science](science.md)
 discusses the results. For pretrained models, `benchmarks/evidence_pretrained.py` makes the same comparison on one GPU.
 
-- For each **seed** and share of wrong answers, one proxy is trained on the whole corpus; every selector uses its
-  scores. Seeds change the corpus or its wrong answers, the proxy, the selection, the data order and the target's
-  initial weights; arms with the same seed share all of these. All targets in a table are trained for the same number of
-  steps; `everything` is the whole corpus.
-- **n** is the number of seeds in a row. Values are means ± standard deviations over seeds. The program can be
-  interrupted and resumed, and the page is regenerated as rows are added.
+- An **arm** is a selector with its settings, a row of a table. For each **seed** and share of wrong answers, one proxy
+  is trained on the whole corpus; selectors use its scores. Seeds change the corpus or its wrong answers, the proxy,
+  the selection, the data order and the target's initial weights; arms with the same seed share all of these. All
+  targets in a table are trained for the same number of steps; `everything` is the whole corpus, and α is
+  `allocation_exponent`.
+- **n** is an arm's number of seeds. Values are means ± standard deviations over seeds. The program can be interrupted
+  and resumed, and the page is regenerated as rows are added.
 - **Differences from `random`** are paired by seed, with 95 % intervals (Student's t); those that exclude zero are bold.
-  With this many tests, one in twenty is bold by chance. If n is 1 there is no interval.
-- **Early** selectors score with the first snapshot after a tenth of the proxy's training, the others with the last.
+  With this many comparisons, about one in twenty is bold by chance. If n is 1 there is no interval.
+- Arms marked **early** score with the first snapshot after a tenth of the proxy's training, the others with the last.
 - **Wrong rows** is the share of wrong answers in the subset. All held-out answers are correct.
 - **Cost** is the floating-point operations of the proxy's training and of the passes over the corpus that the selector
   needs, divided by those of the target's training. The arm `random, S2L's cost in further steps` spends the cost of
