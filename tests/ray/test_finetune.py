@@ -50,8 +50,8 @@ def test_finetune_takes_the_full_data_or_a_rival_at_another_budget(finished: Run
 @pytest.mark.parametrize(
     ("arguments", "pieces"),
     [
-        (["corpus.paths=[other.jsonl]"], ["'corpus.paths=[other.jsonl]'", "selection is finished", "use `s2l run`"]),
-        (["heldout.share=0.3"], ["'heldout.share=0.3'", "selection is finished", "use `s2l run`"]),
+        (["corpus.paths=[other.jsonl]"], ["'corpus.paths=[other.jsonl]'", "selection is complete", "use `s2l run`"]),
+        (["heldout.share=0.3"], ["'heldout.share=0.3'", "selection is complete", "use `s2l run`"]),
         (["--subset", "best"], ["'best' is neither a subset of this run", "available: s2l-", "random-0.3"]),
         (["--subset", "best-0.2"], ["unknown selector 'best'", "known: ", "random_per_source"]),
         (["--full", "--selector", "random"], ["--full fully determines what", "--selector random contradicts it"]),
