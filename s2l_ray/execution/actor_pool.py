@@ -71,7 +71,7 @@ class ActorPool:
         self.close()
 
     def map(self, items: Sequence[Any], on_done: Callable[[Any], None] = lambda result: None) -> list[Any]:
-        """worker.run(item) for each item, in order. An item is run again if its actor dies.
+        """Return worker.run(item) for each item, in order. An item is run again if its actor dies.
 
         Args:
             on_done: called with every result as soon as it is available.

@@ -21,7 +21,7 @@ class Growth:
     """Nodes that the autoscaler may run in addition to the head, including those that are already up."""
 
     nodes: list[Node]
-    """At most `max_workers` of each type."""
+    """The nodes, at most `max_workers` of each type."""
     max_nodes: int
     """Maximum number of nodes of all types together."""
 

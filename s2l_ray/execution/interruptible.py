@@ -36,6 +36,6 @@ class InterruptibleTrainer(DataParallelTrainer):
         """End the controller and its workers and release their resources: the driver may live on (a notebook)."""
         if self._controller is None:
             return
-        with contextlib.suppress(ray.exceptions.RayError):  # it ends in the middle of the call
+        with contextlib.suppress(ray.exceptions.RayError):  # the controller ends during the call
             ray.get(self._controller.abort.remote(), timeout=_ABORT_S)
         ray.kill(self._controller)

@@ -32,23 +32,23 @@ class NodeFacts:
     """Hardware and libraries of one node."""
 
     name: str
-    """For messages."""
+    """Name of the node, for messages."""
     host_memory_bytes: int
     cores: int
     torch_build: str | None
-    """`2.13.0+cu130`; None: not installed."""
+    """Version of torch with its build, such as `2.13.0+cu130`; None: not installed."""
     torch_has_cuda: bool
-    """The build can use GPUs (CUDA or ROCm)."""
+    """Whether torch was built to use GPUs (CUDA or ROCm)."""
     num_gpus: int
-    """GPUs that this torch sees."""
+    """Number of GPUs that torch sees."""
     gpu_memory_bytes: int | None
-    """Memory of the smallest of them (bytes)."""
+    """Memory of the smallest of these GPUs (bytes)."""
     faiss_sees_gpu: bool | None
-    """None: faiss is not installed."""
+    """Whether faiss sees a GPU; None: faiss is not installed."""
     cpu_multiplies_bf16: bool = False
-    """Its CPUs have matrix units for bf16 (Intel's AMX), and torch was built to use them."""
+    """Whether its CPUs have matrix units for bf16 (Intel's AMX), and torch was built to use them."""
     gpus_have_bf16: bool = True
-    """All of its GPUs compute in bf16 (NVIDIA: compute capability 8.0 and later)."""
+    """Whether all of its GPUs compute in bf16 (NVIDIA: compute capability 8.0 and later)."""
 
 
 def local_facts() -> NodeFacts:

@@ -23,7 +23,8 @@ class PreemptionWatcher:
         self._on = os.environ.get(WATCHER_ENV, "1") != "0"
 
     def __call__(self) -> dict[str, Any] | None:
-        """Once for every node to be reclaimed: its id, and the seconds left if known. Occasionally a barrier."""
+        """Report each node to be reclaimed once: its id, and the seconds left if known. Occasionally acts as a
+        barrier."""
         if not self._on:
             return None
         self._calls += 1

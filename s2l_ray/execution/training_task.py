@@ -2,8 +2,8 @@
 
 Ray Train starts five processes for a training, and its worker imports PyTorch and everything else: on a machine with
 two cores this takes longer than training many a small model. A task runs in an existing process that earlier work may
-have left warm. What else Ray Train offers (several workers, GPUs, nodes that come and go) is not needed here. A lost
-process costs the same: the work since the last checkpoint.
+have left warm. The other features of Ray Train (several workers, GPUs, nodes that come and go) are not needed here. A
+lost process costs the same: the work since the last checkpoint.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def suffices(placement: Placement) -> bool:
 _followed: dict[Any, Storage] = {}
 """Event streams of the trainings that threads of this process follow → the stage's folder."""
 _ended_by_us: set[Any] = set()
-"""Those of them that must not be restarted."""
+"""Event streams of trainings that were ended on purpose and must not be restarted."""
 
 
 @dataclass
@@ -84,7 +84,7 @@ class TaskWorkerContext(Alone):
             keep_checkpoint(self._checkpoints, name, folder, self._keep)
 
     def notice(self, step: int) -> bool:
-        """Never: the only node is the driver's own, and the run ends with it."""
+        """Return False: the only node is the driver's own, and the run ends with it."""
         return False
 
     def report(self, metrics: dict[str, Any]) -> None:
