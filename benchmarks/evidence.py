@@ -23,6 +23,7 @@ further budgets, further seeds.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -175,15 +176,16 @@ class Loaded:
 
     @cached_property
     def reference(self) -> Reference:
-        """Train the proxy, or load what an earlier session saved next to the rows."""
+        """Train the proxy, or load what an earlier session saved for the same settings and references."""
         folder = self.bench.args.work
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.world.name}.npz"
+        everything = [selector.name for selector in list_selectors()]
+        needs = {need for arm in self.bench.arms(self.world.corpus, everything) for need in arm.needs}
+        told = json.dumps([self.bench.settings[self.world.corpus], sorted(needs)])
+        path = folder / f"{self.world.name}-{hashlib.sha256(told.encode()).hexdigest()[:8]}.npz"
         if path.exists():
             return Reference.load(path, self.train)
         queries = tokenise(self.made.queries, self.config.proxy, self.tokenizer, self.config).examples
-        everything = [selector.name for selector in list_selectors()]
-        needs = {need for arm in self.bench.arms(self.world.corpus, everything) for need in arm.needs}
         started = time.process_time()
         made = train_reference(
             self.config, self.tokenizer, self.train, queries, needs, self.world.seed,

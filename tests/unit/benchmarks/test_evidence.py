@@ -95,6 +95,16 @@ def test_costs_are_of_what_a_selector_reads(evidence):
 
 
 @pytest.mark.thorough
+def test_a_proxy_that_was_scored_for_other_references_is_not_reused(evidence):
+    program, arguments, path = evidence
+    chosen = [*arguments, "--corpora", "quickstart", "--selectors", "least_confidence"]
+    for references in (["early"], ["late"], ["early", "late"]):
+        program.main([*chosen, "--references", *references])
+    arms = [row["arm"] for row in program.earlier_rows(path) if row["arm"].startswith("least_confidence")]
+    assert sorted(arms) == ["least_confidence", "least_confidence, early"]
+
+
+@pytest.mark.thorough
 def test_rows_of_other_settings_are_left_alone(evidence):
     program, _, path = evidence
     other = program.earlier_rows(path, {"quickstart": {"examples": 7}, "maths": {}})
