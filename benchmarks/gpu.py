@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from comparison.published import score_one_by_one
 
 from s2l_ray.config.proxy import ProxyConfig
 from s2l_ray.config.target import TargetConfig
@@ -258,7 +259,7 @@ class Bench:
         loop_losses: list[float] = []
 
         def loop() -> None:
-            loop_losses[:] = published_loop(model, few, self.device, autocast)
+            loop_losses[:] = score_one_by_one(model, few, self.device, autocast)
 
         loop_s = self.seconds(loop, 2)
         per_token = loop_s / int(few.offsets[-1])
@@ -367,17 +368,6 @@ class Bench:
             for name, kind in names
         )
         return {"kernels": kernels, "host_waits": sum(name in waits for name, _ in names) - 1}
-
-
-def published_loop(model: Any, examples: Examples, device: torch.device, autocast: Callable[[], Any]) -> list[float]:
-    """Score one example at a time by the model's own forward pass, with the loss over tokens outside the prompt."""
-    losses = []
-    with torch.no_grad(), autocast():
-        for start, end in zip(examples.offsets[:-1], examples.offsets[1:], strict=True):
-            ids = torch.from_numpy(examples.tokens[start:end].astype(np.int64))[None].to(device)
-            labels = torch.where(torch.from_numpy(examples.mask[start:end])[None].to(device), ids, -100)
-            losses.append(model(input_ids=ids, labels=labels).loss.item())
-    return losses
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu import published_loop
+from comparison.published import score_one_by_one
 
 from s2l_ray.artifacts.points import Point
 from s2l_ray.config import CorpusConfig, ProxyConfig, ResourcesConfig, TrajectoriesConfig
@@ -109,7 +109,7 @@ def scoring_rounds(args: argparse.Namespace, model: Any, examples: Examples, dev
         few = mine.take(np.arange(0, len(mine), args.loop_every))
         peak = matrix_peak(args.shape, device, dtype)
         t_ours, (losses, _) = timed(functools.partial(ours, mine), device)
-        t_loop, loop_losses = timed(functools.partial(published_loop, model, few, device, autocast), device)
+        t_loop, loop_losses = timed(functools.partial(score_one_by_one, model, few, device, autocast), device)
         gap = float(np.abs(losses[:: args.loop_every] - np.array(loop_losses)).max())
         lengths = mine.lengths
         flops = shape.forward_flops(int(lengths.sum()), int(mine.mask.sum()), int((lengths**2).sum()))

@@ -8,7 +8,8 @@ the corpus at T snapshots and at those of the hybrids, so that all sources share
 are measured. Each source's trajectories are clustered as in the recipe, S2L selects from the clusters, and the recipe's
 target is fine-tuned on the subset, for the same number of steps whatever the source.
 
-    cost      seconds of training, and of the scoring that this source needs
+    cost      seconds of training and of the scoring that this source needs; `published programs` is the authors' way
+              of training and of scoring T snapshots, extrapolated from steps and examples measured here
     agreement adjusted Rand index of its clusters with those of T snapshots (Hubert & Arabie 1985); the row `snapshots,
               other k-means` has the same trajectories, clustered with another seed
     worth     held-out loss of the target, averaged within skills or sources, then over them (nats per token)
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from comparison import published
 from comparison.corpora import read_jsonl
 from comparison.reference import clusters_of
 from comparison.tokens import Tokenised, tokenise, tokenizer_of
@@ -151,6 +153,11 @@ def one_seed(args: argparse.Namespace, config: S2LConfig, seed: int, on_row: Any
     reference = clusters_of(found["snapshots"].losses, config, seed)
     other = clusters_of(found["snapshots"].losses, config, seed + 1000)
     on_row({"seed": seed, "source": "snapshots, other k-means", "agreement": adjusted_rand(reference, other)})
+    training, scoring = published.measure(config.proxy, proxy_tokenizer, train.examples, seed)
+    plan = whole_corpus_plan(num, config.proxy, None, seed)
+    seen = plan.total_steps * plan.global_batch_size
+    theirs = seen * training + args.snapshots * num * scoring
+    on_row({"seed": seed, "source": "published programs", "points": args.snapshots, "seconds": theirs})
 
     def measured(chosen: Array) -> dict[str, float]:
         return (
@@ -164,6 +171,7 @@ def one_seed(args: argparse.Namespace, config: S2LConfig, seed: int, on_row: Any
         on_row({
             "seed": seed, "source": name, "points": of.losses.shape[1],
             "seconds": train_seconds + of.scored * pass_seconds,
+            "ratio": theirs / (train_seconds + of.scored * pass_seconds),
             "agreement": adjusted_rand(reference, clusters), **measured(chosen),
         })  # fmt: skip
     chosen = order_examples("random", SelectionInputs(train.examples.ids), seed).take(budget).rows
@@ -172,7 +180,7 @@ def one_seed(args: argparse.Namespace, config: S2LConfig, seed: int, on_row: Any
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return a Markdown table of means over the seeds, with standard deviations for the held-out loss."""
-    lines = ["| source | points | seconds | agreement | held-out loss |", "|---|---|---|---|---|"]
+    lines = ["| source | points | seconds | × published | agreement | held-out loss |", "|---|---|---|---|---|---|"]
     for name in dict.fromkeys(row["source"] for row in rows):
         these = [row for row in rows if row["source"] == name]
 
@@ -182,7 +190,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             return f"{statistics.mean(values):.{digits}f}{spread}" if values else ""
 
         lines.append(
-            f"| {name} | {mean('points', 0)} | {mean('seconds', 1)} | {mean('agreement', 2)} | {mean('worth', 4)} |"
+            f"| {name} | {mean('points', 0)} | {mean('seconds', 1)} | {mean('ratio', 1)} | {mean('agreement', 2)} | "
+            f"{mean('worth', 4)} |"
         )
     return "\n".join(lines)
 
