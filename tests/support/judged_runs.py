@@ -3,9 +3,11 @@ of the project's own judging."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,14 @@ import pyarrow as pa
 from s2l_ray.artifacts.manifest import StageManifest, read_manifest, write_manifest
 from s2l_ray.artifacts.models import EvaluationArtifact
 from s2l_ray.artifacts.outputs import list_outputs
+from s2l_ray.artifacts.run import load_run
 from s2l_ray.config.custom_task import CustomTaskConfig
 from s2l_ray.config.evaluation import BertScoreConfig, ConfidenceConfig, EvaluationConfig
 from s2l_ray.evaluation.answers.grading import RULES_VERSION
 from s2l_ray.evaluation.prompts import Pass
 from s2l_ray.evaluation.questions import Question, first_by_id, read_questions
 from s2l_ray.evaluation.tasks import SUMMARY, Task, task_of
+from s2l_ray.reporting.write import facts_of, page_of
 from s2l_ray.stages.evaluation.part import GENERATION_SCHEMA, PROGRAM_SCHEMA, generations_name, programs_name
 from s2l_ray.stages.evaluation.score import Flags, judge
 from s2l_ray.stages.evaluation.tasks import AskedTask
@@ -151,3 +155,33 @@ class JudgedModels:
         if programs:
             generation.write_table(programs_name(0), pa.Table.from_pylist(programs, PROGRAM_SCHEMA))
         self.right[label, task.name, seed] = right
+
+
+LABELS = [f"{selector}-{budget}" for selector in ("s2l", "random") for budget in (0.1, 0.2)]
+
+
+def judged_run(folder: Path, seeds: tuple[int, ...] = (0,), both: bool = False, **asked: Any) -> JudgedModels:
+    """A run whose models have answered. both: targets of both budgets, otherwise of the smaller alone."""
+    labels = LABELS if both else LABELS[::2]
+    made = MadeRun(
+        folder / "run", num_examples=150, num_clusters=2, budgets=(0.1, 0.2), targets=("full", *labels), seeds=seeds,
+        heldout={"split": 40}, topics=("add",), sources=("books",),
+    )  # fmt: skip
+    made.make()
+    models = JudgedModels(made, **asked)
+    models.judge()
+    return models
+
+
+def tasks_page(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The page without what other tests look at, which takes its time to draw, and its facts."""
+    made = facts_of(load_run(str(folder)))
+    names = ("worth", "cost", "contents", "clusters", "space", "meaning", "stability", "training")
+    rest: dict[str, Any] = {**dict.fromkeys(names), "examples": []}
+    made = dataclasses.replace(made, **rest)
+    return page_of(made), made.plain()
+
+
+def found(facts: dict[str, Any], what: str, **wanted: Any) -> dict[str, Any]:
+    [row] = [row for row in facts["judged"][what] if wanted.items() <= row.items()]
+    return dict(row)

@@ -325,7 +325,6 @@ def test_parts_are_those_of_transformers_and_a_broken_pass_goes_on(job, worker, 
     assert again.asked == [], "everything was there"
 
 
-@pytest.mark.thorough
 def test_prompts_that_come_to_no_answer_are_counted(job, worker, tmp_path):
     """And not left to the driver, which has no weights."""
 

@@ -3,10 +3,8 @@ mean harm."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,34 +18,10 @@ from s2l_ray.config.load import to_yaml
 from s2l_ray.evaluation import statistics
 from s2l_ray.reporting.charts.worth import _ticks
 from s2l_ray.reporting.sweep_results import present_sweep
-from s2l_ray.reporting.write import facts_of, page_of
-from tests.support.judged_runs import JudgedModels
+from s2l_ray.reporting.write import facts_of
+from tests.support.judged_runs import LABELS, JudgedModels, found, judged_run, tasks_page
 from tests.support.report_pages import HOSTILE, Page
 from tests.support.report_runs import MadeRun
-
-LABELS = [f"{selector}-{budget}" for selector in ("s2l", "random") for budget in (0.1, 0.2)]
-
-
-def judged_run(folder: Path, seeds: tuple[int, ...] = (0,), both: bool = False, **asked: Any) -> JudgedModels:
-    """both: budgets, or the smaller alone."""
-    labels = LABELS if both else LABELS[::2]
-    made = MadeRun(
-        folder / "run", num_examples=150, num_clusters=2, budgets=(0.1, 0.2), targets=("full", *labels), seeds=seeds,
-        heldout={"split": 40}, topics=("add",), sources=("books",),
-    )  # fmt: skip
-    made.make()
-    models = JudgedModels(made, **asked)
-    models.judge()
-    return models
-
-
-def tasks_page(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The page without what other tests look at, which takes its time to draw, and its facts."""
-    made = facts_of(load_run(str(folder)))
-    names = ("worth", "cost", "contents", "clusters", "space", "meaning", "stability", "training")
-    rest: dict[str, Any] = {**dict.fromkeys(names), "examples": []}
-    made = dataclasses.replace(made, **rest)
-    return page_of(made), made.plain()
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +38,6 @@ def whole(one: JudgedModels) -> tuple[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: Any) -> JudgedModels:
     return judged_run(tmp_path_factory.mktemp("several"), both=True, seeds=(0, 1, 2), num_questions=60)
-
-
-def found(facts: dict[str, Any], what: str, **wanted: Any) -> dict[str, Any]:
-    [row] = [row for row in facts["judged"][what] if wanted.items() <= row.items()]
-    return dict(row)
 
 
 @pytest.mark.thorough
@@ -235,16 +204,6 @@ def test_several_seeds_are_drawn_before_questions(several):
 
 
 @pytest.mark.thorough
-def test_what_other_engines_said_is_not_compared_and_says_so(tmp_path):
-    models = judged_run(tmp_path, num_questions=30, tasks=("gsm8k",), engines={"full": "vllm"})
-    text, facts = tasks_page(models.made.folder)
-    pairs = {(d["model"], d["baseline"]) for d in facts["judged"]["differences"]}
-    assert pairs == {("s2l-0.1", "random-0.1")}
-    [note] = [n for n in facts["judged"]["notes"] if n.startswith("s2l-0.1 and full are not compared on gsm8k")]
-    assert f"{note[:1].upper()}{note[1:]}." in "".join(Page(text).texts)
-
-
-@pytest.mark.thorough
 def test_texts_of_models_and_questions_mean_no_harm(tmp_path):
     custom = {"mine": CustomTaskConfig(files=["x.jsonl"], rule="number", group_by=["topic"])}
     models = judged_run(tmp_path, num_questions=40, tasks=("mine",), custom=custom, topics=HOSTILE, text=HOSTILE[0])
@@ -256,28 +215,6 @@ def test_texts_of_models_and_questions_mean_no_harm(tmp_path):
     assert "{{ 7*7 }}" in "".join(page.texts)
     assert "\u202e" not in text
     assert "\x1b" not in text
-
-
-def test_few_questions_are_not_told_apart(tmp_path):
-    models = judged_run(tmp_path, num_questions=15, tasks=("gsm8k",), skills={"full": 0.0, "s2l": 1.0})
-    facts = facts_of(load_run(str(models.made.folder))).plain()
-    told = found(facts, "differences", model="s2l-0.1", baseline="full", task="gsm8k")
-    assert told["estimate"]["low"] is None
-    assert told["verdict"] == "not told apart"
-    assert any("15 questions are too few" in line for line in facts["verdict"])
-
-
-@pytest.mark.thorough
-def test_a_bootstrap_of_few_questions_has_no_interval(tmp_path):
-    models = judged_run(tmp_path, both=True, num_questions=15, tasks=("gsm8k", "clinical"))
-    judged = facts_of(load_run(str(models.made.folder))).plain()["judged"]
-    for metric, task, known in (("correct", "gsm8k", True), ("rougeL", "clinical", False)):
-        told = next(s for s in judged["scores"] if (s["metric"], s["task"], s["model"]) == (metric, task, "full"))
-        assert (told["estimate"]["low"] is not None) == known  # Wilson's holds for few questions, too
-    assert judged["budgets"]
-    for point in (p for budgets in judged["budgets"] for p in budgets["points"]):
-        every = [point[name] for name in ("estimate", "relative", "against_random") if point[name] is not None]
-        assert [one["low"] for one in every] == [None] * len(every)
 
 
 @pytest.mark.thorough
@@ -298,24 +235,6 @@ def test_what_answered_no_task_that_is_shown_is_left_out(tmp_path, monkeypatch):
     facts = facts_of(load_run(str(models.made.folder))).plain()["judged"]
     assert [m["label"] for m in facts["models"]] == ["base", "s2l-0.1", "random-0.1"]
     assert [note.partition(";")[0] for note in facts["notes"]] == ["3 of 4 models are shown", "1 of 2 tasks are shown"]
-
-
-@pytest.mark.thorough
-def test_answers_of_another_engine_are_on_no_curve_relative_to_the_full_datas(tmp_path):
-    models = judged_run(tmp_path, both=True, num_questions=30, tasks=("gsm8k",), engines={"full": "vllm"})
-    text, facts = tasks_page(models.made.folder)
-    [budgets] = facts["judged"]["budgets"]
-    assert {p["selector"]: p["relative"] is None for p in budgets["points"]} == {
-        "full": False, "s2l": True, "random": True,
-    }  # fmt: skip
-    assert "Not every budget can be compared with the full data" in "".join(Page(text).texts)
-
-
-@pytest.mark.thorough
-def test_seeds_that_do_not_differ_have_a_deviation_of_nothing(tmp_path):
-    models = judged_run(tmp_path, seeds=(0, 1), num_questions=30, tasks=("gsm8k",), skills={"full": 9.0})
-    text, _ = tasks_page(models.made.folder)
-    assert ">± 0.0\u00a0points<" in text
 
 
 @pytest.mark.thorough
