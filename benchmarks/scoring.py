@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ from s2l_ray.stages.proxy.loop import run_worker
 from s2l_ray.stages.tokens.build import build_tokens, train_corpus_tokenizer
 from s2l_ray.storage.folder import Storage
 
+T = TypeVar("T")
 VOCAB = 50_304
 SHAPES: dict[str, dict[str, Any]] = {
     "pythia-70m": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 2048},
@@ -66,7 +67,7 @@ PRODUCTS = {
 }
 
 
-def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+def timed(work: Callable[[], T], device: torch.device) -> tuple[float, T]:
     """Return (seconds, result) of a call."""
     start = time.perf_counter()
     result = work()
@@ -108,9 +109,9 @@ def scoring_rounds(args: argparse.Namespace, model: Any, examples: Examples, dev
         mine = examples.take(np.sort(rng.choice(len(examples), args.examples, replace=False)))
         few = mine.take(np.arange(0, len(mine), args.loop_every))
         peak = matrix_peak(args.shape, device, dtype)
-        t_ours, (losses, _) = timed(functools.partial(ours, mine), device)
+        t_ours, scores = timed(functools.partial(ours, mine), device)
         t_loop, loop_losses = timed(functools.partial(score_one_by_one, model, few, device, autocast), device)
-        gap = float(np.abs(losses[:: args.loop_every] - np.array(loop_losses)).max())
+        gap = float(np.abs(scores.losses[:: args.loop_every] - np.array(loop_losses)).max())
         lengths = mine.lengths
         flops = shape.forward_flops(int(lengths.sum()), int(mine.mask.sum()), int((lengths**2).sum()))
         ours_rate, loop_rate = len(mine) / t_ours, len(few) / t_loop

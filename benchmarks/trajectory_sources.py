@@ -140,13 +140,15 @@ def worth(args: argparse.Namespace, config: S2LConfig, train: Tokenised, test: T
 
 
 def one_seed(args: argparse.Namespace, config: S2LConfig, seed: int, on_row: Any) -> None:
-    assert config.target is not None
     rows, held_out = read_rows(args, config)
-    proxy_tokenizer, target_tokenizer = tokenizer_of(config.proxy, rows), tokenizer_of(config.target, rows)
+    proxy_tokenizer = tokenizer_of(config.proxy, rows)
     train = tokenise(rows, config.proxy, proxy_tokenizer, config)
-    train_by_target = tokenise(rows, config.target, target_tokenizer, config)
-    test = tokenise(held_out, config.target, target_tokenizer, config)
-    assert len(train.examples) == len(train_by_target.examples), "both models must be able to use the same rows"
+    if args.worth:
+        assert config.target is not None, "a recipe without a target needs --no-worth"
+        target_tokenizer = tokenizer_of(config.target, rows)
+        train_by_target = tokenise(rows, config.target, target_tokenizer, config)
+        test = tokenise(held_out, config.target, target_tokenizer, config)
+        assert len(train.examples) == len(train_by_target.examples), "both models must be able to use the same rows"
     found, train_seconds, pass_seconds = trajectories(args, config, train, proxy_tokenizer, seed)
     num = len(train.examples)
     budget = round(args.budget * num)
