@@ -104,7 +104,7 @@ def test_what_reads_the_output_may_end_first():
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [("30%", 0.3), ("11%", 0.11), ("0.5%", 0.005), ("100%", 1.0), ("20000", 20_000), ("0.3", 0.3), ("1", 1),
-     ("1.0", 1.0)],
+     ("1.0", 1.0), (".3", 0.3), (".5%", 0.005)],
 )  # fmt: skip
 def test_budgets_are_counts_shares_or_percentages(text, wanted):
     assert (budget(text), type(budget(text))) == (wanted, type(wanted))
