@@ -207,4 +207,5 @@ def _cost(manifest: StageManifest) -> str:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    # Of artifacts with one name, a run uses the one finished last: seconds would leave that to chance.
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from s2l_ray.artifacts.found import found_of_kind
 from s2l_ray.artifacts.models import Artifact
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.runner import StageRunner
@@ -37,3 +38,10 @@ def test_a_run_that_was_moved_says_where_things_are_now(tmp_path):
     assert [line for line in told if "unchanged, skipped" in line]
     assert not any(str(first) in line for line in told)
     assert sum(f"{second}/made/" in line for line in told) == 2, "the summary and the warning"
+
+
+def test_stages_made_within_a_second_are_found_in_their_order(tmp_path):
+    run = Run(load_config(tiny_run_config(tmp_path)), Storage.open(tmp_path))
+    runner = StageRunner(run, Quiet(), MetricsLog(run.storage))
+    made = [runner.ensure(StageSpec("made", {"a": a}, {}, build)).folder for a in range(8)]
+    assert [found.folder for found in found_of_kind(run.storage, "made", [])] == made
