@@ -16,6 +16,7 @@ from s2l_ray.artifacts.results import Evaluation, Subset, Target
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.load import ConfigError, load_config, to_yaml
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.subset_names import canonical
 from s2l_ray.errors import UserError
 from s2l_ray.storage.folder import Storage
 
@@ -71,6 +72,7 @@ class Run:
 
     def target(self, name: str) -> Target:
         """Return a target by what it was trained on. Raises RunError, listing the existing ones, if there is none."""
+        name = canonical(name)
         if name not in self.targets:
             known = ", ".join(self.targets) or "none"
             raise RunError(f"{self.uri} has no target {name!r} (available: {known}); make it with `s2l finetune`")
@@ -97,11 +99,11 @@ class Run:
         if not self.has_subset(name):
             known = ", ".join(self.subsets) or "none"
             raise RunError(f"{self.uri} has no subset {name!r} (available: {known}); make it with `s2l select`")
-        return Subset.of(self._subsets_by_every_name()[name])
+        return Subset.of(self._subsets_by_every_name()[canonical(name)])
 
     def has_subset(self, name: str) -> bool:
         """Whether the run has a subset with this name, or in a folder with this name."""
-        return name in self._subsets_by_every_name()
+        return canonical(name) in self._subsets_by_every_name()
 
     def _subsets_by_every_name(self) -> dict[str, Stage]:
         others = {s.name.removeprefix("subset/"): s for s in self.others if s.name.startswith("subset/")}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from s2l_ray.cli.arguments import Commands, count
 from s2l_ray.cli.completion import complete_subsets
+from s2l_ray.errors import shown
 
 if TYPE_CHECKING:
     from s2l_ray.workflow.evaluate import EvaluationRequest
@@ -27,7 +28,7 @@ def add_to(commands: Commands) -> None:
         "overrides", nargs="*", metavar="section.field=value", help="settings of evaluation, resources, estimates"
     )
     named = evaluate.add_argument(
-        "--subset", type=_names, metavar="NAMES", help="s2l-0.11,full; base: the model before fine-tuning"
+        "--subset", type=_models, metavar="NAMES", help="s2l-0.11,full; base: the model before fine-tuning"
     )
     named.completer = complete_subsets
     evaluate.add_argument("--tasks", type=_names, metavar="NAMES", help="gsm8k,math,...")
@@ -40,7 +41,7 @@ def add_to(commands: Commands) -> None:
     how.add_argument("--export-lm-eval", metavar="DIR", help="write tasks for lm-evaluation-harness")
     evaluate.add_argument(
         "--compare",
-        type=_names,
+        type=_models,
         default=[],
         metavar="NAMES",
         help="test whether these models differ: full,s2l-0.11",
@@ -52,7 +53,16 @@ def add_to(commands: Commands) -> None:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{shown(text)} has an empty name; give names with commas between them")
+    return names
+
+
+def _models(text: str) -> list[str]:
+    from s2l_ray.config.subset_names import canonical
+
+    return [canonical(name) for name in _names(text)]
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

@@ -37,6 +37,14 @@ def parse_budget(text: str) -> int | float:
     return budget
 
 
+def canonical(name: str) -> str:
+    """The name of a subset as runs write it: `s2l-0.3` for `s2l-30%` and `s2l-0.30`; other texts stay as they are."""
+    named = parse_subset_name(name)
+    if named is None:
+        return name
+    return f"{named.selector}{'-stratified' if named.stratified else ''}-{named.budget!r}"
+
+
 def parse_subset_name(name: str) -> SubsetName | None:
     """The inverse of `SelectionConfig.subset_name`; None if the text is not a subset's name.
 

@@ -13,7 +13,13 @@ from rich.text import Text
 
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
-from s2l_ray.reporting.inspect_facts import clustering_facts, quarantine_facts, value_facts
+from s2l_ray.reporting.inspect_facts import (
+    ClusteringFacts,
+    ValueFacts,
+    quarantine_facts,
+    value_facts,
+    wanted_clusters,
+)
 from s2l_ray.reporting.summary import target_lines
 from s2l_ray.text.display import aligned, printable
 
@@ -45,6 +51,9 @@ def inspect_run(
         cluster: show only this one.
         by: show losses and subsets by the values of this facet, or of the source column.
     """
+    # Before anything is printed: names that are not known are refused here.
+    facts = wanted_clusters(run, clusters, examples, source, by, cluster)
+    values = value_facts(run, by) if by else []
     console.print(Text.assemble((printable(run.uri), "bold"), f"  seed {run.config.seed}"), highlight=False)
     width = min(_NAME, max((len(name) for name in [*run.stages, *(o.name for o in run.others)]), default=0))
     for name, stage in run.stages.items():
@@ -53,10 +62,10 @@ def inspect_run(
         console.print("  of the same names, from the same clusters (another seed, another model, …):", highlight=False)
         for other in run.others:
             _stage_line(console, other.name, other, width)
-    if "clusters" in run.stages:
-        _clusters(run, console, clusters, examples, source, by, cluster)
+    if facts is not None:
+        _clusters(console, facts, by)
     if by:
-        _by_value(run, console, by)
+        _by_value(run, console, by, values)
     if run.targets:
         console.print(Text("\n".join(target_lines(run))), highlight=False)
     _quarantine(run, console)
@@ -75,7 +84,7 @@ def sparkline(values: Sequence[float], bottom: float, top: float) -> str:
     return "".join(_BARS[i] for i in levels)
 
 
-def _by_value(run: Run, console: Console, by: str) -> None:
+def _by_value(run: Run, console: Console, by: str, values: Sequence[ValueFacts]) -> None:
     """A table with one line per value: number of examples, mean losses, and how many each subset contains."""
     room = max(1, (console.width - _BESIDE_SUBSETS) // _SUBSET)
     shown = list(run.subsets)[:room]
@@ -86,7 +95,7 @@ def _by_value(run: Run, console: Console, by: str) -> None:
     for heading in (by, "examples", "share", "first → last", *shown):
         is_name = heading == by
         out.add_column(_shown(heading), justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
-    for value in value_facts(run, by):
+    for value in values:
         cells = [value.value or "(none)", f"{value.size:,}", f"{value.share:.1%}"]
         cells += [f"{value.first:.2f} → {value.last:.2f}"]
         cells += [f"{count:,} ({share:.1%})" for count, share in list(value.chosen.values())[: len(shown)]]
@@ -94,11 +103,8 @@ def _by_value(run: Run, console: Console, by: str) -> None:
     console.print(out)
 
 
-def _clusters(
-    run: Run, console: Console, limit: int | None, examples: int, source: str, by: str, only: int | None
-) -> None:
+def _clusters(console: Console, facts: ClusteringFacts, by: str) -> None:
     """A line per cluster, followed by the examples nearest to its centroid and whether they were chosen."""
-    facts = clustering_facts(run, limit, examples, source, by, only)
     used, recorded = len(facts.clusters[0].losses), facts.num_snapshots
     snapshots = f"{recorded}" if used == recorded else f"{used} of {recorded}"
     of = "" if facts.subset is None else f"; taken: by {facts.subset}"

@@ -87,10 +87,8 @@ def run_facts(
     run: Run, clusters: int | None = None, examples: int = 1, source: str = "", by: str = "", cluster: int | None = None
 ) -> dict[str, Any]:
     """All facts as JSON data. Arguments as for `inspect_run`."""
-    clustering, meaning = None, Meaning()
-    if "clusters" in run.stages:
-        meaning = meaning_of(run)
-        clustering = clustering_facts(run, clusters, examples, source, by, cluster)
+    clustering = wanted_clusters(run, clusters, examples, source, by, cluster)
+    meaning = Meaning() if clustering is None else meaning_of(run)
     return {
         "run": run.uri,
         "name": run.config.name,
@@ -119,6 +117,24 @@ def _stage(name: str, stage: Stage) -> dict[str, Any]:
         "name": name, "folder": stage.folder, "summary": stage.summary, "rows": manifest.row_counts,
         "wall_seconds": manifest.wall_seconds, "content": manifest.content_fingerprint,
     }  # fmt: skip
+
+
+def wanted_clusters(
+    run: Run, limit: int | None, examples: int, source: str, by: str, only: int | None
+) -> ClusteringFacts | None:
+    """As `clustering_facts`; None if the run has no clusters yet.
+
+    Raises:
+        UserError: it has none, but some of them or of their examples are asked for.
+    """
+    if "clusters" in run.stages:
+        return clustering_facts(run, limit, examples, source, by, only)
+    if source or only is not None:
+        asked = f"--source {shown(source)}" if source else f"--cluster {only}"
+        raise UserError(
+            f"{run.uri} has no clusters yet, so {asked} would show nothing; leave it out, or finish the run"
+        )
+    return None
 
 
 def clustering_facts(

@@ -13,6 +13,7 @@ from s2l_ray.errors import InternalError, UserError, describe
 from s2l_ray.reporting.facts import Facts
 from s2l_ray.reporting.gather import gather_facts
 from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.output_folder import make_output_folder
 from s2l_ray.text.display import one_line, printable
 
 FOLDER, PAGE, FACTS = "report", "index.html", "facts.json"
@@ -57,16 +58,20 @@ def write_report(
         DamagedFile, MissingFile: an artifact is damaged or missing.
     """
     check_libraries()
+    path = None if out is None else Path(os.fspath(out)).expanduser().absolute()
+    if path is not None:  # before the page is drawn, which takes seconds
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, so the page cannot be written; give a file, such as {path}/{PAGE}")
+        make_output_folder(path.parent, "--out")
     run = run if isinstance(run, Run) else load_run(os.fspath(run))
     facts = facts_of(run, by=by, compare=compare, with_text=with_text)
     page = page_of(facts)
-    if out is None:
+    if path is None:
         folder, name = run.storage.sub(FOLDER), PAGE
     else:
-        path = Path(os.fspath(out)).expanduser().absolute()
         folder, name = Storage.open(str(path.parent)), path.name
     folder.write_bytes(name, page.encode("utf-8", "backslashreplace"))
-    folder.write_json(FACTS if out is None else f"{Path(name).stem}.{FACTS}", facts.plain())
+    folder.write_json(FACTS if path is None else f"{Path(name).stem}.{FACTS}", facts.plain())
     return f"{folder.uri}/{name}"
 
 

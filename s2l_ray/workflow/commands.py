@@ -14,7 +14,7 @@ from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.load import ConfigError, load_config
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.selection import for_selector
-from s2l_ray.config.subset_names import SubsetName, parse_subset_name
+from s2l_ray.config.subset_names import SubsetName, canonical, parse_subset_name
 from s2l_ray.errors import shown
 from s2l_ray.execution.ray_metrics import RayMetrics
 from s2l_ray.observability.progress import Progress
@@ -145,6 +145,7 @@ def finetune(
             "given too; give one or the other"
         )
     _refuse_selecting(overrides)
+    subset = None if subset is None else canonical(subset)
     opened = open_run(run)
     # The target's configuration is the same for every subset.
     preflight(without_evaluation(_finetuning(opened.config, overrides, budget, selector)))

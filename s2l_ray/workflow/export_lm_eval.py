@@ -20,6 +20,7 @@ from s2l_ray.evaluation.prompts import messages
 from s2l_ray.evaluation.tasks import SUMMARY
 from s2l_ray.stages.evaluation.models import AskedModel, models_of
 from s2l_ray.stages.evaluation.tasks import AskedTask, check_evaluation, read_tasks
+from s2l_ray.storage.output_folder import make_output_folder
 from s2l_ray.workflow.evaluate import EvaluationRequest
 
 _RULES = "s2l_rules.py"
@@ -70,7 +71,7 @@ def export_tasks(run: Run | str, request: EvaluationRequest, folder: str) -> lis
         )
     models = models_of(opened, config, config.evaluation.subsets, request.model)
     out = Path(folder)
-    out.mkdir(parents=True, exist_ok=True)
+    make_output_folder(out, "--export-lm-eval")
     (out / _RULES).write_text(_METRIC, encoding="utf-8")
     format = CorpusArtifact.of(opened.stage("corpus")).rendered_format
     for task in tasks:

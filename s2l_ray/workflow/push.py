@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from s2l_ray.artifacts.models import SubsetArtifact
+from s2l_ray.artifacts.results import Subset, Target
 from s2l_ray.artifacts.run import Run
 from s2l_ray.errors import EnvironmentFault, UserError, first_line, running, shown
 from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.output_folder import make_output_folder
 
 RepoType = Literal["dataset", "model"]
 
@@ -59,10 +61,15 @@ def package_subset(run: Run, name: str, folder: Path) -> Package:
         RunError: there is no such subset.
         PushError: the folder is not empty.
     """
-    from s2l_ray.workflow.hub_cards import dataset_card
-
     subset = run.subset(name)
     _make_empty(folder)
+    with _complete(subset.storage.uri, "s2l select"):
+        return _write_subset(run, subset, folder)
+
+
+def _write_subset(run: Run, subset: Subset, folder: Path) -> Package:
+    from s2l_ray.workflow.hub_cards import dataset_card
+
     files = [file for file in SubsetArtifact.of(subset).files if file.endswith(".parquet")]
     data = [f"data/train-{number:05d}-of-{len(files):05d}.parquet" for number in range(len(files))]
     for file, stored in zip(files, data, strict=True):
@@ -79,10 +86,15 @@ def package_target(run: Run, name: str, folder: Path) -> Package:
         RunError: there is no such target.
         PushError: the folder is not empty.
     """
-    from s2l_ray.workflow.hub_cards import model_card
-
     target = run.target(name)
     _make_empty(folder)
+    with _complete(target.storage.uri, "s2l finetune"):
+        return _write_target(run, target, folder)
+
+
+def _write_target(run: Run, target: Target, folder: Path) -> Package:
+    from s2l_ray.workflow.hub_cards import model_card
+
     model = target.storage.sub("model")
     files = [entry.name for entry in model.list(recursive=True)]
     for file in files:
@@ -144,9 +156,20 @@ def _hub_named(repo_id: str) -> Iterator[None]:
 
 
 def _make_empty(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_output_folder(folder, "--out")
     if any(folder.iterdir()):
         raise PushError(f"the folder {folder} is not empty, and its files would be pushed too; choose another one")
+
+
+@contextlib.contextmanager
+def _complete(what: str, command: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise PushError(
+            f"a file of {what} is missing ({first_line(error)}), so it would be incomplete on the hub; delete that "
+            f"folder and make it again with `{command}`"
+        ) from error
 
 
 def _copy(storage: Storage, name: str, to: Path) -> None:

@@ -13,6 +13,7 @@ from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.evaluation import BASE, OTHER_MODEL
 from s2l_ray.config.model import RENDER_FIELDS
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.subset_names import canonical
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.errors import foreign_named, shown
 from s2l_ray.evaluation.errors import EvaluationError
@@ -55,7 +56,9 @@ def models_of(run: Run, config: S2LConfig, names: Sequence[str] | None, model: s
                 f"{run.uri} has no target yet, so there is nothing to evaluate; train one with `s2l finetune`, or name "
                 "a model with --model"
             )
-    return [_base(config) if name == BASE else _target(run, config, name) for name in dict.fromkeys(names)]
+    return [
+        _base(config) if name == BASE else _target(run, config, name) for name in dict.fromkeys(map(canonical, names))
+    ]
 
 
 def _target(run: Run, config: S2LConfig, name: str) -> AskedModel:

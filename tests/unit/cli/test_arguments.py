@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from s2l_ray.cli import main, make_parser
+from s2l_ray.cli import main, make_parser, parse
 from s2l_ray.cli.arguments import share
 
 PARSER = make_parser()
@@ -74,6 +74,17 @@ def test_no_option_drops_the_first_of_two_values(capsys):
 )
 def test_what_is_misspelt_is_refused_with_what_is_meant(line, message, capsys):
     assert message in refused(capsys, *line.split())
+
+
+@pytest.mark.parametrize("option", ["--subset", "--tasks", "--compare"])
+def test_an_empty_name_among_others_is_not_dropped(option, capsys):
+    told = refused(capsys, "evaluate", "x", option, "full,,base")
+    assert f"{option}: 'full,,base' has an empty name; give names with commas between them" in told
+
+
+def test_models_are_named_as_subsets_are():
+    parsed = parse(["evaluate", "x", "--subset", "s2l-20%, base", "--compare", "full,random-0.20"])
+    assert (parsed.subset, parsed.compare) == (["s2l-0.2", "base"], ["full", "random-0.2"])
 
 
 @pytest.mark.parametrize("command", ["run", "finetune", "evaluate", "gradients", "sweep", "submit"])

@@ -62,6 +62,24 @@ def test_counts_of_inspect_that_mean_nothing_are_refused(options, message, made,
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options", [["--by", "nope"], ["--source", "nope"], ["--cluster", "77"]])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_inspect_refuses_unknown_names_before_it_shows_anything(made, capsys, options, form):
+    assert main(["inspect", str(made), *options, *form]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert options[1] in err
+
+
+@pytest.mark.parametrize("options", [["--source", "books"], ["--cluster", "1"]])
+def test_inspect_of_a_run_without_clusters_does_not_drop_what_is_asked(tmp_path, capsys, options):
+    run = MadeRun(tmp_path / "run", with_clusters=False).make()
+    assert main(["inspect", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(run), *options]) == 2
+    assert "has no clusters yet, so --" in capsys.readouterr().err
+
+
 def test_inspect_names_the_subset_that_its_figures_are_of(made, capsys):
     facts = json.loads(said(capsys, "inspect", str(made), "--json", "--clusters", "2", "--examples", "0"))
     assert facts["clustering"] == {"subset": "s2l-0.2", "num_clusters": 6, "num_snapshots": 5}

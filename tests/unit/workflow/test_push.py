@@ -72,6 +72,31 @@ def test_a_dry_run_writes_the_folder_that_would_be_pushed(made, tmp_path, monkey
     assert "is not empty, and its files would be pushed too" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("out", "message"), [("taken", "a file has that name"), ("taken/x", "Not a directory")])
+def test_a_folder_that_cannot_be_written_is_refused_with_its_option(made, tmp_path, capsys, out, message):
+    (tmp_path / "taken").touch()
+    assert main(["push", str(made), "--subset", "s2l-0.1", "me/x", "--dry-run", "--out", str(tmp_path / out)]) == 2
+    assert f"cannot be written to ({message}); choose another place with --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["s2l-10%", "s2l-0.10"])
+def test_a_subset_may_be_named_as_people_write_its_budget(made, tmp_path, capsys, name):
+    """As in `s2l select`; the card has the one name."""
+    assert main(["push", str(made), "--subset", name, "me/x", "--dry-run", "--out", str(tmp_path / "x")]) == 0
+    assert "90 of 900" in (tmp_path / "x/README.md").read_text()
+    assert load_run(str(made)).has_subset(name)
+    assert "target/random-0.2-" in load_run(str(made)).target("random-20%").storage.uri
+
+
+@pytest.mark.parametrize(("kind", "command"), [("subset", "select"), ("target", "finetune")])
+def test_what_is_incomplete_is_not_pushed(made, tmp_path, capsys, kind, command):
+    """The subset and the target of this made run lack files that real ones have."""
+    assert main(["push", str(made), f"--{kind}", "s2l-0.2", "me/x", "--dry-run", "--out", str(tmp_path / "x")]) == 2
+    told = capsys.readouterr().err
+    assert f"a file of {made}/{kind}/s2l-0.2-" in told
+    assert f"delete that folder and make it again with `s2l {command}`" in told
+
+
 def test_data_files_of_the_card_are_what_datasets_loads(made, tmp_path):
     import datasets
 
