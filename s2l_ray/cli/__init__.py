@@ -140,7 +140,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         return arguments
     # argparse itself accepts no override after an option: s2l run my.yaml --dry-run proxy.epochs=1
     if "overrides" in arguments:
-        arguments.overrides += [r for r in rest if "=" in r and not r.startswith("-")]
+        arguments.overrides = [*arguments.overrides, *(r for r in rest if "=" in r and not r.startswith("-"))]
         rest = [r for r in rest if r not in arguments.overrides]
     if rest:
         refuse_unknown(parser, arguments.subcommand, rest)

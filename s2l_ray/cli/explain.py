@@ -29,7 +29,7 @@ def add_to(commands: Commands) -> None:
 def _explain(arguments: argparse.Namespace) -> int:
     from s2l_ray.config.describe import describe
 
-    described = describe(arguments.field.strip().partition("=")[0])
+    described = describe(arguments.field.partition("=")[0].strip())
     if arguments.json:
         print_json([one.plain() for one in described])
         return 0

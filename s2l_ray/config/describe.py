@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 from collections.abc import Iterator
@@ -15,8 +14,13 @@ from pydantic.fields import FieldInfo
 
 from s2l_ray.config.faults import section_at
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.selection import options_class
 from s2l_ray.errors import UserError, shown
+from s2l_ray.text.nearest import nearest
 
+_OPTIONS = ["selection", "options"]
+_MOST_NEAR = 4
+"""Fields of one name in several sections that a message lists at most."""
 SCHEMA_URI = "https://json-schema.org/draft/2020-12/schema"
 
 _SECTIONS = {
@@ -58,22 +62,45 @@ class Described:
 
 
 def describe(path: str) -> list[Described]:
-    """Describe the field at `path`, or the section there, followed by its fields. `""`: the whole configuration.
+    """The field at `path`; or the section there, followed by its fields. `""`: the whole configuration.
+
+    An item of a list or mapping (`heldout.files.test`) is described by its field, and what is below
+    `selection.options.SELECTOR` by the selector's options.
 
     Raises:
-        UserError: there is no such field; the message suggests the most similar one.
+        UserError: there is none; names the nearest.
     """
     names = path.split(".") if path else []
-    section = section_at(names)
-    if section is not None:
-        return [_section(path, section), *_fields(path, section)]
-    parent = section_at(names[:-1])
-    if parent is None or names[-1] not in parent.model_fields:
-        known = [one.path for one in describe_all()]
-        near = difflib.get_close_matches(path[:100], known, n=1, cutoff=0.5)
-        hint = f"Did you mean {near[0]}?" if near else "`s2l explain` lists the sections"
-        raise UserError(f"{shown(path)} is not a field of the configuration, so there is nothing to explain. {hint}")
-    return [_field(path, parent.model_fields[names[-1]])]
+    above = 3 if names[:2] == _OPTIONS and len(names) > 2 else 0
+    root = options_class(names[2]) if above else S2LConfig
+    for end in range(len(names), above - 1, -1):
+        here, below = ".".join(names[:end]), names[above:end]
+        is_whole = end == len(names)
+        if is_whole and (section := section_at(below, root)) is not None:
+            return [_section(here, section), *_fields(here, section)]
+        parent = section_at(below[:-1], root) if below else None
+        if parent is not None and below[-1] in parent.model_fields:
+            found = _field(here, parent.model_fields[below[-1]])
+            if is_whole or _holds_items(found.type):
+                return [found]
+            break
+    near = _nearest_paths(path, root, ".".join(names[:above]))
+    hint = f"Did you mean {' or '.join(near)}?" if near else "`s2l explain` lists the sections"
+    raise UserError(f"{shown(path)} is not a field of the configuration, so there is nothing to explain. {hint}")
+
+
+def _holds_items(type: str) -> bool:
+    """Whether what is below a field of this type is the user's own. Named sections have fields that are described."""
+    return ("list of" in type or "mapping of" in type) and type != "mapping of names to section"
+
+
+def _nearest_paths(path: str, root: type[BaseModel], at: str) -> list[str]:
+    """The fields of this name in whatever section; else the one with the most similar path."""
+    known = [one.path for one in _walk(at, root)]
+    name = path.rpartition(".")[2].lower()
+    same = [one for one in known if one.rpartition(".")[2] == name]
+    near = nearest(path, known)
+    return same[:_MOST_NEAR] or ([near] if near else [])
 
 
 def describe_all() -> list[Described]:
@@ -87,7 +114,7 @@ def _walk(path: str, section: type[BaseModel]) -> Iterator[Described]:
     inner = []
     for name, field in section.model_fields.items():
         here = f"{path}.{name}" if path else name
-        below = section_at(here.split("."))
+        below = section_at([name], section)
         if below is None:
             yield _field(here, field)
         else:
@@ -99,7 +126,7 @@ def _walk(path: str, section: type[BaseModel]) -> Iterator[Described]:
 def _fields(path: str, section: type[BaseModel]) -> Iterator[Described]:
     for name, field in section.model_fields.items():
         here = f"{path}.{name}" if path else name
-        below = section_at(here.split("."))
+        below = section_at([name], section)
         yield _field(here, field) if below is None else _section(here, below)
 
 

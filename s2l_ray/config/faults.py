@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args, get_origin
 
@@ -10,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.section import Contradictions, above_limit
+from s2l_ray.config.subset_names import parse_budget
 from s2l_ray.errors import shown
 from s2l_ray.text.display import shorten
 from s2l_ray.text.nearest import nearest
@@ -51,10 +53,22 @@ def _lines_of(fault: Any) -> list[str]:
     if kind == "missing":
         return [f"{at}: required but not set"]
     if kind == "list_type":
-        return [f"{at}: must be a list, got {value}; write [{shown_bare(fault['input'])}]"]
+        return [f"{at}: must be a list, got {value}; write [{_as_item(fault['input'])}]"]
+    if kind == "model_type":
+        cure = "leave it out for the defaults" if fault["input"] is None else f"write {at}: and its settings below it"
+        got = "nothing" if fault["input"] is None else value
+        return [f"{at}: must be a section with settings, got {got}; {cure}"]
     if (excess := above_limit(field_at(place), kind)) is not None:
         return [f"{at}: {value} {excess}"]
     return [f"{at}: {shorten(fault['msg'], 300)}, got {value}"]
+
+
+def _as_item(value: Any) -> str:
+    """As an item of a list in YAML; a percentage as the share that budgets are."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        with contextlib.suppress(ValueError):
+            return repr(parse_budget("".join(value.split())))
+    return shown_bare(value)
 
 
 def shown_bare(value: Any) -> str:
@@ -62,9 +76,9 @@ def shown_bare(value: Any) -> str:
     return shorten(value, 200) if isinstance(value, str) else shown(value)
 
 
-def section_at(path: Sequence[int | str]) -> type[BaseModel] | None:
-    """The section at `path`; None if there is none."""
-    model: type[BaseModel] = S2LConfig
+def section_at(path: Sequence[int | str], root: type[BaseModel] = S2LConfig) -> type[BaseModel] | None:
+    """The section at `path` below `root`; None if there is none."""
+    model = root
     names = [str(name) for name in path]
     while names:
         field = model.model_fields.get(names.pop(0))

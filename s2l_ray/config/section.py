@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -60,11 +61,20 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_other_kind(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses booleans before pydantic reads true as 1, and texts that are too long."""
+        """Refuses what pydantic would read as something else (true as 1, 1 as true, 0 as a date), and long texts."""
         kinds = _kinds_of(cls, str(info.field_name))
+        if Any not in kinds and any(issubclass(kind, Section) for kind in kinds):
+            return value  # a section's fields are validated by itself
         leaves = list(_leaves(value))
-        if bool not in kinds and Any not in kinds and {int, float} & kinds and any(isinstance(v, bool) for v in leaves):
-            raise ValueError("is true or false, a boolean, but must be a number; give the number")
+        if Any not in kinds:
+            if bool not in kinds and {int, float} & kinds and any(isinstance(v, bool) for v in leaves):
+                raise ValueError("is true or false, a boolean, but must be a number; give the number")
+            if not {int, float} & kinds and any(isinstance(v, int | float) and not isinstance(v, bool) for v in leaves):
+                if bool in kinds:
+                    others = "true, false or text" if str in kinds else "true or false"
+                    raise ValueError(f"is the number {shown(value)}, but must be {others}; give one of them")
+                if datetime.date in kinds:
+                    raise ValueError(f"is the number {shown(value)}, but must be a date; write it as 2025-01-31")
         longest = max((len(v) for v in leaves if isinstance(v, str)), default=0)
         if longest > cls.max_text:
             raise ValueError(f"a text of {longest:,} characters is longer than {cls.max_text:,}; shorten it")
@@ -126,8 +136,9 @@ def _kinds_of(section: type[Section], name: str) -> frozenset[Any]:
         for inner in get_args(annotation):
             yield from walk(inner)
 
-    kinds = walk(section.model_fields[name].annotation)
-    return frozenset(kind for kind in kinds if isinstance(kind, type) or kind is Any)
+    kinds = [kind for kind in walk(section.model_fields[name].annotation) if get_origin(kind) is None]
+    # A Literal's values count as their types: `zero_stage` is a number.
+    return frozenset(kind if isinstance(kind, type) or kind is Any else type(kind) for kind in kinds)
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -263,6 +263,13 @@ class SelectionConfig(Section):
                 yield f"guard.{key}={value} would do nothing without {rule or 'a rule'}; set {add} too, or leave it out"
 
 
+def options_class(selector: str) -> type[BaseModel]:
+    """The section of a selector's options. Raises UserError if there is no such selector."""
+    from s2l_ray.selection.registry import get_selector
+
+    return get_selector(selector).Options
+
+
 def _option_at(selector: str, path: Sequence[int | str]) -> FieldInfo | None:
     """The field of a selector's options at `path`; None if there is none."""
     from s2l_ray.selection.registry import get_selector

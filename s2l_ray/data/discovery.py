@@ -7,6 +7,7 @@ in full may be in another run (one of its subsets, for example), but not in the 
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -76,6 +77,11 @@ def find_files(
     if not found.files:
         raise SourceError(
             f"{setting}: nothing matches {shown}, so there is nothing to read; check the path and the pattern"
+            + (
+                "; a dataset on the Hugging Face hub is named by corpus.huggingface.name"
+                if _like_on_hub(pattern)
+                else ""
+            )
         )
     if unread:
         say(
@@ -83,6 +89,11 @@ def find_files(
             "them in full"
         )
     return [(_uri_like(pattern, path, name), found.files[name]) for name in sorted(found.files)]
+
+
+def _like_on_hub(pattern: str) -> bool:
+    """Whether a path could also be the name of a dataset on the hub: `TIGER-Lab/MathInstruct`."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", pattern) is not None and kind_of(pattern)[0] is None
 
 
 def _unread(found: Found) -> str:

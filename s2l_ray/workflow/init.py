@@ -5,7 +5,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import yaml
@@ -13,10 +15,10 @@ import yaml
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.config.load import ConfigError, load_config
 from s2l_ray.data.facets import FacetValues, choose_facets
-from s2l_ray.data.formats import UnknownFormat, format_of_rows, to_conversation
-from s2l_ray.data.read_task import first_rows, sample_format
+from s2l_ray.data.formats import UnknownFormat, format_of_rows
+from s2l_ray.data.read_task import first_rows, kept_columns, sample_format, to_record
 from s2l_ray.data.sources import plan_files
-from s2l_ray.data.units import UnusableRow, clip, clip_names
+from s2l_ray.data.units import RawRow, ReadUnit, UnusableRow, clip, clip_names
 from s2l_ray.text.redact import holds_credentials, strip_credentials
 
 DEFAULT_PROXY = "EleutherAI/pythia-70m-deduped"
@@ -33,6 +35,10 @@ _SOURCES = ("source", "dataset", "data_source", "origin", "domain", "category", 
 _CHARACTERS_PER_TOKEN = 3.5
 """Typical of English with today's vocabularies; accurate enough to choose between lengths that double."""
 _LENGTHS = (256, 512, 1024, 2048, 4096)
+_POSITIONS = {DEFAULT_PROXY: 2048}
+"""Longest sequence of a model that is known without asking the hub; a run refuses a larger proxy.max_length."""
+_MORE_FILES, _ROWS_OF_EACH = 20, 10
+"""How many files that the first rows do not reach are looked into, and how many rows of each."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,11 @@ class Found:
     """What was found, as sentences."""
 
 
-def look_at(paths: list[str], proxy: str = DEFAULT_PROXY) -> Found:
+def look_at(paths: list[str], proxy: str = DEFAULT_PROXY, overrides: Sequence[str] = ()) -> Found:
     """Read the first rows, choose settings that fit them, and check that they work.
+
+    Args:
+        overrides: `section.field=value` strings to start from; they become part of the configuration.
 
     Raises:
         SourceError, UnknownFormat, QuarantineLimitError: a run would be refused, or no pair of columns is known to hold
@@ -60,9 +69,12 @@ def look_at(paths: list[str], proxy: str = DEFAULT_PROXY) -> Found:
             "leave them out and set them in the environment"
         )
     corpus: dict[str, Any] = {"paths": paths}
-    asked = CorpusConfig.model_validate(corpus)
+    config = load_config({"corpus": corpus, "proxy": {"model": proxy}}, overrides)
+    asked = config.corpus
+    if not asked.paths:
+        raise ConfigError("no file is named, so there is nothing to look at; for datasets of the hub see `s2l recipes`")
     said: list[str] = []
-    units = plan_files(paths, asked.read_bytes_per_task, say=said.append)
+    units = plan_files(asked.paths, asked.read_bytes_per_task, say=said.append)
     raws = list(first_rows(units, asked.max_row_bytes))
     rows = [raw.row for raw in raws if raw.row is not None]
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -74,14 +86,21 @@ def look_at(paths: list[str], proxy: str = DEFAULT_PROXY) -> Found:
         if pair is None:
             raise
         corpus["template"] = {"prompt": f"{{{pair[0]}}}", "response": f"{{{pair[1]}}}"}
-        asked = CorpusConfig.model_validate(corpus)
+        asked = load_config({"corpus": corpus, "proxy": {"model": proxy}}, overrides).corpus
         sample_format(units, asked)
     format = format_of_rows(asked, rows)
-    source = _source_column(rows, columns, used=set(pair or ()))
+    source = None
+    if "source_column" not in asked.model_fields_set:
+        source = _source_column(rows, columns, used=set(pair or ()))
     if source is not None and source != "source":
         corpus["source_column"] = source
-    tree, lines = _tree(corpus, proxy, rows, format, asked)
-    files = len({unit.uri for unit in units})
+    length, lines = _lengths(raws, format, asked, _POSITIONS.get(config.proxy.model or "", _LENGTHS[-1]))
+    lines += _unusable_lines(raws, units, format, asked)
+    tree = {
+        "name": _name(asked.paths[0]), "corpus": corpus, "proxy": {"model": proxy, "max_length": length},
+        "selection": {"budgets": [0.11, 0.3], "selectors": ["s2l", "random"]},
+    }  # fmt: skip
+    files = len({raw.origin for raw in raws})
     summary = [
         f"Looked at the first {len(raws):,} rows of {files:,} file{'s' * (files > 1)}: columns "
         f"{clip_names(columns)}.",
@@ -90,8 +109,10 @@ def look_at(paths: list[str], proxy: str = DEFAULT_PROXY) -> Found:
     ]  # fmt: skip
     if source is not None:
         summary.append(f"The column {source!r} says where an example comes from (corpus.source_column).")
-    load_config(tree)
-    return Found(tree["name"], _text(tree, summary), summary)
+    config = load_config(tree, overrides)
+    if overrides:
+        tree = config.stored(exclude_unset=True)
+    return Found(config.name, _text(tree, summary), summary)
 
 
 def _pair(columns: list[str]) -> tuple[str, str] | None:
@@ -107,37 +128,63 @@ def _source_column(rows: list[dict[str, Any]], columns: list[str], used: set[str
     return next((name for name in _SOURCES if name in few and name not in used), None)
 
 
-def _tree(
-    corpus: dict[str, Any], proxy: str, rows: list[dict[str, Any]], format: str, asked: CorpusConfig
-) -> tuple[dict[str, Any], list[str]]:
-    """Build the configuration → (configuration, sentences on the rows)."""
-    reasons: Counter[str] = Counter()
+def _lengths(raws: list[RawRow], format: str, asked: CorpusConfig, longest: int) -> tuple[int, list[str]]:
+    """Choose proxy.max_length, at most `longest` → (tokens, sentences on lengths and turns)."""
     lengths, chats = [], 0
-    for row in rows:
-        try:
-            conversation = to_conversation(row, format, asked)
-        except UnusableRow as reason:
-            reasons[str(reason)] += 1
-            continue
-        lengths.append(sum(len(turn["content"]) for turn in conversation.turns) / _CHARACTERS_PER_TOKEN)
-        chats += conversation.is_chat
+    for raw in raws:
+        record, _ = _record(raw, format, asked)
+        if record is not None:
+            lengths.append(sum(len(turn["content"]) for turn in record["messages"]) / _CHARACTERS_PER_TOKEN)
+            chats += record["is_chat"]
     long = sorted(lengths)[int(0.95 * (len(lengths) - 1))] if lengths else 0.0
-    length = next((n for n in _LENGTHS if n >= long), _LENGTHS[-1])
+    length = min(longest, next((n for n in _LENGTHS if n >= long), _LENGTHS[-1]))
     lines = [f"19 of 20 examples have at most about {long:,.0f} tokens (estimated from their characters)."]
+    if over := sum(one > length for one in lengths):
+        lines.append(
+            f"{over:,} of them are longer than proxy.max_length={length}: they are truncated there, and cannot be used "
+            "if their prompt fills it."
+        )
     if chats:
         lines.append(f"{chats:,} of them are chats; all assistant turns are trained on (proxy.turns).")
-    for why, count in reasons.most_common(3):
-        lines.append(f"{count:,} of these rows cannot be used: {clip(why, 300)}")
-    model: dict[str, Any] = {"model": proxy, "max_length": length}
-    if length > 8192:
-        model["tokens_per_microbatch"] = length
-    tree = {
-        "name": _name(asked.paths[0]),
-        "corpus": corpus,
-        "proxy": model,
-        "selection": {"budgets": [0.11, 0.3], "selectors": ["s2l", "random"]},
-    }
-    return tree, lines
+    return length, lines
+
+
+def _unusable_lines(raws: list[RawRow], units: list[ReadUnit], format: str, asked: CorpusConfig) -> list[str]:
+    """Sentences on the rows that cannot be used, including those of files that the first rows do not reach."""
+    reasons = _reasons(raws, format, asked)
+    lines = [f"{count:,} of these rows cannot be used: {clip(why, 300)}" for why, count in reasons.most_common(3)]
+    num_rows, num_bad = len(raws), reasons.total()
+    seen = {raw.origin for raw in raws}
+    others = {unit.origin: unit for unit in units if unit.origin not in seen and unit.start == 0}
+    for origin, unit in list(others.items())[:_MORE_FILES]:
+        more = list(islice(first_rows([unit], asked.max_row_bytes), _ROWS_OF_EACH))
+        found = _reasons(more, format, asked)
+        num_rows, num_bad = num_rows + len(more), num_bad + found.total()
+        for why, count in found.most_common(1):
+            lines.append(
+                f"{count:,} of the first {len(more):,} rows of {clip(origin)} cannot be used: {clip(why, 300)}"
+            )
+    if num_bad > asked.max_quarantined_share * num_rows:
+        lines.append(
+            f"A run stops if more than {asked.max_quarantined_share:.0%} of the rows cannot be used "
+            "(corpus.max_quarantined_share): correct them, or name only files of one format."
+        )
+    return lines
+
+
+def _reasons(raws: list[RawRow], format: str, asked: CorpusConfig) -> Counter[str]:
+    """Count the rows that cannot be used, by reason."""
+    return Counter(reason for _, reason in (_record(raw, format, asked) for raw in raws) if reason)
+
+
+def _record(raw: RawRow, format: str, asked: CorpusConfig) -> tuple[dict[str, Any] | None, str]:
+    """Convert a row as a run would → (record, "") or (None, the reason why it cannot be used)."""
+    if raw.row is None:
+        return None, raw.reason or "unreadable"
+    try:
+        return to_record(raw, kept_columns(raw.row, asked), asked, format), ""
+    except UnusableRow as reason:
+        return None, str(reason)
 
 
 def _name(path: str) -> str:
