@@ -272,9 +272,7 @@ def options_class(selector: str) -> type[BaseModel]:
 
 def _option_at(selector: str, path: Sequence[int | str]) -> FieldInfo | None:
     """The field of a selector's options at `path`; None if there is none."""
-    from s2l_ray.selection.registry import get_selector
-
-    fields: Mapping[str, FieldInfo] = get_selector(selector).Options.model_fields
+    fields: Mapping[str, FieldInfo] = options_class(selector).model_fields
     for name in path[:-1]:
         inner = fields[str(name)].annotation if str(name) in fields else None
         fields = inner.model_fields if isinstance(inner, type) and issubclass(inner, BaseModel) else {}

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 _NAME = re.compile(r"(?P<selector>[a-z][a-z0-9_]*)(?P<mark>-stratified)?-(?P<budget>[0-9][0-9.]*(?:e-[0-9]+)?%?)")
-_NUMBER = re.compile(r"[-+]?(?:[0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})(?:[eE][-+]?[0-9]{1,3})?", re.ASCII)
+_NUMBER = re.compile(r"[-+]?(?:[0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})(?:[eE][-+]?[0-9]{1,3})?")
 _PERCENT = re.compile(r"(?:[0-9]{1,18}(?:\.[0-9]{1,30})?|\.[0-9]{1,30})%")
 
 
