@@ -243,6 +243,7 @@ _NO_SETTINGS = (
     "budgets",
     "selectors",
     "tokens_per_batch",
+    "answer_tokens_per_batch",
 )
 """Arguments that determine which arms are run, or where; an arm's results depend on all the others."""
 
@@ -304,7 +305,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--questions", type=int, default=100, help="questions per set, the first by id")
     made.add_argument("--form", default="cot", choices=["cot", "pot", "hybrid"], help="programs need Landlock")
     made.add_argument("--max-new-tokens", type=int, default=128)
-    made.add_argument("--tokens-per-batch", type=int, default=65_536, help="in training; 4 times as many to answer")
+    made.add_argument("--tokens-per-batch", type=int, default=65_536, help="in training and scoring")
+    made.add_argument("--answer-tokens-per-batch", type=int, default=262_144, help="prompts and their answers")
     made.add_argument("--minutes", type=float, default=float("inf"), help="start nothing that would end later")
     made.add_argument("--cpu", action="store_true", help="even if there is a GPU")
     made.add_argument("--plan", action="store_true", help="only print what all arms would cost")
@@ -333,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     with Asker(
         args.data / "eval", args.sets, limit=args.questions, form=args.form, max_new_tokens=args.max_new_tokens,
-        tokens_per_batch=4 * args.tokens_per_batch, device=bench.device,
+        tokens_per_batch=args.answer_tokens_per_batch, device=bench.device,
     ) as asker:  # fmt: skip
         longest = 0.0
         for task in left:

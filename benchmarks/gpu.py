@@ -73,12 +73,16 @@ BATCH = 128
 
 
 class Rows:
-    """Measurements, written to disk immediately, so that nothing is lost if the machine is taken away."""
+    """Measurements, written to disk immediately, so that nothing is lost if the machine is taken away; those of earlier
+    calls with the same folder stay in its table."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._rows: list[dict[str, Any]] = []
+        earlier = folder / "gpu.jsonl"
+        self._rows: list[dict[str, Any]] = (
+            [json.loads(line) for line in earlier.read_text().splitlines()] if earlier.exists() else []
+        )
 
     def add(self, section: str, **figures: Any) -> None:
         row = {"section": section} | figures

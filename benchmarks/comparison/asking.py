@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ import torch
 
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.data.render import options_of, resolve_style
-from s2l_ray.errors import UserError
 from s2l_ray.evaluation.answers.symbolic import ProcessComparer
 from s2l_ray.evaluation.prompts import PROGRAM_STEM, Form, passes
 from s2l_ray.evaluation.questions import Question, first_by_id, read_questions
@@ -56,11 +54,6 @@ class Asker:
         device: torch.device,
     ) -> None:
         """Args: folder: holds NAME.jsonl for each task; limit: questions per task, the first by id."""
-        if "math" in names and importlib.util.find_spec("math_verify") is None:
-            raise UserError(
-                "answers to the set math cannot be compared without the package math-verify, which is not installed; "
-                "install s2l_ray[evaluate], or leave math out of --sets"
-            )
         self.tasks = {name: BUILT_IN[name] for name in names}
         self.questions: dict[str, list[Question]] = {}
         for name, task in self.tasks.items():
@@ -71,6 +64,8 @@ class Asker:
         self._compare = ProcessComparer()
 
     def __enter__(self) -> Asker:
+        if any(task.rule == "math" for task in self.tasks.values()):
+            self._compare.start()  # before anything is trained whose answers it could not judge
         return self
 
     def __exit__(self, *_: object) -> None:

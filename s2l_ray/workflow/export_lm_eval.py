@@ -46,6 +46,16 @@ def judge(doc, results):
     return {"correct": float(made.correct)}
 '''
 
+_READY = """
+
+_comparer().start()  # a missing package is an error now, not after all answers have been generated
+"""
+
+
+def rules_module(rules: Sequence[str]) -> str:
+    """Return the text of the module that judges answers by these rules."""
+    return _METRIC + _READY * ("math" in rules)
+
 
 def export_tasks(run: Run | str, request: EvaluationRequest, folder: str) -> list[str]:
     """Write a YAML and a JSONL file for each task, and the rules as Python.
@@ -72,7 +82,7 @@ def export_tasks(run: Run | str, request: EvaluationRequest, folder: str) -> lis
     models = models_of(opened, config, config.evaluation.subsets, request.model)
     out = Path(folder)
     make_output_folder(out, "--export-lm-eval")
-    (out / _RULES).write_text(_METRIC, encoding="utf-8")
+    (out / _RULES).write_text(rules_module([task.task.rule for task in tasks]), encoding="utf-8")
     format = CorpusArtifact.of(opened.stage("corpus")).rendered_format
     for task in tasks:
         _write_task(out, task, models[0], format)

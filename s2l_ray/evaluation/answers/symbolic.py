@@ -14,6 +14,7 @@ import re
 import selectors
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ import psutil
 
 from s2l_ray.errors import EnvironmentFault
 from s2l_ray.evaluation.answers.mathematics import Comparison
+from s2l_ray.text.display import shorten
 
 MAX_CHARACTERS = 500
 """Longer answers (characters) are not passed to the library."""
@@ -63,7 +65,11 @@ def answer(line):
     return "s2l:" + outcome
 """
 _SERVE = (
-    PROGRAM
+    r"""
+import json, sys
+sys.path += json.loads(sys.argv[1])
+"""
+    + PROGRAM
     + r"""
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
@@ -146,7 +152,9 @@ class ProcessComparer:
     def __call__(self, gold: str, answer: str) -> Comparison:
         if not (is_within_limits(gold) and is_within_limits(answer)):
             return "unreadable"
-        process = self._process or self._start()
+        self.start()
+        process = self._process
+        assert process is not None
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps([gold, answer]) + "\n")
@@ -167,24 +175,37 @@ class ProcessComparer:
             process.kill()
             process.communicate()
 
-    def _start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-I", "-c", _SERVE]
-        environment = {"OPENBLAS_NUM_THREADS": "1", "PATH": os.defpath, "LC_ALL": "C.UTF-8"}
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        if (line := self._line(self._process, self.start_seconds)) is None or "ready" not in line:
-            self.close()
-            raise EnvironmentFault(
-                "the process that compares answers in LaTeX did not start, so answers to MATH cannot be judged; check "
-                "that math-verify is installed (pip install 's2l_ray[evaluate]')"
+    def start(self) -> None:
+        """Start the process now, so that a missing package is noticed before the answers cost anything.
+
+        Raises:
+            EnvironmentFault: the process cannot compare anything; the message has its own error.
+        """
+        if self._process is not None:
+            return
+        # Isolated, because a file named sympy.py in the user's folder must not be imported; so the folders from which
+        # this process imports (PYTHONPATH, a `pip install --target`) come after the interpreter's own.
+        folders = [folder for folder in sys.path if os.path.isabs(folder)]
+        with tempfile.TemporaryFile("w+") as errors:  # a pipe could fill up
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _SERVE, json.dumps(folders)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={"OPENBLAS_NUM_THREADS": "1", "PATH": os.defpath, "LC_ALL": "C.UTF-8"},
             )
-        return self._process
+            line = self._line(self._process, self.start_seconds)
+            if line is not None and "ready" in line:
+                return
+            self.close()
+            errors.seek(0)
+            said = errors.read().strip().splitlines()
+        reason = shorten(said[-1], 300) if said else f"it gave no answer within {self.start_seconds:g} s"
+        raise EnvironmentFault(
+            f"the process that compares answers in LaTeX did not start ({reason}), so answers to MATH cannot be "
+            "judged; check that math-verify is installed (pip install 's2l_ray[evaluate]')"
+        )
 
     def _line(self, process: subprocess.Popen[str], seconds: float) -> str | None:
         """The next line; empty if the process has ended, None if its time is over. CPU time counts, so that a busy

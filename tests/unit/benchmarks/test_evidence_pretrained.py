@@ -62,7 +62,8 @@ def made(program: ModuleType, model: Path, tmp_path_factory: pytest.TempPathFact
         str(model), "--data", str(data), "--out", str(out), "--selectors", "random", "s2l", "--budgets", "0.2",
         "--seeds", "0", "1", "--swapped", "0.1", "--examples", "80", "--held-out", "10", "--steps", "2", "--batch", "8",
         "--snapshots", "2", "--clusters", "4", "--max-length", "128", "--render", "plain", "--learning-rate", "1e-3",
-        "--sets", "svamp", "simuleq", "--questions", "4", "--max-new-tokens", "6", "--tokens-per-batch", "512", "--cpu",
+        "--sets", "svamp", "simuleq", "--questions", "4", "--max-new-tokens", "6", "--tokens-per-batch", "512",
+        "--answer-tokens-per-batch", "2048", "--cpu",
     ]  # fmt: skip
     program.main(arguments)
     return arguments, out
