@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.lm.batches import Batch
@@ -85,12 +86,26 @@ class MasterWeights:
     def average_gradients(self) -> None:
         """Average gradients over all workers; every worker must call it after its micro-batches."""
         gradients = [torch.zeros_like(copy) if copy.grad is None else copy.grad for copy in self.of.values()]
-        works = [dist.all_reduce(gradient, async_op=True) for gradient in gradients]
+        # Sent in bf16, at half the bytes: every micro-batch's gradient was rounded to it anyway.
+        sent = [gradient.to(torch.bfloat16) for gradient in gradients]
+        works = [dist.all_reduce(gradient, async_op=True) for gradient in sent]
         for work in works:
             work.wait()
+        torch._foreach_copy_(gradients, sent)
         torch._foreach_mul_(gradients, 1 / dist.get_world_size())
         for copy, gradient in zip(self.of.values(), gradients, strict=True):
             copy.grad = gradient
+
+
+def _exchange_in_bf16(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Average a bucket of gradients over all workers, sent in bf16.
+
+    PyTorch refuses its own hook, by name, where there is no NCCL, though Gloo adds bf16, too.
+    """
+    return default_hooks.bf16_compress_hook(dist.group.WORLD, bucket)  # type: ignore[arg-type]
+
+
+_exchange_in_bf16.__annotations__ = {}  # PyTorch compares them with its classes, and here they are text
 
 
 def _add_gradient(copy: nn.Parameter, parameter: Tensor) -> None:
@@ -131,9 +146,21 @@ class TorchEngine:
     lockstep = False
 
     def __init__(
-        self, model: Any, config: TrainedModelConfig, device: torch.device, num_workers: int, bf16: bool = False
+        self,
+        model: Any,
+        config: TrainedModelConfig,
+        device: torch.device,
+        num_workers: int,
+        bf16: bool = False,
+        send_bf16: bool = False,
     ) -> None:
-        """Create the engine; with `bf16`, weights become bf16 and the optimiser has fp32 copies: do not autocast."""
+        """Create the engine.
+
+        Args:
+            bf16: weights become bf16 and the optimiser has fp32 copies: do not autocast.
+            send_bf16: workers exchange fp32 gradients in bf16, with half the bytes; for autocast, which rounds to bf16
+                anyway. With `bf16` they always do.
+        """
         self.model = model.to(device)
         self.loss = ResponseLoss(self.model)
         self.num_workers = num_workers
@@ -144,7 +171,10 @@ class TorchEngine:
             from torch.nn.parallel import DistributedDataParallel
 
             ids = [device.index] if device.type == "cuda" else None
-            self._module = DistributedDataParallel(self.loss, device_ids=ids, gradient_as_bucket_view=True)
+            distributed = DistributedDataParallel(self.loss, device_ids=ids, gradient_as_bucket_view=True)
+            if send_bf16:
+                distributed.register_comm_hook(None, _exchange_in_bf16)
+            self._module = distributed
         self._trained = trained if self.masters is None else [self.masters.of[p] for p in trained]
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self._trained, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.999),

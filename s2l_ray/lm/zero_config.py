@@ -136,6 +136,8 @@ def _fixed(
 
 def _defaults(config: TargetConfig, stage: int, precision: str) -> dict[str, Any]:
     """Return settings that a user's file may change."""
+    # overlap_comm stays off for stages 1 and 2: until the middle of 2026 it could read buckets that were not yet filled
+    # (NaN losses with compiled layers, DeepSpeed #8061), and it has not been tried here on several GPUs.
     zero: dict[str, Any] = {
         # Elements sent at once. DeepSpeed's default of 5e8 needs 2 GB of buffers (fp32) for little more speed.
         "reduce_bucket_size": 50_000_000,

@@ -48,6 +48,9 @@ class Case:
     offload: str = "none"
     nvme_path: str | None = None
     precision: str = "fp32"
+    send_bf16: bool = False
+    user: dict[str, Any] = field(default_factory=dict)
+    """DeepSpeed's configuration by the user."""
     recompute: bool = False
     pack: bool = True
     shard_all: bool = True
@@ -92,12 +95,12 @@ def engine_of(case: Case, num_workers: int) -> Any:
         from s2l_ray.lm.engine import TorchEngine
 
         model, bf16 = prepared(random_model(case.shape), case), case.precision == "bf16"
-        return TorchEngine(model, config, CPU, num_workers, bf16=bf16)
+        return TorchEngine(model, config, CPU, num_workers, bf16=bf16, send_bf16=case.send_bf16)
     from s2l_ray.lm.zero import ZeroEngine, sharded_build
     from s2l_ray.lm.zero_config import make_zero_config
 
     precision: Any = case.precision
-    user = SHARD_ALL if case.shard_all else {}
+    user = case.user | (SHARD_ALL if case.shard_all else {})
     ds_config = make_zero_config(config, case.stage, precision, num_workers, config.max_grad_norm, user=user)
     if case.pretrained is None:
         model = prepared(random_model(case.shape), case)

@@ -5,6 +5,7 @@ The worker (`execution.training.RayWorkerContext`, or a test's) provides checkpo
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,8 +62,9 @@ def run_worker(job: ProxyJob, worker: WorkerContext) -> dict[str, Any]:
     if job.threads:
         torch.set_num_threads(job.threads)
     model = load_model(job.proxy, job.tokenizer, job.seed)
-    engine = TorchEngine(model, job.proxy, worker.device, worker.num_workers)
     autocast = autocast_for(worker.device, job.proxy.precision)
+    in_bf16 = autocast is not contextlib.nullcontext
+    engine = TorchEngine(model, job.proxy, worker.device, worker.num_workers, send_bf16=in_bf16)
     pad_id = pad_token_id_of(job.tokenizer, model.get_input_embeddings().num_embeddings)
     batching = choose_batching(
         model, engine.loss, pad_id=pad_id, device=worker.device, autocast=autocast,

@@ -35,6 +35,8 @@ pytest.importorskip("deepspeed")
 pytest.importorskip("peft")
 pytestmark = pytest.mark.timeout(1200)  # the first test waits for all processes
 
+OVERLAPPED = {"zero_optimization": {"overlap_comm": True, "reduce_bucket_size": 5000}}
+"""Several buckets a micro-batch, which two buffers take in turn."""
 # Small chunks: the workers have different numbers of them, so a fetch of weights within the loop would hang.
 UNBROKEN = [
     Case("stage 1", stage=1, save_at=HALF, overflow_at=2),
@@ -46,6 +48,9 @@ UNBROKEN = [
     Case("lora stage 2", stage=2, lora=True),
     Case("lora stage 3, built in shards", stage=3, lora=True, save_at=HALF, recompute=True, pretrained="llama"),
     Case("no stage"),
+    Case("no stage, sent in bf16", send_bf16=True),
+    Case("overlapped stage 2", stage=2, user=OVERLAPPED),
+    Case("bf16 overlapped stage 2", stage=2, precision="bf16", user=OVERLAPPED),
     Case("bf16 no stage", precision="bf16"),
     Case("bf16 stage 1", stage=1, precision="bf16", save_at=HALF),
     Case("bf16 stage 2", stage=2, precision="bf16", save_at=HALF),
@@ -76,6 +81,11 @@ def in_tiers(names: Iterable[Any]) -> list[Any]:
     """Names, or tuples that begin with one: those that are not quick are thorough."""
     cases = [name if isinstance(name, tuple) else (name,) for name in names]
     return [pytest.param(*c, marks=() if c[0] in QUICK else pytest.mark.thorough) for c in cases]
+
+
+def in_bf16(case: Case) -> bool:
+    """Whether it is only near to training in fp32."""
+    return case.precision == "bf16" or case.send_bf16
 
 
 def reference_of(name: str) -> str:
@@ -176,7 +186,7 @@ def offloaded(launches: Launches) -> Launches:
     return launches
 
 
-@pytest.mark.parametrize("name", in_tiers(c.name for c in UNBROKEN if c.precision == "fp32"))
+@pytest.mark.parametrize("name", in_tiers(c.name for c in UNBROKEN if not in_bf16(c)))
 def test_training_is_that_of_one_process_without_deepspeed(launches: Launches, name: str):
     """Losses, gradient norms and held-out losses, with clipping, several micro-batches and workers without work."""
     assert_trained_as_without_deepspeed(launches, name)
@@ -246,7 +256,16 @@ def test_states_on_nvme_train_the_same(offloaded: Launches):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", ["bf16 no stage", "bf16 stage 1", "bf16 stage 2", "bf16 stage 3"])
+def test_gradients_sent_in_bf16_differ_only_by_rounding(launches: Launches):
+    ours, plain = launches.seen["no stage, sent in bf16"], launches.seen["no stage"]
+    np.testing.assert_allclose(ours["losses"], plain["losses"], atol=0.02)
+    np.testing.assert_allclose(ours["norms"], plain["norms"], rtol=0.01)
+    assert ours["norms"] != plain["norms"], "nothing was rounded"
+    assert {t.dtype for t in ours["whole"].values()} == {torch.float32}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", [c.name for c in UNBROKEN if c.precision == "bf16"])
 def test_bf16_training_is_near_that_of_fp32(launches: Launches, name: str):
     ours, plain = launches.seen[name], launches.seen["llama"]
     np.testing.assert_allclose(ours["losses"], plain["losses"], atol=0.1)
