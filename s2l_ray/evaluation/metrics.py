@@ -140,7 +140,7 @@ class Metric:
 
     @property
     def direction(self) -> str:
-        return "more is better" if self.more_is_better else "less is better"
+        return "higher is better" if self.more_is_better else "lower is better"
 
     @property
     def scale(self) -> str:

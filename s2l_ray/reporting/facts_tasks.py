@@ -16,7 +16,7 @@ class TaskMetric:
     unit: str
     """`share` (a fraction), `percent`, or `plain`."""
     is_compared: bool
-    """Whether more is better and models are compared by it."""
+    """Whether higher is better and models are compared by it."""
 
 
 @dataclass(frozen=True)

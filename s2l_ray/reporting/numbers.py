@@ -60,8 +60,8 @@ def loss(value: float) -> str:
 
 
 def metric_title(metric: MetricFacts) -> str:
-    """Title of an axis: `held-out loss (nats/token; less is better)`."""
-    better = "more is better" if metric.more_is_better else "less is better"
+    """Title of an axis: `held-out loss (nats/token; lower is better)`."""
+    better = "higher is better" if metric.more_is_better else "lower is better"
     if metric.label.endswith(")"):  # held-out loss (mean over sources)
         return f"{metric.label[:-1]}; {metric.unit}; {better})"
     return f"{metric.label} ({metric.unit}; {better})"

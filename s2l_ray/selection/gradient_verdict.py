@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from s2l_ray.selection.gradient_errors import GradientError
 from s2l_ray.selection.gradient_similarity import Interval, Similarity
+from s2l_ray.text.display import capitalised
 
 CLUSTERS = "clusters"
 _MODERATELY, _STRONGLY = 0.2, 0.5
@@ -48,7 +49,7 @@ def verdict(
     if flat and (subsets or has_subsets):
         when = _when(flat)
         found.append(
-            f"{when[:1].upper()}{when[1:]}, the sample's mean gradient cannot be distinguished from zero, so no subset "
+            f"{capitalised(when)}, the sample's mean gradient cannot be distinguished from zero, so no subset "
             "is compared with it."
         )
     return found

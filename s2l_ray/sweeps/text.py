@@ -57,7 +57,7 @@ def report_lines(
 
 
 def _judged_by(name: str) -> str:
-    """The metric in words: `held-out loss, mean over sources (macro; nats/token, less is better)`."""
+    """The metric in words: `held-out loss, mean over sources (macro; nats/token, lower is better)`."""
     metric = get_metric(name)
     detail = f", {metric.detail}" if metric.detail else ""
     return f"{metric.label}{detail} ({metric.name}; {metric.scale}, {metric.direction})"

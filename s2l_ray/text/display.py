@@ -55,6 +55,11 @@ def shorten(text: str, limit: int) -> str:
     return text[:head] + gap + (text[-(room - head) :] if room > head else "")
 
 
+def capitalised(text: str) -> str:
+    """Begin a sentence with this text: its first letter as a capital, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the rows of a table as printable lines, with the first column left-aligned and the others right-aligned.
 

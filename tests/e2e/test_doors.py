@@ -54,7 +54,7 @@ def test_a_metric_from_outside_decides_a_sweep_and_stands_in_its_table_and_in_th
     assert not result.failed
     assert {p: p.stat().st_mtime_ns for p in folder.glob("*/*/manifest.json")} == before
     [line] = [line for line in result.lines if line.startswith("target: ")]
-    assert line.startswith("target: loss of the hardest source (nats/token; less is better) on “test”")
+    assert line.startswith("target: loss of the hardest source (nats/token; lower is better) on “test”")
     rows = {(r["selector"], r["heldout_set"]): r for r in pq.read_table(folder / "sweep/results.parquet").to_pylist()
             if r["source"] is None}  # fmt: skip
     worst = {}

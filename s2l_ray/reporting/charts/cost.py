@@ -28,7 +28,7 @@ def cost_bars(cost: Cost, names: dict[str, str]) -> Any:
     """FLOPs of selecting and of one target, stacked, one bar per model."""
     parts = [(p.selector, p.part, p.flops) for p in cost.parts]
     colours = {TRAINING: STEPS[4], SCORING: STEPS[2], "target": MUTED}
-    title = "FLOPs, selecting and one target (less is better)"
+    title = "FLOPs, selecting and one target (lower is better)"
     return _stacked(parts, colours, names, title, compact, " FLOPs")
 
 
@@ -37,7 +37,7 @@ def wall_clock_bars(clocks: Sequence[WallClock], names: dict[str, str]) -> Any:
     colours = {"reference training": STEPS[4], "scoring": STEPS[2], "selection": MUTED}
     parts = [(clock.subset, part, seconds) for clock in clocks for part, seconds in
              zip(colours, (clock.training_s, clock.scoring_s, clock.selection_s), strict=True)]  # fmt: skip
-    return _stacked(parts, colours, names, "wall-clock seconds (less is better)", format_duration, "")
+    return _stacked(parts, colours, names, "wall-clock seconds (lower is better)", format_duration, "")
 
 
 def _stacked(
@@ -92,7 +92,7 @@ def break_even(cost: Cost, flops: dict[str, float], names: dict[str, str]) -> An
         ]
     x = alt.X("n:Q", scale=alt.Scale(domain=[0, most], nice=False), axis=alt.Axis(
         title="targets trained from one selection", tickCount=5))  # fmt: skip
-    y = alt.Y("flops:Q", axis=alt.Axis(title="total FLOPs (less is better)", labelExpr=si(), tickCount=5))
+    y = alt.Y("flops:Q", axis=alt.Axis(title="total FLOPs (lower is better)", labelExpr=si(), tickCount=5))
     lines = alt.Chart(data(rows)).mark_line(strokeWidth=2).encode(
         x=x, y=y, detail=alt.Detail("label:N"), color=alt.Color("colour:N", scale=None),
         description=alt.Description("tip:N")
@@ -115,7 +115,7 @@ def reference_cost(cost: Cost) -> Any:
     sizes = [r["p"] for r in [*rows, *own] if r["p"] > 0]
     flops = [r["f"] for r in [*rows, *own] if r["f"] > 0]
     x = alt.X("p:Q", **log_axis(min(sizes) * 0.5, max(sizes), "parameters of the reference model", 5, si("B")))
-    y = alt.Y("f:Q", **log_axis(min(flops) * 0.5, max(flops), "FLOPs (less is better)", 5, si()))
+    y = alt.Y("f:Q", **log_axis(min(flops) * 0.5, max(flops), "FLOPs (lower is better)", 5, si()))
     line = alt.Chart(data(rows)).mark_line(color=MUTED, strokeDash=[4, 3]).encode(x=x, y=y)
     point = alt.Chart(data(own)).mark_point(filled=True, size=90, color=LOOKS["s2l"].colour, opacity=1).encode(
         x=x, y=y, description=alt.Description("tip:N")

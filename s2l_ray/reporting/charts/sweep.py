@@ -41,7 +41,7 @@ def budget(budgets: Budgets, held_out: str, size: tuple[int, int] = (WIDTH, 190)
     x = alt.X("share:Q", scale=alt.Scale(type="log", domain=[low, high], nice=False), axis=alt.Axis(
         title="subset (% of the examples, log scale)", values=_ticks(shares + ([100.0] if relative else [])),
         labelExpr="format(datum.value, '.3~g')", grid=False))  # fmt: skip
-    direction = "more is better" if metric.more_is_better else "less is better"
+    direction = "higher is better" if metric.more_is_better else "lower is better"
     title = f"% of full data ({direction})" if relative else f"{metric.unit} ({direction})"
     ends = [r[k] for r in rows for k in ("low", "high")]
     domain = padded([*ends, 100 + 100 * budgets.within, 100 - 100 * budgets.within] if relative else ends)
@@ -131,7 +131,7 @@ def tuned(stability: Stability, parameter: str, held_out: str) -> Any:
     shares = {t.selector: {u.share for u in found if u.selector == t.selector} for t in found}
     last = {r["name"]: {**r, "text": percent(t.share)} for r, t in zip(rows, found, strict=True)
             if len(shares[t.selector]) > 1}  # fmt: skip
-    direction = "more is better" if metric.more_is_better else "less is better"
+    direction = "higher is better" if metric.more_is_better else "lower is better"
     y = alt.Y("mean:Q", scale=alt.Scale(domain=padded([r["mean"] for r in rows]), nice=False), axis=alt.Axis(
         title=f"{metric.unit} ({direction})", tickCount=5))  # fmt: skip
     x = alt.X("value:N", sort=None, axis=alt.Axis(title=parameter[:40], labelAngle=0, labelLimit=80))
@@ -177,7 +177,7 @@ def cost(budgets: Budgets, size: tuple[int, int] = (WIDTH, 190)) -> Any:
     return dressed(alt.layer(*layers), *size)
 
 
-_COST = "selecting and one target (FLOPs, log scale; less is better)"
+_COST = "selecting and one target (FLOPs, log scale; lower is better)"
 
 
 def _only_predicted(budgets: Budgets) -> bool:

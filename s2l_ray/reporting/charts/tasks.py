@@ -35,7 +35,7 @@ Block = tuple[str, Sequence[Line]]
 def figures(judged: Judged, metric: TaskMetric, blocks: Sequence[Block]) -> Any:
     """Models' results with intervals, one line each."""
     unit = f"{_UNITS[metric.unit]}; " if metric.unit in _UNITS else ""
-    return dots(*_placed(judged, metric, blocks), f"{metric.label} ({unit}more is better)")
+    return dots(*_placed(judged, metric, blocks), f"{metric.label} ({unit}higher is better)")
 
 
 def differences(judged: Judged, metric: TaskMetric, blocks: Sequence[Block]) -> Any:

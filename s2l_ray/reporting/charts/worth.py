@@ -24,6 +24,8 @@ from s2l_ray.reporting.numbers import figure, metric_title, signed
 _ROW, _NAMES = 24, 118
 """Height of a line of dots, and width of the names to its left (pixels)."""
 _PANEL = 338 - _NAMES
+_DIGIT, _GAP = 7, 8
+"""Width of a character of a tick's label, and the space between two labels (pixels)."""
 
 
 def _scaled(estimate: Estimate, metric: MetricFacts) -> dict[str, Any]:
@@ -71,12 +73,24 @@ def dots(rows: Rows, headings: Rows, title: str, zero: bool = False) -> Any:
 
 
 def _ticks(low: float, high: float, domain: Sequence[float]) -> list[float]:
-    """Round tick values in the range of the data; the space for words to its right gets no ticks, which could exceed
-    100 %."""
+    """Round tick values in the range of the data, far enough apart for their labels; the space for words to its right
+    gets no ticks, which could exceed 100 %."""
+    steps = (m * 10.0**e for e in range(-12, 16) for m in (1, 2, 5))
     span = (high - low) or domain[1] - domain[0]
-    step = next(s for s in (m * 10.0**e for e in range(-12, 16) for m in (1, 2, 5)) if span / s <= 4)
+    candidates = ((step, _multiples(step, low, high, domain)) for step in steps if span / step <= 4)
+    pixels = _PANEL / (domain[1] - domain[0])
+    return next(ticks for step, ticks in candidates if label_width(ticks, step) + _GAP <= step * pixels)
+
+
+def _multiples(step: float, low: float, high: float, domain: Sequence[float]) -> list[float]:
     first, last = math.ceil(max(domain[0], low - step / 2) / step), math.floor((high + step / 2) / step)
     return [round(i * step, 12) for i in range(first, last + 1) if i * step <= domain[1]]
+
+
+def label_width(ticks: Sequence[float], step: float) -> float:
+    """Return the width of the longest label (pixels)."""
+    decimals = max(0, -math.floor(math.log10(step)))
+    return _DIGIT * max((len(f"{tick:,.{decimals}f}") for tick in ticks), default=0)
 
 
 def scores(worth: Worth, metric: MetricFacts, names: dict[str, str]) -> Any:

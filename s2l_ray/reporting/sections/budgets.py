@@ -10,6 +10,7 @@ from s2l_ray.reporting.look import VARIABLES, look_of
 from s2l_ray.reporting.names import selector_name
 from s2l_ray.reporting.numbers import figure, percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
+from s2l_ray.text.display import capitalised
 
 _MAX_SETS = 6
 
@@ -43,7 +44,7 @@ def _figure(budgets: Budgets, what: str, titles: dict[str, str], draw: Drawing) 
     sets = list(dict.fromkeys(p.heldout_set for p in budgets.points))
     sets = [s for s in sets if not s] + [s for s in sets if s][:_MAX_SETS]
     panels = [titles.get(s, s) or f"mean over the {what}s" for s in sets]
-    label = f"{budgets.metric.label[:1].upper()}{budgets.metric.label[1:]} against budget"
+    label = f"{capitalised(budgets.metric.label)} against budget"
     svgs = [draw.svg(charts.budget(budgets, s), f"{label}, {p}") for s, p in zip(sets, panels, strict=True)]
     rows = [
         [selector_name(p.selector), p.phase, titles.get(p.heldout_set, p.heldout_set) or "mean", percent(p.share),
@@ -80,7 +81,7 @@ def _caption(budgets: Budgets, what: str, left_out: int) -> str:
     if left_out:
         said.append(f"{left_out} more {what}s are in the table")
     caption = "; ".join(said)
-    return caption[:1].upper() + caption[1:] + "."
+    return capitalised(caption) + "."
 
 
 def _selector_legend(selectors: list[str]) -> list[tuple[str, str, str]]:

@@ -11,6 +11,7 @@ from s2l_ray.reporting.look import VARIABLES
 from s2l_ray.reporting.names import selector_name
 from s2l_ray.reporting.numbers import loss, percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table, View
+from s2l_ray.text.display import capitalised
 
 _MAX_LINES = 16
 """Maximum number of values in one panel."""
@@ -29,7 +30,8 @@ def contents_section(facts: Facts, draw: Drawing) -> Section | None:
     headings = ["median of", "unit", *("corpus" if not n else draw.name(n) for n in contents.histograms[0].medians)]
     figures.append(Figure("Lengths and losses", svgs, _medians_said(contents, main.label, draw),
                           Table(headings, rows, 2), draw.legend(["", main.label])))  # fmt: skip
-    how = f"{draw.name(main.label)} compared with the whole corpus and with a random subset of the same size, if any."
+    name = capitalised(draw.name(main.label))
+    how = f"{name} compared with the whole corpus, and with a random subset of the same size if there is one."
     return Section("contents", "What does the subset contain?", how, figures)
 
 
@@ -115,4 +117,4 @@ def _medians_said(contents: Contents, main: str, draw: Drawing) -> str:
         if own is not None and whole is not None:
             said.append(f"{h.what}: median {loss(own)} against {loss(whole)} {h.unit} in the corpus")
     text = "; ".join(said)
-    return f"{text[:1].upper()}{text[1:]}. Dashed lines mark the medians; the outline is the corpus."
+    return f"{capitalised(text)}. Dashed lines mark the medians; the outline is the corpus."

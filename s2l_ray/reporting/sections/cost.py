@@ -9,6 +9,7 @@ from s2l_ray.reporting.facts_worth import Cost
 from s2l_ray.reporting.look import LOOKS, MUTED, STEPS, VARIABLES
 from s2l_ray.reporting.numbers import compact, percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
+from s2l_ray.text.display import capitalised
 from s2l_ray.text.formats import format_duration
 
 
@@ -102,7 +103,7 @@ def _break_even_figure(facts: Facts, draw: Drawing) -> list[Figure]:
         "Total FLOPs by number of targets",
     )
     table = Table(["trained on", "FLOPs of one target", "pays from"], rows)
-    return [Figure("When selecting pays", [svg], f"{text[:1].upper()}{text[1:]}.", table, legend)]
+    return [Figure("When selecting pays", [svg], f"{capitalised(text)}.", table, legend)]
 
 
 def _targets(n: float | None) -> str:

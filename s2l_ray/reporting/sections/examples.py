@@ -8,6 +8,7 @@ from s2l_ray.reporting.charts import contents as charts
 from s2l_ray.reporting.facts import Facts, GuardFacts
 from s2l_ray.reporting.numbers import loss, percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
+from s2l_ray.text.display import capitalised
 
 FIRST_EXAMPLES = 20
 """Number of rows that are in the page as text; JavaScript adds the others."""
@@ -81,6 +82,6 @@ def _guard_figure(guard: GuardFacts, draw: Drawing) -> Figure:
     share = percent(guard.num_dropped / max(1, guard.num_examples))
     why = ", ".join(f"{rule} {count:,}" for rule, count in guard.by_rule.items())
     said = [f"{guard.num_dropped:,} of {guard.num_examples:,} examples ({share}) are chosen last: {why}.",
-            *(f"{warning[:1].upper()}{warning[1:]}." for warning in guard.warnings)]  # fmt: skip
+            *(f"{capitalised(warning)}." for warning in guard.warnings)]  # fmt: skip
     table = Table(["", "value", "chosen last", "share", *rules], rows, 2) if rows else None
     return Figure(f"What the guard of {draw.name(guard.subset)} flags", [], " ".join(said), table)

@@ -10,6 +10,7 @@ from s2l_ray.reporting.numbers import percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
 from s2l_ray.selection.gradient_similarity import Interval
 from s2l_ray.selection.gradient_verdict import verdict
+from s2l_ray.text.display import capitalised
 
 _BY = {"head": "the proxy’s language-model head", "lora": "adapters in all linear layers of the proxy but its head"}
 
@@ -21,7 +22,7 @@ def gradients_section(facts: Facts, draw: Drawing) -> Section | None:
     how = (
         f"Gradients by {_BY[gradients.kind]}, of {gradients.num_sampled:,} of {gradients.num_examples:,} examples. "
         "Lines are 95\u00a0% intervals, covering the sampling and the sketching of the gradients. "
-        + " ".join(f"{note[:1].upper()}{note[1:]}." for note in gradients.notes)
+        + " ".join(f"{capitalised(note)}." for note in gradients.notes)
     ).strip()
     errors = _errors(facts, gradients, draw)
     # If there is no figure of the errors, the reason is given here.

@@ -11,6 +11,7 @@ from s2l_ray.reporting.facts_meaning import Meaning, Projection, Purity
 from s2l_ray.reporting.look import LETTERS, LOOKS, MUTED, VARIABLES
 from s2l_ray.reporting.numbers import percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
+from s2l_ray.text.display import capitalised
 
 _MAX_CELLS = 20
 
@@ -106,7 +107,7 @@ def _projections(meaning: Meaning, draw: Drawing) -> Figure | None:
     if any(cell.commonest < 0 for p in found for cell in p.cells):
         legend.append(("·", VARIABLES[MUTED][0], "other"))
     caption = " ".join(
-        f"{p.embeddings_of[:1].upper()}{p.embeddings_of[1:]} ({p.num_examples:,} examples): {percent(p.own_share)} "
+        f"{capitalised(p.embeddings_of)} ({p.num_examples:,} examples): {percent(p.own_share)} "
         f"have the most common {column} of their hexagon, {percent(p.random_share)} in hexagons filled at random."
         for p in found
     )

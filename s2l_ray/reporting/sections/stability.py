@@ -9,6 +9,7 @@ from s2l_ray.reporting.look import VARIABLES, look_of
 from s2l_ray.reporting.names import selector_name
 from s2l_ray.reporting.numbers import figure, percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
+from s2l_ray.text.display import capitalised
 
 
 def stability_section(facts: Facts, draw: Drawing) -> Section | None:
@@ -39,7 +40,7 @@ def stability_section(facts: Facts, draw: Drawing) -> Section | None:
         spread = max(t.mean for t in found) - min(t.mean for t in found)
         label = stability.metric.label
         caption = (
-            f"{label[:1].upper()}{label[1:]} over the values of {parameter}: {figure(spread, stability.metric)} "
+            f"{capitalised(label)} over the values of {parameter}: {figure(spread, stability.metric)} "
             "between the smallest and the largest."
         )
         table = Table([parameter, "selector", "share", "held-out set", "mean", "seeds"], rows, 1)

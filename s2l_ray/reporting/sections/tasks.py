@@ -22,6 +22,7 @@ from s2l_ray.reporting.sections.task_tables import (
     titles_of,
 )
 from s2l_ray.reporting.sentences import counted
+from s2l_ray.text.display import capitalised
 
 _MAX_LINES = 26
 """Maximum number of lines in a picture; further lines go into another one next to it."""
@@ -43,7 +44,7 @@ def tasks_section(facts: Facts, draw: Drawing) -> Section | None:
         f"{level_of(judged)} intervals {seeds}. A difference counts only if its interval excludes zero and it is "
         "significant after Holm’s correction over the tasks."
     )
-    how = " ".join([how, *(f"{note[:1].upper()}{note[1:]}." for note in judged.notes)])
+    how = " ".join([how, *(f"{capitalised(note)}." for note in judged.notes)])
     figures = [*_score_figures(judged, draw), *_difference_figures(judged, draw), *_overlap_figures(judged, draw)]
     figures += [*_group_figures(judged, draw), *_share_figures(judged)]
     return Section("tasks", "What can it do?", how, figures)
@@ -76,7 +77,7 @@ def _score_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
             lines = [_line(judged, s.model, s.estimate, metric, title, s.num_questions) for s in of if s.task == task]
             svgs.append(draw.svg(charts.figures(judged, metric, [("", lines)]), f"{metric.label}: {title}"))
             panels.append(title)
-        heading = f"{metric.label[:1].upper()}{metric.label[1:]} by task"
+        heading = f"{capitalised(metric.label)} by task"
         yield Figure(heading, svgs, _leading(judged, metric, of), scores_table(judged, metric), panels=panels)
 
 
@@ -116,7 +117,7 @@ def _difference_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
             for part in _pictures(blocks):
                 label = f"{metric.label}: difference to {against}"
                 svgs.append(draw.svg(charts.differences(judged, metric, part), label))
-                panels.append(metric.label[:1].upper() + metric.label[1:])
+                panels.append(capitalised(metric.label))
         title = f"Difference to {against}, paired by question"
         yield Figure(title, svgs, _differences_caption(found, judged), differences_table(found, judged, metrics),
                      panels=panels if len(set(panels)) > 1 else [])  # fmt: skip

@@ -10,6 +10,7 @@ from s2l_ray.reporting.intervals import Estimate
 from s2l_ray.reporting.numbers import figure, signed
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
 from s2l_ray.reporting.sentences import counted
+from s2l_ray.text.display import capitalised
 
 _MAX_SETS = 6
 
@@ -66,13 +67,13 @@ def _best_lines(worth: Worth, draw: Drawing) -> str:
             if label is None:
                 said.append(f"{metric.label} on “{held_out}”: no model can be distinguished from all of the others")
                 continue
-            word = "most" if metric.more_is_better else "least"
+            word = "most" if metric.more_is_better else "lowest"
             value = figure(values[metric.key, held_out, label], metric)
             said.append(
                 f"{word} {metric.label} on “{held_out}”: {draw.name(label)} ({value}), distinguishable from all others"
             )
     text = "; ".join(said)
-    return f"{text[:1].upper()}{text[1:]}."
+    return f"{capitalised(text)}."
 
 
 def _scores_table(worth: Worth, draw: Drawing) -> Table:
@@ -133,7 +134,7 @@ def _source_figures(worth: Worth, draw: Drawing) -> list[Figure]:
         table = Table(["source", "trained on", "examples", metric.label, "95\u00a0% interval"], rows, 2)
         return [
             Figure(
-                f"{metric.label[:1].upper()}{metric.label[1:]} by source, on “{held_out}”",
+                f"{capitalised(metric.label)} by source, on “{held_out}”",
                 svgs,
                 caption,
                 table,

@@ -80,10 +80,10 @@ def test_everything_of_a_sweep_follows_the_metric_that_decides():
     assert mode_of(config("longest")) == "max"
     full, other = Point("full", 1.0, 1.0, (4.0,), 1.0), Point("s2l", 0.1, 0.1, (3.0,), 1.0)
     assert shortfall(other, full, "longest") == 0.25
-    assert _judged_by("longest") == "longest response (longest; tokens, more is better)"
-    assert _judged_by("macro") == "held-out loss, mean over sources (macro; nats/token, less is better)"
-    assert metric_title(sweep_metric({"metric": "longest"})) == "longest response (tokens; more is better)"
-    assert metric_title(sweep_metric({"metric": "exact_match"})) == "exact matches (% of examples; more is better)"
+    assert _judged_by("longest") == "longest response (longest; tokens, higher is better)"
+    assert _judged_by("macro") == "held-out loss, mean over sources (macro; nats/token, lower is better)"
+    assert metric_title(sweep_metric({"metric": "longest"})) == "longest response (tokens; higher is better)"
+    assert metric_title(sweep_metric({"metric": "exact_match"})) == "exact matches (% of examples; higher is better)"
 
 
 def test_a_misspelt_metric_is_refused_with_the_one_meant():

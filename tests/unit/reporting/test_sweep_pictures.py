@@ -52,7 +52,7 @@ def test_pictures_are_written_in_both_formats_with_title_legend_and_units(swept)
         shown = texts(content)
         assert {"full data", "S2L", "random"} <= shown, name
         assert any("“balanced”" in text for text in shown)
-        assert any("less is better" in text or "nats/token" in text for text in shown)
+        assert any("lower is better" in text or "nats/token" in text for text in shown)
     assert {"books", "forms", "puzzles"} <= texts(pictures["sources.svg"])
 
 
