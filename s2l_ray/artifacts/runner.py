@@ -118,9 +118,11 @@ class StageRunner:
 
     def _build(self, spec: StageSpec, place: str, lock: RunLock | None) -> Stage:
         storage = self.run.storage.sub(place).recording()
-        self.mark_started()
         started, clock = _now(), time.monotonic()
         self.metrics.log(spec.name, "stage_started", folder=place)
+        if spec.prepare is not None:
+            spec.prepare()
+        self.mark_started()
         result = spec.build(storage)
         delete_unfinished_files(storage.filesystem, storage.path)
         seconds = time.monotonic() - clock

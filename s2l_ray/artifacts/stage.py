@@ -47,6 +47,9 @@ class StageSpec:
     """Folder in the run, up to the key; None: the folder of its kind."""
     kind: str | None = None
     """Kind of artifact, if stages of several names build the same; None: the name."""
+    prepare: Callable[[], object] | None = None
+    """What may still refuse the settings, once the inputs are read; called before `build`, and an error in it does not
+    count as a failure of work that had begun."""
 
     @cached_property
     def key(self) -> str:

@@ -269,6 +269,13 @@ class S2LConfig(Section):
                 f"balancing by source ({who}) needs corpus.source_column, which is not set; name the column, or remove "
                 "selection.stratify and random_per_source"
             )
+        facets = self.corpus.facets
+        for name, who in self.selection.facets_needed().items():
+            if facets is not None and name not in facets:
+                yield (
+                    f"balancing by {shown(name)} ({who}) needs that column as a facet, and corpus.facets has only "
+                    f"{shown(facets)}; add it there, or set selection.stratify to true (sources) or to one of them"
+                )
         yield from self._of_query()
         if self.selection.reference.model == "target":
             if self.target is None:

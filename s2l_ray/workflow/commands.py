@@ -136,6 +136,7 @@ def finetune(
     """
     from s2l_ray.execution.session import ray_session
     from s2l_ray.stages.context import RunContext
+    from s2l_ray.stages.corpus.stage import check_stratum
     from s2l_ray.stages.layout import lay_out
     from s2l_ray.workflow.stages import subset_stage, target_stage
 
@@ -157,6 +158,8 @@ def finetune(
             selector, budget, stratify = _named(opened, subset)
             subset = None
         config = _finetuning(opened.config, overrides, budget, selector, stratify)
+        if subset is None:
+            check_stratum(config, opened.stage("corpus"))  # before Ray is started
         opened.config = config  # the target's sections come from this command, the others from the run
         with ray_session(config.resources):
             layout = lay_out(without_evaluation(config), runner.progress.say, with_kmeans=False, storage=opened.storage)

@@ -120,8 +120,11 @@ def subset_spec(
     largest = max(resolve_budget(b, num_examples) for b in [budget, *asked.budgets, *run.config.selection.budgets])
     seed, options = config.seed_of("selection"), asked.options_of(selector)
 
+    def order() -> tuple[Any, Any]:
+        return reader.order(config, selector, largest)
+
     def build(out: Storage) -> StageResult:
-        inputs, ordering = reader.order(config, selector, largest)
+        inputs, ordering = order()
         stats = build_subset(
             reader.sources(), inputs, ordering, options, count, out, wait_s=config.resources.capacity_wait_s, say=say
         )
@@ -145,7 +148,7 @@ def subset_spec(
     if getattr(get_selector(selector), "order_depends_on_budget", False):
         settings["largest_budget"] = largest
     name = f"subset/{asked.subset_name(selector, budget)}"
-    return StageSpec(name, settings, _inputs(config, run, selector), build, folder=name)
+    return StageSpec(name, settings, _inputs(config, run, selector), build, folder=name, prepare=order)
 
 
 def _inputs(config: S2LConfig, run: Run, selector: str) -> dict[str, str]:

@@ -77,18 +77,24 @@ def runner_in(tmp_path):
 
 @pytest.mark.parametrize("error", [UserError("no"), DataError("no"), StorageError("no"), StorageFullError("no")])
 def test_an_error_of_ours_is_a_refusal_until_a_stage_has_begun(monkeypatch, runner_in, error):
-    def fails(storage: Storage) -> StageResult:
+    def fails(_: object) -> StageResult:
         raise error
 
     def refused() -> None:
         with runner_in():
             raise type(error)("before any stage")
 
+    def refused_by_the_stage() -> None:
+        with runner_in() as runner:
+            begun = "nothing may be built"
+            runner.ensure(StageSpec("corpus", {}, {}, lambda _: pytest.fail(begun), prepare=lambda: fails(runner)))
+
     def failed() -> None:
         with runner_in() as runner:
             runner.ensure(StageSpec("corpus", {}, {}, fails))
 
     assert called(monkeypatch, refused) == 2
+    assert called(monkeypatch, refused_by_the_stage) == 2
     assert called(monkeypatch, failed) == 1
 
 
