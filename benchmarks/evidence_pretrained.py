@@ -15,7 +15,8 @@ zero-shot, with answers extracted and graded as in `s2l evaluate`.
 Each arm is a file in OUT/arms, written completely or not at all, and none is run twice, so that machines available for
 half an hour can do the work in several sessions. The most important arms come first (20 % and the main selectors, seed
 by seed), and with `--minutes` no arm is started that would not finish in time. OUT/evidence.md has the tables, updated
-after every arm.
+after every arm. A model of this size does not keep a large GPU busy: several processes with the same OUT can share it,
+each with its own `--seeds` or `--swapped` and a share of the memory (`--tokens-per-batch`).
 
 The proxy is the model itself, unless `--proxy` names a smaller one with the same tokenizer. Training uses bf16 with
 fp32 copies of the weights on a GPU, and fp32 on a CPU.
@@ -273,7 +274,7 @@ def finished(folder: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]
 
 def write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.unfinished")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
@@ -321,6 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     done = finished(args.out, settings)
 
     def tables() -> None:
+        done.update(finished(args.out, settings))  # another process may share the folder
         write_whole(args.out / "evidence.md", page(list(done.values())))
 
     if args.table:
@@ -339,6 +341,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ) as asker:  # fmt: skip
         longest = 0.0
         for task in left:
+            if (args.out / "arms" / f"{task.name}.json").exists():
+                continue  # made by another process meanwhile
             begun = time.monotonic()
             if begun - started + longest > 60 * args.minutes:
                 print(f"{args.minutes:g} minutes are over; run the same command to resume", flush=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -115,6 +117,24 @@ def test_what_is_done_is_not_made_again(program, made, capsys):
         name: whole[name] for name in ("losses", "right", "examples", "wrong")
     }
     assert "1 arms left" in capsys.readouterr().out
+
+
+@pytest.mark.thorough
+def test_processes_share_a_folder(made, tmp_path):
+    arguments, _ = made
+    command = [sys.executable, str(ROOT / "benchmarks/evidence_pretrained.py"), *arguments, "--out", str(tmp_path)]
+    running = [
+        subprocess.Popen([*command, "--selectors", "random", "--seeds", seed], stdout=subprocess.PIPE, text=True)
+        for seed in "01"
+    ]
+    told = "".join(process.communicate(timeout=240)[0] for process in running)
+    assert [process.returncode for process in running] == [0, 0]
+    assert told.count("random-") == 2
+    rows = [json.loads(path.read_text()) for path in tmp_path.glob("arms/*.json")]
+    assert sorted((row["arm"], row["seed"]) for row in rows) == [("no fine-tuning", 0), ("random", 0), ("random", 1)]
+    [line] = [line for line in (tmp_path / "evidence.md").read_text().splitlines() if line.startswith("| random |")]
+    assert line.startswith("| random | 2 |")
+    assert not list(tmp_path.rglob("*.unfinished*"))
 
 
 def test_arms_of_other_settings_are_not_mixed_in(program, made):
