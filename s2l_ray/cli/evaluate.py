@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
-from s2l_ray.cli.arguments import Commands, count
+from s2l_ray.cli.arguments import Commands, add_json, count, print_json
 from s2l_ray.cli.completion import complete_subsets
-from s2l_ray.errors import shown
+from s2l_ray.errors import UserError, shown
 
 if TYPE_CHECKING:
     from s2l_ray.workflow.evaluate import EvaluationRequest
@@ -46,6 +47,7 @@ def add_to(commands: Commands) -> None:
         metavar="NAMES",
         help="test whether these models differ: full,s2l-0.11",
     )
+    add_json(evaluate)
     evaluate.add_argument("--across-engines", action="store_true", help="also compare answers of different engines")
     # Hidden: the message that requires this option names it, and nobody should find it by chance.
     evaluate.add_argument("--i-know-programs-run-with-my-rights", action="store_true", help=argparse.SUPPRESS)
@@ -66,6 +68,7 @@ def _models(text: str) -> list[str]:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from s2l_ray.observability.progress import Progress
     from s2l_ray.workflow.evaluate import EvaluationRequest, evaluate_run
 
     overrides = list(arguments.overrides)
@@ -76,20 +79,32 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.compare, arguments.across_engines, overrides,
     )  # fmt: skip
     if arguments.dry_run:
-        return _dry_run(arguments.run, request)
+        return _dry_run(arguments.run, request, arguments.json)
     if arguments.export_lm_eval:
+        if arguments.json:
+            raise UserError(
+                "--export-lm-eval writes tasks and has no results, so --json would do nothing here; leave it out"
+            )
         return _export(arguments.run, request, arguments.export_lm_eval)
-    result = evaluate_run(arguments.run, request)
+    progress = Progress(sys.stderr) if arguments.json else Progress()  # stdout is reserved for the JSON
+    result = evaluate_run(arguments.run, request, progress=progress)
+    if arguments.json:
+        print_json(result.plain())
+        return 0
     print("\n".join(["", *result.lines]), flush=True)
     print(f"  report: {result.run.uri}/evaluation/report.md")
     return 0
 
 
-def _dry_run(run: str, request: EvaluationRequest) -> int:
+def _dry_run(run: str, request: EvaluationRequest, json: bool) -> int:
     from s2l_ray.text.display import printable
-    from s2l_ray.workflow.evaluate import dry_run_lines
+    from s2l_ray.workflow.evaluate import dry_run
 
-    print("\n".join(map(printable, dry_run_lines(run, request))))
+    made = dry_run(run, request)
+    if json:
+        print_json(made.facts)
+    else:
+        print("\n".join(map(printable, made.lines)))
     return 0
 
 

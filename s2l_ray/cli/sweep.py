@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from s2l_ray.cli.arguments import Commands, share
+from s2l_ray.cli.arguments import Commands, add_json, print_json, share
 from s2l_ray.cli.completion import complete_configs, complete_overrides
 
 _ABOUT = """\
@@ -38,6 +38,7 @@ def add_to(commands: Commands) -> None:
         "--within", type=share, metavar="SHARE", help="at most this much worse than the full data (0.01)"
     )
     sweep.add_argument("--dry-run", action="store_true", help="show the trials and their cost; start nothing")
+    add_json(sweep)
     sweep.add_argument("--resume", action="store_true", help="only continue: CONFIG must be a run's folder")
     sweep.set_defaults(call=_sweep)
 
@@ -45,6 +46,7 @@ def add_to(commands: Commands) -> None:
 def _sweep(arguments: argparse.Namespace) -> int:
     from s2l_ray.api import sweep
     from s2l_ray.artifacts.run import read_config
+    from s2l_ray.errors import UserError
     from s2l_ray.reporting.write import report_line
     from s2l_ray.storage.folder import Storage
 
@@ -52,6 +54,11 @@ def _sweep(arguments: argparse.Namespace) -> int:
         read_config(Storage.open(arguments.config))  # raises an error if there is no run to continue
     if arguments.dry_run:
         return _dry_run(arguments)
+    if arguments.json:
+        raise UserError(
+            "--json is about what --dry-run prints and would do nothing here; add --dry-run, or read a sweep's results "
+            "from RUN/sweep/"
+        )
     result = sweep(
         arguments.config, arguments.overrides, find_smallest=arguments.find_smallest, within=arguments.within
     )
@@ -61,11 +68,14 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _dry_run(arguments: argparse.Namespace) -> int:
-    from s2l_ray.sweeps.dry_run import sweep_dry_run_lines
+    from s2l_ray.sweeps.dry_run import sweep_dry_run
     from s2l_ray.text.display import printable
 
-    lines = sweep_dry_run_lines(
+    made = sweep_dry_run(
         arguments.config, arguments.overrides, find_smallest=arguments.find_smallest, within=arguments.within
     )
-    print("\n".join(map(printable, lines)))
+    if arguments.json:
+        print_json(made.facts)
+    else:
+        print("\n".join(map(printable, made.lines)))
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from s2l_ray.config.schema import S2LConfig
@@ -23,10 +23,20 @@ from s2l_ray.workflow.preflight import preflight
 from s2l_ray.workflow.target_estimate import CorpusSize, TargetCost, reference_cost, target_costs
 
 
-def sweep_dry_run_lines(
+@dataclass(frozen=True)
+class SweepDryRun:
+    """What a sweep would try, and its estimated cost."""
+
+    lines: list[str]
+    """As lines of text."""
+    facts: dict[str, Any]
+    """As JSON data."""
+
+
+def sweep_dry_run(
     config: S2LConfig | str, overrides: Sequence[str] = (), *, find_smallest: bool = False, within: float | None = None
-) -> list[str]:
-    """The dry run as lines of text.
+) -> SweepDryRun:
+    """Estimate a sweep, and perform all checks that it performs before it starts.
 
     Raises:
         ConfigError, EvaluationError, ModelError, …: the sweep would be refused.
@@ -36,20 +46,40 @@ def sweep_dry_run_lines(
     check_corpus_files(resolved)
     made = estimate(_choosing(resolved))
     trials, about = _trials(resolved)
-    lines = [f"{resolved.name}: {about}, judged by {resolved.sweep.metric}", *made.lines(resolved)]
-    training = [*_scoring_lines(resolved, trials, made.corpus), *_training_line(resolved, trials, made.corpus)]
-    asked = _questions_lines(resolved, len(trials), made)
-    lines += [*training, *asked, *(f"note          {note}" for note in made.notes)]
+    costs = _training_costs(resolved, trials, made.corpus)
+    reference = _reference_cost(resolved, trials, made.corpus)
+    answers = _answers_cost(resolved, made)
+    notes = list(made.notes)
     if find_smallest:
-        lines.append(
-            "note          --find-smallest fine-tunes the target only at the budgets that bisection visits, at most "
-            "these; before that, the proxy's model is trained at all of them"
+        notes.append(
+            "--find-smallest fine-tunes the target only at the budgets that bisection visits, at most these; before "
+            "that, the proxy's model is trained at all of them"
         )
     elif resolved.sweep.predict:
-        lines.append("note          sweep.predict trains the proxy's model at the same budgets first")
+        notes.append("sweep.predict trains the proxy's model at the same budgets first")
     if resolved.sweep.asha is not None:
-        lines.append("note          sweep.asha stops some trials early")
-    return [*lines, "Dry run: nothing was started."]
+        notes.append("sweep.asha stops some trials early")
+    lines = [
+        f"{resolved.name}: {about}, judged by {resolved.sweep.metric}", *made.lines(resolved),
+        *_reference_lines(resolved, trials, reference), _training_line(resolved, costs),
+        *_answers_lines(resolved, len(trials), answers), *(f"note          {note}" for note in notes),
+        "Dry run: nothing was started.",
+    ]  # fmt: skip
+    facts = {
+        "name": resolved.name,
+        "metric": resolved.sweep.metric,
+        "search": resolved.sweep.search,
+        "trials": [
+            {**trial.plain(), "cost": None if costs is None else costs[number].__dict__}
+            for number, trial in enumerate(trials)
+        ],
+        "selection": made.plain(),
+        "reference": None if reference is None or reference.cost is None else reference.cost.__dict__,
+        "answers": None if answers is None else answers.plain(resolved),
+        "notes": notes,
+        "configuration": resolved.stored(),
+    }
+    return SweepDryRun(lines, facts)
 
 
 def _choosing(config: S2LConfig) -> S2LConfig:
@@ -72,11 +102,19 @@ def _trials(config: S2LConfig) -> tuple[list[Trial], str]:
     return trials, f"at most {len(trials):,} trials by {sweep.search} search, estimated with the ends of its ranges"
 
 
-def _scoring_lines(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSize | None) -> list[str]:
-    """The cost of scoring with the target, if trials select by its scores: once for each corpus that they try."""
+@dataclass(frozen=True)
+class _Reference:
+    """The target whose scores trials select by; it is trained once for each corpus that they try."""
+
+    cost: TargetCost | None
+    """None if the size of the corpus is unknown."""
+    num_corpora: int = 1
+
+
+def _reference_cost(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSize | None) -> _Reference | None:
     readers = {trial: trial.config(config) for trial in trials if trial.scores_with_target(config)}
     if not readers or corpus is None:
-        return ["reference     the target, fine-tuned on everything"] if readers else []
+        return _Reference(None) if readers else None
     corpora: dict[tuple[tuple[str, Any], ...], dict[tuple[Any, ...], S2LConfig]] = {}
     for trial, reader in readers.items():
         of = tuple((path, repr(value)) for path, value in trial.parameters if path.startswith("corpus."))
@@ -92,13 +130,24 @@ def _scoring_lines(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSiz
         cost = reference_cost(one, corpus, len(passes))
         assert cost is not None
         costs.append(cost)
-    cost, price = costs[0], config.estimates.price_per_worker_hour
-    if len(costs) > 1:
-        money = [one.money for one in costs if one.money is not None]
-        cost = replace(cost, flops=sum(one.flops for one in costs), seconds=sum(one.seconds for one in costs),
-                       tokens=sum(one.tokens for one in costs), money=sum(money) if money else None)  # fmt: skip
-    many = f", once for each of {len(costs)} corpora" if len(costs) > 1 else ""
-    lines = [f"reference     the target, fine-tuned on everything, scores the corpus{many}", cost.line(price)]
+    if len(costs) == 1:
+        return _Reference(costs[0])
+    money = [one.money for one in costs if one.money is not None]
+    whole = replace(costs[0], flops=sum(one.flops for one in costs), seconds=sum(one.seconds for one in costs),
+                    tokens=sum(one.tokens for one in costs), money=sum(money) if money else None)  # fmt: skip
+    return _Reference(whole, len(costs))
+
+
+def _reference_lines(config: S2LConfig, trials: Sequence[Trial], reference: _Reference | None) -> list[str]:
+    if reference is None:
+        return []
+    if reference.cost is None:
+        return ["reference     the target, fine-tuned on everything"]
+    many = f", once for each of {reference.num_corpora} corpora" if reference.num_corpora > 1 else ""
+    lines = [
+        f"reference     the target, fine-tuned on everything, scores the corpus{many}",
+        reference.cost.line(config.estimates.price_per_worker_hour),
+    ]
     own = Trial(FULL, 1.0, config.seed_of("target"))
     if own in trials:
         lines.append(
@@ -107,32 +156,56 @@ def _scoring_lines(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSiz
     return lines
 
 
-def _training_line(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSize | None) -> list[str]:
+def _training_costs(config: S2LConfig, trials: Sequence[Trial], corpus: CorpusSize | None) -> list[TargetCost] | None:
+    """The cost of each trial's training; None if the size of the corpus is unknown."""
     if corpus is None:
-        return ["trials        unknown: the size of the corpus is unknown (estimates.num_examples)"]
+        return None
     known: dict[str, TargetCost] = {}
     for trial in trials:
         if trial.key not in known:
             [known[trial.key]] = target_costs(trial.config(config), corpus)
-    costs = [known[trial.key] for trial in trials]
+    return [known[trial.key] for trial in trials]
+
+
+def _training_line(config: S2LConfig, costs: list[TargetCost] | None) -> str:
+    if costs is None:
+        return "trials        unknown: the size of the corpus is unknown (estimates.num_examples)"
     money = [cost.money for cost in costs if cost.money is not None]
     price = config.estimates.price_per_worker_hour
     paid = f", {sum(money):,.2f} at {price:g} per worker-hour" if money else ""
-    return [
+    return (
         f"trials        fine-tune on {format_count(sum(cost.tokens for cost in costs))} tokens in all, "
         f"{sum(cost.flops for cost in costs):.2e} FLOPs, about {format_duration(sum(cost.seconds for cost in costs))} "
         f"one after the other{paid}"
-    ]
+    )
 
 
-def _questions_lines(config: S2LConfig, num_trials: int, made: Estimate) -> list[str]:
-    """The cost of the answers that decide the sweep: every trial's target is asked the same questions."""
+@dataclass(frozen=True)
+class _Answers:
+    """The questions that every trial's target is asked, and the cost of one trial's answers."""
+
+    task: AskedTask
+    cost: TaskCost | None
+    """None if the format of the corpus is unknown."""
+
+    def plain(self, config: S2LConfig) -> dict[str, Any]:
+        plain: dict[str, Any] = {"task": self.task.name, "num_questions": len(self.task.questions)}
+        return plain | {"cost_per_trial": None if self.cost is None else self.cost.plain(config)}
+
+
+def _answers_cost(config: S2LConfig, made: Estimate) -> _Answers | None:
     with tempfile.TemporaryDirectory() as scratch:  # the built-in corpus's questions are generated in the run's folder
         asked = read_asked(config, Storage.open(scratch), lambda text: None)
     if not asked:
-        return []
+        return None
     [task] = asked
-    cost = _cost_of(asking(config), task, made.rendered_format)
+    return _Answers(task, _cost_of(asking(config), task, made.rendered_format))
+
+
+def _answers_lines(config: S2LConfig, num_trials: int, answers: _Answers | None) -> list[str]:
+    if answers is None:
+        return []
+    task, cost = answers.task, answers.cost
     if cost is None:
         return [
             f"answers       {len(task.questions):,} questions of {task.name} for each of {num_trials:,} trials; their "

@@ -102,13 +102,11 @@ class DryRun:
 
     def plain(self) -> dict[str, Any]:
         """The dry run as JSON data."""
-        apart = ("notes", "rendered_format")
-        figures = {name: value for name, value in self.estimate.__dict__.items() if name not in apart}
         return {
             "name": self.config.name,
             "refused": self.refusals,
             "seconds": self.seconds,
-            "selection": figures,
+            "selection": self.estimate.plain(),
             "subsets": list(self.config.subset_budgets()),
             "targets": [cost.__dict__ for cost in self.targets],
             "reference": None if self.reference is None else self.reference.__dict__,

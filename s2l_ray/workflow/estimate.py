@@ -49,6 +49,10 @@ class Estimate:
     """Format of the corpus's first rows; None if they were not read."""
     notes: list[str] = field(default_factory=list)
 
+    def plain(self) -> dict[str, Any]:
+        """The figures as JSON data."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("notes", "rendered_format")}
+
     def lines(self, config: S2LConfig) -> list[str]:
         """The estimate as lines of text."""
         source, t = config.trajectories.source, config.trajectories.num_scored

@@ -22,6 +22,7 @@ from s2l_ray.workflow.overview import overview_lines, write_overview
 
 if TYPE_CHECKING:
     from s2l_ray.stages.context import RunContext
+    from s2l_ray.workflow.evaluation_estimate import EvaluationEstimate
 
 _SECTIONS = ("evaluation", "resources", "estimates")
 _WAIT_FOR_OTHERS_S = 600.0
@@ -41,6 +42,10 @@ class EvaluationResult:
     def figure(self, model: str, task: str, name: str = "correct") -> float:
         """Return one metric of a model on a task. Raises KeyError if there is none."""
         return float(self.overview["models"][model]["tasks"][task]["figures"][name]["value"])
+
+    def plain(self) -> dict[str, Any]:
+        """The results as JSON data: those of `evaluation/report.json`, and the comparisons."""
+        return {**self.overview, "comparisons": self.comparisons}
 
     @property
     def lines(self) -> list[str]:
@@ -173,8 +178,8 @@ def _context(config: S2LConfig, runner: StageRunner, starts_ray: bool) -> Iterat
         yield RunContext(config, runner, layout)
 
 
-def dry_run_lines(run: Run | str, request: EvaluationRequest) -> list[str]:
-    """Describe in lines of text what `evaluate_run` would do; starts nothing.
+def dry_run(run: Run | str, request: EvaluationRequest) -> EvaluationEstimate:
+    """Estimate what `evaluate_run` would do, with all its checks; starts nothing.
 
     Raises:
         EvaluationError, ConfigError, ModelError, …: the evaluation would be refused.
@@ -182,7 +187,7 @@ def dry_run_lines(run: Run | str, request: EvaluationRequest) -> list[str]:
     from s2l_ray.artifacts.models import CorpusArtifact
     from s2l_ray.stages.evaluation.models import models_of
     from s2l_ray.stages.evaluation.tasks import check_evaluation, read_tasks
-    from s2l_ray.workflow.evaluation_estimate import evaluation_lines
+    from s2l_ray.workflow.evaluation_estimate import EvaluationEstimate, estimate_evaluation
 
     request.check_comparison()
     opened = load_run(run) if isinstance(run, str) else run
@@ -193,8 +198,10 @@ def dry_run_lines(run: Run | str, request: EvaluationRequest) -> list[str]:
     tasks = read_tasks(config, opened.storage, lambda text: None)
     models = models_of(opened, config, config.evaluation.subsets, request.model)
     format = CorpusArtifact.of(opened.stage("corpus")).rendered_format
-    lines = evaluation_lines(config, models, tasks, format)
+    made = estimate_evaluation(config, models, tasks, format)
     there = [f"{model} {task}" for model, task in opened.evaluations]
+    lines = list(made.lines)
     if there:
         lines.append(f"complete      {', '.join(there)} (skipped if their settings and inputs have not changed)")
-    return [*lines, "Dry run: nothing was started."]
+    complete = [{"model": model, "task": task} for model, task in opened.evaluations]
+    return EvaluationEstimate([*lines, "Dry run: nothing was started."], {**made.facts, "complete": complete})

@@ -11,7 +11,7 @@ from s2l_ray.config.evaluation import EvaluationConfig, GenerationConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.evaluation.prompts import messages
-from s2l_ray.evaluation.sandbox import probe_node
+from s2l_ray.evaluation.sandbox import ProbeReport, probe_node
 from s2l_ray.lm.checks import meta_model
 from s2l_ray.lm.flops import ModelShape
 from s2l_ray.lm.generate import CacheShape, plan_batches, window_of
@@ -23,10 +23,20 @@ _SAMPLE = 200
 _BYTES = {"float32": 4, "bfloat16": 2}
 
 
-def evaluation_lines(
+@dataclass(frozen=True)
+class EvaluationEstimate:
+    """The cost of an evaluation."""
+
+    lines: list[str]
+    """As lines of text."""
+    facts: dict[str, Any]
+    """As JSON data."""
+
+
+def estimate_evaluation(
     config: S2LConfig, models: Sequence[AskedModel], tasks: Sequence[AskedTask], format: str
-) -> list[str]:
-    """The estimate as lines of text.
+) -> EvaluationEstimate:
+    """Estimate the cost of all answers, and test the isolation if there are programs.
 
     Args:
         format: the corpus's format, which determines how questions are rendered.
@@ -36,22 +46,27 @@ def evaluation_lines(
     """
     asked = config.evaluation
     assert asked is not None
-    lines, seconds = _engine_lines(asked.generation, _on_gpu(config)), 0.0
+    lines, answers = _engine_lines(asked.generation, _on_gpu(config)), []
     for model, task in itertools.product(models, tasks):
         source = model.source
         loaded = source.load_tokenizer(), source.load_config()
         cost = task_cost(config, model.label, model.config, *loaded, task, format)
         lines += cost.lines
-        seconds += cost.seconds(config)
+        answers.append({"model": model.label, "task": task.name, **cost.plain(config)})
     workers = config.resources.evaluation.workers or 1
+    seconds = sum(one["seconds"] for one in answers) / workers
     lines.append(
-        f"time          at most {format_duration(seconds / workers)} with {workers} worker{'s' if workers > 1 else ''} "
+        f"time          at most {format_duration(seconds)} with {workers} worker{'s' if workers > 1 else ''} "
         f"at {config.estimates.device_tflops:g} TFLOP/s each (estimates.device_tflops), if all completions use all "
         "their new tokens; decoding on GPUs is memory-bound and reaches only a fraction of that speed"
     )
+    sandbox = None
     if any("pot" in task.passes for task in tasks):
-        lines.append(_sandbox_line(asked))
-    return lines
+        report = probe_node(sandbox_settings(asked, 1))
+        lines.append(_sandbox_line(asked, report))
+        sandbox = {"mode": asked.sandbox.mode, "node": report.node, "isolated": report.isolated, "fault": report.fault}
+    facts = {"answers": answers, "seconds": seconds, "num_workers": workers, "sandbox": sandbox}
+    return EvaluationEstimate(lines, facts)
 
 
 def _engine_lines(asked: GenerationConfig, on_gpu: bool) -> list[str]:
@@ -74,6 +89,11 @@ class TaskCost:
     def seconds(self, config: S2LConfig) -> float:
         """Duration with one worker (seconds)."""
         return self.flops / (config.estimates.device_tflops * 1e12)
+
+    def plain(self, config: S2LConfig) -> dict[str, Any]:
+        """The cost as JSON data."""
+        figures = {"num_questions": self.num_questions, "tokens": self.tokens, "flops": self.flops}
+        return figures | {"seconds": self.seconds(config)}
 
 
 def task_cost(
@@ -133,9 +153,8 @@ def _on_gpu(config: S2LConfig) -> bool:
     return config.resources.device == "gpu" or bool(config.resources.evaluation.accelerator_type)
 
 
-def _sandbox_line(asked: EvaluationConfig) -> str:
+def _sandbox_line(asked: EvaluationConfig, report: ProbeReport) -> str:
     """The isolation on this machine, tested now; nodes are tested once they are up, before anything is generated."""
-    report = probe_node(sandbox_settings(asked, 1))
     level = f"Landlock {report.landlock_abi}, Linux {report.kernel}, {report.machine}"
     what = "isolates programs" if report.isolated else f"does not isolate programs ({report.fault})"
     return f"sandbox       mode {asked.sandbox.mode}: this machine, {report.node}, {what}; {level}"

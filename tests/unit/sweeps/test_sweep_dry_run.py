@@ -14,7 +14,7 @@ from s2l_ray.config import load_config
 from s2l_ray.config.load import ConfigError
 from s2l_ray.observability.progress import format_count
 from s2l_ray.storage.folder import Storage
-from s2l_ray.sweeps.dry_run import _loaded, sweep_dry_run_lines
+from s2l_ray.sweeps.dry_run import _loaded, sweep_dry_run
 from s2l_ray.sweeps.objective import asking, read_asked
 from s2l_ray.testing.tiny import tiny_run_config
 from s2l_ray.workflow.estimate import estimate
@@ -39,7 +39,7 @@ def by_answers(tree: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.thorough
 def test_questions_cost_what_evaluate_says_for_every_trial(tree, tmp_path):
     config = load_config(by_answers(tree))
-    lines = sweep_dry_run_lines(config)
+    lines = sweep_dry_run(config).lines
     assert lines[0].startswith("tiny: 10 trials, judged by evaluation.quickstart.correct")  # 2 x 2 x 2 and full twice
     [task] = read_asked(config, Storage.open(tmp_path / "other"), lambda text: None)
     assert config.target is not None
@@ -65,26 +65,44 @@ def test_where_held_out_examples_decide_nothing_is_asked(tree, tmp_path, capsys,
     assert not (tmp_path / "run").exists()
 
 
+def test_the_estimate_is_also_given_as_json(tree, tmp_path, capsys):
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps(tree))
+    assert main(["sweep", str(path), "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(one["selector"], one["budget"], one["seed"]) for one in told["trials"][:3]] == [
+        ("full", 1.0, 0), ("full", 1.0, 1), ("s2l", 0.1, 0),
+    ]  # fmt: skip
+    config = load_config(tree)
+    tokens = sum(one["cost"]["tokens"] for one in told["trials"])
+    [line] = [line for line in sweep_dry_run(config).lines if line.startswith("trials")]
+    assert f"fine-tune on {format_count(tokens)} tokens in all" in line
+    assert (told["metric"], told["answers"], told["reference"]) == (config.sweep.metric, None, None)
+    assert load_config(told["configuration"]) == config
+    assert main(["sweep", str(path), "--json"]) == 2
+    assert "--json is about what --dry-run prints" in capsys.readouterr().err
+
+
 def test_a_search_is_estimated_by_as_many_trials_as_it_may_try(tree):
     tree["sweep"] |= {"search": "random", "num_samples": 7}
-    assert sweep_dry_run_lines(load_config(tree))[0].startswith("tiny: at most 9 trials by random search")
+    assert sweep_dry_run(load_config(tree)).lines[0].startswith("tiny: at most 9 trials by random search")
 
 
 def test_what_the_sweep_would_refuse_is_refused(tree):
     tree = by_answers(tree)
     tree["sweep"]["metric"] = "evaluation.quickstart.bleu"
     with pytest.raises(ConfigError, match="no such metric"):
-        sweep_dry_run_lines(load_config(tree))
+        sweep_dry_run(load_config(tree))
 
 
 @pytest.mark.thorough
 def test_the_target_that_scores_is_trained_once_for_each_corpus_and_its_passes_are_counted(tree):
     tree["sweep"] |= {"selectors": ["ifd", "random"], "parameters": {"selection.reference.snapshot": ["late", "early"]}}
     tree["selection"] = {"selectors": ["ifd"], "budgets": [0.1]}
-    assert not [line for line in sweep_dry_run_lines(load_config(tree)) if line.startswith("reference")]
+    assert not [line for line in sweep_dry_run(load_config(tree)).lines if line.startswith("reference")]
     tree["selection"]["reference"] = {"model": "target"}
     config = load_config(tree)
-    lines = sweep_dry_run_lines(config)
+    lines = sweep_dry_run(config).lines
     at = lines.index("reference     the target, fine-tuned on everything, scores the corpus")
     corpus = estimate(config).corpus
     assert corpus is not None
@@ -93,10 +111,10 @@ def test_the_target_that_scores_is_trained_once_for_each_corpus_and_its_passes_a
     assert lines[at + 1] == expected.line(None)
     assert lines[at + 2].startswith("note          full, seed 0, is the same target: trained once")
     tree["target"]["seed"] = 5
-    assert "is the same target" not in "\n".join(sweep_dry_run_lines(load_config(tree)))
+    assert "is the same target" not in "\n".join(sweep_dry_run(load_config(tree)).lines)
 
     tree["sweep"]["parameters"]["corpus.duplicates"] = ["drop", "keep"]
-    lines = sweep_dry_run_lines(load_config(tree))
+    lines = sweep_dry_run(load_config(tree)).lines
     at = lines.index(
         "reference     the target, fine-tuned on everything, scores the corpus, once for each of 2 corpora"
     )

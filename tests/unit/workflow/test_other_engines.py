@@ -41,6 +41,8 @@ from s2l_ray.storage.folder import Storage
 from s2l_ray.testing.quiet import Quiet
 from s2l_ray.testing.tiny import write_jsonl
 from s2l_ray.workflow.differences import compare_evaluations
+from s2l_ray.workflow.evaluate import EvaluationResult
+from s2l_ray.workflow.overview import overview
 from tests.support.answering_model import questions
 from tests.support.judged_runs import JudgedModels
 from tests.support.report_runs import MadeRun
@@ -116,7 +118,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("engine", ["auto", "vllm"])
-def test_texts_of_vllm_are_judged_again_where_there_is_no_vllm(answering_model, tmp_path, monkeypatch, engine):
+def test_texts_of_vllm_are_judged_again_where_there_is_no_vllm(answering_model, tmp_path, monkeypatch, engine, capsys):
     run = load_run(str(made_run(tmp_path).folder))
     files = write_jsonl(tmp_path / "mine.jsonl", questions(NUM))
     task = {"files": [str(files)], "rule": "number", "max_new_tokens": 24}
@@ -138,6 +140,12 @@ def test_texts_of_vllm_are_judged_again_where_there_is_no_vllm(answering_model, 
     assert len(written) == 1
     with pytest.raises(EvaluationError, match="--rescore judges existing answers, but model-model has not"):
         rescored("transformers")
+    command = ["evaluate", run.uri, "--model", str(answering_model), "--rescore", "--json", *overrides]
+    capsys.readouterr()
+    assert main([*command, f"evaluation.generation.engine={engine}"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["models"]["model-model"]["tasks"]["mine"]["figures"]["correct"]["value"] == 0.75
+    assert told["comparisons"] == []
 
 
 def bytes_in(generation: Storage) -> dict[str, bytes]:
@@ -164,7 +172,37 @@ def _find_spec_without_vllm(find_spec: Any, name: str, *rest: Any) -> Any:
     return None if name == "vllm" else find_spec(name, *rest)
 
 
+def test_a_dry_run_gives_its_estimate_as_json(answering_model, tmp_path, no_ray, capsys):
+    folder = made_run(tmp_path).folder
+    task = json.dumps({"files": [str(write_jsonl(tmp_path / "mine.jsonl", questions(5)))], "rule": "number"})
+    command = ["evaluate", str(folder), "--model", str(answering_model), "evaluation.tasks=[mine]",
+               f"evaluation.custom.mine={task}"]  # fmt: skip
+    assert main([*command, "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    [answers] = told["answers"]
+    assert (answers["model"], answers["task"], answers["num_questions"]) == ("model-model", "mine", 5)
+    assert answers["tokens"] > 0
+    assert told["seconds"] * told["num_workers"] == pytest.approx(answers["seconds"])
+    assert (told["sandbox"], told["complete"]) == (None, [])  # no programs are asked for
+    assert main([*command, "--export-lm-eval", str(tmp_path / "out"), "--json"]) == 2
+    assert "has no results, so --json would do nothing here; leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 # Comparisons.
+
+
+def test_comparisons_fit_into_json(tmp_path):
+    made = made_run(tmp_path, targets=("full", "s2l-0.5"), heldout={"split": 20})
+    JudgedModels(made, num_questions=20).judge()
+    run = load_run(str(made.folder))
+    compared = compare_evaluations(run, run.config, ["full", "s2l-0.5"])
+    told = json.loads(
+        json.dumps(EvaluationResult(run, [], overview(run, run.config), compared).plain(), allow_nan=False)
+    )
+    assert set(told["models"]) >= {"full", "s2l-0.5"}
+    [one] = told["comparisons"]
+    assert (one["first"], one["second"], sorted(one["tasks"])) == ("full", "s2l-0.5", ["gsm8k", "svamp"])
 
 
 def changed(run: Run, model: str, change: dict[str, Any]) -> Run:
