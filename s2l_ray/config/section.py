@@ -23,6 +23,8 @@ from s2l_ray.errors import UserError, shown
 from s2l_ray.text.redact import strip_credentials
 
 _STORED = {"stored": True}
+_SWITCHES = ("true", "false", "t", "f", "yes", "no", "y", "n", "on", "off")
+"""Texts that pydantic takes for true or false, besides numbers."""
 _ABOVE = ("less_than_equal", "finite_number", "int_parsing_size")
 """What pydantic calls the faults of numbers that are too large."""
 
@@ -61,7 +63,8 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_other_kind(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses what pydantic would read as something else (true as 1, 1 as true, 0 as a date), and long texts."""
+        """Refuses what pydantic would read as something else (true as 1, 1 as true, 0 as a date, "2" as 2), and long
+        texts."""
         kinds = _kinds_of(cls, str(info.field_name))
         if Any not in kinds and any(issubclass(kind, Section) for kind in kinds):
             return value  # a section's fields are validated by itself
@@ -75,6 +78,9 @@ class Section(BaseModel):
                     raise ValueError(f"is the number {shown(value)}, but must be {others}; give one of them")
                 if datetime.date in kinds:
                     raise ValueError(f"is the number {shown(value)}, but must be a date; write it as 2025-01-31")
+            if not _takes_text(cls, str(info.field_name)):
+                for text in (one for one in leaves if isinstance(one, str)):
+                    _refuse_quoted(text, kinds)
         longest = max((len(v) for v in leaves if isinstance(v, str)), default=0)
         if longest > cls.max_text:
             raise ValueError(f"a text of {longest:,} characters is longer than {cls.max_text:,}; shorten it")
@@ -131,14 +137,43 @@ def above_limit(field: FieldInfo | None, kind: str) -> str | None:
 def _kinds_of(section: type[Section], name: str) -> frozenset[Any]:
     """All types that the field's annotation mentions."""
 
+    # A Literal's values count as their types: `zero_stage` is a number.
+    return frozenset(kind if isinstance(kind, type) or kind is Any else type(kind) for kind in _named_in(section, name))
+
+
+@functools.cache
+def _takes_text(section: type[Section], name: str) -> bool:
+    """Whether any text may be a value of the field, not only words such as `auto`."""
+    return str in _named_in(section, name)
+
+
+def _named_in(section: type[Section], name: str) -> list[Any]:
+    """The types, and the values of Literals, that the field's annotation mentions for values; keys are always text."""
+
     def walk(annotation: Any) -> Iterator[Any]:
         yield annotation
-        for inner in get_args(annotation):
-            yield from walk(inner)
+        inner = get_args(annotation)
+        for one in inner[1:] if get_origin(annotation) is dict else inner:
+            yield from walk(one)
 
-    kinds = [kind for kind in walk(section.model_fields[name].annotation) if get_origin(kind) is None]
-    # A Literal's values count as their types: `zero_stage` is a number.
-    return frozenset(kind if isinstance(kind, type) or kind is Any else type(kind) for kind in kinds)
+    return [kind for kind in walk(section.model_fields[name].annotation) if get_origin(kind) is None]
+
+
+def _refuse_quoted(text: str, kinds: frozenset[Any]) -> None:
+    """Raises ValueError for a number, or true or false, in quotes: those make it a text in YAML, in JSON, and for the
+    configuration's schema."""
+    try:
+        float(text)
+    except ValueError:
+        is_number = False
+    else:
+        is_number = True
+    if is_number and {int, float} & kinds:
+        raise ValueError(f"is the text {shown(text)}, but must be a number; write it without quotes")
+    if bool in kinds and (is_number or text.strip().lower() in _SWITCHES):
+        raise ValueError(f"is the text {shown(text)}, but must be true or false; write it without quotes")
+    if is_number and datetime.date in kinds:
+        raise ValueError(f"is the text {shown(text)}, but must be a date; write it as 2025-01-31")
 
 
 def _leaves(value: Any) -> Iterator[Any]:
