@@ -13,7 +13,7 @@ from s2l_ray.errors import InternalError, UserError, describe
 from s2l_ray.reporting.facts import Facts
 from s2l_ray.reporting.gather import gather_facts
 from s2l_ray.storage.folder import Storage
-from s2l_ray.storage.output_folder import make_output_folder
+from s2l_ray.storage.output_folder import check_output_file, make_output_folder
 from s2l_ray.text.display import one_line, printable
 
 FOLDER, PAGE, FACTS = "report", "index.html", "facts.json"
@@ -44,7 +44,8 @@ def write_report(
 
     Args:
         run: the run, or its folder, local or s3://, gs://.
-        out: an HTML file; None: `report/index.html` in the run's folder. `facts.json` is written next to it.
+        out: an HTML file; None: `report/index.html` in the run's folder. `facts.json` is written next to it. Earlier
+            pages are overwritten, other files are not.
         by: the column whose values label clusters; None: the first facet, otherwise the source.
         compare: folders of runs whose subsets are compared with this run's.
         with_text: False leaves the texts of examples out of both files.
@@ -55,13 +56,14 @@ def write_report(
     Raises:
         MissingLibraries: Altair or vl-convert is not installed.
         RunError: the folder contains no run.
+        UserError: `out` is a folder or another file, or cannot be written.
         DamagedFile, MissingFile: an artifact is damaged or missing.
     """
     check_libraries()
     path = None if out is None else Path(os.fspath(out)).expanduser().absolute()
     if path is not None:  # before the page is drawn, which takes seconds
-        if path.is_dir():
-            raise UserError(f"{path} is a folder, so the page cannot be written; give a file, such as {path}/{PAGE}")
+        check_output_file(path, _is_page, "a page of s2l report", "--out")
+        check_output_file(_facts_beside(path), _is_facts, "the numbers of such a page", "--out")
         make_output_folder(path.parent, "--out")
     run = run if isinstance(run, Run) else load_run(os.fspath(run))
     facts = facts_of(run, by=by, compare=compare, with_text=with_text)
@@ -71,8 +73,20 @@ def write_report(
     else:
         folder, name = Storage.open(str(path.parent)), path.name
     folder.write_bytes(name, page.encode("utf-8", "backslashreplace"))
-    folder.write_json(FACTS if path is None else f"{Path(name).stem}.{FACTS}", facts.plain())
+    folder.write_json(FACTS if path is None else _facts_beside(path).name, facts.plain())
     return f"{folder.uri}/{name}"
+
+
+def _facts_beside(page: Path) -> Path:
+    return page.with_name(f"{page.stem}.{FACTS}")
+
+
+def _is_page(head: bytes) -> bool:
+    return b'<meta name="generator" content="s2l_ray">' in head
+
+
+def _is_facts(head: bytes) -> bool:
+    return head.startswith(b'{\n  "name": ') and b'\n  "has_text": ' in head
 
 
 def report_line(run: Run) -> str:

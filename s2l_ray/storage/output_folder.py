@@ -1,11 +1,14 @@
-"""A folder on this machine for files that a command writes beside a run."""
+"""Places on this machine for what a command writes beside a run: nothing else that is there is overwritten."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from s2l_ray.errors import UserError, first_line, shown
+
+_HEAD_BYTES = 1 << 20
 
 
 def make_output_folder(folder: Path, option: str) -> None:
@@ -24,3 +27,35 @@ def make_output_folder(folder: Path, option: str) -> None:
         why = "a file has that name" if isinstance(error, FileExistsError) else error.strerror or first_line(error)
     if why:
         raise UserError(f"{shown(str(folder))} cannot be written to ({why}); choose another place with {option}")
+
+
+def check_output_file(path: Path, is_own: Callable[[bytes], bool], what: str, option: str) -> None:
+    """Refuse a place where something else would be overwritten.
+
+    Args:
+        is_own: whether the first bytes of a file (1 MiB) are those of what the command itself writes.
+        what: what the command writes there, for messages: `a page of s2l report`.
+        option: the option that names the place, for messages.
+
+    Raises:
+        UserError: another file is there, or something that is no file.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, so {what} cannot be written; name a file in it with {option}")
+    try:
+        if not path.exists():
+            return
+        if not path.is_file():
+            raise UserError(f"{path} is a device or a pipe, which {what} would replace; name a file with {option}")
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or first_line(error)}), so it may be anything, and {what} would "
+            f"replace it; choose another place with {option}"
+        ) from None
+    if head and not is_own(head):
+        raise UserError(
+            f"{path} exists and is not {what}, so its content would be lost; choose another name with {option}, or "
+            "move that file away"
+        )

@@ -20,10 +20,12 @@ from s2l_ray.evaluation.prompts import messages
 from s2l_ray.evaluation.tasks import SUMMARY
 from s2l_ray.stages.evaluation.models import AskedModel, models_of
 from s2l_ray.stages.evaluation.tasks import AskedTask, check_evaluation, read_tasks
-from s2l_ray.storage.output_folder import make_output_folder
+from s2l_ray.storage.output_folder import check_output_file, make_output_folder
 from s2l_ray.workflow.evaluate import EvaluationRequest
 
 _RULES = "s2l_rules.py"
+_COLUMNS = ["prompt", "question", "gold", "rule", "task"]
+"""Columns of an exported task's questions."""
 _METRIC = '''"""Verdicts by s2l_ray's rules; lm_eval calls `judge` for every answer."""
 
 import functools
@@ -82,11 +84,37 @@ def export_tasks(run: Run | str, request: EvaluationRequest, folder: str) -> lis
     models = models_of(opened, config, config.evaluation.subsets, request.model)
     out = Path(folder)
     make_output_folder(out, "--export-lm-eval")
+    _refuse_others_files(out, tasks)
     (out / _RULES).write_text(rules_module([task.task.rule for task in tasks]), encoding="utf-8")
     format = CorpusArtifact.of(opened.stage("corpus")).rendered_format
     for task in tasks:
         _write_task(out, task, models[0], format)
     return [f"{out}/{task.name}.yaml" for task in tasks] + _commands(out, tasks, models)
+
+
+def _refuse_others_files(out: Path, tasks: Sequence[AskedTask]) -> None:
+    """Raises UserError, before anything is written, if the folder has files of these names that are no exported tasks:
+    most likely the questions themselves, `evaluation.data.folder`."""
+    checks = {_RULES: _is_rules} | {f"{task.name}.yaml": _is_task for task in tasks}
+    checks |= {f"{task.name}.jsonl": _is_questions for task in tasks}
+    for name, is_own in checks.items():
+        check_output_file(out / name, is_own, "an exported task of s2l evaluate", "--export-lm-eval")
+
+
+def _is_rules(head: bytes) -> bool:
+    return head.startswith(_METRIC.partition("\n")[0].encode())
+
+
+def _is_task(head: bytes) -> bool:
+    return head.startswith(b"task: s2l_")
+
+
+def _is_questions(head: bytes) -> bool:
+    try:
+        row = json.loads(head.partition(b"\n")[0])
+    except ValueError:
+        return False
+    return isinstance(row, dict) and list(row) == _COLUMNS
 
 
 def _write_task(out: Path, task: AskedTask, model: AskedModel, format: str) -> None:
@@ -100,12 +128,8 @@ def _write_task(out: Path, task: AskedTask, model: AskedModel, format: str) -> N
         prompt = renderer.prompt_text(messages(question, "cot"))
         if isinstance(prompt, UnusableRow):
             raise EvaluationError(f"task {task.name}: question {question.id.hex()} cannot be rendered: {prompt}")
-        rows.append(
-            {
-                "prompt": prompt, "question": question.text, "gold": question.gold, "rule": task.task.rule,
-                "task": task.name,
-            }
-        )  # fmt: skip
+        values = (prompt, question.text, question.gold, task.task.rule, task.name)
+        rows.append(dict(zip(_COLUMNS, values, strict=True)))
     data = out / f"{task.name}.jsonl"
     data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     fields = {

@@ -36,6 +36,7 @@ def preflight(config: S2LConfig) -> None:
     what = f"run_dir={shown(strip_credentials(config.run_uri))} cannot be accessed"
     with foreign_named(PreflightError, what, "Check that you can write to it, or set another one"):
         _refuse_folder_within_run(config.run_uri)
+        _refuse_others_config(config.run_uri)
     if is_embedded(config.resources):
         check_temp_folder()
     check_loggers(config.loggers)
@@ -93,6 +94,27 @@ def _refuse_folder_within_run(run_uri: str) -> None:
             f"run_dir={strip_credentials(run_uri)} would be inside another run's folder ({outer}), and that run "
             "deletes unknown files when it rebuilds a stage; set run_dir to a folder outside it"
         )
+
+
+def _refuse_others_config(run_uri: str) -> None:
+    """Refuse a folder whose `config.yaml` no run has written, because the run would overwrite it with its own."""
+    from s2l_ray.artifacts.run import CONFIG, RunError, read_config
+    from s2l_ray.config.load import to_yaml
+    from s2l_ray.data.discovery import run_folder_above
+    from s2l_ray.storage.folder import Storage
+
+    storage = Storage.open(run_uri)
+    if not storage.exists(CONFIG) or run_folder_above(f"{run_uri.rstrip('/')}/stage") is not None:
+        return
+    try:
+        if storage.read_bytes(CONFIG) == to_yaml(read_config(storage)).encode():
+            return  # of a run whose log and locks were left out of a copy
+    except RunError:
+        pass
+    raise PreflightError(
+        f"run_dir={strip_credentials(run_uri)} has a {CONFIG} that no run has written, and a run would overwrite it "
+        "with its own; set run_dir to a folder of its own, such as runs/my"
+    )
 
 
 def _check_model(model: TrainedModelConfig, embedded: bool, trains_here: bool) -> None:
