@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from s2l_ray.artifacts.models import SubsetArtifact
 from s2l_ray.artifacts.results import Subset, Target
@@ -18,6 +18,9 @@ from s2l_ray.artifacts.run import Run
 from s2l_ray.errors import EnvironmentFault, UserError, first_line, running, shown
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.output_folder import make_output_folder
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 RepoType = Literal["dataset", "model"]
 
@@ -140,19 +143,46 @@ def _hub_named(repo_id: str) -> Iterator[None]:
     except OfflineModeIsEnabled:
         raise PushError("HF_HUB_OFFLINE is set, so nothing can be pushed; unset it, or add --dry-run") from None
     except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        if status in (401, 403):
-            raise PushError(
-                f"the hub refuses to let this token write to {repo_id} ({status}: {first_line(error)}); log in with "
-                "one that may (`hf auth login`), or push to your own name"
-            ) from error
-        raise HubFailed(f"the hub did not accept {repo_id}: {first_line(error)}. Try again later") from error
+        raise _refusal(repo_id, error) from error
     except OSError as error:
         raise HubFailed(f"the hub cannot be reached: {first_line(error)}. Try again with a connection") from error
     except Exception as error:
         if "TransportError" not in {kind.__name__ for kind in type(error).__mro__}:
             raise
         raise HubFailed(f"the hub cannot be reached: {first_line(error)}. Try again with a connection") from error
+
+
+def _refusal(repo_id: str, error: HfHubHTTPError) -> PushError | HubFailed:
+    """The error to raise for the hub's answer, by its status: most refusals of a request do not pass by waiting."""
+    status = error.response.status_code
+    said = f"{status}: {first_line(error)}"
+    if status in (401, 403):
+        return PushError(
+            f"the hub refuses to let this token write to {repo_id} ({said}); log in with one that may (`hf auth "
+            "login`), or push to your own name"
+        )
+    if status == 404:
+        return PushError(
+            f"the hub knows no {repo_id} that this token may see ({said}), so nothing was pushed; check the user's or "
+            "organisation's name, or log in with a token of a member (`hf auth login`)"
+        )
+    if status in (402, 413):
+        return PushError(
+            f"{repo_id} is more than the hub stores there ({said}); push a smaller subset or model, free space, or "
+            "extend the account's plan"
+        )
+    if status in (408, 409, 412, 423):
+        return HubFailed(f"{repo_id} is being changed by someone else, or the hub was busy ({said}). Push again")
+    if status == 429:
+        wait = error.response.headers.get("Retry-After", "")
+        when = f"in {wait} seconds" if wait.isdigit() else "in some minutes"
+        return HubFailed(f"the hub limits how often this account may ask it ({said}). Try again {when}")
+    if status < 500:
+        return PushError(
+            f"the hub does not accept {repo_id} as it is ({said}), and will not later; correct what it names: "
+            "--dry-run writes the folder that would be pushed, to look at"
+        )
+    return HubFailed(f"the hub has a fault of its own ({said}). Try again later; https://status.huggingface.co")
 
 
 def _make_empty(folder: Path) -> None:

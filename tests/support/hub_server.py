@@ -73,6 +73,8 @@ def serve(hub: Hub) -> ThreadingHTTPServer:
             answer = json.dumps(make() if status == 200 else {"error": "refused by the test"}).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
+            if status == 429:
+                self.send_header("Retry-After", "7")
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)

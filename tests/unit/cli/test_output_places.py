@@ -69,7 +69,7 @@ def test_exported_tasks_do_not_replace_the_questions_they_are_made_from(made, an
 def test_a_run_replaces_no_config_that_is_not_its_own(made, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     mine = Path("config.yaml")
-    for tree in ({"database": "mine"}, tiny_run_config(".")):
+    for tree in ({"database": "mine"}, tiny_run_config(Path())):
         mine.write_text(f"# my own\n{yaml.safe_dump(tree)}")
         assert main(["run", "quickstart", "run_dir=.", "--dry-run"]) == 2
         assert (
