@@ -101,6 +101,7 @@ def _call(argv: Sequence[str] | None) -> int:
         if os.environ.get("S2L_TRACEBACK"):
             raise
         _say(error)
+        _give_up_output()
         return exit_code(error)
 
 
@@ -118,8 +119,23 @@ def _nobody_reads() -> bool:
     pipe.register(sys.stdout.fileno(), 0)
     if not any(state & POLLERR for _, state in pipe.poll(0)):
         return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's final flush
+    _discard_output()
     return True
+
+
+def _give_up_output() -> None:
+    """Discard what is buffered if it cannot be written; otherwise the interpreter would try once more, print the same
+    error again and end with 120."""
+    try:
+        _flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            _discard_output()
+
+
+def _discard_output() -> None:
+    """Let the interpreter's final flush go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(error: BaseException) -> None:

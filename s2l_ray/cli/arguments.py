@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import shutil
+import sys
 from typing import Any, NoReturn, TypeAlias
 
 from s2l_ray.errors import readable, shown
@@ -42,6 +43,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*arguments, **{"formatter_class": _Help} | options)
         for name in (None, "store"):
             self.register("action", name, _stored)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print a message. argparse would drop help that cannot be written, and the command would seem to succeed."""
+        if file is None or file is sys.stderr:
+            super()._print_message(message, file)
+        else:
+            file.write(message)
 
     def error(self, message: str) -> NoReturn:
         super().error(readable(message))

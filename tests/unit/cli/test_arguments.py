@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -113,6 +114,18 @@ def test_the_greeting_may_lose_its_reader_or_have_no_place_to_go(monkeypatch, ca
         monkeypatch.setattr(sys, "stdout", sys.__stdout__)
         os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # for what is still buffered
     assert capsys.readouterr().err.startswith("s2l: OSError: [Errno 28] No space left on device")
+
+
+@pytest.mark.parametrize("command", ["--help", "run --help", "--version", "recipes"])
+@pytest.mark.parametrize("buffering", ["", "1"])
+def test_what_cannot_be_written_is_no_success(command, buffering):
+    environment = {**os.environ, "PYTHONUNBUFFERED": buffering}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "s2l_ray.cli", *command.split()], stdout=full,
+                              stderr=subprocess.PIPE, text=True, env=environment)  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("s2l: OSError: [Errno 28] No space left on device")
+    assert done.stderr.count("\n") == 1, "neither a traceback nor the interpreter's own complaint"
 
 
 def test_a_terminal_that_knows_only_ascii_gets_codes(monkeypatch):
