@@ -271,10 +271,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no arm after this many minutes")
     parser.add_argument("--rows", type=Path, default=ROWS, help="file with one line per arm, written as each is done")
     parser.add_argument("--work", type=Path, default=Path("evidence"), help="folder for the proxies' scores")
-    parser.add_argument("--write", type=Path, help="only write the page to this file, from all rows")
+    parser.add_argument(
+        "--write", type=Path, help="only write the page to this file and its pictures beside it, from all rows"
+    )
     args = parser.parse_args(arguments)
     if args.write:
-        args.write.write_text(page(earlier_rows(args.rows)), encoding="utf-8")
+        rows = earlier_rows(args.rows)
+        args.write.write_text(page(rows), encoding="utf-8")
+        from comparison.evidence_pictures import write
+
+        write(rows, args.write.parent)
         return
     args.corpora = args.corpora or ["quickstart"] + ["maths"] * bool(args.maths)
     if "maths" in args.corpora and not args.maths:

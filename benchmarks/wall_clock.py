@@ -148,7 +148,7 @@ def by_size(found: dict[int, list[WallClock]], runs: Rows) -> Any:
     label = "format(datum.value, ',~g')"
     x = alt.X("n:Q", **log_axis(min(found) * 0.8, max(found) * 1.2, "examples (log)", 5, label))
     y = alt.Y(
-        "s:Q", **log_axis(min(everything) * 0.7, max(everything) * 1.4, "seconds (log; less is better)", 6, label)
+        "s:Q", **log_axis(min(everything) * 0.7, max(everything) * 1.4, "seconds (log; lower is better)", 6, label)
     )
     base = alt.Chart(data(rows)).encode(
         x=x, y=y, detail=alt.Detail("who:N"), color=alt.Color("colour:N", scale=None),

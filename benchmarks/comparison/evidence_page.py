@@ -11,12 +11,14 @@ from comparison.statistics import mean_and_deviation, paired_difference, signed
 
 Row = dict[str, Any]
 BASELINE = "random"
+MAIN_BUDGET = 0.2
 _FIRST = (FULL, BASELINE, "random_per_source", "s2l", "s2l, α ½", "s2l, weights", "s2l_robust")
 _TITLES = {"quickstart": "The quickstart's corpus", "maths": "A mixture of six maths sources"}
+_BARE_TITLES = {"quickstart": "Quickstart's corpus", "maths": "Maths"}
 _RECIPES = {"quickstart": "quickstart", "maths": "maths_curve"}
 _RECIPE_TITLES = {"quickstart": "The quickstart itself", "maths": "The recipe maths_curve itself"}
-_BALANCED = {"quickstart": "balanced over skills", "maths": "mean over sources"}
-_DISTRIBUTED = {"quickstart": "natural distribution", "maths": "mean over examples"}
+BALANCED = {"quickstart": "balanced over skills", "maths": "mean over sources"}
+DISTRIBUTED = {"quickstart": "natural distribution", "maths": "mean over examples"}
 
 _HEAD = """# Evidence
 
@@ -37,6 +39,8 @@ discusses the results. For pretrained models, `benchmarks/evidence_pretrained.py
   and resumed, and the page is regenerated as rows are added.
 - **Differences from `random`** are paired by seed, with 95 % intervals (Student's t); those that exclude zero are bold.
   With this many comparisons, about one in twenty is bold by chance. If n is 1 there is no interval.
+- **Pictures** show each loss divided by random's: geometric means over seeds, with 95 % intervals; ratios above 8 are
+  drawn at the edge, and arms with fewer than three seeds are left out.
 - Arms marked **early** score with the first snapshot after a tenth of the proxy's training, the others with the last.
 - **Wrong rows** is the share of wrong answers in the subset. All held-out answers are correct.
 - **Cost** is the floating-point operations of the proxy's training and of the passes over the corpus that the selector
@@ -57,7 +61,9 @@ def page(rows: Sequence[Row]) -> str:
             f"## {_TITLES[corpus] if settings['set'] else _RECIPE_TITLES[corpus]}\n",
             _setting(corpus, settings, of),
         ]
-        budgets = sorted({row["budget"] for row in of if row["budget"] < 1}, key=lambda b: (b != 0.2, b))
+        if settings["set"]:
+            lines += _pictures(corpus, of)
+        budgets = sorted({row["budget"] for row in of if row["budget"] < 1}, key=lambda b: (b != MAIN_BUDGET, b))
         for budget in budgets:
             for wrong in sorted({row["wrong_answers"] for row in of}):
                 these = [row for row in of if row["wrong_answers"] == wrong and row["budget"] in (budget, 1)]
@@ -65,6 +71,25 @@ def page(rows: Sequence[Row]) -> str:
                     answers = "no wrong answers" if wrong == 0 else f"{wrong:.0%} wrong answers"
                     lines += [f"### {budget:.0%} of the corpus, {answers}\n", table(corpus, these), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def picture_name(corpus: str, what: str) -> str:
+    """Return the name of a picture's files, without scheme and ending."""
+    return f"evidence_{corpus}_{what}"
+
+
+def _pictures(corpus: str, rows: Sequence[Row]) -> Iterator[str]:
+    """Yield the references to the pictures that `evidence_pictures` draws of these rows."""
+    budgets = {row["budget"] for row in rows if row["budget"] < 1}
+    told = {"selectors": "losses relative to random's, by selector"}
+    if len(budgets) > 1:
+        told["budgets"] = "losses relative to random's, by budget"
+    for what, text in told.items():
+        name = picture_name(corpus, what)
+        yield (
+            f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{name}_dark.svg">\n'
+            f'  <img src="{name}_light.svg"\n       alt="{_BARE_TITLES[corpus]}: {text}">\n</picture>\n'
+        )
 
 
 def _setting(corpus: str, settings: dict[str, Any], rows: Sequence[Row]) -> str:
@@ -92,7 +117,7 @@ def table(corpus: str, rows: Sequence[Row]) -> str:
     columns: list[tuple[str, Callable[[list[Row]], str]]] = [("n", lambda these: str(len(these)))]
     kinds = [("_loss", "loss", 3)] + ([("", "exact", 3)] if exact else [])
     for kind, word, digits in kinds:
-        for test, title in (("balanced", _BALANCED[corpus]), ("distributed", _DISTRIBUTED[corpus])):
+        for test, title in (("balanced", BALANCED[corpus]), ("distributed", DISTRIBUTED[corpus])):
             columns += [
                 (f"{word}, {title}", _mean_of(test + kind, digits)),
                 (f"against {BASELINE}", _difference_of(test + kind, rows, digits)),
@@ -101,13 +126,13 @@ def table(corpus: str, rows: Sequence[Row]) -> str:
         columns.append(("wrong rows", lambda these: f"{sum(r['wrong'] for r in these) / len(these):.0%}"))
     columns.append(("cost", _cost))
     lines = ["| trained on | " + " | ".join(title for title, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for arm in _in_order({row["arm"] for row in rows}, rows):
+    for arm in in_order({row["arm"] for row in rows}):
         these = [row for row in rows if row["arm"] == arm]
         lines.append(f"| {arm} | " + " | ".join(of(these) for _, of in columns) + " |")
     return "\n".join(lines)
 
 
-def _in_order(arms: set[str], rows: Sequence[Row]) -> Iterator[str]:
+def in_order(arms: set[str]) -> Iterator[str]:
     """Yield the arms, the main ones first and the others by name."""
     yield from (arm for arm in _FIRST if arm in arms)
     yield from sorted(arms - set(_FIRST))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from s2l_ray.reporting.look import INK, PAPER, look_of
@@ -13,12 +13,22 @@ _CHARACTER = 6.2
 """Approximate width of a character (pixels), an overestimate for long names."""
 
 
-def framed(charts: Sequence[Any], title: str, selectors: Sequence[str], titles: Sequence[str] = ()) -> dict[str, Any]:
-    """A Vega-Lite specification: the charts in rows of three, their legend above them.
+def framed(
+    charts: Sequence[Any],
+    title: str,
+    selectors: Sequence[str],
+    titles: Sequence[str] = (),
+    *,
+    names: Mapping[str, str] | None = None,
+    columns: int = 3,
+) -> dict[str, Any]:
+    """A Vega-Lite specification: the charts in rows, their legend above them.
 
     Args:
         selectors: of the legend.
         titles: of each chart, or none at all.
+        names: what the legend calls the selectors, if not by their own names.
+        columns: charts of a row.
     """
     datasets: dict[str, Any] = {}
     config: dict[str, Any] = {}
@@ -32,15 +42,15 @@ def framed(charts: Sequence[Any], title: str, selectors: Sequence[str], titles: 
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "title": {"text": shorten(printable(title), 100), "anchor": "start", "fontSize": 14, "color": INK},
-        "vconcat": [_legend(selectors), {"concat": panels, "columns": min(3, len(panels))}],
+        "vconcat": [_legend(selectors, names or {}), {"concat": panels, "columns": min(columns, len(panels))}],
         "datasets": datasets, "config": config | {"background": PAPER}, "padding": 14,
     }  # fmt: skip
 
 
-def _legend(selectors: Sequence[str]) -> dict[str, Any]:
+def _legend(selectors: Sequence[str], names: Mapping[str, str]) -> dict[str, Any]:
     rows, x = [], 8.0
     for selector in selectors:
-        look, name = look_of(selector, selectors), selector_name(selector)
+        look, name = look_of(selector, selectors), names.get(selector) or selector_name(selector)
         rows.append({"x": x, "text": x + 10, "name": name, "colour": look.colour, "shape": look.shape})
         x += 34 + _CHARACTER * len(name)
     own = {"scale": None}

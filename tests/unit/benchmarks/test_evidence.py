@@ -142,3 +142,34 @@ def test_differences_are_paired_and_have_students_interval(programs):
 def test_the_manuals_page_is_what_its_rows_make(programs):
     program = programs("evidence")
     assert program.page(program.earlier_rows(program.ROWS)) == (ROOT / "docs/evidence.md").read_text(encoding="utf-8")
+
+
+def test_pictures_divide_by_random_and_leave_out_what_has_few_seeds(programs):
+    rows = [
+        {"corpus": "quickstart", "seed": seed, "wrong_answers": 0.0, "arm": arm, "budget": 0.2,
+         "settings": {"set": [1]}, "balanced_loss": loss * (1 + seed), "distributed_loss": loss}
+        for arm, loss, seeds in (("random", 2.0, 3), ("s2l", 1.5, 3), ("ifd", 30.0, 3), ("forgetting", 1.0, 2))
+        for seed in range(seeds)
+    ]  # fmt: skip
+    drawn = programs("comparison.evidence_pictures")
+    found = {one["arm"]: one for one in drawn.relative(rows, "balanced_loss")}
+    assert {arm: (one["n"], one["ratio"]) for arm, one in found.items()} == {
+        "random": (3, 1), "s2l": (3, pytest.approx(0.75)), "ifd": (3, pytest.approx(15))
+    }  # fmt: skip
+    pictures = drawn.pictures(rows)
+    assert list(pictures) == ["evidence_quickstart_selectors"]
+    text = json.dumps(pictures)
+    assert '"name": "ifd"' in text
+    assert "forgetting" not in text
+    assert '"ratio": 8.0' in text
+
+
+def test_the_manual_has_the_pictures_that_its_rows_make(programs):
+    program = programs("evidence")
+    names = programs("comparison.evidence_pictures").pictures(program.earlier_rows(program.ROWS))
+    page = (ROOT / "docs/evidence.md").read_text(encoding="utf-8")
+    for name in names:
+        for scheme in ("light", "dark"):
+            assert f'"{name}_{scheme}.svg"' in page
+            assert (ROOT / f"docs/{name}_{scheme}.svg").read_text().startswith("<svg")
+    assert page.count("<picture>") == len(names)
