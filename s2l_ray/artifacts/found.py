@@ -46,6 +46,14 @@ Chain = dict[str, Found]
 """Name of a stage → its artifact."""
 
 
+class Skipped(str):
+    """A warning about an artifact that cannot be used, because its manifest is damaged."""
+
+    @property
+    def reason(self) -> str:
+        return self.removeprefix("skipped: ")
+
+
 def found_of_kind(storage: Storage, kind: str, warnings: list[str]) -> list[Found]:
     """Return all complete artifacts in the folder `kind`, in the order in which they were finished."""
     folders = [f"{kind}/{name}" for name in storage.folders(kind)]
@@ -60,7 +68,7 @@ def read_found(storage: Storage, folders: Iterable[str], warnings: list[str]) ->
         try:
             manifest = read_manifest(storage.sub(folder))
         except (ManifestError, RecursionError) as error:
-            return f"{storage.uri}/{folder} is skipped: {str(error).splitlines()[0]}"
+            return Skipped(f"skipped: {str(error).splitlines()[0]}")
         if manifest is None:
             return None
         length = 8 if folder.startswith(_NAMED) else 12

@@ -15,7 +15,7 @@ from s2l_ray.errors import DataError
 from s2l_ray.storage.digests import FileDigest, digest_of
 from s2l_ray.storage.fingerprint import installed_versions
 from s2l_ray.storage.folder import Storage
-from s2l_ray.storage.retry import DamagedFile
+from s2l_ray.storage.retry import DamagedFile, StorageError
 
 SCHEMA_VERSION = 2
 """1 had no digests."""
@@ -105,13 +105,19 @@ def read_manifest(storage: Storage) -> StageManifest | None:
 
     Raises:
         EarlierLayout: the manifest was written by an s2l_ray that computed no digests.
-        ManifestError: it is not JSON, not a manifest, was altered, or was written by a newer s2l_ray.
+        ManifestError: it is no file, not JSON, not a manifest, was altered, or was written by a newer s2l_ray.
     """
     where = f"{storage.uri}: {MANIFEST_NAME}"
     try:
         content = storage.read_json(MANIFEST_NAME)
     except FileNotFoundError:
         return None
+    except StorageError as error:
+        if not storage.is_folder(MANIFEST_NAME):
+            raise
+        raise ManifestError(
+            f"{where} is a folder, where a file should be. Move it away to have the stage run again."
+        ) from error
     except ValueError as error:
         raise ManifestError(
             f"{where} cannot be read ({error}). Delete that file to have the stage run again."

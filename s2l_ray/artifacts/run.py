@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from s2l_ray.artifacts.chain import READS, find_chain, is_complete, is_configured, note_chain
-from s2l_ray.artifacts.found import Found
+from s2l_ray.artifacts.found import Found, Skipped
 from s2l_ray.artifacts.index import EVALUATION, Recipe, find_index
 from s2l_ray.artifacts.models import TrajectoriesArtifact
 from s2l_ray.artifacts.results import Evaluation, Subset, Target
@@ -17,7 +17,7 @@ from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.load import ConfigError, load_config, to_yaml
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.subset_names import canonical
-from s2l_ray.errors import UserError
+from s2l_ray.errors import UserError, listed
 from s2l_ray.storage.folder import Storage
 
 STAGES = tuple(READS)
@@ -46,6 +46,8 @@ class Run:
     another model, …), each under the name of its folder: `subset/s2l-0.11-1a2b3c4d`."""
     _recipes: dict[str, Recipe] = field(default_factory=dict, repr=False)
     """Recipes of targets, by their folders."""
+    _skipped: list[str] = field(default_factory=list, repr=False)
+    """Why artifacts in the folder cannot be used."""
     _begun: S2LConfig | None = field(default=None, repr=False)
     """Configuration that `begin` has stored."""
 
@@ -75,7 +77,7 @@ class Run:
         name = canonical(name)
         if name not in self.targets:
             known = ", ".join(self.targets) or "none"
-            raise RunError(f"{self.uri} has no target {name!r} (available: {known}); make it with `s2l finetune`")
+            raise self._lacks(f"{self.uri} has no target {name!r} (available: {known})", "make it with `s2l finetune`")
         return Target.evaluated(self.targets[name], self.heldout_evaluation(self.targets[name]))
 
     def heldout_evaluation(self, target: Stage) -> Stage | None:
@@ -98,7 +100,7 @@ class Run:
         """Return a subset by its name or its folder's. Raises RunError, listing the existing ones, if there is none."""
         if not self.has_subset(name):
             known = ", ".join(self.subsets) or "none"
-            raise RunError(f"{self.uri} has no subset {name!r} (available: {known}); make it with `s2l select`")
+            raise self._lacks(f"{self.uri} has no subset {name!r} (available: {known})", "make it with `s2l select`")
         return Subset.of(self._subsets_by_every_name()[canonical(name)])
 
     def has_subset(self, name: str) -> bool:
@@ -113,10 +115,17 @@ class Run:
     def stage(self, name: str) -> Stage:
         """Return a complete stage by name. Raises RunError if it is not complete."""
         if name not in self.stages:
-            raise RunError(
-                f"{self.uri} has no complete {name} stage, which is needed here; run `s2l run` on its configuration"
+            raise self._lacks(
+                f"{self.uri} has no complete {name} stage, which is needed here", "run `s2l run` on its configuration"
             )
         return self.stages[name]
+
+    def _lacks(self, what: str, cure: str) -> RunError:
+        """An error about what is not there; if something in the folder is damaged, that is likely the reason."""
+        if not self._skipped:
+            return RunError(f"{what}; {cure}")
+        damaged = " ".join(reason.rstrip(".") + "." for reason in listed(self._skipped, 3))
+        return RunError(f"{what}, and not everything in that folder can be used: {damaged} Then {cure}")
 
     def trajectories(self) -> Any:
         """Load the trajectories: ids (N, 2) uint64, losses (N, T) float32 in nats per token, sources; see
@@ -148,6 +157,7 @@ class Run:
         self.stages = {name: self._stage(name, found) for name, found in index.stages.items()}
         self._recipes = index.recipes
         self.others = [_under_its_folders_name(self._stage(f.manifest.stage, f)) for f in index.others]
+        self._skipped = [one.reason for one in dict.fromkeys(warnings) if isinstance(one, Skipped)]
         for warning in dict.fromkeys(warnings):
             logger.warning("%s", warning)
 
@@ -236,7 +246,8 @@ def read_config(storage: Storage, unfinished: bool = False) -> S2LConfig:
     try:
         tree = yaml.safe_load(content)
         if not isinstance(tree, dict):
-            raise ConfigError(f"it holds {type(tree).__name__}, not a mapping of sections")
+            what = "is empty" if tree is None else f"holds {type(tree).__name__}, not a mapping of sections"
+            raise ConfigError(f"it {what}")
         return load_config(tree)
     except (yaml.YAMLError, ConfigError, RecursionError, UnicodeDecodeError) as error:
         raise RunError(

@@ -82,6 +82,7 @@ def verify_run(storage: Storage, progress: Progress) -> Verification:
     names = [entry.name for entry in storage.list(recursive=True)]
     result, claims = Verification(), _Claims()
     folders = [n.rpartition("/")[0] for n in names if n.endswith(f"/{MANIFEST_NAME}")]
+    folders += {n.partition(f"/{MANIFEST_NAME}/")[0] for n in names if f"/{MANIFEST_NAME}/" in n}  # no file, but damage
     folders = [folder for folder in folders if _STAGE_FOLDER.search(folder)]
     for folder in folders:
         _read_stage(storage, folder, claims, result)

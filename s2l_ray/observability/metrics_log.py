@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+from s2l_ray.storage.disk_faults import disk_faults_named
 from s2l_ray.storage.folder import Storage
 from s2l_ray.text.display import one_line
 
@@ -50,7 +51,8 @@ class MetricsLog:
         if not storage.is_local:
             self._written = _ended(storage.read_bytes(name)) if storage.exists(name) else b""
         elif storage.exists(name):
-            self._end_torn_line()
+            with disk_faults_named(f"{storage.uri}/{name}", "writing"):
+                self._end_torn_line()
 
     def log(self, stage: str, event: str, **fields: Any) -> None:
         """Add one line; field values are plain data (numpy scalars too), stored as they are; NaN becomes "NaN"."""

@@ -155,6 +155,11 @@ class Storage:
         info = self._try("looking for", rel, lambda: self.filesystem.get_file_info(self._path(rel)))
         return info.type != fs.FileType.NotFound
 
+    def is_folder(self, rel: str) -> bool:
+        """Whether it exists and is a folder."""
+        info = self._try("looking for", rel, lambda: self.filesystem.get_file_info(self._path(rel)))
+        return info.type == fs.FileType.Directory
+
     # Reading.
 
     def open_input(self, rel: str) -> pa.NativeFile:
