@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import shutil
 import sys
+import textwrap
 from typing import Any, NoReturn, TypeAlias
 
 from s2l_ray.errors import readable, shown
@@ -19,17 +21,41 @@ _MAX_WIDTH = 100
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Help with names in one column and explanations in the rest of the terminal; descriptions are not rewrapped."""
+    """Help with names in one column and explanations in the rest of the terminal. Sentences are rewrapped only where
+    the terminal is narrower than they are; indented lines, which are commands to copy, never are."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=26, width=min(_MAX_WIDTH, shutil.get_terminal_size().columns) - 2)
         self._action_max_length = 14  # argparse forgets that the names of subcommands are indented
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "".join(f"{indent}{line}\n" for line in _wrapped(text, self._width)).removesuffix("\n")
+
+    def _format_usage(self, usage: str | None, *arguments: Any) -> str:
+        made = super()._format_usage(usage, *arguments)
+        if max(map(len, made.splitlines())) <= self._width + 2:
+            return made
+        words = " ".join(made.split())
+        return textwrap.fill(words, self._width, subsequent_indent=" " * 9, break_on_hyphens=False) + "\n\n"
+
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(None if heading is None else "\n".join(_wrapped(heading, self._width - 1)))
 
     def _format_action(self, action: argparse.Action) -> str:
         """Format the commands as a plain list, because they already have a heading."""
         if not isinstance(action, argparse._SubParsersAction):
             return super()._format_action(action)
         return "".join(map(self._format_action, action._get_subactions()))
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """The lines of a text; sentences with a line that does not fit are wrapped anew."""
+    lines: list[str] = []
+    for is_verbatim, group in itertools.groupby(text.splitlines(), lambda line: not line or line[0] == " "):
+        given = list(group)
+        fits = is_verbatim or max(map(len, given)) <= width + 2  # descriptions are written for 80 columns, not 78
+        lines += given if fits else textwrap.wrap(" ".join(given), width, break_on_hyphens=False)
+    return lines
 
 
 class Parser(argparse.ArgumentParser):

@@ -70,6 +70,23 @@ def test_every_help_fits_one_screen(command, capsys, monkeypatch):
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize("columns", [40, 60])
+def test_help_is_wrapped_to_a_narrow_terminal(columns, capsys, monkeypatch):
+    """All but examples, which are there to be copied."""
+
+    def help_at(width: int, command: str) -> str:
+        monkeypatch.setenv("COLUMNS", str(width))
+        with pytest.raises(SystemExit):
+            main([*command.split(), "--help"])
+        return capsys.readouterr().out
+
+    for command in ("", *COMMANDS):
+        narrow = help_at(columns, command)
+        assert "".join(narrow.split()) == "".join(help_at(80, command).split())
+        long = [line for line in narrow.splitlines() if len(line) > columns]
+        assert all(re.match("  (s2l|eval|echo|#) ", line) for line in long), (command, long)
+
+
 def test_help_lists_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
