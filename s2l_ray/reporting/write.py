@@ -66,6 +66,8 @@ def write_report(
         check_output_file(_facts_beside(path), _is_facts, "the numbers of such a page", "--out")
         make_output_folder(path.parent, "--out")
     run = run if isinstance(run, Run) else load_run(os.fspath(run))
+    if path is None and run.storage.is_local:
+        make_output_folder(Path(run.storage.local_path(FOLDER)), "--out")
     facts = facts_of(run, by=by, compare=compare, with_text=with_text)
     page = page_of(facts)
     if path is None:

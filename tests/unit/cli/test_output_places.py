@@ -51,6 +51,17 @@ def test_a_page_is_no_folder_and_no_device(made, tmp_path, capsys):
     assert [entry.name for entry in tmp_path.iterdir()] == ["pipe"]
 
 
+def test_a_run_that_cannot_take_its_page_says_that_it_may_be_elsewhere(tmp_path, capsys):
+    run = MadeRun(tmp_path / "run", num_examples=150, num_clusters=2, targets=(), heldout={}).make()
+    (run / "report").touch()
+    assert main(["report", str(run)]) == 2
+    assert (
+        "/report' cannot be written to (a file has that name); choose another place with --out"
+        in capsys.readouterr().err
+    )
+    assert main(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
+
+
 def test_exported_tasks_do_not_replace_the_questions_they_are_made_from(made, answering_model, tmp_path, capsys):
     rows = [{"question": text["question"], "answer": text["answer"]} for text in questions(4)]
     mine = write_jsonl(tmp_path / "data/gsm8k.jsonl", rows)
