@@ -101,7 +101,9 @@ def by_selector(rows: Sequence[dict[str, Any]], corpus: str, budget: float) -> d
         names = [{"at": i, "name": arm} for i, arm in enumerate(arms)] if not panels else []
         panels.append(_selector_panel(points, names, len(arms)))
     title = f"Held-out loss relative to random's, {budget:.0%} of the corpus"
-    return framed(panels, title, list(_KINDS.values()), [words for _, words in _panels(corpus)], names=_WORDS)
+    spec = framed(panels, title, list(_KINDS.values()), [words for _, words in _panels(corpus)], names=_WORDS)
+    # The names to the left are wider in browsers than Vega reckons.
+    return spec | {"padding": {"left": 48, "right": 14, "top": 14, "bottom": 14}}
 
 
 def _selector_panel(points: Rows, names: Rows, num: int) -> Any:
