@@ -50,7 +50,8 @@ def find_chain(storage: Storage, config: S2LConfig, warnings: list[str]) -> Chai
         )
     elif problem or len(noted) < len(READS):
         warnings.append(
-            f"{storage.uri}/{NOTE} {problem or 'names missing folders'}; the run's stages were found by their manifests"
+            f"{storage.uri_of(NOTE)} {problem or 'names missing folders'}; the run's stages were found by their "
+            "manifests"
         )
     return best
 

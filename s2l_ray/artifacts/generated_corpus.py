@@ -28,7 +28,7 @@ def quickstart_units(
     names = (f"train-{key}.jsonl", f"test-{key}.jsonl")
     record = read_record(folder, f"{key}.json")
     if record is None and folder.exists(f"{key}.json"):
-        say(f"[corpus] {folder.uri}/{key}.json was altered; the quickstart's files are made again.")
+        say(f"[corpus] {folder.uri_of(f'{key}.json')} was altered; the quickstart's files are made again.")
     if record is not None and (problems := record.problems(folder)):
         say(f"[corpus] {problems[0].what} The quickstart's files are made again.")
         record = None

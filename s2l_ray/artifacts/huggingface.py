@@ -135,7 +135,7 @@ def _whole_files(folder: Storage, say: Callable[[str], None]) -> dict[str, Outpu
     record = read_record(folder, RECORD)
     if record is None:
         if folder.exists(RECORD):
-            say(f"[corpus] {folder.uri}/{RECORD} was altered; the dataset is exported again.")
+            say(f"[corpus] {folder.uri_of(RECORD)} was altered; the dataset is exported again.")
         return {}
     problems = record.problems(folder)
     if problems:

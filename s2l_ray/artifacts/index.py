@@ -156,7 +156,7 @@ def _is_earlier(storage: Storage, target: Found, warnings: list[str]) -> bool:
     if not TargetArtifact.is_earlier(target.manifest):
         return False
     warnings.append(
-        f"{storage.uri}/{target.folder} is left out: it was trained by an earlier s2l_ray, which kept the held-out "
+        f"{storage.uri_of(target.folder)} is left out: it was trained by an earlier s2l_ray, which kept the held-out "
         "figures in the target itself. Its model is intact, but it has no evaluation that could be compared: `s2l "
         "finetune` or `s2l run` trains a new target next to it, or continue with the s2l_ray that made it"
     )

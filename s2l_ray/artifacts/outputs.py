@@ -62,7 +62,7 @@ def list_outputs(storage: Storage, leave_out: tuple[str, ...] = (), only: tuple[
     entries = [e for e in entries if not e.name.startswith(leave_out)]
     for entry in entries:
         if entry.name in noted and noted[entry.name].size != entry.size:
-            noted[entry.name].check(FileDigest(entry.size, ""), f"{storage.uri}/{entry.name}")
+            noted[entry.name].check(FileDigest(entry.size, ""), storage.uri_of(entry.name))
     unknown = [e.name for e in entries if e.name not in noted]
     with ThreadPoolExecutor(_THREADS) as pool:
         noted |= dict(zip(unknown, pool.map(storage.digest, unknown), strict=True))

@@ -33,7 +33,7 @@ class Subset(_Result):
     @property
     def files(self) -> list[str]:
         """URIs of the subset's files; train on the first, `subset.jsonl`."""
-        return [f"{self.storage.uri}/{name}" for name in SubsetArtifact.of(self).files]
+        return [self.storage.uri_of(name) for name in SubsetArtifact.of(self).files]
 
     @property
     def num_examples(self) -> int:
@@ -53,7 +53,7 @@ class Target(_Result):
     @property
     def model_uri(self) -> str:
         """URI of the model folder, which `from_pretrained` loads."""
-        return f"{self.storage.uri}/model"
+        return self.storage.uri_of("model")
 
     heldout_evaluation: Stage | None = None
     """Stage with the target's scores on the held-out sets; None if there are none."""

@@ -251,6 +251,6 @@ def read_config(storage: Storage, unfinished: bool = False) -> S2LConfig:
         return load_config(tree)
     except (yaml.YAMLError, ConfigError, RecursionError, UnicodeDecodeError) as error:
         raise RunError(
-            f"{storage.uri}/{name} cannot be used: {error}\n`s2l run` with this run's configuration (run_dir="
+            f"{storage.uri_of(name)} cannot be used: {error}\n`s2l run` with this run's configuration (run_dir="
             f"{storage.uri}) rewrites it; complete stages are kept"
         ) from None

@@ -87,7 +87,7 @@ def read_snapshot(out: Storage, snapshot: int) -> Snapshot | None:
         return Snapshot(**folder.read_json(_MANIFEST))
     except (ValueError, TypeError, RecursionError) as error:
         raise ManifestError(
-            f"{folder.uri}/{_MANIFEST} is damaged ({first_line(error)}), so the snapshot's content is unknown; "
+            f"{folder.uri_of(_MANIFEST)} is damaged ({first_line(error)}), so the snapshot's content is unknown; "
             "run the same command again, and the proxy is retrained to score it"
         ) from error
 
@@ -120,10 +120,10 @@ def lost_part(out: Storage, num_snapshots: int, parts: list[int]) -> str:
             snapshot = read_snapshot(out, index)
         except ManifestError:
             snapshot_folder(out, index).delete(_MANIFEST)
-            return f"{snapshot_folder(out, index).uri}/{_MANIFEST}"
+            return snapshot_folder(out, index).uri_of(_MANIFEST)
         missing = [] if snapshot is None else missing_parts(out, index, snapshot.weights, parts)
         if snapshot is not None and missing:
-            return f"{snapshot_folder(out, index).uri}/{snapshot.weights}/{part_name(missing[0])}"
+            return snapshot_folder(out, index).uri_of(f"{snapshot.weights}/{part_name(missing[0])}")
     return ""
 
 

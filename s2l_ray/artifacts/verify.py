@@ -125,7 +125,7 @@ def _read_record(storage: Storage, name: str, owner: str, cure: str, claims: _Cl
     folder, _, base = name.rpartition("/")
     record = read_record(storage.sub(folder), base)
     if record is None:
-        result.problems.append(f"{storage.uri}/{name} was altered: its digest does not fit. {cure}.")
+        result.problems.append(f"{storage.uri_of(name)} was altered: its digest does not fit. {cure}.")
         return
     _claim(claims, folder, record.files, f"{owner}. {cure}")
 

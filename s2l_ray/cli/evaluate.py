@@ -92,7 +92,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         print_json(result.plain())
         return 0
     print("\n".join(["", *result.lines]), flush=True)
-    print(f"  report: {result.run.uri}/evaluation/report.md")
+    print(f"  report: {result.run.storage.uri_of('evaluation/report.md')}")
     return 0
 
 

@@ -54,5 +54,5 @@ def _gradients(arguments: argparse.Namespace) -> int:
         print_json(check.report)
         return 0
     print("\n".join(["", *check_lines(check.report), "", *check.verdict]), flush=True)
-    print(f"  all figures: {check.storage.uri}/gradients.json")
+    print(f"  all figures: {check.storage.uri_of('gradients.json')}")
     return 0

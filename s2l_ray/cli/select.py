@@ -80,5 +80,5 @@ def _select(arguments: argparse.Namespace) -> int:
             stratify = commands.stratify_of(read_config(Storage.open(arguments.run)), named)
     stage = commands.select(arguments.run, budget, selector, arguments.seed, stratify, arguments.overrides)
     for name in SubsetArtifact.of(stage).files:
-        print(f"{stage.storage.uri}/{name}")
+        print(stage.storage.uri_of(name))
     return 0

@@ -180,11 +180,21 @@ def _shown(pattern: str) -> str:
 
 def run_folder_above(uri: str) -> str | None:
     """Return the run folder that contains, or would contain, the folder `uri`, without credentials; None: no run."""
+    return _run_folder_around(uri, from_above=True)
+
+
+def run_folder_of(uri: str) -> str | None:
+    """Return the run folder that the folder `uri` is or is in, without credentials; None: no run."""
+    return _run_folder_around(uri, from_above=False)
+
+
+def _run_folder_around(uri: str, from_above: bool) -> str | None:
     filesystem, path = resolve_filesystem(uri)
-    above = posixpath.dirname(path.rstrip("/"))
+    folder = path.rstrip("/")
+    begin = posixpath.dirname(folder) if from_above else folder
     if isinstance(filesystem, pafs.LocalFileSystem):
-        return run_folder_around(above)
-    around = _remote_run_around(filesystem, above)
+        return run_folder_around(begin)
+    around = _remote_run_around(filesystem, begin)
     return None if around is None else strip_credentials(_uri_like(uri, path, around))
 
 

@@ -145,7 +145,7 @@ def run_on_workers(
 
     lost_controllers = 0
     while True:
-        with event_channel(on_event) as box, translate_disk_full(f"{out.uri}/{FOLDER}"):
+        with event_channel(on_event) as box, translate_disk_full(out.uri_of(FOLDER)):
             # As bytes: Ray Train's controller receives them too, and would import everything needed to unpickle them.
             work = ray.cloudpickle.dumps({"loop": loop, "job": job, "out": out})
             config = {"work": work, "box": box, "device": placement.device}

@@ -147,7 +147,7 @@ def run_in_task(
 def end_trainings(run: Storage) -> None:
     """End a run's trainings that other threads follow, which raise Ray's error there, because an interrupt reaches only
     the main thread. They can resume from their checkpoints."""
-    for events in [events for events, out in list(_followed.items()) if out.uri.startswith(f"{run.uri}/")]:
+    for events in [events for events, out in list(_followed.items()) if run.contains(out)]:
         _ended_by_us.add(events)
         _end(events)
 

@@ -51,7 +51,7 @@ class MetricsLog:
         if not storage.is_local:
             self._written = _ended(storage.read_bytes(name)) if storage.exists(name) else b""
         elif storage.exists(name):
-            with disk_faults_named(f"{storage.uri}/{name}", "writing"):
+            with disk_faults_named(storage.uri_of(name), "writing"):
                 self._end_torn_line()
 
     def log(self, stage: str, event: str, **fields: Any) -> None:

@@ -104,7 +104,7 @@ def run_facts(
         "quality": [asdict(one) for one in meaning.quality],
         "by": [v.__dict__ for v in value_facts(run, by)] if by else None,
         "targets": {
-            name: {"model": f"{stage.storage.uri}/model", "evaluation": dict(run.target(name).evaluation)}
+            name: {"model": stage.storage.uri_of("model"), "evaluation": dict(run.target(name).evaluation)}
             for name, stage in run.targets.items()
         },
         "quarantine": [q.__dict__ for q in quarantine_facts(run)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Sequence
 from datetime import datetime
@@ -47,14 +48,18 @@ def summary_lines(run: Run) -> list[str]:
         by_selector.setdefault(SubsetArtifact.of(stage).selector, []).append(stage)
     for selector, stages in by_selector.items():
         sizes = ", ".join(f"{s.manifest.row_counts['examples']:,}" for s in stages)
-        where = f"{run.uri}/subset/{selector}-*/" if len(stages) > 1 else f"{stages[0].storage.uri}/"
-        lines.append(f"    {selector:<18} {sizes} examples: {where}{SubsetArtifact.of(stages[0]).files[0]}")
+        file = SubsetArtifact.of(stages[0]).files[0]
+        if len(stages) > 1:
+            where = run.storage.uri_of(f"subset/{selector}-ANY/{file}").replace("-ANY/", "-*/")
+        else:
+            where = stages[0].storage.uri_of(file)
+        lines.append(f"    {selector:<18} {sizes} examples: {where}")
     if run.targets:
         return [
             *map(printable, lines),
             *target_lines(run),
             *evaluation_lines(run),
-            f"  Look at it:    s2l inspect {printable(run.uri)}",
+            f"  Look at it:    s2l inspect {printable(shlex.quote(run.uri))}",
         ]
     if run.subsets:
         lines.append("  Train on one of these files instead of the whole corpus; each has a Parquet copy.")
@@ -62,8 +67,8 @@ def summary_lines(run: Run) -> list[str]:
     if 0 < len(free) < len(by_selector):
         lines.append(f"  For comparison, selected without the proxy: {', '.join(free)}.")
     lines += [
-        f"  Look at it:    s2l inspect {run.uri}",
-        f"  Another size:  s2l select {run.uri} --budget 0.3",
+        f"  Look at it:    s2l inspect {shlex.quote(run.uri)}",
+        f"  Another size:  s2l select {shlex.quote(run.uri)} --budget 0.3",
     ]
     return [printable(line) for line in lines]
 

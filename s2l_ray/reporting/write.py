@@ -76,7 +76,7 @@ def write_report(
         folder, name = Storage.open(str(path.parent)), path.name
     folder.write_bytes(name, page.encode("utf-8", "backslashreplace"))
     folder.write_json(FACTS if path is None else _facts_beside(path).name, facts.plain())
-    return f"{folder.uri}/{name}"
+    return folder.uri_of(name)
 
 
 def _facts_beside(page: Path) -> Path:

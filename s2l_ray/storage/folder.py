@@ -97,6 +97,10 @@ class Storage:
         child.uri = child._display(child._subfolder)
         return child
 
+    def contains(self, other: Storage) -> bool:
+        """Whether `other` is a folder below this one."""
+        return other.filesystem == self.filesystem and other.path.startswith(f"{self.path.rstrip('/')}/")
+
     def recording(self) -> Storage:
         """Return the same folder, recording what is written in it or below; see `take_written`.
 
@@ -174,7 +178,7 @@ class Storage:
             with self.filesystem.open_input_stream(self._path(rel), compression=None) as stream:
                 content: bytes = stream.read()
             if known is not None:
-                known.check(digest_of(content), self._display_of(rel))
+                known.check(digest_of(content), self.uri_of(rel))
             return content
 
         with self._missing_named(rel, known is not None):
@@ -194,7 +198,7 @@ class Storage:
         try:
             return json.loads(self.read_bytes(rel))
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{self._display_of(rel)} is not valid JSON: {error}") from error
+            raise UserError(f"{self.uri_of(rel)} is not valid JSON: {error}") from error
 
     def read_table(
         self, rel: str, columns: Names | None = None, filters: Any = None, optional: Sequence[str] = ()
@@ -215,14 +219,14 @@ class Storage:
         def read() -> pa.Table:
             with self.filesystem.open_input_file(self._path(rel)) as file:
                 whole = file if known is None else self._compare(file, known, rel, in_memory=filters is None)
-                return read_parquet(whole, self._display_of(rel), columns, filters, optional)
+                return read_parquet(whole, self.uri_of(rel), columns, filters, optional)
 
         with self._missing_named(rel, True):
             return self._try("reading", rel, read)
 
     def _compare(self, file: pa.NativeFile, known: FileDigest, rel: str, in_memory: bool) -> pa.NativeFile:
         """Return the file, or its content in memory, after comparing it with its digest. Raises DamagedFile."""
-        uri, size = self._display_of(rel), file.size()
+        uri, size = self.uri_of(rel), file.size()
         if size != known.size:
             known.check(FileDigest(size, ""), uri)
         if in_memory and size <= _IN_MEMORY_BYTES:
@@ -250,7 +254,7 @@ class Storage:
             if not is_of_a_stage:
                 raise
             raise MissingFile(
-                f"{self._display_of(rel)} is gone, but another stage needs it. Run `s2l run` on this run's "
+                f"{self.uri_of(rel)} is gone, but another stage needs it. Run `s2l run` on this run's "
                 "configuration again to rebuild the stage it belongs to"
             ) from error
 
@@ -279,14 +283,14 @@ class Storage:
         whenever the stream is closed, even after an exception, and a local copy can be uploaded again.)
         """
         if self.is_local:
-            with disk_faults_named(self._display_of(rel), "writing"), local_atomic(self._path(rel)) as written:
+            with disk_faults_named(self.uri_of(rel), "writing"), local_atomic(self._path(rel)) as written:
                 yield written
             self._note(rel, written.result())
             return
         with scratch_folder() as folder:
             spool = os.path.join(folder, "file")
             with (
-                disk_faults_named(f"{spool} (TMPDIR, on the way to {self._display_of(rel)})", "writing"),
+                disk_faults_named(f"{spool} (TMPDIR, on the way to {self.uri_of(rel)})", "writing"),
                 open(spool, "wb") as stream,
             ):
                 yield stream
@@ -357,7 +361,7 @@ class Storage:
         """Delete a folder with its contents; nothing happens if it is missing. Raises UserError for a root."""
         path = self._path(rel)
         if "/" not in path.strip("/") and not (self.is_local and path != "/"):
-            raise UserError(f"Refusing to delete {self._display_of(rel)}: it is a whole file system or bucket.")
+            raise UserError(f"Refusing to delete {self.uri_of(rel)}: it is a whole file system or bucket.")
         if not self.exists(rel):
             return
         with contextlib.suppress(FileNotFoundError):
@@ -365,8 +369,8 @@ class Storage:
 
     def _try(self, doing: str, rel: str, operation: Callable[[], T]) -> T:
         if not self.is_local:
-            return self.retry.run(operation, doing, self._display_of(rel))
-        with disk_faults_named(self._display_of(rel), doing):
+            return self.retry.run(operation, doing, self.uri_of(rel))
+        with disk_faults_named(self.uri_of(rel), doing):
             return operation()
 
     def _upload(self, rel: str, content: bytes | mmap.mmap) -> None:
@@ -395,7 +399,9 @@ class Storage:
     def _relative(self, path: str) -> str:
         return path.strip("/")[len(self.path.strip("/")) :].lstrip("/")
 
-    def _display_of(self, rel: str) -> str:
+    def uri_of(self, rel: str) -> str:
+        """Return the URI of a file or folder in this one, without credentials. Options follow the path, so that
+        `{uri}/{rel}` would be wrong."""
         return self._display("/".join(part for part in (self._subfolder, _clean(rel)) if part))
 
     def _display(self, rel: str) -> str:

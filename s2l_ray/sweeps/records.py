@@ -99,7 +99,7 @@ def _content(storage: Storage, name: str, say: Say) -> dict[str, Any] | None:
         return record.of
     if storage.exists(name):
         say(
-            f"[sweep] {storage.uri}/{name} is damaged or was written by an earlier s2l_ray: it is deleted and its "
+            f"[sweep] {storage.uri_of(name)} is damaged or was written by an earlier s2l_ray: it is deleted and its "
             "trial is evaluated again (a complete target is not retrained)"
         )
         storage.delete(name)

@@ -164,7 +164,7 @@ class _Runner:
         if not missing:
             self.context.progress.say(f"[sweep] {phase}: {told}")
         else:
-            at_once, logs = self._at_once(), f"{self.context.run.storage.uri}/sweep/logs"
+            at_once, logs = self._at_once(), self.context.run.storage.uri_of("sweep/logs")
             self.context.progress.say(f"[sweep] {phase}: {told}; {at_once} at once; their progress is logged in {logs}")
             self.context.runner.mark_started()
             outcome = run_side_by_side(self._shared(phase), missing, at_once, self._reporter(phase, len(missing)))

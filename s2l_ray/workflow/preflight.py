@@ -100,11 +100,11 @@ def _refuse_others_config(run_uri: str) -> None:
     """Refuse a folder whose `config.yaml` no run has written, because the run would overwrite it with its own."""
     from s2l_ray.artifacts.run import CONFIG, RunError, read_config
     from s2l_ray.config.load import to_yaml
-    from s2l_ray.data.discovery import run_folder_above
+    from s2l_ray.data.discovery import run_folder_of
     from s2l_ray.storage.folder import Storage
 
     storage = Storage.open(run_uri)
-    if not storage.exists(CONFIG) or run_folder_above(f"{run_uri.rstrip('/')}/stage") is not None:
+    if not storage.exists(CONFIG) or run_folder_of(run_uri) is not None:
         return
     try:
         if storage.read_bytes(CONFIG) == to_yaml(read_config(storage)).encode():

@@ -81,7 +81,7 @@ def complete_snapshot(
     for (part, expected), table in zip(mine, tables, strict=True):
         losses = table["loss_nats"].to_numpy()
         if len(losses) != expected:
-            raise InternalError(f"{folder.uri}/{part_name(part)} has {len(losses)} rows instead of {expected}")
+            raise InternalError(f"{folder.uri_of(part_name(part))} has {len(losses)} rows instead of {expected}")
         sums[part] = float(losses.sum(dtype=np.float64))
     for written in worker.all_gather(take_scores(job.out, index, weights)):
         known = known | {f["name"]: FileDigest(f["size"], f["digest"]) for f in written}

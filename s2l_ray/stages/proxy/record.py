@@ -135,7 +135,7 @@ class EpochRecorder:
         lost = sorted(name for names in self._worker.all_gather(altered) for name in names)
         if lost:
             raise RecordedLossesGone(
-                f"{self._job.out.uri}/{lost[0]}{f' and {len(lost) - 1} more' if len(lost) > 1 else ''}: losses "
+                f"{self._job.out.uri_of(lost[0])}{f' and {len(lost) - 1} more' if len(lost) > 1 else ''}: losses "
                 "computed by training are missing or damaged, and only another training can compute them again"
             )
 

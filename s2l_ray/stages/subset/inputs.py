@@ -214,7 +214,7 @@ class StoredColumn:
         table = self.storage.read_table(name, columns=["example_id", self.column])
         expected = self._ids[self._starts[number] : self._starts[number + 1]]
         if not np.array_equal(ids_to_array(table["example_id"]), expected):
-            raise InternalError(f"{self.storage.uri}/{name} holds other examples; delete that folder and try again")
+            raise InternalError(f"{self.storage.uri_of(name)} holds other examples; delete that folder and try again")
         return _values(table[self.column])
 
 

@@ -128,7 +128,7 @@ def subset_spec(
         stats = build_subset(
             reader.sources(), inputs, ordering, options, count, out, wait_s=config.resources.capacity_wait_s, say=say
         )
-        summary = f"{stats.num_chosen:,} of {stats.num_examples:,} examples → {out.uri}/{stats.files[0]}"
+        summary = f"{stats.num_chosen:,} of {stats.num_examples:,} examples → {out.uri_of(stats.files[0])}"
         guard = None if ordering.guard is None else ordering.guard.to_json()
         if guard:
             summary += f"; the guard drops {guard['num_dropped']:,}"

@@ -209,7 +209,7 @@ def _build(
     if scores is not None:
         scores.accept(made, summary)
     artifact = TargetArtifact(subset=name, summary=summary, memory=sharding.estimate.plain())
-    line = f"{format_count(summary['num_parameters'])} parameters, {summary['steps']:,} steps → {out.uri}/model"
+    line = f"{format_count(summary['num_parameters'])} parameters, {summary['steps']:,} steps → {out.uri_of('model')}"
     warnings = [*sharding.warnings, *notes]
     if heldout is None:
         warnings.append("nothing is held out, so this target is not evaluated; set heldout.share or heldout.files")

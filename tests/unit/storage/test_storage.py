@@ -276,3 +276,20 @@ def test_credentials_in_the_uri_work_and_are_never_shown(s3_uri: str, monkeypatc
     assert "endpoint_override=127.0.0.1:" in storage.uri
     assert strip_credentials("s3://key:secret@bucket/p?token=x&region=r") == "s3://bucket/p?region=r"
     assert strip_credentials("abfs://container@account/p") == "abfs://container@account/p"
+
+
+def test_a_files_uri_is_one_that_opens(storage: Storage) -> None:
+    """Options (endpoint, region) follow the path: what is appended to them is no path any more."""
+    storage.sub("stage").write_bytes("part.txt", b"content")
+    assert storage.uri_of("stage") == storage.sub("stage").uri
+    path, question, options = storage.uri_of("stage/part.txt").partition("?")
+    folder, _, name = path.rpartition("/")
+    assert Storage.open(f"{folder}{question}{options}").read_bytes(name) == b"content"
+
+
+def test_a_folder_contains_those_below_it_alone(storage: Storage) -> None:
+    assert storage.contains(storage.sub("stage"))
+    assert storage.contains(Storage.open(storage.uri).sub("stage", "part"))
+    assert not storage.contains(storage)
+    assert not storage.sub("stage").contains(storage.sub("stage2"))
+    assert not storage.sub("stage").contains(storage)
