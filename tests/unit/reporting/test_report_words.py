@@ -45,7 +45,7 @@ def test_overlapping_intervals_and_one_seed_are_never_better(tmp_path):
     assert all("cannot be distinguished from" in line for line in facts.verdict)
     page = page_of(facts)
     assert facts.verdict[0] in "".join(Page(page).texts)
-    axes = r"(?:more|less|left|right) is better"
+    axes = r"(?:higher|lower|left|right) is better"
     assert "better" not in re.sub(axes, "", re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL))
     assert "One seed" in page
 
