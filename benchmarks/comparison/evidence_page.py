@@ -14,7 +14,6 @@ BASELINE = "random"
 MAIN_BUDGET = 0.2
 _FIRST = (FULL, BASELINE, "random_per_source", "s2l", "s2l, α ½", "s2l, weights", "s2l_robust")
 _TITLES = {"quickstart": "The quickstart's corpus", "maths": "A mixture of six maths sources"}
-_BARE_TITLES = {"quickstart": "Quickstart's corpus", "maths": "Maths"}
 _RECIPES = {"quickstart": "quickstart", "maths": "maths_curve"}
 _RECIPE_TITLES = {"quickstart": "The quickstart itself", "maths": "The recipe maths_curve itself"}
 BALANCED = {"quickstart": "balanced over skills", "maths": "mean over sources"}
@@ -88,7 +87,7 @@ def _pictures(corpus: str, rows: Sequence[Row]) -> Iterator[str]:
         name = picture_name(corpus, what)
         yield (
             f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{name}_dark.svg">\n'
-            f'  <img src="{name}_light.svg"\n       alt="{_BARE_TITLES[corpus]}: {text}">\n</picture>\n'
+            f'  <img src="{name}_light.svg"\n       alt="{_TITLES[corpus]}: {text}">\n</picture>\n'
         )
 
 

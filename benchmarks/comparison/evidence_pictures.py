@@ -27,6 +27,7 @@ _WORDS = {"s2l": "no wrong answers", "random": "10 % wrong answers"}
 _ARMS = ["random_per_source", "s2l", "s2l_robust"]
 """Arms that are drawn against the budget."""
 _FEWEST = 3
+"""Seeds below which an interval says nothing, so that the arm is left out."""
 _LARGEST = 8.0
 """Ratios beyond it are drawn at the edge."""
 

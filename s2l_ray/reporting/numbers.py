@@ -59,9 +59,14 @@ def loss(value: float) -> str:
     return f"{value:.3g}"
 
 
+def direction(metric: MetricFacts) -> str:
+    """Which values are better: `lower is better`."""
+    return "higher is better" if metric.more_is_better else "lower is better"
+
+
 def metric_title(metric: MetricFacts) -> str:
     """Title of an axis: `held-out loss (nats/token; lower is better)`."""
-    better = "higher is better" if metric.more_is_better else "lower is better"
+    better = direction(metric)
     if metric.label.endswith(")"):  # held-out loss (mean over sources)
         return f"{metric.label[:-1]}; {metric.unit}; {better})"
     return f"{metric.label} ({metric.unit}; {better})"

@@ -12,7 +12,7 @@ from s2l_ray.reporting.facts import Stability
 from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets
 from s2l_ray.reporting.look import GRID, LOOKS, WIDTH, Rows, data, dressed, log_axis, look_of, padded, si
 from s2l_ray.reporting.names import selector_name
-from s2l_ray.reporting.numbers import compact, figure, metric_title, percent
+from s2l_ray.reporting.numbers import compact, direction, figure, metric_title, percent
 
 
 def points_of(budgets: Budgets, held_out: str) -> list[BudgetPoint]:
@@ -41,8 +41,7 @@ def budget(budgets: Budgets, held_out: str, size: tuple[int, int] = (WIDTH, 190)
     x = alt.X("share:Q", scale=alt.Scale(type="log", domain=[low, high], nice=False), axis=alt.Axis(
         title="subset (% of the examples, log scale)", values=_ticks(shares + ([100.0] if relative else [])),
         labelExpr="format(datum.value, '.3~g')", grid=False))  # fmt: skip
-    direction = "higher is better" if metric.more_is_better else "lower is better"
-    title = f"% of full data ({direction})" if relative else f"{metric.unit} ({direction})"
+    title = f"% of full data ({direction(metric)})" if relative else f"{metric.unit} ({direction(metric)})"
     ends = [r[k] for r in rows for k in ("low", "high")]
     domain = padded([*ends, 100 + 100 * budgets.within, 100 - 100 * budgets.within] if relative else ends)
     scale = alt.Scale(domain=domain, nice=False, zero=False)
@@ -131,9 +130,8 @@ def tuned(stability: Stability, parameter: str, held_out: str) -> Any:
     shares = {t.selector: {u.share for u in found if u.selector == t.selector} for t in found}
     last = {r["name"]: {**r, "text": percent(t.share)} for r, t in zip(rows, found, strict=True)
             if len(shares[t.selector]) > 1}  # fmt: skip
-    direction = "higher is better" if metric.more_is_better else "lower is better"
     y = alt.Y("mean:Q", scale=alt.Scale(domain=padded([r["mean"] for r in rows]), nice=False), axis=alt.Axis(
-        title=f"{metric.unit} ({direction})", tickCount=5))  # fmt: skip
+        title=f"{metric.unit} ({direction(metric)})", tickCount=5))  # fmt: skip
     x = alt.X("value:N", sort=None, axis=alt.Axis(title=parameter[:40], labelAngle=0, labelLimit=80))
     base = alt.Chart(data(rows)).encode(x=x, y=y, color=alt.Color("colour:N", scale=None))
     lines = base.mark_line(strokeWidth=1.4, opacity=0.6).encode(detail=alt.Detail("name:N"))
