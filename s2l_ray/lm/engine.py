@@ -14,6 +14,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.lm.batches import Batch
+from s2l_ray.lm.load import compile_each_layer
 from s2l_ray.lm.packing import leave_uncompiled
 from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.storage.processes import peak_resident_bytes
@@ -131,12 +132,8 @@ def parameter_groups(trained: list[nn.Parameter], weight_decay: float) -> list[d
 
 def compile_layers(loss: ResponseLoss) -> None:
     """Compile each of the model's layers, which share kernels, and the operations on the head's logits."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
     leave_uncompiled()
-    for module in loss.model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.compile(dynamic=True)
+    compile_each_layer(loss.model)
     loss.head_loss.fuse()
 
 

@@ -134,6 +134,15 @@ def fuse_activations(model: Any) -> None:
                 setattr(module, name, GELUTanh())
 
 
+def compile_each_layer(model: Any, backend: Any = "inductor") -> None:
+    """Compile the model's layers, which share kernels, one by one; they are compiled when they first run."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.compile(dynamic=True, backend=backend)
+
+
 def _check_weights(loaded: dict[str, Any], config: TrainedModelConfig) -> None:
     """Raise ModelError if weights are missing, and warn about unused ones.
 

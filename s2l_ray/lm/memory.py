@@ -55,7 +55,7 @@ class ModelSizes:
         if _activation_bytes(sizes, target, precision, on_gpu) < _SMALL_BYTES:
             return sizes
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        return replace(sizes, activations=count_activations(model, dtype, on_gpu, target.max_length))
+        return replace(sizes, activations=count_activations(model, dtype, on_gpu, target.max_length, target.compile))
 
     @staticmethod
     def of(model: Any) -> ModelSizes:

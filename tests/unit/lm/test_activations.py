@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.data.token_examples import Examples
 from s2l_ray.lm.activations import LiveBytes, count_activations
-from s2l_ray.lm.load import fuse_activations
+from s2l_ray.lm.load import compile_each_layer, fuse_activations
 from s2l_ray.lm.memory import ModelSizes, estimate_memory
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.response_loss import ResponseLoss
@@ -85,6 +86,41 @@ def test_with_gradient_checkpointing_too(kind: str) -> None:
     held = held_by_a_pass(model)
     assert counted.of(TOKENS, LAYERS, checkpointing=True) == pytest.approx(held, rel=0.1)
     assert held < counted.of(TOKENS, LAYERS, checkpointing=False) / 2
+
+
+def kept_by_compiled_layers(model: Any) -> int:
+    """Bytes that layers keep for the backward pass when they run as kernels of the real compiler."""
+    weights = {each.untyped_storage()._cdata for each in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    compile_each_layer(model.train())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.base_model(input_ids=torch.zeros(1, TOKENS, dtype=torch.int64), use_cache=False)
+    return sum(each.untyped_storage().nbytes() for key, each in kept.items() if key not in weights)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["llama", "phi", "qwen3"])
+def test_compiled_layers_keep_what_the_compilers_kernels_keep(kind: str) -> None:
+    torch._dynamo.reset()  # the compiler gives up after a few kinds of layers in one process
+    heads = {"num_key_value_heads": 4}  # kernels on CPUs copy shared keys, those on GPUs do not
+    plain, compiled = (
+        count_activations(build(kind, "meta", **heads), torch.float32, True, LENGTH, compiled=each)
+        for each in (False, True)
+    )
+    few, many = (
+        kept_by_compiled_layers(build(kind, "cpu", attn_implementation="sdpa", num_hidden_layers=depth, **heads))
+        for depth in (2, 4)
+    )
+    assert plain is not None
+    assert compiled is not None
+    assert compiled.layer == pytest.approx((many - few) / 2 / TOKENS, rel=0.1)
+    assert compiled.layer < 0.9 * plain.layer
+    assert replace(compiled, layer=plain.layer) == plain
 
 
 def target(**changes: Any) -> TargetConfig:
