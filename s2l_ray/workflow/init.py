@@ -37,6 +37,9 @@ _CHARACTERS_PER_TOKEN = 3.5
 _LENGTHS = (256, 512, 1024, 2048, 4096)
 _POSITIONS = {DEFAULT_PROXY: 2048}
 """Longest sequence of a model that is known without asking the hub; a run refuses a larger proxy.max_length."""
+_RECOMMENDED = {"source": "hybrid"}
+"""A quarter of the default's passes, and no difference between their subsets was found (docs/proxy.md). The default
+value is the paper's."""
 _MORE_FILES, _ROWS_OF_EACH = 20, 10
 """How many files that the first rows do not reach are looked into, and how many rows of each."""
 
@@ -98,6 +101,7 @@ def look_at(paths: list[str], proxy: str = DEFAULT_PROXY, overrides: Sequence[st
     lines += _unusable_lines(raws, units, format, asked)
     tree = {
         "name": _name(asked.paths[0]), "corpus": corpus, "proxy": {"model": proxy, "max_length": length},
+        "trajectories": {} if any(each.startswith("trajectories.") for each in overrides) else _RECOMMENDED,
         "selection": {"budgets": [0.11, 0.3], "selectors": ["s2l", "random"]},
     }  # fmt: skip
     files = len({raw.origin for raw in raws})
@@ -109,9 +113,14 @@ def look_at(paths: list[str], proxy: str = DEFAULT_PROXY, overrides: Sequence[st
     ]  # fmt: skip
     if source is not None:
         summary.append(f"The column {source!r} says where an example comes from (corpus.source_column).")
-    config = load_config(tree, overrides)
+    try:
+        config = load_config(tree, overrides)
+    except ConfigError:
+        tree["trajectories"] = {}  # selectors among the overrides may need what only snapshots have
+        config = load_config(tree, overrides)
     if overrides:
         tree = config.stored(exclude_unset=True)
+    tree = {name: section for name, section in tree.items() if section != {}}
     return Found(config.name, _text(tree, summary), summary)
 
 
@@ -202,5 +211,8 @@ def _text(tree: dict[str, Any], summary: list[str]) -> str:
     head = ["# yaml-language-server: $schema=s2l.schema.json", "# Written by s2l init. What it found:"]
     notes = [f"#   {line}" for text in summary for line in [" ".join(text.split())]]
     body = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
+    recommended = yaml.safe_dump({"trajectories": _RECOMMENDED})
+    why = "  # training's own losses and 3 passes; snapshots (12 passes) is the paper's way\n"
+    body = body.replace(recommended, recommended[:-1] + why)
     end = "# s2l explain SECTION lists what else can be set; add a section `target` to fine-tune on the subsets.\n"
     return "\n".join([*head, *notes]) + "\n" + body + end

@@ -94,6 +94,21 @@ def test_settings_say_what_init_cannot_see(init, order):
 
 
 @pytest.mark.parametrize(
+    ("settings", "trajectories"),
+    [
+        ([], {"source": "hybrid"}),
+        (["selection.selectors=[s2l_robust, ifd]"], {"source": "hybrid"}),
+        (["selection.selectors=[s2l, forgetting]"], None),  # reads what training does not compute
+        (["trajectories.num_snapshots=5"], {"num_snapshots": 5}),
+    ],
+)
+def test_losses_come_from_training_too_unless_something_needs_or_says_otherwise(init, settings, trajectories):
+    write_jsonl(Path("a.jsonl"), PAIRS)
+    init("a.jsonl", *settings)
+    assert written("a.yaml").get("trajectories") == trajectories
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["a.jsonl", "corpus.templat=x"], "corpus.templat: unknown key; did you mean 'template'?"),
