@@ -22,7 +22,7 @@ settings.load_profile("unhurried")
 
 pytest_plugins = (
     "s2l_ray.testing.s3", "tests.support.collection", "tests.support.undisturbed_run", "tests.support.target_run",
-    "tests.support.sweep_run", "tests.support.answering_model",
+    "tests.support.sweep_run", "tests.support.answering_model", "tests.support.mounts",
 )  # fmt: skip
 
 # Before Ray starts: its workers speak with the test's S3 server too (fixtures_s3.S3_TEST_ENV).

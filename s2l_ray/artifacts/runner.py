@@ -24,11 +24,13 @@ from s2l_ray.artifacts.outputs import list_outputs, verify_outputs
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage, StageSpec
 from s2l_ray.errors import mark_started
-from s2l_ray.observability.metrics_log import Listener, MetricsLog
+from s2l_ray.observability.metrics_log import METRICS, Listener, MetricsLog
 from s2l_ray.observability.progress import Progress
 from s2l_ray.storage.atomic_files import delete_unfinished_files
 from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.lock import FOLDER as LOCKS
 from s2l_ray.storage.lock import RunLock
+from s2l_ray.storage.writable import check_writable
 
 _STAGE_LOCK_TIMEOUT_S = 30 * 24 * 3600.0
 
@@ -166,6 +168,21 @@ class StageRunner:
         return stage
 
 
+def check_run_writable(
+    storage: Storage, what: str | None = None, else_: str = "copy the run to a folder that you can write to"
+) -> None:
+    """Refuse a run's folder in which nothing could be stored, before its lock is taken, and in dry runs.
+
+    Args:
+        what: names the folder in messages; None: its URI.
+        else_: what would do instead of making it writable.
+
+    Raises:
+        StorageError: it cannot be written to; the message says why and what to do.
+    """
+    check_writable(storage, what or f"the run {storage.uri}", else_, folders=(LOCKS,), files=(METRICS,))
+
+
 @contextlib.contextmanager
 def open_runner(
     run: Run, progress: Progress, listener: Listener | None = None, wait_for_living_s: float = 5
@@ -177,6 +194,7 @@ def open_runner(
         wait_for_living_s: how long to wait for a process on this machine that is writing the run (seconds).
     """
     storage = run.storage
+    check_run_writable(storage)
     # A lost node may have left its lock behind: wait until it is stale. For a process on this machine, it is known
     # whether it is alive; if so, it may be a job that is just being stopped.
     lock = RunLock(

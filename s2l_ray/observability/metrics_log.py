@@ -18,6 +18,8 @@ from s2l_ray.text.display import one_line
 
 logger = logging.getLogger(__name__)
 
+METRICS = "metrics.jsonl"
+
 Listener = Callable[[str, str, dict[str, Any]], None]
 
 
@@ -37,7 +39,7 @@ class MetricsLog:
     def __init__(
         self,
         storage: Storage,
-        name: str = "metrics.jsonl",
+        name: str = METRICS,
         flush_every_s: float = 5.0,
         listener: Listener | None = None,
     ):
@@ -142,7 +144,7 @@ class MetricsLog:
                 file.write(b"\n")
 
 
-def read_metrics(storage: Storage, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+def read_metrics(storage: Storage, name: str = METRICS) -> list[dict[str, Any]]:
     """Read the event log into memory, without lines truncated by a crash; [] if there is none."""
     if not storage.exists(name):
         return []

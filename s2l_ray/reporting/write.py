@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from s2l_ray.artifacts.run import Run, load_run
-from s2l_ray.errors import InternalError, UserError, describe
+from s2l_ray.errors import InternalError, UserError, describe, shown
 from s2l_ray.reporting.facts import Facts
 from s2l_ray.reporting.gather import gather_facts
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.output_folder import check_output_file, make_output_folder
+from s2l_ray.storage.writable import check_writable
 from s2l_ray.text.display import one_line, printable
 
 FOLDER, PAGE, FACTS = "report", "index.html", "facts.json"
@@ -56,7 +57,8 @@ def write_report(
     Raises:
         MissingLibraries: Altair or vl-convert is not installed.
         RunError: the folder contains no run.
-        UserError: `out` is a folder or another file, or cannot be written.
+        UserError: `out` is a folder or another file.
+        StorageError: the page cannot be written there.
         DamagedFile, MissingFile: an artifact is damaged or missing.
     """
     check_libraries()
@@ -66,8 +68,9 @@ def write_report(
         check_output_file(_facts_beside(path), _is_facts, "the numbers of such a page", "--out")
         make_output_folder(path.parent, "--out")
     run = run if isinstance(run, Run) else load_run(os.fspath(run))
-    if path is None and run.storage.is_local:
-        make_output_folder(Path(run.storage.local_path(FOLDER)), "--out")
+    if path is None:
+        there = run.storage.sub(FOLDER)
+        check_writable(there, shown(there.uri), "choose another place with --out")
     facts = facts_of(run, by=by, compare=compare, with_text=with_text)
     page = page_of(facts)
     if path is None:

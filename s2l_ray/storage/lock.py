@@ -43,7 +43,7 @@ from s2l_ray.text.redact import redact_command
 
 logger = logging.getLogger(__name__)
 
-_FOLDER = "locks"
+FOLDER = "locks"
 _POLL_S = 0.05
 _MAX_WITHDRAWALS = 5
 _WAIT_POLL_S = 1.0
@@ -204,7 +204,7 @@ class RunLock:
 
     def _live_others(self, mine: set[str]) -> list[SeenLock] | None:
         """Return other processes' live locks, and remove dead ones; None: the own file is not listed."""
-        entries = {entry.name.rpartition("/")[2].removesuffix(".json"): entry for entry in self.storage.list(_FOLDER)}
+        entries = {entry.name.rpartition("/")[2].removesuffix(".json"): entry for entry in self.storage.list(FOLDER)}
         own = entries.get(self._token)
         if own is None:
             return None
@@ -271,7 +271,7 @@ class RunLock:
             except BaseException:
                 self._token = old  # not known to be lost: the next beat, or check(), contends again
                 raise
-            self.storage.delete(f"{_FOLDER}/{old}.json")
+            self.storage.delete(f"{FOLDER}/{old}.json")
 
     def _write(self, state: str) -> None:
         pid = os.getpid()
@@ -299,7 +299,7 @@ class RunLock:
         self._token = ""
 
     def _name(self) -> str:
-        return f"{_FOLDER}/{self._token}.json"
+        return f"{FOLDER}/{self._token}.json"
 
     def _describe(self, seen: SeenLock) -> str:
         return (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from s2l_ray.errors import UserError, first_line, shown
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.writable import check_writable
 
 _HEAD_BYTES = 1 << 20
 
@@ -18,15 +19,11 @@ def make_output_folder(folder: Path, option: str) -> None:
         option: the option that names the folder, for messages.
 
     Raises:
-        UserError: it cannot be created, or files in it cannot.
+        StorageError: it cannot be created, or files in it cannot.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        why = "" if os.access(folder, os.W_OK | os.X_OK) else "you may not write there"
-    except OSError as error:
-        why = "a file has that name" if isinstance(error, FileExistsError) else error.strerror or first_line(error)
-    if why:
-        raise UserError(f"{shown(str(folder))} cannot be written to ({why}); choose another place with {option}")
+    folder = folder.absolute()
+    check_writable(Storage.open(folder), shown(str(folder)), f"choose another place with {option}")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def check_output_file(path: Path, is_own: Callable[[bytes], bool], what: str, option: str) -> None:

@@ -57,7 +57,7 @@ class MissingFile(StorageError, FileNotFoundError):
     retryable = False
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
@@ -68,7 +68,7 @@ def translate_disk_full(uri: str) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise StorageFullError(
             f"No space left on device (or quota used up) while writing {uri}. An earlier file of that name is "

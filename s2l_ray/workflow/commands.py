@@ -149,7 +149,7 @@ def finetune(
     subset = None if subset is None else canonical(subset)
     opened = open_run(run)
     # The target's configuration is the same for every subset.
-    preflight(without_evaluation(_finetuning(opened.config, overrides, budget, selector)))
+    preflight(without_evaluation(_finetuning(opened.config, overrides, budget, selector)), opened.storage)
     metrics = RayMetrics(opened.config.name)
     with open_runner(opened, progress or Progress(), metrics, _WAIT_FOR_OTHERS_S) as runner:
         find_selection(opened, reread=isinstance(run, str))

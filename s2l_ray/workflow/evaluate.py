@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from s2l_ray.artifacts.results import Evaluation
 from s2l_ray.artifacts.run import Run, load_run
-from s2l_ray.artifacts.runner import StageRunner, open_runner
+from s2l_ray.artifacts.runner import StageRunner, check_run_writable, open_runner
 from s2l_ray.config.load import ConfigError, load_config
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.errors import shown
@@ -191,6 +191,7 @@ def dry_run(run: Run | str, request: EvaluationRequest) -> EvaluationEstimate:
 
     request.check_comparison()
     opened = load_run(run) if isinstance(run, str) else run
+    check_run_writable(opened.storage)
     config = request.config(opened.config)
     check_evaluation(config, generates=not request.rescore)
     _check_labels(opened, config, request)

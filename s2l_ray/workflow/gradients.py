@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from s2l_ray.artifacts.run import Run
-from s2l_ray.artifacts.runner import open_runner
+from s2l_ray.artifacts.runner import check_run_writable, open_runner
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.load import ConfigError, load_config
 from s2l_ray.config.schema import S2LConfig
@@ -55,6 +55,7 @@ def dry_run_lines(run: Run | str, overrides: Sequence[str] = ()) -> list[str]:
     from s2l_ray.stages.gradients.stage import cost_lines, seed_of, settings_of, weights_of
 
     opened = load_run(run) if isinstance(run, str) else run
+    check_run_writable(opened.storage)
     config = _checking(opened.config, overrides)
     snapshots, notes = weights_of(config, opened.stage("proxy"))
     clusters = opened.stage("clusters")

@@ -9,12 +9,14 @@ import importlib
 import importlib.util
 from typing import Any
 
+from s2l_ray.artifacts.runner import check_run_writable
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.target import TargetConfig
 from s2l_ray.errors import UserError, foreign_named, shown
 from s2l_ray.selection.gradient_sample import LEAST_PER_CLUSTER
 from s2l_ray.storage.filesystems import absolute
+from s2l_ray.storage.folder import Storage
 from s2l_ray.text.redact import strip_credentials
 
 
@@ -22,8 +24,13 @@ class PreflightError(UserError):
     """The run would fail later; the message says why and how to fix it."""
 
 
-def preflight(config: S2LConfig) -> None:
-    """Raises ModelError, ZeroConfigError, HeldOutError, … or PreflightError for what would fail hours later."""
+def preflight(config: S2LConfig, opened: Storage | None = None) -> None:
+    """Raises ModelError, ZeroConfigError, HeldOutError, … or PreflightError for what would fail hours later.
+
+    Args:
+        opened: the folder of the run that is continued, which may have been moved from where its configuration says;
+            None: that of the configuration, which need not exist yet.
+    """
     from s2l_ray.execution.local_ray import check_temp_folder
     from s2l_ray.execution.session import is_embedded
     from s2l_ray.observability.loggers import check_loggers
@@ -32,11 +39,10 @@ def preflight(config: S2LConfig) -> None:
     from s2l_ray.stages.heldout.stage import check_heldout_files, check_objective_set
     from s2l_ray.stages.query_files import check_query_files
 
-    _refuse_lost_folder(config.run_uri)
-    what = f"run_dir={shown(strip_credentials(config.run_uri))} cannot be accessed"
-    with foreign_named(PreflightError, what, "Check that you can write to it, or set another one"):
-        _refuse_folder_within_run(config.run_uri)
-        _refuse_others_config(config.run_uri)
+    if opened is None:
+        _check_folder(config.run_uri)
+    else:
+        check_run_writable(opened)
     if is_embedded(config.resources):
         check_temp_folder()
     check_loggers(config.loggers)
@@ -74,6 +80,15 @@ def without_evaluation(config: S2LConfig) -> S2LConfig:
     return config.model_copy(update={"evaluation": None})
 
 
+def _check_folder(run_uri: str) -> None:
+    _refuse_lost_folder(run_uri)
+    name = f"run_dir={shown(strip_credentials(run_uri))}"
+    with foreign_named(PreflightError, f"{name} cannot be accessed", "Check that you can write to it, or set another"):
+        _refuse_folder_within_run(run_uri)
+        _refuse_others_config(run_uri)
+        check_run_writable(Storage.open(run_uri), name, "choose another run_dir")
+
+
 def _refuse_lost_folder(run_uri: str) -> None:
     """Refuse a folder in a Ray job's copy of its working directory, which Ray deletes some time after the job."""
     if "/runtime_resources/working_dir_files/" in absolute(run_uri):
@@ -101,7 +116,6 @@ def _refuse_others_config(run_uri: str) -> None:
     from s2l_ray.artifacts.run import CONFIG, RunError, read_config
     from s2l_ray.config.load import to_yaml
     from s2l_ray.data.discovery import run_folder_of
-    from s2l_ray.storage.folder import Storage
 
     storage = Storage.open(run_uri)
     if not storage.exists(CONFIG) or run_folder_of(run_uri) is not None:

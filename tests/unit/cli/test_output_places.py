@@ -55,10 +55,10 @@ def test_a_run_that_cannot_take_its_page_says_that_it_may_be_elsewhere(tmp_path,
     run = MadeRun(tmp_path / "run", num_examples=150, num_clusters=2, targets=(), heldout={}).make()
     (run / "report").touch()
     assert main(["report", str(run)]) == 2
-    assert (
-        "/report' cannot be written to (a file has that name); choose another place with --out"
-        in capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "/report' cannot be written to: " in told
+    assert "report is a file, where a folder should be. " in told
+    assert "or choose another place with --out" in told
     assert main(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
 
 

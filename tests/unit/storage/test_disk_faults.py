@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,6 @@ from s2l_ray.cli import main
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.retry import StorageError, StorageFullError
 from s2l_ray.testing.tiny import tiny_run_config
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte of one's own: to its limits root is bound too."""
-    place = tmp_path / "mount"
-    place.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=60", "s2l-test", place], capture_output=True
-    )
-    if done.returncode:
-        pytest.skip(f"no right to mount here: {done.stderr.decode().strip()}")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
 
 
 def make_read_only(mount: Path) -> None:
