@@ -59,6 +59,12 @@ def load(source: HuggingFaceSource) -> Any:
     return data
 
 
+def check_saved(source: HuggingFaceSource) -> None:
+    """Raises SourceError if the source is a folder written by `Dataset.save_to_disk` without the split; anything else
+    is known only once it is loaded."""
+    _saved_folder(source, f"the dataset {source.name!r} (split {source.split!r})")
+
+
 def _saved_folder(source: HuggingFaceSource, what: str) -> Path | None:
     """Return the folder of the split if `save_to_disk` wrote the dataset; None: it did not."""
     folder = Path(source.name)

@@ -16,7 +16,7 @@ from s2l_ray.stages.reference import passes_of
 from s2l_ray.storage.folder import Storage
 from s2l_ray.sweeps.objective import asking, read_asked
 from s2l_ray.sweeps.resolve import resolve
-from s2l_ray.sweeps.trials import FULL, Trial, full_trials, grid
+from s2l_ray.sweeps.trials import FULL, Trial, full_trials, grid, selecting
 from s2l_ray.workflow.estimate import Estimate, estimate
 from s2l_ray.workflow.evaluation_estimate import TaskCost, task_cost
 from s2l_ray.workflow.preflight import preflight
@@ -43,13 +43,13 @@ def sweep_dry_run(
     """
     resolved = resolve(config, overrides, within, find_smallest)
     preflight(asking(resolved))
-    check_corpus_files(resolved)
+    doubts = check_corpus_files(resolved, selecting(resolved))
     made = estimate(_choosing(resolved))
     trials, about = _trials(resolved)
     costs = _training_costs(resolved, trials, made.corpus)
     reference = _reference_cost(resolved, trials, made.corpus)
     answers = _answers_cost(resolved, made)
-    notes = list(made.notes)
+    notes = [*made.notes, *doubts]
     if find_smallest:
         notes.append(
             "--find-smallest fine-tunes the target only at the budgets that bisection visits, at most these; before "

@@ -43,7 +43,7 @@ from s2l_ray.sweeps.results import (
     smallest_good_enough,
 )
 from s2l_ray.sweeps.scoring import ScoringTarget, scores_with_target, train_scoring_target
-from s2l_ray.sweeps.trials import FULL, Trial, could_propose, full_trials, grid, num_possible
+from s2l_ray.sweeps.trials import FULL, Trial, could_propose, full_trials, grid, num_possible, selecting
 from s2l_ray.sweeps.tune import ENDED, OnDone, Outcome, concurrency, draw, propose, run_side_by_side
 from s2l_ray.text.display import one_line
 from s2l_ray.text.formats import format_duration
@@ -99,8 +99,10 @@ def sweep(
     resolved = resolve(config, overrides, within, find_smallest)
     wanted = asking(resolved)  # the questions that decide the sweep, if any
     preflight(wanted)
-    check_corpus_files(resolved)
     progress = progress or Progress()
+    choosing = selecting(resolved)
+    for note in check_corpus_files(resolved, choosing):
+        progress.say(f"[sweep] {note}")
     run = Run(resolved, Storage.open(resolved.run_uri))
     # With its dashboard, which Ray Train asks for the placement groups that a stopped trial left behind.
     with (
@@ -109,7 +111,9 @@ def sweep(
     ):
         run.begin(resolved)
         context = RunContext(resolved, stage_runner, lay_out(wanted, progress.say, storage=run.storage))
-        run_up_to_clusters(context, resolved.sweep.budgets, "sweep.budgets", resolved.sweep.selectors)
+        run_up_to_clusters(
+            context, resolved.sweep.budgets, "sweep.budgets", resolved.sweep.selectors, selecting=choosing
+        )
         run.commit()
         scoring = train_scoring_target(context) if scores_with_target(resolved) else None
         runner = _Runner(context, read_asked(resolved, run.storage, progress.say), scoring)

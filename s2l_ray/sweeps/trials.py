@@ -146,6 +146,13 @@ def every_value(config: S2LConfig) -> list[Trial]:
             for b in config.sweep.budgets for p in settings]  # fmt: skip
 
 
+def selecting(config: S2LConfig) -> list[S2LConfig]:
+    """The configurations of the trials that select, one for every way in which they do."""
+    sweep = config.sweep.model_copy(update={"budgets": config.sweep.budgets[:1], "num_seeds": 1})
+    trials = every_value(config.model_copy(update={"sweep": sweep}))
+    return [trial.config(config) for trial in trials if trial.selector != FULL]
+
+
 def check_trials(config: S2LConfig) -> None:
     """Check every trial of a grid, and every value that a search may take, before anything starts.
 

@@ -62,7 +62,8 @@ def run(
         scores_with_target = resolved.selection.reference.model == "target"
         wanted = without_evaluation(resolved if scores_with_target else resolved.model_copy(update={"target": None}))
     preflight(wanted)
-    check_corpus_files(wanted)
+    for note in check_corpus_files(wanted):
+        progress.say(f"[run] {note}")
     opened = Run(wanted, Storage.open(resolved.run_uri))
     with open_runner(opened, progress, RayMetrics(wanted.name)) as runner:
         opened.begin(resolved)  # the stored configuration includes the target and its evaluation

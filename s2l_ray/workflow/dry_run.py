@@ -137,6 +137,8 @@ def dry_run(config: S2LConfig) -> DryRun:
     for check in _checks(config, result.estimate):
         with _collected(result):
             check()
+    with _collected(result):
+        result.notes += check_corpus_files(config)
     there = complete_stages(config)
     result.complete = list(there.stages) if there is not None else []
     return result
@@ -144,7 +146,6 @@ def dry_run(config: S2LConfig) -> DryRun:
 
 def _checks(config: S2LConfig, made: Estimate) -> Iterator[Callable[[], object]]:
     yield lambda: preflight(config)
-    yield lambda: check_corpus_files(config)
     num_examples = made.num_examples
     if made.is_counted and num_examples is not None:
         yield lambda: check_budgets_fit("selection.budgets", config.selection.budgets, num_examples)

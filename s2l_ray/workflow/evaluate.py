@@ -138,7 +138,7 @@ def evaluate_run(run: Run | str, request: EvaluationRequest, *, progress: Progre
     with open_runner(opened, progress or Progress(), RayMetrics(opened.config.name), _WAIT_FOR_OTHERS_S) as runner:
         find_selection(opened, reread=isinstance(run, str))
         config = request.config(opened.config)
-        _check_labels(opened, config, request)
+        _check_labels(opened, config, request)  # before Ray is started
         tasks = read_tasks(config, opened.storage, runner.progress.say)
         with _context(config, runner, starts_ray=not request.rescore) as context:
             stages = evaluate_models(context, tasks, request.model, request.rescore, not request.rescore)
@@ -148,16 +148,20 @@ def evaluate_run(run: Run | str, request: EvaluationRequest, *, progress: Progre
 
 
 def _check_labels(opened: Run, config: S2LConfig, request: EvaluationRequest) -> None:
-    """Refuse, before anything is generated, to compare models that will not have been evaluated.
+    """Refuse, before anything is generated, to evaluate targets that the run does not have, or to compare models that
+    will not have been evaluated.
 
     Raises:
-        EvaluationError: neither the run nor this command evaluates a model with one of the labels.
+        EvaluationError: there is no such target, or neither the run nor this command evaluates a model with one of the
+            labels.
     """
-    from s2l_ray.stages.evaluation.models import models_of
+    from s2l_ray.stages.evaluation.models import asked_names, models_of
 
+    assert config.evaluation is not None
+    if request.model is None:
+        asked_names(opened, config.evaluation.subsets)
     if not request.compare:
         return
-    assert config.evaluation is not None
     asked = models_of(opened, config, config.evaluation.subsets, request.model)
     check_evaluated(request.compare, {*(model for model, _ in opened.evaluations), *(one.label for one in asked)})
 

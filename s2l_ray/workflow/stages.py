@@ -91,6 +91,7 @@ def run_up_to_clusters(
     selectors: Sequence[str] | None = None,
     reference: RunContext | None = None,
     before_proxy: Callable[[], None] = lambda: None,
+    selecting: Sequence[S2LConfig] = (),
 ) -> None:
     """Build the stages that all selections share, and those that only these selectors read.
 
@@ -101,9 +102,11 @@ def run_up_to_clusters(
         reference: context with the target that scores, if a target does; None: this context. The trials of a sweep have
             different targets but share that one.
         before_proxy: called as soon as everything needed to train on the full data exists.
+        selecting: the configurations that select from these stages, whose columns are checked before the proxy is
+            trained; none: the context's.
     """
-    corpus = _ensure(context, corpus_spec(context))
-    check_stratum(context.config, corpus)
+    corpus = _ensure(context, corpus_spec(context, selecting))
+    check_stratum(context.config, corpus, selecting)
     check_budgets_fit(where, budgets, corpus.manifest.row_counts["examples"])
     tokens = _ensure(context, tokens_spec(context, corpus, context.config.proxy))
     check_budgets_fit(where, budgets, tokens.manifest.row_counts["examples"])

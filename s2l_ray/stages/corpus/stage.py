@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from s2l_ray.artifacts.generated_corpus import quickstart_units, recorded_unit
 from s2l_ray.artifacts.models import CorpusArtifact
@@ -18,6 +18,7 @@ from s2l_ray.data.sources import ReadUnit, plan_files
 from s2l_ray.data.units import SourceError, UnusableRow
 from s2l_ray.errors import foreign_named, shown
 from s2l_ray.stages.context import RunContext
+from s2l_ray.stages.corpus.columns import asked_facets, check_columns
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 from s2l_ray.text.redact import strip_credentials
@@ -25,8 +26,12 @@ from s2l_ray.text.redact import strip_credentials
 _MANY_SOURCES = 50
 
 
-def corpus_spec(context: RunContext) -> StageSpec:
-    """Specify the stage: files → examples."""
+def corpus_spec(context: RunContext, selecting: Sequence[S2LConfig] = ()) -> StageSpec:
+    """Specify the stage: files → examples.
+
+    Args:
+        selecting: the configurations that select from this corpus; none: the context's.
+    """
     from s2l_ray.stages.corpus.build import build_corpus
 
     config, corpus = context.config, context.config.corpus
@@ -70,7 +75,14 @@ def corpus_spec(context: RunContext) -> StageSpec:
     settings["examples_per_part"] = rows_per_part
     if hold_out.share:
         settings["held_out"] = [hold_out.share, hold_out.seed]
-    return StageSpec("corpus", settings, inputs, build)
+
+    def prepare() -> None:
+        """A dataset of the hub is here only now, and nothing has started yet."""
+        if corpus.huggingface is not None:
+            for note in check_columns(config, units, selecting):
+                context.progress.say(f"[corpus] {note}")
+
+    return StageSpec("corpus", settings, inputs, build, prepare=prepare)
 
 
 def _about_sources(column: str | None, num_sources: int, num_examples: int) -> list[str]:
@@ -84,23 +96,36 @@ def _about_sources(column: str | None, num_sources: int, num_examples: int) -> l
     ]
 
 
-def check_stratum(config: S2LConfig, corpus: Stage) -> None:
-    """Raises ConfigError if subsets are to be balanced by a column that is not a facet of the corpus."""
+def check_stratum(config: S2LConfig, corpus: Stage, selecting: Sequence[S2LConfig] = ()) -> None:
+    """Refuse to balance by a column that is not a facet of the corpus.
+
+    Args:
+        selecting: the configurations that select from this corpus; none: `config` itself.
+
+    Raises:
+        ConfigError: one of them balances by such a column.
+    """
     facets = CorpusArtifact.of(corpus).facets
-    for by, selector in config.selection.facets_needed().items():
+    for by, here in asked_facets([one for one in selecting or [config] if one.corpus == config.corpus]).items():
         if by not in facets:
-            here = "selection.stratify" if by == config.selection.stratify else f"the selector {selector}: stratify"
             raise ConfigError(
                 f"{here}={by}: that column is not a facet of this corpus (its facets: {shown(list(facets))}), so "
                 f"nothing can be balanced by it; name it in corpus.facets, or use true to balance sources"
             )
 
 
-def check_corpus_files(config: S2LConfig) -> None:
+def check_corpus_files(config: S2LConfig, selecting: Sequence[S2LConfig] = ()) -> list[str]:
     """Check the corpus's first rows before anything is started.
+
+    Args:
+        selecting: the configurations that select from this corpus; none: `config` itself.
+
+    Returns:
+        What is suspicious, and cannot be known before all rows have been read.
 
     Raises:
         SourceError, UnknownFormat, QuarantineLimitError: files are missing or cannot be read, or no row is usable.
+        ConfigError: a setting names a column that the corpus does not have.
         UserError: the proxy or the target cannot render any of these rows, or lacks embeddings for their tokens.
     """
     from s2l_ray.data.formats import rendered_as
@@ -108,6 +133,12 @@ def check_corpus_files(config: S2LConfig) -> None:
     from s2l_ray.data.render import resolve_style
 
     corpus = config.corpus
+    if corpus.huggingface is not None:
+        from s2l_ray.artifacts.huggingface import check_saved
+
+        check_saved(corpus.huggingface)
+        return []  # its rows are known once it is exported
+    units = None
     if corpus.paths:
         what = f"corpus.paths={shown([strip_credentials(path) for path in corpus.paths])} cannot be read"
         with foreign_named(SourceError, what, "Check the files, or name others"):
@@ -119,6 +150,7 @@ def check_corpus_files(config: S2LConfig) -> None:
         for model in (config.proxy, config.target):
             if model is not None:
                 _check_rendering(units, corpus, format, model)
+    return check_columns(config, units, selecting)
 
 
 def _check_rendering(units: list[ReadUnit], corpus: CorpusConfig, format: str, model: TrainedModelConfig) -> None:

@@ -49,25 +49,32 @@ def models_of(run: Run, config: S2LConfig, names: Sequence[str] | None, model: s
     """
     if model is not None:
         return [_foreign(config, model)]
-    if names is None:
-        names = list(run.targets)
-        if not names:
+    return [_base(config) if name == BASE else _target(run, config, name) for name in asked_names(run, names)]
+
+
+def asked_names(run: Run, names: Sequence[str] | None) -> list[str]:
+    """What the models to evaluate are called; nothing of them is read.
+
+    Raises:
+        EvaluationError: there is no such target, or no target at all.
+    """
+    if names is None and not run.targets:
+        raise EvaluationError(
+            f"{run.uri} has no target yet, so there is nothing to evaluate; train one with `s2l finetune`, or name a "
+            "model with --model"
+        )
+    asked = list(run.targets) if names is None else list(dict.fromkeys(map(canonical, names)))
+    for name in asked:
+        if name not in (*run.targets, BASE):
+            known = ", ".join([*run.targets, BASE])
             raise EvaluationError(
-                f"{run.uri} has no target yet, so there is nothing to evaluate; train one with `s2l finetune`, or name "
-                "a model with --model"
+                f"{run.uri} has no target {shown(name)}, so it cannot be evaluated (available: {known}); train it with "
+                "`s2l finetune`"
             )
-    return [
-        _base(config) if name == BASE else _target(run, config, name) for name in dict.fromkeys(map(canonical, names))
-    ]
+    return asked
 
 
 def _target(run: Run, config: S2LConfig, name: str) -> AskedModel:
-    if name not in run.targets:
-        known = ", ".join([*run.targets, BASE])
-        raise EvaluationError(
-            f"{run.uri} has no target {shown(name)}, so it cannot be evaluated (available: {known}); train it with "
-            "`s2l finetune`"
-        )
     stage = run.targets[name]
     asked = _as_trained(config.target or _of_proxy(config), run.stage(f"target-tokens/{name}"))
     if (stage.manifest.settings.get("lora") or {}).get("export") == "adapter":

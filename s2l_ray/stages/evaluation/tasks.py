@@ -14,6 +14,7 @@ from s2l_ray.config.corpus import QuickstartSource
 from s2l_ray.config.evaluation import EvaluationConfig
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.data.sources import ReadUnit, plan_files, read_unit
+from s2l_ray.data.units import clip_names
 from s2l_ray.errors import foreign_named, shown
 from s2l_ray.evaluation.bertscore import MIN_REFERENCES_FOR_IDF, read_baseline
 from s2l_ray.evaluation.errors import EvaluationError
@@ -76,11 +77,25 @@ def _read(
 ) -> AskedTask:
     form: Form = task.form or asked.form  # type: ignore[assignment]
     lengths = asked.generation.max_new_tokens
-    questions = read_questions(task, _lines(task, _units(config, asked, task, run_storage, say)), _where(task, asked))
+    units = _units(config, asked, task, run_storage, say)
+    questions = read_questions(task, _lines(task, units), _where(task, asked))
+    if task.name in asked.custom:
+        _check_groups(task, questions, units, _where(task, asked))
     return AskedTask(
         task, first_by_id(questions, asked.limit), passes(form, task.has_programs),
         lengths.get(task.name, lengths.get("default", task.max_new_tokens)),
     )  # fmt: skip
+
+
+def _check_groups(task: Task, questions: list[Question], units: list[ReadUnit], where: str) -> None:
+    for column in task.group_by:
+        if not any(column in question.groups for question in questions):
+            there = list(json.loads(next(_lines(task, units))))
+            raise EvaluationError(
+                f"evaluation.custom.{task.name}.group_by names {shown(column)}, which no question in {where} has (the "
+                f"first has {clip_names(there)}), so results could not be broken down by it; correct it, or leave it "
+                "out"
+            )
 
 
 def _where(task: Task, asked: EvaluationConfig) -> str:
