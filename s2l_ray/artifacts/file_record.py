@@ -9,6 +9,9 @@ from s2l_ray.artifacts.outputs import FileProblem, OutputFile, verify_outputs
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 
+RESULTS_RECORD = "files.json"
+"""Record in `sweep/` of the results of a sweep."""
+
 
 @dataclass
 class FileRecord:

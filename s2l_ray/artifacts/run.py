@@ -16,6 +16,7 @@ from s2l_ray.artifacts.results import Evaluation, Subset, Target
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.config.load import ConfigError, load_config, to_yaml
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.stored import state_of, with_digest
 from s2l_ray.config.subset_names import canonical
 from s2l_ray.errors import UserError, listed
 from s2l_ray.storage.folder import Storage
@@ -171,7 +172,7 @@ class Run:
         run's lock.
         """
         name = UNFINISHED if self._holds_another_selection(to_yaml(config)) else CONFIG
-        self.storage.write_bytes(name, to_yaml(config).encode())
+        self.storage.write_bytes(name, with_digest(to_yaml(config)))
         self._begun = config
 
     def _holds_another_selection(self, new: str) -> bool:
@@ -187,7 +188,7 @@ class Run:
         """Make the configuration from `begin` that of the run when its selection is complete; needs the run's lock."""
         assert self._begun is not None
         self.note_chain()
-        self.storage.write_bytes(CONFIG, to_yaml(self._begun).encode())
+        self.storage.write_bytes(CONFIG, with_digest(to_yaml(self._begun)))
         self.storage.delete(UNFINISHED)
 
     def note_chain(self) -> None:
@@ -243,6 +244,14 @@ def read_config(storage: Storage, unfinished: bool = False) -> S2LConfig:
         raise RunError(
             f"{storage.uri} holds no run (no {CONFIG} in it); check the path, or start with `s2l run`"
         ) from None
+    rewritten = f"`s2l run` with this run's configuration (run_dir={storage.uri}) rewrites it; complete stages are kept"
+    if state_of(content) == "changed":
+        raise RunError(
+            f"{storage.uri_of(name)} was changed after s2l wrote it (its digest does not fit its settings): it is "
+            f"damaged, or was edited, and what it says now may not be what the run was made with. {rewritten}. If you "
+            "edited it, `s2l run` on a copy makes a run of the edited settings; without its first line, the file is "
+            "used as it is"
+        )
     try:
         tree = yaml.safe_load(content)
         if not isinstance(tree, dict):
@@ -250,7 +259,4 @@ def read_config(storage: Storage, unfinished: bool = False) -> S2LConfig:
             raise ConfigError(f"it {what}")
         return load_config(tree)
     except (yaml.YAMLError, ConfigError, RecursionError, UnicodeDecodeError) as error:
-        raise RunError(
-            f"{storage.uri_of(name)} cannot be used: {error}\n`s2l run` with this run's configuration (run_dir="
-            f"{storage.uri}) rewrites it; complete stages are kept"
-        ) from None
+        raise RunError(f"{storage.uri_of(name)} cannot be used: {error}\n{rewritten}") from None

@@ -10,7 +10,8 @@ from s2l_ray.artifacts import generated_corpus as generated
 from s2l_ray.artifacts.file_record import read_record
 from s2l_ray.artifacts.manifest import EarlierLayout, ManifestError, read_manifest
 from s2l_ray.artifacts.outputs import MANIFEST_NAME, OutputFile, verify_digests
-from s2l_ray.artifacts.run import RunError
+from s2l_ray.artifacts.run import CONFIG, UNFINISHED, RunError
+from s2l_ray.config.stored import state_of
 from s2l_ray.observability.progress import Progress
 from s2l_ray.storage.folder import Storage
 
@@ -21,6 +22,7 @@ _STAGE_CURE = (
     "Delete it and run the command that made it again (`s2l run`; `s2l select`, `s2l finetune` or `s2l sweep` for what "
     "they added): the stage is made again from what it read"
 )
+_CONFIG_CURE = "`s2l run` with this run's configuration rewrites it; complete stages are kept"
 _INPUT_CURE = "Delete it and run `s2l run` again: it is rebuilt"
 _SWEEP_CURE = (
     "Delete it and run the same `s2l sweep` again: it is rewritten, from the targets that are complete; only what "
@@ -86,6 +88,9 @@ def verify_run(storage: Storage, progress: Progress) -> Verification:
     folders = [folder for folder in folders if _STAGE_FOLDER.search(folder)]
     for folder in folders:
         _read_stage(storage, folder, claims, result)
+    for name in (CONFIG, UNFINISHED):
+        if name in names:
+            _read_configuration(storage, name, claims, result)
     for name in filter(_INPUT.match, names):
         owner = f"the input that the run made in {name.rpartition('/')[0]}"
         _read_record(storage, name, owner, _INPUT_CURE, claims, result)
@@ -120,6 +125,15 @@ def _read_stage(storage: Storage, folder: str, claims: _Claims, result: Verifica
     _claim(claims, folder, manifest.outputs, f"the stage {manifest.stage} ({folder}). {_STAGE_CURE}")
 
 
+def _read_configuration(storage: Storage, name: str, claims: _Claims, result: Verification) -> None:
+    state = state_of(storage.read_bytes(name))
+    if state == "unmarked":  # of an earlier version
+        return
+    claims.spoken_for.add(name)
+    if state == "changed":
+        result.problems.append(f"{storage.uri_of(name)} was altered: its digest does not fit. {_CONFIG_CURE}.")
+
+
 def _read_record(storage: Storage, name: str, owner: str, cure: str, claims: _Claims, result: Verification) -> None:
     claims.spoken_for.add(name)
     folder, _, base = name.rpartition("/")
@@ -147,7 +161,7 @@ def _unclaimed(names: list[str], folders: list[str]) -> list[str]:
         inside = next((folder for folder in above if folder in complete), None)
         known = next((folder for folder in reversed(above) if folder in _WITHOUT_DIGEST), None)
         if not above:
-            counts[f"{name} (settings, index and logs have no digest)"] += 1
+            counts[f"{name} (index and logs have no digest, nor have settings stored by earlier versions)"] += 1
         elif inside is not None:
             counts[f"{inside}/ (not in its manifest, read by no stage)"] += 1
         elif known is not None:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from s2l_ray.config.faults import explain, is_text, where
 from s2l_ray.config.parse_yaml import MAX_BYTES, MAX_DEPTH, NotYaml, PlainCopy, parse_yaml
 from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.stored import state_of
 from s2l_ray.config.targets import follow_selection, subset_names
 from s2l_ray.errors import UserError, listed, shown
 from s2l_ray.text.nearest import nearest
@@ -100,6 +101,12 @@ def to_yaml(config: S2LConfig) -> str:
 
 def _read(source: str) -> dict[str, Any]:
     text = _text_of(source)
+    if state_of(text) == "changed":
+        logger.warning(
+            "%s was changed after s2l wrote it (its digest does not fit its settings): it is used as it is, and may "
+            "lack settings if it is damaged. If you edited it, delete its first line",
+            shown(source),
+        )
     try:
         tree = parse_yaml(text)
     except NotYaml as error:

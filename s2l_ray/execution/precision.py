@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from s2l_ray.config.model import TrainedModelConfig
+from s2l_ray.errors import first_line
 from s2l_ray.execution.node_facts import NodeFacts
 from s2l_ray.execution.placement import PlacementError
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.retry import StorageError
 
 Precision = Literal["fp32", "bf16"]
 
@@ -60,10 +62,11 @@ def keep_precision(
     if model.precision != "auto":
         return chosen
     fields = model.stored(include={"model", "revision", "gguf_file", "from_config", "random_weights"})
-    identity, noted = fingerprint([model.section, fields])[:16], _read_note(storage)
+    identity, noted = fingerprint([model.section, fields])[:16], _read_note(storage, say)
     kept = noted.get(identity, chosen)
     if identity not in noted:
-        storage.write_json(_NOTE, noted | {identity: chosen})
+        kept_now = noted | {identity: chosen}
+        storage.write_json(_NOTE, {"precisions": kept_now, "digest": fingerprint(kept_now)})
     elif kept != chosen:
         cost = "slowly" if kept == "bf16" else "more slowly than it could"
         say(
@@ -73,12 +76,23 @@ def keep_precision(
     return kept
 
 
-def _read_note(storage: Storage) -> dict[str, Precision]:
-    """Damaged or unknown entries are ignored: at worst, a stage is rebuilt."""
+def _read_note(storage: Storage, say: Callable[[str], None]) -> dict[str, Precision]:
+    """The precisions by model, also as earlier versions noted them, without a digest; those of a damaged note are not
+    used: at worst, a stage is rebuilt."""
     try:
         found = storage.read_json(_NOTE)
-    except (FileNotFoundError, ValueError):
+        precisions = found["precisions"] if "digest" in found else found
+        if "digest" in found and fingerprint(precisions) != found["digest"]:
+            raise ValueError("its digest does not fit")
+        if not all(value in ("fp32", "bf16") for value in precisions.values()):
+            raise ValueError("it holds something other than fp32 and bf16")
+    except FileNotFoundError:
         return {}
-    if not isinstance(found, dict):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, StorageError) as error:
+        say(
+            f"[run] {storage.uri_of(_NOTE)}, which says in which precision this run trains, was changed or is damaged "
+            f"({first_line(error)}): `precision: auto` is decided anew. If that is another than before, models are "
+            "trained again; to keep the earlier one, set proxy.precision and target.precision"
+        )
         return {}
-    return {name: value for name, value in found.items() if value in ("fp32", "bf16")}
+    return dict(precisions)

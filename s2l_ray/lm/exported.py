@@ -108,7 +108,7 @@ def load_kept(config: TrainedModelConfig, storage: Storage, names: Sequence[str]
         return load_model(config, tokenizer, seed)
     with scratch_folder() as folder:
         for name in names:
-            _copy(storage, name, folder / name.rsplit("/", 1)[1])
+            storage.copy_to(folder / name.rsplit("/", 1)[1], name)
         return load_exported(config, folder, tokenizer, seed)
 
 
@@ -130,11 +130,5 @@ def _local(storage: Storage, without_weights: bool = False) -> Iterator[Path]:
     with scratch_folder() as folder:
         for entry in storage.list():
             if not (without_weights and entry.name.endswith(".safetensors")):
-                _copy(storage, entry.name, folder / entry.name)
+                storage.copy_to(folder / entry.name, entry.name)
         yield folder
-
-
-def _copy(storage: Storage, name: str, path: Path) -> None:
-    with storage.open_input(name) as source, open(path, "wb") as copy:
-        while chunk := source.read(1 << 24):
-            copy.write(chunk)

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from s2l_ray.artifacts.file_record import RESULTS_RECORD, read_record
 from s2l_ray.artifacts.index import FULL
 from s2l_ray.artifacts.manifest import read_manifest
+from s2l_ray.artifacts.outputs import verify_outputs
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.evaluation.metrics import Metric, get_metric, list_metrics
@@ -18,7 +20,7 @@ from s2l_ray.reporting.evaluations import HeldOutSet, Key, read_sets
 from s2l_ray.reporting.facts import TunedPoint
 from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets, MetricFacts, SourcePoint
 from s2l_ray.reporting.intervals import Estimate, estimate, means_over_seeds, resampled_means
-from s2l_ray.storage.retry import MissingFile
+from s2l_ray.storage.retry import DamagedFile, MissingFile
 from s2l_ray.text.display import printable
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -34,9 +36,21 @@ def sweep_metric(report: dict[str, Any]) -> MetricFacts:
 
 
 def read_sweep(run: Run) -> tuple[list[Row], dict[str, Any]] | None:
-    """Read a finished sweep → (rows of its table, its report); None if there was none."""
+    """Read a finished sweep → (rows of its table, its report); None if there was none.
+
+    Raises:
+        DamagedFile: one of the results is not what was written.
+    """
     if not (run.storage.exists(RESULTS) and run.storage.exists(REPORT)):
         return None
+    folder = run.storage.sub("sweep")
+    record = read_record(folder, RESULTS_RECORD)
+    read = [] if record is None else [file for file in record.files if f"sweep/{file.name}" in (RESULTS, REPORT)]
+    if problems := verify_outputs(folder, read):
+        raise DamagedFile(
+            f"{problems[0].what} The same `s2l sweep` again rewrites the sweep's results, without training again what "
+            "is complete"
+        )
     return run.storage.read_table(RESULTS).to_pylist(), run.storage.read_json(REPORT)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -94,6 +95,17 @@ def digest_stream(stream: Any) -> FileDigest:
     while chunk := stream.read(CHUNK_BYTES):
         hasher.update(chunk)
         size += len(chunk)
+    return FileDigest(size, _short(hasher))
+
+
+def copy_stream(stream: Any, path: Path) -> FileDigest:
+    """Write the rest of a stream to a local file, holding CHUNK_BYTES in memory, and return its digest."""
+    hasher, size = hashlib.sha256(), 0
+    with path.open("wb") as out:
+        while chunk := stream.read(CHUNK_BYTES):
+            hasher.update(chunk)
+            size += len(chunk)
+            out.write(chunk)
     return FileDigest(size, _short(hasher))
 
 

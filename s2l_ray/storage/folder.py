@@ -13,28 +13,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
-from urllib.parse import quote, urlsplit, urlunsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from s2l_ray.errors import UserError
 from s2l_ray.storage.atomic_files import is_temp, local_atomic, put_by_move, put_object
-from s2l_ray.storage.digests import FileDigest, KnownFiles, WriteLog, digest_of, digest_stream
+from s2l_ray.storage.checked_reads import KnownBelow, compare, missing_named
+from s2l_ray.storage.digests import FileDigest, KnownFiles, WriteLog, copy_stream, digest_of, digest_stream
 from s2l_ray.storage.disk_faults import disk_faults_named
-from s2l_ray.storage.filesystems import absolute, open_filesystem
+from s2l_ray.storage.location import Location
 from s2l_ray.storage.parquet import read_parquet, write_parquet
-from s2l_ray.storage.retry import MissingFile, RetryPolicy
+from s2l_ray.storage.retry import RetryPolicy
 from s2l_ray.storage.scratch import scratch_folder
-from s2l_ray.text.redact import strip_credentials
 
 T = TypeVar("T")
 
 _READ_AHEAD = 16
-_IN_MEMORY_BYTES = 64 << 20
-"""Files up to this size are read into memory, so that the bytes in use are the ones that were compared."""
-_compared: set[tuple[str, FileDigest, int]] = set()
-"""(URI, digest, modification time) of the larger files that this process has found intact."""
 
 
 @dataclass(frozen=True, order=True)
@@ -55,7 +50,7 @@ Names = list[str]
 Infos = list[fs.FileInfo]
 
 
-class Storage:
+class Storage(Location):
     """A folder. Paths (`rel`) are relative, with `/`; parent folders are created as needed.
 
     Transient errors of remote file systems are retried (`RetryPolicy`) and then raised as StorageError; a missing file
@@ -63,14 +58,10 @@ class Storage:
     """
 
     def __init__(self, base: str, subfolder: str = "", retry: RetryPolicy | None = None):
-        self._base, self._subfolder = absolute(base), subfolder
+        super().__init__(base, subfolder)
         self.retry = retry or RetryPolicy()
-        self.filesystem, root, self._kind = open_filesystem(self._base)
-        self._root = root.rstrip("/") or "/"
-        self.path = _join(self._root, subfolder)
-        self.uri = self._display(subfolder)
         self._log: WriteLog | None = None
-        self._known: tuple[str, KnownFiles] | None = None
+        self._known: KnownBelow | None = None
 
     @classmethod
     def open(cls, uri: str | os.PathLike[str], retry: RetryPolicy | None = None) -> Storage:
@@ -88,19 +79,6 @@ class Storage:
         """
         return cls(os.fspath(uri), "", retry)
 
-    def sub(self, *parts: str) -> Storage:
-        """Return a folder below this one, on the same connection."""
-        child = object.__new__(Storage)
-        child.__dict__.update(self.__dict__)
-        child._subfolder = "/".join(filter(None, (self._subfolder, *map(_clean, parts))))
-        child.path = _join(self._root, child._subfolder)
-        child.uri = child._display(child._subfolder)
-        return child
-
-    def contains(self, other: Storage) -> bool:
-        """Whether `other` is a folder below this one."""
-        return other.filesystem == self.filesystem and other.path.startswith(f"{self.path.rstrip('/')}/")
-
     def recording(self) -> Storage:
         """Return the same folder, recording what is written in it or below; see `take_written`.
 
@@ -113,7 +91,7 @@ class Storage:
     def checked(self, known: KnownFiles | None) -> Storage:
         """Return the same folder, with reads checked against the digests in `known`."""
         child = self.sub()
-        child._log, child._known = None, None if known is None else (self._subfolder, known)
+        child._log, child._known = None, None if known is None else KnownBelow(self._subfolder, known)
         return child
 
     def take_written(self) -> list[dict[str, Any]]:
@@ -130,29 +108,6 @@ class Storage:
         """Record what another process wrote."""
         if self._log is not None:
             self._log.files.update({f["name"]: FileDigest(f["size"], f["digest"]) for f in files})
-
-    def locator(self, rel: str = "") -> str:
-        """Return the path or URI for opening the file elsewhere, including credentials: never show or store it."""
-        if self.is_local:
-            return self._path(rel)
-        parts = urlsplit(self._base)
-        path = "/".join(p for p in (parts.path.rstrip("/"), self._subfolder, rel) if p)
-        return urlunsplit((parts.scheme, parts.netloc, path, parts.query, parts.fragment))
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the folder is on this machine's file system (network mounts included)."""
-        return self._kind == "local"
-
-    def local_path(self, rel: str = "") -> Path:
-        """Return the path, for code that needs a real file.
-
-        Raises:
-            UserError: the storage is remote.
-        """
-        if not self.is_local:
-            raise UserError(f"{self.uri} is not on a local disk; read or copy the file through Storage instead.")
-        return Path(self._path(rel))
 
     def exists(self, rel: str = "") -> bool:
         """Whether a file or folder with this name exists."""
@@ -172,7 +127,7 @@ class Storage:
 
     def read_bytes(self, rel: str) -> bytes:
         """Read the whole file. Raises FileNotFoundError; MissingFile, DamagedFile (see `checked`)."""
-        known = self._known_of(rel)
+        known = self._digest_of(rel)
 
         def read() -> bytes:
             with self.filesystem.open_input_stream(self._path(rel), compression=None) as stream:
@@ -181,8 +136,21 @@ class Storage:
                 known.check(digest_of(content), self.uri_of(rel))
             return content
 
-        with self._missing_named(rel, known is not None):
+        with missing_named(self.uri_of(rel), known is not None):
             return self._try("reading", rel, read)
+
+    def copy_to(self, path: Path, rel: str) -> None:
+        """Copy the file to this machine. Raises FileNotFoundError; MissingFile, DamagedFile (see `checked`)."""
+        known = self._digest_of(rel)
+
+        def copy() -> None:
+            with self.filesystem.open_input_stream(self._path(rel), compression=None) as source:
+                written = copy_stream(source, path)
+            if known is not None:
+                known.check(written, self.uri_of(rel))
+
+        with missing_named(self.uri_of(rel), known is not None):
+            self._try("reading", rel, copy)
 
     def digest(self, rel: str) -> FileDigest:
         """Compute size and digest of the stored file. Raises FileNotFoundError."""
@@ -214,49 +182,21 @@ class Storage:
             pa.ArrowInvalid: a column is unknown.
         """
 
-        known = self._known_of(rel)
+        known = self._digest_of(rel)
 
         def read() -> pa.Table:
             with self.filesystem.open_input_file(self._path(rel)) as file:
-                whole = file if known is None else self._compare(file, known, rel, in_memory=filters is None)
+                whole = file
+                if known is not None:
+                    changed_ns = self.filesystem.get_file_info(self._path(rel)).mtime_ns or 0
+                    whole = compare(file, known, self.uri_of(rel), changed_ns, in_memory=filters is None)
                 return read_parquet(whole, self.uri_of(rel), columns, filters, optional)
 
-        with self._missing_named(rel, True):
+        with missing_named(self.uri_of(rel), True):
             return self._try("reading", rel, read)
 
-    def _compare(self, file: pa.NativeFile, known: FileDigest, rel: str, in_memory: bool) -> pa.NativeFile:
-        """Return the file, or its content in memory, after comparing it with its digest. Raises DamagedFile."""
-        uri, size = self.uri_of(rel), file.size()
-        if size != known.size:
-            known.check(FileDigest(size, ""), uri)
-        if in_memory and size <= _IN_MEMORY_BYTES:
-            content = file.read_buffer()
-            known.check(digest_of(content), uri)
-            return pa.BufferReader(content)
-        changed_ns = self.filesystem.get_file_info(self._path(rel)).mtime_ns or 0
-        if (uri, known, changed_ns) not in _compared:
-            known.check(digest_stream(file), uri)
-            file.seek(0)
-            _compared.add((uri, known, changed_ns))
-        return file
-
-    def _known_of(self, rel: str) -> FileDigest | None:
-        if self._known is None:
-            return None
-        root, known = self._known
-        return known.get("/".join(p for p in (self._subfolder, _clean(rel)) if p)[len(root) :].lstrip("/"))
-
-    @contextlib.contextmanager
-    def _missing_named(self, rel: str, is_of_a_stage: bool) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError as error:
-            if not is_of_a_stage:
-                raise
-            raise MissingFile(
-                f"{self.uri_of(rel)} is gone, but another stage needs it. Run `s2l run` on this run's "
-                "configuration again to rebuild the stage it belongs to"
-            ) from error
+    def _digest_of(self, rel: str) -> FileDigest | None:
+        return None if self._known is None else self._known.of(self._within(rel))
 
     def read_tables(self, rels: Iterable[str], columns: Names | None = None) -> Iterator[pa.Table]:
         """Yield `read_table` of each file, in order, reading _READ_AHEAD ahead to save round trips."""
@@ -381,7 +321,7 @@ class Storage:
 
     def _note(self, rel: str, written: FileDigest) -> None:
         if self._log is not None:
-            self._log.note("/".join(p for p in (self._subfolder, _clean(rel)) if p), written)
+            self._log.note(self._within(rel), written)
 
     def _infos(self, rel: str, recursive: bool) -> Infos:
         def read() -> Any:
@@ -393,53 +333,12 @@ class Storage:
 
         return self._try("listing", rel, read)
 
-    def _path(self, rel: str) -> str:
-        return _join(self.path, _clean(rel))
-
-    def _relative(self, path: str) -> str:
-        return path.strip("/")[len(self.path.strip("/")) :].lstrip("/")
-
-    def uri_of(self, rel: str) -> str:
-        """Return the URI of a file or folder in this one, without credentials. Options follow the path, so that
-        `{uri}/{rel}` would be wrong."""
-        return self._display("/".join(part for part in (self._subfolder, _clean(rel)) if part))
-
-    def _display(self, rel: str) -> str:
-        if self.is_local:
-            return _join(self._base, rel)
-        parts = urlsplit(strip_credentials(self._base))
-        # fsspec takes paths as they are; pyarrow parses them as URIs.
-        quoted = rel if isinstance(self.filesystem, fs.PyFileSystem) else quote(rel, safe="/=+,@~")
-        path = f"{parts.path.rstrip('/')}/{quoted}" if rel else parts.path
-        return urlunsplit((parts.scheme, parts.netloc, path, parts.query, parts.fragment))
-
     def __reduce__(self) -> tuple[Any, ...]:
         recorded = None if self._log is None else self._log.root
         return _reopen, (self._base, self._subfolder, self.retry, recorded, self._known)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Storage) and (self._base, self.path) == (other._base, other.path)
-
-    def __hash__(self) -> int:
-        return hash((self._base, self.path))
-
-    def __repr__(self) -> str:
-        return f"Storage({self.uri!r})"
 
 
 def _reopen(base: str, subfolder: str, retry: RetryPolicy, recorded: str | None, known: Any) -> Storage:
     storage = Storage(base, subfolder, retry)
     storage._log, storage._known = None if recorded is None else WriteLog(recorded), known
     return storage
-
-
-def _clean(rel: str) -> str:
-    """Normalise a relative path (`a//b/` → `a/b`). Raises UserError for absolute paths and `..`."""
-    parts = [part for part in rel.split("/") if part not in ("", ".")]
-    if rel.startswith("/") or ".." in parts:
-        raise UserError(f"{rel!r} leads outside the folder; paths within a Storage are relative and have no `..`.")
-    return "/".join(parts)
-
-
-def _join(folder: str, rel: str) -> str:
-    return f"{folder.rstrip('/')}/{rel}" if rel else folder

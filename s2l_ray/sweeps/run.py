@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
-from s2l_ray.artifacts.file_record import FileRecord
+from s2l_ray.artifacts.file_record import RESULTS_RECORD, FileRecord
 from s2l_ray.artifacts.outputs import list_outputs
 from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.runner import open_runner
@@ -48,10 +48,6 @@ from s2l_ray.sweeps.tune import ENDED, OnDone, Outcome, concurrency, draw, propo
 from s2l_ray.text.display import one_line
 from s2l_ray.text.formats import format_duration
 from s2l_ray.workflow.preflight import preflight
-
-RESULTS_RECORD = "files.json"
-"""File in `sweep/` with the digests of the results."""
-
 
 Present = Callable[[Run, pa.Table, dict[str, Any]], tuple[dict[str, bytes], list[str]]]
 

@@ -115,13 +115,15 @@ def _refuse_others_config(run_uri: str) -> None:
     """Refuse a folder whose `config.yaml` no run has written, because the run would overwrite it with its own."""
     from s2l_ray.artifacts.run import CONFIG, RunError, read_config
     from s2l_ray.config.load import to_yaml
+    from s2l_ray.config.stored import state_of
     from s2l_ray.data.discovery import run_folder_of
 
     storage = Storage.open(run_uri)
     if not storage.exists(CONFIG) or run_folder_of(run_uri) is not None:
         return
     try:
-        if storage.read_bytes(CONFIG) == to_yaml(read_config(storage)).encode():
+        content = storage.read_bytes(CONFIG)
+        if state_of(content) == "intact" or content == to_yaml(read_config(storage)).encode():
             return  # of a run whose log and locks were left out of a copy
     except RunError:
         pass

@@ -6,7 +6,6 @@ Everything is first written to a folder on this machine, which is then uploaded;
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +98,8 @@ def _write_target(run: Run, target: Target, folder: Path) -> Package:
     from s2l_ray.workflow.hub_cards import model_card
 
     model = target.storage.sub("model")
-    files = [entry.name for entry in model.list(recursive=True)]
+    outputs = [output.name for output in target.manifest.outputs]  # what is there may be incomplete
+    files = [name.removeprefix("model/") for name in outputs if name.startswith("model/")]
     for file in files:
         _copy(model, file, folder / file)
     written = model.read_bytes("README.md").decode()
@@ -204,5 +204,4 @@ def _complete(what: str, command: str) -> Iterator[None]:
 
 def _copy(storage: Storage, name: str, to: Path) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
-    with storage.open_input(name) as source, to.open("wb") as out:
-        shutil.copyfileobj(source, out, 1 << 20)
+    storage.copy_to(to, name)

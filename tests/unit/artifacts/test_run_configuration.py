@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from s2l_ray.artifacts.manifest import read_manifest, write_manifest
 from s2l_ray.artifacts.run import CONFIG, UNFINISHED, Run, RunError, load_run, read_config
-from s2l_ray.config import to_yaml
+from s2l_ray.cli import main
+from s2l_ray.config import load_config, to_yaml
+from s2l_ray.config.load import ConfigError
 from tests.support.run_maker import WHOLE, Maker, whole
 
 
@@ -76,6 +81,91 @@ def test_a_damaged_configuration_is_named_with_the_cure_and_written_anew(maker, 
         load_run(str(maker.folder))
     Run(maker.config, maker.storage).begin(maker.config)
     assert sorted(maker.names()) == sorted(WHOLE)
+
+
+@pytest.fixture
+def stored(maker):
+    """A run with the configuration as a command stores it."""
+    whole(maker)
+    run = Run(maker.config, maker.storage)
+    run.find_stages()
+    run.begin(maker.config)
+    run.commit()
+    return maker
+
+
+def refused(maker: Maker) -> None:
+    told = r"config\.yaml was changed after s2l wrote it (.|\n)*`s2l run` with this run's configuration .*rewrites it"
+    with pytest.raises(RunError, match=told):
+        load_run(str(maker.folder))
+    with pytest.raises(RunError, match=told):
+        read_config(maker.storage, unfinished=True)
+
+
+def test_a_configuration_that_lost_its_end_is_noticed_wherever_it_is_cut(stored):
+    """YAML that ends after any line is valid, and says less."""
+    file = stored.folder / CONFIG
+    content = file.read_bytes()
+    lines = content.splitlines(keepends=True)
+    assert load_run(str(stored.folder)).config == stored.config
+    valid = 0
+    for kept in [lines[:end] for end in range(1, len(lines), 9)] + [lines[:-1], [lines[0][:30]]]:
+        file.write_bytes(b"".join(kept))
+        with contextlib.suppress(ConfigError, yaml.YAMLError, TypeError):
+            valid += load_config(yaml.safe_load(file.read_bytes())) != stored.config
+        refused(stored)
+    assert valid > 10, "most of the cut files would have been used"
+    file.write_bytes(content)
+    assert load_run(str(stored.folder)).config == stored.config
+
+
+@pytest.mark.parametrize("name", [CONFIG, UNFINISHED])
+def test_an_edited_configuration_is_noticed(stored, name, capsys):
+    file = stored.folder / name
+    content = (stored.folder / CONFIG).read_bytes()
+    for changed in (
+        content.replace(b"num_clusters: 8", b"num_clusters: 9"), content.replace(b"name: tiny", b"name: 2026-01-01"),
+        content.replace(b"Digest: ", b"Digest: 0"), content.replace(b"seed: 0", b"seed: .nan", 1), content + b"- 1\n",
+    ):  # fmt: skip
+        assert changed != content
+        file.write_bytes(changed)
+        with pytest.raises(RunError, match=rf"{re.escape(name)} was changed after s2l wrote it"):
+            read_config(stored.storage, unfinished=True)
+        assert main(["verify", str(stored.folder)]) == 1
+        assert f"{file} was altered" in capsys.readouterr().out
+    file.write_bytes(content.replace(b"num_clusters: 8", b"num_clusters: 9").partition(b"\n")[2])  # as the message says
+    assert read_config(stored.storage, unfinished=True).clusters.num_clusters == 9
+
+
+def test_other_line_ends_and_comments_do_no_harm(stored):
+    file = stored.folder / CONFIG
+    content = file.read_bytes()
+    for changed in (content.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + content, content + b"# mine\n"):
+        file.write_bytes(changed)
+        assert load_run(str(stored.folder)).config == stored.config
+    file.write_bytes(content.partition(b"\n")[2])  # as earlier versions stored it
+    assert load_run(str(stored.folder)).config == stored.config
+
+
+def test_the_command_rewrites_what_was_changed(stored):
+    file = stored.folder / CONFIG
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    Run(stored.config, stored.storage).begin(stored.config)
+    assert file.read_bytes() == content
+    assert sorted(stored.names()) == sorted(WHOLE)
+
+
+def test_a_changed_configuration_that_is_run_is_said(stored, tmp_path, caplog):
+    """An edited copy is what people start from; a damaged one is not."""
+    copy = tmp_path / "copy.yaml"
+    content = (stored.folder / CONFIG).read_bytes()
+    for changed, told in ((content, False), (content.replace(b"seed: 0", b"seed: 1", 1), True),
+                          (content.replace(b"seed: 0", b"seed: 1", 1).partition(b"\n")[2], False)):  # fmt: skip
+        copy.write_bytes(changed)
+        caplog.clear()
+        assert load_config(copy).seed == (changed != content)
+        assert ("was changed after s2l wrote it" in caplog.text) is told
 
 
 def test_settings_that_a_newer_version_has_added_lose_no_run(maker):

@@ -185,7 +185,7 @@ def test_a_whole_run_is_whole_and_what_was_not_verified_is_said(run_folder, caps
     said = capsys.readouterr().out
     assert "14 files, " in said
     assert "all of them are what was written" in said
-    assert "not verified: config.yaml (settings, index and logs have no digest)" in said
+    assert "not verified: config.yaml (index and logs have no digest, nor have settings stored by earlier" in said
     assert (
         "not verified: proxy/ba9876543210/ (of no complete stage: checkpoints, and what an interrupted command" in said
     )
@@ -225,9 +225,12 @@ def test_what_lies_in_a_stage_and_is_not_of_it_is_said(run_folder, capsys):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("config.unfinished.yaml", "config.unfinished.yaml (settings, index and logs have no digest)"),
-        ("run.json", "run.json (settings, index and logs have no digest)"),
-        ("metrics.jsonl", "metrics.jsonl (settings, index and logs have no digest)"),
+        (
+            "config.unfinished.yaml",
+            "config.unfinished.yaml (index and logs have no digest, nor have settings stored by earlier",
+        ),
+        ("run.json", "run.json (index and logs have no digest, nor have settings stored by earlier"),
+        ("metrics.jsonl", "metrics.jsonl (index and logs have no digest, nor have settings stored by earlier"),
         ("locks/a", "locks/ (locks have no digest)"),
         ("tensorboard/proxy/events", "tensorboard/ (logs have no digest)"),
         ("sweep/logs/target-1.jsonl", "sweep/logs/ (logs have no digest)"),

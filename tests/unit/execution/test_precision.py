@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,10 +97,29 @@ def test_a_run_keeps_its_precision_on_other_machines_and_says_so(tmp_path: Path)
     assert len(said) == 1
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"a": "fp8"}'])
-def test_a_damaged_note_is_as_none(tmp_path: Path, content: str):
-    (tmp_path / "precision.json").write_text(content)
-    assert keep_precision(Storage.open(tmp_path), proxy(), "fp32", print) == "fp32"
+def test_a_changed_note_is_not_used_and_said(tmp_path: Path):
+    storage, note = Storage.open(tmp_path), tmp_path / "precision.json"
+    keep_precision(storage, proxy(), "bf16", print)
+    whole = note.read_text()
+    for content in ("", "{", "[1]", "3", '{"a": "fp8"}', whole.replace('"bf16"', '"fp32"'), whole[: len(whole) // 2],
+                    '{"digest": 1}', '{"precisions": 1, "digest": 2}'):  # fmt: skip
+        note.write_text(content)
+        said = list[str]()
+        assert keep_precision(storage, proxy(), "fp32", said.append) == "fp32", content
+        [line] = said
+        assert f"{note}, which says in which precision this run trains, was changed or is damaged" in line
+        assert "set proxy.precision" in line
+        assert keep_precision(storage, proxy(), "bf16", said.append) == "fp32"  # it is written anew
+
+
+def test_a_note_without_a_digest_is_that_of_an_earlier_version(tmp_path: Path):
+    storage, note = Storage.open(tmp_path), tmp_path / "precision.json"
+    keep_precision(storage, proxy(), "bf16", print)
+    note.write_text(json.dumps(json.loads(note.read_text())["precisions"]))
+    said = list[str]()
+    assert keep_precision(storage, proxy(), "fp32", said.append) == "bf16"
+    assert len(said) == 1
+    assert "this run started in bf16" in said[0]
 
 
 def test_models_too_small_for_it_ask_no_node(tmp_path: Path):

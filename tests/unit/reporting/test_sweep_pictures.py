@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from s2l_ray.artifacts.file_record import RESULTS_RECORD, FileRecord
+from s2l_ray.artifacts.outputs import list_outputs
 from s2l_ray.artifacts.run import load_run
 from s2l_ray.errors import UserError
 from s2l_ray.evaluation.metrics import get_metric
@@ -18,6 +21,7 @@ from s2l_ray.reporting.charts import sweep as charts
 from s2l_ray.reporting.sweep_results import curve_lines, present_sweep
 from s2l_ray.reporting.sweeps import budgets_of, read_sweep
 from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.retry import DamagedFile
 from s2l_ray.sweeps.run import _presented
 from tests.support.report_runs import MadeRun
 
@@ -137,6 +141,26 @@ def test_what_keeps_pictures_from_being_drawn_is_said_and_ends_no_sweep(swept, t
 def test_pictures_are_the_same_again(swept):
     first, second = (sweep_results.sweep_pictures("x", _budgets(swept)) for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("name", ["results.parquet", "report.json"])
+def test_changed_results_are_not_reported(swept, tmp_path, name):
+    shutil.copytree(swept.folder, tmp_path / "run")
+    run = load_run(str(tmp_path / "run"))
+    folder = run.storage.sub("sweep")
+    folder.write_bytes("cost.png", b"a picture")
+    FileRecord({}, list_outputs(folder)).write(folder, RESULTS_RECORD)
+    folder.delete("cost.png")  # the report does not read it
+    before = read_sweep(run)
+    assert before is not None
+    content = folder.read_bytes(name)
+    folder.write_bytes(name, content.replace(b"0.", b"1.", 1) if name == "report.json" else content[:-9] + content[-8:])
+    assert folder.read_bytes(name) != content
+    with pytest.raises(DamagedFile, match=rf"{name} in .* The same `s2l sweep` again rewrites the sweep's results"):
+        read_sweep(run)
+    folder.delete(RESULTS_RECORD)  # as while they are being rewritten
+    folder.write_bytes(name, content)
+    assert read_sweep(run) == before
 
 
 def _budgets(made: MadeRun) -> Any:

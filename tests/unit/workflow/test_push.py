@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard, ModelCard, constants
 
+from s2l_ray.artifacts.manifest import write_manifest
+from s2l_ray.artifacts.outputs import list_outputs
 from s2l_ray.artifacts.run import load_run
 from s2l_ray.cli import main
+from s2l_ray.storage.folder import Storage
 from tests.support.hub_server import TOKEN, Hub, serve
 from tests.support.report_runs import MadeRun
 
@@ -20,9 +24,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose subset has rows and whose target has a model's folder."""
     folder = MadeRun(tmp_path_factory.mktemp("made") / "run").make()
     assert main(["select", str(folder), "--subset", "s2l-0.1"]) == 0
-    model = load_run(str(folder)).target("full").storage.sub("model")
+    stage = load_run(str(folder)).target("full")
+    out = Storage.open(stage.storage.local_path()).recording()
+    model = out.sub("model")
     model.write_bytes("config.json", b"{}")
     model.write_bytes("README.md", b"---\nlibrary_name: transformers\nbase_model: a/b\n---\n\n# Target\n\nAbout it.\n")
+    outputs = [*stage.manifest.outputs, *list_outputs(out)]
+    write_manifest(out, stage.manifest.model_copy(update={"outputs": outputs}))
     return folder
 
 
@@ -97,6 +105,26 @@ def test_what_is_incomplete_is_not_pushed(made, tmp_path, capsys, kind, command)
     told = capsys.readouterr().err
     assert f"a file of {made}/{kind}/s2l-0.2-" in told
     assert f"delete that folder and make it again with `s2l {command}`" in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "file"),
+    [("subset", "s2l-0.1", "*.parquet"), ("subset", "s2l-0.1", "groups.json"), ("target", "full", "model/config.json")],
+)
+@pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
+def test_what_is_damaged_is_not_pushed(made, tmp_path, capsys, kind, name, file, damage):
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    for path in run.glob(f"{kind}/{name}-*/{file}"):
+        content = path.read_bytes()
+        if damage == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(content[:-1] if damage == "cut" else bytes([content[0] ^ 1]) + content[1:])
+    assert main(["push", str(run), f"--{kind}", name, "me/x", "--dry-run", "--out", str(tmp_path / "x")]) == 2
+    told = capsys.readouterr().err
+    assert ("is missing" if damage == "gone" else "is damaged: it") in told
+    assert f"{run}/{kind}/{name}-" in told
 
 
 def test_data_files_of_the_card_are_what_datasets_loads(made, tmp_path):
