@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,20 @@ from s2l_ray.text.display import one_line, printable
 FOLDER, PAGE, FACTS = "report", "index.html", "facts.json"
 _LIBRARIES = {"altair": "altair", "vl_convert": "vl-convert-python"}
 """Module → package."""
+
+
+_EARLIER_PAGE = re.compile(
+    rb"""\s*<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'sha256-[^"]*">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<title>[^<]*</title>
+<style>:root\{--ink:"""
+)
+"""How pages began before they named their generator: no other program writes these lines."""
 
 
 class MissingLibraries(UserError):
@@ -87,7 +102,7 @@ def _facts_beside(page: Path) -> Path:
 
 
 def _is_page(head: bytes) -> bool:
-    return b'<meta name="generator" content="s2l_ray">' in head
+    return b'<meta name="generator" content="s2l_ray">' in head or _EARLIER_PAGE.match(head) is not None
 
 
 def _is_facts(head: bytes) -> bool:

@@ -43,6 +43,22 @@ def test_a_page_replaces_only_pages(made, tmp_path, capsys):
     assert (made / "config.yaml").read_bytes() == before
 
 
+def test_pages_of_earlier_versions_are_pages(made, tmp_path, capsys):
+    """They did not name their generator."""
+    page = tmp_path / "page.html"
+    assert main(["report", str(made), "--out", str(page)]) == 0
+    lines = page.read_bytes().splitlines(keepends=True)
+    earlier = [line for line in lines if b"generator" not in line]
+    assert len(earlier) == len(lines) - 1
+    page.write_bytes(b"".join(earlier))
+    assert main(["report", str(made), "--out", str(page)]) == 0
+    assert b"generator" in page.read_bytes()
+    for number in range(8):  # without any of the lines by which it is known, it may be anything
+        page.write_bytes(b"".join(earlier[:number] + earlier[number + 1 :]))
+        assert main(["report", str(made), "--out", str(page)]) == 2
+        assert "is not a page of s2l report" in capsys.readouterr().err
+
+
 def test_a_page_is_no_folder_and_no_device(made, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     for name, told in (("", "is a folder, so a page of s2l report cannot be written"), ("pipe", "device or a pipe")):
