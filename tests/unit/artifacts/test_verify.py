@@ -21,7 +21,7 @@ from s2l_ray.artifacts.stage import Stage
 from s2l_ray.artifacts.verify import verify_run
 from s2l_ray.cli import main
 from s2l_ray.data.sources import read_unit
-from s2l_ray.storage import folder as storage
+from s2l_ray.storage import checked_reads
 from s2l_ray.storage.fingerprint import fingerprint
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.retry import DamagedFile, MissingFile
@@ -99,8 +99,8 @@ def test_what_nobody_recorded_is_read_for_its_digest_and_what_changed_since_is_a
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 30])
-def test_no_changed_file_of_a_stage_is_ever_read(anywhere, limit, monkeypatch):
-    monkeypatch.setattr(storage, "_IN_MEMORY_BYTES", limit)
+def test_no_changed_file_of_a_stage_is_ever_read(anywhere, limit, monkeypatch, tmp_path):
+    monkeypatch.setattr(checked_reads, "_IN_MEMORY_BYTES", limit)
     stage = stage_in(anywhere)
     there = pickle.loads(pickle.dumps(stage.storage))  # as a worker gets it
     assert there.sub("parts").read_table("part-000000.parquet").num_rows == 5000
@@ -118,12 +118,15 @@ def test_no_changed_file_of_a_stage_is_ever_read(anywhere, limit, monkeypatch):
             DamagedFile, match=rf"{FOLDER}/{name}\S* is damaged: its digest is \w+, .*Delete it and run"
         ):
             there.read_bytes(name)
+        with pytest.raises(DamagedFile, match=rf"{FOLDER}/{name}\S* is damaged: its digest is \w+"):
+            there.copy_to(tmp_path / "copy", name)
     for filters in (None, [("x", "==", 3)]):
         with pytest.raises(DamagedFile, match=r"part-000000\.parquet\S* is damaged: .*Delete it and run `s2l run`"):
             there.read_table("parts/part-000000.parquet", ["x"], filters)
     other.delete("text")
-    with pytest.raises(MissingFile, match=r"text\S* is gone"):
-        there.read_bytes("text")
+    for read in (lambda: there.read_bytes("text"), lambda: there.copy_to(tmp_path / "copy", "text")):
+        with pytest.raises(MissingFile, match=r"text\S* is gone"):
+            read()
 
 
 def test_a_stage_that_is_made_anew_while_it_is_read_is_an_error(tmp_path):
