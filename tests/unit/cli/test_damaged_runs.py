@@ -97,4 +97,4 @@ def test_a_damaged_configuration_is_named_with_its_cure(run, capsys, damage):
 def test_a_log_that_is_a_folder_is_a_refusal(run, capsys):
     folder(run / "metrics.jsonl")
     assert main(["select", str(run), "--budget", "0.3"]) == 2
-    assert f"writing {run}/metrics.jsonl failed: {run}/metrics.jsonl is a folder" in capsys.readouterr().err
+    assert f"the run {run} cannot be written to: {run}/metrics.jsonl is a folder" in capsys.readouterr().err
