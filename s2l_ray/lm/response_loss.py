@@ -19,9 +19,9 @@ from torch.autograd.function import once_differentiable
 from s2l_ray.lm.after_head import AfterHead
 from s2l_ray.lm.batches import Batch
 
-CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**28}
-"""Logits that exist at once (elements), by device: on CPUs 32 MB in fp32, which stays near the caches; on GPUs 512 MB
-in bf16, so that matrix products are large."""
+CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**28}
+"""Logits that exist at once (elements), by device: on CPUs 64 MB in fp32, a compromise between caches and the rows of
+matrix products (machines differ); on GPUs 512 MB in bf16, so that matrix products are large."""
 
 TokenLosses = tuple[Tensor, Tensor, Tensor | None]
 """Sum of the losses with gradients, weighted if tokens have weights; nll_nats (R,) float32, without gradients; and, if
@@ -104,10 +104,11 @@ class HeadLoss(nn.Module):
         empty = hidden.new_zeros(0, dtype=torch.float32)
         nll, hits, error = [empty], [empty.bool()], [empty]
         for logits, chosen in self._chunks(hidden, targets):
-            of_chunk, squared_error = self._kernels.error(logits, chosen, self.after)
+            first = logits.argmax(-1)
+            hits.append(first == chosen)
+            of_chunk, of_error = self._kernels.error(logits, chosen, first, self.after)
             nll.append(of_chunk)
-            hits.append(logits.argmax(-1) == chosen)
-            error.append(squared_error.sqrt())
+            error.append(of_error)
         return TokenScores(torch.cat(nll), torch.cat(hits), torch.cat(error))
 
     def errors(self, hidden: Tensor, targets: Tensor) -> Iterator[Tensor]:
@@ -163,12 +164,21 @@ def _nll(given: Tensor, targets: Tensor, after: AfterHead) -> Tensor:
     return F.cross_entropy(logits, targets, reduction="none")
 
 
-def _nll_and_error(given: Tensor, targets: Tensor, after: AfterHead) -> tuple[Tensor, Tensor]:
-    """Compute nll (C,) and Σ_v (p_v − [v is the target])² (C,), both float32, from the head's output (C, V)."""
-    log_shares = F.log_softmax(given.float() if after.is_nothing else after(given.float()), -1)
-    log_share = log_shares.gather(1, targets[:, None])[:, 0]
-    squares = (2 * log_shares).exp().sum(-1)
-    return -log_share, (squares - 2 * log_share.exp() + 1).clamp(min=0)  # rounding goes below 0
+def _nll_and_error(given: Tensor, targets: Tensor, first: Tensor, after: AfterHead) -> tuple[Tensor, Tensor]:
+    """Compute nll (C,) and √(Σ_v (p_v − [v is the target])²) (C,), both float32.
+
+    Args:
+        given: the head's output (C, V), which is overwritten: on a CPU, new memory for it costs as much as the sums.
+        first: its largest entries' columns (C,).
+    """
+    logits = given.float() if after.is_nothing else after(given.float())
+    highest = logits.gather(1, first[:, None])
+    below = (logits.gather(1, targets[:, None]) - highest)[:, 0]
+    shares = logits.sub_(highest).exp_()
+    total = shares.sum(-1)
+    log_share = below - total.log()
+    squares = (torch.linalg.vector_norm(shares, dim=-1) / total).square()
+    return -log_share, (squares - 2 * log_share.exp() + 1).clamp(min=0).sqrt()  # rounding goes below 0
 
 
 def _nll_and_gradient(given: Tensor, targets: Tensor, after: AfterHead) -> tuple[Tensor, Tensor]:
@@ -177,8 +187,8 @@ def _nll_and_gradient(given: Tensor, targets: Tensor, after: AfterHead) -> tuple
     log_shares = F.log_softmax(logits, -1, dtype=torch.float32)
     at = targets[:, None]
     nll = -log_shares.gather(1, at)[:, 0]
-    gradient = log_shares.exp()
-    gradient = gradient.scatter_add(1, at, gradient.new_full(at.shape, -1.0))
+    gradient = log_shares.exp_()
+    gradient.scatter_add_(1, at, gradient.new_full(at.shape, -1.0))
     if not after.is_nothing:
         gradient = gradient * after.slope(logits)
     return nll, gradient.to(given.dtype)
