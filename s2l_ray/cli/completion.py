@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from typing import Any
 
 from s2l_ray.cli.arguments import Commands
@@ -11,10 +12,20 @@ from s2l_ray.cli.arguments import Commands
 SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 _ABOUT = """\
 Print a script that lets a shell complete s2l's commands, recipes, subsets and
-settings. For bash:
+settings. In this shell:
 
-  eval "$(s2l completion bash)"                        in this shell
-  echo 'eval "$(s2l completion bash)"' >> ~/.bashrc    in every new shell"""
+  eval "$(s2l completion bash)"
+  eval "$(s2l completion zsh)"
+  s2l completion fish | source
+
+In every new one:
+
+  echo 'eval "$(s2l completion bash)"' >> ~/.bashrc
+  echo 'eval "$(s2l completion zsh)"' >> ~/.zshrc
+  echo 's2l completion fish | source' >> ~/.config/fish/config.fish"""
+_ZSH = "#compdef s2l\n"
+_START_ZSH = "(( $+functions[compdef] )) || { autoload -U compinit && compinit }\n"
+"""Starts zsh's completion where ~/.zshrc does not: without it, the script ends with `command not found: compdef`."""
 
 
 def add_to(commands: Commands) -> None:
@@ -29,7 +40,10 @@ def add_to(commands: Commands) -> None:
 def _completion(arguments: argparse.Namespace) -> int:
     import argcomplete
 
-    print(argcomplete.shellcode(["s2l"], shell=arguments.shell))
+    script = argcomplete.shellcode(["s2l"], shell=arguments.shell)
+    if arguments.shell == "zsh":
+        script = _ZSH + _START_ZSH + script.removeprefix(_ZSH)
+    print(script)
     return 0
 
 
@@ -43,7 +57,31 @@ def answer_shell(parser: argparse.ArgumentParser) -> None:
     if is_asked_by_a_shell():
         import argcomplete
 
+        _complete_by_kind(parser)
         argcomplete.autocomplete(parser, always_complete_options="long")
+
+
+def _complete_by_kind(parser: argparse.ArgumentParser) -> None:
+    """Give arguments of a known kind a completer, if their command gives them none."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _complete_by_kind(command)
+        elif not hasattr(action, "completer") and (known := _completer_of(action)):
+            action.completer = known  # type: ignore[attr-defined]
+
+
+def _completer_of(action: argparse.Action) -> Callable[..., list[str]] | None:
+    if action.metavar in ("RUN", "FOLDER", "DIR"):
+        return complete_folders
+    if action.metavar == "CONFIG|RUN":
+        return complete_configs
+    if "--selector" in action.option_strings:
+        return complete_selectors
+    if str(action.metavar).endswith(".field=value"):
+        section = str(action.metavar).removesuffix("field=value")  # `selection.` or, for any, `section.`
+        return complete_overrides if section == "section." else complete_selection
+    return None
 
 
 def complete_configs(prefix: str, **_: Any) -> list[str]:
@@ -72,6 +110,23 @@ def complete_overrides(prefix: str, **_: Any) -> list[str]:
     from s2l_ray.config.describe import describe_all
 
     return [f"{one.path}=" for one in describe_all() if one.type != "section" and one.path.startswith(prefix)]
+
+
+def complete_selection(prefix: str, **_: Any) -> list[str]:
+    """Complete `selection.field=`, for commands that take no other section."""
+    return [text for text in complete_overrides(prefix) if text.startswith("selection.")]
+
+
+def complete_folders(prefix: str, **_: Any) -> list[str]:
+    from argcomplete.completers import DirectoriesCompleter
+
+    return list(DirectoriesCompleter()(prefix))
+
+
+def complete_selectors(prefix: str, **_: Any) -> list[str]:
+    from s2l_ray.selection.registry import list_selectors
+
+    return [one.name for one in list_selectors() if one.name.startswith(prefix)]
 
 
 def complete_subsets(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:

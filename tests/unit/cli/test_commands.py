@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -268,12 +269,15 @@ def completions(line: str, folder: Path) -> set[str]:
         ("s2l run quickstart selection.bud", {"selection.budgets="}),
         ("s2l explain clusters.num_c", {"clusters.num_clusters"}),
         ("s2l finetune RUN --subset s2l", {"s2l-0.2"}), ("s2l push RUN --target fu", {"full"}),
-        ("s2l finetune /nowhere --subset s2l", set()),
+        ("s2l finetune /nowhere --subset s2l", set()), ("s2l select RUN --selector s2l_", {"s2l_robust"}),
+        ("s2l select RUN selection.allo", {"selection.allocation_exponent="}), ("s2l select RUN proxy.ep", set()),
+        ("s2l inspect RUN/sub", {"RUN/subset/"}), ("s2l report RUN/config.y", set()),
+        ("s2l submit quickst", {"quickstart"}), ("s2l evaluate RUN evaluation.form", {"evaluation.form="}),
     ], 2),
 )  # fmt: skip
 def test_the_shell_completes_commands_recipes_fields_and_subsets(line, wanted, made, tmp_path):
     found = completions(line.replace("RUN", str(made)), tmp_path)
-    assert wanted <= found
+    assert {one.replace("RUN", str(made)) for one in wanted} <= found
     if not wanted:
         assert found == set()
 
@@ -281,6 +285,23 @@ def test_the_shell_completes_commands_recipes_fields_and_subsets(line, wanted, m
 def test_completion_scripts_are_those_of_the_shell(capsys):
     assert "complete" in said(capsys, "completion", "bash")
     assert said(capsys, "completion", "bash") != said(capsys, "completion", "fish")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_run_in_a_shell_without_settings(shell, tmp_path, capsys):
+    where = shutil.which(shell)
+    if where is None:
+        pytest.skip(f"{shell} is not installed")
+    script = tmp_path / "script"
+    script.write_text(said(capsys, "completion", shell))
+    quiet = {"bash": ["--norc"], "zsh": ["-f", "-i"], "fish": ["--no-config"]}[shell]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    done = subprocess.run([where, *quiet, "-c", f"source {script}"], env=environment, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_zsh_loads_the_script_from_a_file_too(capsys):
+    assert said(capsys, "completion", "zsh").startswith("#compdef s2l\n")
 
 
 def test_every_command_that_only_reads_gives_json():
