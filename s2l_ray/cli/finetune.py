@@ -12,7 +12,8 @@ Fine-tune the target on one subset of a finished run, or on the full data, and
 evaluate it before and after. A subset that does not exist is selected first."""
 _EXAMPLES = """\
 examples:
-  s2l finetune runs/my --subset s2l-0.11 target.model=microsoft/phi-2
+  s2l finetune runs/my --subset s2l-0.11         the configuration's target
+  s2l finetune runs/my target.model=microsoft/phi-2 --subset s2l-0.11
   s2l finetune runs/my --subset random-0.11      a baseline of the same size
   s2l finetune runs/my --full                    all the data, for comparison"""
 

@@ -70,17 +70,22 @@ def detect_format(columns: Iterable[str]) -> str:
             return format
     for good, bad in (("chosen", "rejected"), ("preferred_output", "non_preferred_output")):
         if {good, bad} <= names:
-            prompt = next((n for n in ("prompt", "instruction", "question", "query", "input") if n in names), "prompt")
+            prompt = next((n for n in ("prompt", "instruction", "question", "query", "input") if n in names), None)
+            turns = f"rename {good} to messages, and set corpus.ignore_columns=[{bad}]"
+            cure = turns if prompt is None else (
+                f"set corpus.template.prompt='{{{prompt}}}' corpus.template.response='{{{good}}}' if they are text; if "
+                f"they are lists of turns, {turns}"
+            )  # fmt: skip
             raise UnknownFormat(
                 f"the columns {clip_names(sorted(names))} are preference data (a good and a bad answer), which cannot "
-                f"be used as a corpus directly. To train on the good answers, set corpus.template.prompt="
-                f"'{{{prompt}}}' corpus.template.response='{{{good}}}' if they are text; if they are lists of turns, "
-                f"rename {good} to messages, and set corpus.ignore_columns=[{bad}]"
+                f"be used as a corpus directly. To train on the good answers, {cure}"
             )
+    text = next((name for name in ("text", "content", "document") if name in names), None)
+    plain = f"; for plain texts without prompts corpus.template.prompt='\"\"' corpus.template.response='{{{text}}}'"
     raise UnknownFormat(
         f"the columns {clip_names(sorted(names))} fit no known format (messages; conversations; instruction, output; "
         "prompt, completion), so prompt and response are unknown. Say which columns they are, for example "
-        "corpus.template.prompt='{question}' corpus.template.response='{answer}'"
+        "corpus.template.prompt='{question}' corpus.template.response='{answer}'" + plain * (text is not None)
     )
 
 

@@ -45,7 +45,8 @@ def resolve_style(render: str, format: str, tokenizer: Any) -> Style:
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(
                 "render=chat_template, but the tokenizer has no chat template, so chats could not be rendered; "
-                "choose render=plain or alpaca, or a tokenizer with a template"
+                "choose a model whose tokenizer has one (most instruct and chat models do), or render=plain or alpaca, "
+                "which cannot write tools, tool calls and separate reasoning"
             )
         return "chat_template"
     if format in ("messages", "sharegpt"):

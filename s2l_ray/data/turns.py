@@ -67,16 +67,19 @@ def trained_turns(messages: Sequence[Turn], turns: Turns) -> list[int]:
     return mine if turns == "all" else mine[-1:]
 
 
+_ONLY_TEMPLATES = (
+    "which only a chat template can write; set render=chat_template, with a model whose tokenizer has a template for it"
+)
+
+
 def check_plain(messages: Sequence[Turn], tools: Any) -> None:
     """Raise UnusableRow for content that only chat templates can render."""
     for i, turn in enumerate(messages):
         what = "tool calls" if turn.get("tool_calls") else "separate reasoning" if thoughts_of(turn) else ""
         if what:
-            raise UnusableRow(
-                f"turn {i + 1} has {what}, which only a chat template can write; set render=chat_template"
-            )
+            raise UnusableRow(f"turn {i + 1} has {what}, {_ONLY_TEMPLATES}")
     if tools:
-        raise UnusableRow("the chat has tools, which only a chat template can write; set render=chat_template")
+        raise UnusableRow(f"the chat has tools, {_ONLY_TEMPLATES}")
 
 
 class TurnCutter:

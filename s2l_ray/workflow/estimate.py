@@ -74,8 +74,8 @@ class Estimate:
             "(estimates.device_tflops)",
             f"disk          {'unknown' if self.disk_bytes is None else _bytes(self.disk_bytes)} in "
             f"{strip_credentials(config.run_uri)}",
-            f"nodes         {workers or 'one worker per GPU, or 1 on CPUs:'}{' workers' if workers else ''} "
-            f"({config.resources.device}) for the proxy, one actor for k-means, CPU tasks for the rest",
+            f"workers       {_workers(workers, config.resources.device)} for the proxy, one process for k-means, CPU "
+            "tasks for the rest",
         ]
 
     @property
@@ -135,7 +135,7 @@ def _corpus(config: S2LConfig, result: Estimate) -> list[dict[str, Any]]:
         result.notes.append(f"{corpus.huggingface.name} is not downloaded for a dry run; rows from estimates.*")
         return []
     try:
-        units = plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=config.run_uri)
+        units = plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=config.run_uri, say=result.notes.append)
     except (ValueError, OSError) as error:
         if config.estimates.num_examples is None:
             raise
@@ -251,6 +251,13 @@ def _add(a: float | None, b: float | None) -> float | None:
 
 def _count(n: float | None) -> str:
     return "unknown" if n is None else format_count(n)
+
+
+def _workers(asked: int | None, device: str) -> str:
+    if asked:
+        where = {"gpu": " on GPUs", "cpu": " on CPUs"}.get(device, "")
+        return f"{asked}{where}"
+    return {"gpu": "one per GPU", "cpu": "one"}.get(device, "one per GPU, or one on CPUs,")
 
 
 def _flops(n: float | None) -> str:

@@ -12,12 +12,17 @@ from typing import Any
 
 import yaml
 
+from s2l_ray.artifacts.index import FULL
 from s2l_ray.config.corpus import CorpusConfig
 from s2l_ray.config.load import ConfigError, load_config
+from s2l_ray.config.proxy import ProxyConfig
+from s2l_ray.config.schema import S2LConfig
+from s2l_ray.data.conversation import unpack
 from s2l_ray.data.facets import FacetValues, choose_facets
 from s2l_ray.data.formats import UnknownFormat, format_of_rows
 from s2l_ray.data.read_task import first_rows, kept_columns, sample_format, to_record
 from s2l_ray.data.sources import plan_files
+from s2l_ray.data.turns import check_plain, thoughts_of
 from s2l_ray.data.units import RawRow, ReadUnit, UnusableRow, clip, clip_names
 from s2l_ray.text.redact import holds_credentials, strip_credentials
 
@@ -35,11 +40,21 @@ _SOURCES = ("source", "dataset", "data_source", "origin", "domain", "category", 
 _CHARACTERS_PER_TOKEN = 3.5
 """Typical of English with today's vocabularies; accurate enough to choose between lengths that double."""
 _LENGTHS = (256, 512, 1024, 2048, 4096)
+_FOR_TOOLS, _FOR_REASONING = "Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen3-0.6B"
+"""Small models whose chat templates write tools and tool calls, and reasoning, too: the default proxy has none."""
 _POSITIONS = {DEFAULT_PROXY: 2048}
 """Longest sequence of a model that is known without asking the hub; a run refuses a larger proxy.max_length."""
 _RECOMMENDED = {"source": "hybrid"}
 """A quarter of the default's passes, and no difference between their subsets was found (docs/proxy.md). The default
 value is the paper's."""
+_END = """\
+# To measure what the subsets are worth on your model, fine-tune it on them and on everything, at equal cost:
+# target:
+#   model: EleutherAI/pythia-410m-deduped
+#   length: same_steps
+#   subsets: [{subsets}]
+# s2l explain SECTION lists what else can be set.
+"""
 _MORE_FILES, _ROWS_OF_EACH = 20, 10
 """How many files that the first rows do not reach are looked into, and how many rows of each."""
 
@@ -97,12 +112,15 @@ def look_at(paths: list[str], proxy: str = DEFAULT_PROXY, overrides: Sequence[st
         source = _source_column(rows, columns, used=set(pair or ()))
     if source is not None and source != "source":
         corpus["source_column"] = source
-    length, lines = _lengths(raws, format, asked, _POSITIONS.get(config.proxy.model or "", _LENGTHS[-1]))
-    lines += _unusable_lines(raws, units, format, asked)
+    made, template_lines = _templated(raws, format, asked, config.proxy)
+    model = made.get("model", config.proxy.model or "")
+    length, lines = _lengths(raws, format, asked, _POSITIONS.get(model, _LENGTHS[-1]))
+    lines += [*template_lines, *_unusable_lines(raws, units, format, asked)]
     tree = {
-        "name": _name(asked.paths[0]), "corpus": corpus, "proxy": {"model": proxy, "max_length": length},
+        "name": _name(asked.paths[0]), "corpus": corpus, "proxy": {"model": proxy, **made, "max_length": length},
         "trajectories": {} if any(each.startswith("trajectories.") for each in overrides) else _RECOMMENDED,
-        "selection": {"budgets": [0.11, 0.3], "selectors": ["s2l", "random"]},
+        "selection": {"budgets": [0.11, 0.3], "selectors": ["s2l_robust", "s2l", "random"]},
+        "heldout": {"share": 0.02},
     }  # fmt: skip
     files = len({raw.origin for raw in raws})
     summary = [
@@ -121,7 +139,7 @@ def look_at(paths: list[str], proxy: str = DEFAULT_PROXY, overrides: Sequence[st
     if overrides:
         tree = config.stored(exclude_unset=True)
     tree = {name: section for name, section in tree.items() if section != {}}
-    return Found(config.name, _text(tree, summary), summary)
+    return Found(config.name, _text(tree, summary, _compared(config)), summary)
 
 
 def _pair(columns: list[str]) -> tuple[str, str] | None:
@@ -137,13 +155,40 @@ def _source_column(rows: list[dict[str, Any]], columns: list[str], used: set[str
     return next((name for name in _SOURCES if name in few and name not in used), None)
 
 
+def _templated(
+    raws: list[RawRow], format: str, asked: CorpusConfig, proxy: ProxyConfig
+) -> tuple[dict[str, Any], list[str]]:
+    """Settings of the proxy for chats that only a chat template can write, if there are any → (settings, sentences)."""
+    reasons = Counter[str]()
+    for raw in raws:
+        record, _ = _record(raw, format, asked)
+        if record is not None:
+            conversation = unpack(record["messages"], record["chat"])
+            try:
+                check_plain(conversation.turns, conversation.tools)
+            except UnusableRow:
+                reasons["reasoning" if any(map(thoughts_of, conversation.turns)) else "tools"] += 1
+    if not reasons or proxy.render not in ("auto", "chat_template"):
+        return {}, []
+    what = "separate reasoning" if "reasoning" in reasons else "tools or tool calls"
+    said = f"{reasons.total():,} of them have {what}, which only a chat template can write (proxy.render)"
+    if proxy.model != DEFAULT_PROXY:
+        return {"render": "chat_template"}, [f"{said}: the tokenizer of {proxy.model} must have one."]
+    model = _FOR_REASONING if "reasoning" in reasons else _FOR_TOOLS
+    return {"model": model, "render": "chat_template"}, [
+        f"{said}. The default proxy has none, so the proxy is {model}, which is larger: see what it costs in the dry "
+        "run, or name another with --model."
+    ]
+
+
 def _lengths(raws: list[RawRow], format: str, asked: CorpusConfig, longest: int) -> tuple[int, list[str]]:
     """Choose proxy.max_length, at most `longest` → (tokens, sentences on lengths and turns)."""
     lengths, chats = [], 0
     for raw in raws:
         record, _ = _record(raw, format, asked)
         if record is not None:
-            lengths.append(sum(len(turn["content"]) for turn in record["messages"]) / _CHARACTERS_PER_TOKEN)
+            said = sum(len(turn["content"]) for turn in record["messages"])
+            lengths.append((said + len(record["chat"] or "")) / _CHARACTERS_PER_TOKEN)  # chat: tools, calls, reasoning
             chats += record["is_chat"]
     long = sorted(lengths)[int(0.95 * (len(lengths) - 1))] if lengths else 0.0
     length = min(longest, next((n for n in _LENGTHS if n >= long), _LENGTHS[-1]))
@@ -206,13 +251,23 @@ def _name(path: str) -> str:
     return "run"
 
 
-def _text(tree: dict[str, Any], summary: list[str]) -> str:
-    """The configuration as YAML, with what was found as comments, so that readers know why it is as it is."""
+def _text(tree: dict[str, Any], summary: list[str], worth: list[str]) -> str:
+    """The configuration as YAML, with what was found as comments, so that readers know why it is as it is.
+
+    Args:
+        worth: subsets that a target is proposed for, besides the full data.
+    """
     head = ["# yaml-language-server: $schema=s2l.schema.json", "# Written by s2l init. What it found:"]
     notes = [f"#   {line}" for text in summary for line in [" ".join(text.split())]]
     body = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
     recommended = yaml.safe_dump({"trajectories": _RECOMMENDED})
     why = "  # training's own losses and 3 passes; snapshots (12 passes) is the paper's way\n"
     body = body.replace(recommended, recommended[:-1] + why)
-    end = "# s2l explain SECTION lists what else can be set; add a section `target` to fine-tune on the subsets.\n"
-    return "\n".join([*head, *notes]) + "\n" + body + end
+    return "\n".join([*head, *notes]) + "\n" + body + _END.format(subsets=", ".join([FULL, *worth]))
+
+
+def _compared(config: S2LConfig) -> list[str]:
+    """The first subset, and the random one of its size if that is selected, too."""
+    subsets = config.subset_budgets()
+    first = next(iter(subsets))
+    return [first, *(name for name in subsets if name == f"random-{subsets[first]!r}" != first)]

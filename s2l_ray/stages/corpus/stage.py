@@ -142,7 +142,8 @@ def check_corpus_files(config: S2LConfig, selecting: Sequence[S2LConfig] = ()) -
     if corpus.paths:
         what = f"corpus.paths={shown([strip_credentials(path) for path in corpus.paths])} cannot be read"
         with foreign_named(SourceError, what, "Check the files, or name others"):
-            units = plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=config.run_uri)
+            silent: list[str] = []  # what the files say is said by the estimate, and by the stage that reads them
+            units = plan_files(corpus.paths, corpus.read_bytes_per_task, run_uri=config.run_uri, say=silent.append)
             format = sample_format(units, corpus)
             if "alpaca" in (config.proxy.render, config.target and config.target.render):
                 chats = any(is_chat(raw, corpus, format) for raw in first_rows(units, corpus.max_row_bytes))

@@ -139,6 +139,30 @@ def test_a_dry_run_of_what_would_be_refused_ends_with_2(workplace, capsys, chang
     assert not (workplace / "run").exists()
 
 
+def test_a_dry_run_says_once_which_files_are_not_read(workplace, capsys, caplog):
+    write_jsonl(Path("shards/a.jsonl"), [{"prompt": "p", "completion": "c"}] * 40)
+    Path("shards/notes.md").write_text("notes")
+    tree = tiny_run_config(workplace / "run") | {"corpus": {"paths": ["shards"]}}
+    Path("my.yaml").write_text(yaml.safe_dump(tree))
+    told = said(capsys, "run", "my.yaml", "--dry-run") + caplog.text
+    assert told.count("files that are not read: notes.md") == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ([], "one per GPU, or one on CPUs, for the proxy"),
+        (["resources.device=cpu"], "one for the proxy"),
+        (["resources.proxy.workers=4", "resources.device=cpu"], "4 on CPUs for the proxy"),
+    ],
+)
+def test_a_dry_run_says_how_many_workers(workplace, capsys, asked, told):
+    Path("my.yaml").write_text(yaml.safe_dump(tiny_run_config(workplace / "run")))
+    main(["run", "my.yaml", "--dry-run", *asked])
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("workers ")]
+    assert line.removeprefix("workers").strip() == f"{told}, one process for k-means, CPU tasks for the rest"
+
+
 def test_a_dry_run_says_first_what_matters_and_then_what_differs(workplace, capsys):
     lines = said(capsys, "run", "quickstart", "proxy.epochs=1", "--dry-run").splitlines()
     assert lines[1].startswith("quickstart: 20k examples; selects s2l_robust-0.2, random-0.2; fine-tunes on full,")
@@ -150,7 +174,7 @@ def test_a_dry_run_says_first_what_matters_and_then_what_differs(workplace, caps
         "FLOPs",
         "time",
         "disk",
-        "nodes",
+        "workers",
     ]
     at = lines.index("# what differs from the defaults")
     assert "  epochs: 1.0" in lines[at:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_settings_say_what_init_cannot_see(init, order):
     assert "Format template." in told
     tree = written("my.yaml")
     assert tree["corpus"] == {"paths": ["a.jsonl"], "template": {"prompt": "{text}", "response": "{label}"}}
-    assert tree["selection"] == {"budgets": [0.5], "selectors": ["s2l", "random"]}
+    assert tree["selection"] == {"budgets": [0.5], "selectors": ["s2l_robust", "s2l", "random"]}
 
 
 @pytest.mark.parametrize(
@@ -129,3 +130,97 @@ def test_the_next_commands_can_be_copied(init):
     write_jsonl(Path("a.jsonl"), PAIRS)
     told = init("a.jsonl", "--out", "my file.yaml")
     assert "\n  s2l run 'my file.yaml' --dry-run\n  s2l run 'my file.yaml'\n" in told
+
+
+CALL = {"id": "c", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+ASKED = {"role": "user", "content": "Add 1."}
+ANSWER = {"role": "assistant", "content": "2."}
+WITH_CALL = [ASKED, ANSWER | {"tool_calls": [CALL]}, {"role": "tool", "content": "2"}, ANSWER]
+WITH_REASONING = [ASKED, ANSWER | {"reasoning_content": "one and one"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "what", "model"),
+    [
+        ({"messages": WITH_CALL}, "tools or tool calls", "Qwen/Qwen2.5-0.5B-Instruct"),
+        (
+            {"messages": [ASKED, ANSWER], "tools": [{"name": "add"}]},
+            "tools or tool calls",
+            "Qwen/Qwen2.5-0.5B-Instruct",
+        ),
+        ({"messages": WITH_REASONING}, "separate reasoning", "Qwen/Qwen3-0.6B"),
+        ({"messages": [*WITH_CALL, *WITH_REASONING]}, "separate reasoning", "Qwen/Qwen3-0.6B"),
+    ],
+)
+def test_a_model_with_a_chat_template_is_proposed_where_only_one_can_write_the_rows(init, row, what, model):
+    """The default proxy has none, so its run would be refused."""
+    write_jsonl(Path("a.jsonl"), [row] * 5)
+    told = init("a.jsonl")
+    assert f"5 of them have {what}, which only a chat template can write" in told
+    assert f"the proxy is {model}, which is larger" in told
+    proxy = written("a.yaml")["proxy"]
+    assert (proxy["model"], proxy["render"]) == (model, "chat_template")
+
+
+def test_a_model_that_was_named_stays_the_proxy(init):
+    write_jsonl(Path("a.jsonl"), [{"messages": WITH_CALL}] * 5)
+    assert "the tokenizer of me/mine must have one" in init("a.jsonl", "--model", "me/mine")
+    assert written("a.yaml")["proxy"]["model"] == "me/mine"
+    init("a.jsonl", "proxy.render=plain", "--out", "b.yaml")  # the user's word counts
+    assert "--model" not in Path("b.yaml").read_text()
+
+
+def test_plain_chats_need_no_template(init):
+    write_jsonl(Path("a.jsonl"), [{"messages": [ASKED, ANSWER]}] * 5)
+    assert "template" not in init("a.jsonl")
+    assert "render" not in written("a.yaml")["proxy"]
+
+
+def test_tools_count_for_the_length(init):
+    tools = [{"name": "add", "description": "word " * 700}]
+    write_jsonl(Path("a.jsonl"), [{"messages": [ASKED, ANSWER], "tools": tools}] * 5)
+    init("a.jsonl")
+    assert written("a.yaml")["proxy"]["max_length"] == 2048
+
+
+@pytest.mark.parametrize(
+    ("settings", "subsets"),
+    [
+        ([], ["full", "s2l_robust-0.11", "random-0.11"]),
+        (["selection.selectors=[ifd]", "selection.budgets=[20]"], ["full", "ifd-20"]),
+        (["selection.selectors=[random]"], ["full", "random-0.11"]),
+    ],
+)
+def test_the_file_can_measure_what_subsets_are_worth(init, settings, subsets):
+    """Examples held out now are not trained on later; the target's section only has to be uncommented."""
+    write_jsonl(Path("a.jsonl"), PAIRS)
+    init("a.jsonl", *settings)
+    assert written("a.yaml")["heldout"] == {"share": 0.02}
+    text = Path("a.yaml").read_text()
+    at = text.index("# target:")
+    block = text[at : text.index("# s2l explain", at)].replace("\n# ", "\n").removeprefix("# ")
+    assert load_config(yaml.safe_load(text[:at] + block)).target_subsets() == subsets
+
+
+@pytest.mark.parametrize(
+    ("row", "cure"),
+    [
+        ({"text": "A story."}, """corpus.template.prompt='""' corpus.template.response='{text}'"""),
+        (
+            {"chosen": [ASKED, ANSWER], "rejected": [ASKED, ANSWER]},
+            "To train on the good answers, rename chosen to messages",
+        ),
+        (
+            {"prompt": "p", "chosen": "c", "rejected": "r"},
+            "corpus.template.prompt='{prompt}' corpus.template.response='{chosen}'",
+        ),
+    ],
+)
+def test_what_is_no_corpus_of_answers_is_refused_with_what_helps(init, capsys, row, cure):
+    write_jsonl(Path("a.jsonl"), [row] * 5)
+    assert main(["init", "a.jsonl"]) == 2
+    told = capsys.readouterr().err
+    assert cure in told
+    if "corpus.template.prompt" in cure:
+        init("a.jsonl", *shlex.split(cure))
+        written("a.yaml")
