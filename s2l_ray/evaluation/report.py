@@ -10,6 +10,7 @@ import numpy as np
 
 from s2l_ray.evaluation import statistics, summaries
 from s2l_ray.evaluation.statistics import Estimate
+from s2l_ray.text.order import by_numbers
 
 Figures = dict[str, dict[str, Any]]
 
@@ -50,7 +51,7 @@ def _groups(
     out = []
     for column in columns:
         values = np.array([group.get(column) for group in groups], dtype=object)
-        for name in sorted({str(value) for value in values if value is not None}):
+        for name in sorted({str(value) for value in values if value is not None}, key=by_numbers):
             estimate = figure(values == name)
             small = estimate.num_questions < statistics.SMALL_GROUP
             out.append({"column": column, "name": name, **plain(estimate), "is_small": small})

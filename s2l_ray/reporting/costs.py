@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from s2l_ray.artifacts.index import FULL
-from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.run import Run, load_run
 from s2l_ray.artifacts.selection_work import (
     SelectionWork,
     proxy_scoring,
@@ -16,7 +18,7 @@ from s2l_ray.artifacts.selection_work import (
     work_of,
 )
 from s2l_ray.errors import UserError
-from s2l_ray.reporting.facts_worth import SCORING, TRAINING, Cost, CostPart, Worth
+from s2l_ray.reporting.facts_worth import SCORING, TARGET, TRAINING, Cost, CostPart, Worth
 from s2l_ray.reporting.main_subset import main_subset
 from s2l_ray.reporting.wall_clock import wall_clocks
 from s2l_ray.selection.registry import UnknownSelector, needs_of
@@ -45,10 +47,10 @@ def cost_of(run: Run, worth: Worth | None) -> Cost | None:
     parts = []
     for model in models:
         parts += _parts(model.label, works[model.label])
-        parts.append(CostPart(model.label, "target", model.flops))
+        parts.append(CostPart(model.label, TARGET, model.flops))
     whole = whole_work(run)
     if not models:
-        parts = _parts(_who_selects(run), whole)
+        parts = _parts(main_subset(run) or "selecting", whole)
     full = next((m.flops for m in models if m.selector == FULL), None)
     measured = full is not None
     if full is None:
@@ -90,16 +92,24 @@ def selecting_for(run: Run, label: str, selector: str) -> SelectionWork:
         return whole_work(run)
 
 
+def choosing_by_selector(run: Run, selectors: Iterable[str]) -> dict[str, float]:
+    """FLOPs of selecting with each selector, as if it were the only one; without those whose subsets are missing."""
+    paid = [selector for selector in selectors if not is_free(selector)]
+    labels = _by_selector(run)
+    if not labels.keys() >= set(paid):
+        run = load_run(run.storage)  # including its trials' subsets
+        labels = _by_selector(run)
+    return {selector: selecting_for(run, labels[selector], selector).flops for selector in paid if selector in labels}
+
+
+def _by_selector(run: Run) -> dict[str, str]:
+    """Selector → one of its subsets."""
+    return {str(stage.manifest.extra.get("selector")): label for label, stage in run.subsets.items()}
+
+
 def _parts(label: str, work: SelectionWork) -> list[CostPart]:
     parts = {TRAINING: work.training.flops, SCORING: work.scoring.flops}
     return [CostPart(label, name, flops) for name, flops in parts.items() if flops]
-
-
-def _who_selects(run: Run) -> str:
-    """The selector that the reference model was trained for."""
-    main = main_subset(run)
-    selector = "" if main is None else str(run.subsets[main].manifest.extra["selector"])
-    return selector if selector and not is_free(selector) else "selecting"
 
 
 def _full_at_equal_epochs(run: Run, worth: Worth | None) -> float | None:

@@ -78,6 +78,8 @@ class Worth:
     leaders: list[Leader]
     num_seeds: int
     """Number of seeds; the smallest over the models."""
+    num_more: int = 0
+    """Number of further models, which are not compared here."""
 
 
 @dataclass(frozen=True)
@@ -122,22 +124,25 @@ class Budgets:
     num_sources: int
     """Number of its sources, including those not listed."""
     selection_flops: float
+    """FLOPs of all selections together."""
     rank_correlation: float | None
     """Rank correlation of prediction and target."""
     level: float = 0.95
     """Confidence level of all intervals."""
     sampled: str = "examples"
     """What the intervals cover in addition to seeds: examples or questions."""
+    choosing: dict[str, float] = field(default_factory=dict)
+    """Selector → FLOPs of selecting with it, as if it were the only one; missing if that is unknown."""
 
 
-TRAINING, SCORING = "reference model: training", "reference model: scoring"
+TRAINING, SCORING, TARGET = "reference model: training", "reference model: scoring", "target"
 
 
 @dataclass(frozen=True)
 class CostPart:
     selector: str
     part: str
-    """TRAINING, SCORING or `target`."""
+    """TRAINING, SCORING or TARGET."""
     flops: float
 
 

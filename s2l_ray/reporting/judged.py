@@ -13,6 +13,7 @@ from s2l_ray.config.evaluation import BASE, ConfidenceConfig
 from s2l_ray.evaluation import seeds, statistics
 from s2l_ray.evaluation.metrics import ANSWER_FIGURES, figure_of_answers
 from s2l_ray.evaluation.tasks import MATHS
+from s2l_ray.reporting.costs import choosing_by_selector
 from s2l_ray.reporting.facts_tasks import (
     AnswerShares,
     GroupScore,
@@ -27,6 +28,7 @@ from s2l_ray.reporting.intervals import Estimate
 from s2l_ray.reporting.judged_budgets import budgets_of_answers
 from s2l_ray.reporting.judged_pairs import Side, differences_of, estimate_of
 from s2l_ray.text.display import printable
+from s2l_ray.text.order import by_numbers
 from s2l_ray.workflow.answers import COMPARED, Answers, read_answers, statistic_of
 
 MAX_MODELS, MAX_TASKS = 10, 12
@@ -84,7 +86,9 @@ def budgets_by_answers(run: Run, report: Mapping[str, Any]) -> Budgets | None:
     asked = [one for one in read_answers(swept) if figure is not None and one.task == figure[0]]
     for budgets in budgets_of_answers(swept, _by_model(asked), _side(swept, [])):
         if figure is not None and budgets.metric.key == figure[1]:
-            return replace(budgets, selection_flops=float(report["cost"]["selection"]["flops"]))
+            whole = float(report["cost"]["selection"]["flops"])
+            choosing = choosing_by_selector(swept, {p.selector for p in budgets.points})
+            return replace(budgets, selection_flops=whole, choosing=choosing)
     return None
 
 
@@ -233,13 +237,14 @@ def _groups(every: Iterable[Answers]) -> tuple[list[GroupScore], dict[str, int]]
             by_column.setdefault(group["column"], []).append(group)
         for column, groups in by_column.items():
             kept = sorted(groups, key=lambda group: -group["num_questions"])[:_MAX_GROUPS]
+            kept.sort(key=lambda group: by_numbers(str(group["name"])))
             if len(groups) > len(kept):
                 smaller[f"{one.task} {printable(column)}"] = len(groups) - len(kept)
             found += [
                 GroupScore(
                     one.task, printable(column), printable(str(g["name"])), one.model, g["num_questions"],
                     Estimate(g["value"], g["low"], g["high"]), g["is_small"],
-                ) for g in groups if g in kept
+                ) for g in kept
             ]  # fmt: skip
     return found, smaller
 

@@ -166,6 +166,8 @@ def _key_figures(facts: Facts, draw: Drawing) -> list[tuple[str, str]]:
 
 def _warnings(facts: Facts) -> list[str]:
     warnings = list(facts.warnings)
+    if facts.worth is None and facts.subsets:
+        warnings.append("No target has been evaluated, so nothing says what the subsets are worth; see s2l finetune.")
     if facts.worth is not None and facts.worth.num_seeds == 1:
         warnings.append("One seed: how much results vary between seeds is unknown.")
     if facts.worth is not None and not facts.worth.differences:

@@ -16,6 +16,7 @@ from s2l_ray.artifacts.run import Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.evaluation.metrics import Metric, get_metric, list_metrics
 from s2l_ray.reporting.answers_sweep import is_by_answers, number_of
+from s2l_ray.reporting.costs import choosing_by_selector
 from s2l_ray.reporting.evaluations import HeldOutSet, Key, read_sets
 from s2l_ray.reporting.facts import TunedPoint
 from s2l_ray.reporting.facts_worth import BudgetPoint, Budgets, MetricFacts, SourcePoint
@@ -72,6 +73,7 @@ def budgets_of(run: Run, rows: list[Row], report: dict[str, Any]) -> Budgets | N
     return Budgets(
         metric, float(report["within"]), points, smallest, printable(deciding), sources, num_sources,
         float(report["cost"]["selection"]["flops"]), prediction.get("rank_correlation"),
+        choosing=choosing_by_selector(run, {p.selector for p in points}),
     )  # fmt: skip
 
 

@@ -36,7 +36,8 @@ def gather_worth(run: Run, main: str | None) -> Worth | None:
     Args:
         main: the report's main subset.
     """
-    models = _chosen_models(run, main)
+    every = _chosen_models(run, main)
+    models = every[:MAX_MODELS]
     seeds = {label: _by_seed(run, label) for label in models}
     evaluations = {
         Key(label, seed): evaluation
@@ -50,7 +51,8 @@ def gather_worth(run: Run, main: str | None) -> Worth | None:
     total = run.stage("trajectories").manifest.row_counts["trajectories"]
     facts = [_model(run, label, list(by_seed.values()), total) for label, by_seed in seeds.items()]
     metrics = [metric_facts(m) for m in compared_metrics()]
-    worth = Worth(metrics, [s.name for s in sets], facts, [], [], [], min(len(s) for s in seeds.values()))
+    num_seeds, num_more = min(len(s) for s in seeds.values()), len(every) - len(models)
+    worth = Worth(metrics, [s.name for s in sets], facts, [], [], [], num_seeds, num_more)
     keys = {label: [Key(label, seed) for seed in by_seed] for label, by_seed in seeds.items()}
     baselines = {label: _baselines(run, label, list(keys)) for label in keys}
     for made in sets:
@@ -64,13 +66,22 @@ def metric_facts(metric: Metric) -> MetricFacts:
 
 
 def _chosen_models(run: Run, main: str | None) -> list[str]:
-    """The full data, the main subset and those of its budget first, then the others by size."""
+    """The full data, the main subset and those of its budget first, then the others by size; at every size, selectors
+    are in the same order."""
     labels = [name for name, stage in run.targets.items() if run.heldout_evaluation(stage) is not None]
     budget = None if main is None else run.subsets[main].manifest.extra.get("budget")
     same = [n for n in labels if n in run.subsets and run.subsets[n].manifest.extra.get("budget") == budget]
     first = [n for n in [FULL, *([main] if main else []), *same] if n in labels]
-    others = sorted((n for n in labels if n not in first), key=lambda n: (_size(run, n), labels.index(n)))
-    return list(dict.fromkeys(first + others))[:MAX_MODELS]
+    selectors = list(dict.fromkeys(_selector(run, n) for n in [*first, *labels]))
+    others = sorted(
+        (n for n in labels if n not in first),
+        key=lambda n: (_size(run, n), selectors.index(_selector(run, n)), labels.index(n)),
+    )
+    return list(dict.fromkeys(first + others))
+
+
+def _selector(run: Run, label: str) -> str:
+    return str(run.subsets[label].manifest.extra["selector"]) if label in run.subsets else label.partition("-")[0]
 
 
 def _size(run: Run, label: str) -> int:
@@ -87,7 +98,7 @@ def _model(run: Run, label: str, stages: list[Stage], total: int) -> ModelFacts:
     manifests = [stage.manifest for stage in stages]
     count = manifests[0].row_counts["examples"]
     summary = manifests[0].extra["summary"]
-    selector = run.subsets[label].manifest.extra["selector"] if label in run.subsets else label.partition("-")[0]
+    selector = _selector(run, label)
     return ModelFacts(
         label, selector, count, count / max(1, total), len(stages), summary["steps"],
         summary["tally"]["tokens"], float(np.mean([m.extra["summary"]["flops"] for m in manifests])),

@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from s2l_ray.reporting.facts_worth import SCORING, TRAINING, Cost, WallClock
+from s2l_ray.reporting.facts_worth import SCORING, TARGET, TRAINING, Cost, WallClock
 from s2l_ray.reporting.look import (
     INK,
     LOOKS,
@@ -27,8 +27,9 @@ from s2l_ray.text.formats import format_duration
 def cost_bars(cost: Cost, names: dict[str, str]) -> Any:
     """FLOPs of selecting and of one target, stacked, one bar per model."""
     parts = [(p.selector, p.part, p.flops) for p in cost.parts]
-    colours = {TRAINING: STEPS[4], SCORING: STEPS[2], "target": MUTED}
-    title = "FLOPs, selecting and one target (lower is better)"
+    colours = {TRAINING: STEPS[4], SCORING: STEPS[2], TARGET: MUTED}
+    what = "selecting and one target" if any(part == TARGET for _, part, _ in parts) else "selecting"
+    title = f"FLOPs, {what} (lower is better)"
     return _stacked(parts, colours, names, title, compact, " FLOPs")
 
 

@@ -151,7 +151,8 @@ def cost(budgets: Budgets, size: tuple[int, int] = (WIDTH, 190)) -> Any:
     factor = 100 if metric.is_share else 1
     rows: Rows = []
     for p in (p for p in points_of(budgets, budgets.deciding) if p.phase == "target" or _only_predicted(budgets)):
-        flops = p.flops + (0.0 if is_free(p.selector) else budgets.selection_flops)
+        choosing = budgets.choosing.get(p.selector, budgets.selection_flops)
+        flops = p.flops + (0.0 if is_free(p.selector) else choosing)
         low, high = (p.estimate.value if b is None else b for b in (p.estimate.low, p.estimate.high))
         look = look_of(p.selector, {q.selector for q in budgets.points})
         who = f"{selector_name(p.selector)} {percent(p.share)}"

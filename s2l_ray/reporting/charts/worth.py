@@ -21,11 +21,14 @@ from s2l_ray.reporting.look import (
 )
 from s2l_ray.reporting.numbers import figure, metric_title, signed
 
-_ROW, _NAMES = 24, 118
-"""Height of a line of dots, and width of the names to its left (pixels)."""
-_PANEL = 338 - _NAMES
-_DIGIT, _GAP = 7, 8
-"""Width of a character of a tick's label, and the space between two labels (pixels)."""
+_ROW, _WHOLE = 24, 338
+"""Height of a line of dots, and width of the names and dots together (pixels)."""
+_NAMES, _MOST_NAMES = 118, 190
+"""Width of the names to the left of the dots (pixels): at least, and at most."""
+_LETTER, _DIGIT, _GAP = 6.8, 7, 8
+"""Width of a character of a name and of a tick's label, and the space between two labels (pixels)."""
+_TAIL = 7
+"""Characters at the end of a name that is too long that remain: ` 12.5 %`, which tells subsets of a selector apart."""
 
 
 def _scaled(estimate: Estimate, metric: MetricFacts) -> dict[str, Any]:
@@ -43,13 +46,16 @@ def _between(estimate: Estimate, metric: MetricFacts) -> str:
 def dots(rows: Rows, headings: Rows, title: str, zero: bool = False) -> Any:
     """Dots with intervals. Rows have at (line from above), name, value, low, high, colour, shape, text, tip."""
     lines = max(r["at"] for r in rows) + 1
+    room = min(_MOST_NAMES, max(_NAMES, 12 + _LETTER * max(len(r["name"]) for r in rows)))
+    rows = [r | {"name": shortened(r["name"], int((_MOST_NAMES - 12) / _LETTER))} for r in rows]
+    panel = round(_WHOLE - room)
     y = alt.Y("at:Q", scale=alt.Scale(domain=[lines - 0.4, -0.6], nice=False), axis=None)
     ends = [r[k] for r in rows for k in ("low", "high")] + ([0.0] if zero else [])
     domain = padded(ends, 0.08, 1.0 if zero else 0.42)  # space for the words to the right
     x = alt.X(
         "value:Q",
         scale=alt.Scale(domain=domain, nice=False, zero=False),
-        axis=alt.Axis(title=title, titleAnchor="end", values=_ticks(min(ends), max(ends), domain)),
+        axis=alt.Axis(title=title, titleAnchor="end", values=_ticks(min(ends), max(ends), domain, panel)),
     )
     colour = alt.Color("colour:N", scale=None)
     base = alt.Chart(data(rows)).encode(y=y)
@@ -59,26 +65,30 @@ def dots(rows: Rows, headings: Rows, title: str, zero: bool = False) -> Any:
             x=x, color=colour, shape=alt.Shape("shape:N", scale=None),
         description=alt.Description("tip:N")
         ),
-        (base.mark_text(align="right").encode(x=alt.value(_PANEL), text=alt.Text("text:N"), color=colour) if zero
+        (base.mark_text(align="right").encode(x=alt.value(panel), text=alt.Text("text:N"), color=colour) if zero
          else base.mark_text(align="left", dx=8).encode(x=alt.X("high:Q"), text=alt.Text("text:N"), color=colour)),
-        base.mark_text(align="right", dx=-8, limit=_NAMES - 10).encode(x=alt.value(0), 
-            text=alt.Text("name:N"), color=colour),
+        base.mark_text(align="right", dx=-8).encode(x=alt.value(0), text=alt.Text("name:N"), color=colour),
         alt.Chart(data(headings)).mark_text(align="left", color=INK).encode(
-            y=y, x=alt.value(-_NAMES + 6), text=alt.Text("text:N")
+            y=y, x=alt.value(panel - _WHOLE + 6), text=alt.Text("text:N")
         ),
     ]  # fmt: skip
     if zero:
         layers.insert(0, alt.Chart(data([{"x": 0}])).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x=alt.X("x:Q")))
-    return dressed(alt.layer(*layers), _PANEL, _ROW * lines, 20)
+    return dressed(alt.layer(*layers), panel, _ROW * lines, 20)
 
 
-def _ticks(low: float, high: float, domain: Sequence[float]) -> list[float]:
+def shortened(name: str, most: int) -> str:
+    """A name of at most `most` characters, without a part of its middle if it is longer."""
+    return name if len(name) <= most else f"{name[: most - _TAIL - 1].rstrip()}…{name[-_TAIL:]}"
+
+
+def _ticks(low: float, high: float, domain: Sequence[float], panel: int) -> list[float]:
     """Round tick values in the range of the data, far enough apart for their labels; the space for words to its right
     gets no ticks, which could exceed 100 %."""
     steps = (m * 10.0**e for e in range(-12, 16) for m in (1, 2, 5))
     span = (high - low) or domain[1] - domain[0]
     candidates = ((step, _multiples(step, low, high, domain)) for step in steps if span / step <= 4)
-    pixels = _PANEL / (domain[1] - domain[0])
+    pixels = panel / (domain[1] - domain[0])
     return next(ticks for step, ticks in candidates if label_width(ticks, step) + _GAP <= step * pixels)
 
 

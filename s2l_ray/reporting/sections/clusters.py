@@ -36,9 +36,10 @@ def clusters_section(facts: Facts, draw: Drawing) -> Section | None:
     ]  # fmt: skip
     if clusters.subset is not None and clusters.quota is not None:
         whole = sum(c.taken == c.size for c in cards)
+        are = "is" if whole == 1 else "are"
         caption = (
             f"{draw.name(clusters.subset)} takes at most {clusters.quota:,} examples from a cluster (dashed line); "
-            f"{whole} of {len(cards)} clusters are smaller and taken whole."
+            f"{whole} of {len(cards)} clusters {are} smaller and taken whole."
         )
         svg = draw.svg(charts.taken(clusters), "Examples taken by cluster size")
         figures.append(Figure("How the budget is spread", [svg], caption, _cluster_table(clusters)))

@@ -19,8 +19,8 @@ def subsets_section(facts: Facts, draw: Drawing) -> Section | None:
     columns = [(m, s) for m in worth.metrics for s in worth.sets] if worth else []
     models = {m.label: m for m in worth.models} if worth else {}
     overlap = _overlaps(facts)
-    headings = ["subset", "examples", "share", *(f"{m.label}, {s}" for m, s in columns), "target’s tokens",
-                "target’s FLOPs"]  # fmt: skip
+    headings = ["subset", "examples", "share", *(f"{m.label}, {s}" for m, s in columns)]
+    headings += ["target’s tokens", "target’s FLOPs"] if models else []
     headings += [f"in common with {draw.name(facts.main or '')}"] if overlap else []
     sizes = {label: (m.num_examples, m.share) for label, m in models.items()}
     sizes |= {s.label: (s.num_examples, s.share) for s in facts.subsets}
@@ -29,7 +29,7 @@ def subsets_section(facts: Facts, draw: Drawing) -> Section | None:
     for i, (label, (count, share)) in enumerate(sizes.items()):
         cells = [_score(worth, metric, held_out, label) for metric, held_out in columns]
         strong |= {(i, 3 + j) for j, (m, s) in enumerate(columns) if (m.key, s, label) in leaders}
-        cost = ["", ""]
+        cost = ["", ""] if models else []
         if label in models:
             cost = [format_count(models[label].tokens), compact(models[label].flops)]
         common = [overlap.get(label, "")] if overlap else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from s2l_ray.artifacts.index import FULL
 from s2l_ray.reporting.charts import cost as charts
 from s2l_ray.reporting.facts import Facts
-from s2l_ray.reporting.facts_worth import Cost
+from s2l_ray.reporting.facts_worth import TARGET, Cost
 from s2l_ray.reporting.look import LOOKS, MUTED, STEPS, VARIABLES
 from s2l_ray.reporting.numbers import compact, percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
@@ -19,7 +19,10 @@ def cost_section(facts: Facts, draw: Drawing) -> Section | None:
         return None
     selecting = cost.selection_flops
     legend = [("■", VARIABLES[STEPS[4]][0], "training the reference model"),
-              ("■", VARIABLES[STEPS[2]][0], "scoring with it"), ("■", VARIABLES[MUTED][0], "one target")]  # fmt: skip
+              ("■", VARIABLES[STEPS[2]][0], "scoring with it")]  # fmt: skip
+    has_targets = any(p.part == TARGET for p in cost.parts)
+    legend += [("■", VARIABLES[MUTED][0], "one target")] if has_targets else []
+    title, who = ("Selecting and one target", "trained on") if has_targets else ("Selecting", "subset")
     rows = [[draw.name(p.selector), p.part, compact(p.flops)] for p in cost.parts]
     said = f"Selecting took {compact(selecting)} FLOPs, once"
     said += ", with the target on everything that scores." if cost.by_target else "."
@@ -28,8 +31,8 @@ def cost_section(facts: Facts, draw: Drawing) -> Section | None:
     if facts.worth and any(m.selector == FULL for m in facts.worth.models) and cost.full_flops:
         share = percent(cost.selection_share or 0)
         said += f" One target on the full data takes {compact(cost.full_flops)}: selection costs {share} of it."
-    figures = [Figure("Selecting and one target", [draw.svg(charts.cost_bars(cost, draw.names), "FLOPs by part")], said,
-                      Table(["trained on", "part", "FLOPs"], rows, 2), legend)]  # fmt: skip
+    figures = [Figure(title, [draw.svg(charts.cost_bars(cost, draw.names), "FLOPs by part")], said,
+                      Table([who, "part", "FLOPs"], rows, 2), legend)]  # fmt: skip
     figures += _wall_clock_figure(cost, draw)
     figures += _break_even_figure(facts, draw)
     if cost.reference and cost.proxy_parameters:
@@ -43,7 +46,7 @@ def cost_section(facts: Facts, draw: Drawing) -> Section | None:
             )
         )  # fmt: skip
     how = (
-        "Costs are in floating-point operations, which do not depend on the machine's other load. Tokenising and "
+        "Costs are in floating-point operations, which do not depend on the machine’s other load. Tokenising and "
         "clustering are negligible; measured times are under “Repeat it”."
     )
     return Section("cost", "What does it cost, and when does it pay?", how, figures)

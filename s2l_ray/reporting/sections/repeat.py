@@ -23,5 +23,5 @@ def repeat_section(facts: Facts, draw: Drawing) -> Section | None:
         "command": repeat.command, "changed": repeat.changed, "stages": Table(headings, stages, 4),
         "versions": versions, "files": repeat.files, "uri": facts.uri,
     }  # fmt: skip
-    how = "Times include the machine's other load; finished stages are never repeated."
+    how = "Times include the machine’s other load; finished stages are never repeated."
     return Section("repeat", "Repeat it", how, [], "repeat", content)

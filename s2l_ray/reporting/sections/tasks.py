@@ -26,6 +26,8 @@ from s2l_ray.text.display import capitalised
 
 _MAX_LINES = 26
 """Maximum number of lines in a picture; further lines go into another one next to it."""
+_MAX_VALUE = 28
+"""Maximum length of a group's name above its lines (characters)."""
 _MEAN = "Mean over tasks"
 
 
@@ -214,7 +216,7 @@ def _group_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
             mine = [g for g in of if g.value == value]
             lines = [_line(judged, g.model, g.estimate, metric, value, g.num_questions) for g in mine]
             few = ", few" if mine[0].is_small else ""
-            blocks.append((f"{value[:28]} ({mine[0].num_questions:,}{few})", lines))
+            blocks.append((f"{_shortened(value)} ({mine[0].num_questions:,}{few})", lines))
         title = f"{titles[task]} by {column}"
         svgs = [draw.svg(charts.figures(judged, metric, part), title) for part in _pictures(blocks)]
         smaller = judged.smaller_groups.get(f"{task} {column}", 0)
@@ -223,6 +225,10 @@ def _group_figures(judged: Judged, draw: Drawing) -> Iterator[Figure]:
         caption += "Intervals of groups of fewer than 20 questions say almost nothing." if any(
             g.is_small for g in of) else ""  # fmt: skip
         yield Figure(title, svgs, caption.strip(), groups_table(of, judged))
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= _MAX_VALUE else f"{value[: _MAX_VALUE - 1].rstrip()}…"
 
 
 def _share_figures(judged: Judged) -> Iterator[Figure]:

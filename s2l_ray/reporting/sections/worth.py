@@ -33,7 +33,7 @@ def worth_section(facts: Facts, draw: Drawing) -> Section | None:
         Figure(
             "Held-out results of every model",
             [draw.svg(charts.scores(worth, m, draw.names), f"{m.label} by set and model") for m in worth.metrics],
-            _best_lines(worth, draw), _scores_table(worth, draw),
+            _best_lines(worth, draw) + _more_line(worth), _scores_table(worth, draw),
         )
     ]  # fmt: skip
     for title, baselines in _baselines(worth, draw):
@@ -45,6 +45,13 @@ def worth_section(facts: Facts, draw: Drawing) -> Section | None:
         figures.append(Figure(title, svgs, caption, _differences_table(found, worth, draw)))
     figures += _source_figures(worth, draw)
     return Section("worth", "What is it worth?", how, figures)
+
+
+def _more_line(worth: Worth) -> str:
+    if not worth.num_more:
+        return ""
+    targets = f"{worth.num_more} more targets are" if worth.num_more > 1 else "One more target is"
+    return f" {targets} not shown: the full data, the main subset and its size come first, then the smallest subsets."
 
 
 def _baselines(worth: Worth, draw: Drawing) -> list[tuple[str, list[str]]]:

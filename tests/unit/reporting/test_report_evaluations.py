@@ -16,7 +16,7 @@ from s2l_ray.config.custom_task import CustomTaskConfig
 from s2l_ray.config.evaluation import ConfidenceConfig, EvaluationConfig
 from s2l_ray.config.load import to_yaml
 from s2l_ray.evaluation import statistics
-from s2l_ray.reporting.charts.worth import _PANEL, _ticks, label_width
+from s2l_ray.reporting.charts.worth import _MOST_NAMES, _NAMES, _WHOLE, _ticks, label_width
 from s2l_ray.reporting.sweep_results import present_sweep
 from s2l_ray.reporting.write import facts_of
 from tests.support.judged_runs import LABELS, JudgedModels, found, judged_run, tasks_page
@@ -265,15 +265,16 @@ def test_a_run_that_asked_nothing_says_how_to_ask(tmp_path):
     assert "s2l evaluate RUN" in "".join(Page(text).texts)
 
 
+@pytest.mark.parametrize("panel", [_WHOLE - _NAMES, _WHOLE - _MOST_NAMES])
 @pytest.mark.parametrize(
     ("low", "high", "room"),
     [(0, 100, 142), (55, 98, 116), (0.80, 0.84, 0.86), (-30, 8, 46), (-0.39, 0, 0.39), (-12_000, 3, 12_000)],
 )
-def test_an_axis_names_no_value_far_beyond_the_figures_and_no_two_in_one_place(low, high, room):
+def test_an_axis_names_no_value_far_beyond_the_figures_and_no_two_in_one_place(low, high, room, panel):
     domain = [low - 0.1 * (high - low), room]
-    ticks = _ticks(low, high, domain)
+    ticks = _ticks(low, high, domain, panel)
     step = ticks[1] - ticks[0]
     assert 2 <= len(ticks) <= 6
     assert max(ticks) <= high + step / 2
     assert not [t for t in ticks if t > 100]
-    assert label_width(ticks, step) < step / (domain[1] - domain[0]) * _PANEL
+    assert label_width(ticks, step) < step / (domain[1] - domain[0]) * panel
