@@ -224,7 +224,7 @@ def test_trls_prompt_and_completion_of_turns_are_one_chat_of_which_the_completio
 def test_preference_data_are_named():
     with pytest.raises(UnknownFormat, match=r"preference data .*\{prompt\}.*\{chosen\}.*rename chosen to messages"):
         detect_format(["prompt", "chosen", "rejected"])
-    with pytest.raises(UnknownFormat, match="preference data .*good answers, rename chosen to messages"):
+    with pytest.raises(UnknownFormat, match=r"preference data .*good answers, rename chosen to messages"):
         detect_format(["chosen", "rejected", "score"])  # no column is the prompt
 
 
