@@ -20,13 +20,17 @@ from s2l_ray.lm.flops import ModelShape
 from s2l_ray.observability.progress import format_count, format_duration
 from s2l_ray.stages.reference import passes_of
 from s2l_ray.text.redact import strip_credentials
-from s2l_ray.workflow.target_estimate import CorpusSize, training_overhead_s
+from s2l_ray.workflow.speed import Speed, speed_of
+from s2l_ray.workflow.target_estimate import CorpusSize
 
 _SAMPLE_ROWS = 400
+_WORDS = ("notes", "rendered_format", "speed_words")
+"""Fields of an estimate that are not figures."""
 _COUNTED_BYTES = 2 * 2**30
 """Rows in line-based files are counted up to this total size; beyond it, they are extrapolated."""
-_RUN_OVERHEAD_S = 30.0
-"""Time to start Ray, and for stages that read, tokenise and cluster even the smallest corpus; measured on two cores."""
+_RUN_OVERHEAD_S = 50.0
+"""Time to start Ray, for stages that read, tokenise and cluster even the smallest corpus, and for the report; measured
+on the quickstart, on two cores of an EPYC of 2017: 24 s before, between and after the stages, and 27 s in them."""
 
 
 @dataclass
@@ -44,6 +48,8 @@ class Estimate:
     scoring_flops: float | None = None
     seconds: float | None = None
     """Time until the subsets are ready (seconds)."""
+    speed_words: str = ""
+    """The speed assumed, and where it is from; empty: the time is unknown."""
     disk_bytes: float | None = None
     rendered_format: str | None = None
     """Format of the corpus's first rows; None if they were not read."""
@@ -51,7 +57,7 @@ class Estimate:
 
     def plain(self) -> dict[str, Any]:
         """The figures as JSON data."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("notes", "rendered_format")}
+        return {name: value for name, value in self.__dict__.items() if name not in _WORDS}
 
     def lines(self, config: S2LConfig) -> list[str]:
         """The estimate as lines of text."""
@@ -70,8 +76,7 @@ class Estimate:
             f"FLOPs         {_flops(self.training_flops)} training + {_flops(self.scoring_flops)} scoring "
             f"= {_flops(_add(self.training_flops, self.scoring_flops))}",
             f"time          {'unknown' if self.seconds is None else 'about ' + format_duration(self.seconds)} until "
-            f"the subsets are ready, at {config.estimates.device_tflops:g} TFLOP/s per worker "
-            "(estimates.device_tflops)",
+            f"the subsets are ready, at {self.speed_words or Speed(config.estimates.device_tflops * 1e12).words(0)}",
             f"disk          {'unknown' if self.disk_bytes is None else _bytes(self.disk_bytes)} in "
             f"{strip_credentials(config.run_uri)}",
             f"workers       {_workers(workers, config.resources.device)} for the proxy, one process for k-means, CPU "
@@ -110,9 +115,10 @@ def estimate(config: S2LConfig) -> Estimate:
     result.scoring_flops = float(one_pass) * (scored + len(passes))
     if passes:
         result.notes.append(f"the selectors need {', '.join(passes)}: one pass over the corpus each")
-    speed = config.estimates.device_tflops * 1e12 * (config.resources.proxy.workers or 1)
-    result.seconds = (result.training_flops + result.scoring_flops) / speed
-    result.seconds += _RUN_OVERHEAD_S + training_overhead_s(result.steps)
+    speed, width = speed_of(config), shape.attention_width
+    flops, workers = result.training_flops + result.scoring_flops, config.resources.proxy.workers or 1
+    result.seconds = _RUN_OVERHEAD_S + speed.training_s(flops, result.steps, width, workers)
+    result.speed_words = speed.words(width)
     # Compressed rows and tokens; 44 bytes per score, and 20 in the trajectories; two checkpoints with weights and both
     # moments; the model.
     points = scored + (0 if config.trajectories.source == "snapshots" else result.steps // per_epoch)

@@ -12,6 +12,7 @@ from s2l_ray.lm.sharding import WorkerMemory, choose_sharding
 from s2l_ray.lm.zero_config import Precision
 from s2l_ray.observability.progress import format_count, format_duration
 from s2l_ray.selection.quotas import resolve_budget
+from s2l_ray.workflow.speed import speed_of
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,6 @@ class TargetCost:
             f"  {self.name:<12}  {self.num_examples:,} examples, {self.steps:,} steps, {format_count(self.tokens)} "
             f"tokens, {self.flops:.2e} FLOPs, about {format_duration(self.seconds)}{money}"
         )
-
-
-def training_overhead_s(steps: int) -> float:
-    """Time that a training takes in addition to its arithmetic (seconds); for small models, this is most of it.
-
-    Measured on the quickstart with one core per training: 20 s for workers and evaluations, and 30 to 120 ms per step
-    on processors of different ages.
-    """
-    return 20.0 + 0.06 * steps
 
 
 def target_lines(config: S2LConfig, costs: list[TargetCost]) -> list[str]:
@@ -110,7 +102,7 @@ def reference_cost(config: S2LConfig, corpus: CorpusSize, num_passes: int) -> Ta
         int(tokens), int(tokens * corpus.response_share), int(tokens * corpus.tokens_per_example)
     )
     flops, workers = float(one_pass) * num_passes, config.resources.target.workers or 1
-    seconds = training.seconds + flops / (config.estimates.device_tflops * 1e12 * workers)
+    seconds = training.seconds + flops / (speed_of(config).of(shape.attention_width) * workers)
     price = config.estimates.price_per_worker_hour
     money = None if price is None else seconds / 3600 * workers * price
     return replace(training, name="reference", flops=training.flops + flops, seconds=seconds, money=money)
@@ -158,7 +150,7 @@ def _cost(config: S2LConfig, corpus: CorpusSize, name: str, shape: ModelShape) -
     tokens = examples * length
     flops = shape.training_flops(int(tokens), int(tokens * corpus.response_share), int(examples * length**2))
     flops_done = flops * (2 / 3 if config.target.lora else 1)
-    seconds = flops_done / (config.estimates.device_tflops * 1e12 * workers) + training_overhead_s(steps)
+    seconds = speed_of(config).training_s(flops_done, steps, shape.attention_width, workers)
     price = config.estimates.price_per_worker_hour
     money = None if price is None else seconds / 3600 * workers * price
     return TargetCost(
