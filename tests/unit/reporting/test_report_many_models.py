@@ -48,6 +48,7 @@ def worth_only(facts: Any) -> str:
 def test_subsets_of_one_selector_can_be_told_apart_and_keep_their_order(swept):
     """Long names were cut before their size: three lines read `random per sourc…`."""
     facts = facts_of(load_run(str(swept.folder)))
+    assert facts.worth is not None
     names = [
         "full data",
         *(f"{who} {size} %" for size in (5, 10, 20) for who in ("S2L", "random", "random per source")),
@@ -113,6 +114,7 @@ def test_the_main_subset_is_one_that_was_trained_on(tmp_path, selectors, targets
 def test_each_selector_of_a_sweep_costs_what_it_reads(swept):
     """One cost was drawn for all selectors: that of the run's dearest."""
     budgets = facts_of(load_run(str(swept.folder))).budgets
+    assert budgets is not None
     assert budgets.choosing == {"s2l": 4e9}
     dearer = dataclasses.replace(budgets, choosing={"s2l": 1e9}, deciding="split")
     points = [p for p in dearer.points if p.heldout_set == "split"]
