@@ -18,7 +18,8 @@ from s2l_ray.config.parse_yaml import MAX_BYTES, MAX_DEPTH, NotYaml, PlainCopy, 
 from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.stored import state_of
 from s2l_ray.config.targets import follow_selection, subset_names
-from s2l_ray.errors import UserError, listed, shown
+from s2l_ray.errors import UserError, first_line, listed, shown
+from s2l_ray.storage.filesystems import absolute, is_uri, open_filesystem
 from s2l_ray.text.nearest import nearest
 from s2l_ray.text.redact import redact_text
 
@@ -121,13 +122,17 @@ def _text_of(source: str) -> bytes:
     if source in list_recipes():
         return (resources.files("s2l_ray.config") / "recipes" / f"{source}.yaml").read_bytes()
     try:
+        if is_uri(source):
+            filesystem, path, _ = open_filesystem(absolute(source))
+            with filesystem.open_input_stream(path, compression=None) as stream:
+                return bytes(stream.read(MAX_BYTES + 1))
         if os.path.isdir(source):
             raise ConfigError(f"{shown(source)} is a folder; give the YAML file in it, or a recipe: {_recipes()}")
         if os.path.isfile(source):
             with open(source, "rb") as file:
                 return file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{shown(source)} cannot be read: {error.strerror or error}") from None
+        raise ConfigError(f"{shown(source)} cannot be read: {error.strerror or first_line(error)}") from None
     near = nearest(source, list_recipes())
     hint = f" Did you mean {near!r}?" if near else ""
     raise ConfigError(

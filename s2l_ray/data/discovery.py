@@ -88,7 +88,7 @@ def find_files(
             f"{setting}: {shown} contains files that are not read: {unread}; convert those that are data, or name "
             "them in full"
         )
-    return [(_uri_like(pattern, path, name), found.files[name]) for name in sorted(found.files)]
+    return [(_uri_like(pattern, path, name, filesystem), found.files[name]) for name in sorted(found.files)]
 
 
 def _like_on_hub(pattern: str) -> bool:
@@ -113,7 +113,7 @@ def _find_remote(filesystem: pafs.FileSystem, path: str, pattern: str, run_uri: 
     if info.type == pafs.FileType.File:
         own = _path_in_run_of(filesystem, run_uri)
         if own is not None and is_below(path, own):
-            found.run_folders.add(_uri_like(pattern, path, own))
+            found.run_folders.add(_uri_like(pattern, path, own, filesystem))
         else:
             found.files[path] = _file(info)
         return found
@@ -138,7 +138,7 @@ def _find_remote(filesystem: pafs.FileSystem, path: str, pattern: str, run_uri: 
         if run is None:
             found.files[info.path] = _file(info)
         else:
-            found.run_folders.add(_uri_like(pattern, path, run))
+            found.run_folders.add(_uri_like(pattern, path, run, filesystem))
     return found
 
 
@@ -195,7 +195,7 @@ def _run_folder_around(uri: str, from_above: bool) -> str | None:
     if isinstance(filesystem, pafs.LocalFileSystem):
         return run_folder_around(begin)
     around = _remote_run_around(filesystem, begin)
-    return None if around is None else strip_credentials(_uri_like(uri, path, around))
+    return None if around is None else strip_credentials(_uri_like(uri, path, around, filesystem))
 
 
 def _file(info: pafs.FileInfo) -> FoundFile:
@@ -213,7 +213,7 @@ def _run_folders_among(infos: list[pafs.FileInfo]) -> set[str]:
 
 def _remote_run_around(filesystem: pafs.FileSystem, folder: str) -> str | None:
     path = folder.rstrip("/")
-    while path:
+    while path.strip("/"):  # some file systems' paths begin with one, and the folder above / is /
         asked = filesystem.get_file_info([f"{path}/{name}" for name in ("config.yaml", *RUN_MARKS)])
         present = [i.type != pafs.FileType.NotFound for i in asked]
         if present[0] and any(present[1:]):
@@ -230,12 +230,14 @@ def _path_in_run_of(filesystem: pafs.FileSystem, run_uri: str | None) -> str | N
     return path if other.type_name == filesystem.type_name else None
 
 
-def _uri_like(pattern: str, base: str, path: str) -> str:
+def _uri_like(pattern: str, base: str, path: str, filesystem: pafs.FileSystem) -> str:
     """Return a URI for `path` on the file system where `pattern` is `base`, with its credentials, endpoint, region."""
     if not is_uri(pattern) or pattern.startswith("file://"):
         return path
     parts = urlsplit(pattern)
-    own = unquote(parts.path).strip("/")
+    as_it_is = isinstance(filesystem, pafs.PyFileSystem)  # of fsspec; pyarrow parses paths as URIs
+    own = (parts.path if as_it_is else unquote(parts.path)).strip("/")
     host = base.strip("/")[: len(base.strip("/")) - len(own)].strip("/")  # the bucket, which is not in the URI's path
     rest = path.strip("/").removeprefix(host).lstrip("/")
-    return urlunsplit((parts.scheme, parts.netloc, "/" + quote(rest, safe="/=+,@~"), parts.query, parts.fragment))
+    rest = rest if as_it_is else quote(rest, safe="/=+,@~")
+    return urlunsplit((parts.scheme, parts.netloc, f"/{rest}", parts.query, parts.fragment))

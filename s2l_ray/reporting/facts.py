@@ -125,6 +125,8 @@ class Repeat:
     versions: dict[str, str]
     files: list[str]
     """The subsets' files."""
+    first_file: str | None = None
+    """URI of the first of them."""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from s2l_ray.artifacts.run import Run
+from s2l_ray.artifacts.run import CONFIG, Run
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.errors import MAX_MESSAGE
 from s2l_ray.reporting import contents
@@ -192,7 +193,9 @@ def _repeat(run: Run) -> Repeat:
     changed = [(path, one_line(str(value), 300)) for path, value in _flat(run.config.stored(exclude_defaults=True))]
     files = [f"{s.folder}/{name}" for s in run.subsets.values() for name in s.manifest.extra.get("files", [])[:2]]
     versions = next((s.manifest.versions for s in reversed(run.stages.values())), {})
-    return Repeat(f"s2l run {printable(run.uri)}/config.yaml", changed, stages, versions, [printable(f) for f in files])
+    command = f"s2l run {printable(shlex.quote(run.storage.uri_of(CONFIG)))}"
+    first = printable(run.storage.uri_of(files[0])) if files else None
+    return Repeat(command, changed, stages, versions, [printable(f) for f in files], first)
 
 
 def _flat(tree: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:

@@ -50,7 +50,7 @@ def summary_lines(run: Run) -> list[str]:
         sizes = ", ".join(f"{s.manifest.row_counts['examples']:,}" for s in stages)
         file = SubsetArtifact.of(stages[0]).files[0]
         if len(stages) > 1:
-            where = run.storage.uri_of(f"subset/{selector}-ANY/{file}").replace("-ANY/", "-*/")
+            where = run.storage.pattern_of(f"subset/{selector}-*/{file}")
         else:
             where = stages[0].storage.uri_of(file)
         lines.append(f"    {selector:<18} {sizes} examples: {where}")
@@ -120,7 +120,7 @@ def target_lines(run: Run) -> list[str]:
             lines.append("  One seed: how much this varies between seeds is unknown.")
         for line in verdict_lines(worth, main_subset(run), names):
             lines += textwrap.wrap(printable(line), _WIDTH, initial_indent="  ", subsequent_indent="    ")
-    return [*lines, *_selection_lines(run), f"  The models:    {printable(run.uri)}/target/*/model"]
+    return [*lines, *_selection_lines(run), f"  The models:    {printable(run.storage.pattern_of('target/*/model'))}"]
 
 
 def _indented(rows: list[list[str]]) -> list[str]:

@@ -49,6 +49,10 @@ class Location:
         `{uri}/{rel}` would be wrong."""
         return self._display(self._within(rel))
 
+    def pattern_of(self, rel: str) -> str:
+        """Return the URI of the files that a path with wildcards matches; in `uri_of`, a `*` is part of a name."""
+        return self._display(self._within(rel), wild="*")
+
     @property
     def is_local(self) -> bool:
         """Whether the folder is on this machine's file system (network mounts included)."""
@@ -75,12 +79,12 @@ class Location:
     def _relative(self, path: str) -> str:
         return path.strip("/")[len(self.path.strip("/")) :].lstrip("/")
 
-    def _display(self, within: str) -> str:
+    def _display(self, within: str, wild: str = "") -> str:
         if self.is_local:
             return _join(self._base, within)
         parts = urlsplit(strip_credentials(self._base))
         # fsspec takes paths as they are; pyarrow parses them as URIs.
-        quoted = within if isinstance(self.filesystem, fs.PyFileSystem) else quote(within, safe="/=+,@~")
+        quoted = within if isinstance(self.filesystem, fs.PyFileSystem) else quote(within, safe=f"/=+,@~{wild}")
         path = f"{parts.path.rstrip('/')}/{quoted}" if within else parts.path
         return urlunsplit((parts.scheme, parts.netloc, path, parts.query, parts.fragment))
 

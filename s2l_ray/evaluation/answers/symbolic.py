@@ -159,11 +159,13 @@ class ProcessComparer:
         try:
             process.stdin.write(json.dumps([gold, answer]) + "\n")
             process.stdin.flush()
+            line = self._line(process, self.seconds)
         except OSError:  # it died since the last answer
+            line = ""
+        except BaseException:  # interrupted: its answer would be taken for that to the next question
             self.close()
-            return "unreadable"
-        line = self._line(process, self.seconds)
-        if line is None or not line:
+            raise
+        if not line:
             self.close()
             return "timeout" if line is None else "unreadable"
         return _outcome(line)
@@ -172,8 +174,7 @@ class ProcessComparer:
         """End the process."""
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            process.communicate()
+            _end(process)
 
     def start(self) -> None:
         """Start the process now, so that a missing package is noticed before the answers cost anything.
@@ -187,7 +188,7 @@ class ProcessComparer:
         # this process imports (PYTHONPATH, a `pip install --target`) come after the interpreter's own.
         folders = [folder for folder in sys.path if os.path.isabs(folder)]
         with tempfile.TemporaryFile("w+") as errors:  # a pipe could fill up
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _SERVE, json.dumps(folders)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -195,10 +196,14 @@ class ProcessComparer:
                 text=True,
                 env={"OPENBLAS_NUM_THREADS": "1", "PATH": os.defpath, "LC_ALL": "C.UTF-8"},
             )
-            line = self._line(self._process, self.start_seconds)
-            if line is not None and "ready" in line:
-                return
-            self.close()
+            try:
+                line = self._line(process, self.start_seconds)
+                if line is not None and "ready" in line:
+                    self._process = process
+                    return
+            finally:
+                if self._process is None:  # it failed, or this was interrupted
+                    _end(process)
             errors.seek(0)
             said = errors.read().strip().splitlines()
         reason = shorten(said[-1], 300) if said else f"it gave no answer within {self.start_seconds:g} s"
@@ -219,6 +224,11 @@ class ProcessComparer:
                 if over or time.monotonic() - begin > _MAX_WAIT * seconds:
                     return None
             return process.stdout.readline()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
 
 
 def _processor_seconds(pid: int) -> float:

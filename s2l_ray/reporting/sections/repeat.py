@@ -21,7 +21,7 @@ def repeat_section(facts: Facts, draw: Drawing) -> Section | None:
     versions = ", ".join(f"{name} {version}" for name, version in repeat.versions.items())
     content = {
         "command": repeat.command, "changed": repeat.changed, "stages": Table(headings, stages, 4),
-        "versions": versions, "files": repeat.files, "uri": facts.uri,
+        "versions": versions, "files": repeat.files, "uri": facts.uri, "first_file": repeat.first_file,
     }  # fmt: skip
     how = "Times include the machine’s other load; finished stages are never repeated."
     return Section("repeat", "Repeat it", how, [], "repeat", content)

@@ -14,6 +14,9 @@ import yaml
 
 from s2l_ray.cli import main
 from s2l_ray.config import S2LConfig, list_recipes, load_config, to_yaml
+from s2l_ray.config.load import ConfigError
+from s2l_ray.errors import UserError
+from s2l_ray.storage.folder import Storage
 from tests.support.configurations import MINIMAL, SCRATCH, refused
 
 RECIPES = ["clinical_summaries", "mathinstruct_pythia70m", "maths_curve", "quickstart"]
@@ -277,3 +280,15 @@ def test_every_field_is_documented():
 def test_seeds_fall_back_to_the_runs():
     config = load_config(MINIMAL, ["seed=5", "clusters.seed=0"])
     assert [config.seed_of(s) for s in ("proxy", "clusters", "selection")] == [5, 0, 5]
+
+
+def test_a_file_on_an_object_store_is_read_like_any_other(s3_uri):
+    """As the report of a run there says how to repeat it: s2l run s3://…/config.yaml"""
+    folder = Storage.open(s3_uri)
+    folder.write_bytes("my.yaml", b"corpus: {quickstart: {}}\nproxy: {model: gpt2}\nname: there\n")
+    assert load_config(folder.uri_of("my.yaml"), ["seed=3"]).seed == 3
+    for name in ("none.yaml", ""):  # nothing, and a folder
+        with pytest.raises(ConfigError, match=r"'s3://.*' cannot be read: "):
+            load_config(folder.uri_of(name))
+    with pytest.raises(UserError, match="nosuch://"):
+        load_config("nosuch://bucket/my.yaml")

@@ -15,6 +15,7 @@ import pyarrow.dataset
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from s2l_ray.data.discovery import find_files
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.retry import MissingFile, RetryPolicy, StorageError
 from s2l_ray.text.redact import strip_credentials
@@ -285,6 +286,14 @@ def test_a_files_uri_is_one_that_opens(storage: Storage) -> None:
     path, question, options = storage.uri_of("stage/part.txt").partition("?")
     folder, _, name = path.rpartition("/")
     assert Storage.open(f"{folder}{question}{options}").read_bytes(name) == b"content"
+
+
+def test_a_patterns_uri_finds_the_files(storage: Storage) -> None:
+    for name in ("subset/s2l-0.1-a b/x.jsonl", "subset/s2l-0.3-b/x.jsonl", "subset/random-0.1-c/x.jsonl"):
+        storage.write_bytes(name, b"{}\n")
+    pattern = storage.pattern_of("subset/s2l-*/x.jsonl")
+    found = [uri for uri, _ in find_files(pattern, "corpus.paths", None, print)]
+    assert found == [storage.uri_of("subset/s2l-0.1-a b/x.jsonl"), storage.uri_of("subset/s2l-0.3-b/x.jsonl")]
 
 
 def test_a_folder_contains_those_below_it_alone(storage: Storage) -> None:

@@ -18,3 +18,17 @@ def test_a_runs_own_configuration_is_told_from_others(s3_uri: str) -> None:
     _refuse_others_config(run.uri)
     with pytest.raises(PreflightError, match="would be inside another run's folder"):
         _refuse_folder_within_run(run.sub("stage").uri)
+
+
+@pytest.mark.parametrize("path", ["run", "a/b/run", ""])
+def test_a_folder_on_a_file_system_whose_paths_begin_with_a_slash_is_looked_at_to_its_root(path: str) -> None:
+    """As on memory://, sftp:// and hdfs://; the search upwards did not end."""
+    uri = f"memory://looked-at/{path}"
+    _refuse_folder_within_run(uri)
+    _refuse_others_config(uri)
+    Storage.open("memory://looked-at").sub("a").write_bytes("config.yaml", b"name: x")
+    Storage.open("memory://looked-at").sub("a").write_bytes("metrics.jsonl", b"")
+    if path == "a/b/run":
+        with pytest.raises(PreflightError, match="would be inside another run's folder"):
+            _refuse_folder_within_run(uri)
+    Storage.open("memory://looked-at").delete_dir("a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from typing import Any
 
 import pytest
@@ -113,3 +114,15 @@ def test_stages_that_are_made_side_by_side_take_the_time_of_the_longest():
 
     assert _seconds_of([]) == 0
     assert _seconds_of([made(1, 3), made(3, 9), made(2, 8)]) == 8 * 60
+
+
+def test_several_subsets_are_named_by_one_pattern(tmp_path):
+    made = CutRun(tmp_path / "run", num_examples=300, budgets=(0.1, 0.2), targets=("s2l-0.2",))
+    made.cut = {}
+    run = load_run(str(made.make()))
+    lines = "\n".join(summary_lines(run))
+    [pattern] = {word for word in lines.split() if "/subset/s2l-*/" in word}
+    assert len(glob.glob(pattern.rpartition("/")[0])) == 2
+    [models] = {word for word in lines.split() if word.endswith("/target/*/model")}
+    assert models == f"{run.uri}/target/*/model"
+    assert len(glob.glob(models.rpartition("/")[0])) == 1
