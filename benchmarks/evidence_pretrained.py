@@ -46,6 +46,7 @@ import torch
 from comparison.arms import FULL, Arm, arms_of, choose
 from comparison.asking import Asker
 from comparison.corpora import mixture
+from comparison.pretrained_arguments import parser, settings_of
 from comparison.pretrained_estimate import Estimate
 from comparison.pretrained_page import page
 from comparison.reference import Reference, train_reference
@@ -54,9 +55,7 @@ from comparison.training import Training, plan_of
 
 from s2l_ray.config import load_config
 from s2l_ray.config.schema import S2LConfig
-from s2l_ray.evaluation.tasks import MATHS
 from s2l_ray.lm.load import load_model, load_tokenizer
-from s2l_ray.selection import list_selectors
 
 BASE = "no fine-tuning"
 MAIN = (FULL, "random", "random_per_source", "s2l", "s2l_robust")
@@ -122,6 +121,7 @@ class Bench:
         assert self.config.target is not None
         self.target = self.config.target
         self.device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+        print(f"reading the tokenizer of {self.target.gguf_file or self.target.model}", flush=True)
         self.tokenizer = load_tokenizer(self.target)
         self._models: dict[str, Any] = {}
         self._world: tuple[tuple[int, float], World] | None = None
@@ -131,6 +131,8 @@ class Bench:
         trained = self.config.proxy if section == "proxy" and self.args.proxy else self.target
         key = str(trained.model)
         if key not in self._models:
+            what = f"{key}/{trained.gguf_file}, converted from GGUF" if trained.gguf_file else key
+            print(f"reading {what}", flush=True)  # it may take minutes
             self._models[key] = load_model(trained, self.tokenizer, 0)
         return copy.deepcopy(self._models[key])
 
@@ -222,6 +224,7 @@ class World:
         path = proxy_path(args.out, self.seed, self.swapped)
         if path.exists():
             return Reference.load(path, self.train)
+        print(f"training the proxy of seed {self.seed} with {self.swapped:.0%} swapped answers", flush=True)
         queries = tokenise(self.made.queries, bench.target, bench.tokenizer, bench.config).examples
         needs = {need for arm in arms_of(args.selectors) for need in arm.needs}
         made = train_reference(
@@ -231,27 +234,6 @@ class World:
         path.parent.mkdir(parents=True, exist_ok=True)
         made.save(path)
         return made
-
-
-_NO_SETTINGS = (
-    "out",
-    "minutes",
-    "plan",
-    "table",
-    "cpu",
-    "seeds",
-    "swapped",
-    "budgets",
-    "selectors",
-    "tokens_per_batch",
-    "answer_tokens_per_batch",
-)
-"""Arguments that determine which arms are run, or where; an arm's results depend on all the others."""
-
-
-def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: value if isinstance(value, int | float | list | None) else str(value)
-            for name, value in sorted(vars(args).items()) if name not in _NO_SETTINGS}  # fmt: skip
 
 
 def finished(folder: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -279,55 +261,24 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def parser() -> argparse.ArgumentParser:
-    known = [FULL, *(selector.name for selector in list_selectors())]
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("model", type=Path, help="folder with the model and its tokenizer")
-    made.add_argument("--gguf", help="GGUF file in that folder, if it has the weights")
-    made.add_argument("--proxy", type=Path, help="folder of a smaller model with the same tokenizer")
-    made.add_argument("--data", type=Path, required=True, help="folder with train.jsonl and eval/")
-    made.add_argument("--out", type=Path, default=Path("evidence_pretrained"))
-    made.add_argument("--selectors", nargs="+", default=known, choices=known, metavar="NAME", help="default: all")
-    made.add_argument("--budgets", type=float, nargs="+", default=[0.2, 0.1], help="the first runs first")
-    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    made.add_argument("--swapped", type=float, nargs="+", default=[0.0, 0.1], help="shares of swapped answers")
-    made.add_argument("--examples", type=int, default=4000, help="maximum number of training rows")
-    made.add_argument("--held-out", type=int, default=300)
-    made.add_argument("--epochs", type=float, default=3.0, help="passes over a subset")
-    made.add_argument("--steps", type=int, help="steps on every subset, instead of epochs")
-    made.add_argument("--proxy-epochs", type=float, default=1.0)
-    made.add_argument("--snapshots", type=int, default=6)
-    made.add_argument("--clusters", type=int, default=100)
-    made.add_argument("--batch", type=int, default=64, help="examples per step")
-    made.add_argument("--learning-rate", type=float, default=3e-4)
-    made.add_argument("--max-length", type=int, default=512)
-    made.add_argument("--render", default="alpaca", choices=["alpaca", "plain", "chat_template"])
-    made.add_argument("--sets", nargs="+", default=list(MATHS), choices=MATHS, metavar="NAME", help="default: all six")
-    made.add_argument("--questions", type=int, default=100, help="questions per set, the first by id")
-    made.add_argument("--form", default="cot", choices=["cot", "pot", "hybrid"], help="programs need Landlock")
-    made.add_argument("--max-new-tokens", type=int, default=128)
-    made.add_argument("--tokens-per-batch", type=int, default=65_536, help="in training and scoring")
-    made.add_argument("--answer-tokens-per-batch", type=int, default=262_144, help="prompts and their answers")
-    made.add_argument("--minutes", type=float, default=float("inf"), help="start nothing that would end later")
-    made.add_argument("--cpu", action="store_true", help="even if there is a GPU")
-    made.add_argument("--plan", action="store_true", help="only print what all arms would cost")
-    made.add_argument("--table", action="store_true", help="only write the tables")
-    return made
+def write_tables(out: Path, settings: dict[str, Any]) -> None:
+    """Write OUT/evidence.md from all arms, including those that another process finishes meanwhile: of two pages that
+    are made at the same time, the one of fewer arms may be written last."""
+    done, others = finished(out, settings), True
+    while others:
+        write_whole(out / "evidence.md", page(list(done.values())))
+        now = finished(out, settings)
+        others, done = now.keys() != done.keys(), now
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     started = time.monotonic()
-    args = parser().parse_args(arguments)
+    args = parser(__doc__).parse_args(arguments)
     tasks, settings = tasks_of(args), settings_of(args)
-    done = finished(args.out, settings)
-
-    def tables() -> None:
-        done.update(finished(args.out, settings))  # another process may share the folder
-        write_whole(args.out / "evidence.md", page(list(done.values())))
-
     if args.table:
-        tables()
+        write_tables(args.out, settings)
         return
+    done = finished(args.out, settings)
     left = [task for task in tasks if task.name not in done]
     bench = Bench(args)
     estimate = Estimate.of(bench.fresh("target"), bench.world(args.seeds[0], 0.0).train.examples, args)
@@ -348,14 +299,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"{args.minutes:g} minutes are over; run the same command to resume", flush=True)
                 break
             row = bench.run(task, asker) | {"settings": settings}
-            done[task.name] = row
             write_whole(args.out / "arms" / f"{task.name}.json", json.dumps(row, ensure_ascii=False))
-            tables()
+            write_tables(args.out, settings)
             longest = max(longest, time.monotonic() - begun)
             right = [np.mean(values) for values in row["right"].values()]
             print(f"{task.name}: loss {np.mean(row['losses']):.3f}, {np.mean(right):.1%} right, "
                   f"{time.monotonic() - begun:.0f} s", flush=True)  # fmt: skip
-    tables()
+    write_tables(args.out, settings)
     print((args.out / "evidence.md").read_text(encoding="utf-8"))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +71,11 @@ def made(program: ModuleType, model: Path, tmp_path_factory: pytest.TempPathFact
     ]  # fmt: skip
     program.main(arguments)
     return arguments, out
+
+
+@pytest.fixture(scope="module")
+def page(program: ModuleType) -> Callable[[list[dict[str, Any]]], str]:
+    return program.page  # type: ignore[no-any-return]
 
 
 @pytest.mark.thorough
@@ -137,6 +144,27 @@ def test_processes_share_a_folder(made, tmp_path):
     assert not list(tmp_path.rglob("*.unfinished*"))
 
 
+def test_a_page_has_the_arms_that_others_finish_while_it_is_made(program, page, made, tmp_path, monkeypatch):
+    arguments, out = made
+    shutil.copytree(out / "arms", tmp_path / "arms")
+    late = next(tmp_path.glob("arms/s2l-*-seed1*.json"))
+    content = late.read_text()
+    late.unlink()
+    pages = []
+
+    def make(rows: list[dict[str, Any]]) -> str:
+        late.write_text(content)  # by another process, which has written its page by the time this one is
+        pages.append(len(rows))
+        return page(rows)
+
+    monkeypatch.setattr(program, "page", make)
+    program.main([*arguments, "--out", str(tmp_path), "--table"])
+    assert pages == [pages[0], pages[0] + 1]
+    assert (tmp_path / "evidence.md").read_text() == page(
+        [json.loads(p.read_text()) for p in sorted(tmp_path.glob("arms/*"))]
+    )
+
+
 def test_arms_of_other_settings_are_not_mixed_in(program, made):
     arguments, _ = made
     with pytest.raises(SystemExit, match=r"steps=2, but now it is 3.*choose another --out"):
@@ -154,6 +182,7 @@ def test_the_plan_states_tokens_operations_and_minutes(program, made, tmp_path, 
     arguments, _ = made
     program.main([*arguments, "--out", str(tmp_path), "--plan"])
     told = capsys.readouterr().out
-    assert told.startswith("7 arms left: ")
+    assert told.startswith("reading the tokenizer of ")  # what takes long says so
+    assert "7 arms left: " in told
     assert "On an H100 this takes about " in told
     assert not list(tmp_path.iterdir())
