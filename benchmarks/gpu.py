@@ -22,7 +22,6 @@ import contextlib
 import copy
 import functools
 import gc
-import json
 import os
 import platform
 import statistics
@@ -34,7 +33,9 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from comparison.measured_rows import MeasuredRows
 from comparison.published import score_one_by_one
+from comparison.random_models import SHAPES, random_examples, random_model
 
 from s2l_ray.config.proxy import ProxyConfig
 from s2l_ray.config.target import TargetConfig
@@ -42,75 +43,21 @@ from s2l_ray.data.token_examples import Examples
 from s2l_ray.lm.batches import Batching
 from s2l_ray.lm.engine import TorchEngine
 from s2l_ray.lm.flops import ModelShape, peak_flops
-from s2l_ray.lm.load import fuse_activations
 from s2l_ray.lm.memory import ModelSizes, estimate_memory
 from s2l_ray.lm.packing import choose_batching
 from s2l_ray.lm.response_loss import ResponseLoss
 from s2l_ray.lm.score import Scorer
 from s2l_ray.lm.step import Stepper, autocast_for
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "pythia-70m": {
-        "model_type": "gpt_neox", "hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8,
-        "intermediate_size": 2048, "vocab_size": 50_304, "max_position_embeddings": 2048, "rotary_pct": 0.25,
-    },
-    "phi-2": {
-        "model_type": "phi", "hidden_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "intermediate_size": 10_240, "vocab_size": 51_200, "max_position_embeddings": 2048,
-        "partial_rotary_factor": 0.4, "hidden_act": "gelu_new", "resid_pdrop": 0.1,
-    },
-    "llama-2.7b": {
-        "model_type": "llama", "hidden_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "intermediate_size": 6880, "vocab_size": 51_200, "max_position_embeddings": 2048,
-    },
-    "tiny": {
-        "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "intermediate_size": 64, "vocab_size": 300, "max_position_embeddings": 512,
-    },
-}  # fmt: skip
 SECTIONS = ("env", "proxy", "score", "kmeans", "target")
 BATCH = 128
-
-
-class Rows:
-    """Measurements, written to disk immediately, so that nothing is lost if the machine is taken away; those of earlier
-    calls with the same folder stay in its table."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        earlier = folder / "gpu.jsonl"
-        self._rows: list[dict[str, Any]] = (
-            [json.loads(line) for line in earlier.read_text().splitlines()] if earlier.exists() else []
-        )
-
-    def add(self, section: str, **figures: Any) -> None:
-        row = {"section": section} | figures
-        self._rows.append(row)
-        print("  ".join(f"{name}={_shown(value)}" for name, value in row.items()), flush=True)
-        with open(self._folder / "gpu.jsonl", "a") as out:
-            out.write(json.dumps(row) + "\n")
-        (self._folder / "gpu.md").write_text("\n\n".join(self._tables()) + "\n")
-
-    def _tables(self) -> Iterator[str]:
-        for section in dict.fromkeys(row["section"] for row in self._rows):
-            rows = [{n: v for n, v in r.items() if n != "section"} for r in self._rows if r["section"] == section]
-            names = list(dict.fromkeys(name for row in rows for name in row))
-            lines = [names, ["---"] * len(names), *([_shown(row.get(n, "")) for n in names] for row in rows)]
-            yield f"### {section}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:,.3g}" if isinstance(value, float) and abs(value) < 1000 else (
-        f"{value:,.0f}" if isinstance(value, float | int) and not isinstance(value, bool) else str(value)
-    )  # fmt: skip
 
 
 class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         self.tiny, self.repeats = args.tiny, 2 if args.tiny else args.repeats
         self.device = torch.device("cuda" if torch.cuda.is_available() and not args.tiny else "cpu")
-        self.rows = Rows(args.out)
+        self.rows = MeasuredRows(args.out)
         self.budgets = [256, 1024] if args.tiny else args.budgets
         self.modes = args.modes
         self.shapes = ["tiny"] if args.tiny else args.shapes
@@ -322,25 +269,11 @@ class Bench:
     # --- what they share -------------------------------------------------------------------------------------------
 
     def model(self, shape: str) -> Any:
-        fields = dict(SHAPES[shape])
-        config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
-        torch.manual_seed(0)
-        with self.device:
-            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        fuse_activations(model)
-        return model
+        return random_model(shape, self.device)
 
     def examples(self, num: int, seed: int) -> Examples:
-        """Create random tokens with the lengths and the share of responses of the maths corpus."""
-        rng = np.random.default_rng(seed)
-        longest = 100 if self.tiny else 512
-        lengths = np.clip(rng.lognormal(np.log(0.29 * longest), 0.62, num), 16, longest).astype(np.int64)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        column = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        mask = column >= np.repeat((lengths * rng.uniform(0.2, 0.6, num)).astype(np.int64), lengths)
         vocab = SHAPES[self.shapes[0]]["vocab_size"] if self.tiny else 50_000
-        tokens = rng.integers(2, vocab, offsets[-1]).astype(np.int32)
-        return Examples(rng.integers(0, 2**63, (num, 2)).astype(np.uint64), tokens, mask, offsets)
+        return random_examples(num, seed, 100 if self.tiny else 512, vocab)
 
     def useful_share(self, batching: Batching, batches: list[Examples], budget: int) -> float:
         """Return the share of computed tokens that are not padding."""

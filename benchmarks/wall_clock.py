@@ -51,7 +51,8 @@ RATES = ("proxy_train", "proxy_score", "proxy_embed", "target_train", "target_em
 
 def measure_rates(args: argparse.Namespace) -> dict[str, Any]:
     """Measure seconds per example for one pass of training, scoring or embedding, on `args.sample` examples."""
-    from gpu import SHAPES, Bench  # torch, which processes that only select do not wait for
+    from comparison.random_models import SHAPES  # torch, which processes that only select do not wait for
+    from gpu import Bench
 
     SHAPES["pythia-14m"] = PYTHIA_14M
     found: dict[str, Any] = {}

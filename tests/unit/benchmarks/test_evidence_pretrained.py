@@ -75,7 +75,8 @@ def made(program: ModuleType, model: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def page(program: ModuleType) -> Callable[[list[dict[str, Any]]], str]:
-    return program.page  # type: ignore[no-any-return]
+    made: Callable[[list[dict[str, Any]]], str] = program.page
+    return made
 
 
 @pytest.mark.thorough
