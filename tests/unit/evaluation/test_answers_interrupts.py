@@ -20,12 +20,14 @@ ENDLESS = r"\int_0^1 \sum_{k=1}^{\infty} x^{k^{k}} dx"
 @contextlib.contextmanager
 def interrupted_after(seconds: float) -> Iterator[None]:
     """Ctrl-C for this process alone, so that what it started goes on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have what they run with & ignore it
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, before)
 
 
 def servers() -> list[psutil.Process]:
