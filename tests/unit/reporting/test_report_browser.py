@@ -150,3 +150,23 @@ def test_no_table_is_cut_off_on_paper(browser, address):
     assert len(widths) > 10
     assert max(widths) <= 719
     page.close()
+
+
+@pytest.mark.thorough
+def test_a_held_out_set_of_a_long_name_makes_no_table_too_wide_for_paper(browser, tmp_path):
+    """Browsers print everything smaller if one table is too wide."""
+    heldout = {"balanced": 30, "split": 30, "a_held_out_set_of_a_long_name_2026": 30}
+    made = MadeRun(
+        tmp_path / "run", selectors=("s2l", "random", "random_per_source"), heldout=heldout,
+        targets=("full", "s2l-0.2", "random-0.2", "random_per_source-0.2"),
+    )  # fmt: skip
+    made.make()
+    page = browser.new_page(viewport={"width": 718, "height": 1047})
+    page.goto(Path(write_report(str(made.folder))).as_uri())
+    page.emulate_media(media="print")
+    cells = "[...document.querySelectorAll('.sortable tr:first-child > *')].map(c => c.getBoundingClientRect())"
+    right, narrowest = page.evaluate(f"(() => {{ const c = {cells}; return [Math.max(...c.map(r => r.right)), "
+                                     "Math.min(...c.map(r => r.width))]; })()")  # fmt: skip
+    assert right <= 719
+    assert narrowest > 35, "room for a word"
+    page.close()
