@@ -11,6 +11,7 @@ from s2l_ray.reporting.facts_meaning import Meaning, Projection, Purity
 from s2l_ray.reporting.look import LETTERS, LOOKS, MUTED, VARIABLES
 from s2l_ray.reporting.numbers import percent
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
+from s2l_ray.reporting.sentences import listed
 from s2l_ray.text.display import capitalised
 
 _MAX_CELLS = 20
@@ -54,7 +55,10 @@ def _purity(meaning: Meaning, draw: Drawing) -> Figure | None:
         legend.append(("■", VARIABLES[LOOKS["embedding_kmeans"].colour][0], "clusters of embeddings"))
     legend.append(("■", VARIABLES[MUTED][0], "filled at random"))
     panels = [f"by {p.column}" + (f": {p.clusters_of}" if len(kinds) > 1 else "") for p in found]
-    said = " ".join(_said([p for p in found if p.column == column]) for column in _distinct(p.column for p in found))
+    columns = _distinct(p.column for p in found)
+    said = " ".join(_said([p for p in found if p.column == column]) for column in columns)
+    if len(columns) > _FEW_COLUMNS and len(kinds) == 1:
+        said = _all_said(found)
     return Figure("Purity", svgs, said, table, legend, panels)
 
 
@@ -68,6 +72,25 @@ def _said(of_column: list[Purity]) -> str:
         return f"{text}{_chance(first)}."
     excesses = (f"{p.clusters_of} {'–' if p.excess is None else f'{p.excess:.2f}'}{_chance(p)}" for p in of_column)
     return f"{text}. Where 0 is chance and 1 pure: {'; '.join(excesses)}."
+
+
+def _all_said(found: list[Purity]) -> str:
+    """Many columns in one sentence, those that no more than chance explains last."""
+    more = [p for p in found if not _chance(p)]
+    shares = {p.column: f"{p.column} {percent(p.mean)} ({percent(p.random_mean)})" for p in [*more, *found]}
+    text = (
+        f"Examples with the most common value of their cluster of {found[0].clusters_of} (in brackets: in clusters of "
+        f"the same sizes filled at random): {', '.join(shares.values())}."
+    )
+    few = [p.column for p in found if _chance(p)]
+    if few and not more:
+        return f"{text} None of them is more than expected by chance."
+    are = "is" if len(few) == 1 else "are"
+    return f"{text} {capitalised(listed(few))} {are} no more than expected by chance." if few else text
+
+
+_FEW_COLUMNS = 2
+"""More columns than that are described in one sentence."""
 
 
 def _chance(p: Purity) -> str:

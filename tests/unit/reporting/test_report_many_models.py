@@ -11,8 +11,10 @@ import pytest
 from s2l_ray.artifacts.run import load_run
 from s2l_ray.reporting.charts.sweep import cost
 from s2l_ray.reporting.charts.worth import shortened
+from s2l_ray.reporting.facts_meaning import Purity
 from s2l_ray.reporting.main_subset import main_subset
 from s2l_ray.reporting.names import names_of
+from s2l_ray.reporting.sections.meaning import _all_said
 from s2l_ray.reporting.write import facts_of, page_of
 from s2l_ray.text.order import by_numbers
 from tests.support.report_runs import MadeRun
@@ -129,3 +131,21 @@ def test_groups_are_in_the_order_of_their_numbers():
     mixed = ["Level 10", "Level 2", "algebra", "Level 1", "9", "10", "", "07", "x" + "9" * 5000]
     assert sorted(mixed, key=by_numbers)[-4:] == ["Level 2", "Level 10", "algebra", "x" + "9" * 5000]
     assert sorted(["10", "9", "07"], key=by_numbers) == ["07", "9", "10"]
+
+
+@pytest.mark.parametrize(
+    ("means", "end"),
+    [
+        ((0.6, 0.7, 0.8), "sort 80\u00a0% (50\u00a0%)."),
+        ((0.6, 0.5, 0.8), "kind 50\u00a0% (50\u00a0%). Kind is no more than expected by chance."),
+        ((0.5, 0.5, 0.8), "kind 50\u00a0% (50\u00a0%). Topic and kind are no more than expected by chance."),
+        ((0.5, 0.5, 0.5), "sort 50\u00a0% (50\u00a0%). None of them is more than expected by chance."),
+    ],
+)
+def test_many_columns_purity_is_said_in_one_sentence(means, end):
+    """With five columns, the caption repeated the same clause five times."""
+    found = [
+        Purity("trajectories", column, 900, mean, 0.5, 0.01, None, [], [])
+        for column, mean in zip(("topic", "kind", "sort"), means, strict=True)
+    ]
+    assert _all_said(found).endswith(end)
