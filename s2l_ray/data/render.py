@@ -35,6 +35,10 @@ _ANSWER = "\u2063answer\u2063"
 """Placeholder for a response that is yet to be generated; begins with a character that no generation prompt has."""
 
 
+ALPACA_CHARACTERS = len(_ALPACA.replace("{instruction}", ""))
+"""Length of what the Alpaca prompt adds to an instruction (characters)."""
+
+
 def resolve_style(render: str, format: str, tokenizer: Any) -> Style:
     """Resolve `proxy.render` to a style for a corpus of this format.
 

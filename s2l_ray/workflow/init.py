@@ -21,6 +21,7 @@ from s2l_ray.data.conversation import unpack
 from s2l_ray.data.facets import FacetValues, choose_facets
 from s2l_ray.data.formats import UnknownFormat, format_of_rows
 from s2l_ray.data.read_task import first_rows, kept_columns, sample_format, to_record
+from s2l_ray.data.render import ALPACA_CHARACTERS
 from s2l_ray.data.sources import plan_files
 from s2l_ray.data.turns import check_plain, thoughts_of
 from s2l_ray.data.units import RawRow, ReadUnit, UnusableRow, clip, clip_names
@@ -114,7 +115,8 @@ def look_at(paths: list[str], proxy: str = DEFAULT_PROXY, overrides: Sequence[st
         corpus["source_column"] = source
     made, template_lines = _templated(raws, format, asked, config.proxy)
     model = made.get("model", config.proxy.model or "")
-    length, lines = _lengths(raws, format, asked, _POSITIONS.get(model, _LENGTHS[-1]))
+    around = ALPACA_CHARACTERS if format == "instruction" and config.proxy.render in ("auto", "alpaca") else 0
+    length, lines = _lengths(raws, format, asked, _POSITIONS.get(model, _LENGTHS[-1]), around)
     lines += [*template_lines, *_unusable_lines(raws, units, format, asked)]
     tree = {
         "name": _name(asked.paths[0]), "corpus": corpus, "proxy": {"model": proxy, **made, "max_length": length},
@@ -181,14 +183,20 @@ def _templated(
     ]
 
 
-def _lengths(raws: list[RawRow], format: str, asked: CorpusConfig, longest: int) -> tuple[int, list[str]]:
-    """Choose proxy.max_length, at most `longest` → (tokens, sentences on lengths and turns)."""
+def _lengths(raws: list[RawRow], format: str, asked: CorpusConfig, longest: int, around: int) -> tuple[int, list[str]]:
+    """Choose proxy.max_length, at most `longest` → (tokens, sentences on lengths and turns).
+
+    Args:
+        around: length of what is written around each row's own texts (characters).
+    """
     lengths, chats = [], 0
     for raw in raws:
         record, _ = _record(raw, format, asked)
         if record is not None:
             said = sum(len(turn["content"]) for turn in record["messages"])
-            lengths.append((said + len(record["chat"] or "")) / _CHARACTERS_PER_TOKEN)  # chat: tools, calls, reasoning
+            lengths.append(
+                (around + said + len(record["chat"] or "")) / _CHARACTERS_PER_TOKEN
+            )  # chat: tools, calls, reasoning
             chats += record["is_chat"]
     long = sorted(lengths)[int(0.95 * (len(lengths) - 1))] if lengths else 0.0
     length = min(longest, next((n for n in _LENGTHS if n >= long), _LENGTHS[-1]))

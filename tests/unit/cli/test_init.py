@@ -183,6 +183,13 @@ def test_tools_count_for_the_length(init):
     assert written("a.yaml")["proxy"]["max_length"] == 2048
 
 
+def test_the_alpaca_prompt_counts_for_the_length(init):
+    write_jsonl(Path("a.jsonl"), [{"instruction": "word " * 160, "output": "x"}] * 5)  # 228 tokens, 256 with the prompt
+    init("a.jsonl")
+    init("a.jsonl", "proxy.render=plain", "--out", "b.yaml")
+    assert (written("a.yaml")["proxy"]["max_length"], written("b.yaml")["proxy"]["max_length"]) == (512, 256)
+
+
 @pytest.mark.parametrize(
     ("settings", "subsets"),
     [
