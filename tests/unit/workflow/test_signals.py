@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -53,6 +55,24 @@ def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def kept_alive(lock: Path) -> Iterator[None]:
+    """Touch the lock every second, as its holder would."""
+    over = threading.Event()
+
+    def touch() -> None:
+        while not over.wait(1):
+            lock.touch()
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def worker(run: Path, clean_up_s: float, before: Callable[[], object] | None = None) -> subprocess.Popen[str]:
@@ -165,11 +185,12 @@ def test_a_run_that_waits_for_a_lock(tmp_path: Path, number: signal.Signals) -> 
         preexec_fn=heed_signals,
     )  # fmt: skip
     assert process.stdout is not None
-    for line in process.stdout:
-        if "Waiting" in line:
-            break
-    process.send_signal(number)
-    rest, _ = process.communicate(timeout=30)
+    with kept_alive(other):  # on a busy machine, the command takes longer to start than a silent lock lasts
+        for line in process.stdout:
+            if "Waiting" in line:
+                break
+        process.send_signal(number)
+        rest, _ = process.communicate(timeout=30)
     assert process.returncode == CODES[number], rest
     assert "complete stages are kept" in rest
     assert "Traceback" not in rest
