@@ -133,6 +133,8 @@ class Budgets:
     """What the intervals cover in addition to seeds: examples or questions."""
     choosing: dict[str, float] = field(default_factory=dict)
     """Selector → FLOPs of selecting with it, as if it were the only one; missing if that is unknown."""
+    num_failed: int = 0
+    """Number of the sweep's trials that failed."""
 
 
 TRAINING, SCORING, TARGET = "reference model: training", "reference model: scoring", "target"

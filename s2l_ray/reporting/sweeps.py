@@ -73,7 +73,7 @@ def budgets_of(run: Run, rows: list[Row], report: dict[str, Any]) -> Budgets | N
     return Budgets(
         metric, float(report["within"]), points, smallest, printable(deciding), sources, num_sources,
         float(report["cost"]["selection"]["flops"]), prediction.get("rank_correlation"),
-        choosing=choosing_by_selector(run, {p.selector for p in points}),
+        choosing=choosing_by_selector(run, {p.selector for p in points}), num_failed=len(report.get("failed") or {}),
     )  # fmt: skip
 
 

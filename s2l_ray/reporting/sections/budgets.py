@@ -78,6 +78,9 @@ def _caption(budgets: Budgets, what: str, left_out: int) -> str:
             "not every budget can be compared with the full data" if has_full
             else "no target was trained on the full data, so nothing is shown relative to it"
         )  # fmt: skip
+    if budgets.num_failed:
+        trials = f"{budgets.num_failed} trials" if budgets.num_failed > 1 else "one trial"
+        said.append(f"{trials} failed and {'are' if budgets.num_failed > 1 else 'is'} missing (sweep/report.json)")
     if left_out:
         said.append(f"{left_out} more {what}s are in the table")
     caption = "; ".join(said)

@@ -6,7 +6,7 @@ from s2l_ray.artifacts.index import FULL
 from s2l_ray.reporting.charts import worth as charts
 from s2l_ray.reporting.facts import Facts
 from s2l_ray.reporting.facts_worth import Difference, MetricFacts, Worth
-from s2l_ray.reporting.intervals import Estimate
+from s2l_ray.reporting.intervals import MIN_EXAMPLES, Estimate
 from s2l_ray.reporting.numbers import figure, signed
 from s2l_ray.reporting.parts import Drawing, Figure, Section, Table
 from s2l_ray.reporting.sentences import counted
@@ -41,10 +41,17 @@ def worth_section(facts: Facts, draw: Drawing) -> Section | None:
         svgs = [
             draw.svg(charts.differences(worth, m, baselines, draw.names), f"{title}: {m.label}") for m in worth.metrics
         ]
-        caption = f"{counted(d.verdict for d in found)} An interval that contains zero does not show a difference."
+        caption = f"{counted(d.verdict for d in found)} {_about_intervals(found)}"
         figures.append(Figure(title, svgs, caption, _differences_table(found, worth, draw)))
     figures += _source_figures(worth, draw)
     return Section("worth", "What is it worth?", how, figures)
+
+
+def _about_intervals(found: list[Difference]) -> str:
+    few = sorted({d.num_examples for d in found if d.estimate.low is None})
+    if not few:
+        return "An interval that contains zero does not show a difference."
+    return f"There are no intervals for sets of fewer than {MIN_EXAMPLES} examples, so nothing is told apart there."
 
 
 def _more_line(worth: Worth) -> str:
@@ -65,6 +72,8 @@ def _baselines(worth: Worth, draw: Drawing) -> list[tuple[str, list[str]]]:
 
 def _best_lines(worth: Worth, draw: Drawing) -> str:
     """Which model leads on each set and metric, as far as paired intervals say so."""
+    if len(worth.models) < 2:
+        return "Only one target was trained, so there is nothing to compare it with."
     leaders = {(one.metric, one.heldout_set): one.label for one in worth.leaders}
     values = {(s.metric, s.heldout_set, s.label): s.estimate.value for s in worth.scores if s.source is None}
     said = []

@@ -14,6 +14,7 @@ from s2l_ray.reporting.charts.worth import shortened
 from s2l_ray.reporting.facts_meaning import Purity
 from s2l_ray.reporting.main_subset import main_subset
 from s2l_ray.reporting.names import names_of
+from s2l_ray.reporting.sections.budgets import _caption
 from s2l_ray.reporting.sections.meaning import _all_said
 from s2l_ray.reporting.write import facts_of, page_of
 from s2l_ray.text.order import by_numbers
@@ -125,6 +126,40 @@ def test_each_selector_of_a_sweep_costs_what_it_reads(swept):
     wanted = {p.selector: p.flops for p in points if abs(p.share - 0.1) < 1e-6}
     assert drawn["S2L 10\u00a0%"] == pytest.approx(1e9 + wanted["s2l"])
     assert drawn["random 10\u00a0%"] == pytest.approx(wanted["random"])
+
+
+def test_a_page_says_that_trials_failed(swept):
+    budgets = facts_of(load_run(str(swept.folder))).budgets
+    assert budgets is not None
+    assert "failed" not in _caption(budgets, "held-out set", 0)
+    assert "one trial failed and is missing" in _caption(dataclasses.replace(budgets, num_failed=1), "held-out set", 0)
+    report = swept.storage.read_json("sweep/report.json")
+    swept.storage.write_json("sweep/report.json", report | {"failed": {"s2l 5 %": "loss is not finite", "random": "x"}})
+    failed = facts_of(load_run(str(swept.folder)))
+    assert "2 trials failed and are missing (sweep/report.json)." in worth_only(failed)
+    swept.storage.write_json("sweep/report.json", report)
+
+
+@pytest.mark.parametrize(
+    ("targets", "heldout", "told", "untold"),
+    [
+        (
+            ("s2l-0.2",),
+            150,
+            "Only one target was trained, so there is nothing to compare it with.",
+            "distinguished from",
+        ),
+        (("full", "s2l-0.2"), 8, "no intervals for sets of fewer than 20 examples", "An interval that contains zero"),
+        (("full", "s2l-0.2"), 150, "An interval that contains zero", "no intervals for sets"),
+    ],
+)
+def test_captions_fit_few_targets_and_few_examples(tmp_path, targets, heldout, told, untold):
+    made = MadeRun(tmp_path / "run", targets=targets, heldout={"split": heldout})
+    made.make()
+    page = worth_only(facts_of(load_run(str(made.folder))))
+    section = page[page.index("What is it worth?</h2>") :].partition("</section>")[0]
+    assert told in section
+    assert untold not in section
 
 
 def test_groups_are_in_the_order_of_their_numbers():
