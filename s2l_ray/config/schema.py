@@ -126,7 +126,8 @@ class EstimatesConfig(Section):
     """Parameters of the proxy, for `--dry-run` if its config cannot be loaded."""
     device_tflops: float = bounded(0.1, 10**6, "no device is that fast", gt=0)
     """Sustained speed assumed for the time estimate (TFLOP/s per worker): about 0.1 for two CPU cores, 150 for an
-    A100. If it is not set and the run would train small models on this machine's CPUs, their speed is measured."""
+    A100. If it has its default value and the run would train small models on this machine's CPUs, their speed is
+    measured."""
     price_per_worker_hour: float | None = bounded(None, 10**9, "no device costs that much", gt=0)
     """Price of one worker's device per hour, in your currency; None: costs are not estimated."""
     worker_memory_gb: float | None = bounded(None, 10**6, "no device has that much memory", gt=0)

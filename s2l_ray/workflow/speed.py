@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from functools import cache
 
-from s2l_ray.config.schema import S2LConfig
+from s2l_ray.config.schema import EstimatesConfig, S2LConfig
 from s2l_ray.execution.session import is_embedded
 
 _WIDTH = 96
@@ -46,12 +46,13 @@ class Speed:
 
 
 def speed_of(config: S2LConfig) -> Speed:
-    """The configured speed; if none is set, and the run would start its own Ray on CPUs, with a measurement of them."""
+    """The configured speed; if that is the default, and the run would use this machine's CPUs, theirs too."""
     import torch
 
     flops = config.estimates.device_tflops * 1e12
     here = is_embedded(config.resources) and config.resources.device != "gpu" and not torch.cuda.is_available()
-    is_set = "device_tflops" in config.estimates.model_fields_set
+    # A value that equals the default counts as not set: configurations that were stored and loaded have all values.
+    is_set = config.estimates.device_tflops != EstimatesConfig.model_fields["device_tflops"].default
     return Speed(flops, measured_flops_per_width() if here and not is_set else None)
 
 

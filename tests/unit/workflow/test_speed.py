@@ -39,9 +39,11 @@ def test_the_measurement_is_plausible_and_leaves_no_trace():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_only_this_machine_is_measured(tmp_path):
-    assert speed_of(load_config(tiny_run_config(tmp_path))).flops_per_width is not None
+    plain = load_config(tiny_run_config(tmp_path))
+    for config in (plain, load_config(plain.stored())):  # sweeps load stored configurations
+        assert speed_of(config).flops_per_width is not None
     for changes in (
-        {"estimates": {"device_tflops": 0.1}},  # the user knows
+        {"estimates": {"device_tflops": 0.2}},  # the user knows
         {"resources": {"device": "gpu"}},
         {"resources": {"ray_address": "auto"}},
     ):
