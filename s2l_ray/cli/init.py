@@ -33,6 +33,7 @@ def add_to(commands: Commands) -> None:
 
 def _init(arguments: argparse.Namespace) -> int:
     from s2l_ray.config.load import ConfigError
+    from s2l_ray.storage.output_folder import output_place
     from s2l_ray.text.display import printable
     from s2l_ray.workflow.init import DEFAULT_PROXY, look_at
 
@@ -43,13 +44,19 @@ def _init(arguments: argparse.Namespace) -> int:
         print(found.yaml, end="")
         return 0
     out = arguments.out or f"{found.name}.yaml"
+    place, begun = output_place(out, "--out"), False
     try:
-        with open(out, "x", encoding="utf-8") as file:
+        with place.open("x", encoding="utf-8") as file:
+            begun = True
             file.write(found.yaml)
+        begun = False
     except FileExistsError:
         raise ConfigError(f"{out} already exists and would be overwritten; choose another name with --out") from None
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error.strerror}); choose another place with --out") from None
+    finally:
+        if begun:  # interrupted, or the disk is full: half a configuration would be in the way of the next attempt
+            place.unlink(missing_ok=True)
     print("\n".join(printable(line) for line in found.summary))
     command = printable(f"s2l run {shlex.quote(out)}")
     print(f"Wrote {printable(out)}. Next:\n  {command} --dry-run\n  {command}")

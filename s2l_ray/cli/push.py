@@ -41,6 +41,7 @@ def _push(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from s2l_ray.artifacts.run import load_run
+    from s2l_ray.storage.output_folder import output_place
     from s2l_ray.text.display import printable
     from s2l_ray.workflow.push import PushError, check_repo_id, package_subset, package_target, upload
 
@@ -50,7 +51,7 @@ def _push(arguments: argparse.Namespace) -> int:
     run = load_run(arguments.run)
     make, name = (package_subset, arguments.subset) if arguments.subset else (package_target, arguments.target)
     if arguments.dry_run:
-        folder = Path(arguments.out or arguments.repository.partition("/")[2])
+        folder = output_place(arguments.out or arguments.repository.partition("/")[2], "--out")
         package = make(run, name, folder)
         print("\n".join(printable(str(folder / file)) for file in package.files))
         print("Dry run: nothing was pushed.")

@@ -14,7 +14,7 @@ from s2l_ray.errors import InternalError, UserError, describe, shown
 from s2l_ray.reporting.facts import Facts
 from s2l_ray.reporting.gather import gather_facts
 from s2l_ray.storage.folder import Storage
-from s2l_ray.storage.output_folder import check_output_file, make_output_folder
+from s2l_ray.storage.output_folder import check_output_file, make_output_folder, output_place
 from s2l_ray.storage.writable import check_writable
 from s2l_ray.text.display import one_line, printable
 
@@ -77,7 +77,7 @@ def write_report(
         DamagedFile, MissingFile: an artifact is damaged or missing.
     """
     check_libraries()
-    path = None if out is None else Path(os.fspath(out)).expanduser().absolute()
+    path = None if out is None else output_place(os.fspath(out), "--out").absolute()
     if path is not None:  # before the page is drawn, which takes seconds
         check_output_file(path, _is_page, "a page of s2l report", "--out")
         check_output_file(_facts_beside(path), _is_facts, "the numbers of such a page", "--out")

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 import pyarrow as pa
 from pyarrow import fs
 
-from s2l_ray.errors import UserError
+from s2l_ray.errors import UserError, shown
 from s2l_ray.storage.retry import StorageError
 from s2l_ray.text.redact import redact_text, split_user
 
@@ -39,10 +39,16 @@ def absolute(uri: str) -> str:
     Other URIs are returned unchanged.
 
     Raises:
-        UserError: the path is empty, or a file:// URI names a host.
+        UserError: the path is empty or not UTF-8, or a file:// URI names a host.
     """
     if not uri:
         raise UserError("The folder is empty; give a path, or a URI such as s3://bucket/folder.")
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{shown(uri)} holds a byte that is not UTF-8, which names here cannot; rename it, or make a link to it"
+        ) from None
     scheme = scheme_of(uri)
     if scheme == "file":
         parts = urlsplit(uri)
@@ -74,7 +80,10 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str, Kind]:
             f"Cannot reach {redact_text(uri)}: {redact_text(str(error))}. Check bucket, endpoint and network; "
             "`?region=…` avoids looking up the region."
         ) from error
-    return filesystem, path, "object" if filesystem.type_name in _OBJECT_STORES else "other"
+    kind: Kind = "object" if filesystem.type_name in _OBJECT_STORES else "other"
+    if kind == "object" and not path.strip("/"):
+        raise UserError(f"{redact_text(uri)} names no bucket; write {scheme_of(uri)}://bucket/folder")
+    return filesystem, path, kind
 
 
 def _open_with_fsspec(uri: str) -> tuple[fs.FileSystem, str, Kind]:

@@ -6,10 +6,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 from s2l_ray.errors import UserError, first_line, shown
+from s2l_ray.storage.filesystems import absolute, scheme_of
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.writable import check_writable
+from s2l_ray.text.redact import strip_credentials
 
 _HEAD_BYTES = 1 << 20
+
+
+def output_place(text: str, option: str) -> Path:
+    """The place on this machine that an option names, which may be a file:// URI.
+
+    Raises:
+        UserError: another URI; as a path, it would be a folder called `s3:`.
+    """
+    scheme = scheme_of(text)
+    if scheme == "file":
+        return Path(absolute(text))
+    if scheme is not None:
+        raise UserError(
+            f"{option} {shown(strip_credentials(text))} is not on this machine, where this command writes; name a path "
+            "here, and copy from it"
+        )
+    return Path(text).expanduser()
 
 
 def make_output_folder(folder: Path, option: str) -> None:

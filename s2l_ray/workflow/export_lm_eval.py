@@ -20,7 +20,7 @@ from s2l_ray.evaluation.prompts import messages
 from s2l_ray.evaluation.tasks import SUMMARY
 from s2l_ray.stages.evaluation.models import AskedModel, models_of
 from s2l_ray.stages.evaluation.tasks import AskedTask, check_evaluation, read_tasks
-from s2l_ray.storage.output_folder import check_output_file, make_output_folder
+from s2l_ray.storage.output_folder import check_output_file, make_output_folder, output_place
 from s2l_ray.workflow.evaluate import EvaluationRequest
 
 _RULES = "s2l_rules.py"
@@ -82,7 +82,7 @@ def export_tasks(run: Run | str, request: EvaluationRequest, folder: str) -> lis
             "support; leave it out with --tasks"
         )
     models = models_of(opened, config, config.evaluation.subsets, request.model)
-    out = Path(folder)
+    out = output_place(folder, "--export-lm-eval")
     make_output_folder(out, "--export-lm-eval")
     _refuse_others_files(out, tasks)
     (out / _RULES).write_text(rules_module([task.task.rule for task in tasks]), encoding="utf-8")

@@ -6,6 +6,7 @@ Everything is first written to a folder on this machine, which is then uploaded;
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def package_subset(run: Run, name: str, folder: Path) -> Package:
     """
     subset = run.subset(name)
     _make_empty(folder)
-    with _complete(subset.storage.uri, "s2l select"):
+    with _complete(folder, subset.storage.uri, "s2l select"):
         return _write_subset(run, subset, folder)
 
 
@@ -90,7 +91,7 @@ def package_target(run: Run, name: str, folder: Path) -> Package:
     """
     target = run.target(name)
     _make_empty(folder)
-    with _complete(target.storage.uri, "s2l finetune"):
+    with _complete(folder, target.storage.uri, "s2l finetune"):
         return _write_target(run, target, folder)
 
 
@@ -192,10 +193,15 @@ def _make_empty(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _complete(what: str, command: str) -> Iterator[None]:
+def _complete(folder: Path, what: str, command: str) -> Iterator[None]:
+    """Empty the folder again if the block fails: half a package would be in the way of the next attempt."""
     try:
         yield
-    except FileNotFoundError as error:
+    except BaseException as error:
+        for entry in folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if not isinstance(error, FileNotFoundError):
+            raise
         raise PushError(
             f"a file of {what} is missing ({first_line(error)}), so it would be incomplete on the hub; delete that "
             f"folder and make it again with `{command}`"

@@ -59,6 +59,35 @@ def test_pages_of_earlier_versions_are_pages(made, tmp_path, capsys):
         assert "is not a page of s2l report" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("uri", ["s3://bucket/there", "gs://bucket/there", "memory://there"])
+def test_what_is_not_on_this_machine_is_no_path(made, answering_model, tmp_path, monkeypatch, capsys, uri):
+    """As a path, it would be a folder called `s3:`."""
+    monkeypatch.chdir(tmp_path)
+    data = write_jsonl(tmp_path / "data/gsm8k.jsonl", [{"question": "1?", "answer": "1"}])
+    corpus = write_jsonl(tmp_path / "data/rows.jsonl", [{"instruction": f"{i}", "output": f"{i}"} for i in range(50)])
+    evaluate = ["evaluate", str(made), "--model", str(answering_model), "--tasks", "gsm8k",
+                f"evaluation.data.folder={data.parent}"]  # fmt: skip
+    for command, option in (
+        (["report", str(made)], "--out"), (["push", str(made), "--subset", "s2l-0.2", "me/x", "--dry-run"], "--out"),
+        (["init", str(corpus)], "--out"), (evaluate, "--export-lm-eval"),
+    ):  # fmt: skip
+        assert main([*command, option, uri]) == 2, command
+        assert f"{option} '{uri}' is not on this machine, where this command writes" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert main(["init", str(corpus), "--out", f"file://{tmp_path}/my%20own.yaml"]) == 0
+    assert (tmp_path / "my own.yaml").exists()
+
+
+def test_a_configuration_that_cannot_be_written_whole_leaves_nothing(mount, tmp_path, capsys):
+    corpus = write_jsonl(tmp_path / "rows.jsonl", [{"instruction": f"{i}", "output": f"{i}"} for i in range(50)])
+    with pytest.raises(OSError, match="No space left"):
+        (mount / "filling").write_bytes(b"x" * (2 << 20))
+    for _ in range(2):
+        assert main(["init", str(corpus), "--out", str(mount / "my.yaml")]) == 2
+        assert "cannot be written (No space left on device)" in capsys.readouterr().err
+        assert [path.name for path in mount.iterdir()] == ["filling"]
+
+
 def test_a_page_is_no_folder_and_no_device(made, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     for name, told in (("", "is a folder, so a page of s2l report cannot be written"), ("pipe", "device or a pipe")):

@@ -34,6 +34,17 @@ def test_a_selection_that_the_run_cannot_give_is_refused(options, message, made,
     assert sorted(made.glob("subset/*")) == before
 
 
+@pytest.mark.parametrize("command", ["inspect", "verify", "report", "evaluate", "gradients"])
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [("s3://", "names no bucket; write s3://bucket/folder"), ("o\udcff", "holds a byte that is not UTF-8"),
+     ("nosuch://x", "needs its fsspec package"), ("file://host/x", "names a host")],
+)  # fmt: skip
+def test_a_run_that_cannot_be_named_so(command, run, message, capsys):
+    assert main([command, run]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_column_that_the_configuration_does_not_make_a_facet_is_refused_before_a_run():
     with pytest.raises(ConfigError, match=r"balancing by 'nope' \(s2l_robust\) .* has only \['topic'\]; add it there"):
         load_config("quickstart", ["corpus.facets=[topic]", "selection.stratify=nope"])

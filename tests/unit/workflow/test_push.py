@@ -125,6 +125,7 @@ def test_what_is_damaged_is_not_pushed(made, tmp_path, capsys, kind, name, file,
     told = capsys.readouterr().err
     assert ("is missing" if damage == "gone" else "is damaged: it") in told
     assert f"{run}/{kind}/{name}-" in told
+    assert list((tmp_path / "x").iterdir()) == []  # nothing is in the way of the next attempt
 
 
 def test_data_files_of_the_card_are_what_datasets_loads(made, tmp_path):

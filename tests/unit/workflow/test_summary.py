@@ -70,7 +70,7 @@ def test_only_what_was_chosen_is_spoken_of(tmp_path, selectors, comparison):
     )
     cost = cost_of(run, None)
     assert cost is not None
-    assert {part.selector for part in cost.parts} == {"s2l" if "s2l" in selectors else "selecting"}
+    assert {part.selector for part in cost.parts} == {"s2l-0.2" if "s2l" in selectors else "random-0.2"}
 
 
 @pytest.mark.parametrize(
