@@ -123,12 +123,18 @@ def _lying_in(config: TrainedConfig, folder: Path) -> TrainedConfig:
 
 @contextlib.contextmanager
 def _local(storage: Storage, without_weights: bool = False) -> Iterator[Path]:
-    """Yield a local folder with the files: their own folder, or a copy that is deleted after the block."""
+    """Yield a local folder with the files: their own folder, or a copy that is deleted after the block.
+
+    Raises:
+        DamagedFile: one of the files is not what was written.
+    """
+    names = [entry.name for entry in storage.list() if not (without_weights and entry.name.endswith(".safetensors"))]
     if storage.is_local:
+        for name in names:
+            storage.check(name)
         yield storage.local_path()
         return
     with scratch_folder() as folder:
-        for entry in storage.list():
-            if not (without_weights and entry.name.endswith(".safetensors")):
-                storage.copy_to(folder / entry.name, entry.name)
+        for name in names:
+            storage.copy_to(folder / name, name)
         yield folder

@@ -152,6 +152,13 @@ class Storage(Location):
         with missing_named(self.uri_of(rel), known is not None):
             self._try("reading", rel, copy)
 
+    def check(self, rel: str) -> None:
+        """Compare the file with its digest, if one is known. Raises MissingFile, DamagedFile (see `checked`)."""
+        known = self._digest_of(rel)
+        if known is not None:
+            with missing_named(self.uri_of(rel), True):
+                known.check(self.digest(rel), self.uri_of(rel))
+
     def digest(self, rel: str) -> FileDigest:
         """Compute size and digest of the stored file. Raises FileNotFoundError."""
 

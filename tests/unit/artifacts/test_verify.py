@@ -118,15 +118,16 @@ def test_no_changed_file_of_a_stage_is_ever_read(anywhere, limit, monkeypatch, t
             DamagedFile, match=rf"{FOLDER}/{name}\S* is damaged: its digest is \w+, .*Delete it and run"
         ):
             there.read_bytes(name)
-        with pytest.raises(DamagedFile, match=rf"{FOLDER}/{name}\S* is damaged: its digest is \w+"):
-            there.copy_to(tmp_path / "copy", name)
+        for read in (lambda name: there.copy_to(tmp_path / "copy", name), there.check):
+            with pytest.raises(DamagedFile, match=rf"{FOLDER}/{name}\S* is damaged: its digest is \w+"):
+                read(name)
     for filters in (None, [("x", "==", 3)]):
         with pytest.raises(DamagedFile, match=r"part-000000\.parquet\S* is damaged: .*Delete it and run `s2l run`"):
             there.read_table("parts/part-000000.parquet", ["x"], filters)
     other.delete("text")
-    for read in (lambda: there.read_bytes("text"), lambda: there.copy_to(tmp_path / "copy", "text")):
+    for read in (there.read_bytes, lambda name: there.copy_to(tmp_path / "copy", name), there.check):
         with pytest.raises(MissingFile, match=r"text\S* is gone"):
-            read()
+            read("text")
 
 
 def test_a_stage_that_is_made_anew_while_it_is_read_is_an_error(tmp_path):

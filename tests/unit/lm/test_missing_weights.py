@@ -15,7 +15,10 @@ from safetensors.torch import load_file, save_file
 from s2l_ray.config.model import TrainedModelConfig
 from s2l_ray.config.proxy import ProxyConfig
 from s2l_ray.config.target import TargetConfig
+from s2l_ray.lm.exported import ModelSource
 from s2l_ray.lm.load import ModelError, load_model
+from s2l_ray.storage.folder import Storage
+from s2l_ray.storage.retry import DamagedFile
 from s2l_ray.testing.tiny import SHAPES, random_model
 from tests.support.tiers import rest_thorough
 
@@ -93,3 +96,21 @@ def test_models_that_threads_load_at_once_are_whole_and_so_are_later_ones(tmp_pa
     with ThreadPoolExecutor(4) as pool:
         models = [*pool.map(lambda _: load(tmp_path), range(24)), load(tmp_path)]
     assert all(model.lm_head.weight is model.model.embed_tokens.weight for model in models)
+
+
+@pytest.mark.parametrize("checkpoint", ["llama"], indirect=True)
+def test_an_exported_model_that_was_changed_is_not_loaded(checkpoint):
+    file, weights = checkpoint
+    folder = Storage.open(file.parent)
+    source = ModelSource(
+        TargetConfig(model="unused", max_length=64),
+        folder.checked({e.name: folder.digest(e.name) for e in folder.list()}),
+    )
+    assert source.load(Tokens(), torch.float32).config.model_type == "llama"
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, file, metadata={"format": "pt"})
+    with pytest.raises(DamagedFile, match=r"model\.safetensors is damaged: its digest is"):
+        source.load(Tokens(), torch.float32)
+    source.load_config()  # reads no weights
+    (file.parent / "config.json").write_text("{}")
+    with pytest.raises(DamagedFile, match=r"config\.json is damaged"):
+        source.load_config()
