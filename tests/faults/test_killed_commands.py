@@ -26,7 +26,7 @@ from tests.support.undisturbed_run import SUBSET, Undisturbed
 
 SEED = int(os.environ.get("S2L_FAULTS_SEED", "0"))
 BUDGETS = tuple(range(20, 30))
-# Slow: ten minutes and more; test_kills.py has the form for every run.
+# Slow: ten minutes and more; test_kills.py has the thorough form.
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(7200)]
 
 
