@@ -85,6 +85,22 @@ def sample_format(units: list[ReadUnit], config: CorpusConfig) -> str:
     return format
 
 
+MAX_FURTHER_FILES, _ROWS_OF_EACH = 20, 10
+"""How many files that the first rows do not reach are looked into, and how many rows of each."""
+
+
+def files_beyond(units: list[ReadUnit], raws: Iterable[RawRow]) -> list[ReadUnit]:
+    """List the beginnings of the files that these rows do not reach."""
+    reached = {raw.origin for raw in raws}
+    return list({unit.origin: unit for unit in units if unit.origin not in reached and unit.start == 0}.values())
+
+
+def first_rows_of_each(files: list[ReadUnit], max_row_bytes: int) -> Iterator[tuple[str, list[RawRow]]]:
+    """Yield (origin, a few rows) of at most MAX_FURTHER_FILES files, for the driver."""
+    for unit in files[:MAX_FURTHER_FILES]:
+        yield unit.origin, list(islice(first_rows([unit], max_row_bytes), _ROWS_OF_EACH))
+
+
 def first_rows(units: list[ReadUnit], max_row_bytes: int) -> Iterator[RawRow]:
     """Yield the first rows, bounded in number and bytes, for the driver."""
     num_bytes = 0

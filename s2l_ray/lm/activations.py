@@ -33,6 +33,10 @@ _log = logging.getLogger(__name__)
 _NAME = "s2l_counted"
 _TOKENS = 2048
 """Tokens of the counted micro-batch; what does not grow with it (a rotary table) is small in comparison."""
+_UNCOUNTABLE = (
+    AssertionError, AttributeError, ImportError, IndexError, KeyError, RuntimeError, TypeError, ValueError
+)  # fmt: skip
+"""Raised by architectures that read tensors' content, or whose config counts other layers, and by the compiler."""
 _DEPTHS = (2, 4)
 """Depths of the two models; both even, so that of two alternating kinds of layers (full and sliding attention) each has
 half."""
@@ -81,8 +85,7 @@ def count_activations(
             )
             layer = (more - less) / max(1, many - few)
             found[checkpointing] = (layer, less - few * layer)
-    # Raised by architectures that read tensors' content, or whose config counts other layers.
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except _UNCOUNTABLE as error:
         _log.info("activations of %s are estimated because they cannot be counted: %r", type(model).__name__, error)
         return None
     costs = ActivationCosts(*found[False], *found[True])
@@ -90,8 +93,8 @@ def count_activations(
         return costs
     try:
         less, more = (_bytes_kept_compiled(model, depth, dtype) / _TOKENS for depth in (few, many))
-    # Whatever the compiler raises, layers that it cannot compile run as they are, and are counted above.
-    except Exception as error:
+    # Layers that the compiler cannot compile run as they are, and are counted above.
+    except _UNCOUNTABLE as error:
         _log.info("compiled layers of %s cannot be counted: %r", type(model).__name__, error)
         return costs
     return replace(costs, layer=min(costs.layer, (more - less) / (many - few)))

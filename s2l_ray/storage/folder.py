@@ -188,7 +188,6 @@ class Storage(Location):
             DamagedFile: the file is truncated, or its bytes are not those that were written.
             pa.ArrowInvalid: a column is unknown.
         """
-
         known = self._digest_of(rel)
 
         def read() -> pa.Table:

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import yaml
@@ -20,7 +19,7 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.data.conversation import unpack
 from s2l_ray.data.facets import FacetValues, choose_facets
 from s2l_ray.data.formats import UnknownFormat, format_of_rows
-from s2l_ray.data.read_task import first_rows, kept_columns, sample_format, to_record
+from s2l_ray.data.read_task import files_beyond, first_rows, first_rows_of_each, kept_columns, sample_format, to_record
 from s2l_ray.data.render import ALPACA_CHARACTERS
 from s2l_ray.data.sources import plan_files
 from s2l_ray.data.turns import check_plain, thoughts_of
@@ -56,8 +55,6 @@ _END = """\
 #   subsets: [{subsets}]
 # s2l explain SECTION lists what else can be set.
 """
-_MORE_FILES, _ROWS_OF_EACH = 20, 10
-"""How many files that the first rows do not reach are looked into, and how many rows of each."""
 
 
 @dataclass(frozen=True)
@@ -216,10 +213,7 @@ def _unusable_lines(raws: list[RawRow], units: list[ReadUnit], format: str, aske
     reasons = _reasons(raws, format, asked)
     lines = [f"{count:,} of these rows cannot be used: {clip(why, 300)}" for why, count in reasons.most_common(3)]
     num_rows, num_bad = len(raws), reasons.total()
-    seen = {raw.origin for raw in raws}
-    others = {unit.origin: unit for unit in units if unit.origin not in seen and unit.start == 0}
-    for origin, unit in list(others.items())[:_MORE_FILES]:
-        more = list(islice(first_rows([unit], asked.max_row_bytes), _ROWS_OF_EACH))
+    for origin, more in first_rows_of_each(files_beyond(units, raws), asked.max_row_bytes):
         found = _reasons(more, format, asked)
         num_rows, num_bad = num_rows + len(more), num_bad + found.total()
         for why, count in found.most_common(1):

@@ -19,16 +19,14 @@ from s2l_ray.storage.atomic_files import TEMP_PREFIX
 from s2l_ray.storage.folder import Storage
 from s2l_ray.storage.retry import StorageFullError
 from s2l_ray.testing.tiny import tiny_run_config
+from tests.support.mounts import mounted
 
 _PAGE = 4096
 
 
 def resize(folder: Path, num_pages: int, *, mount: bool = False) -> None:
     size = f"size={num_pages * _PAGE}"
-    command = ["mount", "-t", "tmpfs", "-o", size, "tmpfs"] if mount else ["mount", "-o", f"remount,{size}"]
-    done = subprocess.run([*command, str(folder)], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
+    mounted(*(["-t", "tmpfs", "-o", size, "tmpfs"] if mount else ["-o", f"remount,{size}"]), folder)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 from s2l_ray.artifacts.manifest import EarlierLayout
@@ -19,14 +19,12 @@ from s2l_ray.config.schema import S2LConfig
 from s2l_ray.config.selection import SOURCES
 from s2l_ray.data.facets import FacetValues, facet_text
 from s2l_ray.data.formats import used_columns
-from s2l_ray.data.read_task import first_rows, kept_columns
+from s2l_ray.data.read_task import MAX_FURTHER_FILES, files_beyond, first_rows, first_rows_of_each, kept_columns
 from s2l_ray.data.units import ReadUnit, SourceError, UnusableRow, clip_names
 from s2l_ray.storage.folder import Storage
 
 _TABULAR = ("parquet", "arrow", "csv")
 """Kinds of files whose rows all have the same columns."""
-_MORE_FILES, _ROWS_OF_EACH = 20, 10
-"""How many files that the first rows do not reach are looked into, and how many rows of each."""
 _GENERATED_ROWS = 1000
 
 
@@ -178,12 +176,10 @@ def _read(units: list[ReadUnit], corpus: CorpusConfig) -> tuple[list[dict[str, A
     """The first rows of the corpus, and some of each of the files that these do not reach; and whether no other row can
     have another column."""
     raws = list(first_rows(units, corpus.max_row_bytes))
-    reached = {raw.origin for raw in raws}
-    others = {unit.origin: unit for unit in units if unit.origin not in reached and unit.start == 0}
-    more = (islice(first_rows([unit], corpus.max_row_bytes), _ROWS_OF_EACH)
-            for unit in list(others.values())[:_MORE_FILES])  # fmt: skip
+    others = files_beyond(units, raws)
+    more = [few for _, few in first_rows_of_each(others, corpus.max_row_bytes)]
     rows = [raw.row for raw in chain(raws, *more) if raw.row is not None]
-    return rows, all(unit.kind in _TABULAR for unit in units) and len(others) <= _MORE_FILES
+    return rows, all(unit.kind in _TABULAR for unit in units) and len(others) <= MAX_FURTHER_FILES
 
 
 def _facets_of_complete_corpus(config: S2LConfig) -> dict[str, int]:
